@@ -1,0 +1,40 @@
+"""The checks on arguments that several modules share: seconds, sizes, callables.
+
+Each returns the value in the form that the caller computes with, or raises
+`TypeError` or `ValueError` naming the argument and what was expected.
+"""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["seconds", "seconds_or_none", "size"]
+
+
+def seconds(value: float, name: str) -> float:
+    """Check a duration: a real number of seconds, zero or more (infinity included)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {_described(value)}")
+    if math.isnan(value) or value < 0:
+        raise ValueError(f"{name} must be zero or more seconds, not {value!r}")
+    return value
+
+
+def seconds_or_none(value: float | None, name: str) -> float | None:
+    """Check an optional duration; infinity means the same as None: without end."""
+    if value is None or seconds(value, name) == math.inf:
+        return None
+    return value
+
+
+def size(value: int, name: str, *, least: int = 0) -> int:
+    """Check a number of bytes (or of anything counted), at least *least*."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {_described(value)}")
+    if value < least:
+        raise ValueError(f"{name} must be {least} or more, not {value}")
+    return value
+
+
+def _described(value: object) -> str:
+    return "None" if value is None else f"{type(value).__name__} {value!r}"

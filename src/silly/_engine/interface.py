@@ -1,0 +1,120 @@
+"""The seam between what moves bytes and what gives them meaning.
+
+A `Link` carries the bytes of one connection and knows nothing else: no
+delimiter, no limit, no timeout. A `Stream` (stream.py) gives them meaning and
+never meets a socket. Between the two there are eight calls down (`Link`) and
+five calls up (`Upward`); an engine is a module that makes links.
+
+Calls up are made from the event loop's own callbacks, one at a time, and in
+this order: any number of `received`, at most one `ended`, `crowded` and
+`uncrowded` in turns, and at last one `lost`, after which the link is gone.
+A call down may be followed by a call up before it returns only where that is
+said below.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any, Protocol
+
+__all__ = ["Accept", "Engine", "Link", "Server", "Upward"]
+
+
+class Link(Protocol):
+    """One connection's way to the other side."""
+
+    def send(self, data: bytes) -> None:
+        """Send *data* after all that was sent before; never blocks.
+
+        What the operating system does not take now is queued. May call
+        `crowded` before it returns.
+        """
+
+    def unsent(self) -> int:
+        """Return how many bytes are queued here, not yet taken by the operating system."""
+
+    def pause(self) -> None:
+        """Stop receiving; TCP's flow control then holds the peer back."""
+
+    def resume(self) -> None:
+        """Receive again after `pause`."""
+
+    def finish(self) -> None:
+        """Send FIN when the queue is empty (half-close); receiving goes on."""
+
+    def call_when_empty(self) -> None:
+        """Call `uncrowded` once when the queue is empty. It is not empty now."""
+
+    def has_unread(self) -> bool:
+        """Tell whether the operating system holds bytes that were not received yet."""
+
+    def close(self) -> None:
+        """Stop receiving, send what is queued, then FIN and close; `lost(None)` follows."""
+
+    def abort(self) -> None:
+        """Drop what is queued and reset the connection; `lost(None)` follows."""
+
+    @property
+    def local_sockaddr(self) -> Any:
+        """This end's address, as the `socket` module gives it."""
+
+    @property
+    def remote_sockaddr(self) -> Any:
+        """The other end's address, as the `socket` module gives it."""
+
+
+class Upward(Protocol):
+    """What a link calls; `Stream` is the implementation."""
+
+    def received(self, piece: bytes) -> None:
+        """One or more bytes arrived."""
+
+    def ended(self) -> None:
+        """The peer sent FIN: nothing more will be received; sending still works."""
+
+    def crowded(self) -> None:
+        """The link's queue grew past its high-water mark."""
+
+    def uncrowded(self) -> None:
+        """The link's queue shrank to its low-water mark (or to nothing, if asked)."""
+
+    def lost(self, error: OSError | None) -> None:
+        """The link is gone: closed as asked (None), or for *error*."""
+
+
+Accept = Callable[[Link], Upward]
+"""Called once with a link that is ready to be used; returns who is called up."""
+
+
+class Server(Protocol):
+    """Accepts connections on one listening socket."""
+
+    def close(self) -> None:
+        """Stop accepting and close the listening socket."""
+
+
+class Engine(Protocol):
+    """A module that makes links."""
+
+    NAME: str
+
+    def serve(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, backlog: int, accept: Accept
+    ) -> Server:
+        """Accept connections on *sock*, which is listening, until the server is closed.
+
+        The socket belongs to the server from now on. *accept* is called for
+        each connection; what it raises is a defect and goes to the loop's
+        exception handler.
+        """
+
+    async def attach(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: Accept
+    ) -> None:
+        """Make a link of *sock*, which is connected, and call *accept* with it.
+
+        The socket belongs to the link from now on, and is closed if this is
+        cancelled.
+        """

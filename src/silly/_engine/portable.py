@@ -1,0 +1,178 @@
+"""The portable engine: links over asyncio's transports.
+
+Runs on any event loop that has them (the stock loops, uvloop) and wherever
+Python runs. The transport queues and flushes; this module only translates
+between its callbacks and the seam of interface.py.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import socket
+import struct
+import sys
+from typing import Any, Final, cast
+
+from silly._engine.interface import Accept, Link, Upward
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
+
+__all__ = ["NAME", "attach", "serve"]
+
+NAME: Final = "portable"
+
+_RESET_ON_CLOSE: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+
+
+class AsyncioLink(asyncio.Protocol):
+    """A link over one asyncio transport.
+
+    The callbacks that carry data are bound to the stream's own methods once it
+    is there, and `send` to the transport's, so that no frame stands between.
+    """
+
+    __slots__ = ("_accept", "_gone", "_transport", "data_received", "send", "unsent")
+
+    def __init__(self, accept: Accept) -> None:
+        self._accept = accept
+        self._gone = False
+
+    # -------------------------------------------- called by asyncio's transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport = cast(asyncio.Transport, transport)
+        self.send = transport.write
+        self.unsent = transport.get_write_buffer_size
+        self._upward: Upward = self._accept(self)
+        del self._accept
+        self.data_received = self._upward.received
+
+    def eof_received(self) -> bool:
+        self._upward.ended()
+        return True  # keep the sending half open
+
+    def pause_writing(self) -> None:
+        self._upward.crowded()
+
+    def resume_writing(self) -> None:
+        if not self._gone:
+            self._upward.uncrowded()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._gone = True
+        if exc is not None and not isinstance(exc, OSError):
+            exc = ConnectionAbortedError(f"{type(exc).__name__}: {exc}")
+        self._upward.lost(exc)
+
+    # --------------------------------------------------- called by the stream
+
+    def pause(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def finish(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def call_when_empty(self) -> None:
+        self._transport.set_write_buffer_limits(high=0)
+
+    def has_unread(self) -> bool:
+        if sys.platform == "win32":
+            return False
+        count = array.array("i", [0])
+        try:
+            fcntl.ioctl(self._socket.fileno(), termios.FIONREAD, count)
+        except (OSError, ValueError):
+            return False
+        return count[0] > 0
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def abort(self) -> None:
+        # A zero linger time turns the close that follows into a reset (socket(7)).
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        except OSError:
+            pass
+        self._transport.abort()
+
+    @property
+    def _socket(self) -> socket.socket:
+        return cast(socket.socket, self._transport.get_extra_info("socket"))
+
+    @property
+    def local_sockaddr(self) -> Any:
+        return self._transport.get_extra_info("sockname")
+
+    @property
+    def remote_sockaddr(self) -> Any:
+        return self._transport.get_extra_info("peername")
+
+
+class AsyncioServer:
+    """Accepts on one socket with the loop's own server, which starts on the loop's next pass."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, backlog: int, accept: Accept
+    ) -> None:
+        self._sock = sock
+        self._closed = False
+        self._server: asyncio.AbstractServer | None = None
+        self._starting = loop.create_task(self._start(loop, backlog, accept))
+
+    async def _start(
+        self, loop: asyncio.AbstractEventLoop, backlog: int, accept: Accept
+    ) -> None:
+        create: Any = (
+            loop.create_unix_server
+            if self._sock.family == getattr(socket, "AF_UNIX", None)
+            else loop.create_server
+        )
+        server = await create(lambda: AsyncioLink(accept), sock=self._sock, backlog=backlog)
+        if self._closed:
+            server.close()
+        self._server = server
+
+    def close(self) -> None:
+        self._closed = True
+        if self._server is not None:
+            self._server.close()
+        else:
+            self._starting.cancel()
+            self._sock.close()
+
+
+def serve(
+    loop: asyncio.AbstractEventLoop, sock: socket.socket, backlog: int, accept: Accept
+) -> AsyncioServer:
+    """Accept connections on *sock* (see `silly._engine.interface.Engine.serve`)."""
+    return AsyncioServer(loop, sock, backlog, accept)
+
+
+async def attach(loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: Accept) -> None:
+    """Make a link of *sock* (see `silly._engine.interface.Engine.attach`)."""
+
+    def make_link() -> AsyncioLink:
+        return AsyncioLink(accept)
+
+    try:
+        if sock.family == getattr(socket, "AF_UNIX", None):
+            await loop.create_unix_connection(make_link, sock=sock)
+        else:
+            await loop.create_connection(make_link, sock=sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _conforms() -> tuple[type[Link]]:  # for the type checker: this is a link
+    return (AsyncioLink,)

@@ -1,0 +1,52 @@
+"""Writes made in one turn of the event loop leave together.
+
+A write only puts its bytes in its stream's batch. The batch leaves as one send
+when the stream's reader suspends, when it has grown large, or at the latest at
+the end of the turn: the first write of a turn schedules one callback for all
+streams of the loop, ahead of anything that the writing task may schedule when
+it suspends. So whatever a task awaits, its writes are on their way before it
+goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+from weakref import WeakKeyDictionary
+
+__all__ = ["Turn"]
+
+
+class _Flushable(Protocol):
+    def end_of_turn(self) -> None: ...
+
+
+class Turn:
+    """The streams of one event loop that were written to in its present turn."""
+
+    __slots__ = ("_written",)
+
+    _of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Turn] = WeakKeyDictionary()
+
+    def __init__(self) -> None:
+        self._written: list[_Flushable] = []
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> Turn:
+        """Return the one `Turn` of *loop*."""
+        turn = cls._of_loop.get(loop)
+        if turn is None:
+            turn = cls._of_loop[loop] = cls()
+        return turn
+
+    def add(self, stream: _Flushable, loop: asyncio.AbstractEventLoop) -> None:
+        """Have *stream*'s batch sent at the end of this turn of *loop*."""
+        # The loop is passed, not kept: a value that held its own key would keep both forever.
+        if not self._written:
+            loop.call_soon(self._end)
+        self._written.append(stream)
+
+    def _end(self) -> None:
+        written, self._written = self._written, []
+        for stream in written:
+            stream.end_of_turn()

@@ -1,0 +1,63 @@
+"""What a program is still running for: its listeners, connections, tasks and timers.
+
+One `Live` for each event loop. Whatever can be a reason to stay up enters
+itself here and leaves when it ends, which also keeps it from being collected
+early. `silly.runtime` waits until nothing is left, and knows what to drain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+__all__ = ["Live"]
+
+
+class _Listener(Protocol):
+    def close(self, grace: float = ...) -> asyncio.Future[None]: ...
+
+
+class _Conn(Protocol):
+    def abort(self) -> None: ...
+
+
+class _Timer(Protocol):
+    def cancel(self) -> None: ...
+
+
+class Live:
+    """The reasons to stay up, of one event loop."""
+
+    __slots__ = ("_empty", "conns", "listeners", "tasks", "timers")
+
+    _of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Live] = WeakKeyDictionary()
+
+    def __init__(self) -> None:
+        self.listeners: set[_Listener] = set()
+        self.conns: set[_Conn] = set()  # those that no listener accepted
+        self.tasks: set[asyncio.Task[Any]] = set()  # forked
+        self.timers: set[_Timer] = set()
+        self._empty: asyncio.Event | None = None
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> Live:
+        """Return the one `Live` of *loop*."""
+        live = cls._of_loop.get(loop)
+        if live is None:
+            live = cls._of_loop[loop] = cls()
+        return live
+
+    def __bool__(self) -> bool:
+        return bool(self.listeners or self.conns or self.tasks or self.timers)
+
+    def left(self) -> None:
+        """Be told that something ended, and was taken out of its set."""
+        if self._empty is not None and not self:
+            self._empty.set()
+
+    async def wait_empty(self) -> None:
+        """Wait until nothing is left to stay up for."""
+        while self:
+            self._empty = asyncio.Event()
+            await self._empty.wait()

@@ -1,0 +1,100 @@
+"""What can go wrong on a connection, and whose doing it was.
+
+=========================  ==========================================================
+the peer finished          `EndOfStream` (an `EOFError`)
+the peer or network broke  `ConnectionResetError`, `BrokenPipeError`, `TimeoutError`
+this side closed           `ConnectionClosed` (a `ConnectionError`)
+a limit of this side       `LimitExceeded` (a `ValueError`), `WriteQueueFull`
+                           (a `BufferError`)
+two tasks collided         `ConcurrentRead` (a `RuntimeError`)
+=========================  ==========================================================
+
+Built-in exceptions are raised where one fits; those defined here each derive
+from the built-in that comes nearest, so ``except EOFError`` works as well as
+``except EndOfStream``. Every one names the address of the connection: ours in
+`SillyError.address`, operating-system errors in `OSError.filename`; both in
+the message.
+"""
+
+from __future__ import annotations
+
+import copyreg
+from typing import Any
+
+__all__ = [
+    "ConcurrentRead",
+    "ConnectionClosed",
+    "EndOfStream",
+    "LimitExceeded",
+    "SillyError",
+    "WriteQueueFull",
+]
+
+
+class SillyError(Exception):
+    """The base of every exception that silly defines.
+
+    Attributes:
+        address: the remote address of the connection, as text
+            (``"127.0.0.1:9999"``); empty where there is none.
+    """
+
+    address: str
+
+    def __init__(self, message: str, *, address: str = "") -> None:
+        super().__init__(f"{address}: {message}" if address else message)
+        self.address = address
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The message already holds the address, so calling __init__ again would double it.
+        return (copyreg.__newobj__, (type(self), *self.args), self.__dict__)  # type: ignore[attr-defined]
+
+
+class EndOfStream(SillyError, EOFError):  # noqa: N818 - named by what happened
+    """The peer finished sending, and what is left cannot satisfy the read.
+
+    Writing may still work: the peer closed one direction only (RFC 9293,
+    section 3.6), and may be waiting for the answer.
+
+    Attributes:
+        partial: a copy of the bytes that arrived and are still unread. They
+            stay readable: ``await conn.read(conn.unread_bytes)`` returns them.
+    """
+
+    partial: bytes
+
+    def __init__(self, message: str, partial: bytes = b"", *, address: str = "") -> None:
+        super().__init__(message, address=address)
+        self.partial = partial
+
+
+class ConnectionClosed(SillyError, ConnectionError):  # noqa: N818
+    """This side closed the connection, or its sending half ("active closed")."""
+
+
+class LimitExceeded(SillyError, ValueError):  # noqa: N818
+    """No delimiter within the limit of a read; the bytes are all still unread."""
+
+
+class WriteQueueFull(SillyError, BufferError):  # noqa: N818
+    """The send queue is full: the peer reads too slowly. Nothing of this write was queued."""
+
+
+class ConcurrentRead(SillyError, RuntimeError):  # noqa: N818
+    """Another task is already reading this connection; that read is undisturbed."""
+
+
+def at_address(error: OSError, address: str, cause: str = "") -> OSError:
+    """Return *error* as a new exception of the same type that names *address*.
+
+    The text is Python's own for operating-system errors, with the address
+    where a file's name would stand: ``[Errno 111] Connection refused:
+    '127.0.0.1:9999'``. *cause*, if any, replaces what *error* itself says.
+    """
+    cause = cause or error.strerror or str(error) or type(error).__name__
+    if error.errno is None:
+        named = type(error)(f"{address}: {cause}")
+    else:
+        named = type(error)(error.errno, cause)
+    named.filename = address
+    return named

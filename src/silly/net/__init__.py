@@ -1,0 +1,1 @@
+"""Networking: `silly.net.tcp` for connections, `silly.net.addr` for their addresses."""

@@ -1,0 +1,91 @@
+"""Tasks beside the one that runs: `fork` starts one.
+
+For a group of tasks that end together, use `asyncio.TaskGroup`; it works in
+every handler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar, cast, overload
+
+from silly._live import Live
+
+__all__ = ["fork"]
+
+logger = logging.getLogger("silly.task")
+
+T = TypeVar("T")
+
+
+@overload
+def fork(fn: Coroutine[Any, Any, T]) -> asyncio.Task[T]: ...
+@overload
+def fork(fn: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> asyncio.Task[T]: ...
+@overload
+def fork(fn: Callable[..., T], *args: Any) -> asyncio.Task[T]: ...
+def fork(fn: Any, *args: Any) -> asyncio.Task[Any]:
+    """Run *fn* in a task of its own, beside the caller.
+
+    The task begins at the caller's next suspension. It is never collected
+    early, and a program run by `silly.run` or ``silly FILE.py`` stays up for it.
+    If it crashes, the exception is logged (once, even if somebody also awaits
+    the task), and nothing else is hurt.
+
+    Args:
+        fn: a coroutine function or any other callable, called in the new task;
+            or a coroutine.
+        *args: the arguments for *fn*.
+
+    Returns:
+        The task: await it for the result, ``cancel()`` it to stop it.
+
+    Raises:
+        TypeError: *fn* is neither callable nor a coroutine.
+        RuntimeError: no event loop is running.
+    """
+    if inspect.iscoroutine(fn):
+        if args:
+            fn.close()
+            raise TypeError("args go with a function: fork(fn, *args), or fork(fn(*args))")
+    elif not callable(fn):
+        raise TypeError(
+            f"fn must be a coroutine function or a coroutine, not {type(fn).__name__}"
+        )
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        if inspect.iscoroutine(fn):
+            fn.close()
+        raise RuntimeError(
+            "task.fork() needs a running event loop: start the script with "
+            "`silly FILE.py`, or call it inside silly.run(main())"
+        ) from None
+    if inspect.iscoroutine(fn):
+        coroutine = cast(Coroutine[Any, Any, Any], fn)
+    elif inspect.iscoroutinefunction(fn):
+        coroutine = fn(*args)
+    else:
+        coroutine = _call(fn, args)
+    task = loop.create_task(coroutine)
+    Live.of(loop).tasks.add(task)
+    task.add_done_callback(_forked_done)
+    return task
+
+
+async def _call(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    result = fn(*args)
+    if inspect.isawaitable(result):
+        return await cast(Awaitable[Any], result)
+    return result
+
+
+def _forked_done(task: asyncio.Task[Any]) -> None:
+    live = Live.of(task.get_loop())
+    live.tasks.discard(task)
+    live.left()
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("forked task %s failed", task.get_name(), exc_info=error)

@@ -1,0 +1,110 @@
+"""Sleeping and timers. Times are seconds, as everywhere in Python."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from silly import _arguments
+from silly._live import Live
+from silly.task import fork
+
+__all__ = ["Timer", "after", "cancel", "sleep"]
+
+logger = logging.getLogger("silly.time")
+
+
+def sleep(seconds: float) -> Coroutine[Any, Any, None]:
+    """Suspend this task for *seconds*; the others go on.
+
+    Args:
+        seconds: zero or more; with 0 the others get one turn.
+
+    Raises:
+        TypeError, ValueError: *seconds* is not such a number; at the call.
+    """
+    return asyncio.sleep(_arguments.seconds(seconds, "seconds"))
+
+
+class Timer:
+    """A call that is to come; `after` makes them."""
+
+    __slots__ = ("__weakref__", "_args", "_fn", "_handle", "_live")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        seconds: float,
+        fn: Callable[..., object],
+        args: tuple[Any, ...],
+    ) -> None:
+        self._fn = fn
+        self._args = args
+        self._live = Live.of(loop)
+        self._live.timers.add(self)
+        self._handle: asyncio.TimerHandle | None = loop.call_later(seconds, self._fire)
+
+    @property
+    def pending(self) -> bool:
+        """True until the call was made or cancelled."""
+        return self._handle is not None
+
+    def cancel(self) -> None:
+        """Do not make the call. Without effect when it was made, or cancelled, already."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._leave()
+
+    def _leave(self) -> None:
+        self._handle = None
+        self._live.timers.discard(self)
+        self._live.left()
+
+    def _fire(self) -> None:
+        try:
+            if inspect.iscoroutinefunction(self._fn):
+                fork(self._fn, *self._args)
+            else:
+                self._fn(*self._args)
+        except Exception:
+            logger.exception("timer call %r failed", self._fn)
+        finally:
+            self._leave()
+
+
+def after(seconds: float, fn: Callable[..., object], *args: Any) -> Timer:
+    """Call ``fn(*args)`` in *seconds*, unless the timer is cancelled before.
+
+    A coroutine function runs in a task of its own (`silly.task.fork`). A crash
+    is logged and hurts nothing else. A program run by `silly.run` or
+    ``silly FILE.py`` stays up for a pending timer.
+
+    Returns:
+        The timer, for `cancel`.
+
+    Raises:
+        TypeError, ValueError: *seconds* is not a number of zero or more, or *fn*
+            is not callable.
+        RuntimeError: no event loop is running.
+    """
+    _arguments.seconds(seconds, "seconds")
+    if not callable(fn):
+        raise TypeError(f"fn must be callable, not {type(fn).__name__}")
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            "time.after() needs a running event loop: start the script with "
+            "`silly FILE.py`, or call it inside silly.run(main())"
+        ) from None
+    return Timer(loop, seconds, fn, args)
+
+
+def cancel(timer: Timer) -> None:
+    """Cancel *timer*. Without effect when its call was made, or cancelled, already."""
+    if not isinstance(timer, Timer):
+        raise TypeError(f"timer must be what time.after() returned, not {type(timer).__name__}")
+    timer.cancel()
