@@ -15,10 +15,13 @@ __all__ = ["Live"]
 
 
 class _Listener(Protocol):
+    @property
+    def connections(self) -> int: ...
     def close(self, grace: float = ...) -> asyncio.Future[None]: ...
 
 
 class _Conn(Protocol):
+    def close(self) -> None: ...
     def abort(self) -> None: ...
 
 

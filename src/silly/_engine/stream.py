@@ -125,6 +125,7 @@ class Stream:
         "_loss",
         "_max_unsent",
         "_opened_at",
+        "_opened_tick",
         "_paused",
         "_read_limit",
         "_reading",
@@ -183,7 +184,7 @@ class Stream:
         self._bytes_in = 0
         self._bytes_out = 0
         self._opened_at = time.time()
-        self._last_activity = self._clock()
+        self._last_activity = self._opened_tick = self._clock()
         self._unsent_seen = 0
         self._idle_timeout: float | None = None
         self._idle_timer: asyncio.TimerHandle | None = None

@@ -1,0 +1,44 @@
+"""TCP services as one straight-line coroutine per connection.
+
+The house, from the ground up (imports point down only):
+
+- `silly.errors`: what can go wrong, and whose doing it was.
+- ``silly._engine``: moves bytes between sockets and streams; knows no protocol.
+- `silly.net`: addresses, and `silly.net.tcp`: `listen`, `connect`, the `Conn`.
+- `silly.task`, `silly.time`, `silly.crypto`: forked tasks, timers, random keys.
+- ``silly.runtime``: `run`, script mode, signals and the drain.
+- ``silly.cli``: the command ``silly``.
+- `silly.testing`: for tests of what is built on this.
+"""
+
+from __future__ import annotations
+
+from silly._engine import engine as _engine_in_use
+from silly.errors import (
+    ConcurrentRead,
+    ConnectionClosed,
+    EndOfStream,
+    LimitExceeded,
+    SillyError,
+    WriteQueueFull,
+)
+from silly.runtime import run
+
+__all__ = [
+    "ConcurrentRead",
+    "ConnectionClosed",
+    "EndOfStream",
+    "LimitExceeded",
+    "SillyError",
+    "WriteQueueFull",
+    "__version__",
+    "engine",
+    "run",
+]
+
+__version__ = "0.1.0"
+
+
+def engine() -> str:
+    """Return the name of the engine in use: ``"portable"`` or ``"native"``."""
+    return _engine_in_use.NAME

@@ -1,0 +1,159 @@
+"""Connecting sockets: resolve, then try every address, staggered (RFC 8305).
+
+The addresses are tried in the resolver's order, families taking turns. Each
+attempt that has not succeeded within `STAGGER` seconds, or has failed, lets the
+next one begin beside it; the first to succeed wins and the others are closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import itertools
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from silly.errors import at_address
+from silly.net.addr import Address, TCPAddress, UnixAddress, format_sockaddr
+
+__all__ = ["dial"]
+
+STAGGER: Final = 0.25  # seconds: the "Connection Attempt Delay" of RFC 8305, section 5
+
+_Target = tuple[int, Any]  # family, sockaddr
+
+
+async def dial(
+    loop: asyncio.AbstractEventLoop, address: Address, bind: TCPAddress | None
+) -> socket.socket:
+    """Return a non-blocking socket that is connected to *address*.
+
+    Raises:
+        OSError: no attempt succeeded: the error of the first, with notes that
+            name the others. No socket stays open, then or when cancelled.
+    """
+    if isinstance(address, UnixAddress):
+        if not hasattr(socket, "AF_UNIX"):
+            raise OSError(errno.EAFNOSUPPORT, "This system has no Unix sockets", str(address))
+        return await _attempt(loop, (socket.AF_UNIX, address.path), None, str(address))
+    targets = _take_turns(await _resolve(loop, address.host or "localhost", address.port, address))
+    local: list[_Target] | None = None
+    if bind is not None:
+        local = await _resolve(loop, bind.host or "0.0.0.0", bind.port, bind)  # noqa: S104
+        families = {family for family, _ in local}
+        targets = [target for target in targets if target[0] in families]
+        if not targets:
+            raise OSError(
+                errno.EAFNOSUPPORT,
+                f"No address of the same family as bind={str(bind)!r}",
+                str(address),
+            )
+    if len(targets) == 1:
+        return await _attempt(loop, targets[0], local, str(address))
+    return await _race(loop, targets, local, address)
+
+
+async def _resolve(
+    loop: asyncio.AbstractEventLoop, host: str, port: int, address: Address
+) -> list[_Target]:
+    # Numeric hosts are not worth a thread; the resolver would use one.
+    numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    with contextlib.suppress(socket.gaierror):
+        return _targets(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=numeric))
+    try:
+        return _targets(await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    except socket.gaierror as error:
+        raise at_address(error, str(address)) from None
+
+
+def _targets(found: Iterable[tuple[Any, ...]]) -> list[_Target]:
+    return list(dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found))
+
+
+def _take_turns(targets: Sequence[_Target]) -> list[_Target]:
+    """Order *targets* so that families alternate, the first one's first."""
+    by_family: dict[int, list[_Target]] = {}
+    for target in targets:
+        by_family.setdefault(target[0], []).append(target)
+    rounds = itertools.zip_longest(*by_family.values())
+    return [target for turn in rounds for target in turn if target is not None]
+
+
+async def _attempt(
+    loop: asyncio.AbstractEventLoop, target: _Target, local: list[_Target] | None, named: str
+) -> socket.socket:
+    family, sockaddr = target
+    try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            if local is not None:
+                sock.bind(next(local_addr for at, local_addr in local if at == family))
+            await loop.sock_connect(sock, sockaddr)
+            # Both ends picked the same port of the same host, and met (RFC 9293,
+            # section 3.5, simultaneous open): nobody listens there.
+            if family != getattr(socket, "AF_UNIX", None) and (
+                sock.getsockname() == sock.getpeername()
+            ):
+                raise ConnectionRefusedError(errno.ECONNREFUSED, "")
+        except BaseException:
+            sock.close()
+            raise
+    except OSError as error:
+        cause = os.strerror(error.errno) if error.errno else ""
+        raise at_address(error, named, cause) from None
+    return sock
+
+
+async def _race(
+    loop: asyncio.AbstractEventLoop,
+    targets: Sequence[_Target],
+    local: list[_Target] | None,
+    address: TCPAddress,
+) -> socket.socket:
+    waiting = list(targets)
+    running: dict[asyncio.Task[socket.socket], _Target] = {}
+    failed: list[tuple[_Target, OSError]] = []
+    try:
+        while waiting or running:
+            if waiting:
+                target = waiting.pop(0)
+                attempt = _attempt(loop, target, local, str(address))
+                running[loop.create_task(attempt)] = target
+            done, _ = await asyncio.wait(
+                running,
+                timeout=STAGGER if waiting else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            for task in done:
+                error = task.exception()
+                if error is None:
+                    del running[task]
+                    return task.result()
+                target = running.pop(task)
+                if not isinstance(error, OSError):
+                    raise error
+                failed.append((target, error))
+    finally:
+        await _stop(running)
+    first = next(error for target, error in failed if target == targets[0])
+    for (_, sockaddr), error in failed:
+        first.add_note(f"tried {format_sockaddr(sockaddr)}: {error.strerror}")
+    raise first
+
+
+async def _stop(running: Iterable[asyncio.Task[socket.socket]]) -> None:
+    """Cancel attempts, and close what one of them may have connected meanwhile."""
+    for task in running:
+        task.cancel()
+        task.add_done_callback(_close_connected)
+    if tasks := list(running):
+        await asyncio.wait(tasks)
+
+
+def _close_connected(task: asyncio.Task[socket.socket]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()

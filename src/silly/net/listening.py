@@ -1,0 +1,133 @@
+"""Listening sockets: from an address to what is bound and listens."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+import sys
+from pathlib import Path
+
+from silly.errors import at_address
+from silly.net.addr import Address, TCPAddress, UnixAddress
+
+__all__ = ["open_sockets", "unlink_path"]
+
+_PORT_TRIES = 20  # for one free port on both families
+
+
+def open_sockets(address: Address, backlog: int, *, reuse_port: bool) -> list[socket.socket]:
+    """Return sockets that listen on *address*, one for each interface address that it means.
+
+    Raises:
+        OSError: the operating system refused; of the fitting type, with the
+            address in it. No socket stays open.
+    """
+    if isinstance(address, UnixAddress):
+        return [_listen_unix(address, backlog)]
+    tries = _PORT_TRIES if address.port == 0 else 1
+    for left in reversed(range(tries)):
+        try:
+            return _listen_tcp(address, backlog, reuse_port=reuse_port)
+        except OSError as error:
+            # Port 0: the port that one family gave may be taken in the other.
+            if not (left and error.errno == errno.EADDRINUSE):
+                raise
+    raise AssertionError("unreachable")
+
+
+def _listen_tcp(address: TCPAddress, backlog: int, *, reuse_port: bool) -> list[socket.socket]:
+    try:
+        found = socket.getaddrinfo(
+            address.host or None,
+            address.port,
+            type=socket.SOCK_STREAM,
+            flags=socket.AI_PASSIVE,
+        )
+    except socket.gaierror as error:
+        raise at_address(error, str(address)) from None
+    wanted = dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found)
+    port = address.port
+    sockets: list[socket.socket] = []
+    with contextlib.ExitStack() as undo:
+        for family, sockaddr in wanted:
+            try:
+                sock = socket.socket(family, socket.SOCK_STREAM)
+            except OSError as error:
+                if error.errno == errno.EAFNOSUPPORT and len(wanted) > 1:
+                    continue  # a kernel without IPv6
+                raise at_address(error, str(address)) from None
+            undo.callback(sock.close)
+            try:
+                sock.setblocking(False)
+                if sys.platform != "win32":  # there it would let two programs share a port
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if reuse_port:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                if family == socket.AF_INET6:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.bind((sockaddr[0], port, *sockaddr[2:]))
+                sock.listen(backlog)
+            except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL and family == socket.AF_INET6 and sockets:
+                    continue  # IPv6 is there, but has no such address
+                raise _named(error, address) from None
+            port = port or sock.getsockname()[1]
+            sockets.append(sock)
+        undo.pop_all()
+    return sockets
+
+
+def _listen_unix(address: UnixAddress, backlog: int) -> socket.socket:
+    if not hasattr(socket, "AF_UNIX"):
+        raise OSError(errno.EAFNOSUPPORT, "This system has no Unix sockets", str(address))
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        try:
+            sock.bind(address.path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not _is_stale(address.path):
+                raise
+            unlink_path(address.path)
+            sock.bind(address.path)
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        raise _named(error, address) from None
+    return sock
+
+
+def _is_stale(path: str) -> bool:
+    """Tell whether *path* is a socket that a dead program left behind."""
+    with contextlib.suppress(OSError):
+        if stat.S_ISSOCK(Path(path).lstat().st_mode):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                probe.setblocking(False)
+                return probe.connect_ex(path) == errno.ECONNREFUSED
+    return False
+
+
+def unlink_path(path: str) -> None:
+    """Remove a Unix socket's path, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        Path(path).unlink()
+
+
+def _named(error: OSError, address: Address) -> OSError:
+    cause = os.strerror(error.errno) if error.errno else str(error)
+    if error.errno == errno.EADDRINUSE:
+        if isinstance(address, UnixAddress):
+            cause += "; the path exists: stop the program that listens there, or remove the file"
+        else:
+            cause += (
+                "; another program holds the port: stop it, or choose another port "
+                "(0 picks a free one)"
+            )
+    elif error.errno == errno.EACCES and isinstance(address, TCPAddress) and address.port < 1024:
+        cause += "; ports below 1024 need privileges: choose a higher one"
+    elif error.errno == errno.EADDRNOTAVAIL:
+        cause += "; no interface of this machine has it"
+    return at_address(error, str(address), cause)

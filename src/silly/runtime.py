@@ -1,0 +1,314 @@
+"""Running a program: until it is done, or told to stop; then the drain.
+
+A program is done when its main coroutine has returned and nothing is left to
+stay up for (`silly._live`): no listener, no connection, no forked task, no
+pending timer.
+
+SIGINT and SIGTERM drain: listeners stop accepting and let their handlers finish
+for up to the grace period, then cancel, then abort; forked tasks and the main
+coroutine are cancelled once the handlers are done. A second signal ends the
+grace period at once. All of this is a normal end.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import inspect
+import io
+import logging
+import os
+import signal
+import sys
+import threading
+import types
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any, Final, TypeVar
+
+from silly._arguments import seconds
+from silly._live import Live
+
+__all__ = ["GRACE", "run", "run_script"]
+
+T = TypeVar("T")
+
+logger = logging.getLogger("silly.runtime")
+
+GRACE: Final = 5.0  # seconds
+_AFTER_CANCEL: Final = 1.0  # seconds that a cancelled task has to clean up
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+def run(
+    main: Coroutine[Any, Any, T],
+    *,
+    grace: float = GRACE,
+    debug: bool | None = None,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> T | None:
+    """Run *main* in a new event loop, and stay up while there is something to stay up for.
+
+    As `asyncio.run`, but: after *main* returned, listeners, connections, forked
+    tasks and pending timers are waited for; and SIGINT and SIGTERM drain the
+    program (handlers may finish) instead of raising `KeyboardInterrupt`. A
+    second signal ends the drain at once.
+
+    Args:
+        main: a coroutine.
+        grace: seconds that handlers have to finish after a signal.
+        debug: asyncio's debug mode; None leaves it to ``PYTHONASYNCIODEBUG``.
+        loop_factory: makes the event loop, such as ``uvloop.new_event_loop``.
+
+    Returns:
+        What *main* returned; None if a signal ended it before.
+
+    Raises:
+        TypeError, ValueError: an argument is of the wrong type or value.
+        RuntimeError: an event loop is running in this thread already.
+        BaseException: whatever *main* raised, after everything was closed.
+    """
+    if not inspect.iscoroutine(main):
+        hint = ": call it, as in silly.run(main())" if callable(main) else ""
+        raise TypeError(f"main must be a coroutine, not {type(main).__name__}{hint}")
+    try:
+        seconds(grace, "grace")
+        if _is_loop_running():
+            raise RuntimeError(
+                "silly.run() cannot be called while an event loop is running; under "
+                "`silly FILE.py` one is: write `await main()` at the top level instead"
+            )
+        with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
+            return runner.run(_Program(main, grace).run())
+    finally:
+        main.close()
+
+
+def _is_loop_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+class _Program:
+    """One run of a main coroutine, with its signals."""
+
+    def __init__(self, main: Coroutine[Any, Any, Any], grace: float) -> None:
+        self._main = main
+        self._grace = grace
+        self._signals = 0
+        self._reacted = False  # the loop has seen the first signal
+
+    async def run(self) -> Any:
+        self._loop = loop = asyncio.get_running_loop()
+        self._live = Live.of(loop)
+        self._signalled = asyncio.Event()
+        main = loop.create_task(self._guard())
+        with self._signals_caught():
+            try:
+                done = loop.create_task(self._until_done(main))
+                signalled = loop.create_task(self._signalled.wait())
+                await asyncio.wait((done, signalled), return_when=asyncio.FIRST_COMPLETED)
+                signalled.cancel()
+                if not done.done():
+                    done.cancel()
+                    await self._drain(main)
+            finally:
+                await self._end_now(main)
+        if main.cancelled():
+            return None
+        result, leave = main.result()
+        if leave is not None:
+            raise leave
+        return result
+
+    async def _guard(self) -> tuple[Any, BaseException | None]:
+        # A task that lets SystemExit out stops the loop in mid-air.
+        try:
+            return await self._main, None
+        except (SystemExit, KeyboardInterrupt) as leave:
+            return None, leave
+
+    async def _until_done(self, main: asyncio.Task[Any]) -> None:
+        await asyncio.wait((main,))
+        if main.cancelled() or main.exception() is not None or main.result()[1] is not None:
+            return
+        await self._live.wait_empty()
+
+    async def _drain(self, main: asyncio.Task[Any]) -> None:
+        live = self._live
+        closings = [listener.close(self._grace) for listener in list(live.listeners)]
+        if closings:
+            await asyncio.wait(closings)
+        for timer in list(live.timers):
+            timer.cancel()
+        tasks = {main, *live.tasks}
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=_AFTER_CANCEL)
+        for conn in list(live.conns):
+            conn.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_AFTER_CANCEL):
+                await live.wait_empty()
+
+    async def _end_now(self, main: asyncio.Task[Any]) -> None:
+        live = self._live
+        closings = [listener.close(0) for listener in list(live.listeners)]
+        for timer in list(live.timers):
+            timer.cancel()
+        for conn in list(live.conns):
+            conn.abort()
+        tasks = {main, *live.tasks}
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=_AFTER_CANCEL)
+        if closings:
+            await asyncio.wait(closings)
+        while live.conns:  # aborted: each leaves within a pass or two of the loop
+            await asyncio.sleep(0)
+
+    # ----------------------------------------------------------------- signals
+
+    @contextlib.contextmanager
+    def _signals_caught(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        # asyncio's own handlers: the loop's wake-up descriptor is set with them, so a
+        # signal takes it out of its wait.
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        for number in _SIGNALS:
+            with contextlib.suppress(NotImplementedError):  # Windows has no wake-up for these
+                self._loop.add_signal_handler(number, lambda: None)
+            signal.signal(number, self._on_signal)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                with contextlib.suppress(NotImplementedError):
+                    self._loop.remove_signal_handler(number)
+                signal.signal(number, handler)
+
+    def _on_signal(self, _number: int, _frame: types.FrameType | None) -> None:
+        self._signals += 1
+        if self._signals > 1 and not self._reacted:
+            raise KeyboardInterrupt  # the program's own code holds the loop: break in
+        self._loop.call_soon_threadsafe(self._react)
+
+    def _react(self) -> None:
+        if not self._reacted:
+            self._reacted = True
+            handlers = sum(listener.connections for listener in self._live.listeners)
+            if handlers and self._grace:
+                print(
+                    f"silly: stopping; waiting up to {self._grace:g} s for {handlers} "
+                    f"connection{'s' if handlers > 1 else ''} (again to stop now)",
+                    file=sys.stderr,
+                )
+            self._signalled.set()
+        else:
+            self._grace = 0
+            for listener in self._live.listeners:
+                listener.close(0)
+
+
+# -------------------------------------------------------------------- script mode
+
+
+def run_script(
+    path: str,
+    args: Sequence[str] = (),
+    *,
+    grace: float = GRACE,
+    debug: bool = False,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> int:
+    """Run the Python file *path* inside a running loop; ``await`` works at its top level.
+
+    Args:
+        path: the file; becomes ``__main__``.
+        args: what follows it in `sys.argv`.
+        grace: seconds that handlers have to finish after a signal.
+        debug: asyncio's debug mode, and whole tracebacks.
+        loop_factory: makes the event loop.
+
+    Returns:
+        The exit code: 0; 1 after an exception, whose traceback was printed; or
+        what the script gave to `sys.exit`.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with io.open_code(path) as file:
+        source = file.read()
+    try:
+        code = compile(
+            source, path, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
+        )
+        sys.argv = [path, *args]
+        sys.path.insert(0, os.path.dirname(os.path.abspath(path)))  # noqa: PTH100, PTH120
+        module = types.ModuleType("__main__")
+        module.__file__ = path
+        sys.modules["__main__"] = module
+        run(_execute(code, module.__dict__), grace=grace, debug=debug or None,
+            loop_factory=loop_factory)
+    except SystemExit as leave:
+        return _exit_code(leave)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BaseException as error:  # noqa: BLE001 - it is the script's, and is shown
+        if not debug:
+            _strip(error, set())
+        sys.excepthook(type(error), error, error.__traceback__)
+        return 1
+    return 0
+
+
+async def _execute(code: types.CodeType, namespace: dict[str, Any]) -> None:
+    result = eval(code, namespace)  # noqa: S307 - running the user's script is the purpose
+    if code.co_flags & inspect.CO_COROUTINE:
+        await result
+
+
+def _exit_code(leave: SystemExit) -> int:
+    if leave.code is None:
+        return 0
+    if isinstance(leave.code, int):
+        return leave.code
+    print(leave.code, file=sys.stderr)
+    return 1
+
+
+_OURS: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120
+
+
+def _strip(error: BaseException | None, seen: set[int]) -> None:
+    """Take the frames of this package, and of asyncio around it, out of a traceback."""
+    if error is None or id(error) in seen:
+        return
+    seen.add(id(error))
+    kept: types.TracebackType | None = None
+    entries = []
+    trace = error.__traceback__
+    while trace is not None:
+        entries.append(trace)
+        trace = trace.tb_next
+    users = [entry for entry in entries if not _is_ours(entry.tb_frame.f_code.co_filename)]
+    for entry in reversed(users):
+        kept = types.TracebackType(kept, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    error.__traceback__ = kept
+    _strip(error.__cause__, seen)
+    _strip(error.__context__, seen)
+    if isinstance(error, BaseExceptionGroup):
+        for member in error.exceptions:
+            _strip(member, seen)
+
+
+def _is_ours(filename: str) -> bool:
+    return filename.startswith((_OURS, _ASYNCIO))
+
+
+_ASYNCIO: Final = os.path.dirname(os.path.abspath(asyncio.__file__)) + os.sep  # noqa: PTH100, PTH120
