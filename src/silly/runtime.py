@@ -167,8 +167,9 @@ class _Program:
         await asyncio.wait(tasks, timeout=_AFTER_CANCEL)
         if closings:
             await asyncio.wait(closings)
-        while live.conns:  # aborted: each leaves within a pass or two of the loop
-            await asyncio.sleep(0)
+        with contextlib.suppress(TimeoutError):  # aborted: they leave within a pass or two
+            async with asyncio.timeout(_AFTER_CANCEL):
+                await live.wait_empty()
 
     # ----------------------------------------------------------------- signals
 

@@ -34,7 +34,7 @@ class AsyncioLink(asyncio.Protocol):
     is there, and `send` to the transport's, so that no frame stands between.
     """
 
-    __slots__ = ("_accept", "_gone", "_transport", "data_received", "send", "unsent")
+    __slots__ = ("_accept", "_gone", "_transport", "_upward", "data_received", "send", "unsent")
 
     def __init__(self, accept: Accept) -> None:
         self._accept = accept

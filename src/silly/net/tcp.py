@@ -317,7 +317,7 @@ class Listener:
         return asyncio.shield(self._closing)
 
     async def _drain(self, closer: asyncio.Task[Any] | None) -> None:
-        own = {closer} if closer in self._tasks else set()
+        own = {closer} if closer is not None and closer in self._tasks else set()
         await self._wait_drained(own)
         for task in self._tasks - own:
             task.cancel()
@@ -331,18 +331,18 @@ class Listener:
         for conn in list(self._conns):
             if not own or conn._closing:
                 conn.abort()
-        while self._conns and not own:
-            self._changed.clear()
-            await self._changed.wait()
+        if not own:  # aborted: they leave within a pass or two of the loop
+            self._deadline = self._loop.time() + _AFTER_CANCEL
+            await self._wait_drained({*self._tasks})
         live = Live.of(self._loop)
         live.listeners.discard(self)
         live.left()
         if not self._closed.done():
             self._closed.set_result(None)
 
-    async def _wait_drained(self, own: set[asyncio.Task[Any] | None]) -> None:
+    async def _wait_drained(self, own: set[asyncio.Task[Any]]) -> None:
         """Wait until handlers and connections are gone, or the deadline."""
-        while len(self._tasks) > len(own) or len(self._conns) > len(own):
+        while self._tasks - own or len(self._conns) > len(own):
             self._changed.clear()
             left = self._deadline - self._loop.time()
             if left <= 0:

@@ -1,0 +1,43 @@
+# make run    the echo server on 127.0.0.1:9999, ready for telnet
+# make test   ruff, mypy and every test
+# make clean  remove what the others made
+#
+# PYTHON=python3.12 chooses the interpreter, VENV=DIR the environment,
+# ADDR=127.0.0.1:7777 the address of `make run`.
+
+PYTHON ?= python3
+VENV ?= .venv
+ADDR ?= 127.0.0.1:9999
+
+.PHONY: run test clean
+.SILENT:
+
+run: $(VENV)/.installed
+	exec $(VENV)/bin/silly examples/echo.py $(ADDR)
+
+test: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m pytest
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "silly needs Python 3.11 or newer, and $(PYTHON) is not: name one that is," >&2; \
+	  echo "as in: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV) || { \
+	  echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu:" >&2; \
+	  echo "apt-get install python3-venv" >&2; rm -rf $(VENV); exit 2; }
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml
+	echo "Installing silly into $(VENV)"
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	echo "Installing what the tests need into $(VENV)"
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv .venv-* build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
