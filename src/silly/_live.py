@@ -8,7 +8,7 @@ early. `silly.runtime` waits until nothing is left, and knows what to drain.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 from weakref import WeakKeyDictionary
 
 __all__ = ["Live"]
@@ -34,7 +34,7 @@ class Live:
 
     __slots__ = ("_empty", "conns", "listeners", "tasks", "timers")
 
-    _of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Live] = WeakKeyDictionary()
+    _of_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Live]] = WeakKeyDictionary()
 
     def __init__(self) -> None:
         self.listeners: set[_Listener] = set()

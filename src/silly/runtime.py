@@ -79,7 +79,8 @@ def run(
                 "`silly FILE.py` one is: write `await main()` at the top level instead"
             )
         with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
-            return runner.run(_Program(main, grace).run())
+            result: T | None = runner.run(_Program(main, grace).run())
+            return result
     finally:
         main.close()
 
@@ -254,8 +255,12 @@ def run_script(
         module = types.ModuleType("__main__")
         module.__file__ = path
         sys.modules["__main__"] = module
-        run(_execute(code, module.__dict__), grace=grace, debug=debug or None,
-            loop_factory=loop_factory)
+        run(
+            _execute(code, module.__dict__),
+            grace=grace,
+            debug=debug or None,
+            loop_factory=loop_factory,
+        )
     except SystemExit as leave:
         return _exit_code(leave)
     except KeyboardInterrupt:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, cast, overload
 
 from silly._live import Live
@@ -52,9 +52,7 @@ def fork(fn: Any, *args: Any) -> asyncio.Task[Any]:
             fn.close()
             raise TypeError("args go with a function: fork(fn, *args), or fork(fn(*args))")
     elif not callable(fn):
-        raise TypeError(
-            f"fn must be a coroutine function or a coroutine, not {type(fn).__name__}"
-        )
+        raise TypeError(f"fn must be a coroutine function or a coroutine, not {type(fn).__name__}")
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
@@ -79,7 +77,7 @@ def fork(fn: Any, *args: Any) -> asyncio.Task[Any]:
 async def _call(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     result = fn(*args)
     if inspect.isawaitable(result):
-        return await cast(Awaitable[Any], result)
+        return await result
     return result
 
 

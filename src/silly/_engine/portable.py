@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import socket
 import struct
 import sys
@@ -48,7 +49,7 @@ class AsyncioLink(asyncio.Protocol):
         self.unsent = transport.get_write_buffer_size
         self._upward: Upward = self._accept(self)
         del self._accept
-        self.data_received = self._upward.received
+        self.data_received = self._upward.received  # type: ignore[method-assign, assignment]
 
     def eof_received(self) -> bool:
         self._upward.ended()
@@ -99,10 +100,8 @@ class AsyncioLink(asyncio.Protocol):
 
     def abort(self) -> None:
         # A zero linger time turns the close that follows into a reset (socket(7)).
-        try:
+        with contextlib.suppress(OSError):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        except OSError:
-            pass
         self._transport.abort()
 
     @property
@@ -129,9 +128,7 @@ class AsyncioServer:
         self._server: asyncio.AbstractServer | None = None
         self._starting = loop.create_task(self._start(loop, backlog, accept))
 
-    async def _start(
-        self, loop: asyncio.AbstractEventLoop, backlog: int, accept: Accept
-    ) -> None:
+    async def _start(self, loop: asyncio.AbstractEventLoop, backlog: int, accept: Accept) -> None:
         create: Any = (
             loop.create_unix_server
             if self._sock.family == getattr(socket, "AF_UNIX", None)

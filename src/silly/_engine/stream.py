@@ -83,7 +83,7 @@ class _HasRoom:
     __await__ = staticmethod(functools.partial(iter, ()))
 
 
-_HAS_ROOM: Final[Awaitable[None]] = _HasRoom()  # type: ignore[assignment]
+_HAS_ROOM: Final[Awaitable[None]] = _HasRoom()
 
 
 class _Room:
@@ -131,10 +131,10 @@ class Stream:
         "_reading",
         "_turn",
         "_unsent_seen",
+        "_waiter",
         "_wake_on_gone",
         "_wake_on_room",
         "_wanted",
-        "_waiter",
         "_writable",
     )
 
@@ -501,9 +501,7 @@ class Stream:
             return ConnectionClosed("active closed", address=self.remote_addr)
         if self._loss is not None:
             return self._loss_error()
-        return ConnectionClosed(
-            "cannot write after close_write()", address=self.remote_addr
-        )
+        return ConnectionClosed("cannot write after close_write()", address=self.remote_addr)
 
     def _wake_writers(self) -> None:
         waiters, self._wake_on_room = self._wake_on_room, None

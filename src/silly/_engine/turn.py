@@ -11,7 +11,7 @@ goes on.
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import ClassVar, Protocol
 from weakref import WeakKeyDictionary
 
 __all__ = ["Turn"]
@@ -26,7 +26,7 @@ class Turn:
 
     __slots__ = ("_written",)
 
-    _of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Turn] = WeakKeyDictionary()
+    _of_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Turn]] = WeakKeyDictionary()
 
     def __init__(self) -> None:
         self._written: list[_Flushable] = []

@@ -74,8 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _version() -> str:
     return (
-        f"silly {silly.__version__} ({silly.engine()} engine, "
-        f"Python {platform.python_version()})"
+        f"silly {silly.__version__} ({silly.engine()} engine, Python {platform.python_version()})"
     )
 
 
@@ -92,9 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             import uvloop  # noqa: PLC0415 - an extra
         except ImportError:
-            print(
-                "silly: --uvloop needs uvloop: pip install 'silly-net[uvloop]'", file=sys.stderr
-            )
+            print("silly: --uvloop needs uvloop: pip install 'silly-net[uvloop]'", file=sys.stderr)
             return USAGE_ERROR
         loop_factory = uvloop.new_event_loop
     try:

@@ -75,9 +75,9 @@ class ListenerStats:
 
 
 class Conn(Stream):
-    """One connection: made by `listen` (for its handler) and by `connect`.
+    r"""One connection: made by `listen` (for its handler) and by `connect`.
 
-    ``async for line in conn`` yields lines with their ``b"\\n"``; the peer's
+    ``async for line in conn`` yields lines with their ``b"\n"``; the peer's
     unfinished last line comes as it is; the loop ends at the end of the stream.
     A line longer than `read_limit` raises `LimitExceeded`.
 
@@ -499,11 +499,12 @@ def connect(
     address = addresses.parse(addr)
     if isinstance(address, TCPAddress) and address.port == 0:
         raise ValueError(f"addr {addr!r} has port 0: that is for listening, name the peer's port")
-    local = None
+    local: TCPAddress | None = None
     if bind is not None:
-        local = addresses.parse(bind, "bind")
-        if not isinstance(local, TCPAddress) or not isinstance(address, TCPAddress):
+        parsed = addresses.parse(bind, "bind")
+        if not isinstance(parsed, TCPAddress) or not isinstance(address, TCPAddress):
             raise ValueError(f"bind {bind!r} to {addr!r}: only TCP connections can be bound")
+        local = parsed
     timeout = seconds_or_none(timeout, "timeout")
     limits = _checked_limits(read_limit, max_unsent, linger, idle_timeout)
     return _connect(address, timeout, local, limits)
