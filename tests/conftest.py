@@ -1,0 +1,80 @@
+"""How tests run: coroutines on each kind of loop, and nothing may be left behind.
+
+A test that is a coroutine function runs on the stock loop, on the stock loop in
+debug mode, and on uvloop. After it, no task may still run, no descriptor may
+have been leaked, and nothing may have gone to the loop's exception handler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import os
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+KINDS = ("asyncio", "debug", "uvloop")
+DEADLINE = 60.0  # seconds for one test
+
+_soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (_hard, _hard))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "heavy: not repeated in debug mode")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if inspect.iscoroutinefunction(metafunc.function):
+        heavy = metafunc.definition.get_closest_marker("heavy") is not None
+        metafunc.fixturenames.append("loop_kind")
+        metafunc.parametrize("loop_kind", [k for k in KINDS if not (heavy and k == "debug")])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    test = pyfuncitem.obj
+    if not inspect.iscoroutinefunction(test):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(test).parameters}
+    kind = pyfuncitem.callspec.params["loop_kind"]
+    before = open_descriptors()
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    if kind == "uvloop":
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(debug=kind == "debug", loop_factory=factory) as runner:
+        runner.run(_run(test, arguments))
+    gc.collect()
+    leaked = open_descriptors() - before
+    assert not leaked, f"descriptors leaked: {leaked}"
+    return True
+
+
+def open_descriptors() -> set[str]:
+    """The open descriptors, as "number -> what", without those that came and went."""
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found.add(f"{number} -> {Path(f'/proc/self/fd/{number}').readlink()}")
+        except FileNotFoundError:
+            continue
+    return found
+
+
+async def _run(test: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    loop = asyncio.get_running_loop()
+    complaints: list[str] = []
+    loop.set_exception_handler(lambda _loop, context: complaints.append(repr(context)))
+    async with asyncio.timeout(DEADLINE):
+        await test(**arguments)
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    if left:
+        _, left = await asyncio.wait(left, timeout=2)
+    assert not left, f"tasks left behind: {left}"
+    assert not complaints, complaints

@@ -1,0 +1,198 @@
+"""What reads return depends on the byte stream and the calls, not on the pieces.
+
+A `Conn` over a link that the test plays is fed one stream in any cutting, with
+timeouts and cancellations between; its results must equal those of a model that
+holds the whole stream at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from silly.errors import EndOfStream, LimitExceeded
+from silly.net.tcp import Conn
+
+
+class PlayedLink:
+    """A link whose other side is the test."""
+
+    local_sockaddr = ("192.0.2.1", 1)
+    remote_sockaddr = ("192.0.2.2", 2)
+
+    def __init__(self) -> None:
+        self.sent = b""
+        self.sends = 0
+        self.paused = False
+
+    def send(self, data: bytes) -> None:
+        self.sent += data
+        self.sends += 1
+
+    def unsent(self) -> int:
+        return 0
+
+    def pause(self) -> None:
+        assert not self.paused
+        self.paused = True
+
+    def resume(self) -> None:
+        assert self.paused
+        self.paused = False
+
+    def finish(self) -> None: ...
+
+    def call_when_empty(self) -> None: ...
+
+    def has_unread(self) -> bool:
+        return False
+
+    def close(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+Read = tuple[bytes | int, int, str]  # what, limit, how it is disturbed
+
+reads = st.lists(
+    st.tuples(
+        st.one_of(
+            st.sampled_from([b"\n", b"\r\n", b"aab", b"aa"]),
+            st.integers(0, 12),
+        ),
+        st.integers(4, 16),
+        st.sampled_from(["", "cancel", "timeout"]),
+    ),
+    max_size=12,
+)
+streams = st.lists(st.sampled_from(b"ab\r\n"), max_size=60).map(bytes)
+cuttings = st.lists(st.integers(1, 9), min_size=60, max_size=60)
+
+
+def model_read(stream: bytes, at: int, what: bytes | int, limit: int) -> tuple[str, bytes]:
+    """The result of one read of *stream*, all of it there, from *at*."""
+    held = stream[at:]
+    if isinstance(what, int):
+        return ("ok", held[:what]) if len(held) >= what else ("end", held)
+    found = held.find(what)
+    if found >= 0 and found + len(what) <= limit:
+        return "ok", held[: found + len(what)]
+    best = min(
+        len(held) - k + len(what) for k in range(len(what)) if held.endswith(what[:k])
+    )
+    if found >= 0 or best > limit:
+        return "limit", b""
+    return "end", held
+
+
+async def fed_reads(stream: bytes, cuts: list[int], wanted: list[Read]) -> list[tuple[str, bytes]]:
+    link = PlayedLink()
+    conn = Conn(link, asyncio.get_running_loop(), lambda _conn: None, read_limit=8)
+    pieces = []
+    at = 0
+    for cut in cuts:
+        if stream[at : at + cut]:
+            pieces.append(stream[at : at + cut])
+        at += cut
+    results: list[tuple[str, bytes]] = []
+    ended = False
+
+    def feed() -> None:
+        nonlocal ended
+        if link.paused:
+            return
+        if pieces:
+            conn.received(pieces.pop(0))
+        elif not ended:
+            ended = True
+            conn.ended()
+
+    for what, limit, disturbance in wanted:
+        options: dict[str, Any] = {} if isinstance(what, int) else {"limit": limit}
+        if disturbance == "timeout":
+            try:
+                results.append(("ok", await conn.read(what, timeout=0, **options)))
+                continue
+            except (TimeoutError, EndOfStream, LimitExceeded):
+                pass
+        reader = asyncio.create_task(conn.read(what, **options))
+        await asyncio.sleep(0)
+        if disturbance == "cancel":
+            feed()  # may complete the read: then the cancellation comes after the wake-up
+            reader.cancel()
+            try:
+                results.append(("ok", await reader))
+                continue
+            except (asyncio.CancelledError, EndOfStream, LimitExceeded):
+                pass
+            reader = asyncio.create_task(conn.read(what, **options))
+        while not reader.done():
+            await asyncio.sleep(0)
+            if not reader.done():
+                feed()
+        try:
+            results.append(("ok", reader.result()))
+        except EndOfStream as error:
+            results.append(("end", error.partial))
+        except LimitExceeded:
+            results.append(("limit", b""))
+    while pieces:
+        conn.received(pieces.pop(0))
+    rest = conn.unread_bytes
+    results.append(("rest", await conn.read(rest)))
+    conn.abort()
+    return results
+
+
+@given(streams, cuttings, reads)
+def test_results_equal_those_over_the_whole_stream(
+    stream: bytes, cuts: list[int], wanted: list[Read]
+) -> None:
+    results = asyncio.run(fed_reads(stream, cuts, wanted))
+    at = 0
+    for (what, limit, _), result in zip(wanted, results, strict=False):
+        expected = model_read(stream, at, what, limit)
+        assert result == expected, (what, limit)
+        if result[0] == "ok":
+            at += len(result[1])
+    assert results[-1] == ("rest", stream[at:])
+
+
+@pytest.mark.parametrize("lines", [1, 32, 1000])
+def test_replies_of_one_turn_are_one_send(lines: int) -> None:
+    async def main() -> None:
+        link = PlayedLink()
+        conn = Conn(link, asyncio.get_running_loop(), lambda _conn: None)
+
+        async def echo() -> None:
+            async for line in conn:
+                await conn.write(line)
+
+        handler = asyncio.create_task(echo())
+        await asyncio.sleep(0)
+        conn.received(b"0123456789\n" * lines)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert link.sent == b"0123456789\n" * lines
+        assert link.sends == 1
+        conn.ended()
+        await handler
+
+    asyncio.run(main())
+
+
+def test_writes_leave_by_the_next_suspension() -> None:
+    async def main() -> None:
+        link = PlayedLink()
+        conn = Conn(link, asyncio.get_running_loop(), lambda _conn: None)
+        conn.write(b"a")
+        await conn.write([b"b", bytearray(b"c"), memoryview(b"d")])
+        assert link.sends == 0
+        await asyncio.sleep(0)
+        assert (link.sent, link.sends) == (b"abcd", 1)
+
+    asyncio.run(main())

@@ -1,0 +1,99 @@
+"""The buffer against a plain `bytes` that does the same slowly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from silly._engine import receive_buffer
+from silly._engine.receive_buffer import INCOMPLETE, TOO_LONG, ReceiveBuffer
+
+pieces = st.lists(st.binary(min_size=1, max_size=6).map(lambda b: bytes(c % 3 for c in b)))
+delimiters = st.binary(min_size=1, max_size=4).map(lambda b: bytes(c % 3 for c in b))
+
+
+def expected_find(held: bytes, delimiter: bytes, limit: int) -> int:
+    """What `find` should say, by trying every continuation's best case."""
+    at = held.find(delimiter)
+    if at >= 0 and at + len(delimiter) <= limit:
+        return at + len(delimiter)
+    if at >= 0:
+        return TOO_LONG
+    best = min(
+        len(held) - k + len(delimiter)
+        for k in range(min(len(delimiter) - 1, len(held)) + 1)
+        if held.endswith(delimiter[:k])
+    )
+    return TOO_LONG if best > limit else INCOMPLETE
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(min_size=1, max_size=8).map(lambda b: bytes(c % 3 for c in b)),
+            st.tuples(delimiters, st.integers(1, 20)),
+            st.integers(0, 12),
+        )
+    )
+)
+def test_any_sequence_of_feeds_finds_and_takes(steps: list[Any]) -> None:
+    buffer, model = ReceiveBuffer(), b""
+    for step in steps:
+        if isinstance(step, bytes):
+            buffer.feed(step)
+            model += step
+        elif isinstance(step, tuple):
+            end = buffer.find(*step)
+            assert end == expected_find(model, *step)
+            if end > 0 and step[1] % 2:
+                assert buffer.take(end) == model[:end]
+                model = model[end:]
+        else:
+            count = min(step, len(model))
+            if count:
+                assert buffer.take(count) == model[:count]
+                model = model[count:]
+        assert len(buffer) == len(model)
+        assert buffer.peek() == model
+
+
+class Counting(bytearray):
+    """A bytearray that counts the bytes its searches look at."""
+
+    looked_at = 0
+
+    def find(self, sub: Any, start: Any = 0, end: Any = None) -> int:
+        Counting.looked_at += max(min(end, len(self)) - start, 0)
+        return super().find(sub, start, end)
+
+
+def test_search_looks_at_each_byte_a_bounded_number_of_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(receive_buffer, "bytearray", Counting, raising=False)
+    monkeypatch.setattr(Counting, "looked_at", 0)
+    buffer = ReceiveBuffer()
+    total = 20_000
+    for _ in range(total):
+        buffer.feed(b"x")
+        assert buffer.find(b"\r\n\r\n", 10**6) == INCOMPLETE
+    # Once each, and the three bytes that may begin the delimiter again at each piece.
+    assert total < Counting.looked_at <= 4 * total + 4
+
+
+def test_an_empty_buffer_owns_no_memory() -> None:
+    buffer = ReceiveBuffer()
+    for piece in (b"a" * 5000, b"b" * 5000):
+        buffer.feed(piece)
+    buffer.take(10_000)
+    assert buffer._data == b""
+    assert type(buffer._data) is bytes
+
+
+def test_whole_piece_is_not_copied() -> None:
+    buffer, piece = ReceiveBuffer(), b"x" * 100 + b"\n"
+    buffer.feed(piece)
+    assert buffer.take(buffer.find(b"\n", 1000)) is piece
