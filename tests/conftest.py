@@ -25,6 +25,10 @@ DEADLINE = 60.0  # seconds for one test
 _soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (_hard, _hard))
 
+_first = uvloop.new_event_loop()  # the first one makes a pipe that the process keeps
+_first.run_until_complete(asyncio.sleep(0))
+_first.close()
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "heavy: not repeated in debug mode")

@@ -35,11 +35,12 @@ class AsyncioLink(asyncio.Protocol):
     is there, and `send` to the transport's, so that no frame stands between.
     """
 
-    __slots__ = ("_accept", "_gone", "_transport", "_upward", "data_received", "send", "unsent")
+    __slots__ = ("_accept", "_crowded", "_gone", "_transport", "_upward", "data_received", "send", "unsent")
 
     def __init__(self, accept: Accept) -> None:
         self._accept = accept
-        self._gone = False
+        self._crowded = self._gone = False
+        self.data_received = super().data_received  # type: ignore[method-assign]
 
     # -------------------------------------------- called by asyncio's transport
 
@@ -50,16 +51,24 @@ class AsyncioLink(asyncio.Protocol):
         self._upward: Upward = self._accept(self)
         del self._accept
         self.data_received = self._upward.received  # type: ignore[method-assign, assignment]
+        transport.set_protocol(self)  # uvloop looks the callback up once, here
 
     def eof_received(self) -> bool:
         self._upward.ended()
         return True  # keep the sending half open
 
     def pause_writing(self) -> None:
+        self._crowded = True
         self._upward.crowded()
 
     def resume_writing(self) -> None:
-        if not self._gone:
+        # Not at once: the stock loops' transports call this in the middle of
+        # emptying their queue, and do not bear being closed there.
+        self._crowded = False
+        asyncio.get_running_loop().call_soon(self._uncrowd)
+
+    def _uncrowd(self) -> None:
+        if not (self._gone or self._crowded):
             self._upward.uncrowded()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -1,0 +1,697 @@
+"""Connections, handlers and listeners over real sockets on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from silly.errors import (
+    ConcurrentRead,
+    ConnectionClosed,
+    EndOfStream,
+    LimitExceeded,
+    WriteQueueFull,
+)
+from silly.net import tcp
+from silly.net.tcp import Conn
+
+ANY = "127.0.0.1:0"
+Pair = tuple[Conn, Conn, tcp.Listener]
+
+
+async def echo(conn: Conn) -> None:
+    async for line in conn:
+        await conn.write(line)
+
+
+@asynccontextmanager
+async def pair(addr: str = ANY, **limits: Any) -> AsyncIterator[Pair]:
+    """A client, the server's end of its connection, and the listener."""
+    loop = asyncio.get_running_loop()
+    accepted: asyncio.Future[Conn] = loop.create_future()
+    done = asyncio.Event()
+
+    async def handler(conn: Conn) -> None:
+        accepted.set_result(conn)
+        await done.wait()
+
+    listener = tcp.listen(addr, handler, **limits)
+    client = await tcp.connect(listener.local_addr)
+    try:
+        yield client, await accepted, listener
+    finally:
+        done.set()
+        client.abort()
+        await client.wait_closed()
+        await listener.close(0)
+
+
+@asynccontextmanager
+async def raw_pair(**limits: Any) -> AsyncIterator[tuple[socket.socket, Conn]]:
+    """A plain blocking socket, and the server's end of its connection."""
+    loop = asyncio.get_running_loop()
+    accepted: asyncio.Future[Conn] = loop.create_future()
+    done = asyncio.Event()
+
+    async def handler(conn: Conn) -> None:
+        accepted.set_result(conn)
+        await done.wait()
+
+    listener = tcp.listen(ANY, handler, **limits)
+    host, port = listener.local_addr.split(":")
+    with socket.create_connection((host, int(port))) as sock:
+        sock.settimeout(10)
+        try:
+            yield sock, await accepted
+        finally:
+            done.set()
+            await listener.close(0)
+
+
+def reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0)
+
+
+# ------------------------------------------------------------------ addresses
+
+
+@pytest.mark.parametrize("addr", [ANY, "[::1]:0", "localhost:0", ":0"])
+async def test_every_form_listens_and_connects(addr: str) -> None:
+    async with tcp.listen(addr, echo) as listener:
+        for local in listener.local_addrs:
+            port = local.rpartition(":")[2]
+            assert port == listener.local_addr.rpartition(":")[2]
+        async with await tcp.connect(f":{port}" if addr == ":0" else listener.local_addr) as conn:
+            conn.write(b"hello\n")
+            assert await conn.read(b"\n") == b"hello\n"
+            assert conn.local_addr != conn.remote_addr
+
+
+async def test_both_families_share_the_port_and_their_addresses_are_their_own() -> None:
+    seen: list[str] = []
+
+    async def handler(conn: Conn) -> None:
+        seen.append(conn.remote_addr)
+
+    async with tcp.listen(":0", handler) as listener:
+        port = listener.local_addr.rpartition(":")[2]
+        for host in ("127.0.0.1", "[::1]"):
+            async with await tcp.connect(f"{host}:{port}") as conn:
+                with pytest.raises(EndOfStream):
+                    await conn.read()
+    assert seen[0].startswith("127.0.0.1:")
+    assert seen[1].startswith("[::1]:")
+
+
+async def test_unix_socket_and_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "x.sock"
+    stale = socket.socket(socket.AF_UNIX)
+    stale.bind(str(path))
+    stale.close()  # what a dead program leaves behind is replaced
+    listener = tcp.listen(f"unix:{path}", echo)
+    assert listener.local_addr == f"unix:{path}"
+    with pytest.raises(OSError, match="Address already in use") as failed:
+        tcp.listen(f"unix:{path}", echo)
+    assert failed.value.filename == f"unix:{path}"
+    async with await tcp.connect(f"unix:{path}") as conn:
+        conn.write(b"hello\n")
+        assert await conn.read(b"\n") == b"hello\n"
+        assert conn.remote_addr == f"unix:{path}"
+    await listener.close()
+    assert not path.exists()
+
+
+async def test_bind_picks_the_local_address() -> None:
+    async with pair() as (_, _, listener):
+        pass
+    async with tcp.listen(ANY, echo) as listener:
+        async with await tcp.connect(listener.local_addr, bind="127.0.0.2:0") as conn:
+            assert conn.local_addr.startswith("127.0.0.2:")
+        with pytest.raises(OSError, match="same family"):
+            await tcp.connect(listener.local_addr, bind="[::1]:0")
+
+
+# --------------------------------------------------------------- bad arguments
+
+
+async def test_bad_arguments_raise_at_the_call() -> None:
+    async with pair() as (conn, _, _):
+        for value in ("\n", 1.5, True, [b"\n"]):
+            with pytest.raises(TypeError, match="until"):
+                conn.read(value)  # type: ignore[arg-type]
+        for value in (b"", -1):
+            with pytest.raises(ValueError, match="until"):
+                conn.read(value)
+        for value in ("1", True):
+            with pytest.raises(TypeError, match="timeout"):
+                conn.read(timeout=value)  # type: ignore[arg-type]
+        for value in (-1, float("nan")):
+            with pytest.raises(ValueError, match="timeout"):
+                conn.read(timeout=value)
+        with pytest.raises(ValueError, match="limit"):
+            conn.read(b"\n", limit=0)
+        with pytest.raises(TypeError, match="limit"):
+            conn.read(b"\n", limit=1.5)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="limit goes with a delimiter"):
+            conn.read(5, limit=10)
+        for data in ("text", None, 5, [b"a", "b"], [1]):
+            with pytest.raises(TypeError, match="data"):
+                conn.write(data)  # type: ignore[arg-type]
+        assert conn.unsent_bytes == 0
+        for name in ("read_limit", "max_unsent"):
+            with pytest.raises(ValueError, match=name):
+                setattr(conn, name, 0)
+        with pytest.raises(ValueError, match="idle_timeout"):
+            conn.idle_timeout = 0
+        with pytest.raises(ValueError, match="linger"):
+            conn.linger = -1
+    with pytest.raises(TypeError, match="handler"):
+        tcp.listen(ANY, None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="backlog"):
+        tcp.listen(ANY, echo, 0)
+    with pytest.raises(ValueError, match="port 0"):
+        tcp.connect(ANY)
+    with pytest.raises(ValueError, match="expected"):
+        tcp.connect("127.0.0.1")
+    with pytest.raises(ValueError, match="bind"):
+        tcp.connect("127.0.0.1:1", bind="unix:/x")
+
+
+def test_without_a_loop_the_error_says_what_to_do() -> None:
+    with pytest.raises(RuntimeError, match=r"silly FILE\.py"):
+        tcp.listen(ANY, echo)
+
+
+# ------------------------------------------------------------ failing to connect
+
+
+async def test_port_in_use_names_the_address_and_the_way_out() -> None:
+    async with tcp.listen(ANY, echo) as listener:
+        with pytest.raises(OSError, match="choose another port") as failed:
+            tcp.listen(listener.local_addr, echo)
+        assert failed.value.errno == errno.EADDRINUSE
+        assert failed.value.filename == listener.local_addr
+
+
+async def test_refused_and_unresolvable_name_the_address() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, not listening
+        addr = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ConnectionRefusedError, match=addr):
+            await tcp.connect(addr)
+    with pytest.raises(socket.gaierror, match=r"no-such-host\.invalid:80"):
+        await tcp.connect("no-such-host.invalid:80")
+    with pytest.raises(OSError, match="no interface"):
+        tcp.listen("192.0.2.1:0", echo)
+
+
+async def test_all_resolved_addresses_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with tcp.listen(ANY, echo) as listener:
+        port = int(listener.local_addr.rpartition(":")[2])
+
+        async def resolve(*_: object) -> list[tuple[int, Any]]:
+            return [
+                (socket.AF_INET6, ("::1", port, 0, 0)),  # refused
+                (socket.AF_INET, ("127.0.0.1", port)),
+            ]
+
+        monkeypatch.setattr("silly.net.dialing._resolve", resolve)
+        async with await tcp.connect(f"example.invalid:{port}") as conn:
+            assert conn.remote_addr == f"127.0.0.1:{port}"
+    with pytest.raises(ConnectionRefusedError) as failed:
+        await tcp.connect(f"example.invalid:{port}")
+    assert len(failed.value.__notes__) == 2
+
+
+async def test_connect_timeout_names_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(*_: object) -> list[Any]:
+        await asyncio.Event().wait()
+        return []
+
+    monkeypatch.setattr("silly.net.dialing._resolve", never)
+    with pytest.raises(TimeoutError, match=r"within 0\.01 seconds: 'slow:80'"):
+        await tcp.connect("slow:80", timeout=0.01)
+
+
+# ------------------------------------------------------------------- reading
+
+
+async def test_reads_of_each_kind() -> None:
+    async with raw_pair() as (sock, conn):
+        sock.sendall(b"line\nab\r\ncd12345rest")
+        assert await conn.read(b"\n") == b"line\n"
+        assert await conn.read(b"\r\n") == b"ab\r\n"
+        assert await conn.read(2) == b"cd"
+        assert await conn.read(0) == b""
+        assert await conn.read(5) == b"12345"
+        assert conn.unread_bytes == 4
+        assert await conn.read(conn.unread_bytes) == b"rest"
+        sock.sendall(b"x")
+        assert await conn.read() == b"x"
+
+
+async def test_timeout_cancellation_and_limit_lose_nothing() -> None:
+    async with raw_pair() as (sock, conn):
+        sock.sendall(b"abcdefgh")
+        with pytest.raises(TimeoutError, match=conn.remote_addr):
+            await conn.read(b"\n", timeout=0.01)
+        reader = asyncio.create_task(conn.read(100))
+        await asyncio.sleep(0)
+        reader.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reader
+        for _ in range(2):
+            with pytest.raises(LimitExceeded, match="8 bytes") as failed:
+                await conn.read(b"\n", limit=8)
+            assert failed.value.address == conn.remote_addr
+        sock.sendall(b"\n")
+        assert await conn.read(b"\n") == b"abcdefgh\n"
+
+
+async def test_limit_counts_found_lines_too() -> None:
+    async with raw_pair() as (sock, conn):
+        sock.sendall(b"12345678\nx")
+        await conn.read(b"1")  # all of it is buffered
+        with pytest.raises(LimitExceeded):
+            await conn.read(b"\n", limit=7)
+        assert await conn.read(b"\n", limit=8) == b"2345678\n"
+
+
+async def test_end_of_stream_keeps_what_is_unread() -> None:
+    async with raw_pair() as (sock, conn):
+        sock.sendall(b"whole\npart")
+        sock.shutdown(socket.SHUT_WR)
+        assert [line async for line in conn] == [b"whole\n", b"part"]
+        with pytest.raises(EndOfStream):
+            await conn.read()
+    async with raw_pair() as (sock, conn):
+        sock.sendall(b"part")
+        sock.shutdown(socket.SHUT_WR)
+        for _ in range(2):
+            with pytest.raises(EndOfStream) as failed:
+                await conn.read(b"\n")
+            assert failed.value.partial == b"part"
+        assert await conn.read(4) == b"part"
+        conn.write(b"answer")  # half-closed: this way still works
+        conn.close()
+        assert sock.recv(100) == b"answer"
+
+
+async def test_second_reader_is_refused_and_the_first_undisturbed() -> None:
+    async with raw_pair() as (sock, conn):
+        first = asyncio.create_task(conn.read(3))
+        await asyncio.sleep(0)
+        for what in (b"\n", 0, 1, None):
+            with pytest.raises(ConcurrentRead):
+                await conn.read(what)
+        sock.sendall(b"abc")
+        assert await first == b"abc"
+
+
+@pytest.mark.heavy
+async def test_read_far_above_read_limit_completes() -> None:
+    size = 5_000_000
+    async with raw_pair(read_limit=1000) as (sock, conn):
+        sender = asyncio.create_task(asyncio.to_thread(sock.sendall, b"x" * size))
+        assert len(await conn.read(size)) == size
+        await sender
+
+
+async def test_unread_connection_costs_bounded_memory() -> None:
+    async with raw_pair(read_limit=10_000) as (sock, conn):
+        sock.setblocking(False)
+        sent = idle = 0
+        while idle < 50:
+            try:
+                sent += sock.send(b"x" * 65536)
+                idle = 0
+            except BlockingIOError:
+                idle += 1
+            await asyncio.sleep(0)
+        assert conn.unread_bytes <= 10_000 + 256 * 1024
+        got = 0
+        while got < sent:
+            got += len(await conn.read())
+        assert got == sent
+
+
+# ------------------------------------------------------------------- writing
+
+
+async def test_writes_keep_their_order_and_copy_what_may_change() -> None:
+    async with raw_pair() as (sock, conn):
+        mutable = bytearray(b"2")
+        conn.write(b"1")
+        conn.write(mutable)
+        mutable[:] = b"X"
+        await conn.write([b"3", memoryview(b"4")])
+        await conn.write(b"5" for _ in range(2))
+        await asyncio.sleep(0)
+        assert sock.recv(100) == b"123455"
+
+
+async def test_backpressure_and_the_full_queue() -> None:
+    async with raw_pair(max_unsent=200_000) as (sock, conn):
+        with pytest.raises(WriteQueueFull) as failed:
+            for _ in range(10_000):
+                conn.write(b"x" * 50_000)
+        assert failed.value.address == conn.remote_addr
+        before = conn.unsent_bytes
+        assert 0 < before <= 200_000
+        with pytest.raises(WriteQueueFull):
+            conn.write(b"x" * 200_000)
+        assert conn.unsent_bytes == before
+        waiter = asyncio.ensure_future(conn.write(b"tail"))
+        await asyncio.sleep(0)
+        assert not waiter.done()
+        waiter.cancel()
+        await asyncio.wait((waiter,))
+        total = conn.stats.bytes_out + conn.unsent_bytes
+        reader = asyncio.create_task(asyncio.to_thread(receive, sock, total))
+        await conn.write(b"")
+        data = await reader
+        assert data.endswith(b"xtail")
+
+
+def receive(sock: socket.socket, count: int) -> bytes:
+    data = bytearray()
+    while len(data) < count and (piece := sock.recv(1 << 20)):
+        data += piece
+    return bytes(data)
+
+
+async def test_awaited_writes_are_never_refused() -> None:
+    async with raw_pair(max_unsent=1000) as (sock, conn):
+        reader = asyncio.create_task(asyncio.to_thread(receive, sock, 10_000_000))
+        for _ in range(10):
+            await conn.write(b"x" * 1_000_000)
+        assert len(await reader) == 10_000_000
+
+
+# ------------------------------------------------------------------- closing
+
+
+async def test_close_sends_everything_to_a_slow_peer_that_still_talks() -> None:
+    size = 6_000_000
+    async with raw_pair() as (sock, conn):
+        sock.sendall(b"never read" * 1000)
+        conn.write(b"x" * size)
+        conn.close()
+        conn.close()
+        assert not conn.is_alive
+        data = await asyncio.to_thread(receive, sock, size + 1)
+        assert len(data) == size  # then FIN, and no reset
+        sock.close()
+        await conn.wait_closed()
+
+
+async def test_linger_bounds_the_close() -> None:
+    async with raw_pair(linger=0.05) as (sock, conn):
+        conn.write(b"x" * 50_000_000)
+        conn.close()
+        await conn.wait_closed()
+        with pytest.raises(ConnectionResetError):
+            receive(sock, 50_000_000)
+
+
+async def test_after_close_everything_says_active_closed() -> None:
+    async with raw_pair() as (sock, conn):
+        sock.sendall(b"unread\n")
+        reader = asyncio.create_task(conn.read(100))
+        await until(lambda: conn.unread_bytes == 7)
+        conn.close()
+        with pytest.raises(ConnectionClosed, match="active closed"):
+            await reader
+        for what in (b"\n", 0, None):
+            with pytest.raises(ConnectionClosed, match=conn.remote_addr):
+                await conn.read(what)
+        with pytest.raises(ConnectionClosed):
+            conn.write(b"x")
+
+
+async def test_abort_resets_the_peer() -> None:
+    async with pair() as (client, server, _):
+        server.write(b"lost")
+        server.abort()
+        with pytest.raises(ConnectionResetError, match=client.remote_addr) as failed:
+            await client.read(100)
+        assert failed.value.errno == errno.ECONNRESET
+        with pytest.raises(ConnectionResetError, match=client.remote_addr):
+            client.write(b"x")
+        assert not client.is_alive
+        await client.wait_closed()
+
+
+async def test_what_came_before_a_reset_stays_readable() -> None:
+    async with raw_pair() as (sock, conn):
+        sock.sendall(b"last words\n")
+        await until(lambda: conn.unread_bytes > 0)
+        reset(sock)
+        await until(lambda: not conn.is_alive)
+        assert await conn.read(b"\n") == b"last words\n"
+        with pytest.raises(ConnectionResetError):
+            await conn.read()
+
+
+async def test_half_close_goes_on_reading() -> None:
+    async with pair() as (client, server, _):
+        client.write(b"question")
+        client.close_write()
+        client.close_write()
+        with pytest.raises(ConnectionClosed, match="close_write"):
+            client.write(b"more")
+        with pytest.raises(EndOfStream):
+            await server.read(100)
+        server.write(b"answer")
+        assert await client.read(6) == b"answer"
+
+
+async def test_async_with_waits_for_the_end() -> None:
+    async with tcp.listen(ANY, echo) as listener:
+        async with await tcp.connect(listener.local_addr) as conn:
+            conn.write(b"x\n")
+        assert not conn.is_alive
+        await conn.wait_closed()
+
+
+# ---------------------------------------------------------------- idle timeout
+
+
+async def test_idle_connection_is_closed_and_a_busy_one_is_not() -> None:
+    async with raw_pair(idle_timeout=0.05) as (sock, conn):
+        with pytest.raises(TimeoutError, match=r"Idle for 0\.05 seconds"):
+            await conn.read()
+        with pytest.raises(TimeoutError):
+            conn.write(b"x")
+        await conn.wait_closed()
+        assert sock.recv(1) == b""
+    async with raw_pair(idle_timeout=30) as (sock, conn):
+        assert conn.idle_timeout == 30
+        conn.idle_timeout = None
+        sock.sendall(b"x")
+        assert await conn.read() == b"x"
+
+
+# ------------------------------------------------------- handlers and listeners
+
+
+async def test_crash_is_logged_once_with_the_peer_and_hurts_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def handler(conn: Conn) -> None:
+        async for line in conn:
+            if line == b"crash\n":
+                raise ZeroDivisionError("on purpose")
+            await conn.write(line)
+
+    async with tcp.listen(ANY, handler) as listener:
+        async with await tcp.connect(listener.local_addr) as good:
+            async with await tcp.connect(listener.local_addr) as bad:
+                bad.write(b"crash\n")
+                with pytest.raises(EndOfStream):
+                    await bad.read()
+                address = bad.local_addr
+            good.write(b"still here\n")
+            assert await good.read(b"\n") == b"still here\n"
+        assert listener.stats.handler_errors == 1
+    records = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(records) == 1
+    assert address in records[0].getMessage()
+    assert records[0].exc_info is not None
+
+
+async def test_losing_the_connection_is_a_normal_end(caplog: pytest.LogCaptureFixture) -> None:
+    async def handler(conn: Conn) -> None:
+        conn.write(b"?")
+        await conn.read(b"\n")
+
+    async with tcp.listen(ANY, handler) as listener:
+        async with await tcp.connect(listener.local_addr):
+            pass  # FIN
+        conn = await tcp.connect(listener.local_addr)
+        await conn.read(1)
+        conn.abort()  # RST
+        await conn.wait_closed()
+        await until(lambda: listener.connections == 0)
+        assert listener.stats.accepted == 2
+        assert listener.stats.handler_errors == 0
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_plain_function_as_handler_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    def plain(conn: Conn) -> None:
+        conn.write(b"x")
+
+    wrong: Any = plain
+    async with tcp.listen(ANY, wrong) as listener:
+        async with await tcp.connect(listener.local_addr) as conn:
+            assert await conn.read(1) == b"x"
+            with pytest.raises(EndOfStream):
+                await conn.read()
+    assert "async def" in str(caplog.records[0].exc_info)
+
+
+async def test_close_lets_handlers_finish_then_cancels() -> None:
+    reached = asyncio.Event()
+    cancelled: list[str] = []
+
+    async def handler(conn: Conn) -> None:
+        try:
+            request = await conn.read(b"\n")
+            if request == b"long\n":
+                reached.set()
+                await asyncio.Event().wait()
+            await conn.write(request)
+        except asyncio.CancelledError:
+            cancelled.append(conn.remote_addr)
+            raise
+
+    listener = tcp.listen(ANY, handler)
+    short = await tcp.connect(listener.local_addr)
+    long = await tcp.connect(listener.local_addr)
+    long.write(b"long\n")
+    await reached.wait()
+    closing = listener.close(grace=60)
+    with pytest.raises(ConnectionRefusedError):
+        await tcp.connect(listener.local_addr)
+    short.write(b"short\n")
+    assert await short.read(b"\n") == b"short\n"
+    assert not closing.done()
+    await listener.close(grace=0)  # only ever shortens
+    await closing
+    assert cancelled == [long.local_addr]
+    assert listener.connections == 0
+    for conn in (short, long):
+        conn.close()
+        await conn.wait_closed()
+
+
+async def test_handler_that_ignores_cancellation_does_not_hold_the_close(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tcp, "_AFTER_CANCEL", 0.01)
+    release = asyncio.Event()
+
+    async def stubborn(_conn: Conn) -> None:
+        while not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                continue
+
+    listener = tcp.listen(ANY, stubborn)
+    async with await tcp.connect(listener.local_addr) as conn:
+        await until(lambda: listener.connections == 1)
+        await listener.close(0)
+        with pytest.raises(ConnectionResetError):
+            await conn.read()
+        release.set()
+
+
+async def test_handler_may_close_its_own_listener() -> None:
+    async def handler(conn: Conn) -> None:
+        await listener.close()
+        await conn.write(b"closed\n")
+
+    listener = tcp.listen(ANY, handler)
+    async with await tcp.connect(listener.local_addr) as conn:
+        assert await conn.read(b"\n") == b"closed\n"
+    await listener.wait_closed()
+
+
+async def test_serve_forever_ends_with_the_listener() -> None:
+    listener = tcp.listen(ANY, echo)
+    server = asyncio.create_task(listener.serve_forever())
+    await asyncio.sleep(0)
+    server.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await server
+    assert not listener.is_accepting
+    await listener.serve_forever()
+
+
+@pytest.mark.parametrize("at", ["read", "write", "close twice", "peer's connection"])
+async def test_cancelled_or_clumsy_handlers_hurt_no_other(at: str) -> None:
+    others: list[Conn] = []
+    reached = asyncio.Event()
+
+    async def clumsy(conn: Conn) -> None:
+        others.append(conn)
+        if len(others) == 1:
+            return await echo(conn)
+        steps: dict[str, Callable[[], Awaitable[object]]] = {
+            "read": lambda: conn.read(10),
+            "write": lambda: conn.write(b"x" * 50_000_000),
+            "close twice": conn.wait_closed,
+            "peer's connection": conn.wait_closed,
+        }
+        if at == "close twice":
+            conn.close()
+            conn.close()
+        if at == "peer's connection":
+            others[1].abort()
+        reached.set()
+        await steps[at]()
+        return None
+
+    async with tcp.listen(ANY, clumsy) as listener:
+        async with await tcp.connect(listener.local_addr) as good:
+            good.write(b"1\n")
+            assert await good.read(b"\n") == b"1\n"
+            bad = await tcp.connect(listener.local_addr)
+            await reached.wait()
+            good.write(b"2\n")
+            assert await good.read(b"\n") == b"2\n"
+            bad.abort()
+            await bad.wait_closed()
+            good.write(b"3\n")
+            assert await good.read(b"\n") == b"3\n"
+
+
+async def test_statistics() -> None:
+    async with pair() as (client, server, listener):
+        client.write(b"12345\n")
+        assert await server.read(b"\n") == b"12345\n"
+        stats = server.stats
+        assert (stats.bytes_in, stats.bytes_out) == (6, 0)
+        assert client.stats.bytes_out == 6
+        assert stats.opened_at <= stats.last_activity
+        assert listener.stats.bytes_in == 6
+        assert listener.connections == listener.stats.connections == 1
+        assert client.remote_addr in repr(client)
+        assert "accepting" in repr(listener)
