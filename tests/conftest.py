@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
-import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -63,9 +62,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 def open_descriptors() -> set[str]:
     """The open descriptors, as "number -> what", without those that came and went."""
     found = set()
-    for number in os.listdir("/proc/self/fd"):
+    for number in Path("/proc/self/fd").iterdir():
         try:
-            found.add(f"{number} -> {Path(f'/proc/self/fd/{number}').readlink()}")
+            found.add(f"{number.name} -> {number.readlink()}")
         except FileNotFoundError:
             continue
     return found

@@ -18,7 +18,6 @@ the message.
 
 from __future__ import annotations
 
-import copyreg
 from typing import Any
 
 __all__ = [
@@ -46,8 +45,13 @@ class SillyError(Exception):
         self.address = address
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The message already holds the address, so calling __init__ again would double it.
-        return (copyreg.__newobj__, (type(self), *self.args), self.__dict__)  # type: ignore[attr-defined]
+        return _restored, (type(self), str(self), self.__dict__)
+
+
+def _restored(kind: type[SillyError], message: str, attributes: dict[str, Any]) -> SillyError:
+    error = kind(message)  # the message names the address already
+    error.__dict__.update(attributes)
+    return error
 
 
 class EndOfStream(SillyError, EOFError):  # noqa: N818 - named by what happened

@@ -81,9 +81,7 @@ def model_read(stream: bytes, at: int, what: bytes | int, limit: int) -> tuple[s
     found = held.find(what)
     if found >= 0 and found + len(what) <= limit:
         return "ok", held[: found + len(what)]
-    best = min(
-        len(held) - k + len(what) for k in range(len(what)) if held.endswith(what[:k])
-    )
+    best = min(len(held) - k + len(what) for k in range(len(what)) if held.endswith(what[:k]))
     if found >= 0 or best > limit:
         return "limit", b""
     return "end", held

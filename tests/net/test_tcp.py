@@ -149,29 +149,26 @@ async def test_bind_picks_the_local_address() -> None:
 # --------------------------------------------------------------- bad arguments
 
 
+BAD_READS: list[tuple[type[Exception], str, dict[str, Any]]] = [
+    *((TypeError, "until", {"until": value}) for value in ("\n", 1.5, True, [b"\n"])),
+    *((ValueError, "until", {"until": value}) for value in (b"", -1)),
+    *((TypeError, "timeout", {"timeout": value}) for value in ("1", True)),
+    *((ValueError, "timeout", {"timeout": value}) for value in (-1, float("nan"))),
+    (ValueError, "limit", {"until": b"\n", "limit": 0}),
+    (TypeError, "limit", {"until": b"\n", "limit": 1.5}),
+    (ValueError, "limit goes with a delimiter", {"until": 5, "limit": 10}),
+]
+
+
 async def test_bad_arguments_raise_at_the_call() -> None:
     async with pair() as (conn, _, _):
-        for value in ("\n", 1.5, True, [b"\n"]):
-            with pytest.raises(TypeError, match="until"):
-                conn.read(value)  # type: ignore[arg-type]
-        for value in (b"", -1):
-            with pytest.raises(ValueError, match="until"):
-                conn.read(value)
-        for value in ("1", True):
-            with pytest.raises(TypeError, match="timeout"):
-                conn.read(timeout=value)  # type: ignore[arg-type]
-        for value in (-1, float("nan")):
-            with pytest.raises(ValueError, match="timeout"):
-                conn.read(timeout=value)
-        with pytest.raises(ValueError, match="limit"):
-            conn.read(b"\n", limit=0)
-        with pytest.raises(TypeError, match="limit"):
-            conn.read(b"\n", limit=1.5)  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match="limit goes with a delimiter"):
-            conn.read(5, limit=10)
+        for kind, message, arguments in BAD_READS:
+            with pytest.raises(kind, match=message):
+                _ = conn.read(**arguments)
         for data in ("text", None, 5, [b"a", "b"], [1]):
+            wrong: Any = data
             with pytest.raises(TypeError, match="data"):
-                conn.write(data)  # type: ignore[arg-type]
+                conn.write(wrong)
         assert conn.unsent_bytes == 0
         for name in ("read_limit", "max_unsent"):
             with pytest.raises(ValueError, match=name):
@@ -185,11 +182,11 @@ async def test_bad_arguments_raise_at_the_call() -> None:
     with pytest.raises(ValueError, match="backlog"):
         tcp.listen(ANY, echo, 0)
     with pytest.raises(ValueError, match="port 0"):
-        tcp.connect(ANY)
+        _ = tcp.connect(ANY)
     with pytest.raises(ValueError, match="expected"):
-        tcp.connect("127.0.0.1")
+        _ = tcp.connect("127.0.0.1")
     with pytest.raises(ValueError, match="bind"):
-        tcp.connect("127.0.0.1:1", bind="unix:/x")
+        _ = tcp.connect("127.0.0.1:1", bind="unix:/x")
 
 
 def test_without_a_loop_the_error_says_what_to_do() -> None:
@@ -558,11 +555,10 @@ async def test_plain_function_as_handler_is_named(caplog: pytest.LogCaptureFixtu
         conn.write(b"x")
 
     wrong: Any = plain
-    async with tcp.listen(ANY, wrong) as listener:
-        async with await tcp.connect(listener.local_addr) as conn:
-            assert await conn.read(1) == b"x"
-            with pytest.raises(EndOfStream):
-                await conn.read()
+    async with tcp.listen(ANY, wrong) as listener, await tcp.connect(listener.local_addr) as conn:
+        assert await conn.read(1) == b"x"
+        with pytest.raises(EndOfStream):
+            await conn.read()
     assert "async def" in str(caplog.records[0].exc_info)
 
 

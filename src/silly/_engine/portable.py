@@ -35,7 +35,20 @@ class AsyncioLink(asyncio.Protocol):
     is there, and `send` to the transport's, so that no frame stands between.
     """
 
-    __slots__ = ("_accept", "_crowded", "_gone", "_transport", "_upward", "data_received", "send", "unsent")
+    __slots__ = (
+        "_accept",
+        "_crowded",
+        "_gone",
+        "_transport",
+        "_upward",
+        "data_received",
+        "local_sockaddr",
+        "remote_sockaddr",
+        "send",
+        "unsent",
+    )
+    local_sockaddr: Any
+    remote_sockaddr: Any
 
     def __init__(self, accept: Accept) -> None:
         self._accept = accept
@@ -46,6 +59,9 @@ class AsyncioLink(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast(asyncio.Transport, transport)
+        # Asked now: a transport that has lost its socket cannot tell.
+        self.local_sockaddr = transport.get_extra_info("sockname")
+        self.remote_sockaddr = transport.get_extra_info("peername")
         self.send = transport.write
         self.unsent = transport.get_write_buffer_size
         self._upward: Upward = self._accept(self)
@@ -116,14 +132,6 @@ class AsyncioLink(asyncio.Protocol):
     @property
     def _socket(self) -> socket.socket:
         return cast(socket.socket, self._transport.get_extra_info("socket"))
-
-    @property
-    def local_sockaddr(self) -> Any:
-        return self._transport.get_extra_info("sockname")
-
-    @property
-    def remote_sockaddr(self) -> Any:
-        return self._transport.get_extra_info("peername")
 
 
 class AsyncioServer:

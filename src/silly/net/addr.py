@@ -119,10 +119,12 @@ def format_sockaddr(sockaddr: Any) -> str:
     """Return what the `socket` module calls an address as text that `parse` takes.
 
     IPv4 ``(host, port)``, IPv6 ``(host, port, flow, scope)``, or a Unix path;
-    the unnamed end of a Unix connection is ``"unix:"``.
+    the unnamed end of a Unix connection is ``"unix:"``; None is ``"unknown"``.
     """
     if isinstance(sockaddr, tuple):
         return str(TCPAddress(sockaddr[0], sockaddr[1]))
+    if sockaddr is None:  # the peer was gone before it could be asked
+        return "unknown"
     if isinstance(sockaddr, bytes):
         sockaddr = sockaddr.decode("utf-8", "surrogateescape")
     return f"unix:{sockaddr or ''}"

@@ -1,0 +1,114 @@
+"""The rules of the house: who may import whom, what is exported, what is documented."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pickle
+import pkgutil
+from pathlib import Path
+
+import pytest
+
+import silly
+from silly.crypto.utils import randomkey
+
+ROOT = Path(silly.__file__).parent
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages([str(ROOT)], "silly.")
+    if module.name != "silly.__main__"
+)
+
+# From the ground up; a module may import from its own floor and those below it.
+FLOORS = (
+    ("silly.errors", "silly._arguments", "silly._live"),
+    ("silly._engine", "silly.task", "silly.crypto"),
+    ("silly.net", "silly.time"),
+    ("silly.testing", "silly.runtime"),
+    ("silly",),
+    ("silly.cli", "silly.__main__"),
+)
+
+
+def floor(name: str) -> int:
+    for number, rooms in enumerate(FLOORS):
+        if any(name == room or (room != "silly" and name.startswith(room + ".")) for room in rooms):
+            return number
+    raise AssertionError(f"{name} is on no floor")
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            module = node.module or ""
+            for alias in node.names:
+                full = f"{module}.{alias.name}"
+                names.add(full if full in MODULES else module)
+    return {name for name in names if name == "silly" or name.startswith("silly.")}
+
+
+@pytest.mark.parametrize("name", ["silly", *MODULES])
+def test_imports_point_down(name: str) -> None:
+    path = Path(inspect.getfile(importlib.import_module(name)))
+    for target in imported(path):
+        assert floor(target) <= floor(name), f"{name} imports {target}, which is above it"
+
+
+def test_the_core_needs_nothing_but_the_standard_library() -> None:
+    assert silly.__doc__
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                top = node.module.partition(".")[0]
+                assert (
+                    top in {"silly", "__future__"} or top in __import__("sys").stdlib_module_names
+                )
+
+
+@pytest.mark.parametrize("name", ["silly", *MODULES])
+def test_exports_exist_and_public_things_are_documented(name: str) -> None:
+    module = importlib.import_module(name)
+    assert module.__doc__, f"{name} has no docstring"
+    for export in getattr(module, "__all__", ()):
+        thing = getattr(module, export)
+        if "._" in name or not (inspect.isclass(thing) or inspect.isfunction(thing)):
+            continue
+        assert inspect.getdoc(thing), f"{name}.{export} has no docstring"
+        if inspect.isclass(thing):
+            for attribute, member in inspect.getmembers(thing):
+                if not attribute.startswith("_") and isinstance(member, property):
+                    assert inspect.getdoc(member), f"{name}.{export}.{attribute}"
+
+
+def test_errors_derive_from_the_built_in_that_fits() -> None:
+    pairs = {
+        silly.EndOfStream: EOFError,
+        silly.ConnectionClosed: ConnectionError,
+        silly.LimitExceeded: ValueError,
+        silly.WriteQueueFull: BufferError,
+        silly.ConcurrentRead: RuntimeError,
+    }
+    for ours, builtin in pairs.items():
+        assert issubclass(ours, silly.SillyError)
+        assert issubclass(ours, builtin)
+        error = ours("what happened", address="127.0.0.1:1")
+        again = pickle.loads(pickle.dumps(error))
+        assert str(again) == str(error) == "127.0.0.1:1: what happened"
+        assert again.address == "127.0.0.1:1"
+
+
+def test_randomkey() -> None:
+    assert randomkey(0) == b""
+    assert len(randomkey(1000)) == 1000
+    assert randomkey(1000).isalnum()
+    assert randomkey(20) != randomkey(20)
+    with pytest.raises(ValueError, match="n must be 0 or more"):
+        randomkey(-1)
+    with pytest.raises(TypeError, match="n must be an int"):
+        randomkey(1.5)  # type: ignore[arg-type]

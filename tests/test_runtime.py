@@ -1,0 +1,310 @@
+"""`silly FILE.py` and `silly.run`, as a user's shell and program meet them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import silly
+from silly import task, time
+from silly.net import tcp
+
+SERVER = """
+from silly.net import tcp
+
+async def handler(conn):
+    async for line in conn:
+        if line == b"crash\\n":
+            raise ZeroDivisionError("on purpose")
+        await conn.write(line)
+
+listener = tcp.listen("127.0.0.1:0", handler)
+print(listener.local_addr, flush=True)
+"""
+
+
+def script(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "script.py"
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+def silly_command(*args: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "silly", *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@contextmanager
+def serving(path: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], socket.socket]]:
+    """The script at *path*, running, and a connection to the address that it printed."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "silly", *options, str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            host, _, port = process.stdout.readline().strip().rpartition(":")
+            with socket.create_connection((host, int(port)), timeout=10) as sock:
+                yield process, sock
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def test_runs_until_there_is_nothing_to_live_for(tmp_path: Path) -> None:
+    path = script(
+        tmp_path,
+        """
+        import sys
+        from silly import task, time
+        from silly.net import tcp
+
+        async def echo(conn):
+            async for line in conn:
+                await conn.write(line)
+            await listener.close()
+
+        listener = tcp.listen("127.0.0.1:0", echo)
+
+        async def client():
+            async with await tcp.connect(listener.local_addr) as conn:
+                conn.write(b"hello\\n")
+                print(await conn.read(b"\\n"))
+
+        await time.sleep(0)
+        task.fork(client)
+        time.after(0, print, "timer", __name__, sys.argv[1:])
+        """,
+    )
+    done = silly_command(path, "--flag", "value")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(done.stdout.splitlines()) == [
+        "b'hello\\n'",
+        "timer __main__ ['--flag', 'value']",
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("options", [[], ["--uvloop"]])
+def test_signal_drains(tmp_path: Path, number: signal.Signals, options: list[str]) -> None:
+    with serving(script(tmp_path, SERVER), *options) as (process, sock):
+        sock.sendall(b"one\n")
+        assert sock.recv(100) == b"one\n"
+        process.send_signal(number)
+        assert process.stderr is not None
+        assert "waiting up to 5 s for 1 connection" in process.stderr.readline()
+        sock.sendall(b"two\n")  # the handler goes on
+        assert sock.recv(100) == b"two\n"
+        sock.close()  # and ends
+        assert process.wait(10) == 0
+        assert process.stderr.read() == ""
+
+
+def test_second_signal_forces(tmp_path: Path) -> None:
+    with serving(script(tmp_path, SERVER), "--grace", "600") as (process, sock):
+        sock.sendall(b"one\n")
+        assert sock.recv(100) == b"one\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        assert "600 s" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+
+def test_crash_of_a_handler_is_shown_and_survived(tmp_path: Path) -> None:
+    with serving(script(tmp_path, SERVER)) as (process, sock):
+        peer = "{}:{}".format(*sock.getsockname())
+        sock.sendall(b"crash\n")
+        assert sock.recv(100) == b""
+        with socket.create_connection(sock.getpeername(), timeout=10) as again:
+            again.sendall(b"fine\n")
+            assert again.recv(100) == b"fine\n"
+        process.terminate()
+        _, errors = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert f"{peer}: handler handler failed" in errors
+    assert "ZeroDivisionError: on purpose" in errors
+
+
+def test_exception_shows_the_users_frames_alone(tmp_path: Path) -> None:
+    path = script(
+        tmp_path,
+        """
+        from silly.net import tcp
+
+        def start():
+            tcp.listen("nonsense", print)
+
+        start()
+        """,
+    )
+    done = silly_command(path)
+    assert done.returncode == 1
+    assert re.findall(r'File "(.*?)", line (\d+)', done.stderr) == [
+        (str(path), "7"),
+        (str(path), "5"),
+    ]
+    assert "ValueError: addr 'nonsense' is not an address" in done.stderr
+    whole = silly_command("--debug", path)
+    assert "addr.py" in whole.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "error"),
+    [
+        ("import sys; sys.exit()", 0, ""),
+        ("import sys; sys.exit(7)", 7, ""),
+        ("import sys; sys.exit('said why')", 1, "said why\n"),
+        ("import sys\nasync def f(): sys.exit(3)\nawait f()", 3, ""),
+        ("x = (", 1, "SyntaxError"),
+        ("raise KeyError('x')", 1, "KeyError: 'x'"),
+        ("import asyncio\nasync def f(): pass\nasyncio.run(f())", 1, "running event loop"),
+        ("import silly\nasync def f(): pass\nsilly.run(f())", 1, "await main()"),
+    ],
+)
+def test_exit_codes(tmp_path: Path, text: str, code: int, error: str) -> None:
+    done = silly_command(script(tmp_path, text))
+    assert done.returncode == code, done.stderr
+    assert error in done.stderr
+    if not error:
+        assert done.stderr == ""
+
+
+def test_unreadable_file_is_one_line(tmp_path: Path) -> None:
+    for path in (tmp_path / "missing.py", tmp_path):
+        done = silly_command(path)
+        assert done.returncode == 2
+        assert re.fullmatch(r"silly: cannot read '.*': .*\n", done.stderr)
+
+
+def test_version_help_and_usage() -> None:
+    assert silly_command("--version").stdout.startswith(f"silly {silly.__version__} (portable")
+    assert "examples:" in silly_command("--help").stdout
+    for args in ([], ["--nonsense"], ["--grace", "soon", "x.py"]):
+        done = silly_command(*args)
+        assert done.returncode == 2
+        assert "usage: silly" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_unknown_engine_is_named() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import silly"],
+        env={"SILLY_ENGINE": "steam"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "SILLY_ENGINE=steam is not an engine of this installation" in done.stderr
+
+
+# ------------------------------------------------------------------ silly.run
+
+
+def test_run_returns_the_result_and_waits_for_what_lives() -> None:
+    order = []
+
+    async def main() -> int:
+        async def later() -> None:
+            await time.sleep(0.001)
+            order.append("forked")
+
+        task.fork(later)
+        time.after(0, order.append, "timer")
+        order.append("main")
+        return 42
+
+    assert silly.run(main()) == 42
+    assert order == ["main", "timer", "forked"]
+
+
+def test_run_raises_what_main_raised_after_closing_everything() -> None:
+    listeners = []
+
+    async def main() -> None:
+        listeners.append(tcp.listen("127.0.0.1:0", print))  # type: ignore[arg-type]
+        await tcp.connect(listeners[0].local_addr)
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        silly.run(main())
+    assert not listeners[0].is_accepting
+
+
+def test_run_refuses_what_is_no_coroutine() -> None:
+    async def main() -> None: ...
+
+    with pytest.raises(TypeError, match=r"silly\.run\(main\(\)\)"):
+        silly.run(main)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="grace"):
+        silly.run(main(), grace=-1)
+
+
+# ---------------------------------------------------------------- task and time
+
+
+async def test_forked_crash_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def crash() -> None:
+        raise ZeroDivisionError
+
+    forked = task.fork(crash)
+    with pytest.raises(ZeroDivisionError):
+        await forked
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+
+
+async def test_fork_takes_functions_and_coroutines() -> None:
+    async def add(a: int, b: int) -> int:
+        return a + b
+
+    assert await task.fork(add, 1, 2) == 3
+    assert await task.fork(add(1, 2)) == 3
+    assert await task.fork(max, 1, 2) == 2
+    for wrong in (None, 5):
+        with pytest.raises(TypeError, match="fn"):
+            task.fork(wrong)  # type: ignore[call-overload]
+
+
+async def test_timers_fire_and_can_be_cancelled(caplog: pytest.LogCaptureFixture) -> None:
+    fired: asyncio.Queue[str] = asyncio.Queue()
+
+    async def forked(what: str) -> None:
+        await fired.put(what)
+
+    cancelled = time.after(0, fired.put_nowait, "never")
+    time.cancel(cancelled)
+    time.cancel(cancelled)
+    timer = time.after(0.001, fired.put_nowait, "function")
+    time.after(0.002, forked, "coroutine")
+    assert timer.pending
+    assert [await fired.get(), await fired.get()] == ["function", "coroutine"]
+    assert not timer.pending
+    time.cancel(timer)
+    time.after(0, lambda: 1 / 0)
+    while not caplog.records:
+        await asyncio.sleep(0)
+    for seconds in (-1, float("nan")):
+        with pytest.raises(ValueError, match="seconds"):
+            time.sleep(seconds)
+    with pytest.raises(TypeError, match="seconds"):
+        time.sleep("1")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="fn"):
+        time.after(0, None)  # type: ignore[arg-type]
