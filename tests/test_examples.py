@@ -1,0 +1,179 @@
+"""Every example is run as a user runs it, and its output checked."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+class Running:
+    """An example that runs, what it printed so far, and the address that it listens on."""
+
+    def __init__(self, name: str, *args: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", "-m", "silly", str(EXAMPLES / name), *args],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._watchdog = threading.Timer(60, self.process.kill)
+        self._watchdog.start()
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def addr(self) -> str:
+        found = re.search(r"\S+:\d+", line := self.line())
+        assert found, line
+        return found[0]
+
+    def rest(self) -> str:
+        output, _ = self.process.communicate()
+        return output
+
+    def stop(self) -> str:
+        self.process.send_signal(signal.SIGINT)
+        output = self.rest()
+        assert self.process.returncode == 0, output
+        return output
+
+    def end(self) -> None:
+        self._watchdog.cancel()
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@contextmanager
+def running(name: str, *args: str) -> Iterator[Running]:
+    example = Running(name, *args)
+    try:
+        yield example
+    finally:
+        example.end()
+
+
+def dial(addr: str) -> socket.socket:
+    host, _, port = addr.rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+def converse(addr: str, *lines: bytes) -> None:
+    with dial(addr) as sock, sock.makefile("rb") as file:
+        for line in lines:
+            sock.sendall(line)
+            assert file.readline() == line
+
+
+def test_echo_serves_and_says_how_to_reach_it() -> None:
+    with running("echo.py", "127.0.0.1:0") as example:
+        addr = example.addr()
+        assert example.line().startswith(f"Try: telnet 127.0.0.1 {addr.rpartition(':')[2]} ")
+        converse(addr, b"Hello Silly!\r\n", b"This is a test\r\n")
+        with running("echo.py", addr) as second:
+            output = second.rest()
+            assert second.process.returncode == 1
+        assert re.fullmatch(r"echo: \[Errno \d+\] Address already in use; .*choose .*\n", output)
+        example.stop()
+
+
+def test_echo_server_makes_fifteen_verified_round_trips() -> None:
+    with running("echo_server.py", "127.0.0.1:0") as example:
+        example.addr()
+        lines: list[str] = []
+        while len([line for line in lines if line.startswith("Close connection")]) < 3:
+            lines.append(example.line())
+            assert lines[-1], lines
+        assert not example.stop()
+    sent = [line.removeprefix("Send ") for line in lines if line.startswith("Send ")]
+    received = [line.removeprefix("Receive ") for line in lines if line.startswith("Receive ")]
+    assert len(sent) == 15
+    assert sorted(sent) == sorted(received)
+    assert all(re.fullmatch(r"\[127\.0\.0\.1:\d+\] -> [A-Za-z0-9]{5}\n", line) for line in sent)
+    assert sum(line.startswith("Accept connection") for line in lines) == 3
+    assert sum(line.startswith("Client close connection") for line in lines) == 3
+
+
+def test_echo_client() -> None:
+    with running("echo.py", "127.0.0.1:0") as server:
+        addr = server.addr()
+        with running("echo_client.py", addr) as client:
+            assert client.rest() == (
+                f"Connected to server: {addr}\nReceived echo: b'Hello from client\\n'\n"
+            )
+            assert client.process.returncode == 0
+        server.stop()
+    with running("echo_client.py", addr) as client:
+        assert client.rest() == f"Connect failed: [Errno 111] Connection refused: '{addr}'\n"
+
+
+def test_connection_counter() -> None:
+    with running("connection_counter.py", "127.0.0.1:0") as example:
+        addr = example.addr()
+        with dial(addr) as first, dial(addr) as second:
+            assert example.line().endswith("current connections: 1\n")
+            assert example.line().endswith("current connections: 2\n")
+            first.close()
+            assert example.line().endswith("remaining connections: 1\n")
+            second.close()
+            assert example.line().endswith("remaining connections: 0\n")
+        example.stop()
+
+
+def test_idle_timeout() -> None:
+    with running("idle_timeout.py", "127.0.0.1:0", "0.05") as example:
+        with dial(example.addr()) as sock:
+            assert sock.recv(1) == b""
+        assert example.line().startswith("New connection: 127.0.0.1:")
+        assert example.line().startswith("Connection timeout: 127.0.0.1:")
+        example.stop()
+
+
+def test_statistics() -> None:
+    with running("statistics.py", "127.0.0.1:0") as example:
+        converse(example.addr(), b"hello\n", b"again\n")
+        example.line()
+        assert example.line().endswith("received 12 bytes, sent 12 bytes, messages 2\n")
+        example.stop()
+
+
+def test_commands() -> None:
+    with running("commands.py", "127.0.0.1:0") as example:
+        with dial(example.addr()) as sock:
+            sock.sendall(b"help\r\ntime\r\nhello\r\nquit\r\n")
+            with sock.makefile("rb") as file:
+                output = file.read().decode()
+        example.stop()
+    assert output.startswith("Welcome to Silly Echo Server!\nType 'help' for commands\n> Command")
+    assert "  quit  - Disconnect\n> " in output
+    assert "> Echo: hello\r\n> Goodbye!\n" in output
+
+
+def test_stress_reports_when_the_last_has_finished() -> None:
+    with running("echo.py", "127.0.0.1:0") as server:
+        addr = server.addr()
+        with running("stress.py", addr) as stress:
+            output = stress.rest()
+            assert stress.process.returncode == 0
+        assert re.fullmatch(r"Completed: 10000 messages, elapsed \d+\.\d{3} s, \d+ msg/s\n", output)
+        server.stop()
+    with running("stress.py", addr) as stress:
+        assert stress.rest().startswith("stress: [Errno 111] Connection refused")
+        assert stress.process.returncode == 1
+
+
+def test_every_example_has_its_test() -> None:
+    tested = Path(__file__).read_text()
+    for path in EXAMPLES.glob("*.py"):
+        assert f'"{path.name}"' in tested, f"{path.name} has no test"
