@@ -85,5 +85,8 @@ def _forked_done(task: asyncio.Task[Any]) -> None:
     live = Live.of(task.get_loop())
     live.tasks.discard(task)
     live.left()
-    if not task.cancelled() and (error := task.exception()) is not None:
+    if task.cancelled():
+        return
+    error = task.exception()
+    if isinstance(error, Exception):  # sys.exit() is no crash
         logger.error("forked task %s failed", task.get_name(), exc_info=error)
