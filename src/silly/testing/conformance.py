@@ -1,0 +1,246 @@
+"""What every kind of connection must do: `check_conn` runs all of `CONN_CHECKS`.
+
+A kind of connection is given as *make_pair*, a coroutine function that returns
+two connections that are joined. Each check makes its own pair and aborts it at
+the end. A failing check raises `AssertionError`, or whatever the connection
+raised instead of what it should have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from silly.errors import (
+    ConcurrentRead,
+    ConnectionClosed,
+    EndOfStream,
+    LimitExceeded,
+    WriteQueueFull,
+)
+from silly.net.tcp import Conn
+
+__all__ = ["CONN_CHECKS", "MakePair", "check_conn", "run_check"]
+
+MakePair = Callable[[], Awaitable[tuple[Conn, Conn]]]
+Check = Callable[[Conn, Conn], Awaitable[None]]
+
+CONN_CHECKS: list[Check] = []
+"""The checks: coroutine functions of the two ends of a fresh pair."""
+
+
+async def check_conn(make_pair: MakePair) -> None:
+    """Run every check on pairs that *make_pair* makes.
+
+    Raises:
+        AssertionError: a connection does not do what it must; a note names the check.
+    """
+    for check in CONN_CHECKS:
+        await run_check(check, make_pair)
+
+
+async def run_check(check: Check, make_pair: MakePair) -> None:
+    """Run one of `CONN_CHECKS` on a pair that *make_pair* makes, and abort the pair."""
+    one, other = await make_pair()
+    try:
+        async with asyncio.timeout(30):
+            await check(one, other)
+    except Exception as error:
+        error.add_note(f"in the check {check.__name__}")
+        raise
+    finally:
+        for conn in (one, other):
+            conn.abort()
+        for conn in (one, other):
+            await conn.wait_closed()
+
+
+def _check(function: Check) -> Check:
+    CONN_CHECKS.append(function)
+    return function
+
+
+async def _raises(kind: type[BaseException], awaitable: Awaitable[Any]) -> Any:
+    try:
+        result = await awaitable
+    except kind as error:
+        return error
+    raise AssertionError(f"{kind.__name__} was due, got {result!r}")
+
+
+@_check
+async def reads_of_each_kind(one: Conn, other: Conn) -> None:
+    """Delimiters of one byte and more, counts, whatever is there, nothing."""
+    other.write(b"line\nab\r\ncd12345")
+    assert await one.read(b"\n") == b"line\n"
+    assert await one.read(b"\r\n") == b"ab\r\n"
+    assert await one.read(2) == b"cd"
+    assert await one.read(0) == b""
+    assert await one.read(5) == b"12345"
+    other.write(b"x")
+    assert await one.read() == b"x"
+    assert one.unread_bytes == 0
+
+
+@_check
+async def delimiters_straddle_pieces(one: Conn, other: Conn) -> None:
+    """A delimiter that comes byte by byte is found."""
+    reader = asyncio.ensure_future(one.read(b"<end>"))
+    for byte in b"a<<en<end>b":
+        await other.write(bytes([byte]))
+        await asyncio.sleep(0)
+    assert await reader == b"a<<en<end>"
+    assert await one.read(1) == b"b"
+
+
+@_check
+async def lines_are_iterated(one: Conn, other: Conn) -> None:
+    """The unfinished last line comes as it is, and the loop ends."""
+    other.write(b"one\ntwo\nthree")
+    other.close_write()
+    lines = [line async for line in one]
+    assert lines == [b"one\n", b"two\n", b"three"], lines
+
+
+@_check
+async def nothing_is_lost(one: Conn, other: Conn) -> None:
+    """Timeout, cancellation and limit leave what arrived."""
+    await other.write(b"12345678")
+    await _raises(TimeoutError, one.read(b"\n", timeout=0.01))
+    reader = asyncio.ensure_future(one.read(100))
+    await asyncio.sleep(0)
+    reader.cancel()
+    await _raises(asyncio.CancelledError, reader)
+    await _raises(LimitExceeded, one.read(b"\n", limit=8))
+    other.write(b"\n")
+    await _raises(LimitExceeded, one.read(b"\n", limit=8))
+    assert await one.read(b"\n", limit=9) == b"12345678\n"
+
+
+@_check
+async def end_of_stream_is_told(one: Conn, other: Conn) -> None:
+    """After FIN, what is left stays readable, and the other direction works."""
+    other.write(b"part")
+    other.close_write()
+    error = await _raises(EndOfStream, one.read(b"\n"))
+    assert error.partial == b"part"
+    assert await one.read(4) == b"part"
+    await _raises(EndOfStream, one.read())
+    assert await one.read(0) == b""
+    one.write(b"answer")
+    assert await other.read(6) == b"answer"
+    try:
+        other.write(b"x")
+    except ConnectionClosed:
+        return
+    raise AssertionError("write after close_write was accepted")
+
+
+@_check
+async def close_delivers_everything(one: Conn, other: Conn) -> None:
+    """What was queued at close reaches a peer that reads late, then the end."""
+    size = 3_000_000
+    one.write(b"x" * size)
+    one.close()
+    one.close()
+    await asyncio.sleep(0)
+    assert len(await other.read(size)) == size
+    await _raises(EndOfStream, other.read())
+    other.close()
+    await one.wait_closed()
+    assert not one.is_alive
+
+
+@_check
+async def close_wakes_and_refuses(one: Conn, other: Conn) -> None:
+    """A read that waits, and every later call, says that this side closed."""
+    reader = asyncio.ensure_future(one.read(1))
+    await asyncio.sleep(0)
+    one.close()
+    await _raises(ConnectionClosed, reader)
+    await _raises(ConnectionClosed, one.read())
+    try:
+        one.write(b"x")
+    except ConnectionClosed:
+        pass
+    else:
+        raise AssertionError("write after close was accepted")
+    await _raises(EndOfStream, other.read())
+
+
+@_check
+async def abort_resets(one: Conn, other: Conn) -> None:
+    """The peer of an abort sees a reset, with the address; this side ConnectionClosed."""
+    reader = asyncio.ensure_future(other.read(1))
+    await asyncio.sleep(0)
+    one.abort()
+    error = await _raises(ConnectionResetError, reader)
+    assert other.remote_addr in str(error), error
+    await _raises(ConnectionClosed, one.read())
+    try:
+        other.write(b"x")
+    except ConnectionResetError:
+        pass
+    else:
+        raise AssertionError("write on a lost connection was accepted")
+
+
+@_check
+async def second_reader_is_refused(one: Conn, other: Conn) -> None:
+    """The first reader is undisturbed."""
+    first = asyncio.ensure_future(one.read(2))
+    await asyncio.sleep(0)
+    await _raises(ConcurrentRead, one.read(1))
+    other.write(b"ab")
+    assert await first == b"ab"
+
+
+@_check
+async def writers_wait_and_are_refused(one: Conn, other: Conn) -> None:
+    """Backpressure, the full queue, and order all the way."""
+    one.max_unsent = 500_000
+    refused = None
+    written = 0
+    while refused is None and written < 100_000_000:
+        try:
+            one.write(b"x" * 50_000)
+            written += 50_000
+        except WriteQueueFull as error:
+            refused = error
+    assert refused is not None, "the queue grew without end"
+    assert one.unsent_bytes <= 500_000
+    waiter = asyncio.ensure_future(one.write(b""))
+    await asyncio.sleep(0)
+    assert not waiter.done(), "a write did not wait though the queue is long"
+    assert await other.read(written) == b"x" * written
+    await waiter
+
+
+@_check
+async def count_above_read_limit_completes(one: Conn, other: Conn) -> None:
+    """A long exact read never stalls on a small buffer."""
+    one.read_limit = 100
+    data = bytes(range(256)) * 4000
+    writer = asyncio.ensure_future(other.write(data))
+    assert await one.read(len(data)) == data
+    await writer
+
+
+@_check
+async def idle_connection_ends(one: Conn, other: Conn) -> None:
+    """After `idle_timeout` without a byte, reads raise TimeoutError and the peer sees the end."""
+    one.idle_timeout = 0.02
+    await _raises(TimeoutError, one.read())
+    assert not one.is_alive
+    await _raises(EndOfStream, other.read())
+
+
+@_check
+async def what_is_written_may_change_afterwards(one: Conn, other: Conn) -> None:
+    """Every bytes-like type is accepted, and copied where it must be."""
+    mutable = bytearray(b"abc")
+    one.write(mutable)
+    mutable[:] = b"xyz"
+    one.write([memoryview(b"def"), b"ghi"])
+    assert await other.read(9) == b"abcdefghi"

@@ -1,0 +1,193 @@
+"""Two connections joined in memory: no socket, no port, nothing to clean up."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from typing import Any, Final
+
+from silly._engine.interface import Upward
+from silly._engine.stream import LINGER, MAX_UNSENT, READ_LIMIT
+from silly.net.tcp import Conn
+
+__all__ = ["memory_pair"]
+
+_HIGH_WATER: Final = 64 * 1024
+_LOW_WATER: Final = 16 * 1024
+_WINDOW: Final = 64 * 1024
+
+
+class _MemoryLink:
+    """One end. Bytes wait in `_queue` (ours), then in `_arrived` (the other end's "kernel")."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, window: int, name: int) -> None:
+        self._loop = loop
+        self._window = window
+        self.local_sockaddr: Any = ("memory", name)
+        self.remote_sockaddr: Any = ("memory", 3 - name)
+        self.other: _MemoryLink
+        self.upward: Upward
+        self._queue = bytearray()  # sent, not taken by the window yet
+        self._arrived = bytearray()  # from the other end, not delivered yet
+        self._paused = False
+        self._crowded = False
+        self._call_when_empty = False
+        self._finishing = False  # finish() was called ...
+        self._finished = False  # ... and the queue had left
+        self._told_end = False
+        self._closing = False
+        self._gone = False
+        self._scheduled = False
+
+    def send(self, data: bytes) -> None:
+        self._queue += data
+        self._move()
+        if len(self._queue) > _HIGH_WATER and not self._crowded:
+            self._crowded = True
+            self.upward.crowded()
+
+    def unsent(self) -> int:
+        return len(self._queue)
+
+    def pause(self) -> None:
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+        self._schedule()
+
+    def finish(self) -> None:
+        self._finishing = True
+        self._move()
+
+    def call_when_empty(self) -> None:
+        self._call_when_empty = True
+
+    def has_unread(self) -> bool:
+        return bool(self._arrived)
+
+    def close(self) -> None:
+        self._closing = True
+        self._arrived.clear()
+        self.finish()
+        self.other._schedule()
+        self._schedule()
+
+    def abort(self) -> None:
+        self._queue.clear()
+        if not self._gone:
+            self._vanish(None)
+            if not (self.other._closing and not self.other._queue):
+                self.other._reset()
+
+    def _reset(self) -> None:
+        self._queue.clear()
+        self._arrived.clear()
+        self._vanish(ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)))
+
+    def _vanish(self, error: OSError | None) -> None:
+        if not self._gone:
+            self._gone = True
+            self._loop.call_soon(self.upward.lost, error)
+
+    def _move(self) -> None:
+        """Move what the window takes to the other end."""
+        other = self.other
+        if self._queue and not other._gone:
+            room = self._window - len(other._arrived)
+            if room > 0:
+                other._arrived += self._queue[:room]
+                del self._queue[:room]
+        if other._closing and self._queue:
+            self._loop.call_soon(self._reset)  # nobody will read it
+        if self._finishing and not self._queue:
+            self._finished = True
+        other._schedule()
+
+    def _schedule(self) -> None:
+        if not (self._scheduled or self._gone):
+            self._scheduled = True
+            self._loop.call_soon(self._step)
+
+    def _step(self) -> None:
+        """One pass: deliver what arrived, tell of the end, of room, of being done."""
+        self._scheduled = False
+        if self._gone:
+            return
+        if self._closing:
+            self._arrived.clear()
+            if not self._queue:
+                self._vanish(None)
+        elif self._arrived and not self._paused:
+            piece = bytes(self._arrived)
+            self._arrived.clear()
+            self.other._take_room()
+            self.upward.received(piece)
+        if (
+            self.other._finished
+            and not (self._arrived or self._told_end or self._closing or self._gone)
+        ):  # fmt: skip
+            self._told_end = True
+            self.upward.ended()
+
+    def _take_room(self) -> None:
+        """Go on sending: the other end has taken what had arrived there."""
+        if self._gone:
+            return
+        self._move()
+        if (self._call_when_empty and not self._queue) or (
+            self._crowded and len(self._queue) <= _LOW_WATER and not self._call_when_empty
+        ):
+            self._crowded = self._call_when_empty = False
+            self._loop.call_soon(self._tell_room)
+        if self._closing:
+            self._schedule()
+
+    def _tell_room(self) -> None:
+        if not self._gone:
+            self.upward.uncrowded()
+
+
+def memory_pair(
+    *,
+    window: int = _WINDOW,
+    read_limit: int = READ_LIMIT,
+    max_unsent: int = MAX_UNSENT,
+    linger: float = LINGER,
+    idle_timeout: float | None = None,
+) -> tuple[Conn, Conn]:
+    """Return two connections joined in memory; what one writes, the other reads.
+
+    They behave as the two ends of a TCP connection do, with flow control,
+    half-close and reset; their addresses are ``"memory:1"`` and ``"memory:2"``.
+    Together with the virtual clock, a test of timeouts takes no time.
+
+    Args:
+        window: bytes that are on their way before the writer's queue grows, as
+            the operating system's socket buffers hold them.
+        read_limit: bytes; see `Conn.read_limit`.
+        max_unsent: bytes; see `Conn.max_unsent`.
+        linger: seconds; see `Conn.linger`.
+        idle_timeout: seconds, or None; see `Conn.idle_timeout`.
+
+    Raises:
+        RuntimeError: no event loop is running.
+    """
+    loop = asyncio.get_running_loop()
+    first, second = _MemoryLink(loop, window, 1), _MemoryLink(loop, window, 2)
+    first.other, second.other = second, first
+    conns = []
+    for link in (first, second):
+        conn = Conn(
+            link,
+            loop,
+            lambda _conn: None,
+            read_limit=read_limit,
+            max_unsent=max_unsent,
+            linger=linger,
+            idle_timeout=idle_timeout,
+        )
+        link.upward = conn
+        conns.append(conn)
+    return conns[0], conns[1]
