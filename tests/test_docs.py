@@ -1,0 +1,91 @@
+"""Every Python block in the documentation is run, and the complete programs are the examples."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXAMPLES = {path.read_text(): path.name for path in (ROOT / "examples").glob("*.py")}
+BLOCKS = [
+    pytest.param(block, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+    if block not in EXAMPLES  # those have their own tests
+]
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_block_serves(block: str, tmp_path: Path) -> None:
+    port = free_port()
+    path = tmp_path / "block.py"
+    path.write_text(block.replace("9999", str(port)) + "\nprint('ready', flush=True)\n")
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "silly", str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    watchdog = threading.Timer(30, process.kill)
+    watchdog.start()
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+            address = "{}:{}".format(*sock.getsockname())
+            sock.sendall(b"hello\n")
+            sock.shutdown(socket.SHUT_WR)
+            with sock.makefile("rb") as file:
+                echoed = file.read()
+        assert echoed == (b"hello\n" if "write" in block else b"")
+        if "print" in block:
+            assert address in process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.read() == ""
+        assert process.wait() == 0
+    watchdog.cancel()
+
+
+def test_the_tutorial_holds_the_examples_word_for_word() -> None:
+    tutorial = (ROOT / "docs" / "tutorial" / "echo-server.md").read_text()
+    for text, name in EXAMPLES.items():
+        if name != "echo.py":
+            assert f"```python\n{text}```" in tutorial, f"{name} differs from the tutorial"
+
+
+@pytest.mark.parametrize("page", [*PAGES, *ROOT.glob("*.md")], ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    import silly
+    from silly import errors, task, testing
+    from silly import time as silly_time
+    from silly.net import tcp
+
+    reference = (ROOT / "docs" / "reference.md").read_text()
+    for module in (silly, errors, task, silly_time, tcp, testing):
+        for name in module.__all__:
+            if not name.startswith("_"):
+                assert name in reference, f"{name} is not in the reference"
+    for kind in (tcp.Conn, tcp.Listener):
+        for name in vars(kind):
+            if not name.startswith("_") and name != "lost":
+                assert name in reference, f"{kind.__name__}.{name} is not in the reference"
