@@ -644,10 +644,12 @@ async def test_serve_forever_ends_with_the_listener() -> None:
 @pytest.mark.parametrize("at", ["read", "write", "close twice", "peer's connection"])
 async def test_cancelled_or_clumsy_handlers_hurt_no_other(at: str) -> None:
     others: list[Conn] = []
+    handlers: list[asyncio.Task[Any] | None] = []
     reached = asyncio.Event()
 
     async def clumsy(conn: Conn) -> None:
         others.append(conn)
+        handlers.append(asyncio.current_task())
         if len(others) == 1:
             return await echo(conn)
         steps: dict[str, Callable[[], Awaitable[object]]] = {
@@ -673,6 +675,12 @@ async def test_cancelled_or_clumsy_handlers_hurt_no_other(at: str) -> None:
             await reached.wait()
             good.write(b"2\n")
             assert await good.read(b"\n") == b"2\n"
+            if at in ("read", "write"):
+                assert handlers[1] is not None
+                handlers[1].cancel()
+                await asyncio.wait((handlers[1],))
+                assert handlers[1].cancelled()
+                assert not others[1].is_alive
             bad.abort()
             await bad.wait_closed()
             good.write(b"3\n")
