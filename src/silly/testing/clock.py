@@ -62,6 +62,14 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         future.add_done_callback(self._thread_done)
         return future
 
+    async def shutdown_default_executor(self, *timeout: Any) -> None:
+        """Join the threads of `run_in_executor`, in real time."""
+        self.threads_at_work += 1
+        try:
+            await super().shutdown_default_executor(*timeout)
+        finally:
+            self.threads_at_work -= 1
+
     def _thread_done(self, _future: asyncio.Future[Any]) -> None:
         self.threads_at_work -= 1
 
