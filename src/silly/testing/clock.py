@@ -6,11 +6,13 @@ import asyncio
 import selectors
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 __all__ = ["VirtualClockLoop", "run_virtual"]
 
 T = TypeVar("T")
+
+_MOMENT: Final = 0.002  # real seconds
 
 
 class _JumpingSelector(selectors.DefaultSelector):
@@ -22,7 +24,9 @@ class _JumpingSelector(selectors.DefaultSelector):
         if timeout is None or timeout <= 0 or self.loop.threads_at_work:
             ready: list[Any] = super().select(timeout)
             return ready
-        ready = super().select(0)
+        # With sockets (more than the loop's own wake-up pipe), a moment for what
+        # is on its way through the kernel.
+        ready = super().select(_MOMENT if len(self.get_map()) > 1 else 0)
         if not ready:
             self.loop.jump(timeout)
         return ready
