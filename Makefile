@@ -15,11 +15,15 @@ ADDR ?= 127.0.0.1:9999
 run: $(VENV)/.installed
 	exec $(VENV)/bin/silly examples/echo.py $(ADDR)
 
+# Every test runs on every engine that was built.
 test: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest
+	if [ "$$($(VENV)/bin/python -c "import silly; print(silly.engine())")" = native ]; then \
+	  SILLY_ENGINE=portable $(VENV)/bin/python -m pytest --quiet; \
+	else echo "silly: the native engine was not built: tested the portable one only"; fi
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -32,6 +36,9 @@ $(VENV)/bin/python:
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	echo "Installing silly into $(VENV)"
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+	if [ "$$($(VENV)/bin/python -c "import silly; print(silly.engine())")" != native ]; then \
+	  echo "silly: the native engine was not built (it needs Linux, gcc and Python's headers);"; \
+	  echo "silly: the portable engine serves instead: all works, at half the speed"; fi
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -196,7 +196,9 @@ def test_unreadable_file_is_one_line(tmp_path: Path) -> None:
 
 
 def test_version_help_and_usage() -> None:
-    assert silly_command("--version").stdout.startswith(f"silly {silly.__version__} (portable")
+    assert silly_command("--version").stdout.startswith(
+        f"silly {silly.__version__} ({silly.engine()}"
+    )
     assert "examples:" in silly_command("--help").stdout
     for args in ([], ["--nonsense"], ["--grace", "soon", "x.py"]):
         done = silly_command(*args)
@@ -213,7 +215,7 @@ def test_unknown_engine_is_named() -> None:
         text=True,
         check=False,
     )
-    assert "SILLY_ENGINE=steam is not an engine of this installation" in done.stderr
+    assert "SILLY_ENGINE=steam is not an engine; there are: native, portable" in done.stderr
 
 
 # ------------------------------------------------------------------ silly.run

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from silly.errors import EndOfStream, LimitExceeded
-from silly.net.tcp import Conn
+from silly.testing.memory import MemoryConn
 
 
 class PlayedLink:
@@ -89,7 +89,7 @@ def model_read(stream: bytes, at: int, what: bytes | int, limit: int) -> tuple[s
 
 async def fed_reads(stream: bytes, cuts: list[int], wanted: list[Read]) -> list[tuple[str, bytes]]:
     link = PlayedLink()
-    conn = Conn(link, asyncio.get_running_loop(), lambda _conn: None, read_limit=8)
+    conn = MemoryConn(link, asyncio.get_running_loop(), lambda _conn: None, read_limit=8)
     pieces = []
     at = 0
     for cut in cuts:
@@ -164,7 +164,7 @@ def test_results_equal_those_over_the_whole_stream(
 def test_replies_of_one_turn_are_one_send(lines: int) -> None:
     async def main() -> None:
         link = PlayedLink()
-        conn = Conn(link, asyncio.get_running_loop(), lambda _conn: None)
+        conn = MemoryConn(link, asyncio.get_running_loop(), lambda _conn: None)
 
         async def echo() -> None:
             async for line in conn:
@@ -186,7 +186,7 @@ def test_replies_of_one_turn_are_one_send(lines: int) -> None:
 def test_writes_leave_by_the_next_suspension() -> None:
     async def main() -> None:
         link = PlayedLink()
-        conn = Conn(link, asyncio.get_running_loop(), lambda _conn: None)
+        conn = MemoryConn(link, asyncio.get_running_loop(), lambda _conn: None)
         conn.write(b"a")
         await conn.write([b"b", bytearray(b"c"), memoryview(b"d")])
         assert link.sends == 0

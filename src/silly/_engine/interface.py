@@ -3,7 +3,8 @@
 A `Link` carries the bytes of one connection and knows nothing else: no
 delimiter, no limit, no timeout. A `Stream` (stream.py) gives them meaning and
 never meets a socket. Between the two there are eight calls down (`Link`) and
-five calls up (`Upward`); an engine is a module that makes links.
+five calls up (`Upward`). The portable engine is links over asyncio's transports;
+the native engine's stream is both in one.
 
 Calls up are made from the event loop's own callbacks, one at a time, and in
 this order: any number of `received`, at most one `ended`, `crowded` and
@@ -84,8 +85,9 @@ class Upward(Protocol):
         """The link is gone: closed as asked (None), or for *error*."""
 
 
-Accept = Callable[[Link], Upward]
-"""Called once with a link that is ready to be used; returns who is called up."""
+Accept = Callable[[Any], Any]
+"""Called once for each connection with what the engine's `Stream` takes as its first
+argument (a `Link`; in the native engine a descriptor); returns the stream made of it."""
 
 
 class Server(Protocol):
@@ -96,9 +98,12 @@ class Server(Protocol):
 
 
 class Engine(Protocol):
-    """A module that makes links."""
+    """A module that moves bytes."""
 
     NAME: str
+
+    Stream: type
+    """What gives them meaning: `silly._engine.stream.Stream`, or one that does the same."""
 
     def serve(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, backlog: int, accept: Accept
@@ -113,8 +118,8 @@ class Engine(Protocol):
     async def attach(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: Accept
     ) -> None:
-        """Make a link of *sock*, which is connected, and call *accept* with it.
+        """Make a connection of *sock*, which is connected, and call *accept* for it.
 
-        The socket belongs to the link from now on, and is closed if this is
-        cancelled.
+        The socket belongs to the connection from now on, and is closed if this
+        is cancelled.
         """

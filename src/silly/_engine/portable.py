@@ -16,12 +16,13 @@ import sys
 from typing import Any, Final, cast
 
 from silly._engine.interface import Accept, Link, Upward
+from silly._engine.stream import Stream
 
 if sys.platform != "win32":
     import fcntl
     import termios
 
-__all__ = ["NAME", "attach", "serve"]
+__all__ = ["NAME", "Stream", "attach", "serve"]
 
 NAME: Final = "portable"
 

@@ -41,32 +41,23 @@ talking, FIN is sent first and its bytes are thrown away until it finishes or
 from __future__ import annotations
 
 import asyncio
-import errno
 import functools
 import logging
-import os
 import time
-from collections.abc import Awaitable, Coroutine, Generator, Iterable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
+from typing import TYPE_CHECKING, Any, Final
 
 from silly._arguments import seconds, seconds_or_none, size
+from silly._engine import complaints
+from silly._engine.complaints import Buffer
 from silly._engine.interface import Link
 from silly._engine.receive_buffer import INCOMPLETE, TOO_LONG, ReceiveBuffer
 from silly._engine.turn import Turn
-from silly.errors import (
-    ConcurrentRead,
-    ConnectionClosed,
-    EndOfStream,
-    LimitExceeded,
-    WriteQueueFull,
-    at_address,
-)
+from silly.errors import EndOfStream, at_address
 
-__all__ = ["LINGER", "MAX_UNSENT", "READ_LIMIT", "Buffer", "Stream"]
+__all__ = ["LINGER", "MAX_UNSENT", "READ_LIMIT", "Stream"]
 
 logger = logging.getLogger("silly.net")
-
-Buffer = bytes | bytearray | memoryview
 
 READ_LIMIT: Final = 1024 * 1024  # bytes
 MAX_UNSENT: Final = 16 * 1024 * 1024  # bytes
@@ -99,7 +90,7 @@ class _Room:
 
 
 class Stream:
-    """One connection's reading, writing and closing; the base of every `Conn`."""
+    """One connection's reading, writing and closing, as `silly.net.conn.Conn` says."""
 
     __slots__ = (
         "__weakref__",
@@ -124,6 +115,7 @@ class Stream:
         "_loop",
         "_loss",
         "_max_unsent",
+        "_on_gone",
         "_opened_at",
         "_opened_tick",
         "_paused",
@@ -142,6 +134,7 @@ class Stream:
         self,
         link: Link,
         loop: asyncio.AbstractEventLoop,
+        on_gone: Callable[[Any], None],
         *,
         read_limit: int = READ_LIMIT,
         max_unsent: int = MAX_UNSENT,
@@ -150,6 +143,7 @@ class Stream:
     ) -> None:
         self._link = link
         self._loop = loop
+        self._on_gone = on_gone
         self._turn = Turn.of(loop)
         self._clock = loop.time
 
@@ -200,81 +194,39 @@ class Stream:
         timeout: float | None = None,
         limit: int | None = None,
     ) -> Coroutine[Any, Any, bytes]:
-        r"""Read up to a delimiter, an exact number of bytes, or whatever is there.
-
-        ======================  =================================================
-        ``await read(b"\n")``   all bytes up to the delimiter, and the delimiter
-        ``await read(n)``       exactly *n* bytes; ``read(0)`` is ``b""`` at once
-        ``await read()``        all bytes that are there, at least one
-        ======================  =================================================
-
-        A read loses nothing: after a timeout, a cancellation, `LimitExceeded` or
-        `EndOfStream`, the bytes that arrived are still there for the next read.
-        Except for ``read()``, what a read returns depends only on the bytes that
-        the peer sends, not on how the network cuts them into pieces.
-
-        Args:
-            until: a delimiter of one byte or more, a number of bytes, or None.
-            timeout: seconds to wait at most; 0 only looks at what has arrived;
-                None waits without end.
-            limit: the longest result in bytes, delimiter included, that a
-                delimiter read may return; `read_limit` if None.
-
-        Returns:
-            The bytes, never ``b""`` except for ``read(0)``.
-
-        Raises:
-            EndOfStream: the peer finished sending, and the unread bytes cannot
-                satisfy this read.
-            LimitExceeded: it is certain that the result would be longer than
-                the limit.
-            TimeoutError: *timeout* seconds went by; or the connection was idle
-                for `idle_timeout` and is closed.
-            ConnectionResetError, OSError: the connection was lost; what arrived
-                before can still be read.
-            ConnectionClosed: this side called `close` or `abort`.
-            ConcurrentRead: another task is waiting in a read.
-            TypeError, ValueError: an argument is of the wrong type or value;
-                raised at the call, before the await.
-        """
         if timeout is not None:
             timeout = seconds_or_none(timeout, "timeout")
         if isinstance(until, bytes | bytearray | memoryview):
             delimiter = until if type(until) is bytes else bytes(until)
             if not delimiter:
-                raise ValueError("until must be a delimiter of at least one byte, not b''")
+                raise complaints.empty_delimiter()
             if limit is None:
                 limit = self._read_limit
             else:
                 size(limit, "limit", least=1)
             return self._read_until(delimiter, limit, timeout)
         if limit is not None:
-            raise ValueError("limit goes with a delimiter: read(b'\\n', limit=...)")
+            raise complaints.limit_without_delimiter()
         if until is None:
             return self._read_all(timeout)
         if isinstance(until, bool) or not isinstance(until, int):
-            raise TypeError(
-                "until must be bytes (a delimiter), an int (a number of bytes) or None, "
-                f"not {type(until).__name__} {until!r}"
-            )
+            raise complaints.until_of_wrong_type(until)
         return self._read_exactly(size(until, "until"), timeout)
 
     async def _read_until(self, delimiter: bytes, limit: int, timeout: float | None) -> bytes:
         if self._reading or self._closing:
-            raise self._reader_error(repr(delimiter))
+            raise self._reader_error(delimiter, limit)
         end = self._incoming.find(delimiter, limit)
         if end == INCOMPLETE:
             end = await self._wait_for(delimiter, limit, timeout)
         if end == TOO_LONG:
             self._control_flow()
-            raise LimitExceeded(
-                f"no {delimiter!r} within the limit of {limit} bytes", address=self.remote_addr
-            )
+            raise complaints.limit_exceeded(delimiter, limit, self.remote_addr)
         return self._take(end)
 
     async def _read_exactly(self, count: int, timeout: float | None) -> bytes:
         if self._reading or self._closing:
-            raise self._reader_error(f"{count} bytes")
+            raise self._reader_error(None, count)
         if count == 0:
             return b""
         if len(self._incoming) < count:
@@ -283,7 +235,7 @@ class Stream:
 
     async def _read_all(self, timeout: float | None) -> bytes:
         if self._reading or self._closing:
-            raise self._reader_error("a byte")
+            raise self._reader_error(None, _ALL)
         count = len(self._incoming)
         if count == 0:
             count = await self._wait_for(None, _ALL, timeout)
@@ -294,7 +246,7 @@ class Stream:
 
     async def __anext__(self) -> bytes:
         if self._reading or self._closing:
-            raise self._reader_error("a line")
+            raise self._reader_error(b"\n", self._read_limit)
         end = self._incoming.find(b"\n", self._read_limit)
         if end <= 0:
             try:
@@ -314,7 +266,7 @@ class Stream:
     async def _wait_for(self, delimiter: bytes | None, wanted: int, timeout: float | None) -> int:
         """Suspend the reader until its read is complete; return how many bytes to take."""
         if self._ended or self._loss is not None:
-            raise self._reader_error(_in_words(delimiter, wanted))
+            raise self._reader_error(delimiter, wanted)
         if self._batch:
             self._flush()
         if self._paused:
@@ -335,13 +287,10 @@ class Stream:
                 if self._ended or self._loss is not None:
                     break
                 if timed_out:
-                    raise TimeoutError(
-                        errno.ETIMEDOUT,
-                        f"No {_in_words(delimiter, wanted)} within {timeout:g} seconds",
-                        self.remote_addr,
-                    )
+                    assert timeout is not None
+                    raise complaints.read_timed_out(delimiter, wanted, timeout, self.remote_addr)
             self._reading = False
-            raise self._reader_error(_in_words(delimiter, wanted))
+            raise self._reader_error(delimiter, wanted)
         finally:
             self._reading = False
             self._waiter = None
@@ -368,18 +317,15 @@ class Stream:
     def _time_out_read(self) -> None:
         self._wake_reader(timed_out=True)
 
-    def _reader_error(self, wanted: str) -> Exception:
-        """Why a read of *wanted* cannot be: for the state that this stream is in."""
+    def _reader_error(self, delimiter: bytes | None, wanted: int) -> Exception:
+        """Why such a read cannot be, in the state that this stream is in."""
         if self._closing:
-            return ConnectionClosed("active closed", address=self.remote_addr)
+            return complaints.closed(self.remote_addr)
         if self._reading:
-            return ConcurrentRead("another task is reading", address=self.remote_addr)
+            return complaints.concurrent_read(self.remote_addr)
         if self._ended or self._loss is None:
-            return EndOfStream(
-                f"end of stream before {wanted}, {self.unread_bytes} bytes unread",
-                self._incoming.peek(),
-                address=self.remote_addr,
-            )
+            unread = self._incoming.peek()
+            return complaints.end_of_stream(delimiter, wanted, unread, self.remote_addr)
         return self._loss_error()
 
     def _loss_error(self) -> OSError:
@@ -404,37 +350,11 @@ class Stream:
     # ---------------------------------------------------------------- writing
 
     def write(self, data: Buffer | Iterable[Buffer]) -> Awaitable[None]:
-        """Queue *data* to be sent; with ``await``, also wait until there is room.
-
-        The call itself never waits: *data* is queued when it returns, all of it,
-        in the order of the calls, whichever tasks make them. It is sent with
-        everything else that is written before the task suspends. Awaiting the
-        result waits while the peer is too slow to take what is queued
-        (backpressure), and only then suspends.
-
-        Args:
-            data: bytes-like, or an iterable of bytes-like objects, sent as if
-                joined. What is not immutable is copied at the call.
-
-        Returns:
-            An awaitable of None. It need not be awaited. Cancelling it takes
-            nothing back: what was queued is sent.
-
-        Raises:
-            WriteQueueFull: this would take the queue past `max_unsent` bytes;
-                nothing of it was queued. (A single write larger than that is
-                accepted while the queue is nearly empty.) Does not happen to
-                who awaits each write.
-            ConnectionClosed: this side called `close`, `abort` or `close_write`.
-            ConnectionResetError, BrokenPipeError, OSError: the connection was
-                lost. The await raises this also if it happens while it waits.
-            TypeError: *data* is something else, such as a `str`.
-        """
         pieces: list[bytes] | None = None
         if type(data) is bytes:
             length = len(data)
         else:
-            pieces = _as_pieces(data)
+            pieces = complaints.as_pieces(data)
             length = sum(map(len, pieces))
         if not self._writable:
             raise self._writer_error()
@@ -459,11 +379,7 @@ class Stream:
         # A queue that is nearly empty takes a write of any length: else a large
         # one could never leave, and who awaits each write could be refused.
         if unsent + length > self._max_unsent and unsent > min(HIGH_WATER, self._max_unsent // 2):
-            raise WriteQueueFull(
-                f"{unsent} bytes are unsent, {length} more would be over max_unsent "
-                f"({self._max_unsent} bytes)",
-                address=self.remote_addr,
-            )
+            raise complaints.queue_full(unsent, length, self._max_unsent, self.remote_addr)
         self._batch += pieces
         self._batched = length
         self._flush()
@@ -498,10 +414,10 @@ class Stream:
 
     def _writer_error(self) -> Exception:
         if self._closing:
-            return ConnectionClosed("active closed", address=self.remote_addr)
+            return complaints.closed(self.remote_addr)
         if self._loss is not None:
             return self._loss_error()
-        return ConnectionClosed("cannot write after close_write()", address=self.remote_addr)
+        return complaints.half_closed(self.remote_addr)
 
     def _wake_writers(self) -> None:
         waiters, self._wake_on_room = self._wake_on_room, None
@@ -510,11 +426,6 @@ class Stream:
     # ---------------------------------------------------------------- closing
 
     def close_write(self) -> None:
-        """Finish sending: what is queued, then FIN (half-close, shutdown(2)).
-
-        Reading goes on; `write` raises `ConnectionClosed`. Without effect when
-        the connection is closed, half-closed or lost already.
-        """
         if not self._writable:
             return
         self._flush()
@@ -523,14 +434,6 @@ class Stream:
         self._link.finish()
 
     def close(self) -> None:
-        """Close the connection; returns at once. `wait_closed` waits for the end of it.
-
-        What is queued is still sent, for up to `linger` seconds, then FIN. If the
-        peer has not taken it by then, the rest is dropped and the connection
-        reset, so that the peer can tell. Unread bytes are dropped. A read or
-        write that waits in another task raises `ConnectionClosed`, and so does
-        every later one. Closing twice is without effect.
-        """
         if self._closing:
             return
         if self._writable:
@@ -548,11 +451,6 @@ class Stream:
             self._link.call_when_empty()
 
     def abort(self) -> None:
-        """Drop the connection: what is queued is thrown away, and the peer sees a reset.
-
-        A read or write that waits in another task raises `ConnectionClosed`, and
-        so does every later one. Also ends a `close` that still lingers.
-        """
         self._batch.clear()
         self._batched = 0
         self._enter_closing()
@@ -591,10 +489,6 @@ class Stream:
             self._link.close()
 
     async def wait_closed(self) -> None:
-        """Wait until the connection is gone: closed, reset or lost, its descriptor released.
-
-        Does not close it, and does not raise if it was lost. Safe to cancel.
-        """
         if not self._gone:
             waiter = self._loop.create_future()
             if self._wake_on_gone is None:
@@ -642,9 +536,7 @@ class Stream:
     def lost(self, error: OSError | None) -> None:
         """Note that the link is gone."""
         if self._loss is None and not self._closing:
-            self._loss = error or ConnectionAbortedError(
-                errno.ECONNABORTED, os.strerror(errno.ECONNABORTED)
-            )
+            self._loss = complaints.lost(error)
         self._gone = True
         self._crowded = self._writable = False
         self._batch.clear()
@@ -657,17 +549,12 @@ class Stream:
         self._wake_writers()
         waiters, self._wake_on_gone = self._wake_on_gone, None
         _wake_all(waiters)
+        self._on_gone(self)
 
     # ---------------------------------------------------------------- idleness
 
     @property
     def idle_timeout(self) -> float | None:
-        """Seconds without a byte either way after which the connection is closed; None: never.
-
-        A read that waits then raises `TimeoutError`, and so does every later
-        read that the unread bytes cannot satisfy, and every write. If bytes are
-        still unsent (the peer takes none), the connection is reset.
-        """
         return self._idle_timeout
 
     @idle_timeout.setter
@@ -702,9 +589,7 @@ class Stream:
         if self._clock() < due - 0.001:
             self._arm_idle_timer(due)
             return
-        self._loss = TimeoutError(
-            errno.ETIMEDOUT, f"Idle for {self._idle_timeout:g} seconds, closed"
-        )
+        self._loss = complaints.idle(self._idle_timeout)
         self._writable = False
         self._wake_reader()
         self._wake_writers()
@@ -716,35 +601,27 @@ class Stream:
     # -------------------------------------------------------------- properties
 
     @property
-    def remote_addr(self) -> str:
-        """The other end's address, as text."""
-        raise NotImplementedError
-
-    @property
     def is_alive(self) -> bool:
-        """False once this side closed the connection, or it was lost.
-
-        A peer that only finished sending leaves it alive: writing still works.
-        """
         return not self._closing and self._loss is None
 
     @property
+    def _is_closing(self) -> bool:
+        return self._closing
+
+    @property
+    def _is_gone(self) -> bool:
+        return self._gone
+
+    @property
     def unread_bytes(self) -> int:
-        """How many bytes have arrived and were not read: ``read(unread_bytes)`` gets them."""
         return len(self._incoming)
 
     @property
     def unsent_bytes(self) -> int:
-        """How many written bytes the operating system has not taken yet."""
         return self._batched + (0 if self._gone else self._link.unsent())
 
     @property
     def read_limit(self) -> int:
-        """How many bytes may wait unread before receiving stops; default 1 MiB.
-
-        Also the default limit of a delimiter read. Receiving goes on past it
-        while a read needs more.
-        """
         return self._read_limit
 
     @read_limit.setter
@@ -757,7 +634,6 @@ class Stream:
 
     @property
     def max_unsent(self) -> int:
-        """How many bytes may wait unsent before `write` refuses more; default 16 MiB."""
         return self._max_unsent
 
     @max_unsent.setter
@@ -766,39 +642,34 @@ class Stream:
 
     @property
     def linger(self) -> float:
-        """For how many seconds `close` goes on sending what is queued; default 10."""
         return self._linger
 
     @linger.setter
     def linger(self, value: float) -> None:
         self._linger = seconds(value, "linger")
 
+    @property
+    def _local_sockaddr(self) -> Any:
+        return self._link.local_sockaddr
 
-def _as_pieces(data: Buffer | Iterable[Buffer]) -> list[bytes]:
-    """Return what `write` was given as immutable pieces."""
-    if isinstance(data, bytes | bytearray | memoryview):
-        return [bytes(data)]
-    if isinstance(data, str):
-        raise TypeError("data must be bytes, not str: encode it, as in text.encode()")
-    try:
-        items = iter(data)
-    except TypeError:
-        raise TypeError(
-            f"data must be bytes-like or an iterable of bytes-like objects, "
-            f"not {type(data).__name__}"
-        ) from None
-    pieces = []
-    for index, item in enumerate(items):
-        if not isinstance(item, bytes | bytearray | memoryview):
-            raise TypeError(f"data[{index}] must be bytes-like, not {type(item).__name__}")
-        pieces.append(bytes(item))
-    return pieces
+    @property
+    def _remote_sockaddr(self) -> Any:
+        return self._link.remote_sockaddr
 
+    if TYPE_CHECKING:  # Conn has it
 
-def _in_words(delimiter: bytes | None, wanted: int) -> str:
-    if delimiter is not None:
-        return repr(delimiter)
-    return "a byte" if wanted == _ALL else f"{wanted} bytes"
+        @property
+        def remote_addr(self) -> str: ...
+
+    @property
+    def _counts(self) -> tuple[int, int]:
+        """Bytes received, and bytes that the link took and has not queued."""
+        return self._bytes_in, self._bytes_out - (0 if self._gone else self._link.unsent())
+
+    @property
+    def _times(self) -> tuple[float, float]:
+        """When it was opened and when bytes last moved: seconds since the epoch."""
+        return self._opened_at, self._opened_at + (self._last_activity - self._opened_tick)
 
 
 def _wake_all(waiters: list[asyncio.Future[None]] | None) -> None:

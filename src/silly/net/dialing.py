@@ -96,7 +96,7 @@ async def _attempt(
             # Both ends picked the same port of the same host, and met (RFC 9293,
             # section 3.5, simultaneous open): nobody listens there.
             if family != getattr(socket, "AF_UNIX", None) and (
-                sock.getsockname() == sock.getpeername()
+                sock.getsockname()[:2] == sockaddr[:2]
             ):
                 raise ConnectionRefusedError(errno.ECONNREFUSED, "")
         except BaseException:

@@ -14,22 +14,20 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import functools
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from silly._arguments import seconds, seconds_or_none, size
 from silly._engine import engine
-from silly._engine.interface import Link
-from silly._engine.stream import LINGER, MAX_UNSENT, READ_LIMIT, Stream
+from silly._engine.stream import LINGER, MAX_UNSENT, READ_LIMIT
 from silly._live import Live
 from silly.errors import ConnectionClosed, EndOfStream
 from silly.net import addr as addresses
 from silly.net.addr import TCPAddress, UnixAddress
+from silly.net.conn import Conn, ConnStats
 from silly.net.dialing import dial
 from silly.net.listening import open_sockets, unlink_path
 
@@ -42,20 +40,6 @@ GRACE: Final = 5.0  # seconds
 _AFTER_CANCEL: Final = 1.0  # seconds that a cancelled handler has to clean up
 
 Handler = Callable[["Conn"], Awaitable[object]]
-
-
-@dataclass(frozen=True, slots=True)
-class ConnStats:
-    """The record of one connection, at the time of asking."""
-
-    bytes_in: int
-    """Bytes received, read or not."""
-    bytes_out: int
-    """Bytes written that the operating system took."""
-    opened_at: float
-    """When the connection was made: seconds since the epoch, as `time.time`."""
-    last_activity: float
-    """When bytes last moved, either way; likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,75 +58,16 @@ class ListenerStats:
     """Bytes sent on all connections, past and present."""
 
 
-class Conn(Stream):
-    r"""One connection: made by `listen` (for its handler) and by `connect`.
+if TYPE_CHECKING:
+    from silly._engine.stream import Stream as _EngineStream
+else:
+    _EngineStream = engine.Stream
 
-    ``async for line in conn`` yields lines with their ``b"\n"``; the peer's
-    unfinished last line comes as it is; the loop ends at the end of the stream.
-    A line longer than `read_limit` raises `LimitExceeded`.
 
-    ``async with conn`` closes it at the end of the block, and waits until that
-    is done; it aborts it instead if the block is left by cancellation.
+class _Conn(_EngineStream, Conn):
+    """A connection of the engine in use."""
 
-    A connection belongs to the event loop that made it; it is not for use from
-    other threads.
-    """
-
-    __slots__ = ("_forget",)
-
-    def __init__(
-        self,
-        link: Link,
-        loop: asyncio.AbstractEventLoop,
-        forget: Callable[[Conn], None],
-        **limits: Any,
-    ) -> None:
-        super().__init__(link, loop, **limits)
-        self._forget = forget
-
-    def lost(self, error: OSError | None) -> None:
-        """Note that the link is gone (called by the link)."""
-        super().lost(error)
-        self._forget(self)
-
-    @property
-    def local_addr(self) -> str:
-        """This end's address, such as ``"127.0.0.1:9999"``."""
-        return addresses.format_sockaddr(self._link.local_sockaddr)
-
-    @property
-    def remote_addr(self) -> str:
-        """The other end's address, such as ``"127.0.0.1:53124"``; ``"unix:"`` if it has no name."""
-        return addresses.format_sockaddr(self._link.remote_sockaddr)
-
-    @property
-    def stats(self) -> ConnStats:
-        """Bytes in and out, when it was opened, when bytes last moved."""
-        return ConnStats(
-            bytes_in=self._bytes_in,
-            bytes_out=self._bytes_out - (0 if self._gone else self._link.unsent()),
-            opened_at=self._opened_at,
-            last_activity=self._opened_at + (self._last_activity - self._opened_tick),
-        )
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if exc_type is not None and issubclass(exc_type, asyncio.CancelledError):
-            self.abort()
-            return
-        self.close()
-        await self.wait_closed()
-
-    def __repr__(self) -> str:
-        state = "open" if self.is_alive else "closed" if self._closing else "lost"
-        return f"<Conn {self.local_addr} to {self.remote_addr}, {state}>"
+    __slots__ = ()
 
 
 # Losing the connection is how most handlers end; these are no defects of theirs.
@@ -175,8 +100,10 @@ class Listener:
         self._loop = loop
         self._handler = handler
         self._limits = limits
-        self._conns: set[Conn] = set()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        # A connection is in one of these: with its handler, or lingering after it.
+        self._handling: dict[asyncio.Task[Any], Conn] = {}
+        self._lingering: set[Conn] = set()
+        self._alive = 0
         self._accepted = self._handler_errors = 0
         self._past_bytes_in = self._past_bytes_out = 0
         self._accepting = True
@@ -188,21 +115,24 @@ class Listener:
 
         sockets = open_sockets(address, backlog, reuse_port=reuse_port)
         self._addrs = tuple(addresses.format_sockaddr(sock.getsockname()) for sock in sockets)
+        self._task_name = f"{_name(handler)} on {self._addrs[0]}"
         self._servers = [engine.serve(loop, sock, backlog, self._accept) for sock in sockets]
         Live.of(loop).listeners.add(self)
 
     # ------------------------------------------------------------- connections
 
-    def _accept(self, link: Link) -> Conn:
-        conn = Conn(link, self._loop, self._forget, **self._limits)
+    def _accept(self, link: Any) -> Conn:
+        conn = _Conn(link, self._loop, self._forget, **self._limits)
+        self._alive += 1
         if not self._accepting:  # it was in the backlog when this listener closed
+            self._lingering.add(conn)
             self._loop.call_soon(conn.abort)
             return conn
         self._accepted += 1
-        self._conns.add(conn)
-        task = self._loop.create_task(self._start(conn))
-        self._tasks.add(task)
-        task.add_done_callback(functools.partial(self._handled, conn))
+        # The name is shared: a string for each of a million tasks would be a tenth of them.
+        task = self._loop.create_task(self._start(conn), name=self._task_name)
+        self._handling[task] = conn
+        task.add_done_callback(self._handled)
         return conn
 
     def _start(self, conn: Conn) -> Coroutine[Any, Any, object]:
@@ -221,11 +151,11 @@ class Listener:
             )
         )
 
-    def _handled(self, conn: Conn, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+    def _handled(self, task: asyncio.Task[Any]) -> None:
+        conn = self._handling.pop(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             if isinstance(error, _NORMAL_ENDS) or (
-                isinstance(error, TimeoutError) and not (conn.is_alive or conn._closing)
+                isinstance(error, TimeoutError) and not (conn.is_alive or conn._is_closing)
             ):
                 logger.debug("%s: handler ended by %r", conn.remote_addr, error)
             else:
@@ -234,13 +164,22 @@ class Listener:
                     "%s: handler %s failed", conn.remote_addr, _name(self._handler), exc_info=error
                 )
         conn.close()
+        if not conn._is_gone:
+            self._lingering.add(conn)
         self._changed.set()
 
     def _forget(self, conn: Conn) -> None:
-        self._past_bytes_in += conn._bytes_in
-        self._past_bytes_out += conn._bytes_out
-        self._conns.discard(conn)
+        self._alive -= 1
+        bytes_in, bytes_out = conn._counts
+        self._past_bytes_in += bytes_in
+        self._past_bytes_out += bytes_out
+        self._lingering.discard(conn)
         self._changed.set()
+
+    def _conns(self) -> list[Conn]:
+        """All connections that are alive."""
+        handled = [conn for conn in self._handling.values() if not conn._is_gone]
+        return [*handled, *self._lingering]
 
     # -------------------------------------------------------------- properties
 
@@ -260,7 +199,7 @@ class Listener:
     @property
     def connections(self) -> int:
         """How many connections are alive now, those that are being closed included."""
-        return len(self._conns)
+        return self._alive
 
     @property
     def is_accepting(self) -> bool:
@@ -270,18 +209,18 @@ class Listener:
     @property
     def stats(self) -> ListenerStats:
         """Counts of connections, handler errors and bytes."""
-        live = [conn.stats for conn in self._conns]
+        live = [conn._counts for conn in self._conns()]
         return ListenerStats(
             accepted=self._accepted,
-            connections=len(live),
+            connections=self._alive,
             handler_errors=self._handler_errors,
-            bytes_in=self._past_bytes_in + sum(stats.bytes_in for stats in live),
-            bytes_out=self._past_bytes_out + sum(stats.bytes_out for stats in live),
+            bytes_in=self._past_bytes_in + sum(bytes_in for bytes_in, _ in live),
+            bytes_out=self._past_bytes_out + sum(bytes_out for _, bytes_out in live),
         )
 
     def __repr__(self) -> str:
         state = "accepting" if self._accepting else "closed" if self._closed.done() else "closing"
-        return f"<Listener {' '.join(self._addrs)}, {state}, {len(self._conns)} connections>"
+        return f"<Listener {' '.join(self._addrs)}, {state}, {self._alive} connections>"
 
     # ----------------------------------------------------------------- closing
 
@@ -317,23 +256,23 @@ class Listener:
         return asyncio.shield(self._closing)
 
     async def _drain(self, closer: asyncio.Task[Any] | None) -> None:
-        own = {closer} if closer is not None and closer in self._tasks else set()
+        own = {closer} if closer is not None and closer in self._handling else set()
         await self._wait_drained(own)
-        for task in self._tasks - own:
+        for task in self._handling.keys() - own:
             task.cancel()
-        if self._tasks - own:
+        if self._handling.keys() - own:
             self._deadline = self._loop.time() + _AFTER_CANCEL
             await self._wait_drained(own)
-        for task in self._tasks - own:
+        for task in self._handling.keys() - own:
             logger.warning(
                 "handler %s goes on although it was cancelled: %r", _name(self._handler), task
             )
-        for conn in list(self._conns):
-            if not own or conn._closing:
+        for conn in self._conns():
+            if not own or conn._is_closing:
                 conn.abort()
         if not own:  # aborted: they leave within a pass or two of the loop
             self._deadline = self._loop.time() + _AFTER_CANCEL
-            await self._wait_drained({*self._tasks})
+            await self._wait_drained({*self._handling})
         live = Live.of(self._loop)
         live.listeners.discard(self)
         live.left()
@@ -342,7 +281,7 @@ class Listener:
 
     async def _wait_drained(self, own: set[asyncio.Task[Any]]) -> None:
         """Wait until handlers and connections are gone, or the deadline."""
-        while self._tasks - own or len(self._conns) > len(own):
+        while self._handling.keys() - own or self._alive > len(own):
             self._changed.clear()
             left = self._deadline - self._loop.time()
             if left <= 0:
@@ -524,8 +463,8 @@ async def _connect(
         live.conns.discard(conn)
         live.left()
 
-    def accept(link: Link) -> Conn:
-        conn = Conn(link, loop, forget, **limits)
+    def accept(link: Any) -> Conn:
+        conn = _Conn(link, loop, forget, **limits)
         live.conns.add(conn)
         made.append(conn)
         return conn

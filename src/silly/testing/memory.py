@@ -8,14 +8,20 @@ import os
 from typing import Any, Final
 
 from silly._engine.interface import Upward
-from silly._engine.stream import LINGER, MAX_UNSENT, READ_LIMIT
-from silly.net.tcp import Conn
+from silly._engine.stream import LINGER, MAX_UNSENT, READ_LIMIT, Stream
+from silly.net.conn import Conn
 
 __all__ = ["memory_pair"]
 
 _HIGH_WATER: Final = 64 * 1024
 _LOW_WATER: Final = 16 * 1024
 _WINDOW: Final = 64 * 1024
+
+
+class MemoryConn(Stream, Conn):
+    """A connection over a link in memory; of the portable engine's make, whichever is in use."""
+
+    __slots__ = ()
 
 
 class _MemoryLink:
@@ -179,7 +185,7 @@ def memory_pair(
     first.other, second.other = second, first
     conns = []
     for link in (first, second):
-        conn = Conn(
+        conn = MemoryConn(
             link,
             loop,
             lambda _conn: None,

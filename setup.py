@@ -1,0 +1,86 @@
+"""Builds the native engine where that is possible; everything else is in pyproject.toml.
+
+An installation without it works: the portable engine serves. So what keeps it
+from being built (another system, no compiler, no Python headers) is said once,
+and does not fail the build. ``SILLY_BUILD_NATIVE=0`` leaves it out, ``=1`` makes
+its absence an error.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+NATIVE = Path("src/silly/_engine/native")
+WANTED = os.environ.get("SILLY_BUILD_NATIVE", "")
+
+
+def extensions() -> list[Extension]:
+    """Return the modules of the native engine, or none where it cannot be built."""
+    if WANTED == "0" or not (sys.platform == "linux" or WANTED):
+        return []
+    try:
+        from Cython.Build import cythonize  # noqa: PLC0415 - it may not be there
+    except ImportError as error:
+        give_up(error)
+        return []
+    options = ["-O2", "-fno-semantic-interposition", *os.environ.get("SILLY_CFLAGS", "").split()]
+    modules = [
+        Extension(
+            f"silly._engine.native.{source.stem}",
+            [str(source)],
+            extra_compile_args=options,
+            extra_link_args=os.environ.get("SILLY_LDFLAGS", "").split(),
+        )
+        for source in sorted(NATIVE.glob("*.pyx"))
+    ]
+    return cythonize(  # type: ignore[no-any-return]
+        modules,
+        include_path=["src"],
+        build_dir="build",
+        compiler_directives={
+            "language_level": "3",
+            "boundscheck": False,
+            "wraparound": False,
+            "initializedcheck": False,
+            "cdivision": True,
+        },
+    )
+
+
+def give_up(error: BaseException) -> None:
+    """Say that the native engine is left out, and why."""
+    if WANTED == "1":
+        raise error
+    print(
+        f"silly: the native engine was not built, the portable one will serve: {error}",
+        file=sys.stderr,
+    )
+
+
+class BuildAllOrNone(build_ext):
+    """Builds all of the native engine, or, saying so, nothing."""
+
+    def run(self) -> None:
+        """Build, or remove what was built."""
+        try:
+            super().run()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other engine works
+            give_up(error)
+            for extension in self.extensions:
+                Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)
+            self.extensions.clear()
+
+    def copy_extensions_to_source(self) -> None:
+        """Put what was built beside its sources (for an editable installation)."""
+        if self.extensions:
+            super().copy_extensions_to_source()
+
+
+options: dict[str, Any] = {"cmdclass": {"build_ext": BuildAllOrNone}}
+setup(ext_modules=extensions(), **options)

@@ -1,0 +1,144 @@
+"""What a stream refuses, in words: the errors, and the arguments that it was given.
+
+Both engines' streams raise from here, so that the same mistake reads the same.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+
+from silly.errors import (
+    ConcurrentRead,
+    ConnectionClosed,
+    EndOfStream,
+    LimitExceeded,
+    WriteQueueFull,
+)
+
+__all__ = [
+    "Buffer",
+    "as_pieces",
+    "belongs_to_parent",
+    "closed",
+    "concurrent_read",
+    "empty_delimiter",
+    "end_of_stream",
+    "half_closed",
+    "idle",
+    "limit_exceeded",
+    "limit_without_delimiter",
+    "lost",
+    "queue_full",
+    "read_timed_out",
+    "until_of_wrong_type",
+]
+
+Buffer = bytes | bytearray | memoryview
+
+
+def _in_words(delimiter: bytes | None, wanted: int) -> str:
+    """Name what a read waits for; a *wanted* of 0 is whatever is there."""
+    if delimiter is not None:
+        return repr(delimiter)
+    return f"{wanted} bytes" if wanted else "a byte"
+
+
+# ------------------------------------------------------------------------ reads
+
+
+def empty_delimiter() -> ValueError:
+    return ValueError("until must be a delimiter of at least one byte, not b''")
+
+
+def limit_without_delimiter() -> ValueError:
+    return ValueError("limit goes with a delimiter: read(b'\\n', limit=...)")
+
+
+def until_of_wrong_type(until: object) -> TypeError:
+    return TypeError(
+        "until must be bytes (a delimiter), an int (a number of bytes) or None, "
+        f"not {type(until).__name__} {until!r}"
+    )
+
+
+def concurrent_read(address: str) -> ConcurrentRead:
+    return ConcurrentRead("another task is reading", address=address)
+
+
+def end_of_stream(delimiter: bytes | None, wanted: int, unread: bytes, address: str) -> EndOfStream:
+    return EndOfStream(
+        f"end of stream before {_in_words(delimiter, wanted)}, {len(unread)} bytes unread",
+        unread,
+        address=address,
+    )
+
+
+def limit_exceeded(delimiter: bytes, limit: int, address: str) -> LimitExceeded:
+    return LimitExceeded(f"no {delimiter!r} within the limit of {limit} bytes", address=address)
+
+
+def read_timed_out(
+    delimiter: bytes | None, wanted: int, timeout: float, address: str
+) -> TimeoutError:
+    return TimeoutError(
+        errno.ETIMEDOUT, f"No {_in_words(delimiter, wanted)} within {timeout:g} seconds", address
+    )
+
+
+# ----------------------------------------------------------------------- writes
+
+
+def as_pieces(data: Buffer | Iterable[Buffer]) -> list[bytes]:
+    """Return what `write` was given as immutable pieces."""
+    if isinstance(data, bytes | bytearray | memoryview):
+        return [bytes(data)]
+    if isinstance(data, str):
+        raise TypeError("data must be bytes, not str: encode it, as in text.encode()")
+    try:
+        items = iter(data)
+    except TypeError:
+        raise TypeError(
+            f"data must be bytes-like or an iterable of bytes-like objects, "
+            f"not {type(data).__name__}"
+        ) from None
+    pieces = []
+    for index, item in enumerate(items):
+        if not isinstance(item, bytes | bytearray | memoryview):
+            raise TypeError(f"data[{index}] must be bytes-like, not {type(item).__name__}")
+        pieces.append(bytes(item))
+    return pieces
+
+
+def queue_full(unsent: int, length: int, max_unsent: int, address: str) -> WriteQueueFull:
+    return WriteQueueFull(
+        f"{unsent} bytes are unsent, {length} more would be over max_unsent ({max_unsent} bytes)",
+        address=address,
+    )
+
+
+def half_closed(address: str) -> ConnectionClosed:
+    return ConnectionClosed("cannot write after close_write()", address=address)
+
+
+# --------------------------------------------------------------------- the end
+
+
+def closed(address: str) -> ConnectionClosed:
+    return ConnectionClosed("active closed", address=address)
+
+
+def lost(error: OSError | None) -> OSError:
+    """Return why a connection was lost; *error* if the operating system said it."""
+    return error or ConnectionAbortedError(errno.ECONNABORTED, os.strerror(errno.ECONNABORTED))
+
+
+def idle(timeout: float) -> TimeoutError:
+    return TimeoutError(errno.ETIMEDOUT, f"Idle for {timeout:g} seconds, closed")
+
+
+def belongs_to_parent() -> OSError:
+    return ConnectionAbortedError(
+        errno.ECONNABORTED, "The connection belongs to the process that was forked"
+    )

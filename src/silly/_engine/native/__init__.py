@@ -1,0 +1,53 @@
+"""The native engine (Linux): connections on a reactor of our own, written in Cython.
+
+- `reactor`: the epoll set, nested in the running asyncio loop.
+- `waiter`: what a suspended task waits on, so that it can be woken at once.
+- `stream`: one connection's reading, writing and closing.
+- `server`: accepting.
+
+It keeps the interface of `silly._engine.interface.Engine`, and means the same
+by everything as the portable engine does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from silly._engine.native.server import Server
+from silly._engine.native.stream import Stream
+
+__all__ = ["NAME", "Stream", "attach", "serve"]
+
+NAME: Final = "native"
+
+
+def serve(
+    loop: asyncio.AbstractEventLoop,
+    sock: socket.socket,
+    backlog: int,  # noqa: ARG001 - the socket listens already
+    accept: Callable[[int], object],
+) -> Server:
+    """Accept connections on *sock* (see `silly._engine.interface.Engine.serve`)."""
+    _send_without_delay(sock)  # accepted connections inherit it
+    return Server(loop, sock.detach(), accept)
+
+
+async def attach(
+    loop: asyncio.AbstractEventLoop,  # noqa: ARG001 - streams find their reactor by it
+    sock: socket.socket,
+    accept: Callable[[int], object],
+) -> None:
+    """Make a connection of *sock* (see `silly._engine.interface.Engine.attach`)."""
+    _send_without_delay(sock)
+    accept(sock.detach())
+
+
+def _send_without_delay(sock: socket.socket) -> None:
+    # Writes are gathered here already; Nagle's algorithm would only hold them up.
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError):  # it was reset already: the first read will say so
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

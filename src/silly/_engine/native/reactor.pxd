@@ -1,0 +1,59 @@
+from libc.stdint cimport uint8_t, uint32_t
+
+cdef enum:
+    BLOCK = 16384  # bytes of a spare block
+    HEADROOM = 16384  # bytes before the place where the scratch buffer receives
+    SCRATCH = 131072  # bytes received at once, at most
+
+
+cdef class Source:
+    cdef Reactor reactor
+    cdef int fd  # -1: closed
+    cdef uint32_t generation  # tells this registration from others of the same descriptor
+    cdef uint32_t interest  # the events it is registered for; 0: not registered
+
+    cdef int watch(self, uint32_t interest) except -1
+    cdef int release(self) except -1
+    cdef int ready(self, uint32_t events) except -1
+    cdef int end_of_turn(self) except -1
+    cdef int own(self) except -1
+    cdef int disown(self) except -1
+
+
+cdef class Reactor:
+    cdef object __weakref__
+    cdef readonly object loop
+    cdef int epoll  # its descriptor; -1: none
+    cdef list table  # sources by descriptor
+    cdef int sources
+    cdef uint32_t generation
+
+    cdef bint direct  # in a batch, and no task is running: waiters may be woken at once
+    cdef bint in_batch
+    cdef double batch_time
+    cdef bint own_clock
+
+    cdef list written  # sources with end_of_turn to come
+    cdef bint flushing  # ... which is scheduled
+
+    cdef uint8_t *scratch
+    cdef Source borrower  # whose unread bytes are in the scratch buffer
+    cdef void *spare[32]
+    cdef int spares
+
+    cdef double busy_poll
+    cdef double last_event
+    cdef bint spinning
+
+    cdef double now(self) except -1
+    cdef int add(self, Source source) except -1
+    cdef int remove(self, Source source) except -1
+    cdef int flush_later(self, Source source) except -1
+    cdef int flush(self) except -1
+    cdef int batch(self) except -1
+    cdef void *block(self) except NULL
+    cdef void give_back(self, void *block) noexcept
+    cdef int disown(self) except -1
+
+
+cdef Reactor reactor_of(object loop)

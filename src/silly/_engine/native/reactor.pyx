@@ -1,0 +1,332 @@
+"""The reactor: one epoll set, nested in whatever asyncio loop runs.
+
+The descriptor of the epoll set is itself watched by the loop (epoll(7): an
+epoll descriptor is readable when one of its members is ready). One callback of
+the loop then serves a whole batch of ready descriptors; tasks that were waiting
+for their bytes are stepped inside it (waiter.pyx).
+
+The rules it keeps:
+
+- An event names a descriptor and a generation, never an object. It is given to
+  the source that is registered for both now; events of one that was closed
+  earlier in the same batch, or whose descriptor has been used anew, are
+  dropped.
+- A source is held by the table while it has a descriptor here, and by the
+  caller while it is called: handlers may close, abort and forget any of them
+  at any time.
+- The scratch buffer belongs to one source at a time, from its receiving to the
+  end of the step that this causes. Should another one receive before that (a
+  loop run inside a handler), the borrower is told to take its bytes away.
+- After a fork the child disowns everything: it closes its copies of the
+  descriptors and leaves the shared epoll set alone.
+"""
+
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cpython.ref cimport PyObject
+from libc.errno cimport EINTR, ENOENT, errno
+from libc.stdint cimport uint32_t, uint64_t
+
+from silly._engine.native.linux cimport (
+    EPOLL_CLOEXEC,
+    EPOLL_CTL_ADD,
+    EPOLL_CTL_DEL,
+    EPOLL_CTL_MOD,
+    close,
+    epoll_create1,
+    epoll_ctl,
+    epoll_event,
+    epoll_wait,
+    monotonic,
+)
+
+import asyncio
+import os
+import weakref
+
+cdef enum:
+    EVENTS = 256  # taken from the kernel at once
+    ROUNDS = 4  # such takings in one batch, before the loop has its turn
+
+cdef double SPIN = 20e-6  # seconds of busy polling before the loop has its turn
+
+cdef object _reactors = weakref.WeakKeyDictionary()  # loop -> weak reference to its reactor
+
+
+cdef Reactor reactor_of(object loop):
+    """Return the reactor of *loop*; its sources and the loop keep it alive."""
+    reference = _reactors.get(loop)
+    cdef Reactor reactor = None if reference is None else reference()
+    if reactor is None:
+        reactor = Reactor(loop)
+        _reactors[loop] = weakref.ref(reactor)
+    return reactor
+
+
+def _forked():
+    for reference in list(_reactors.values()):
+        reactor = reference()
+        if reactor is not None:
+            (<Reactor>reactor).disown()
+    _reactors.clear()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+cdef class Source:
+    """Whatever has a descriptor in a reactor; the base of `Stream` and `Server`."""
+
+    def __cinit__(self):
+        self.fd = -1
+
+    def __dealloc__(self):
+        # Reached only without a reactor that still knows it: with its loop gone.
+        if self.fd >= 0:
+            close(self.fd)
+
+    cdef int watch(self, uint32_t interest) except -1:
+        """Be told of these events from now on; of none for 0."""
+        cdef epoll_event event
+        cdef int operation
+        if interest == self.interest or self.fd < 0:
+            return 0
+        if interest == 0:
+            # Not only an empty set of events: errors would still be told, again and again.
+            operation = EPOLL_CTL_DEL
+        elif self.interest == 0:
+            operation = EPOLL_CTL_ADD
+        else:
+            operation = EPOLL_CTL_MOD
+        event.events = interest
+        event.data.u64 = (<uint64_t>self.generation << 32) | <uint32_t>self.fd
+        if epoll_ctl(self.reactor.epoll, operation, self.fd, &event) < 0:
+            raise OSError(errno, f"epoll_ctl: {os.strerror(errno)}")
+        self.interest = interest
+        return 0
+
+    cdef int release(self) except -1:
+        """Close the descriptor, which also takes it out of the epoll set."""
+        cdef int fd = self.fd
+        if fd >= 0:
+            if self.interest:
+                # A duplicate of the descriptor in another process would keep it in there.
+                self.watch(0)
+            self.reactor.remove(self)
+            self.fd = -1
+            close(fd)
+        return 0
+
+    cdef int ready(self, uint32_t events) except -1:
+        raise NotImplementedError
+
+    cdef int end_of_turn(self) except -1:
+        """Send what was written in this turn."""
+        return 0
+
+    cdef int own(self) except -1:
+        """Take what is still in the scratch buffer away."""
+        return 0
+
+    cdef int disown(self) except -1:
+        """Be gone, in a forked child, without a trace on the wire."""
+        cdef int fd = self.fd
+        self.fd = -1
+        self.interest = 0
+        if fd >= 0:
+            close(fd)
+        return 0
+
+
+cdef class Reactor:
+    """The epoll set of one event loop."""
+
+    def __cinit__(self, loop):
+        self.loop = loop
+        self.epoll = -1
+        self.table = []
+        self.written = []
+        self.scratch = <uint8_t *>PyMem_RawMalloc(HEADROOM + SCRATCH)
+        if self.scratch == NULL:
+            raise MemoryError
+        # A loop whose clock is not the system's (a virtual one) is asked for the time.
+        time = getattr(type(loop), "time", None)
+        self.own_clock = time is not asyncio.BaseEventLoop.time and not (
+            type(loop).__module__.partition(".")[0] == "uvloop"
+        )
+
+    def __dealloc__(self):
+        cdef int i
+        for i in range(self.spares):
+            PyMem_RawFree(self.spare[i])
+        PyMem_RawFree(self.scratch)
+        if self.epoll >= 0:
+            close(self.epoll)
+
+    # ---------------------------------------------------------------- sources
+
+    cdef int add(self, Source source) except -1:
+        """Give *source*, which has its descriptor, a place in the table."""
+        cdef int fd = source.fd
+        if self.epoll < 0:
+            self.epoll = epoll_create1(EPOLL_CLOEXEC)
+            if self.epoll < 0:
+                raise OSError(errno, f"epoll_create1: {os.strerror(errno)}")
+            self.loop.add_reader(self.epoll, self._on_ready)
+        while fd >= PyList_GET_SIZE(self.table):
+            self.table.extend([None] * (PyList_GET_SIZE(self.table) + 64))
+        self.table[fd] = source
+        self.generation += 1
+        source.generation = self.generation
+        source.reactor = self
+        self.sources += 1
+        return 0
+
+    cdef int remove(self, Source source) except -1:
+        self.table[source.fd] = None
+        self.sources -= 1
+        if self.sources == 0 and self.epoll >= 0:
+            if not self.loop.is_closed():
+                self.loop.remove_reader(self.epoll)
+            close(self.epoll)
+            self.epoll = -1
+        return 0
+
+    # ------------------------------------------------------------------ batches
+
+    cdef double now(self) except -1:
+        """The loop's time."""
+        if self.own_clock:
+            return self.loop.time()
+        if self.in_batch:
+            return self.batch_time
+        return monotonic()
+
+    def _on_ready(self):
+        self.batch()
+        if self.busy_poll > 0 and not self.spinning:
+            self.spinning = True
+            self.loop.call_soon(self._spin)
+
+    cdef int batch(self) except -1:
+        """Serve what is ready; return how many events that were."""
+        cdef epoll_event events[EVENTS]
+        cdef int count, i, served = 0, rounds
+        cdef uint32_t fd
+        cdef Source source
+        cdef object entry
+        cdef bint was_direct = self.direct
+        cdef bint was_in_batch = self.in_batch
+        self.in_batch = True
+        self.direct = not was_in_batch
+        try:
+            for rounds in range(ROUNDS):
+                if self.epoll < 0:
+                    break
+                count = epoll_wait(self.epoll, events, EVENTS, 0)
+                if count <= 0:
+                    break
+                served += count
+                self.last_event = self.batch_time = monotonic()
+                for i in range(count):
+                    fd = <uint32_t>events[i].data.u64
+                    if fd >= <uint32_t>PyList_GET_SIZE(self.table):
+                        continue
+                    entry = <object>PyList_GET_ITEM(self.table, fd)
+                    if entry is None:
+                        continue
+                    source = <Source>entry
+                    if source.generation == <uint32_t>(events[i].data.u64 >> 32):
+                        source.ready(events[i].events)
+                if PyList_GET_SIZE(self.written) > 0:
+                    self.flush()
+                if count < EVENTS:
+                    break
+        finally:
+            self.direct = was_direct
+            self.in_batch = was_in_batch
+            if PyList_GET_SIZE(self.written) > 0 and not self.flushing:  # left by an exception
+                self.flushing = True
+                self.loop.call_soon(self._flush)
+        return served
+
+    # ------------------------------------------------------------ ends of turns
+
+    cdef int flush_later(self, Source source) except -1:
+        """Call *source*'s end_of_turn before the loop goes on to something else."""
+        if not self.in_batch and not self.flushing:
+            self.flushing = True
+            self.loop.call_soon(self._flush)
+        self.written.append(source)
+        return 0
+
+    def _flush(self):
+        self.flushing = False
+        self.flush()
+
+    cdef int flush(self) except -1:
+        cdef list written = self.written
+        cdef Source source
+        self.written = []
+        for entry in written:
+            source = <Source>entry
+            source.end_of_turn()
+        return 0
+
+    # -------------------------------------------------------------- busy polling
+
+    def set_busy_poll(self, double duration):
+        """Poll for *duration* seconds after each event before sleeping; 0: never."""
+        self.busy_poll = duration
+
+    def _spin(self):
+        """Poll for a moment, then let the loop have its turn, until nothing came for long."""
+        cdef double until = monotonic() + SPIN
+        cdef double now
+        while True:
+            if self.batch() > 0:
+                break
+            now = monotonic()
+            if now >= until:
+                break
+        if self.epoll >= 0 and monotonic() - self.last_event < self.busy_poll:
+            self.loop.call_soon(self._spin)
+        else:
+            self.spinning = False
+
+    # ------------------------------------------------------------------- memory
+
+    cdef void *block(self) except NULL:
+        """Return a block of `BLOCK` bytes."""
+        cdef void *block
+        if self.spares > 0:
+            self.spares -= 1
+            return self.spare[self.spares]
+        block = PyMem_RawMalloc(BLOCK)
+        if block == NULL:
+            raise MemoryError
+        return block
+
+    cdef void give_back(self, void *block) noexcept:
+        if self.spares < 32:
+            self.spare[self.spares] = block
+            self.spares += 1
+        else:
+            PyMem_RawFree(block)
+
+    # --------------------------------------------------------------------- forks
+
+    cdef int disown(self) except -1:
+        """In a forked child: let go of everything that is the parent's."""
+        cdef Source source
+        if self.epoll >= 0:
+            close(self.epoll)
+            self.epoll = -1
+        self.written = []
+        self.sources = 0
+        table, self.table = self.table, []
+        for entry in table:
+            if entry is not None:
+                source = <Source>entry
+                source.disown()
+        return 0

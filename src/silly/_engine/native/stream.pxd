@@ -1,0 +1,100 @@
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+
+from silly._engine.native.linux cimport sockaddr_in6
+from silly._engine.native.reactor cimport Source
+from silly._engine.native.waiter cimport Waiter
+
+
+cdef class Stream(Source):
+    cdef object __weakref__
+    cdef object on_gone
+
+    # receiving: the unread bytes are [in_start, in_end) of in_data
+    cdef uint8_t *in_data
+    cdef size_t in_start, in_end
+    cdef size_t in_capacity  # 0: in_data is the reactor's scratch buffer, or NULL
+    cdef bytes sought  # the delimiter of the last search ...
+    cdef size_t searched  # ... and how many unread bytes cannot begin it
+    cdef size_t limit_of_reads
+    cdef Read reader  # which is waiting
+
+    # sending: [out_start, out_end) of out_data; the last `batched` were not tried yet
+    cdef uint8_t *out_data
+    cdef size_t out_start, out_end, out_capacity
+    cdef size_t batched
+    cdef size_t limit_of_queue
+    cdef list wake_on_room
+
+    cdef uint8_t paused
+    cdef uint8_t in_turn
+    cdef uint8_t crowded
+    cdef uint8_t call_when_empty
+    cdef uint8_t finishing
+    cdef uint8_t writable
+    cdef uint8_t ended
+    cdef uint8_t closing
+    cdef uint8_t failed
+    cdef uint8_t gone
+
+    cdef object loss
+    cdef double linger_time
+    cdef object linger_timer
+    cdef list wake_on_gone
+
+    cdef int64_t bytes_in, bytes_out
+    cdef double opened, last_activity
+    cdef double idle_time  # 0: no timeout
+    cdef object idle_timer
+    cdef size_t unsent_seen
+
+    cdef sockaddr_in6 peer
+    cdef object local, remote
+
+    cdef Py_ssize_t find(self, bytes delimiter, size_t limit) except -2
+    cdef Py_ssize_t match(self, Read read) except -2
+    cdef bytes take(self, size_t count)
+    cdef int reserve(self, size_t room) except -1
+    cdef int forget_incoming(self) except -1
+    cdef int receive(self) except -1
+    cdef int wake_reader(self) except -1
+    cdef int control_flow(self) except -1
+    cdef int resume(self) except -1
+    cdef object reader_error(self, bytes delimiter, size_t wanted)
+    cdef object loss_error(self)
+
+    cdef int append(self, const void *data, size_t length) except -1
+    cdef int release_outgoing(self) except -1
+    cdef object write_at_once(self, bytes data)
+    cdef int flush(self) except -1
+    cdef int send_queue(self) except -1
+    cdef int fail(self, int error) except -1
+    cdef object writer_error(self)
+    cdef int wake_all(self, list waiters) except -1
+    cdef int uncrowd(self) except -1
+
+    cdef int finish(self) except -1
+    cdef int enter_closing(self) except -1
+    cdef int close_sent(self) except -1
+    cdef int start_linger(self) except -1
+    cdef int close_link(self) except -1
+    cdef int reset_link(self) except -1
+    cdef int lose(self, object error) except -1
+    cdef int mark_lost(self, object error) except -1
+    cdef int arm_idle_timer(self, double when) except -1
+
+
+cdef class Read:
+    cdef Stream stream
+    cdef Waiter waiter
+    cdef bytes delimiter
+    cdef size_t wanted
+    cdef object timeout
+    cdef object timer
+    cdef uint8_t kind
+    cdef uint8_t state
+    cdef uint8_t timed_out
+
+    cdef object advance(self, object value)
+    cdef int step(self, void **out) except -1
+    cdef int suspend(self) except -1
+    cdef int finish(self) except -1

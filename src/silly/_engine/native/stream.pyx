@@ -1,0 +1,1160 @@
+"""One connection's bytes, natively: `silly._engine.stream.Stream` and its link in one.
+
+What reading, writing and closing mean is said there, and is the same here. What
+differs is how the bytes travel:
+
+Receiving
+    All connections receive into the reactor's one scratch buffer. A reader that
+    the bytes satisfy is stepped at once and takes its results straight out of
+    it; what is unread when that step ends is moved to memory of the
+    connection's own. So a connection owns memory only while it holds unread
+    bytes. A few unread bytes are moved in front of the place where the scratch
+    buffer receives, which joins a line that came in pieces without a copy of
+    the whole.
+
+Reading
+    `read` returns a `Read`: a coroutine object that is its own iterator, and
+    whose `am_send` slot returns bytes that are there without an exception being
+    made of them. ``async for`` uses one `Lines` for all its lines.
+
+Writing
+    Writes are copied into a block borrowed from the reactor, and leave when the
+    reader suspends, when they have become many, or at the end of the batch or
+    of the loop's turn.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.string cimport memcmp, memcpy, memset
+
+from silly._engine.native.linux cimport (
+    AF_INET,
+    AF_INET6,
+    AF_UNIX,
+    EPOLLERR,
+    EPOLLHUP,
+    EPOLLIN,
+    EPOLLOUT,
+    FIONREAD,
+    MSG_NOSIGNAL,
+    PyType_Modified,
+    PyTypeObject,
+    SHUT_WR,
+    SO_LINGER,
+    SOL_SOCKET,
+    getpeername,
+    getsockname,
+    inet_ntop,
+    ioctl,
+    iovec,
+    linger_t,
+    memchr,
+    memmem,
+    msghdr,
+    ntohl,
+    ntohs,
+    recv,
+    send,
+    sendmsg,
+    setsockopt,
+    shutdown,
+    sockaddr,
+    sockaddr_in,
+    sockaddr_in6,
+    sockaddr_un,
+    socklen_t,
+)
+from silly._engine.native.reactor cimport BLOCK, HEADROOM, SCRATCH, Reactor, Source, reactor_of
+from silly._engine.native.waiter cimport Waiter
+
+import logging
+import os
+import socket
+import time
+import warnings
+
+from silly._arguments import seconds, seconds_or_none, size
+from silly._engine import complaints
+from silly._engine import stream as portable
+from silly.errors import at_address
+
+cdef object logger = logging.getLogger("silly.net")
+
+cdef enum:
+    HIGH_WATER = 65536  # bytes: a batch this large leaves at once; writers wait above it
+    LOW_WATER = 16384  # bytes: they go on here
+
+cdef enum:  # what `find` and `match` return instead of a number of bytes
+    INCOMPLETE = 0
+    TOO_LONG = -1
+
+cdef enum:  # what a `Read` is after
+    ALL = 0
+    COUNT = 1
+    DELIMITER = 2
+    LINE = 3
+
+cdef enum:  # where a `Read` is
+    NEW = 0
+    WAITING = 1
+    DONE = 2
+
+cdef bytes NEWLINE = b"\n"
+
+
+cdef class Stream(Source):
+    """One connection's reading, writing and closing; the base of the native `Conn`."""
+
+    def __init__(
+        self,
+        int link,
+        loop,
+        on_gone,
+        *,
+        size_t read_limit=portable.READ_LIMIT,
+        size_t max_unsent=portable.MAX_UNSENT,
+        double linger=portable.LINGER,
+        idle_timeout=None,
+    ):
+        cdef socklen_t length = sizeof(sockaddr_in6)
+        cdef Reactor reactor = reactor_of(loop)
+        self.fd = link
+        self.on_gone = on_gone
+        self.limit_of_reads = read_limit
+        self.limit_of_queue = max_unsent
+        self.linger_time = linger
+        self.writable = True
+        # Asked now: a connection that was reset cannot tell.
+        if getpeername(link, <sockaddr *>&self.peer, &length) < 0:
+            memset(&self.peer, 0, sizeof(self.peer))
+        if self.peer.sin6_family != AF_INET and self.peer.sin6_family != AF_INET6:
+            self.remote = name_of(link, &getpeername)
+        reactor.add(self)
+        self.opened = self.last_activity = reactor.now()
+        if idle_timeout is not None:
+            self.idle_timeout = idle_timeout
+        self.watch(EPOLLIN)
+
+    def __dealloc__(self):
+        if self.in_capacity:
+            PyMem_RawFree(self.in_data)
+        if self.out_data != NULL:
+            PyMem_RawFree(self.out_data)
+        if self.fd >= 0:
+            try:
+                warnings.warn(f"unclosed connection, descriptor {self.fd}", ResourceWarning)
+            except BaseException:  # a warning that was made an error: nobody is there to catch it
+                pass
+
+    # ---------------------------------------------------------------- reading
+
+    def read(self, until=None, *, timeout=None, limit=None):
+        cdef Read read
+        cdef size_t wanted
+        if timeout is not None:
+            timeout = seconds_or_none(timeout, "timeout")
+        if type(until) is bytes or isinstance(until, (bytes, bytearray, memoryview)):
+            if type(until) is not bytes:
+                until = bytes(until)
+            if not until:
+                raise complaints.empty_delimiter()
+            if limit is None:
+                wanted = self.limit_of_reads
+            else:
+                wanted = _capped(size(limit, "limit", least=1))
+            read = Read(DELIMITER)
+            read.delimiter = <bytes>until
+            read.wanted = wanted
+        elif limit is not None:
+            raise complaints.limit_without_delimiter()
+        elif until is None:
+            read = Read(ALL)
+        elif isinstance(until, bool) or not isinstance(until, int):
+            raise complaints.until_of_wrong_type(until)
+        else:
+            wanted = _capped(size(until, "until"))
+            read = Read(COUNT)
+            read.wanted = wanted
+        read.stream = self
+        read.timeout = timeout
+        return read
+
+    def __aiter__(self):
+        cdef Lines lines = Lines(LINE)
+        lines.stream = self
+        lines.delimiter = NEWLINE
+        return lines
+
+    def __anext__(self):
+        return self.__aiter__()
+
+    cdef Py_ssize_t find(self, bytes delimiter, size_t limit) except -2:
+        """See `silly._engine.receive_buffer.ReceiveBuffer.find`."""
+        cdef const uint8_t *data = self.in_data + self.in_start
+        cdef const char *wanted = PyBytes_AS_STRING(delimiter)
+        cdef size_t length = <size_t>PyBytes_GET_SIZE(delimiter)
+        cdef size_t held = self.in_end - self.in_start
+        cdef size_t stop, begun
+        cdef const uint8_t *found = NULL
+        if delimiter is not self.sought:
+            if self.sought is None or delimiter != self.sought:
+                self.searched = 0
+            self.sought = delimiter
+        stop = held if held < limit else limit
+        if stop > self.searched:
+            if length == 1:
+                found = <const uint8_t *>memchr(
+                    data + self.searched, <unsigned char>wanted[0], stop - self.searched
+                )
+            else:
+                found = <const uint8_t *>memmem(
+                    data + self.searched, stop - self.searched, wanted, length
+                )
+        if found != NULL:
+            self.searched = <size_t>(found - data)
+            return <Py_ssize_t>(self.searched + length)
+        if held + length <= limit:
+            self.searched = held - length + 1 if held >= length else 0
+            return INCOMPLETE
+        self.searched = stop - length + 1 if stop >= length else 0
+        if held >= limit:
+            return TOO_LONG
+        begun = length - 1 if length - 1 < held else held
+        while begun and memcmp(data + held - begun, wanted, begun) != 0:
+            begun -= 1
+        return TOO_LONG if held - begun + length > limit else INCOMPLETE
+
+    cdef Py_ssize_t match(self, Read read) except -2:
+        """How many bytes *read* would return now; or `INCOMPLETE`, or `TOO_LONG`."""
+        cdef size_t held
+        if read.kind >= DELIMITER:
+            return self.find(read.delimiter, read.wanted)
+        held = self.in_end - self.in_start
+        if read.kind == ALL:
+            return held
+        return <Py_ssize_t>read.wanted if held >= read.wanted else INCOMPLETE
+
+    cdef bytes take(self, size_t count):
+        """Remove and return the first *count* unread bytes."""
+        cdef bytes taken = PyBytes_FromStringAndSize(
+            <const char *>self.in_data + self.in_start, <Py_ssize_t>count
+        )
+        self.in_start += count
+        self.searched = self.searched - count if self.searched > count else 0
+        if self.in_start == self.in_end:
+            self.forget_incoming()
+        if self.paused and self.in_end - self.in_start <= self.limit_of_reads // 2:
+            self.resume()
+        return taken
+
+    cdef int forget_incoming(self) except -1:
+        if self.in_capacity:
+            PyMem_RawFree(self.in_data)
+            self.in_capacity = 0
+        self.in_data = NULL
+        self.in_start = self.in_end = self.searched = 0
+        return 0
+
+    cdef int reserve(self, size_t room) except -1:
+        """Have *room* bytes free behind the unread ones, in memory of our own."""
+        cdef size_t unread = self.in_end - self.in_start
+        cdef size_t capacity
+        cdef uint8_t *data
+        if self.in_capacity and self.in_capacity - self.in_end >= room:
+            return 0
+        if self.in_start and self.in_capacity >= unread + room and self.in_start >= unread:
+            memcpy(self.in_data, self.in_data + self.in_start, unread)
+        else:
+            capacity = unread + unread // 2 + room
+            data = <uint8_t *>PyMem_RawMalloc(capacity)
+            if data == NULL:
+                raise MemoryError
+            if unread:
+                memcpy(data, self.in_data + self.in_start, unread)
+            if self.in_capacity:
+                PyMem_RawFree(self.in_data)
+            self.in_data = data
+            self.in_capacity = capacity
+        self.in_start = 0
+        self.in_end = unread
+        return 0
+
+    cdef int own(self) except -1:
+        """Move what is unread out of the scratch buffer."""
+        cdef size_t unread = self.in_end - self.in_start
+        cdef uint8_t *data
+        if self.in_capacity or self.in_data == NULL:
+            return 0
+        data = <uint8_t *>PyMem_RawMalloc(unread)
+        if data == NULL:
+            raise MemoryError
+        memcpy(data, self.in_data + self.in_start, unread)
+        self.in_data = data
+        self.in_capacity = unread
+        self.in_start = 0
+        self.in_end = unread
+        return 0
+
+    cdef int receive(self) except -1:
+        """Receive once, and step the reader if that completes its read."""
+        cdef Reactor reactor = self.reactor
+        cdef size_t unread = self.in_end - self.in_start
+        cdef uint8_t *place
+        cdef ssize_t count
+        cdef int error
+        cdef Waiter waiter
+        if reactor.borrower is not None:
+            reactor.borrower.own()
+            reactor.borrower = None
+        if unread <= HEADROOM:
+            place = reactor.scratch + HEADROOM
+            count = recv(self.fd, place, SCRATCH, 0)
+            if count > 0:
+                place -= unread
+                if unread:
+                    memcpy(place, self.in_data + self.in_start, unread)
+                    if self.in_capacity:
+                        PyMem_RawFree(self.in_data)
+                        self.in_capacity = 0
+                self.in_data = place
+                self.in_start = 0
+                self.in_end = unread + <size_t>count
+                reactor.borrower = self
+        else:
+            self.reserve(SCRATCH)
+            count = recv(self.fd, self.in_data + self.in_end, self.in_capacity - self.in_end, 0)
+            if count > 0:
+                self.in_end += <size_t>count
+        if count > 0:
+            self.bytes_in += count
+            self.last_activity = reactor.now()
+            if self.closing:
+                self.forget_incoming()
+                reactor.borrower = None
+                return 0
+            try:
+                if self.reader is not None:
+                    waiter = self.reader.waiter
+                    if waiter.is_pending():
+                        if self.match(self.reader) == INCOMPLETE:
+                            return 0
+                        waiter.wake(reactor)
+            finally:
+                if reactor.borrower is self:
+                    self.own()
+                    reactor.borrower = None
+            self.control_flow()
+        elif count == 0:
+            self.ended = True
+            self.watch(self.interest & ~<uint32_t>EPOLLIN)
+            if not self.closing:
+                self.wake_reader()
+            elif self.out_start == self.out_end:
+                self.close_link()
+        else:
+            error = errno
+            if error != EAGAIN and error != EINTR:
+                self.lose(OSError(error, os.strerror(error)))
+        return 0
+
+    cdef int wake_reader(self) except -1:
+        if self.reader is not None and self.reader.waiter.is_pending():
+            self.reader.waiter.wake(self.reactor)
+        return 0
+
+    cdef object reader_error(self, bytes delimiter, size_t wanted):
+        """Why such a read cannot be, in the state that this stream is in."""
+        if self.closing:
+            return complaints.closed(self.remote_addr)
+        if self.reader is not None:
+            return complaints.concurrent_read(self.remote_addr)
+        if self.ended or self.loss is None:
+            unread = self.in_data[self.in_start : self.in_end] if self.in_data != NULL else b""
+            return complaints.end_of_stream(delimiter, wanted, unread, self.remote_addr)
+        return self.loss_error()
+
+    cdef object loss_error(self):
+        return at_address(self.loss, self.remote_addr)
+
+    # ----------------------------------------------------------- flow control
+
+    cdef int control_flow(self) except -1:
+        """Stop receiving if as much as may stay unread is there."""
+        if self.in_end - self.in_start >= self.limit_of_reads and not (
+            self.paused or self.closing or self.ended or self.gone
+        ):
+            self.paused = True
+            self.watch(self.interest & ~<uint32_t>EPOLLIN)
+        return 0
+
+    cdef int resume(self) except -1:
+        self.paused = False
+        if not (self.ended or self.gone or self.failed):
+            self.watch(self.interest | EPOLLIN)
+        return 0
+
+    # ---------------------------------------------------------------- writing
+
+    def write(self, data):
+        cdef list pieces
+        cdef size_t length, batched
+        if type(data) is bytes:
+            length = <size_t>PyBytes_GET_SIZE(<bytes>data)
+        else:
+            pieces = complaints.as_pieces(data)
+            data = <bytes>pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            length = <size_t>PyBytes_GET_SIZE(<bytes>data)
+        if not self.writable:
+            raise self.writer_error()
+        batched = self.batched + length
+        if self.crowded or batched > HIGH_WATER or batched > self.limit_of_queue:
+            return self.write_at_once(<bytes>data)
+        if length:
+            self.append(PyBytes_AS_STRING(<bytes>data), length)
+            self.batched = batched
+            if not self.in_turn:
+                self.in_turn = True
+                self.reactor.flush_later(self)
+        return HAS_ROOM
+
+    cdef int append(self, const void *data, size_t length) except -1:
+        """Put bytes behind those that are to be sent."""
+        cdef size_t unsent = self.out_end - self.out_start
+        cdef size_t capacity
+        cdef uint8_t *moved
+        if self.out_capacity - self.out_end < length:
+            if self.out_data == NULL and length <= BLOCK:
+                self.out_data = <uint8_t *>self.reactor.block()
+                self.out_capacity = BLOCK
+            elif self.out_start >= unsent and self.out_capacity >= unsent + length:
+                memcpy(self.out_data, self.out_data + self.out_start, unsent)
+                self.out_start = 0
+                self.out_end = unsent
+            else:
+                capacity = unsent + unsent // 2 + length + BLOCK
+                moved = <uint8_t *>PyMem_RawMalloc(capacity)
+                if moved == NULL:
+                    raise MemoryError
+                if unsent:
+                    memcpy(moved, self.out_data + self.out_start, unsent)
+                self.release_outgoing()
+                self.out_data = moved
+                self.out_capacity = capacity
+                self.out_end = unsent
+        memcpy(self.out_data + self.out_end, data, length)
+        self.out_end += length
+        return 0
+
+    cdef int release_outgoing(self) except -1:
+        if self.out_capacity == BLOCK:
+            self.reactor.give_back(self.out_data)
+        elif self.out_data != NULL:
+            PyMem_RawFree(self.out_data)
+        self.out_data = NULL
+        self.out_start = self.out_end = self.out_capacity = 0
+        return 0
+
+    cdef object write_at_once(self, bytes data):
+        """Write where the queue is long, or becomes so: no point in waiting for more."""
+        cdef size_t length = <size_t>PyBytes_GET_SIZE(data)
+        cdef size_t unsent = self.out_end - self.out_start
+        cdef size_t batched
+        cdef size_t sent = 0
+        cdef ssize_t count
+        cdef iovec pieces[2]
+        cdef msghdr message
+        # A queue that is nearly empty takes a write of any length: else a large
+        # one could never leave, and who awaits each write could be refused.
+        if unsent > self.batched:
+            self.flush()
+            if unsent + length > self.limit_of_queue and unsent > min(
+                <size_t>HIGH_WATER, self.limit_of_queue // 2
+            ):
+                raise complaints.queue_full(unsent, length, self.limit_of_queue, self.remote_addr)
+            self.append(PyBytes_AS_STRING(data), length)
+            self.bytes_out += length
+            self.last_activity = self.reactor.now()
+        else:
+            batched, self.batched = self.batched, 0
+            self.bytes_out += batched + length
+            self.last_activity = self.reactor.now()
+            if self.failed:
+                self.release_outgoing()
+                return HAS_ROOM
+            pieces[0].iov_base = self.out_data + self.out_start
+            pieces[0].iov_len = batched
+            pieces[1].iov_base = PyBytes_AS_STRING(data)
+            pieces[1].iov_len = length
+            memset(&message, 0, sizeof(message))
+            message.msg_iov = pieces
+            message.msg_iovlen = 2
+            if batched == 0:
+                count = send(self.fd, pieces[1].iov_base, length, MSG_NOSIGNAL)
+            else:
+                count = sendmsg(self.fd, &message, MSG_NOSIGNAL)
+            if count >= 0:
+                sent = <size_t>count
+            elif not may_try_again(errno):
+                self.fail(errno)
+                return HAS_ROOM
+            if sent >= batched:
+                self.release_outgoing()
+                sent -= batched
+            else:
+                self.out_start += sent
+                sent = 0
+            if sent < length:
+                self.append(PyBytes_AS_STRING(data) + sent, length - sent)
+                self.watch(self.interest | EPOLLOUT)
+        if self.out_end - self.out_start > HIGH_WATER:
+            self.crowded = True
+        return Room(self) if self.crowded else HAS_ROOM
+
+    cdef int flush(self) except -1:
+        """Send what was written since the last time."""
+        cdef size_t batched = self.batched
+        if batched == 0:
+            return 0
+        self.batched = 0
+        self.bytes_out += batched
+        self.last_activity = self.reactor.now()
+        if self.failed:
+            self.release_outgoing()
+        elif self.out_end - self.out_start == batched:
+            self.send_queue()
+        elif self.out_end - self.out_start > HIGH_WATER:
+            self.crowded = True
+        return 0
+
+    cdef int send_queue(self) except -1:
+        """Send of the queue what the kernel takes; wait for room if that is not all."""
+        cdef size_t unsent = self.out_end - self.out_start
+        cdef ssize_t count = send(
+            self.fd, self.out_data + self.out_start, unsent, MSG_NOSIGNAL
+        )
+        if count == <ssize_t>unsent:
+            self.release_outgoing()
+            if self.interest & EPOLLOUT:
+                self.watch(self.interest & ~<uint32_t>EPOLLOUT)
+            if self.finishing:
+                self.finish()
+            return 0
+        if count >= 0:
+            self.out_start += <size_t>count
+        elif not may_try_again(errno):
+            self.fail(errno)
+            return 0
+        if self.out_end - self.out_start > HIGH_WATER:
+            self.crowded = True
+        self.watch(self.interest | EPOLLOUT)
+        return 0
+
+    cdef int fail(self, int error) except -1:
+        """Note that sending failed; the connection is lost as soon as no caller is in here."""
+        self.failed = True
+        self.release_outgoing()
+        self.watch(0)
+        self.reactor.loop.call_soon(self._lose, OSError(error, os.strerror(error)))
+        return 0
+
+    def _lose(self, error):
+        if not self.gone:
+            self.lose(error)
+
+    cdef int end_of_turn(self) except -1:
+        self.in_turn = False
+        if self.batched:
+            self.flush()
+        return 0
+
+    async def _wait_for_room(self):
+        while self.crowded and self.writable:
+            waiter = self.reactor.loop.create_future()
+            if self.wake_on_room is None:
+                self.wake_on_room = []
+            self.wake_on_room.append(waiter)
+            await waiter
+        if self.closing or self.loss is not None:
+            raise self.writer_error()
+
+    cdef object writer_error(self):
+        if self.closing:
+            return complaints.closed(self.remote_addr)
+        if self.loss is not None:
+            return self.loss_error()
+        return complaints.half_closed(self.remote_addr)
+
+    cdef int wake_all(self, list waiters) except -1:
+        if waiters is not None:
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+        return 0
+
+    cdef int uncrowd(self) except -1:
+        """Let waiting writers go on, or closing."""
+        cdef list waiters
+        self.crowded = self.call_when_empty = False
+        if not self.closing:
+            waiters, self.wake_on_room = self.wake_on_room, None
+            self.wake_all(waiters)
+        elif not self.gone:
+            self.close_sent()
+        return 0
+
+    # ---------------------------------------------------------------- closing
+
+    def close_write(self):
+        cdef list waiters
+        if not self.writable:
+            return
+        self.flush()
+        self.writable = False
+        waiters, self.wake_on_room = self.wake_on_room, None
+        self.wake_all(waiters)
+        self.finish()
+
+    cdef int finish(self) except -1:
+        """Send FIN when the queue is empty."""
+        if self.out_start != self.out_end:
+            self.finishing = True
+        elif self.fd >= 0 and not self.failed:
+            self.finishing = False
+            shutdown(self.fd, SHUT_WR)
+        return 0
+
+    def close(self):
+        if self.closing:
+            return
+        if self.writable:
+            self.flush()
+        self.enter_closing()
+        if self.gone or self.failed:
+            return
+        if self.out_start == self.out_end:
+            self.close_sent()
+        elif self.linger_time == 0:
+            self.abort()
+        else:
+            self.start_linger()
+            self.crowded = self.call_when_empty = True
+
+    def abort(self):
+        self.out_end -= self.batched
+        self.batched = 0
+        self.enter_closing()
+        if not self.gone:
+            self.bytes_out -= self.out_end - self.out_start
+            self.reset_link()
+
+    cdef int enter_closing(self) except -1:
+        cdef list waiters
+        self.closing = True
+        self.writable = False
+        self.forget_incoming()
+        self.wake_reader()
+        waiters, self.wake_on_room = self.wake_on_room, None
+        self.wake_all(waiters)
+        return 0
+
+    cdef int close_sent(self) except -1:
+        """Go on with closing: all that was queued is in the kernel's hands."""
+        cdef int unread = 0
+        if self.ended or not (
+            self.paused or (ioctl(self.fd, FIONREAD, &unread) == 0 and unread > 0)
+        ):
+            self.close_link()
+            return 0
+        self.finish()
+        if self.paused:
+            self.resume()
+        if self.linger_timer is None:
+            self.start_linger()
+        return 0
+
+    cdef int start_linger(self) except -1:
+        self.linger_timer = self.reactor.loop.call_later(self.linger_time, self._end_linger)
+        return 0
+
+    def _end_linger(self):
+        self.linger_timer = None
+        if self.gone or self.failed:
+            return
+        if self.out_start != self.out_end:
+            logger.debug(
+                "%s: %d bytes unsent after lingering",
+                self.remote_addr,
+                self.out_end - self.out_start,
+            )
+            self.abort()
+        else:
+            self.close_link()
+
+    cdef int close_link(self) except -1:
+        """Close the socket: what was sent is the kernel's, which sends FIN behind it."""
+        if not self.failed:
+            self.lose(None)
+        return 0
+
+    cdef int reset_link(self) except -1:
+        """Close the socket with a reset (a zero linger time does that: socket(7))."""
+        cdef linger_t now
+        now.l_onoff = 1
+        now.l_linger = 0
+        setsockopt(self.fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now))
+        return self.lose(None)
+
+    async def wait_closed(self):
+        if not self.gone:
+            waiter = self.reactor.loop.create_future()
+            if self.wake_on_gone is None:
+                self.wake_on_gone = []
+            self.wake_on_gone.append(waiter)
+            await waiter
+
+    cdef int lose(self, object error) except -1:
+        """Be gone: closed as asked (None), or for *error*."""
+        self.local = name_of(self.fd, &getsockname)
+        self.mark_lost(error)
+        self.release_outgoing()
+        self.release()
+        self.wake_reader()
+        waiters, self.wake_on_room = self.wake_on_room, None
+        self.wake_all(waiters)
+        waiters, self.wake_on_gone = self.wake_on_gone, None
+        self.wake_all(waiters)
+        on_gone, self.on_gone = self.on_gone, None
+        if on_gone is not None:
+            on_gone(self)
+        return 0
+
+    cdef int mark_lost(self, object error) except -1:
+        if self.loss is None and not self.closing:
+            self.loss = complaints.lost(error)
+        self.gone = True
+        self.crowded = self.writable = False
+        self.batched = 0
+        for timer in (self.linger_timer, self.idle_timer):
+            if timer is not None:
+                timer.cancel()
+        self.linger_timer = self.idle_timer = None
+        return 0
+
+    cdef int disown(self) except -1:
+        self.mark_lost(complaints.belongs_to_parent())
+        return Source.disown(self)
+
+    # ---------------------------------------------------- calls from the reactor
+
+    cdef int ready(self, uint32_t events) except -1:
+        if self.interest & EPOLLIN and events & (EPOLLIN | EPOLLERR | EPOLLHUP):
+            self.receive()
+        if self.interest & EPOLLOUT and events & (EPOLLOUT | EPOLLERR | EPOLLHUP):
+            self.send_queue()
+            if self.crowded and self.out_end - self.out_start <= (
+                0 if self.call_when_empty else LOW_WATER
+            ):
+                self.uncrowd()
+        return 0
+
+    # ---------------------------------------------------------------- idleness
+
+    @property
+    def idle_timeout(self):
+        return self.idle_time or None
+
+    @idle_timeout.setter
+    def idle_timeout(self, value):
+        value = seconds_or_none(value, "idle_timeout")
+        if value == 0:
+            raise ValueError("idle_timeout must be more than 0 seconds, or None for no timeout")
+        self.idle_time = 0 if value is None else value
+        if self.idle_timer is not None:
+            self.idle_timer.cancel()
+            self.idle_timer = None
+        if value is not None and not self.gone:
+            self.arm_idle_timer(self.last_activity + self.idle_time)
+
+    cdef int arm_idle_timer(self, double when) except -1:
+        cdef double delay = when - self.reactor.now()
+        self.idle_timer = self.reactor.loop.call_later(delay, self._check_idle)
+        return 0
+
+    def _check_idle(self):
+        """Close if nothing moved for `idle_timeout`, else look again when that could be."""
+        cdef double due
+        cdef size_t unsent = self.out_end - self.out_start - self.batched
+        self.idle_timer = None
+        if self.closing or self.gone:
+            return  # bounded by linger
+        if unsent != self.unsent_seen:  # the peer took some, or there is more for it
+            self.unsent_seen = unsent
+            self.last_activity = self.reactor.now()
+        due = self.last_activity + self.idle_time
+        if self.reactor.now() < due - 0.001:
+            self.arm_idle_timer(due)
+            return
+        self.loss = complaints.idle(self.idle_time)
+        self.writable = False
+        if self.failed:
+            return
+        if unsent:
+            self.reset_link()
+        else:
+            self.close_link()
+
+    # -------------------------------------------------------------- properties
+
+    @property
+    def is_alive(self):
+        return not self.closing and self.loss is None
+
+    @property
+    def _is_closing(self):
+        return bool(self.closing)
+
+    @property
+    def _is_gone(self):
+        return bool(self.gone)
+
+    @property
+    def unread_bytes(self):
+        return self.in_end - self.in_start
+
+    @property
+    def unsent_bytes(self):
+        return self.out_end - self.out_start
+
+    @property
+    def read_limit(self):
+        return self.limit_of_reads
+
+    @read_limit.setter
+    def read_limit(self, value):
+        self.limit_of_reads = _capped(size(value, "read_limit", least=1))
+        if self.paused and self.in_end - self.in_start < self.limit_of_reads:
+            self.resume()
+        elif self.reader is None or not self.reader.waiter.is_pending():
+            self.control_flow()
+
+    @property
+    def max_unsent(self):
+        return self.limit_of_queue
+
+    @max_unsent.setter
+    def max_unsent(self, value):
+        self.limit_of_queue = _capped(size(value, "max_unsent", least=1))
+
+    @property
+    def linger(self):
+        return self.linger_time
+
+    @linger.setter
+    def linger(self, value):
+        self.linger_time = seconds(value, "linger")
+
+    @property
+    def _local_sockaddr(self):
+        if self.local is None and self.fd >= 0:
+            return name_of(self.fd, &getsockname)
+        return self.local
+
+    @property
+    def _remote_sockaddr(self):
+        if self.peer.sin6_family == AF_INET or self.peer.sin6_family == AF_INET6:
+            return inet_name(&self.peer)
+        return self.remote
+
+    @property
+    def _counts(self):
+        return (self.bytes_in, self.bytes_out - <int64_t>(
+            self.out_end - self.out_start - self.batched
+        ))
+
+    @property
+    def _times(self):
+        cdef double offset = time.time() - self.reactor.now()
+        return self.opened + offset, self.last_activity + offset
+
+
+# ------------------------------------------------------------------- awaitables
+
+
+@cython.freelist(64)
+cdef class Read:
+    """One `Stream.read`: a coroutine object, and its own iterator."""
+
+    def __cinit__(self, uint8_t kind):
+        self.kind = kind
+
+    def __dealloc__(self):
+        if self.state == NEW and self.kind != LINE:
+            try:
+                warnings.warn("a read was never awaited", RuntimeWarning)
+            except BaseException:
+                pass
+
+    cdef int step(self, void **out) except -1:
+        """Go on; *out* becomes the result (return 0) or what to wait on (return 1)."""
+        cdef Stream stream = self.stream
+        cdef Py_ssize_t count
+        cdef bytes taken
+        if self.state == NEW:
+            if self.kind == LINE:
+                self.wanted = stream.limit_of_reads
+            else:
+                self.state = DONE
+            if stream.closing or stream.reader is not None:
+                raise stream.reader_error(self.delimiter, self.wanted)
+            if self.kind == COUNT and self.wanted == 0:
+                taken = b""
+                Py_INCREF(taken)
+                out[0] = <void *>taken
+                return 0
+            count = stream.match(self)
+            if count == INCOMPLETE and not stream.ended and stream.loss is None:
+                self.suspend()
+                Py_INCREF(self.waiter)
+                out[0] = <void *>self.waiter
+                return 1
+        elif self.state == WAITING:
+            count = INCOMPLETE
+            if not stream.closing:
+                count = stream.match(self)
+                if count == INCOMPLETE and not stream.ended and stream.loss is None:
+                    if self.timed_out:
+                        self.finish()
+                        raise complaints.read_timed_out(
+                            self.delimiter, self.wanted, self.timeout, stream.remote_addr
+                        )
+                    self.waiter.wait()  # woken for nothing
+                    Py_INCREF(self.waiter)
+                    out[0] = <void *>self.waiter
+                    return 1
+            self.finish()
+        else:
+            raise RuntimeError("cannot reuse already awaited read")
+        if count == INCOMPLETE:
+            if self.kind == LINE and stream.ended and not stream.closing:
+                count = stream.in_end - stream.in_start
+                if count == 0:
+                    raise StopAsyncIteration
+            else:
+                raise stream.reader_error(self.delimiter, self.wanted)
+        elif count == TOO_LONG:
+            stream.control_flow()
+            raise complaints.limit_exceeded(self.delimiter, self.wanted, stream.remote_addr)
+        taken = stream.take(<size_t>count)
+        Py_INCREF(taken)
+        out[0] = <void *>taken
+        return 0
+
+    cdef int suspend(self) except -1:
+        cdef Stream stream = self.stream
+        if stream.batched:
+            stream.flush()
+        if stream.paused:
+            stream.resume()
+        if self.waiter is None:
+            self.waiter = Waiter(stream.reactor.loop, self)
+        self.waiter.wait()
+        if self.timeout is not None:
+            self.timer = stream.reactor.loop.call_later(self.timeout, self._time_out)
+        self.state = WAITING
+        stream.reader = self
+        return 0
+
+    cdef int finish(self) except -1:
+        """Leave the stream to the next reader."""
+        self.state = NEW if self.kind == LINE else DONE
+        self.stream.reader = None
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        return 0
+
+    def _time_out(self):
+        self.timed_out = True
+        if self.state == WAITING and self.waiter.is_pending():
+            self.waiter.wake(self.stream.reactor)
+
+    # ------------------------------------------ what a coroutine object can do
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.advance(None)
+
+    def send(self, value):
+        return self.advance(value)
+
+    cdef object advance(self, object value):
+        cdef void *out = NULL
+        cdef object result
+        if self.state == NEW and value is not None:
+            raise TypeError("can't send non-None value to a just-started coroutine")
+        cdef int yielded = self.step(&out)
+        result = <object>out
+        Py_DECREF(result)
+        if yielded:
+            return result
+        raise StopIteration(result)
+
+    def throw(self, kind, value=None, traceback=None):
+        if self.state == WAITING:
+            self.finish()
+            self.stream.control_flow()
+        elif self.kind != LINE:
+            self.state = DONE
+        if value is None:
+            value = kind() if isinstance(kind, type) else kind
+        elif not isinstance(value, BaseException):
+            value = kind(value)
+        if traceback is not None:
+            value = value.with_traceback(traceback)
+        raise value
+
+    def close(self):
+        if self.state == WAITING:
+            self.finish()
+            self.stream.control_flow()
+        elif self.kind != LINE:
+            self.state = DONE
+
+    @property
+    def __name__(self):
+        return "read"
+
+    @property
+    def __qualname__(self):
+        return "Conn.read"
+
+    @property
+    def cr_running(self):
+        return False
+
+    def __repr__(self):
+        if self.kind == LINE:
+            what = "a line"
+        elif self.kind == DELIMITER:
+            what = repr(self.delimiter)
+        elif self.kind == COUNT:
+            what = f"{self.wanted} bytes"
+        else:
+            what = "a byte"
+        return f"read of {what} from {self.stream.remote_addr}"
+
+
+cdef class Lines(Read):
+    """The lines of ``async for``: one object for all of them."""
+
+    def __aiter__(self):
+        return self
+
+    def __anext__(self):
+        return self
+
+
+cdef int _send(Read self, object value, void **out) except -1:
+    if self.state == NEW and value is not None:
+        raise TypeError("can't send non-None value to a just-started coroutine")
+    return self.step(out)
+
+
+@cython.final
+cdef class HasRoom:
+    """What `write` returns when there is room: awaiting it does not suspend."""
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        raise StopIteration
+
+
+cdef int _send_none(object self, object value, void **out) except -1:
+    Py_INCREF(None)
+    out[0] = <void *>None
+    return 0
+
+
+cdef HasRoom HAS_ROOM = HasRoom()
+
+
+@cython.final
+cdef class Room:
+    """What `write` returns when the queue is long: awaiting it waits for room."""
+
+    cdef Stream stream
+
+    def __cinit__(self, Stream stream):
+        self.stream = stream
+
+    def __await__(self):
+        return self.stream._wait_for_room().__await__()
+
+
+cdef int _set_send(object kind, void *function) except -1:
+    # Cython has no spelling for this slot of PEP 489's successor, the am_send of
+    # PyAsyncMethods. 0 and 1 are PYGEN_RETURN and PYGEN_NEXT, -1 PYGEN_ERROR.
+    cdef PyTypeObject *slots = <PyTypeObject *>kind
+    slots.tp_as_async.am_send = function
+    PyType_Modified(slots)
+    return 0
+
+
+_set_send(Read, <void *>_send)
+_set_send(Lines, <void *>_send)
+_set_send(HasRoom, <void *>_send_none)
+
+
+# ------------------------------------------------------------- small translations
+
+
+ctypedef int (*_ask_name)(int fd, sockaddr *name, socklen_t *length) noexcept nogil
+
+
+cdef object name_of(int fd, _ask_name ask):
+    """Return a socket's own or its peer's address, as the `socket` module gives it."""
+    cdef sockaddr_un name
+    cdef socklen_t length = sizeof(name)
+    if ask(fd, <sockaddr *>&name, &length) < 0:
+        return None
+    if name.sun_family == AF_INET or name.sun_family == AF_INET6:
+        return inet_name(<sockaddr_in6 *>&name)
+    if name.sun_family != AF_UNIX or length <= sizeof(name.sun_family):
+        return ""
+    path = name.sun_path[: length - sizeof(name.sun_family)]
+    return path if path[:1] == b"\0" else os.fsdecode(path.rstrip(b"\0"))
+
+
+cdef object inet_name(sockaddr_in6 *name):
+    cdef char text[64]
+    cdef sockaddr_in *name4 = <sockaddr_in *>name
+    if name.sin6_family == AF_INET:
+        inet_ntop(AF_INET, &name4.sin_addr, text, sizeof(text))
+        return (text.decode("ascii"), ntohs(name4.sin_port))
+    inet_ntop(AF_INET6, &name.sin6_addr, text, sizeof(text))
+    host = text.decode("ascii")
+    if name.sin6_scope_id:
+        host += "%" + socket.if_indextoname(name.sin6_scope_id)
+    return (host, ntohs(name.sin6_port), ntohl(name.sin6_flowinfo), name.sin6_scope_id)
+
+
+cdef inline bint may_try_again(int error) noexcept:
+    return error in (EAGAIN, EINTR, ENOBUFS, ENOMEM)
+
+
+cdef size_t _capped(value) except? 0:
+    return min(value, 1 << 62)

@@ -1,0 +1,15 @@
+from silly._engine.native.reactor cimport Reactor
+
+
+cdef class Waiter:
+    cdef object loop
+    cdef object callback  # what steps the waiting task ...
+    cdef object context  # ... and the context to do it in
+    cdef object purpose  # for repr: whom a task waits for
+    cdef object cancel_message
+    cdef unsigned char state
+    cdef public bint _asyncio_future_blocking
+
+    cdef int wait(self) except -1
+    cdef bint is_pending(self) noexcept
+    cdef int wake(self, Reactor reactor) except -1

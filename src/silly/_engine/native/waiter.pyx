@@ -1,0 +1,125 @@
+"""What a task waits on while it is suspended in a read: a future that wakes it at once.
+
+asyncio lets a task await foreign futures: objects that have
+``_asyncio_future_blocking`` and the few methods below (see the comment on it in
+asyncio/futures.py). The task leaves its wake-up with `add_done_callback`. An
+`asyncio.Future` would put that through the loop's queue; a `Waiter` calls it
+from the reactor's callback, inside the task's context, so that the task is
+stepped there and then.
+
+That is right only while no task is running, which `Reactor.direct` tells; in
+every other case the wake-up goes through `call_soon` like everybody's.
+"""
+
+cimport cython
+from cpython.ref cimport PyObject
+
+from silly._engine.native.linux cimport PyContext_Enter, PyContext_Exit, PyObject_CallOneArg
+from silly._engine.native.reactor cimport Reactor
+
+import asyncio
+
+cdef object CancelledError = asyncio.CancelledError
+
+cdef enum:
+    PENDING = 0
+    WOKEN = 1
+    CANCELLED = 2
+
+
+@cython.final
+@cython.freelist(256)
+cdef class Waiter:
+
+    def __cinit__(self, loop, purpose):
+        self.loop = loop
+        self.purpose = purpose
+
+    cdef int wait(self) except -1:
+        """Be ready to be yielded to a task, again or for the first time."""
+        self.state = PENDING
+        self._asyncio_future_blocking = True
+        return 0
+
+    cdef bint is_pending(self) noexcept:
+        return self.state == PENDING
+
+    cdef int wake(self, Reactor reactor) except -1:
+        """Have the waiting task go on: now if no task is running, else soon."""
+        cdef object callback = self.callback
+        cdef object context = self.context
+        self.state = WOKEN
+        if callback is None:
+            return 0
+        self.callback = self.context = None
+        if not reactor.direct:
+            self.loop.call_soon(callback, self, context=context)
+            return 0
+        reactor.direct = False
+        try:
+            PyContext_Enter(context)
+            try:
+                PyObject_CallOneArg(callback, self)
+            finally:
+                PyContext_Exit(context)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.loop.call_exception_handler(
+                {"message": "a wake-up failed", "exception": error, "handle": callback}
+            )
+        finally:
+            reactor.direct = True
+        return 0
+
+    # -------------------------------------------- asyncio's side of the contract
+
+    def get_loop(self):
+        return self.loop
+
+    def add_done_callback(self, callback, *, context):
+        if self.callback is not None:
+            raise RuntimeError("only one task can wait on this")
+        if self.state != PENDING:
+            self.loop.call_soon(callback, self, context=context)
+            return
+        self.callback = callback
+        self.context = context
+
+    def remove_done_callback(self, callback):
+        if self.callback is None or self.callback != callback:
+            return 0
+        self.callback = self.context = None
+        return 1
+
+    def cancel(self, msg=None):
+        if self.state != PENDING:
+            return False
+        self.state = CANCELLED
+        self.cancel_message = msg
+        callback = self.callback
+        if callback is not None:
+            self.loop.call_soon(callback, self, context=self.context)
+            self.callback = self.context = None
+        return True
+
+    def result(self):
+        if self.state == CANCELLED:
+            if self.cancel_message is None:
+                raise CancelledError()
+            raise CancelledError(self.cancel_message)
+        if self.state == PENDING:
+            raise asyncio.InvalidStateError("Result is not set.")
+        return None
+
+    def exception(self):
+        self.result()
+
+    def done(self):
+        return self.state != PENDING
+
+    def cancelled(self):
+        return self.state == CANCELLED
+
+    def __repr__(self):
+        return f"<{self.purpose!r}>" if self.state == PENDING else "<Waiter, done>"
