@@ -43,10 +43,8 @@ def floor(name: str) -> int:
 def imported(path: Path) -> set[str]:
     if path.suffix == ".so":  # native: its source, as far as it imports Python's modules
         path = path.with_name(path.name.partition(".")[0] + ".pyx")
-        lines = [
-            line for line in path.read_text().splitlines() if re.match(r"(from|import) ", line)
-        ]
-        tree = ast.parse("\n".join(line for line in lines if " cimport " not in line))
+        imports = re.findall(r"^(?:from \S+ )?import .*", path.read_text(), re.MULTILINE)
+        tree = ast.parse("\n".join(imports))
     else:
         tree = ast.parse(path.read_text())
     names = set()

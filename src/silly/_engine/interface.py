@@ -2,7 +2,7 @@
 
 A `Link` carries the bytes of one connection and knows nothing else: no
 delimiter, no limit, no timeout. A `Stream` (stream.py) gives them meaning and
-never meets a socket. Between the two there are eight calls down (`Link`) and
+never meets a socket. Between the two there are nine calls down (`Link`) and
 five calls up (`Upward`). The portable engine is links over asyncio's transports;
 the native engine's stream is both in one.
 
@@ -44,6 +44,9 @@ class Link(Protocol):
 
     def finish(self) -> None:
         """Send FIN when the queue is empty (half-close); receiving goes on."""
+
+    def set_high_water(self, size: int) -> None:
+        """Call `crowded` above *size* queued bytes (64 KiB at first), `uncrowded` at a quarter."""
 
     def call_when_empty(self) -> None:
         """Call `uncrowded` once when the queue is empty. It is not empty now."""

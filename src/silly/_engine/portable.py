@@ -67,7 +67,7 @@ class AsyncioLink(asyncio.Protocol):
         self.unsent = transport.get_write_buffer_size
         self._upward: Upward = self._accept(self)
         del self._accept
-        self.data_received = self._upward.received  # type: ignore[method-assign, assignment]
+        self.data_received = self._upward.received  # type: ignore[method-assign]
         transport.set_protocol(self)  # uvloop looks the callback up once, here
 
     def eof_received(self) -> bool:
@@ -107,6 +107,9 @@ class AsyncioLink(asyncio.Protocol):
     def finish(self) -> None:
         if not self._transport.is_closing():
             self._transport.write_eof()
+
+    def set_high_water(self, size: int) -> None:
+        self._transport.set_write_buffer_limits(high=size, low=size // 4)
 
     def call_when_empty(self) -> None:
         self._transport.set_write_buffer_limits(high=0)

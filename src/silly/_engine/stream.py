@@ -104,6 +104,7 @@ class Stream:
         "_delimiter",
         "_ended",
         "_gone",
+        "_high_water",
         "_idle_timeout",
         "_idle_timer",
         "_in_turn",
@@ -156,14 +157,6 @@ class Stream:
         self._delimiter: bytes | None = None  # what it wants: this, within _wanted bytes ...
         self._wanted = _ALL  # ... or, without a delimiter, this many bytes
 
-        # sending
-        self._batch: list[bytes] = []
-        self._batched = 0
-        self._in_turn = False
-        self._crowded = False
-        self._max_unsent = max_unsent
-        self._wake_on_room: list[asyncio.Future[None]] | None = None
-
         # the end
         self._writable = True  # neither closed, nor half-closed, nor lost
         self._ended = False  # the peer sent FIN
@@ -173,6 +166,17 @@ class Stream:
         self._linger = linger
         self._linger_timer: asyncio.TimerHandle | None = None
         self._wake_on_gone: list[asyncio.Future[None]] | None = None
+
+        # sending
+        self._batch: list[bytes] = []
+        self._batched = 0
+        self._in_turn = False
+        self._crowded = False
+        self._max_unsent = max_unsent
+        self._high_water = HIGH_WATER
+        if max_unsent < 2 * HIGH_WATER:
+            self.max_unsent = max_unsent
+        self._wake_on_room: list[asyncio.Future[None]] | None = None
 
         # the record
         self._bytes_in = 0
@@ -378,7 +382,7 @@ class Stream:
         unsent = self._link.unsent()
         # A queue that is nearly empty takes a write of any length: else a large
         # one could never leave, and who awaits each write could be refused.
-        if unsent + length > self._max_unsent and unsent > min(HIGH_WATER, self._max_unsent // 2):
+        if unsent + length > self._max_unsent and unsent > self._high_water:
             raise complaints.queue_full(unsent, length, self._max_unsent, self.remote_addr)
         self._batch += pieces
         self._batched = length
@@ -639,6 +643,12 @@ class Stream:
     @max_unsent.setter
     def max_unsent(self, value: int) -> None:
         self._max_unsent = size(value, "max_unsent", least=1)
+        # Writers wait long before they are refused: who awaits each write never is.
+        high_water = min(HIGH_WATER, value // 2)
+        if high_water != self._high_water:
+            self._high_water = high_water
+            if not self._gone:
+                self._link.set_high_water(high_water)
 
     @property
     def linger(self) -> float:

@@ -14,7 +14,6 @@ from silly.net.conn import Conn
 __all__ = ["memory_pair"]
 
 _HIGH_WATER: Final = 64 * 1024
-_LOW_WATER: Final = 16 * 1024
 _WINDOW: Final = 64 * 1024
 
 
@@ -36,6 +35,7 @@ class _MemoryLink:
         self.upward: Upward
         self._queue = bytearray()  # sent, not taken by the window yet
         self._arrived = bytearray()  # from the other end, not delivered yet
+        self._high_water = _HIGH_WATER
         self._paused = False
         self._crowded = False
         self._call_when_empty = False
@@ -49,7 +49,7 @@ class _MemoryLink:
     def send(self, data: bytes) -> None:
         self._queue += data
         self._move()
-        if len(self._queue) > _HIGH_WATER and not self._crowded:
+        if len(self._queue) > self._high_water and not self._crowded:
             self._crowded = True
             self.upward.crowded()
 
@@ -66,6 +66,9 @@ class _MemoryLink:
     def finish(self) -> None:
         self._finishing = True
         self._move()
+
+    def set_high_water(self, size: int) -> None:
+        self._high_water = size
 
     def call_when_empty(self) -> None:
         self._call_when_empty = True
@@ -143,7 +146,9 @@ class _MemoryLink:
             return
         self._move()
         if (self._call_when_empty and not self._queue) or (
-            self._crowded and len(self._queue) <= _LOW_WATER and not self._call_when_empty
+            self._crowded
+            and len(self._queue) <= self._high_water // 4
+            and not self._call_when_empty
         ):
             self._crowded = self._call_when_empty = False
             self._loop.call_soon(self._tell_room)

@@ -62,6 +62,7 @@ cdef class Stream(Source):
     cdef object reader_error(self, bytes delimiter, size_t wanted)
     cdef object loss_error(self)
 
+    cdef size_t high_water(self) noexcept
     cdef int append(self, const void *data, size_t length) except -1
     cdef int release_outgoing(self) except -1
     cdef object write_at_once(self, bytes data)

@@ -86,7 +86,6 @@ cdef object logger = logging.getLogger("silly.net")
 
 cdef enum:
     HIGH_WATER = 65536  # bytes: a batch this large leaves at once; writers wait above it
-    LOW_WATER = 16384  # bytes: they go on here
 
 cdef enum:  # what `find` and `match` return instead of a number of bytes
     INCOMPLETE = 0
@@ -421,6 +420,13 @@ cdef class Stream(Source):
                 self.reactor.flush_later(self)
         return HAS_ROOM
 
+    cdef size_t high_water(self) noexcept:
+        """Above this many queued bytes writers wait; at a quarter of it they go on.
+
+        Long before they are refused: who awaits each write never is.
+        """
+        return min(<size_t>HIGH_WATER, self.limit_of_queue // 2)
+
     cdef int append(self, const void *data, size_t length) except -1:
         """Put bytes behind those that are to be sent."""
         cdef size_t unsent = self.out_end - self.out_start
@@ -471,9 +477,7 @@ cdef class Stream(Source):
         # one could never leave, and who awaits each write could be refused.
         if unsent > self.batched:
             self.flush()
-            if unsent + length > self.limit_of_queue and unsent > min(
-                <size_t>HIGH_WATER, self.limit_of_queue // 2
-            ):
+            if unsent + length > self.limit_of_queue and unsent > self.high_water():
                 raise complaints.queue_full(unsent, length, self.limit_of_queue, self.remote_addr)
             self.append(PyBytes_AS_STRING(data), length)
             self.bytes_out += length
@@ -510,7 +514,7 @@ cdef class Stream(Source):
             if sent < length:
                 self.append(PyBytes_AS_STRING(data) + sent, length - sent)
                 self.watch(self.interest | EPOLLOUT)
-        if self.out_end - self.out_start > HIGH_WATER:
+        if self.out_end - self.out_start > self.high_water():
             self.crowded = True
         return Room(self) if self.crowded else HAS_ROOM
 
@@ -526,7 +530,7 @@ cdef class Stream(Source):
             self.release_outgoing()
         elif self.out_end - self.out_start == batched:
             self.send_queue()
-        elif self.out_end - self.out_start > HIGH_WATER:
+        elif self.out_end - self.out_start > self.high_water():
             self.crowded = True
         return 0
 
@@ -548,7 +552,7 @@ cdef class Stream(Source):
         elif not may_try_again(errno):
             self.fail(errno)
             return 0
-        if self.out_end - self.out_start > HIGH_WATER:
+        if self.out_end - self.out_start > self.high_water():
             self.crowded = True
         self.watch(self.interest | EPOLLOUT)
         return 0
@@ -756,7 +760,7 @@ cdef class Stream(Source):
         if self.interest & EPOLLOUT and events & (EPOLLOUT | EPOLLERR | EPOLLHUP):
             self.send_queue()
             if self.crowded and self.out_end - self.out_start <= (
-                0 if self.call_when_empty else LOW_WATER
+                0 if self.call_when_empty else self.high_water() // 4
             ):
                 self.uncrowd()
         return 0
