@@ -47,10 +47,13 @@ def test_block_serves(block: str, tmp_path: Path) -> None:
         assert process.stdout.readline() == "ready\n"
         with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
             address = "{}:{}".format(*sock.getsockname())
-            sock.sendall(b"hello\n")
-            sock.shutdown(socket.SHUT_WR)
-            with sock.makefile("rb") as file:
-                echoed = file.read()
+            echoed = b""
+            # A handler that ends at once may have reset the connection before "hello" came.
+            with contextlib.suppress(*[] if "write" in block else [OSError]):
+                sock.sendall(b"hello\n")
+                sock.shutdown(socket.SHUT_WR)
+                with sock.makefile("rb") as file:
+                    echoed = file.read()
         assert echoed == (b"hello\n" if "write" in block else b"")
         if "print" in block:
             assert address in process.stdout.readline()

@@ -1,0 +1,272 @@
+"""Measure silly beside a C epoll server and its peers: ``python benchmarks/run.py --help``.
+
+Every server is pinned to one core, the load generator to another. The servers
+take turns in rounds, and all but the one that is measured are stopped
+(SIGSTOP). What is reported for a server and a job is the median over the rounds
+of its ratio to the yardstick in the same round, which what else the machine
+does touches least.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+SERVERS = HERE / "servers"
+YARDSTICK = "C epoll"
+TICKS = os.sysconf("SC_CLK_TCK")
+SERVER_CORE, LOAD_CORE = 0, 1
+
+
+@dataclass(frozen=True)
+class Job:
+    name: str
+    connections: int
+    depth: int
+    size: int
+    mode: str = ""
+    server: str = ""  # "raw": bytes, not lines
+
+
+JOBS = (
+    Job("ping-pong 64 B, 1 connection", 1, 1, 64),
+    Job("ping-pong 64 B, 10 connections", 10, 1, 64),
+    Job("ping-pong 64 B, 100 connections", 100, 1, 64),
+    Job("ping-pong 64 B, 1000 connections", 1000, 1, 64),
+    Job("ping-pong 1 KiB, 10 connections", 10, 1, 1024),
+    Job("ping-pong 1 KiB, 100 connections", 100, 1, 1024),
+    Job("32 in flight, 10 connections", 10, 32, 64),
+    Job("32 in flight, 100 connections", 100, 32, 64),
+    Job("64 KiB bulk, 10 connections", 10, 1, 65536, server="raw"),
+    Job("connect-echo-close", 32, 1, 64, "reconnect"),
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    name: str
+    command: tuple[str, ...]
+    needs: str = ""  # a module, or "go"
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+PY = sys.executable
+
+
+def kinds(built: Path) -> list[Kind]:
+    def script(name: str, *args: str) -> tuple[str, ...]:
+        return (PY, str(SERVERS / name), *args)
+
+    silly = (PY, "-m", "silly", str(SERVERS / "silly_echo.py"))
+    silly_uvloop = (PY, "-m", "silly", "--uvloop", str(SERVERS / "silly_echo.py"))
+    native = (("SILLY_ENGINE", "native"),)
+    portable = (("SILLY_ENGINE", "portable"),)
+    return [
+        Kind(YARDSTICK, (str(built / "yardstick"),)),
+        Kind("silly", silly, environment=native),
+        Kind("silly on uvloop", silly_uvloop, "uvloop", native),
+        Kind("silly portable", silly, environment=portable),
+        Kind("silly portable, uvloop", silly_uvloop, "uvloop", portable),
+        Kind("asyncio streams", script("asyncio_streams.py")),
+        Kind("asyncio Protocol", script("asyncio_protocol.py")),
+        Kind("uvloop streams", script("asyncio_streams.py", "uvloop"), "uvloop"),
+        Kind("uvloop Protocol", script("asyncio_protocol.py", "uvloop"), "uvloop"),
+        Kind("trio", script("trio_echo.py"), "trio"),
+        Kind("anyio", script("anyio_echo.py"), "anyio"),
+        Kind("gevent", script("gevent_echo.py"), "gevent"),
+        Kind("Twisted", script("twisted_echo.py"), "twisted"),
+        Kind("Go", (str(built / "go_echo"),), "go"),
+    ]
+
+
+class Server:
+    """One server process, pinned and stopped until it is measured."""
+
+    def __init__(self, kind: Kind, option: str) -> None:
+        self.process = subprocess.Popen(
+            ["taskset", "-c", str(SERVER_CORE), *kind.command, *([option] if option else [])],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # peers log each connection that the load resets
+            text=True,
+            env={**os.environ, "GOMAXPROCS": "1", **dict(kind.environment)},
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line.strip().isdigit():
+            raise RuntimeError(f"{kind.name} did not say its port: {line!r}")
+        self.port = int(line)
+        self.stop()
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def cpu(self) -> float:
+        """Seconds of processor time used so far, all threads."""
+        total = 0
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            total += int((task / "schedstat").read_text().split()[0])
+        return total / 1e9
+
+    def rss(self) -> int:
+        """Resident bytes."""
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        return 0
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@dataclass
+class Measured:
+    per_second: float
+    cpu_us: float  # microseconds of the server's processor time for each message
+    p50: float
+    p99: float
+    p999: float
+
+
+def measure(built: Path, server: Server, job: Job, seconds: float) -> Measured:
+    server.go_on()
+    load = ["taskset", "-c", str(LOAD_CORE), str(built / "load"), str(server.port)]
+    load += [str(job.connections), str(job.depth), str(job.size), str(seconds)]
+    before = server.cpu()
+    done = subprocess.run(
+        [*load, *([job.mode] if job.mode else [])],
+        capture_output=True,
+        text=True,
+        timeout=seconds + 30,
+        check=False,
+    )
+    used = server.cpu() - before
+    server.stop()
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip())
+    result = json.loads(done.stdout)
+    return Measured(
+        result["messages"] / result["seconds"],
+        used * 1e6 / result["messages"],
+        result["p50"],
+        result["p99"],
+        result["p999"],
+    )
+
+
+def build(into: Path) -> None:
+    cc = os.environ.get("CC", "gcc")
+    for source, name in ((HERE / "load.c", "load"), (SERVERS / "yardstick.c", "yardstick")):
+        subprocess.run([cc, "-O2", "-o", str(into / name), str(source)], check=True)
+    if shutil.which("go"):
+        subprocess.run(
+            ["go", "build", "-o", str(into / "go_echo"), str(SERVERS / "echo.go")],
+            check=True,
+            env={**os.environ, "GO111MODULE": "off", "GOFLAGS": ""},
+        )
+
+
+def available(kind: Kind) -> bool:
+    if kind.needs == "go":
+        return shutil.which("go") is not None
+    if not kind.needs:
+        return True
+    done = subprocess.run([PY, "-c", f"import {kind.needs}"], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def machine() -> dict[str, Any]:
+    model = "unknown"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load before": os.getloadavg()[0],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
+    parser.add_argument("--seconds", type=float, default=0.7, help="per measurement; default: 0.7")
+    parser.add_argument("--only", default="", help="servers, comma-separated parts of names")
+    parser.add_argument("--jobs", default="", help="jobs, comma-separated parts of names")
+    parser.add_argument("--out", type=Path, help="where to write the figures, as JSON")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as built:
+        results = run(args, Path(built))
+    if args.out:
+        args.out.write_text(json.dumps(results, indent=1))
+
+
+def chosen(name: str, parts: str) -> bool:
+    return not parts or any(part.strip().lower() in name.lower() for part in parts.split(","))
+
+
+def run(args: argparse.Namespace, built: Path) -> dict[str, Any]:
+    build(built)
+    names = [
+        kind
+        for kind in kinds(built)
+        if kind.name == YARDSTICK or (chosen(kind.name, args.only) and available(kind))
+    ]
+    results: dict[str, Any] = {"machine": machine(), "jobs": {}}
+    for job in JOBS:
+        if not chosen(job.name, args.jobs):
+            continue
+        figures: dict[str, list[Measured]] = defaultdict(list)
+        servers = {kind.name: Server(kind, job.server) for kind in names}
+        try:
+            for number in range(args.rounds + 1):
+                for name, server in servers.items():
+                    measured = measure(built, server, job, args.seconds if number else 0.2)
+                    if number:  # the first round warms up
+                        figures[name].append(measured)
+        finally:
+            for server in servers.values():
+                server.end()
+        report(job, figures)
+        results["jobs"][job.name] = {
+            name: [asdict(one) for one in rounds] for name, rounds in figures.items()
+        }
+    return results
+
+
+def report(job: Job, figures: dict[str, list[Measured]]) -> None:
+    yard = figures[YARDSTICK]
+    base = statistics.median(one.per_second for one in yard)
+    print(f"\n{job.name}: {YARDSTICK} {base:,.0f}/s")
+    for name, rounds in figures.items():
+        ratios = [mine.per_second / its.per_second for mine, its in zip(rounds, yard, strict=True)]
+        cpu = statistics.median(m.cpu_us / i.cpu_us for m, i in zip(rounds, yard, strict=True))
+        p99 = statistics.median(one.p99 for one in rounds)
+        print(
+            f"  {name:26} {statistics.median(ratios):6.2f}x  ({min(ratios):.2f}-{max(ratios):.2f})"
+            f"  CPU/message {cpu:6.2f}x  p99 {p99:9.0f} us",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

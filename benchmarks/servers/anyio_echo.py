@@ -1,0 +1,31 @@
+"""anyio on asyncio, with its buffered stream for lines. Prints its port."""
+
+import sys
+
+import anyio
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+
+async def lines(stream):
+    async with stream:
+        buffered = BufferedByteReceiveStream(stream)
+        try:
+            while True:
+                await stream.send(await buffered.receive_until(b"\n", 65536) + b"\n")
+        except (anyio.EndOfStream, anyio.IncompleteRead):
+            pass
+
+
+async def raw(stream):
+    async with stream:
+        async for data in stream:
+            await stream.send(data)
+
+
+async def main():
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0, backlog=4096)
+    print(listener.listeners[0].extra(anyio.abc.SocketAttribute.local_port), flush=True)
+    await listener.serve(raw if "raw" in sys.argv else lines)
+
+
+anyio.run(main)

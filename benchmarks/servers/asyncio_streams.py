@@ -1,0 +1,33 @@
+"""asyncio streams, on the stock loop or (with "uvloop") on uvloop. Prints its port."""
+
+import asyncio
+import sys
+
+
+async def lines(reader, writer):
+    while line := await reader.readline():
+        writer.write(line)
+        await writer.drain()
+    writer.close()
+
+
+async def raw(reader, writer):
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+
+
+async def main():
+    handler = raw if "raw" in sys.argv else lines
+    server = await asyncio.start_server(handler, "127.0.0.1", 0, backlog=4096)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+if "uvloop" in sys.argv:
+    import uvloop
+
+    uvloop.run(main())
+else:
+    asyncio.run(main())

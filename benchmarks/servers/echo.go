@@ -1,0 +1,56 @@
+// Go: one goroutine for each connection, bufio for lines. Prints its port.
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"os"
+)
+
+func lines(conn net.Conn) {
+	defer conn.Close()
+	reader := bufio.NewReader(conn)
+	for {
+		line, err := reader.ReadSlice('\n')
+		if err != nil {
+			return
+		}
+		if _, err = conn.Write(line); err != nil {
+			return
+		}
+	}
+}
+
+func raw(conn net.Conn) {
+	defer conn.Close()
+	data := make([]byte, 65536)
+	for {
+		n, err := conn.Read(data)
+		if err != nil {
+			return
+		}
+		if _, err = conn.Write(data[:n]); err != nil {
+			return
+		}
+	}
+}
+
+func main() {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(listener.Addr().(*net.TCPAddr).Port)
+	handler := lines
+	if len(os.Args) > 1 && os.Args[1] == "raw" {
+		handler = raw
+	}
+	for {
+		conn, err := listener.Accept()
+		if err != nil {
+			panic(err)
+		}
+		go handler(conn)
+	}
+}

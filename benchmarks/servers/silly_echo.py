@@ -1,0 +1,20 @@
+"""silly: one coroutine for each connection. Prints its port."""
+
+import sys
+
+from silly.net import tcp
+
+
+async def lines(conn):
+    async for line in conn:
+        await conn.write(line)
+
+
+async def raw(conn):
+    while True:
+        await conn.write(await conn.read())
+
+
+busy_poll = 0.0001 if "busy" in sys.argv else 0.0
+listener = tcp.listen("127.0.0.1:0", raw if "raw" in sys.argv else lines, backlog=4096)
+print(listener.local_addr.rpartition(":")[2], flush=True)

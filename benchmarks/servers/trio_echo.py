@@ -1,0 +1,29 @@
+"""trio: one task for each connection; lines are framed by hand, as its users do. Prints its port."""
+
+import sys
+
+import trio
+
+
+async def lines(stream):
+    rest = b""
+    async for data in stream:
+        *complete, rest = (rest + data).split(b"\n")
+        for line in complete:
+            await stream.send_all(line + b"\n")
+
+
+async def raw(stream):
+    async for data in stream:
+        await stream.send_all(data)
+
+
+async def main():
+    async with trio.open_nursery() as nursery:
+        handler = raw if "raw" in sys.argv else lines
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1", backlog=4096)
+        print(listeners[0].socket.getsockname()[1], flush=True)
+        nursery.start_soon(trio.serve_listeners, handler, listeners)
+
+
+trio.run(main)

@@ -1,0 +1,133 @@
+/* The yardstick: a line echo (or, with "raw", a byte echo) by hand: one thread,
+ * one level-triggered epoll set, one shared receive buffer, one send for all
+ * the lines that one receive completed.
+ *
+ *     yardstick [raw]          prints its port, and serves until it is killed
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { EVENTS = 256, RECEIVE = 65536 };
+
+struct conn {
+    char *rest; /* an unfinished line, or what the peer does not take yet */
+    size_t size, unsent;
+};
+
+static struct conn conns[1 << 20];
+static char in[RECEIVE], *out;
+static size_t capacity = 4 * RECEIVE;
+static int ep, raw;
+
+static void drop(int fd) {
+    free(conns[fd].rest);
+    conns[fd] = (struct conn){0};
+    close(fd);
+}
+
+static void keep(int fd, const char *data, size_t size, size_t unsent) {
+    struct conn *c = &conns[fd];
+    char *rest = size ? malloc(size) : NULL;
+    if (size) memcpy(rest, data, size);
+    free(c->rest);
+    *c = (struct conn){rest, size, unsent};
+}
+
+static void watch(int fd, uint32_t events, int op) {
+    struct epoll_event e = {.events = events, .data.fd = fd};
+    epoll_ctl(ep, op, fd, &e);
+}
+
+static void readable(int fd) {
+    struct conn *c = &conns[fd];
+    ssize_t n = recv(fd, in, sizeof in, 0);
+    if (n <= 0) {
+        if (n == 0 || (errno != EAGAIN && errno != EINTR)) drop(fd);
+        return;
+    }
+    size_t held = c->size;
+    if (raw && !held) {
+        ssize_t sent = send(fd, in, n, MSG_NOSIGNAL);
+        if (sent < 0 && errno != EAGAIN) return drop(fd);
+        if (sent < 0) sent = 0;
+        if (sent < n) {
+            keep(fd, in + sent, n - sent, n - sent);
+            watch(fd, EPOLLOUT, EPOLL_CTL_MOD);
+        }
+        return;
+    }
+    while (held + n > capacity) out = realloc(out, capacity *= 2);
+    if (held) memcpy(out, c->rest, held);
+    size_t end = 0, at = 0;
+    /* line by line, as a protocol would look at them */
+    while (at < (size_t)n) {
+        char *newline = memchr(in + at, '\n', n - at);
+        size_t next = newline ? (size_t)(newline - in) + 1 : (size_t)n;
+        memcpy(out + held + at, in + at, next - at);
+        at = next;
+        if (newline) end = held + at;
+    }
+    size_t total = held + n, sent = 0;
+    if (end) {
+        ssize_t s = send(fd, out, end, MSG_NOSIGNAL);
+        if (s < 0 && errno != EAGAIN) return drop(fd);
+        sent = s < 0 ? 0 : (size_t)s;
+    }
+    if (sent || held || total) keep(fd, out + sent, total - sent, end - sent);
+    if (sent < end) watch(fd, EPOLLOUT, EPOLL_CTL_MOD);
+}
+
+static void writable(int fd) {
+    struct conn *c = &conns[fd];
+    ssize_t s = send(fd, c->rest, c->unsent, MSG_NOSIGNAL);
+    if (s < 0 && errno != EAGAIN) return drop(fd);
+    if (s <= 0) return;
+    memmove(c->rest, c->rest + s, c->size -= s);
+    c->unsent -= s;
+    if (!c->unsent) {
+        if (!c->size) keep(fd, NULL, 0, 0);
+        watch(fd, EPOLLIN, EPOLL_CTL_MOD);
+    }
+}
+
+int main(int argc, char **argv) {
+    raw = argc > 1 && !strcmp(argv[1], "raw");
+    out = malloc(capacity);
+    int one = 1, listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t length = sizeof addr;
+    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    setsockopt(listener, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    if (bind(listener, (void *)&addr, sizeof addr) || listen(listener, 4096)) return perror("bind"), 1;
+    getsockname(listener, (void *)&addr, &length);
+    printf("%d\n", ntohs(addr.sin_port));
+    fflush(stdout);
+    ep = epoll_create1(0);
+    watch(listener, EPOLLIN, EPOLL_CTL_ADD);
+    for (;;) {
+        struct epoll_event events[EVENTS];
+        int n = epoll_wait(ep, events, EVENTS, -1);
+        for (int i = 0; i < n; i++) {
+            int fd = events[i].data.fd;
+            if (fd != listener) {
+                if (conns[fd].unsent) writable(fd);
+                else readable(fd);
+                continue;
+            }
+            for (int k = 0; k < 64; k++) {
+                int made = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
+                if (made < 0) break;
+                watch(made, EPOLLIN, EPOLL_CTL_ADD);
+            }
+        }
+    }
+}
