@@ -410,7 +410,9 @@ cdef class Stream(Source):
         if not self.writable:
             raise self.writer_error()
         batched = self.batched + length
-        if self.crowded or batched > HIGH_WATER or batched > self.limit_of_queue:
+        if self.crowded or length > BLOCK or batched > HIGH_WATER or (
+            batched > self.limit_of_queue
+        ):
             return self.write_at_once(<bytes>data)
         if length:
             self.append(PyBytes_AS_STRING(<bytes>data), length)
@@ -960,7 +962,10 @@ cdef class Read:
     cdef int suspend(self) except -1:
         cdef Stream stream = self.stream
         if stream.batched:
-            stream.flush()
+            if not stream.reactor.in_batch:
+                stream.flush()
+            elif len(stream.reactor.written) >= 8:
+                stream.reactor.flush()
         if stream.paused:
             stream.resume()
         if self.waiter is None:
