@@ -77,6 +77,7 @@ def kinds(built: Path) -> list[Kind]:
     return [
         Kind(YARDSTICK, (str(built / "yardstick"),)),
         Kind("silly", silly, environment=native),
+        Kind("silly, busy_poll", (*silly, "busy"), environment=native),
         Kind("silly on uvloop", silly_uvloop, "uvloop", native),
         Kind("silly portable", silly, environment=portable),
         Kind("silly portable, uvloop", silly_uvloop, "uvloop", portable),

@@ -16,5 +16,6 @@ async def raw(conn):
 
 
 busy_poll = 0.0001 if "busy" in sys.argv else 0.0
-listener = tcp.listen("127.0.0.1:0", raw if "raw" in sys.argv else lines, backlog=4096)
+handler = raw if "raw" in sys.argv else lines
+listener = tcp.listen("127.0.0.1:0", handler, backlog=4096, busy_poll=busy_poll)
 print(listener.local_addr.rpartition(":")[2], flush=True)

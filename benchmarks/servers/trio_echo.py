@@ -1,4 +1,4 @@
-"""trio: one task for each connection; lines are framed by hand, as its users do. Prints its port."""
+"""trio: one task for each connection; lines framed by hand, as users do. Prints its port."""
 
 import sys
 

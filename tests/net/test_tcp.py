@@ -699,3 +699,15 @@ async def test_statistics() -> None:
         assert listener.connections == listener.stats.connections == 1
         assert client.remote_addr in repr(client)
         assert "accepting" in repr(listener)
+
+
+async def test_busy_polling_serves_and_stops_with_the_listener() -> None:
+    async with tcp.listen(ANY, echo, busy_poll=0.001) as listener:
+        async with await tcp.connect(listener.local_addr) as conn:
+            for number in range(100):
+                conn.write(b"%d\n" % number)
+                assert await conn.read(b"\n") == b"%d\n" % number
+    with pytest.raises(ValueError, match="busy_poll must be zero or more seconds"):
+        tcp.listen(ANY, echo, busy_poll=-1)
+    with pytest.raises(TypeError, match="busy_poll must be a number of seconds"):
+        tcp.listen(ANY, echo, busy_poll="fast")  # type: ignore[arg-type]

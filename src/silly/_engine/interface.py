@@ -109,9 +109,17 @@ class Engine(Protocol):
     """What gives them meaning: `silly._engine.stream.Stream`, or one that does the same."""
 
     def serve(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, backlog: int, accept: Accept
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        backlog: int,
+        accept: Accept,
+        busy_poll: float,
     ) -> Server:
         """Accept connections on *sock*, which is listening, until the server is closed.
+
+        An engine that can polls for *busy_poll* seconds after each event before
+        the loop may sleep.
 
         The socket belongs to the server from now on. *accept* is called for
         each connection; what it raises is a defect and goes to the loop's

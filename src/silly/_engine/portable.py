@@ -170,7 +170,11 @@ class AsyncioServer:
 
 
 def serve(
-    loop: asyncio.AbstractEventLoop, sock: socket.socket, backlog: int, accept: Accept
+    loop: asyncio.AbstractEventLoop,
+    sock: socket.socket,
+    backlog: int,
+    accept: Accept,
+    busy_poll: float,  # noqa: ARG001 - the loop does the waiting here
 ) -> AsyncioServer:
     """Accept connections on *sock* (see `silly._engine.interface.Engine.serve`)."""
     return AsyncioServer(loop, sock, backlog, accept)

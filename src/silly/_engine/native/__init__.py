@@ -30,10 +30,11 @@ def serve(
     sock: socket.socket,
     backlog: int,  # noqa: ARG001 - the socket listens already
     accept: Callable[[int], object],
+    busy_poll: float,
 ) -> Server:
     """Accept connections on *sock* (see `silly._engine.interface.Engine.serve`)."""
     _send_without_delay(sock)  # accepted connections inherit it
-    return Server(loop, sock.detach(), accept)
+    return Server(loop, sock.detach(), accept, busy_poll)
 
 
 async def attach(

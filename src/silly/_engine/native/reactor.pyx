@@ -190,6 +190,7 @@ cdef class Reactor:
                 self.loop.remove_reader(self.epoll)
             close(self.epoll)
             self.epoll = -1
+            self.busy_poll = 0
         return 0
 
     # ------------------------------------------------------------------ batches
@@ -274,10 +275,6 @@ cdef class Reactor:
         return 0
 
     # -------------------------------------------------------------- busy polling
-
-    def set_busy_poll(self, double duration):
-        """Poll for *duration* seconds after each event before sleeping; 0: never."""
-        self.busy_poll = duration
 
     def _spin(self):
         """Poll for a moment, then let the loop have its turn, until nothing came for long."""

@@ -10,7 +10,7 @@ from silly._engine.native.linux cimport (
     accept4,
     close,
 )
-from silly._engine.native.reactor cimport Source, reactor_of
+from silly._engine.native.reactor cimport Reactor, Source, reactor_of
 
 import logging
 import os
@@ -29,10 +29,12 @@ cdef class Server(Source):
     cdef object accept
     cdef object timer
 
-    def __init__(self, loop, int fd, accept):
+    def __init__(self, loop, int fd, accept, double busy_poll):
+        cdef Reactor reactor = reactor_of(loop)
         self.fd = fd
         self.accept = accept
-        reactor_of(loop).add(self)
+        reactor.add(self)
+        reactor.busy_poll = max(reactor.busy_poll, busy_poll)
         self.watch(EPOLLIN)
 
     cdef int ready(self, uint32_t events) except -1:
