@@ -106,7 +106,8 @@ class AsyncioLink(asyncio.Protocol):
 
     def finish(self) -> None:
         if not self._transport.is_closing():
-            self._transport.write_eof()
+            with contextlib.suppress(OSError):  # reset, and not noticed yet: the reader will
+                self._transport.write_eof()
 
     def set_high_water(self, size: int) -> None:
         self._transport.set_write_buffer_limits(high=size, low=size // 4)

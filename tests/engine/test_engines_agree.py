@@ -1,0 +1,166 @@
+"""The native engine and the portable one do the same: driven by one script, they say one thing.
+
+A script is a list of what the peer does (send, finish, reset, take what came)
+and what the program does (read, cancel the read, write, close in each of its
+ways). What arrives stays under `read_limit`: when exactly receiving pauses is not
+promised. After each step both are left alone until nothing moves; then everything
+that can be observed is noted. The notes must be equal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import struct
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from silly._engine import portable
+from silly.net.conn import Conn
+
+native = pytest.importorskip("silly._engine.native", reason="the native engine was not built")
+
+Step = tuple[Any, ...]
+
+
+class PortableConn(portable.Stream, Conn):
+    __slots__ = ()
+
+
+class NativeConn(native.Stream, Conn):  # type: ignore[misc, name-defined]
+    __slots__ = ()
+
+
+ENGINES = {"portable": (portable, PortableConn), "native": (native, NativeConn)}
+
+steps = st.one_of(
+    st.tuples(st.just("send"), st.text("ab\n", min_size=1, max_size=12).map(str.encode)),
+    st.tuples(st.just("send"), st.text("ab\n", min_size=1, max_size=12).map(str.encode)),
+    st.tuples(
+        st.just("read"),
+        st.sampled_from([b"\n", b"a\n", b"aba", 0, 1, 3, 9, None]),
+        st.sampled_from([None, 3, 6]),
+    ),
+    st.tuples(st.just("read"), st.sampled_from([b"\n", b"aba", 9, None]), st.none()),
+    st.tuples(st.just("next")),
+    st.tuples(st.just("cancel")),
+    st.tuples(st.just("write"), st.sampled_from([b"", b"x", b"yz" * 5, b"w" * 300_000])),
+    st.tuples(st.just("take")),
+    st.tuples(st.just("finish")),
+    st.tuples(st.just("reset")),
+    st.tuples(st.just("close_write")),
+    st.tuples(st.just("close")),
+    st.tuples(st.just("abort")),
+)
+
+
+def described(outcome: Any) -> str:
+    """What a call came to; addresses, which differ, made equal."""
+    if isinstance(outcome, BaseException):
+        text = f"{type(outcome).__name__}: {outcome} {getattr(outcome, 'partial', '')!r}"
+        return re.sub(r"127\.0\.0\.1:\d+", "PEER", text)
+    return repr(outcome)
+
+
+async def settle() -> None:
+    for _ in range(8):
+        await asyncio.sleep(0)
+
+
+async def observe(name: str, script: list[Step]) -> list[str]:
+    engine, kind = ENGINES[name]
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours = socket.create_connection(server.getsockname())
+        peer, _ = server.accept()
+    ours.setblocking(False)
+    peer.setblocking(False)
+    gone: list[object] = []
+    made: list[Conn] = []
+
+    def accept(link: Any) -> Conn:
+        made.append(kind(link, loop, gone.append, read_limit=1000, max_unsent=1_000_000, linger=5.0))
+        return made[0]
+
+    await engine.attach(loop, ours, accept)
+    conn = made[0]
+    notes: list[str] = []
+    readers: list[asyncio.Task[bytes]] = []
+    received = 0
+
+    def take() -> None:
+        nonlocal received
+        try:
+            while data := peer.recv(1 << 20):
+                received += len(data)
+            notes.append("peer: end")
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            notes.append(f"peer: {type(error).__name__}")
+
+    for what, *values in script:
+        try:
+            if what == "send":
+                peer.send(values[0])
+            elif what == "finish":
+                peer.shutdown(socket.SHUT_WR)
+            elif what == "reset":
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                peer.close()
+        except OSError as error:
+            notes.append(f"peer: {type(error).__name__}")
+        try:
+            if what == "read":
+                limited = {"limit": values[1]} if isinstance(values[0], bytes) else {}
+                readers.append(asyncio.ensure_future(conn.read(values[0], **limited)))
+            elif what == "next":
+                readers.append(asyncio.ensure_future(_next(conn)))
+            elif what == "cancel":
+                for reader in readers:
+                    reader.cancel()
+            elif what == "write":
+                conn.write(values[0])
+            elif what in ("close_write", "close", "abort"):
+                getattr(conn, what)()
+        except Exception as error:
+            notes.append(described(error))
+        await settle()
+        if what == "take" and peer.fileno() >= 0:
+            for _ in range(4):
+                take()
+                await settle()
+            notes.append(f"peer has {received}")
+        for reader in [reader for reader in readers if reader.done()]:
+            readers.remove(reader)
+            if reader.cancelled():
+                notes.append("cancelled")
+            else:
+                notes.append(described(reader.exception() or reader.result()))
+        notes.append(f"{what}: {conn.is_alive} {conn.unread_bytes} {len(gone)} {len(readers)}")
+    conn.abort()
+    await settle()
+    for reader in readers:
+        reader.cancel()
+        notes.append(described((await asyncio.gather(reader, return_exceptions=True))[0]))
+    peer.close()
+    assert gone == [conn]
+    return notes
+
+
+async def _next(conn: Conn) -> bytes:
+    try:
+        return await conn.__anext__()
+    except StopAsyncIteration:
+        return b"(no more lines)"
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.lists(steps, max_size=12))
+def test_one_script_one_outcome(script: list[Step]) -> None:
+    outcomes = {name: asyncio.run(observe(name, script)) for name in ENGINES}
+    assert outcomes["native"] == outcomes["portable"]

@@ -1,0 +1,329 @@
+"""What only native code can get wrong: lifetimes, batches, re-entrancy, forks, system calls."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import weakref
+from pathlib import Path
+
+import anyio
+import pytest
+from aiohttp import ClientSession, web
+
+import silly
+from silly.errors import ConnectionClosed, EndOfStream
+from silly.net import tcp
+from silly.net.tcp import Conn
+
+ANY = "127.0.0.1:0"
+
+native_only = pytest.mark.skipif(silly.engine() != "native", reason="native engine only")
+
+
+async def echo(conn: Conn) -> None:
+    async for line in conn:
+        await conn.write(line)
+
+
+async def connected(listener: tcp.Listener, count: int) -> list[Conn]:
+    conns = [await tcp.connect(listener.local_addr) for _ in range(count)]
+    for conn in conns:
+        conn.write(b"ready\n")
+    for conn in conns:
+        assert await conn.read(b"\n") == b"ready\n"
+    return conns
+
+
+# ------------------------------------------------- in the middle of a batch
+
+
+@pytest.mark.parametrize("ending", ["close", "abort", "close and replace"])
+async def test_a_handler_ends_the_others_of_its_batch(ending: str) -> None:
+    handled: list[Conn] = []
+    replaced: list[Conn] = []
+
+    async def handler(conn: Conn) -> None:
+        handled.append(conn)
+        async for line in conn:
+            if line == b"end\n":
+                for other in handled:
+                    if other is not conn:
+                        other.abort() if ending == "abort" else other.close()
+                if ending == "close and replace":  # new connections on the same descriptors
+                    pairs = [socket.socketpair() for _ in range(10)]
+                    for pair in pairs:
+                        pair[0].close()
+                        pair[1].close()
+                    replaced.extend([await tcp.connect(listener.local_addr) for _ in range(5)])
+            await conn.write(line)
+
+    async with tcp.listen(ANY, handler) as listener:
+        conns = await connected(listener, 40)
+        for conn in conns:
+            conn.write(b"end\n")
+        answers = await asyncio.gather(
+            *(conn.read(b"\n") for conn in conns), return_exceptions=True
+        )
+        good = [answer for answer in answers if answer == b"end\n"]
+        assert good
+        for answer in answers:
+            assert answer == b"end\n" or isinstance(answer, EndOfStream | ConnectionResetError)
+        for conn in (*conns, *replaced):
+            conn.close()
+
+
+async def test_a_connection_is_collected_once_it_is_gone() -> None:
+    refs: list[weakref.ref[Conn]] = []
+
+    async def handler(conn: Conn) -> None:
+        refs.append(weakref.ref(conn))
+        await echo(conn)
+
+    async with tcp.listen(ANY, handler) as listener:
+        for conn in await connected(listener, 10):
+            conn.close()
+            await conn.wait_closed()
+        del conn
+    gc.collect()
+    assert [ref() for ref in refs] == [None] * 10
+
+
+async def test_bytes_outlive_their_connection() -> None:
+    async with tcp.listen(ANY, echo) as listener:
+        conn = (await connected(listener, 1))[0]
+        conn.write(b"".join(b"%d\n" % number for number in range(1000)))
+        lines = [await conn.read(b"\n") for _ in range(1000)]
+        conn.abort()
+        del conn
+        gc.collect()
+    assert lines == [b"%d\n" % number for number in range(1000)]
+
+
+# ----------------------------------------------------------------- re-entrancy
+
+
+async def test_a_handler_that_is_its_own_client() -> None:
+    async def handler(conn: Conn) -> None:
+        async for line in conn:
+            depth = int(line)
+            if depth:
+                async with await tcp.connect(listener.local_addr) as inner:
+                    inner.write(b"%d\n" % (depth - 1))
+                    line = await inner.read(b"\n") + b""  # noqa: PLW2901
+            await conn.write(line)
+
+    async with tcp.listen(ANY, handler) as listener:
+        async with await tcp.connect(listener.local_addr) as conn:
+            conn.write(b"10\n")
+            assert await conn.read(b"\n") == b"0\n"
+
+
+async def test_a_loop_of_its_own_in_a_thread_of_a_handler() -> None:
+    async def inner() -> bytes:
+        async with tcp.listen(ANY, echo) as listener:
+            async with await tcp.connect(listener.local_addr) as conn:
+                for _ in range(100):
+                    conn.write(b"inner\n")
+                    line = await conn.read(b"\n")
+                return line
+
+    async def handler(conn: Conn) -> None:
+        async for _ in conn:
+            await conn.write(await asyncio.to_thread(asyncio.run, inner()))
+
+    async with tcp.listen(ANY, handler) as listener:
+        async with await tcp.connect(listener.local_addr) as conn:
+            conn.write(b"a\nb\n")
+            assert await conn.read(12) == b"inner\ninner\n"
+
+
+def test_two_loops_in_two_threads() -> None:
+    failures: list[BaseException] = []
+
+    async def main() -> None:
+        async with tcp.listen(ANY, echo) as listener:
+            for conn in await connected(listener, 50):
+                conn.close()
+
+    def run() -> None:
+        try:
+            asyncio.run(main())
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+@native_only
+def test_a_forked_child_leaves_the_connections_to_its_parent() -> None:
+    script = """
+import asyncio, os, sys
+from silly.net import tcp
+
+async def handler(conn):
+    async for line in conn:
+        child = os.fork()
+        if child == 0:
+            alive = conn.is_alive
+            conn.close()
+            os._exit(3 if alive else 4)
+        _, status = os.waitpid(child, 0)
+        await conn.write(b"%d\\n" % os.waitstatus_to_exitcode(status))
+
+async def main():
+    async with tcp.listen("127.0.0.1:0", handler) as listener:
+        async with await tcp.connect(listener.local_addr) as conn:
+            for _ in range(3):
+                conn.write(b"fork\\n")
+                print((await conn.read(b"\\n", timeout=10)).decode(), end="")
+
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == "4\n" * 3, done.stderr
+
+
+# ------------------------------------------------------------- asyncio's habits
+
+
+async def test_asyncio_is_at_home_in_handlers() -> None:
+    who: contextvars.ContextVar[bytes] = contextvars.ContextVar("who", default=b"nobody")
+
+    async def handler(conn: Conn) -> None:
+        assert asyncio.current_task() is not None
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(conn.read(b"\n"), 0.001)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.001):
+                await conn.read(100)
+        with anyio.move_on_after(0.001) as scope:
+            await conn.read(100)
+        assert scope.cancelled_caught
+        reader = asyncio.create_task(conn.read(b"\n"))
+        await asyncio.sleep(0)
+        reader.cancel("no longer wanted")
+        with pytest.raises(asyncio.CancelledError, match="no longer wanted"):
+            await reader
+        conn.write(b"go\n")
+        who.set(await conn.read(b"\n"))
+        async with asyncio.TaskGroup() as group:
+            both = [group.create_task(asyncio.to_thread(who.get)) for _ in range(2)]
+        one, other = await asyncio.gather(conn.read(b"\n"), asyncio.sleep(0, b"slept\n"))
+        assert asyncio.current_task() is not None
+        conn.write([who.get(), both[0].result(), both[1].result(), one, other])
+
+    async with tcp.listen(ANY, handler) as listener:
+        conns = [await tcp.connect(listener.local_addr) for _ in range(5)]
+        for number, conn in enumerate(conns):
+            assert await conn.read(b"\n") == b"go\n"
+            conn.write(b"%d\nx\n" % number)
+        for number, conn in enumerate(conns):
+            assert await conn.read(13) == b"%d\n" % number * 3 + b"x\nslept\n"[:7]
+            conn.abort()
+
+
+async def test_an_http_client_in_a_handler() -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(body=(await request.read()).upper())
+
+    app = web.Application()
+    app.router.add_post("/", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    url = "http://{}:{}/".format(*runner.addresses[0][:2])
+
+    async def handler(conn: Conn) -> None:
+        async with ClientSession() as session:
+            async for line in conn:
+                async with session.post(url, data=line) as response:
+                    await conn.write(await response.read())
+
+    try:
+        async with tcp.listen(ANY, handler) as listener:
+            async with await tcp.connect(listener.local_addr) as conn:
+                for _ in range(10):
+                    conn.write(b"shout\n")
+                    assert await conn.read(b"\n") == b"SHOUT\n"
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_read_that_is_never_awaited_says_so() -> None:
+    async with tcp.listen(ANY, echo) as listener:
+        async with await tcp.connect(listener.local_addr) as conn:
+            forgotten: list[object] = [conn.read(b"\n")]
+            with pytest.warns(RuntimeWarning, match="never awaited"):
+                forgotten.clear()
+            read = conn.read(0)
+            assert await read == b""
+            with pytest.raises(RuntimeError, match="cannot reuse already awaited"):
+                await read
+    with pytest.raises(ConnectionClosed):
+        await conn.read()
+
+
+# ------------------------------------------------------------------ system calls
+
+
+@native_only
+def test_short_and_failing_system_calls_lose_nothing(tmp_path: Path) -> None:
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs Linux and a C compiler")
+    library = tmp_path / "faulty.so"
+    source = Path(__file__).with_name("faulty.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    program = tmp_path / "server.py"
+    program.write_text(
+        "from silly.net import tcp\n"
+        "async def echo(conn):\n"
+        "    async for line in conn:\n"
+        "        await conn.write(line)\n"
+        'print(tcp.listen("127.0.0.1:0", echo).local_addr, flush=True)\n'
+    )
+    with subprocess.Popen(
+        [sys.executable, "-m", "silly", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "LD_PRELOAD": str(library)},
+    ) as server:
+        try:
+            assert server.stdout is not None
+            address = server.stdout.readline().strip()
+
+            async def talk(number: int) -> None:
+                async with await tcp.connect(address) as conn:
+                    for size in (1, 50, 3000, 100_000):
+                        lines = [b"%d %d " % (number, k) + b"x" * size + b"\n" for k in range(5)]
+                        conn.write(lines)
+                        for line in lines:
+                            assert await conn.read(b"\n", timeout=30) == line
+
+            async def main() -> None:
+                await asyncio.gather(*(talk(number) for number in range(20)))
+
+            asyncio.run(main())
+        finally:
+            server.kill()
