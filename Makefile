@@ -1,5 +1,7 @@
 # make run    the echo server on 127.0.0.1:9999, ready for telnet
 # make test   ruff, mypy and every test
+# make bench  measure silly beside a C server and its peers (needs gcc; some minutes)
+# make asan   the engines' tests under AddressSanitizer (needs gcc)
 # make clean  remove what the others made
 #
 # PYTHON=python3.12 chooses the interpreter, VENV=DIR the environment,
@@ -9,7 +11,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ADDR ?= 127.0.0.1:9999
 
-.PHONY: run test clean
+.PHONY: run test bench asan clean
 .SILENT:
 
 run: $(VENV)/.installed
@@ -24,6 +26,19 @@ test: $(VENV)/.installed-dev
 	if [ "$$($(VENV)/bin/python -c "import silly; print(silly.engine())")" = native ]; then \
 	  SILLY_ENGINE=portable $(VENV)/bin/python -m pytest --quiet; \
 	else echo "silly: the native engine was not built: tested the portable one only"; fi
+
+bench: $(VENV)/.installed-bench
+	$(VENV)/bin/python benchmarks/run.py
+
+asan: $(VENV)/.installed-dev
+	rm -rf build/asan && mkdir -p build/asan && cp -r src setup.py pyproject.toml README.md LICENSE tests build/asan
+	rm -f build/asan/src/silly/_engine/native/*.so
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'Cython>=3.1' 'setuptools>=77'
+	cd build/asan && SILLY_BUILD_NATIVE=1 SILLY_CFLAGS="-fsanitize=address -fno-omit-frame-pointer -g" \
+	  SILLY_LDFLAGS=-fsanitize=address ../../$(VENV)/bin/python setup.py -q build_ext --inplace
+	cd build/asan && PYTHONPATH=src PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 SILLY_ENGINE=native \
+	  LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ../../$(VENV)/bin/python -m pytest -q \
+	  tests/engine tests/net/test_tcp.py -k "not failing_system_calls"
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -44,6 +59,11 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 $(VENV)/.installed-dev: $(VENV)/.installed
 	echo "Installing what the tests need into $(VENV)"
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	echo "Installing the peers into $(VENV)"
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	touch $@
 
 clean:

@@ -83,7 +83,9 @@ async def observe(name: str, script: list[Step]) -> list[str]:
     made: list[Conn] = []
 
     def accept(link: Any) -> Conn:
-        made.append(kind(link, loop, gone.append, read_limit=1000, max_unsent=1_000_000, linger=5.0))
+        made.append(
+            kind(link, loop, gone.append, read_limit=1000, max_unsent=1_000_000, linger=5.0)
+        )
         return made[0]
 
     await engine.attach(loop, ours, accept)
