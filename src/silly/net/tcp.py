@@ -105,6 +105,9 @@ class Listener:
         self._handling: dict[asyncio.Task[Any], Conn] = {}
         self._lingering: set[Conn] = set()
         self._alive = 0
+        # Bound once: a method object for each of a million connections would be megabytes.
+        self._when_handled = self._handled
+        self._when_gone = self._forget
         self._accepted = self._handler_errors = 0
         self._past_bytes_in = self._past_bytes_out = 0
         self._accepting = True
@@ -125,7 +128,7 @@ class Listener:
     # ------------------------------------------------------------- connections
 
     def _accept(self, link: Any) -> Conn:
-        conn = _Conn(link, self._loop, self._forget, **self._limits)
+        conn = _Conn(link, self._loop, self._when_gone, **self._limits)
         self._alive += 1
         if not self._accepting:  # it was in the backlog when this listener closed
             self._lingering.add(conn)
@@ -135,7 +138,7 @@ class Listener:
         # The name is shared: a string for each of a million tasks would be a tenth of them.
         task = self._loop.create_task(self._start(conn), name=self._task_name)
         self._handling[task] = conn
-        task.add_done_callback(self._handled)
+        task.add_done_callback(self._when_handled)
         return conn
 
     def _start(self, conn: Conn) -> Coroutine[Any, Any, object]:

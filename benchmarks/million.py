@@ -1,0 +1,203 @@
+"""As many live connections in one process as the machine allows: aims at a million.
+
+``python benchmarks/million.py [COUNT]``. As root it raises its own descriptor
+limit as far as the system lets it; what it reaches, and what stopped it, is
+printed. Every connection echoes a line when it is opened, and another one at
+the end, when all of them are live. Clients connect from many loopback
+addresses, because one address has only some 28,000 ports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ipaddress
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+PORTS = 4_000  # connections from one client address: free ones are soon found
+SPARE = 200  # descriptors for everything else
+WARM = 200  # connections made before memory is first looked at
+AVERAGE = 12 * 1024  # bytes that a connection takes at most here: both ends, kernel included
+
+
+def raise_limit(wanted: int) -> int:
+    """Raise this process's descriptor limit towards *wanted*; return what it is now."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for limit in (wanted, min(wanted, hard)):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, max(limit, hard)))
+            break
+        except (ValueError, OSError):
+            continue
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+# ---------------------------------------------------------------------- server
+
+
+async def serve() -> None:
+    import silly
+    from silly.net import tcp
+
+    async def echo(conn: tcp.Conn) -> None:
+        async for line in conn:
+            await conn.write(line)
+
+    listener = tcp.listen("127.0.0.1:0", echo, backlog=4096)
+    print(json.dumps([silly.engine(), int(listener.local_addr.rpartition(":")[2])]), flush=True)
+    loop = asyncio.get_running_loop()
+    while await loop.run_in_executor(None, sys.stdin.readline):
+        print(json.dumps([listener.connections, listener.stats.accepted]), flush=True)
+
+
+# --------------------------------------------------------------------- clients
+
+
+def echo_all(socks: list[socket.socket], line: bytes) -> None:
+    """One round: every connection sends *line* and gets it back."""
+    for start in range(0, len(socks), 500):
+        some = socks[start : start + 500]
+        for sock in some:
+            sock.sendall(line)
+        for sock in some:
+            got = sock.recv(100)
+            if got != line:
+                raise SystemExit(f"a connection answered {got!r} to {line!r}")
+
+
+def client(port: int) -> None:
+    socks: list[socket.socket] = []
+    for order in sys.stdin:
+        what, count, first = json.loads(order)
+        if what == "open":
+            new = []
+            for number in range(first, first + count):
+                sock = socket.socket()
+                sock.settimeout(60)
+                sock.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT
+                address = ipaddress.IPv4Address("127.1.0.0") + number // PORTS + 1
+                sock.bind((str(address), 0))
+                sock.connect(("127.0.0.1", port))
+                new.append(sock)
+                if len(new) % 500 == 0:
+                    echo_all(new[-500:], b"hello, %d\n" % number)
+            echo_all(new[len(new) // 500 * 500 :], b"hello\n")
+            socks += new
+        else:
+            echo_all(socks, b"still here?\n")
+        print("done", flush=True)
+
+
+# ---------------------------------------------------------------------- figures
+
+
+def rss(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def kernel_memory() -> int:
+    """Bytes of kernel memory in slabs, where sockets live."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("Slab:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+class Child:
+    """One of the processes, spoken to in lines of JSON."""
+
+    def __init__(self, *args: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, *args],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def tell(self, order: Any) -> None:
+        assert self.process.stdin is not None
+        print(json.dumps(order), file=self.process.stdin, flush=True)
+
+    def answer(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"million: {self.process.args!r} ended with {self.process.wait()}")
+        return line.strip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("count", nargs="?", type=int, default=1_000_000)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--client", type=int, metavar="PORT", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    limit = raise_limit(args.count + SPARE)
+    if args.serve:
+        asyncio.run(serve())
+    elif args.client:
+        client(args.client)
+    else:
+        run(args.count, limit)
+
+
+def run(wanted: int, limit: int) -> None:
+    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    room = available * 3 // 4 // AVERAGE
+    count = min(wanted, limit - SPARE, room)
+    if count < wanted:
+        reason = "descriptor limit" if limit - SPARE < room else "memory"
+        print(f"{wanted:,} wanted; the {reason} of this machine allows {count:,}")
+    server = Child("--serve", str(count))
+    engine, port = json.loads(server.answer())
+    per_client = min(limit - SPARE, 100_000)
+    clients = [
+        Child("--client", str(port), str(count)) for _ in range((count - 1) // per_client + 1)
+    ]
+    children = [server, *clients]
+    try:
+        clients[0].tell(["open", WARM, 0])
+        clients[0].answer()
+        user, kernel, start = rss(server.process.pid), kernel_memory(), time.monotonic()
+        opened = WARM
+        for index, one in enumerate(clients):  # one after the other: they share the cores
+            more = min(per_client - (WARM if index == 0 else 0), count - opened)
+            one.tell(["open", more, opened])
+            one.answer()
+            opened += more
+        took = time.monotonic() - start
+        user, kernel = rss(server.process.pid) - user, kernel_memory() - kernel
+        start = time.monotonic()
+        for one in clients:
+            one.tell(["again", 0, 0])
+            one.answer()
+        again = time.monotonic() - start
+        server.tell("how many?")
+        alive, accepted = json.loads(server.answer())
+    finally:
+        for child in children:
+            child.process.kill()
+            child.process.wait()
+    made = opened - WARM
+    print(f"engine {engine}: {alive:,} live connections in one process, {accepted:,} accepted")
+    print(f"user memory:    {user / made / 1024:.2f} KiB for each connection")
+    print(f"kernel memory:  {kernel / made / 2 / 1024:.2f} KiB for each end of a connection")
+    print(f"accepted:       {made / took:,.0f}/s, one echo each included")
+    print(f"one round over all of them: {again:.2f} s, every answer checked")
+    if alive != opened:
+        raise SystemExit(f"million: {opened - alive} connections were lost")
+
+
+if __name__ == "__main__":
+    main()
