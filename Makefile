@@ -1,6 +1,7 @@
 # make run    the echo server on 127.0.0.1:9999, ready for telnet
 # make test   ruff, mypy and every test
 # make bench  measure silly beside a C server and its peers (needs gcc; some minutes)
+# make bench-full   the same with more and longer rounds (an hour)
 # make asan   the engines' tests under AddressSanitizer (needs gcc)
 # make clean  remove what the others made
 #
@@ -11,7 +12,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ADDR ?= 127.0.0.1:9999
 
-.PHONY: run test bench asan clean
+.PHONY: run test bench bench-full asan clean
 .SILENT:
 
 run: $(VENV)/.installed
@@ -28,7 +29,10 @@ test: $(VENV)/.installed-dev
 	else echo "silly: the native engine was not built: tested the portable one only"; fi
 
 bench: $(VENV)/.installed-bench
-	$(VENV)/bin/python benchmarks/run.py
+	$(VENV)/bin/python benchmarks/run.py --report
+
+bench-full: $(VENV)/.installed-bench
+	$(VENV)/bin/python benchmarks/run.py --report --rounds 9 --seconds 2
 
 asan: $(VENV)/.installed-dev
 	rm -rf build/asan && mkdir -p build/asan && cp -r src setup.py pyproject.toml README.md LICENSE tests build/asan

@@ -13,8 +13,10 @@ import argparse
 import json
 import os
 import platform
+import resource
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -24,11 +26,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import report
+
 HERE = Path(__file__).parent
 SERVERS = HERE / "servers"
 YARDSTICK = "C epoll"
 TICKS = os.sysconf("SC_CLK_TCK")
 SERVER_CORE, LOAD_CORE = 0, 1
+WARM, IDLE = 500, 4000  # connections
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,7 @@ class Server:
     """One server process, pinned and stopped until it is measured."""
 
     def __init__(self, kind: Kind, option: str) -> None:
+        self.name = kind.name
         self.process = subprocess.Popen(
             ["taskset", "-c", str(SERVER_CORE), *kind.command, *([option] if option else [])],
             stdout=subprocess.PIPE,
@@ -160,7 +166,7 @@ def measure(built: Path, server: Server, job: Job, seconds: float) -> Measured:
     used = server.cpu() - before
     server.stop()
     if done.returncode:
-        raise RuntimeError(done.stderr.strip())
+        raise RuntimeError(f"{server.name}, {job.name}: {done.stderr.strip()}")
     result = json.loads(done.stdout)
     return Measured(
         result["messages"] / result["seconds"],
@@ -213,12 +219,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.7, help="per measurement; default: 0.7")
     parser.add_argument("--only", default="", help="servers, comma-separated parts of names")
     parser.add_argument("--jobs", default="", help="jobs, comma-separated parts of names")
+    parser.add_argument("--report", action="store_true", help="write RESULTS.md and its pictures")
     parser.add_argument("--out", type=Path, help="where to write the figures, as JSON")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as built:
         results = run(args, Path(built))
     if args.out:
         args.out.write_text(json.dumps(results, indent=1))
+    if args.report:
+        report.write(results)
 
 
 def chosen(name: str, parts: str) -> bool:
@@ -232,7 +241,9 @@ def run(args: argparse.Namespace, built: Path) -> dict[str, Any]:
         for kind in kinds(built)
         if kind.name == YARDSTICK or (chosen(kind.name, args.only) and available(kind))
     ]
-    results: dict[str, Any] = {"machine": machine(), "jobs": {}}
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    results: dict[str, Any] = {"machine": machine(), "rounds": args.rounds, "jobs": {}}
     for job in JOBS:
         if not chosen(job.name, args.jobs):
             continue
@@ -247,14 +258,35 @@ def run(args: argparse.Namespace, built: Path) -> dict[str, Any]:
         finally:
             for server in servers.values():
                 server.end()
-        report(job, figures)
+        show(job, figures)
         results["jobs"][job.name] = {
             name: [asdict(one) for one in rounds] for name, rounds in figures.items()
         }
+    results["memory"] = {kind.name: memory(kind) for kind in names}
     return results
 
 
-def report(job: Job, figures: dict[str, list[Measured]]) -> None:
+def memory(kind: Kind) -> float:
+    """KiB resident for each of many idle connections that have echoed a line."""
+    server = Server(kind, "")
+    server.go_on()
+    socks = []
+    try:
+        for number in range(WARM + IDLE):
+            if number == WARM:
+                before = server.rss()
+            socks.append(sock := socket.create_connection(("127.0.0.1", server.port), timeout=10))
+            sock.sendall(b"hello\n")
+            if sock.recv(100) != b"hello\n":
+                raise RuntimeError(f"{kind.name} did not echo")
+        return (server.rss() - before) / IDLE / 1024
+    finally:
+        for sock in socks:
+            sock.close()
+        server.end()
+
+
+def show(job: Job, figures: dict[str, list[Measured]]) -> None:
     yard = figures[YARDSTICK]
     base = statistics.median(one.per_second for one in yard)
     print(f"\n{job.name}: {YARDSTICK} {base:,.0f}/s")

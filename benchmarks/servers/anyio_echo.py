@@ -1,6 +1,7 @@
 """anyio on asyncio, with its buffered stream for lines. Prints its port."""
 
 import sys
+from contextlib import suppress
 
 import anyio
 from anyio.streams.buffered import BufferedByteReceiveStream
@@ -12,14 +13,15 @@ async def lines(stream):
         try:
             while True:
                 await stream.send(await buffered.receive_until(b"\n", 65536) + b"\n")
-        except (anyio.EndOfStream, anyio.IncompleteRead):
+        except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError):
             pass
 
 
 async def raw(stream):
     async with stream:
-        async for data in stream:
-            await stream.send(data)
+        with suppress(anyio.BrokenResourceError):
+            async for data in stream:
+                await stream.send(data)
 
 
 async def main():

@@ -1,21 +1,24 @@
 """trio: one task for each connection; lines framed by hand, as users do. Prints its port."""
 
 import sys
+from contextlib import suppress
 
 import trio
 
 
 async def lines(stream):
     rest = b""
-    async for data in stream:
-        *complete, rest = (rest + data).split(b"\n")
-        for line in complete:
-            await stream.send_all(line + b"\n")
+    with suppress(trio.BrokenResourceError):
+        async for data in stream:
+            *complete, rest = (rest + data).split(b"\n")
+            for line in complete:
+                await stream.send_all(line + b"\n")
 
 
 async def raw(stream):
-    async for data in stream:
-        await stream.send_all(data)
+    with suppress(trio.BrokenResourceError):
+        async for data in stream:
+            await stream.send_all(data)
 
 
 async def main():

@@ -1,0 +1,153 @@
+"""Turn the figures of run.py into RESULTS.md and its pictures."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+YARDSTICK = "C epoll"
+
+Rounds = dict[str, list[dict[str, float]]]
+
+
+def ratios(rounds: Rounds, name: str, figure: str) -> list[float]:
+    """*name*'s figure in each round, as a ratio to the yardstick's in the same round."""
+    pairs = zip(rounds[name], rounds[YARDSTICK], strict=True)
+    return [mine[figure] / its[figure] for mine, its in pairs]
+
+
+def table(jobs: dict[str, Rounds], names: list[str], figure: str) -> list[str]:
+    """Medians of the ratios and their spread: jobs by servers."""
+    short = [name.replace("portable, ", "portable,<br>") for name in names]
+    lines = [f"| job | {' | '.join(short)} |", "|---" * (len(names) + 1) + "|"]
+    for job, rounds in jobs.items():
+        cells = []
+        for name in names:
+            values = ratios(rounds, name, figure)
+            spread = (max(values) - min(values)) / 2
+            cells.append(f"{statistics.median(values):.2f} ±{spread:.2f}")
+        lines.append(f"| {job} | {' | '.join(cells)} |")
+    return lines
+
+
+def latencies(jobs: dict[str, Rounds], names: list[str]) -> list[str]:
+    lines = [f"| job | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for job, rounds in jobs.items():
+        cells = []
+        for name in names:
+            cell = [
+                f"{statistics.median(one[p] for one in rounds[name]):,.0f}" for p in ("p50", "p99")
+            ]
+            cells.append(" / ".join(cell))
+        lines.append(f"| {job} | {' | '.join(cells)} |")
+    return lines
+
+
+def write(results: dict[str, Any]) -> None:
+    """Write RESULTS.md beside this file, and the pictures if matplotlib is installed."""
+    jobs: dict[str, Rounds] = results["jobs"]
+    names = [name for name in next(iter(jobs.values())) if name != YARDSTICK]
+    machine = ", ".join(f"{what} {value}" for what, value in results["machine"].items())
+    pictures = draw(results, names)
+    text = [
+        "# Results",
+        "",
+        "Written by `make bench`. What is measured, and how: [README.md](README.md).",
+        "",
+        f"Machine: {machine}. Rounds: {results['rounds']}.",
+        "",
+        "## Throughput, as a ratio to the C server",
+        "",
+        *table(jobs, names, "per_second"),
+        "",
+        "## The server's processor time for each message, as a ratio to the C server",
+        "",
+        *table(jobs, names, "cpu_us"),
+        "",
+        "## Latency, median / 99th percentile, microseconds",
+        "",
+        "In a closed loop these follow from the throughput: they are no measure of their own.",
+        "",
+        *latencies(jobs, [YARDSTICK, *names]),
+        "",
+        "## Memory of an idle connection that has echoed, KiB resident",
+        "",
+        f"| {' | '.join(results['memory'])} |",
+        "|---" * len(results["memory"]) + "|",
+        f"| {' | '.join(f'{kib:.2f}' for kib in results['memory'].values())} |",
+        "",
+        *(f"![{title}]({name})" for title, name in pictures),
+    ]
+    (HERE / "RESULTS.md").write_text("\n".join(text).rstrip() + "\n")
+
+
+def draw(results: dict[str, Any], names: list[str]) -> list[tuple[str, str]]:
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        return []
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "silly"
+    from matplotlib import pyplot as plt
+
+    jobs: dict[str, Rounds] = results["jobs"]
+    colours = {name: plt.get_cmap("tab20")(at % 20) for at, name in enumerate(names)}
+    for name in names:
+        if name.startswith("silly"):
+            continue
+        red, green, blue, _ = colours[name]
+        grey = 0.3 * red + 0.59 * green + 0.11 * blue
+        colours[name] = tuple(0.4 * part + 0.6 * (0.55 + 0.4 * grey) for part in (red, green, blue))
+    drawn = []
+
+    def bars(figure: str, title: str, name: str, *, log: bool) -> None:
+        fig, axes = plt.subplots(figsize=(13, 5.5), layout="constrained")
+        width = 0.85 / len(names)
+        for at, server in enumerate(names):
+            heights = [
+                statistics.median(ratios(rounds, server, figure)) for rounds in jobs.values()
+            ]
+            places = [job + (at - len(names) / 2) * width for job in range(len(jobs))]
+            axes.bar(places, heights, width, label=server, color=colours[server], align="edge")
+        axes.axhline(1, color="black", linewidth=1)
+        axes.set_title(title, loc="left")
+        if log:
+            axes.set_yscale("log")
+        labels = [job.replace(", ", "\n") for job in jobs]
+        axes.set_xticks(range(len(jobs)), labels, fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(
+            ncols=7, fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.15)
+        )
+        fig.savefig(HERE / name, metadata={"Date": None})
+        plt.close(fig)
+        drawn.append((title, name))
+
+    bars(
+        "per_second",
+        "Throughput (C epoll server = 1, higher is better)",
+        "throughput.svg",
+        log=False,
+    )
+    bars(
+        "cpu_us",
+        "Processor time per message (C epoll server = 1, lower is better)",
+        "cpu.svg",
+        log=True,
+    )
+    bars(
+        "p99",
+        "99th percentile latency (C epoll server = 1, lower is better)",
+        "latency.svg",
+        log=True,
+    )
+    memory = results["memory"]
+    fig, axes = plt.subplots(figsize=(9, 4), layout="constrained")
+    axes.barh(list(memory)[::-1], list(memory.values())[::-1], color="#4c78a8")
+    axes.set_title("KiB resident for each idle connection", loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    fig.savefig(HERE / "memory.svg", metadata={"Date": None})
+    plt.close(fig)
+    return [*drawn, ("KiB resident for each idle connection", "memory.svg")]
