@@ -1115,8 +1115,8 @@ cdef class Room:
 
 
 cdef int _set_send(object kind, void *function) except -1:
-    # Cython has no spelling for this slot of PEP 489's successor, the am_send of
-    # PyAsyncMethods. 0 and 1 are PYGEN_RETURN and PYGEN_NEXT, -1 PYGEN_ERROR.
+    # Cython has no spelling for the slot am_send of PyAsyncMethods. Of what it returns,
+    # 0 is PYGEN_RETURN, 1 PYGEN_NEXT, -1 PYGEN_ERROR (PyIter_Send in the C API).
     cdef PyTypeObject *slots = <PyTypeObject *>kind
     slots.tp_as_async.am_send = function
     PyType_Modified(slots)
