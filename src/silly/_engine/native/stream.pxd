@@ -71,6 +71,7 @@ cdef class Stream(Source):
     cdef int fail(self, int error) except -1
     cdef object writer_error(self)
     cdef int wake_all(self, list waiters) except -1
+    cdef int wake_writers(self) except -1
     cdef int uncrowd(self) except -1
 
     cdef int finish(self) except -1

@@ -601,13 +601,15 @@ cdef class Stream(Source):
                     waiter.set_result(None)
         return 0
 
+    cdef int wake_writers(self) except -1:
+        waiters, self.wake_on_room = self.wake_on_room, None
+        return self.wake_all(waiters)
+
     cdef int uncrowd(self) except -1:
         """Let waiting writers go on, or closing."""
-        cdef list waiters
         self.crowded = self.call_when_empty = False
         if not self.closing:
-            waiters, self.wake_on_room = self.wake_on_room, None
-            self.wake_all(waiters)
+            self.wake_writers()
         elif not self.gone:
             self.close_sent()
         return 0
@@ -615,13 +617,11 @@ cdef class Stream(Source):
     # ---------------------------------------------------------------- closing
 
     def close_write(self):
-        cdef list waiters
         if not self.writable:
             return
         self.flush()
         self.writable = False
-        waiters, self.wake_on_room = self.wake_on_room, None
-        self.wake_all(waiters)
+        self.wake_writers()
         self.finish()
 
     cdef int finish(self) except -1:
@@ -658,13 +658,11 @@ cdef class Stream(Source):
             self.reset_link()
 
     cdef int enter_closing(self) except -1:
-        cdef list waiters
         self.closing = True
         self.writable = False
         self.forget_incoming()
         self.wake_reader()
-        waiters, self.wake_on_room = self.wake_on_room, None
-        self.wake_all(waiters)
+        self.wake_writers()
         return 0
 
     cdef int close_sent(self) except -1:
@@ -729,8 +727,7 @@ cdef class Stream(Source):
         self.release_outgoing()
         self.release()
         self.wake_reader()
-        waiters, self.wake_on_room = self.wake_on_room, None
-        self.wake_all(waiters)
+        self.wake_writers()
         waiters, self.wake_on_gone = self.wake_on_gone, None
         self.wake_all(waiters)
         on_gone, self.on_gone = self.on_gone, None
