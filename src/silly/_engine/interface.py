@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 __all__ = ["Accept", "Engine", "Link", "Server", "Upward"]
@@ -134,3 +134,6 @@ class Engine(Protocol):
         The socket belongs to the connection from now on, and is closed if this
         is cancelled.
         """
+
+    def stepped(self, coroutine: Coroutine[Any, Any, object]) -> Coroutine[Any, Any, object]:
+        """Return what a handler's task is to run: *coroutine*, or what steps it faster."""

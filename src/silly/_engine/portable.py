@@ -13,6 +13,7 @@ import contextlib
 import socket
 import struct
 import sys
+from collections.abc import Coroutine
 from typing import Any, Final, cast
 
 from silly._engine.interface import Accept, Link, Upward
@@ -22,7 +23,7 @@ if sys.platform != "win32":
     import fcntl
     import termios
 
-__all__ = ["NAME", "Stream", "attach", "serve"]
+__all__ = ["NAME", "Stream", "attach", "serve", "stepped"]
 
 NAME: Final = "portable"
 
@@ -195,6 +196,11 @@ async def attach(loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: A
     except BaseException:
         sock.close()
         raise
+
+
+def stepped(coroutine: Coroutine[Any, Any, object]) -> Coroutine[Any, Any, object]:
+    """Return what a handler's task runs (see `silly._engine.interface.Engine.stepped`)."""
+    return coroutine
 
 
 def _conforms() -> tuple[type[Link]]:  # for the type checker: this is a link

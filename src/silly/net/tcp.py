@@ -136,7 +136,8 @@ class Listener:
             return conn
         self._accepted += 1
         # The name is shared: a string for each of a million tasks would be a tenth of them.
-        task = self._loop.create_task(self._start(conn), name=self._task_name)
+        coroutine = engine.stepped(self._start(conn))
+        task = self._loop.create_task(coroutine, name=self._task_name)
         self._handling[task] = conn
         task.add_done_callback(self._when_handled)
         return conn

@@ -19,8 +19,9 @@ from typing import Final
 
 from silly._engine.native.server import Server
 from silly._engine.native.stream import Stream
+from silly._engine.native.trampoline import Trampoline as stepped  # noqa: N813 - called as one
 
-__all__ = ["NAME", "Stream", "attach", "serve"]
+__all__ = ["NAME", "Stream", "attach", "serve", "stepped"]
 
 NAME: Final = "native"
 

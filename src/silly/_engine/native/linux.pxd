@@ -128,7 +128,7 @@ cdef extern from "Python.h":
     object PyObject_CallOneArg(object callable, object arg)
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
-    ctypedef int PySendResult
+    int PyIter_Send(object iterator, object value, PyObject **result) except -1
     ctypedef struct PyAsyncMethods:
         void *am_send
     ctypedef struct PyTypeObject:

@@ -21,17 +21,10 @@ import asyncio
 
 cdef object CancelledError = asyncio.CancelledError
 
-cdef enum:
-    PENDING = 0
-    WOKEN = 1
-    CANCELLED = 2
 
-
-@cython.final
-@cython.freelist(256)
 cdef class Waiter:
 
-    def __cinit__(self, loop, purpose):
+    def __init__(self, loop, purpose):
         self.loop = loop
         self.purpose = purpose
 
@@ -45,10 +38,18 @@ cdef class Waiter:
         return self.state == PENDING
 
     cdef int wake(self, Reactor reactor) except -1:
-        """Have the waiting task go on: now if no task is running, else soon."""
+        """Have whoever waits go on: now if no task is running, else soon."""
+        cdef Waiter trampoline = self.trampoline
+        self.state = WOKEN
+        if trampoline is None:
+            return self.call_back(reactor)
+        self.trampoline = None
+        return trampoline.wake(reactor)
+
+    cdef int call_back(self, Reactor reactor) except -1:
+        """Step the waiting task."""
         cdef object callback = self.callback
         cdef object context = self.context
-        self.state = WOKEN
         if callback is None:
             return 0
         self.callback = self.context = None
