@@ -1,9 +1,12 @@
+from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t
 
 cdef enum:
-    BLOCK = 16384  # bytes of a spare block
-    HEADROOM = 16384  # bytes before the place where the scratch buffer receives
-    SCRATCH = 131072  # bytes received at once, at most
+    RECEIVE = 131072  # bytes received at once, at most
+    HEADROOM = 16384  # unread bytes that are moved to where the next ones arrive, at most
+    GROUP = 8  # sources that receive before the first of them is handed its bytes
+    SCRATCH = 4 * RECEIVE  # for what a group received
+    STAGE = 131072  # for what handlers write until it is sent
 
 
 cdef class Source:
@@ -15,6 +18,7 @@ cdef class Source:
     cdef int watch(self, uint32_t interest) except -1
     cdef int release(self) except -1
     cdef int ready(self, uint32_t events) except -1
+    cdef int hand_out(self) except -1
     cdef int end_of_turn(self) except -1
     cdef int own(self) except -1
     cdef int disown(self) except -1
@@ -36,10 +40,12 @@ cdef class Reactor:
     cdef list written  # sources with end_of_turn to come
     cdef bint flushing  # ... which is scheduled
 
-    cdef uint8_t *scratch
-    cdef Source borrower  # whose unread bytes are in the scratch buffer
-    cdef void *spare[32]
-    cdef int spares
+    cdef list received  # the group: sources whose bytes were not handed out yet
+    cdef uint8_t *scratch  # where these bytes are
+    cdef size_t scratch_used
+    cdef uint8_t *stage  # what the sources in `written` are to send
+    cdef size_t stage_used
+    cdef PyObject *on_stage  # the last of them, which can add to it
 
     cdef double busy_poll
     cdef double last_event
@@ -51,8 +57,8 @@ cdef class Reactor:
     cdef int flush_later(self, Source source) except -1
     cdef int flush(self) except -1
     cdef int batch(self) except -1
-    cdef void *block(self) except NULL
-    cdef void give_back(self, void *block) noexcept
+    cdef int hand_out(self) except -1
+    cdef int take_away(self) except -1
     cdef int disown(self) except -1
 
 

@@ -14,16 +14,18 @@ The rules it keeps:
 - A source is held by the table while it has a descriptor here, and by the
   caller while it is called: handlers may close, abort and forget any of them
   at any time.
-- The scratch buffer belongs to one source at a time, from its receiving to the
-  end of the step that this causes. Should another one receive before that (a
-  loop run inside a handler), the borrower is told to take its bytes away.
+- Sources receive in groups, each of a group behind the other in the scratch
+  buffer; then each is handed its bytes, which steps its reader; then all that
+  the readers wrote is sent. So each kind of work finds its code and its data in
+  the processor's caches. What a reader left unread is moved to memory of its
+  own before the scratch buffer is used again. Should others receive before that
+  (a loop run inside a handler), all of the group take their bytes away.
 - After a fork the child disowns everything: it closes its copies of the
   descriptors and leaves the shared epoll set alone.
 """
 
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
-from cpython.ref cimport PyObject
 from libc.errno cimport EINTR, ENOENT, errno
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -120,12 +122,16 @@ cdef class Source:
     cdef int ready(self, uint32_t events) except -1:
         raise NotImplementedError
 
+    cdef int hand_out(self) except -1:
+        """Step whoever waits for what was received."""
+        return 0
+
     cdef int end_of_turn(self) except -1:
-        """Send what was written in this turn."""
+        """Send what was written in this turn, or take it off the stage."""
         return 0
 
     cdef int own(self) except -1:
-        """Take what is still in the scratch buffer away."""
+        """Take what is unread out of the scratch buffer."""
         return 0
 
     cdef int disown(self) except -1:
@@ -146,8 +152,10 @@ cdef class Reactor:
         self.epoll = -1
         self.table = []
         self.written = []
-        self.scratch = <uint8_t *>PyMem_RawMalloc(HEADROOM + SCRATCH)
-        if self.scratch == NULL:
+        self.received = []
+        self.scratch = <uint8_t *>PyMem_RawMalloc(SCRATCH)
+        self.stage = <uint8_t *>PyMem_RawMalloc(STAGE)
+        if self.scratch == NULL or self.stage == NULL:
             raise MemoryError
         # A loop whose clock is not the system's (a virtual one) is asked for the time.
         time = getattr(type(loop), "time", None)
@@ -156,10 +164,8 @@ cdef class Reactor:
         )
 
     def __dealloc__(self):
-        cdef int i
-        for i in range(self.spares):
-            PyMem_RawFree(self.spare[i])
         PyMem_RawFree(self.scratch)
+        PyMem_RawFree(self.stage)
         if self.epoll >= 0:
             close(self.epoll)
 
@@ -220,6 +226,8 @@ cdef class Reactor:
         cdef bint was_in_batch = self.in_batch
         self.in_batch = True
         self.direct = not was_in_batch
+        if was_in_batch:
+            self.take_away()
         try:
             for rounds in range(ROUNDS):
                 if self.epoll < 0:
@@ -239,6 +247,12 @@ cdef class Reactor:
                     source = <Source>entry
                     if source.generation == <uint32_t>(events[i].data.u64 >> 32):
                         source.ready(events[i].events)
+                    if PyList_GET_SIZE(self.received) >= GROUP or (
+                        self.scratch_used > SCRATCH - 2 * RECEIVE
+                    ):
+                        self.hand_out()
+                if PyList_GET_SIZE(self.received) > 0:
+                    self.hand_out()
                 if PyList_GET_SIZE(self.written) > 0:
                     self.flush()
                 if count < EVENTS:
@@ -246,10 +260,39 @@ cdef class Reactor:
         finally:
             self.direct = was_direct
             self.in_batch = was_in_batch
-            if PyList_GET_SIZE(self.written) > 0 and not self.flushing:  # left by an exception
+            if PyList_GET_SIZE(self.received) > 0:  # left by an exception
+                self.take_away()
+                self.loop.call_soon(self._hand_out)
+            if PyList_GET_SIZE(self.written) > 0 and not self.flushing:  # so is this
                 self.flushing = True
                 self.loop.call_soon(self._flush)
         return served
+
+    # ------------------------------------------------------------------- groups
+
+    cdef int hand_out(self) except -1:
+        """Hand each of the group its bytes, and send what that made them write."""
+        cdef list received = self.received
+        cdef Source source
+        cdef Py_ssize_t i = 0
+        while i < PyList_GET_SIZE(received):  # a loop run inside a handler may do the rest
+            source = <Source>PyList_GET_ITEM(received, i)
+            source.hand_out()
+            i += 1
+        received.clear()
+        self.scratch_used = 0
+        if PyList_GET_SIZE(self.written) > 0:
+            self.flush()
+        return 0
+
+    def _hand_out(self):
+        self.hand_out()
+
+    cdef int take_away(self) except -1:
+        """Have nothing in the scratch buffer that is still needed."""
+        for entry in self.received:
+            (<Source>entry).own()
+        return 0
 
     # ------------------------------------------------------------ ends of turns
 
@@ -267,11 +310,15 @@ cdef class Reactor:
 
     cdef int flush(self) except -1:
         cdef list written = self.written
-        cdef Source source
         self.written = []
-        for entry in written:
-            source = <Source>entry
-            source.end_of_turn()
+        try:
+            for entry in written:
+                (<Source>entry).end_of_turn()
+        except BaseException:
+            self.written += written
+            raise
+        self.stage_used = 0
+        self.on_stage = NULL
         return 0
 
     # -------------------------------------------------------------- busy polling
@@ -291,26 +338,6 @@ cdef class Reactor:
         else:
             self.spinning = False
 
-    # ------------------------------------------------------------------- memory
-
-    cdef void *block(self) except NULL:
-        """Return a block of `BLOCK` bytes."""
-        cdef void *block
-        if self.spares > 0:
-            self.spares -= 1
-            return self.spare[self.spares]
-        block = PyMem_RawMalloc(BLOCK)
-        if block == NULL:
-            raise MemoryError
-        return block
-
-    cdef void give_back(self, void *block) noexcept:
-        if self.spares < 32:
-            self.spare[self.spares] = block
-            self.spares += 1
-        else:
-            PyMem_RawFree(block)
-
     # --------------------------------------------------------------------- forks
 
     cdef int disown(self) except -1:
@@ -320,6 +347,7 @@ cdef class Reactor:
             close(self.epoll)
             self.epoll = -1
         self.written = []
+        self.received = []
         self.sources = 0
         table, self.table = self.table, []
         for entry in table:

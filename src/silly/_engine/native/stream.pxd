@@ -12,7 +12,7 @@ cdef class Stream(Source):
     # receiving: the unread bytes are [in_start, in_end) of in_data
     cdef uint8_t *in_data
     cdef size_t in_start, in_end
-    cdef size_t in_capacity  # 0: in_data is the reactor's scratch buffer, or NULL
+    cdef size_t in_capacity  # 0: in_data is in the reactor's scratch buffer, or NULL
     cdef bytes sought  # the delimiter of the last search ...
     cdef size_t searched  # ... and how many unread bytes cannot begin it
     cdef size_t limit_of_reads
@@ -20,7 +20,8 @@ cdef class Stream(Source):
 
     # sending: [out_start, out_end) of out_data; the last `batched` were not tried yet
     cdef uint8_t *out_data
-    cdef size_t out_start, out_end, out_capacity
+    cdef size_t out_start, out_end
+    cdef size_t out_capacity  # 0: out_data is on the reactor's stage, or NULL
     cdef size_t batched
     cdef size_t limit_of_queue
     cdef list wake_on_room
@@ -53,9 +54,11 @@ cdef class Stream(Source):
     cdef Py_ssize_t find(self, bytes delimiter, size_t limit) except -2
     cdef Py_ssize_t match(self, Read read) except -2
     cdef bytes take(self, size_t count)
+    cdef int drop_memory(self) except -1
     cdef int reserve(self, size_t room) except -1
     cdef int forget_incoming(self) except -1
     cdef int receive(self) except -1
+    cdef int receive_end(self) except -1
     cdef int wake_reader(self) except -1
     cdef int control_flow(self) except -1
     cdef int resume(self) except -1
@@ -63,6 +66,7 @@ cdef class Stream(Source):
     cdef object loss_error(self)
 
     cdef size_t high_water(self) noexcept
+    cdef int put(self, const void *data, size_t length) except -1
     cdef int append(self, const void *data, size_t length) except -1
     cdef int release_outgoing(self) except -1
     cdef object write_at_once(self, bytes data)

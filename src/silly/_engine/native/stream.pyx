@@ -5,12 +5,12 @@ differs is how the bytes travel:
 
 Receiving
     All connections receive into the reactor's one scratch buffer. A reader that
-    the bytes satisfy is stepped at once and takes its results straight out of
-    it; what is unread when that step ends is moved to memory of the
-    connection's own. So a connection owns memory only while it holds unread
-    bytes. A few unread bytes are moved in front of the place where the scratch
-    buffer receives, which joins a line that came in pieces without a copy of
-    the whole.
+    the bytes satisfy is stepped as soon as its group has received, and takes its
+    results straight out of it; what is unread when that step ends is moved to
+    memory of the connection's own. So a connection owns memory only while it
+    holds unread bytes. A few unread bytes are moved in front of the place where
+    the scratch buffer receives, which joins a line that came in pieces without a
+    copy of the whole.
 
 Reading
     `read` returns a `Read`: a coroutine object that is its own iterator, and
@@ -18,15 +18,16 @@ Reading
     made of them. ``async for`` uses one `Lines` for all its lines.
 
 Writing
-    Writes are copied into a block borrowed from the reactor, and leave when the
-    reader suspends, when they have become many, or at the end of the batch or
-    of the loop's turn.
+    Writes are copied to the reactor's stage, behind those of other connections,
+    and leave when the group has been handed its bytes, when they have become
+    many, or at the end of the batch or of the loop's turn. What the kernel does
+    not take then is moved to memory of the connection's own.
 """
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset
@@ -68,7 +69,14 @@ from silly._engine.native.linux cimport (
     sockaddr_un,
     socklen_t,
 )
-from silly._engine.native.reactor cimport BLOCK, HEADROOM, SCRATCH, Reactor, Source, reactor_of
+from silly._engine.native.reactor cimport (
+    HEADROOM,
+    RECEIVE,
+    STAGE,
+    Reactor,
+    Source,
+    reactor_of,
+)
 from silly._engine.native.waiter cimport Waiter
 
 import logging
@@ -86,6 +94,7 @@ cdef object logger = logging.getLogger("silly.net")
 
 cdef enum:
     HIGH_WATER = 65536  # bytes: a batch this large leaves at once; writers wait above it
+    LARGE = 16384  # bytes: a write longer than this leaves at once, without being copied
 
 cdef enum:  # what `find` and `match` return instead of a number of bytes
     INCOMPLETE = 0
@@ -141,7 +150,7 @@ cdef class Stream(Source):
     def __dealloc__(self):
         if self.in_capacity:
             PyMem_RawFree(self.in_data)
-        if self.out_data != NULL:
+        if self.out_capacity:
             PyMem_RawFree(self.out_data)
         if self.fd >= 0:
             try:
@@ -251,11 +260,15 @@ cdef class Stream(Source):
         return taken
 
     cdef int forget_incoming(self) except -1:
+        self.drop_memory()
+        self.in_data = NULL
+        self.in_start = self.in_end = self.searched = 0
+        return 0
+
+    cdef int drop_memory(self) except -1:
         if self.in_capacity:
             PyMem_RawFree(self.in_data)
             self.in_capacity = 0
-        self.in_data = NULL
-        self.in_start = self.in_end = self.searched = 0
         return 0
 
     cdef int reserve(self, size_t room) except -1:
@@ -274,8 +287,7 @@ cdef class Stream(Source):
                 raise MemoryError
             if unread:
                 memcpy(data, self.in_data + self.in_start, unread)
-            if self.in_capacity:
-                PyMem_RawFree(self.in_data)
+            self.drop_memory()
             self.in_data = data
             self.in_capacity = capacity
         self.in_start = 0
@@ -299,65 +311,57 @@ cdef class Stream(Source):
         return 0
 
     cdef int receive(self) except -1:
-        """Receive once, and step the reader if that completes its read."""
+        """Receive once; what came is handed out when the group has received."""
         cdef Reactor reactor = self.reactor
         cdef size_t unread = self.in_end - self.in_start
         cdef uint8_t *place
         cdef ssize_t count
-        cdef int error
-        cdef Waiter waiter
-        if reactor.borrower is not None:
-            reactor.borrower.own()
-            reactor.borrower = None
         if unread <= HEADROOM:
-            place = reactor.scratch + HEADROOM
-            count = recv(self.fd, place, SCRATCH, 0)
+            place = reactor.scratch + reactor.scratch_used
+            count = recv(self.fd, place + unread, RECEIVE, 0)
             if count > 0:
-                place -= unread
                 if unread:
                     memcpy(place, self.in_data + self.in_start, unread)
-                    if self.in_capacity:
-                        PyMem_RawFree(self.in_data)
-                        self.in_capacity = 0
+                self.drop_memory()
                 self.in_data = place
                 self.in_start = 0
                 self.in_end = unread + <size_t>count
-                reactor.borrower = self
+                reactor.scratch_used += (self.in_end + 63) & ~<size_t>63
         else:
-            self.reserve(SCRATCH)
+            self.reserve(RECEIVE)
             count = recv(self.fd, self.in_data + self.in_end, self.in_capacity - self.in_end, 0)
             if count > 0:
                 self.in_end += <size_t>count
         if count > 0:
             self.bytes_in += count
             self.last_activity = reactor.now()
-            if self.closing:
-                self.forget_incoming()
-                reactor.borrower = None
-                return 0
-            try:
-                if self.reader is not None:
-                    waiter = self.reader.waiter
-                    if waiter.is_pending():
-                        if self.match(self.reader) == INCOMPLETE:
-                            return 0
-                        waiter.wake(reactor)
-            finally:
-                if reactor.borrower is self:
-                    self.own()
-                    reactor.borrower = None
-            self.control_flow()
+            reactor.received.append(self)
         elif count == 0:
-            self.ended = True
-            self.watch(self.interest & ~<uint32_t>EPOLLIN)
-            if not self.closing:
-                self.wake_reader()
-            elif self.out_start == self.out_end:
-                self.close_link()
-        else:
-            error = errno
-            if error != EAGAIN and error != EINTR:
-                self.lose(OSError(error, os.strerror(error)))
+            self.receive_end()
+        elif errno != EAGAIN and errno != EINTR:
+            self.lose(OSError(errno, os.strerror(errno)))
+        return 0
+
+    cdef int hand_out(self) except -1:
+        """Step the reader if what was received completes its read."""
+        if self.closing:
+            return self.forget_incoming()
+        try:
+            if self.reader is not None and self.reader.waiter.is_pending():
+                if self.match(self.reader) == INCOMPLETE:
+                    return 0
+                self.reader.waiter.wake(self.reactor)
+        finally:
+            self.own()
+        return self.control_flow()
+
+    cdef int receive_end(self) except -1:
+        self.ended = True
+        self.watch(self.interest & ~<uint32_t>EPOLLIN)
+        if not self.closing:
+            self.wake_reader()
+        elif self.out_start == self.out_end:
+            self.close_link()
         return 0
 
     cdef int wake_reader(self) except -1:
@@ -410,12 +414,12 @@ cdef class Stream(Source):
         if not self.writable:
             raise self.writer_error()
         batched = self.batched + length
-        if self.crowded or length > BLOCK or batched > HIGH_WATER or (
+        if self.crowded or length > LARGE or batched > HIGH_WATER or (
             batched > self.limit_of_queue
         ):
             return self.write_at_once(<bytes>data)
         if length:
-            self.append(PyBytes_AS_STRING(<bytes>data), length)
+            self.put(PyBytes_AS_STRING(<bytes>data), length)
             self.batched = batched
             if not self.in_turn:
                 self.in_turn = True
@@ -429,21 +433,31 @@ cdef class Stream(Source):
         """
         return min(<size_t>HIGH_WATER, self.limit_of_queue // 2)
 
+    cdef int put(self, const void *data, size_t length) except -1:
+        """Put bytes behind those that are to be sent at the end of the turn."""
+        cdef Reactor reactor = self.reactor
+        if self.out_data == NULL and STAGE - reactor.stage_used >= length:
+            self.out_data = reactor.stage + reactor.stage_used
+            reactor.on_stage = <PyObject *>self
+        elif reactor.on_stage != <PyObject *>self or STAGE - reactor.stage_used < length:
+            return self.append(data, length)
+        memcpy(self.out_data + self.out_end, data, length)
+        self.out_end += length
+        reactor.stage_used += length
+        return 0
+
     cdef int append(self, const void *data, size_t length) except -1:
-        """Put bytes behind those that are to be sent."""
+        """Put bytes behind those that are to be sent, in memory of our own."""
         cdef size_t unsent = self.out_end - self.out_start
         cdef size_t capacity
         cdef uint8_t *moved
-        if self.out_capacity - self.out_end < length:
-            if self.out_data == NULL and length <= BLOCK:
-                self.out_data = <uint8_t *>self.reactor.block()
-                self.out_capacity = BLOCK
-            elif self.out_start >= unsent and self.out_capacity >= unsent + length:
+        if self.reactor.on_stage == <PyObject *>self:
+            self.reactor.on_stage = NULL
+        if self.out_capacity < self.out_end + length:
+            if self.out_start >= unsent and self.out_capacity >= unsent + length:
                 memcpy(self.out_data, self.out_data + self.out_start, unsent)
-                self.out_start = 0
-                self.out_end = unsent
             else:
-                capacity = unsent + unsent // 2 + length + BLOCK
+                capacity = unsent + unsent // 2 + length
                 moved = <uint8_t *>PyMem_RawMalloc(capacity)
                 if moved == NULL:
                     raise MemoryError
@@ -452,16 +466,18 @@ cdef class Stream(Source):
                 self.release_outgoing()
                 self.out_data = moved
                 self.out_capacity = capacity
-                self.out_end = unsent
-        memcpy(self.out_data + self.out_end, data, length)
-        self.out_end += length
+            self.out_start = 0
+            self.out_end = unsent
+        if length:
+            memcpy(self.out_data + self.out_end, data, length)
+            self.out_end += length
         return 0
 
     cdef int release_outgoing(self) except -1:
-        if self.out_capacity == BLOCK:
-            self.reactor.give_back(self.out_data)
-        elif self.out_data != NULL:
+        if self.out_capacity:
             PyMem_RawFree(self.out_data)
+        elif self.reactor.on_stage == <PyObject *>self:
+            self.reactor.on_stage = NULL
         self.out_data = NULL
         self.out_start = self.out_end = self.out_capacity = 0
         return 0
@@ -513,7 +529,7 @@ cdef class Stream(Source):
             else:
                 self.out_start += sent
                 sent = 0
-            if sent < length:
+            if sent < length or self.out_end:
                 self.append(PyBytes_AS_STRING(data) + sent, length - sent)
                 self.watch(self.interest | EPOLLOUT)
         if self.out_end - self.out_start > self.high_water():
@@ -554,6 +570,8 @@ cdef class Stream(Source):
         elif not may_try_again(errno):
             self.fail(errno)
             return 0
+        if self.out_capacity == 0:
+            self.append(NULL, 0)
         if self.out_end - self.out_start > self.high_water():
             self.crowded = True
         self.watch(self.interest | EPOLLOUT)
@@ -958,11 +976,8 @@ cdef class Read:
 
     cdef int suspend(self) except -1:
         cdef Stream stream = self.stream
-        if stream.batched:
-            if not stream.reactor.in_batch:
-                stream.flush()
-            elif len(stream.reactor.written) >= 8:
-                stream.reactor.flush()
+        if stream.batched and not stream.reactor.in_batch:
+            stream.flush()
         if stream.paused:
             stream.resume()
         if self.waiter is None:
