@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t
 cdef enum:
     RECEIVE = 131072  # bytes received at once, at most
     HEADROOM = 16384  # unread bytes that are moved to where the next ones arrive, at most
-    GROUP = 8  # sources that receive before the first of them is handed its bytes
+    GROUP = 32  # sources that receive before the first of them is handed its bytes
     SCRATCH = 4 * RECEIVE  # for what a group received
     STAGE = 131072  # for what handlers write until it is sent
 

@@ -47,8 +47,7 @@ import os
 import weakref
 
 cdef enum:
-    EVENTS = 256  # taken from the kernel at once
-    ROUNDS = 4  # such takings in one batch, before the loop has its turn
+    EVENTS = 256  # taken from the kernel at once; with as many served, the loop has its turn
 
 cdef double SPIN = 20e-6  # seconds of busy polling before the loop has its turn
 
@@ -218,7 +217,7 @@ cdef class Reactor:
     cdef int batch(self) except -1:
         """Serve what is ready; return how many events that were."""
         cdef epoll_event events[EVENTS]
-        cdef int count, i, served = 0, rounds
+        cdef int count, i, served = 0
         cdef uint32_t fd
         cdef Source source
         cdef object entry
@@ -229,9 +228,8 @@ cdef class Reactor:
         if was_in_batch:
             self.take_away()
         try:
-            for rounds in range(ROUNDS):
-                if self.epoll < 0:
-                    break
+            # Looking again costs less than the loop's turn in between would.
+            while served < EVENTS and self.epoll >= 0:
                 count = epoll_wait(self.epoll, events, EVENTS, 0)
                 if count <= 0:
                     break
@@ -255,8 +253,6 @@ cdef class Reactor:
                     self.hand_out()
                 if PyList_GET_SIZE(self.written) > 0:
                     self.flush()
-                if count < EVENTS:
-                    break
         finally:
             self.direct = was_direct
             self.in_batch = was_in_batch
