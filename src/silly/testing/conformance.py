@@ -210,11 +210,11 @@ async def writers_wait_and_are_refused(one: Conn, other: Conn) -> None:
             refused = error
     assert refused is not None, "the queue grew without end"
     assert one.unsent_bytes <= 500_000
-    waiter = asyncio.ensure_future(one.write(b""))
-    await asyncio.sleep(0)
-    assert not waiter.done(), "a write did not wait though the queue is long"
+    waiting = one.write(b"").__await__()
+    assert next(waiting, None) is not None, "a write did not wait though the queue is long"
+    writer = asyncio.ensure_future(one.write(b""))
     assert await other.read(written) == b"x" * written
-    await waiter
+    await writer
 
 
 @_check
