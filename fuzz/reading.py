@@ -1,0 +1,210 @@
+"""Fuzzes reading, on every engine that is built: ``make fuzz [SECONDS=1200]``.
+
+The invariant: in whatever pieces the bytes come and whatever reads are made of
+them, given up or refused, each read returns what its arguments say of the
+unread bytes as soon as these decide it, and together the reads return all
+bytes, once and in order.
+
+Both engines run each script; the coverage that guides the fuzzer is that of the
+portable one. Readers run as handlers do (stepped by the engine), and as plain
+tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+import atheris
+
+with atheris.instrument_imports(include=["silly"]):
+    from silly._engine import portable
+    from silly.errors import ConcurrentRead, EndOfStream, LimitExceeded
+    from silly.net.conn import Conn
+
+engines: list[Any] = [portable]
+try:
+    from silly._engine import native
+
+    engines.append(native)
+except ImportError:
+    print("the native engine was not built: fuzzing the portable one only", file=sys.stderr)
+
+READ_LIMIT = 64
+DELIMITERS = (b"\n", b"\r\n", b"ab", b"aab", b"a" * 5, b"abab\n")
+LINE = DELIMITERS[0]
+PENDING, REFUSED = object(), object()
+
+
+def kind_of(engine: Any) -> type[Conn]:
+    class FuzzedConn(engine.Stream, Conn):  # type: ignore[misc]
+        __slots__ = ()
+
+    return FuzzedConn
+
+
+kinds = [(engine, kind_of(engine)) for engine in engines]
+loop = asyncio.new_event_loop()
+
+
+class Script:
+    """What the fuzzer's bytes say to do."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def __bool__(self) -> bool:
+        return self._at < len(self._data)
+
+    def number(self, below: int) -> int:
+        if not self:
+            return 0
+        self._at += 1
+        return self._data[self._at - 1] % below
+
+    def piece(self, size: int) -> bytes:
+        piece = self._data[self._at : self._at + size]
+        self._at += size
+        return bytes(b"ab\r\n"[byte & 3] for byte in piece)
+
+
+class Wanted:
+    """One read, and what the unread bytes make of it."""
+
+    def __init__(self, script: Script) -> None:
+        self.until: bytes | int | None = None
+        self.limit = READ_LIMIT
+        self.is_line = False
+        match script.number(8):
+            case 0 | 1 | 2:
+                self.until = DELIMITERS[script.number(len(DELIMITERS))]
+                self.limit = 1 + script.number(24)
+            case 3 | 4:
+                self.until = script.number(200)
+            case 5:
+                self.until = LINE
+                self.is_line = True
+            case _:
+                pass
+
+    def made_of(self, conn: Conn) -> Coroutine[Any, Any, bytes]:
+        if self.is_line:
+            return next_line(conn)
+        if isinstance(self.until, bytes):
+            return conn.read(self.until, limit=self.limit)
+        return conn.read(self.until)
+
+    def outcome(self, unread: bytes) -> object:
+        """The bytes to return, or that it is too early to tell, or that they are too many."""
+        if self.until is None:
+            return unread or PENDING
+        if isinstance(self.until, int):
+            return unread[: self.until] if len(unread) >= self.until else PENDING
+        # The shortest possible match: the delimiter where it is, or where it may be beginning.
+        for start in range(len(unread) + 1):
+            end = start + len(self.until)
+            if self.until.startswith(unread[start:end]):
+                if end > self.limit:
+                    return REFUSED
+                return unread[:end] if end <= len(unread) else PENDING
+        raise AssertionError("not reached: it may begin after the last byte")
+
+
+async def next_line(conn: Conn) -> bytes:
+    return await conn.__anext__()
+
+
+async def settle() -> None:
+    for _ in range(6):
+        await asyncio.sleep(0)
+
+
+async def run(engine: Any, kind: type[Conn], script: Script) -> None:
+    ours, peer = socket.socketpair()
+    ours.setblocking(False)
+    made: list[Conn] = []
+    gone: list[object] = []
+
+    def accept(link: Any) -> Conn:
+        made.append(kind(link, loop, gone.append, read_limit=READ_LIMIT))  # type: ignore[call-arg]
+        return made[0]
+
+    await engine.attach(loop, ours, accept)
+    conn = made[0]
+    sent = bytearray()
+    read = 0
+    reader: asyncio.Task[bytes] | None = None
+    wanted: Wanted | None = None
+    try:
+        while script:
+            what = script.number(4)
+            if what < 2:
+                piece = script.piece(1 + script.number(40))
+                sent += piece
+                peer.sendall(piece)
+            elif what == 2 and reader is not None:
+                reader.cancel()
+            elif reader is not None:
+                try:
+                    await conn.read()
+                except ConcurrentRead:
+                    pass
+                else:
+                    raise AssertionError("two tasks read at once")
+            else:
+                wanted = Wanted(script)
+                coroutine = wanted.made_of(conn)
+                if script.number(2):
+                    coroutine = engine.stepped(coroutine)
+                reader = loop.create_task(coroutine)
+            await settle()
+            if reader is None:
+                continue
+            assert wanted is not None
+            unread = bytes(sent[read:])
+            expected = wanted.outcome(unread)
+            if not reader.done():
+                assert expected is PENDING, (wanted.__dict__, unread, expected)
+                continue
+            if reader.cancelled():
+                assert conn.unread_bytes <= len(unread)
+            elif isinstance(reader.exception(), LimitExceeded):
+                assert expected is REFUSED, (wanted.__dict__, unread, expected)
+            else:
+                result = reader.result()
+                if wanted.until is None:  # what came so far; more may wait in the kernel
+                    assert result and unread.startswith(result), (unread, result)
+                else:
+                    assert result == expected, (wanted.__dict__, unread, expected)
+                read += len(result)
+            reader = None
+        if reader is not None:
+            reader.cancel()
+            await settle()
+        peer.close()
+        while True:
+            try:
+                piece = await conn.read()
+            except EndOfStream:
+                break
+            assert sent.startswith(piece, read)
+            read += len(piece)
+        assert read == len(sent)
+    finally:
+        peer.close()
+        conn.abort()
+        await settle()
+    assert gone == [conn]
+
+
+def test_one(data: bytes) -> None:
+    for engine, kind in kinds:
+        loop.run_until_complete(run(engine, kind, Script(data)))
+
+
+atheris.Setup(sys.argv, test_one)
+atheris.Fuzz()
