@@ -39,17 +39,16 @@ cdef class Stream(Source):
 
     cdef object loss
     cdef double linger_time
-    cdef object linger_timer
+    cdef object timer  # for lingering, once closing; before that for idleness
     cdef list wake_on_gone
 
     cdef int64_t bytes_in, bytes_out
     cdef double opened, last_activity
     cdef double idle_time  # 0: no timeout
-    cdef object idle_timer
     cdef size_t unsent_seen
 
     cdef sockaddr_in6 peer
-    cdef object local, remote
+    cdef object names  # own and peer's, once `peer` or the socket cannot tell
 
     cdef Py_ssize_t find(self, bytes delimiter, size_t limit) except -2
     cdef Py_ssize_t match(self, Read read) except -2
@@ -87,6 +86,7 @@ cdef class Stream(Source):
     cdef int lose(self, object error) except -1
     cdef int mark_lost(self, object error) except -1
     cdef int arm_idle_timer(self, double when) except -1
+    cdef int stop_timer(self) except -1
 
 
 cdef class Read:

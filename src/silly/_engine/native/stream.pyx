@@ -140,7 +140,7 @@ cdef class Stream(Source):
         if getpeername(link, <sockaddr *>&self.peer, &length) < 0:
             memset(&self.peer, 0, sizeof(self.peer))
         if self.peer.sin6_family != AF_INET and self.peer.sin6_family != AF_INET6:
-            self.remote = name_of(link, &getpeername)
+            self.names = (None, name_of(link, &getpeername))
         reactor.add(self)
         self.opened = self.last_activity = reactor.now()
         if idle_timeout is not None:
@@ -678,6 +678,7 @@ cdef class Stream(Source):
     cdef int enter_closing(self) except -1:
         self.closing = True
         self.writable = False
+        self.stop_timer()
         self.forget_incoming()
         self.wake_reader()
         self.wake_writers()
@@ -694,16 +695,22 @@ cdef class Stream(Source):
         self.finish()
         if self.paused:
             self.resume()
-        if self.linger_timer is None:
+        if self.timer is None:
             self.start_linger()
         return 0
 
     cdef int start_linger(self) except -1:
-        self.linger_timer = self.reactor.loop.call_later(self.linger_time, self._end_linger)
+        self.timer = self.reactor.loop.call_later(self.linger_time, self._end_linger)
+        return 0
+
+    cdef int stop_timer(self) except -1:
+        timer, self.timer = self.timer, None
+        if timer is not None:
+            timer.cancel()
         return 0
 
     def _end_linger(self):
-        self.linger_timer = None
+        self.timer = None
         if self.gone or self.failed:
             return
         if self.out_start != self.out_end:
@@ -740,7 +747,9 @@ cdef class Stream(Source):
 
     cdef int lose(self, object error) except -1:
         """Be gone: closed as asked (None), or for *error*."""
-        self.local = name_of(self.fd, &getsockname)
+        self.names = (
+            name_of(self.fd, &getsockname), None if self.names is None else self.names[1]
+        )
         self.mark_lost(error)
         self.release_outgoing()
         self.release()
@@ -759,11 +768,7 @@ cdef class Stream(Source):
         self.gone = True
         self.crowded = self.writable = False
         self.batched = 0
-        for timer in (self.linger_timer, self.idle_timer):
-            if timer is not None:
-                timer.cancel()
-        self.linger_timer = self.idle_timer = None
-        return 0
+        return self.stop_timer()
 
     cdef int disown(self) except -1:
         self.mark_lost(complaints.belongs_to_parent())
@@ -794,24 +799,22 @@ cdef class Stream(Source):
         if value == 0:
             raise ValueError("idle_timeout must be more than 0 seconds, or None for no timeout")
         self.idle_time = 0 if value is None else value
-        if self.idle_timer is not None:
-            self.idle_timer.cancel()
-            self.idle_timer = None
-        if value is not None and not self.gone:
+        if self.closing or self.gone:
+            return  # bounded by linger
+        self.stop_timer()
+        if value is not None:
             self.arm_idle_timer(self.last_activity + self.idle_time)
 
     cdef int arm_idle_timer(self, double when) except -1:
         cdef double delay = when - self.reactor.now()
-        self.idle_timer = self.reactor.loop.call_later(delay, self._check_idle)
+        self.timer = self.reactor.loop.call_later(delay, self._check_idle)
         return 0
 
     def _check_idle(self):
         """Close if nothing moved for `idle_timeout`, else look again when that could be."""
         cdef double due
         cdef size_t unsent = self.out_end - self.out_start - self.batched
-        self.idle_timer = None
-        if self.closing or self.gone:
-            return  # bounded by linger
+        self.timer = None
         if unsent != self.unsent_seen:  # the peer took some, or there is more for it
             self.unsent_seen = unsent
             self.last_activity = self.reactor.now()
@@ -880,15 +883,15 @@ cdef class Stream(Source):
 
     @property
     def _local_sockaddr(self):
-        if self.local is None and self.fd >= 0:
+        if self.fd >= 0:
             return name_of(self.fd, &getsockname)
-        return self.local
+        return None if self.names is None else self.names[0]
 
     @property
     def _remote_sockaddr(self):
         if self.peer.sin6_family == AF_INET or self.peer.sin6_family == AF_INET6:
             return inet_name(&self.peer)
-        return self.remote
+        return self.names[1]
 
     @property
     def _counts(self):

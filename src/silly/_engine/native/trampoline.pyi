@@ -1,7 +1,9 @@
 from collections.abc import Coroutine
 from typing import Any
 
-class Trampoline(Coroutine[Any, Any, object]):
+from silly._engine.native.waiter import ForeignFuture
+
+class Trampoline(ForeignFuture, Coroutine[Any, Any, object]):
     def __init__(self, coroutine: Coroutine[Any, Any, object]) -> None: ...
     def __await__(self) -> Any: ...
     def send(self, value: Any) -> Any: ...

@@ -27,7 +27,7 @@ from silly._engine.native.linux cimport (
     PyTypeObject,
 )
 from silly._engine.native.reactor cimport Reactor
-from silly._engine.native.waiter cimport CANCELLED, PENDING, WOKEN, Waiter
+from silly._engine.native.waiter cimport CANCELLED, PENDING, WOKEN, ForeignFuture, Waiter
 
 import asyncio
 from asyncio import tasks
@@ -36,21 +36,21 @@ cdef object enter_task = tasks._enter_task  # documented in "Extending asyncio"
 cdef object leave_task = tasks._leave_task
 cdef object current_task = asyncio.current_task
 
-cdef enum:  # what the last step of the coroutine came to
-    NOTHING = 0  # that is for the task
-    YIELDED = 1
-    RETURNED = 2
-    RAISED = 3
+cdef enum:  # what a trampoline holds
+    NOTHING = 0
+    WAITER = 1  # the coroutine is in this read
+    YIELDED = 2  # for the task, from its last step: what it awaits ...
+    RETURNED = 3  # ... or returned ...
+    RAISED = 4  # ... or raised
 
 
-cdef class Trampoline(Waiter):
+cdef class Trampoline(ForeignFuture):
     cdef object coroutine
     cdef object task
-    cdef Waiter waiting_for  # the read that the coroutine waits in
-    cdef object outcome
-    cdef unsigned char kind  # of the outcome
-    cdef bint running  # the coroutine, without the task
-    cdef bint interrupted  # cancelled in that time
+    cdef object held
+    cdef unsigned char holds
+    cdef unsigned char running  # the coroutine, without the task
+    cdef unsigned char interrupted  # cancelled in that time
 
     def __init__(self, coroutine):
         self.coroutine = coroutine
@@ -60,42 +60,42 @@ cdef class Trampoline(Waiter):
     cdef int wake(self, Reactor reactor) except -1:
         cdef PyObject *out = NULL
         cdef object context = self.context
-        cdef int kind
-        self.waiting_for = None
+        cdef int result
+        self.hold(NOTHING, None)
         if not reactor.direct or self.callback is None:
-            self.state = WOKEN
-            return self.call_back(reactor)
+            return ForeignFuture.wake(self, reactor)
         reactor.direct = False
         self.running = True
         try:
             enter_task(self.loop, self.task)
             PyContext_Enter(context)
             try:
-                kind = PyIter_Send(self.coroutine, None, &out)
-                if kind == 1 and self.park(<object>out):
-                    Py_DECREF(<object>out)
-                    if not self.interrupted:
-                        return 0
-                elif kind == 1:
-                    self.keep(YIELDED, out)
-                else:
-                    self.keep(RETURNED, out)
+                result = PyIter_Send(self.coroutine, None, &out)
+                if self.take(result, out) and not self.interrupted:
+                    return 0
             except BaseException as error:
-                self.kind = RAISED
-                self.outcome = error
+                self.hold(RAISED, error)
             finally:
                 PyContext_Exit(context)
                 leave_task(self.loop, self.task)
         finally:
             self.running = self.interrupted = False
             reactor.direct = True
-        self.state = WOKEN
-        return self.call_back(reactor)
+        return ForeignFuture.wake(self, reactor)
 
-    cdef int keep(self, unsigned char kind, PyObject *out) except -1:
-        self.kind = kind
-        self.outcome = <object>out
-        Py_DECREF(self.outcome)
+    cdef bint take(self, int result, PyObject *out) except -1:
+        """Take what a step came to; tell whether that is waiting in a read."""
+        cdef object outcome = <object>out
+        Py_DECREF(outcome)
+        if result == 0:
+            self.hold(RETURNED, outcome)
+        elif not self.park(outcome):
+            self.hold(YIELDED, outcome)
+        return self.holds == WAITER
+
+    cdef int hold(self, unsigned char holds, object held) except -1:
+        self.holds = holds
+        self.held = held
         return 0
 
     cdef bint park(self, object awaited) except -1:
@@ -108,33 +108,33 @@ cdef class Trampoline(Waiter):
             return False
         waiter._asyncio_future_blocking = False
         waiter.trampoline = self
-        self.waiting_for = waiter
+        self.hold(WAITER, waiter)
         return True
 
     # --------------------------------------------------- the task's coroutine
 
     cdef int step(self, object value, PyObject **out) except -1:
         """Go on, in a step of the task: 0 for returned, 1 for yielded."""
-        cdef int kind = self.kind
-        cdef object outcome
-        if kind != NOTHING:
-            outcome, self.outcome = self.outcome, None
-            self.kind = NOTHING
-            if kind == RAISED:
-                raise outcome
-            Py_INCREF(outcome)
-            out[0] = <PyObject *>outcome
-            return kind == YIELDED
-        if self.waiting_for is not None:  # called back for an interruption that was taken back
+        cdef unsigned char holds = self.holds
+        cdef object held = self.held
+        cdef int result
+        if holds == WAITER:  # called back for an interruption that was taken back
             return self.wait_again(out)
+        if holds != NOTHING:
+            self.hold(NOTHING, None)
+            if holds == RAISED:
+                raise held
+            Py_INCREF(held)
+            out[0] = <PyObject *>held
+            return holds == YIELDED
         if self.task is None:
             self.task = current_task()
             self.loop = None if self.task is None else self.task.get_loop()
-        kind = PyIter_Send(self.coroutine, value, out)
-        if kind == 1 and self.park(<object>out[0]):
+        result = PyIter_Send(self.coroutine, value, out)
+        if result == 1 and self.park(<object>out[0]):
             Py_DECREF(<object>out[0])
             return self.wait_again(out)
-        return kind
+        return result
 
     cdef int wait_again(self, PyObject **out) except -1:
         self.wait()
@@ -176,12 +176,9 @@ cdef class Trampoline(Waiter):
 
     cdef int drop(self) except -1:
         """Wait for nothing, and have nothing for the task."""
-        if self.waiting_for is not None:
-            self.waiting_for.trampoline = None
-            self.waiting_for = None
-        self.kind = NOTHING
-        self.outcome = None
-        return 0
+        if self.holds == WAITER:
+            (<Waiter>self.held).trampoline = None
+        return self.hold(NOTHING, None)
 
     def close(self):
         self.drop()
@@ -193,13 +190,13 @@ cdef class Trampoline(Waiter):
         if self.running:
             self.interrupted = True
             return False
-        if self.waiting_for is not None:
-            self.waiting_for.state = CANCELLED
-        return Waiter.cancel(self, msg)
+        if self.holds == WAITER:
+            (<Waiter>self.held).state = CANCELLED
+        return ForeignFuture.cancel(self, msg)
 
     def __repr__(self):
-        if self.waiting_for is not None:
-            return repr(self.waiting_for)
+        if self.holds == WAITER:
+            return repr(self.held)
         return f"<Trampoline of {self.coroutine!r}>"
 
     # ------------------------------------------------- what others ask coroutines

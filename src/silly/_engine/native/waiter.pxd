@@ -6,13 +6,10 @@ cdef enum:
     CANCELLED = 2
 
 
-cdef class Waiter:
+cdef class ForeignFuture:
     cdef object loop
     cdef object callback  # what steps the waiting task ...
-    cdef object context  # ... and the context to do it in
-    cdef object purpose  # for repr: whom a task waits for
-    cdef object cancel_message
-    cdef Waiter trampoline  # what waits instead of a task (trampoline.pyx)
+    cdef object context  # ... and the context to do it in; once cancelled, the message
     cdef unsigned char state
     cdef public bint _asyncio_future_blocking
 
@@ -20,3 +17,8 @@ cdef class Waiter:
     cdef bint is_pending(self) noexcept
     cdef int wake(self, Reactor reactor) except -1
     cdef int call_back(self, Reactor reactor) except -1
+
+
+cdef class Waiter(ForeignFuture):
+    cdef object purpose  # for repr: what is waited for
+    cdef ForeignFuture trampoline  # what waits instead of a task (trampoline.pyx)

@@ -11,9 +11,6 @@ That is right only while no task is running, which `Reactor.direct` tells; in
 every other case the wake-up goes through `call_soon` like everybody's.
 """
 
-cimport cython
-from cpython.ref cimport PyObject
-
 from silly._engine.native.linux cimport PyContext_Enter, PyContext_Exit, PyObject_CallOneArg
 from silly._engine.native.reactor cimport Reactor
 
@@ -22,11 +19,8 @@ import asyncio
 cdef object CancelledError = asyncio.CancelledError
 
 
-cdef class Waiter:
-
-    def __init__(self, loop, purpose):
-        self.loop = loop
-        self.purpose = purpose
+cdef class ForeignFuture:
+    """What asyncio's tasks ask of a future that they are to wait on, and waking them."""
 
     cdef int wait(self) except -1:
         """Be ready to be yielded to a task, again or for the first time."""
@@ -39,12 +33,8 @@ cdef class Waiter:
 
     cdef int wake(self, Reactor reactor) except -1:
         """Have whoever waits go on: now if no task is running, else soon."""
-        cdef Waiter trampoline = self.trampoline
         self.state = WOKEN
-        if trampoline is None:
-            return self.call_back(reactor)
-        self.trampoline = None
-        return trampoline.wake(reactor)
+        return self.call_back(reactor)
 
     cdef int call_back(self, Reactor reactor) except -1:
         """Step the waiting task."""
@@ -97,18 +87,17 @@ cdef class Waiter:
         if self.state != PENDING:
             return False
         self.state = CANCELLED
-        self.cancel_message = msg
-        callback = self.callback
+        callback, self.callback = self.callback, None
         if callback is not None:
             self.loop.call_soon(callback, self, context=self.context)
-            self.callback = self.context = None
+        self.context = msg
         return True
 
     def result(self):
         if self.state == CANCELLED:
-            if self.cancel_message is None:
+            if self.context is None:
                 raise CancelledError()
-            raise CancelledError(self.cancel_message)
+            raise CancelledError(self.context)
         if self.state == PENDING:
             raise asyncio.InvalidStateError("Result is not set.")
         return None
@@ -121,6 +110,22 @@ cdef class Waiter:
 
     def cancelled(self):
         return self.state == CANCELLED
+
+
+cdef class Waiter(ForeignFuture):
+    """What one reader waits on."""
+
+    def __init__(self, loop, purpose):
+        self.loop = loop
+        self.purpose = purpose
+
+    cdef int wake(self, Reactor reactor) except -1:
+        cdef ForeignFuture trampoline = self.trampoline
+        if trampoline is None:
+            return ForeignFuture.wake(self, reactor)
+        self.state = WOKEN
+        self.trampoline = None
+        return trampoline.wake(reactor)
 
     def __repr__(self):
         return f"<{self.purpose!r}>" if self.state == PENDING else "<Waiter, done>"
