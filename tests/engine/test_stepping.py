@@ -1,0 +1,364 @@
+"""A handler, however the engine steps it, is a task like any other.
+
+Each behaviour here is had twice, from a plain task that awaits an
+`asyncio.Queue` and from a handler that reads lines, and must be the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from silly.net import tcp
+from silly.net.tcp import Conn
+
+ANY = "127.0.0.1:0"
+
+Get = Callable[[], Awaitable[bytes]]
+Body = Callable[[Get, list[Any]], Coroutine[Any, Any, object]]
+Drive = Callable[[asyncio.Task[Any], Callable[[bytes], Awaitable[None]]], Coroutine[Any, Any, None]]
+
+
+async def rest() -> None:
+    """Let everything that can go on do so."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def only_lines(task: asyncio.Task[Any], put: Callable[[bytes], Awaitable[None]]) -> None:
+    for number in range(5):
+        if task.done():
+            return
+        await put(b"%d\n" % number)
+
+
+def outcome(task: asyncio.Task[Any]) -> Any:
+    if task.cancelled():
+        try:
+            task.result()
+        except asyncio.CancelledError as error:
+            return ("cancelled", *error.args)
+    error = task.exception()
+    return ("raised", repr(error)) if error is not None else ("returned", task.result())
+
+
+async def as_plain_task(body: Body, drive: Drive) -> tuple[list[Any], Any]:
+    log: list[Any] = []
+    queue: asyncio.Queue[bytes] = asyncio.Queue()
+    task = asyncio.create_task(body(queue.get, log))
+
+    async def put(line: bytes) -> None:
+        queue.put_nowait(line)
+        await rest()
+
+    await rest()
+    await drive(task, put)
+    await asyncio.wait([task])
+    return log, outcome(task)
+
+
+async def as_handler(body: Body, drive: Drive) -> tuple[list[Any], Any]:
+    log: list[Any] = []
+    tasks: asyncio.Queue[asyncio.Task[Any]] = asyncio.Queue()
+
+    async def handler(conn: Conn) -> object:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.put_nowait(task)
+        await conn.read(b"warm\n")  # from here on the engine may step it
+        return await body(lambda: conn.read(b"\n"), log)
+
+    async with tcp.listen(ANY, handler) as listener:
+        async with await tcp.connect(listener.local_addr) as client:
+
+            async def put(line: bytes) -> None:
+                client.write(line)
+                await rest()
+
+            task = await tasks.get()
+            await put(b"warm\n")
+            await drive(task, put)
+            await asyncio.wait([task])
+            return log, outcome(task)
+
+
+# ---------------------------------------------------------------------- bodies
+
+
+async def returns(get: Get, log: list[Any]) -> object:
+    log.extend([await get(), await get()])
+    return "result"
+
+
+async def raises(get: Get, log: list[Any]) -> object:
+    log.append(await get())
+    raise ValueError("of the handler")
+
+
+async def yields_in_between(get: Get, log: list[Any]) -> object:
+    for _ in range(3):
+        log.append(await get())
+        await asyncio.sleep(0)
+    return None
+
+
+async def awaits_other_futures(get: Get, log: list[Any]) -> object:
+    loop = asyncio.get_running_loop()
+    for number in range(3):
+        log.append(await get())
+        future = loop.create_future()
+        loop.call_soon(future.set_result, number)
+        log.append(await future)
+    log.append(await asyncio.gather(asyncio.sleep(0, 1), asyncio.sleep(0, 2)))
+    return None
+
+
+async def yields_what_cannot_be_awaited(get: Get, log: list[Any]) -> object:
+    class Odd:
+        def __await__(self) -> Any:
+            yield "this"
+
+    log.append(await get())
+    try:
+        await Odd()
+    except RuntimeError as error:
+        log.append(str(error).endswith("got bad yield: 'this'"))
+    log.append(await get())
+    return None
+
+
+async def is_the_current_task(get: Get, log: list[Any]) -> object:
+    first = asyncio.current_task()
+    for _ in range(3):
+        await get()
+        log.append((asyncio.current_task() is first, first in asyncio.all_tasks()))
+    return None
+
+
+variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
+
+
+async def keeps_its_context(get: Get, log: list[Any]) -> object:
+    for _ in range(4):
+        await get()
+        log.append(variable.get())
+        variable.set(variable.get() + 1)
+    return None
+
+
+async def cancels_itself(get: Get, log: list[Any]) -> object:
+    log.append(await get())
+    task = asyncio.current_task()
+    assert task is not None
+    log.append(task.cancel("enough"))
+    log.append("goes on to its next await")
+    await get()
+    return "not reached"
+
+
+async def cancels_itself_and_takes_it_back(get: Get, log: list[Any]) -> object:
+    log.append(await get())
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    log.append(task.uncancel())
+    try:
+        log.append(await get())
+    except asyncio.CancelledError:  # before Python 3.13
+        log.append("cancelled all the same")
+        log.append(await get())
+    return None
+
+
+async def survives_cancellation(get: Get, log: list[Any]) -> object:
+    while len(log) < 4:
+        try:
+            log.append(await get())
+        except asyncio.CancelledError as error:
+            log.append(("cancelled", *error.args))
+    return None
+
+
+async def times_out(get: Get, log: list[Any]) -> object:
+    log.append(await get())
+    try:
+        async with asyncio.timeout(0):
+            await get()
+    except TimeoutError:
+        log.append("timeout")
+    task = asyncio.current_task()
+    assert task is not None
+    log.append(task.cancelling())
+    log.append(await get())
+    return None
+
+
+async def cleans_up(get: Get, log: list[Any]) -> object:
+    try:
+        while True:
+            log.append(await get())
+    finally:
+        await asyncio.sleep(0)
+        log.append("clean")
+
+
+async def has_children(get: Get, log: list[Any]) -> object:
+    async def child(number: int) -> None:
+        await asyncio.sleep(0)
+        log.append(number)
+
+    log.append(await get())
+    async with asyncio.TaskGroup() as group:
+        group.create_task(child(1))
+        group.create_task(child(2))
+    log.append(await get())
+    return None
+
+
+# ---------------------------------------------------------------------- drives
+
+
+async def one_cancel(task: asyncio.Task[Any], put: Callable[[bytes], Awaitable[None]]) -> None:
+    await put(b"1\n")
+    assert task.cancel("from outside")
+    await rest()
+    await only_lines(task, put)
+
+
+async def two_cancels(task: asyncio.Task[Any], put: Callable[[bytes], Awaitable[None]]) -> None:
+    await put(b"1\n")
+    assert task.cancel("one")
+    assert task.cancel("two")
+    await rest()
+    await only_lines(task, put)
+
+
+BODIES = [
+    returns,
+    raises,
+    yields_in_between,
+    awaits_other_futures,
+    yields_what_cannot_be_awaited,
+    is_the_current_task,
+    keeps_its_context,
+    cancels_itself,
+    cancels_itself_and_takes_it_back,
+    times_out,
+    has_children,
+]
+
+
+@pytest.mark.parametrize(
+    ("body", "drive"),
+    [
+        *((body, only_lines) for body in BODIES),
+        *((body, one_cancel) for body in (survives_cancellation, cleans_up, returns)),
+        *((body, two_cancels) for body in (survives_cancellation, cleans_up)),
+    ],
+)
+async def test_a_handler_behaves_as_a_task(body: Body, drive: Drive) -> None:
+    assert await as_handler(body, drive) == await as_plain_task(body, drive)
+
+
+async def test_a_cancellation_loses_no_byte_that_came_with_it() -> None:
+    reading = asyncio.Event()
+    left: list[bytes] = []
+
+    async def handler(conn: Conn) -> None:
+        await conn.read(b"\n")
+        reading.set()
+        try:
+            await conn.read(b"\n")
+        except asyncio.CancelledError:
+            left.append(await conn.read(b"\n"))
+
+    async with tcp.listen(ANY, handler) as listener:
+        async with await tcp.connect(listener.local_addr) as client:
+            client.write(b"1\n")
+            await reading.wait()
+            (task,) = listener._handling
+            client.write(b"2\n")
+            task.cancel()
+            await asyncio.wait([task])
+    assert left == [b"2\n"]
+
+
+async def test_a_waiting_handler_can_be_inspected() -> None:
+    reading = asyncio.Event()
+
+    async def my_handler(conn: Conn) -> None:
+        await conn.read(b"\n")
+        reading.set()
+        await conn.read(b"\n")
+
+    async with tcp.listen(ANY, my_handler) as listener:
+        async with await tcp.connect(listener.local_addr) as client:
+            client.write(b"1\n")
+            await reading.wait()
+            (task,) = listener._handling
+            assert "my_handler() running at" in repr(task)
+            assert __file__ in repr(task)
+            (frame,) = task.get_stack()
+            assert frame.f_code.co_name == "my_handler"
+            coroutine: Any = task.get_coro()
+            assert coroutine.__qualname__.endswith("my_handler")
+            assert asyncio.iscoroutine(coroutine)
+            assert not coroutine.cr_running
+            assert coroutine.cr_await is not None
+            client.close()
+            await asyncio.wait([task])
+
+
+async def test_the_traceback_of_a_crash_ends_where_it_happened() -> None:
+    tasks: list[asyncio.Task[Any]] = []
+
+    async def deeper() -> None:
+        raise ValueError("here")
+
+    async def handler(conn: Conn) -> None:
+        await conn.read(b"\n")
+        await deeper()
+
+    async with tcp.listen(ANY, handler) as listener:
+        async with await tcp.connect(listener.local_addr) as client:
+            await rest()
+            tasks.extend(listener._handling)
+            client.write(b"1\n")
+            await asyncio.wait(tasks)
+    error = tasks[0].exception()
+    assert error is not None
+    names = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+    assert names[-2:] == ["handler", "deeper"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
+async def test_eager_tasks() -> None:
+    loop = asyncio.get_running_loop()
+    factory: Any = vars(asyncio)["eager_task_factory"]
+
+    async def handler(conn: Conn) -> None:
+        async for line in conn:
+            child = asyncio.ensure_future(conn.write(line))  # begins in this very step
+            await child
+            reader = asyncio.ensure_future(conn.read(2))
+            await conn.write(b"now two\n")
+            await conn.write(await reader)
+
+    loop.set_task_factory(factory)
+    try:
+        async with tcp.listen(ANY, handler) as listener:
+            async with await tcp.connect(listener.local_addr) as client:
+                for _ in range(3):
+                    client.write(b"line\n")
+                    assert await client.read(b"\n") == b"line\n"
+                    assert await client.read(b"\n") == b"now two\n"
+                    client.write(b"ab")
+                    assert await client.read(2) == b"ab"
+    finally:
+        loop.set_task_factory(None)
