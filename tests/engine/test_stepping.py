@@ -44,8 +44,8 @@ def outcome(task: asyncio.Task[Any]) -> Any:
             task.result()
         except asyncio.CancelledError as error:
             return ("cancelled", *error.args)
-    error = task.exception()
-    return ("raised", repr(error)) if error is not None else ("returned", task.result())
+    raised = task.exception()
+    return ("raised", repr(raised)) if raised is not None else ("returned", task.result())
 
 
 async def as_plain_task(body: Body, drive: Drive) -> tuple[list[Any], Any]:
@@ -308,9 +308,9 @@ async def test_a_waiting_handler_can_be_inspected() -> None:
             assert frame.f_code.co_name == "my_handler"
             coroutine: Any = task.get_coro()
             assert coroutine.__qualname__.endswith("my_handler")
-            assert asyncio.iscoroutine(coroutine)
             assert not coroutine.cr_running
             assert coroutine.cr_await is not None
+            assert asyncio.iscoroutine(coroutine)
             client.close()
             await asyncio.wait([task])
 

@@ -13,11 +13,11 @@ import contextlib
 import socket
 import struct
 import sys
-from collections.abc import Coroutine
 from typing import Any, Final, cast
 
 from silly._engine.interface import Accept, Link, Upward
 from silly._engine.stream import Stream
+from silly._engine.trampoline import Trampoline as stepped  # noqa: N813 - called as one
 
 if sys.platform != "win32":
     import fcntl
@@ -196,11 +196,6 @@ async def attach(loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: A
     except BaseException:
         sock.close()
         raise
-
-
-def stepped(coroutine: Coroutine[Any, Any, object]) -> Coroutine[Any, Any, object]:
-    """Return what a handler's task runs (see `silly._engine.interface.Engine.stepped`)."""
-    return coroutine
 
 
 def _conforms() -> tuple[type[Link]]:  # for the type checker: this is a link

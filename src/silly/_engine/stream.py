@@ -52,8 +52,9 @@ from silly._engine import complaints
 from silly._engine.complaints import Buffer
 from silly._engine.interface import Link
 from silly._engine.receive_buffer import INCOMPLETE, TOO_LONG, ReceiveBuffer
+from silly._engine.trampoline import PARKING, Trampoline, parking
 from silly._engine.turn import Turn
-from silly.errors import EndOfStream, at_address
+from silly.errors import at_address
 
 __all__ = ["LINGER", "MAX_UNSENT", "READ_LIMIT", "Stream"]
 
@@ -65,6 +66,10 @@ LINGER: Final = 10.0  # seconds
 HIGH_WATER: Final = 64 * 1024  # bytes: a batch this large leaves at once
 
 _ALL: Final = 0  # the wanted count of `read()`: whatever is there
+
+# Why a reader wakes, where it is not for the bytes it wants: neither is a number of these.
+_ENDED: Final = TOO_LONG - 1
+_TIMED_OUT: Final = TOO_LONG - 2
 
 
 class _HasRoom:
@@ -153,7 +158,7 @@ class Stream:
         self._read_limit = read_limit
         self._paused = False
         self._reading = False  # a task is inside a read that had to wait
-        self._waiter: asyncio.Future[bool] | None = None  # what it waits on; True: timed out
+        self._waiter: asyncio.Future[int] | Trampoline | None = None  # what it waits on
         self._delimiter: bytes | None = None  # what it wants: this, within _wanted bytes ...
         self._wanted = _ALL  # ... or, without a delimiter, this many bytes
 
@@ -223,43 +228,52 @@ class Stream:
         end = self._incoming.find(delimiter, limit)
         if end == INCOMPLETE:
             end = await self._wait_for(delimiter, limit, timeout)
-        if end == TOO_LONG:
-            self._control_flow()
-            raise complaints.limit_exceeded(delimiter, limit, self.remote_addr)
-        return self._take(end)
+        if end > 0:
+            return self._take(end)
+        raise self._no_match(end, delimiter, limit)
 
     async def _read_exactly(self, count: int, timeout: float | None) -> bytes:
         if self._reading or self._closing:
             raise self._reader_error(None, count)
-        if count == 0:
-            return b""
-        if len(self._incoming) < count:
-            await self._wait_for(None, count, timeout)
+        if (
+            count > 0
+            and len(self._incoming) < count
+            and await self._wait_for(None, count, timeout) == INCOMPLETE
+        ):
+            raise self._reader_error(None, count)
         return self._take(count)
 
     async def _read_all(self, timeout: float | None) -> bytes:
         if self._reading or self._closing:
             raise self._reader_error(None, _ALL)
-        count = len(self._incoming)
-        if count == 0:
-            count = await self._wait_for(None, _ALL, timeout)
-        return self._take(count)
+        if len(self._incoming) == 0 and await self._wait_for(None, _ALL, timeout) == INCOMPLETE:
+            raise self._reader_error(None, _ALL)
+        return self._take(len(self._incoming))
 
     def __aiter__(self) -> Stream:
         return self
 
     async def __anext__(self) -> bytes:
+        limit = self._read_limit
         if self._reading or self._closing:
-            raise self._reader_error(b"\n", self._read_limit)
-        end = self._incoming.find(b"\n", self._read_limit)
-        if end <= 0:
-            try:
-                return await self._read_until(b"\n", self._read_limit, None)
-            except EndOfStream:
-                end = len(self._incoming)
-                if end == 0:
-                    raise StopAsyncIteration from None
-        return self._take(end)
+            raise self._reader_error(b"\n", limit)
+        end = self._incoming.find(b"\n", limit)
+        if end == INCOMPLETE:
+            end = await self._wait_for(b"\n", limit, None)
+        if end > 0:
+            return self._take(end)
+        if end == INCOMPLETE and self._ended and not self._closing:
+            rest = len(self._incoming)
+            if rest == 0:
+                raise StopAsyncIteration
+            return self._take(rest)
+        raise self._no_match(end, b"\n", limit)
+
+    def _no_match(self, end: int, delimiter: bytes, limit: int) -> Exception:
+        if end == TOO_LONG:
+            self._control_flow()
+            return complaints.limit_exceeded(delimiter, limit, self.remote_addr)
+        return self._reader_error(delimiter, limit)
 
     def _take(self, count: int) -> bytes:
         taken = self._incoming.take(count)
@@ -268,9 +282,12 @@ class Stream:
         return taken
 
     async def _wait_for(self, delimiter: bytes | None, wanted: int, timeout: float | None) -> int:
-        """Suspend the reader until its read is complete; return how many bytes to take."""
+        """Suspend the reader until its read is complete; return how many bytes to take.
+
+        Or `TOO_LONG`; or `INCOMPLETE`, if there will be no more bytes.
+        """
         if self._ended or self._loss is not None:
-            raise self._reader_error(delimiter, wanted)
+            return INCOMPLETE
         if self._batch:
             self._flush()
         if self._paused:
@@ -280,27 +297,38 @@ class Stream:
         timer = None
         if timeout is not None:
             timer = self._loop.call_later(timeout, self._time_out_read)
+        count = INCOMPLETE
         try:
-            while True:
-                self._waiter = waiter = self._loop.create_future()
-                timed_out = await waiter
+            while count == INCOMPLETE:
+                woken = await self._suspended()
                 if self._closing:
                     break
-                if (count := self._match()) != INCOMPLETE:
-                    return count
-                if self._ended or self._loss is not None:
-                    break
-                if timed_out:
-                    assert timeout is not None
-                    raise complaints.read_timed_out(delimiter, wanted, timeout, self.remote_addr)
-            self._reading = False
-            raise self._reader_error(delimiter, wanted)
+                count = woken if woken >= TOO_LONG else self._match()
+                if count == INCOMPLETE:
+                    if self._ended or self._loss is not None:
+                        break
+                    if woken == _TIMED_OUT:
+                        assert timeout is not None
+                        raise complaints.read_timed_out(
+                            delimiter, wanted, timeout, self.remote_addr
+                        )
+            return count
         finally:
             self._reading = False
             self._waiter = None
             if timer is not None:
                 timer.cancel()
-            self._control_flow()
+            if count == INCOMPLETE:
+                self._control_flow()
+
+    def _suspended(self) -> Awaitable[int]:
+        """What to await until the reader is woken, and told why."""
+        trampoline = parking()
+        if trampoline is not None:
+            self._waiter = trampoline
+            return PARKING
+        self._waiter = future = self._loop.create_future()
+        return future
 
     def _match(self) -> int:
         """How many bytes the waiting read would return now (as `ReceiveBuffer.find`)."""
@@ -311,15 +339,15 @@ class Stream:
             return held
         return self._wanted if held >= self._wanted else INCOMPLETE
 
-    def _wake_reader(self, *, timed_out: bool = False) -> None:
+    def _wake_reader(self, reason: int = _ENDED) -> None:
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
             if not waiter.done():
-                waiter.set_result(timed_out)
+                waiter.set_result(reason)
 
     def _time_out_read(self) -> None:
-        self._wake_reader(timed_out=True)
+        self._wake_reader(_TIMED_OUT)
 
     def _reader_error(self, delimiter: bytes | None, wanted: int) -> Exception:
         """Why such a read cannot be, in the state that this stream is in."""
@@ -510,10 +538,16 @@ class Stream:
             return
         incoming = self._incoming
         incoming.feed(piece)
-        if self._waiter is not None:
-            if self._match() == INCOMPLETE:
+        waiter = self._waiter
+        if waiter is not None:
+            count = self._match()
+            if count == INCOMPLETE:
                 return
-            self._wake_reader()
+            self._waiter = None
+            if type(waiter) is Trampoline:
+                waiter.step(count)
+            elif not waiter.done():
+                waiter.set_result(count)
         if len(incoming) >= self._read_limit:
             self._control_flow()
 

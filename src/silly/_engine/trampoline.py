@@ -1,0 +1,247 @@
+"""Runs a coroutine for a task, and steps it without the task where it can.
+
+A task that waits for bytes needs a future, a call through the loop's queue and a
+step of its own for each wait. A `Trampoline` stands between a task and the
+coroutine that the task would run. To the task it is that coroutine; and while
+the coroutine waits in a read, it is also the one future that the task waits on.
+When the bytes are there and no task is running, the coroutine is stepped from
+here, as the task would have done it (in its context, as
+`asyncio.current_task`); if it then waits in a read again, the task has missed
+nothing. Whatever else it does (awaits anything else, returns, raises) is kept,
+the task is called back, and asks for it.
+
+So the task stays a real `asyncio.Task`, and all that can be done to a task
+works. Of cancellation: it reaches the trampoline as that of the future that the
+task waits on. While the coroutine runs, `cancel` refuses, whereupon the task
+notes that it must be cancelled at its next step; it is given that step as soon
+as the coroutine waits again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio.tasks import _enter_task, _leave_task  # documented in "Extending asyncio"
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context
+from typing import Any, Final
+
+__all__ = ["PARKING", "Trampoline", "parking"]
+
+_PARK: Final = object()  # yielded to a trampoline by a read that waits
+
+_NOTHING, _PARKED, _YIELDED, _RETURNED, _RAISED = range(5)  # what a trampoline holds
+
+_current: Trampoline | None = None  # whose coroutine runs
+
+
+class _Parking:
+    """Awaited by a read: gives the value that the trampoline is woken with."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[object, int, int]:
+        return (yield _PARK)
+
+
+PARKING: Final = _Parking()
+
+
+def parking() -> Trampoline | None:
+    """Return the trampoline of the running coroutine: it may await `PARKING`; None: it has none."""
+    running = _current
+    if running is not None and running.task is asyncio.current_task():
+        return running
+    return None  # or another task began within its step
+
+
+class Trampoline(Coroutine[Any, Any, object]):
+    """What a handler's task runs."""
+
+    __slots__ = (
+        "_asyncio_future_blocking",
+        "_callback",
+        "_cancelled",
+        "_context",
+        "_coroutine",
+        "_done",
+        "_held",
+        "_holds",
+        "_interrupted",
+        "_loop",
+        "_message",
+        "_running",
+        "_value",
+        "task",
+    )
+
+    def __init__(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        self._coroutine = coroutine
+        self.task: asyncio.Task[Any] | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._asyncio_future_blocking = False
+        self._callback: Callable[[Any], object] | None = None  # what steps the task ...
+        self._context: Context | None = None  # ... and the context to do it in
+        self._done = self._cancelled = False
+        self._message: Any = None
+        self._holds = _NOTHING
+        self._held: Any = None
+        self._value = 0  # for the read that is parked
+        self._running = False  # the coroutine, without the task
+        self._interrupted = False  # cancelled in that time
+
+    # ----------------------------------------------------------- waking the reader
+
+    def step(self, value: int) -> None:
+        """Have the parked read return *value*: now if no task is running, else soon."""
+        if self._done:  # cancelled
+            return
+        context = self._context
+        if self._callback is None or context is None or asyncio.current_task() is not None:
+            self.set_result(value)
+            return
+        global _current  # noqa: PLW0603 - it is the state of the interpreter that is kept
+        before, _current = _current, self
+        self._running = True
+        self._holds = _NOTHING
+        assert self.task is not None
+        _enter_task(self._loop, self.task)
+        try:
+            self._take(context.run(self._coroutine.send, value))
+        except StopIteration as stop:
+            self._hold(_RETURNED, stop.value)
+        except BaseException as error:  # noqa: BLE001 - it is the task's
+            self._hold(_RAISED, error)
+        finally:
+            _leave_task(self._loop, self.task)
+            _current = before
+            self._running = False
+        if self._holds != _PARKED or self._interrupted:
+            self._interrupted = False
+            self._call_back()
+
+    def set_result(self, value: int) -> None:
+        """Have the parked read return *value*, in a step of the task."""
+        self._holds = _NOTHING
+        self._value = value
+        self._call_back()
+
+    def _call_back(self) -> None:
+        self._done = True
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            self._loop.call_soon(callback, self, context=self._context)
+
+    def _take(self, yielded: object) -> None:
+        if yielded is _PARK:
+            self._holds = _PARKED
+        else:
+            self._hold(_YIELDED, yielded)
+
+    def _hold(self, holds: int, held: Any) -> None:
+        self._holds = holds
+        self._held = held
+
+    # --------------------------------------------------------- the task's coroutine
+
+    def send(self, value: Any) -> Any:
+        """Go on, in a step of the task."""
+        holds = self._holds
+        if holds == _PARKED:  # called back for an interruption that was taken back
+            return self._wait()
+        if holds != _NOTHING:
+            held, self._held = self._held, None
+            self._holds = _NOTHING
+            if holds == _YIELDED:
+                return held
+            if holds == _RETURNED:
+                raise StopIteration(held)
+            raise held
+        if self.task is None:
+            self.task = asyncio.current_task()
+            self._loop = asyncio.get_running_loop()
+        value, self._value = self._value or None, 0
+        return self._step_in_task(self._coroutine.send, value)
+
+    def throw(self, *error: Any) -> Any:
+        """Raise *error* where the coroutine waits."""
+        self._holds = _NOTHING
+        self._held = None
+        self._value = 0
+        return self._step_in_task(self._coroutine.throw, *error)
+
+    def _step_in_task(self, go_on: Callable[..., Any], *arguments: Any) -> Any:
+        global _current  # noqa: PLW0603 - it is the state of the interpreter that is kept
+        before, _current = _current, self
+        try:
+            yielded = go_on(*arguments)
+        finally:
+            _current = before
+        if yielded is not _PARK:
+            return yielded
+        self._holds = _PARKED
+        return self._wait()
+
+    def _wait(self) -> Trampoline:
+        self._done = self._cancelled = False
+        self._asyncio_future_blocking = True
+        return self
+
+    def close(self) -> None:
+        """Close the coroutine."""
+        self._holds = _NOTHING
+        self._held = None
+        self._coroutine.close()
+
+    def __await__(self) -> Generator[Any, None, object]:
+        return self._coroutine.__await__()
+
+    # ------------------------------------------------------------ the task's future
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    def add_done_callback(self, callback: Callable[[Any], object], *, context: Context) -> None:
+        self._callback = callback
+        self._context = context
+
+    def remove_done_callback(self, callback: Callable[[Any], object]) -> int:
+        found = self._callback == callback
+        if found:
+            self._callback = None
+        return int(found)
+
+    def cancel(self, msg: Any = None) -> bool:
+        if self._running:
+            self._interrupted = True
+            return False
+        if self._done:
+            return False
+        self._cancelled = True
+        self._message = msg
+        self._call_back()
+        return True
+
+    def done(self) -> bool:
+        return self._done
+
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def result(self) -> None:
+        if self._cancelled:
+            raise asyncio.CancelledError(*(() if self._message is None else (self._message,)))
+        if not self._done:
+            raise asyncio.InvalidStateError("Result is not set.")
+
+    def exception(self) -> None:
+        self.result()
+
+    # ---------------------------------------------------- what others ask coroutines
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith(("cr_", "__")):
+            return getattr(self._coroutine, name)
+        raise AttributeError(name)
+
+    def __repr__(self) -> str:
+        return f"<Trampoline of {self._coroutine!r}>"
