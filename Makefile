@@ -3,6 +3,7 @@
 # make bench  measure silly beside a C server and its peers (needs gcc; some minutes)
 # make bench-full   the same with more and longer rounds (an hour)
 # make asan   the engines' tests under AddressSanitizer (needs gcc)
+# make fuzz   fuzz reading for SECONDS=1200 (needs Python 3.11 or 3.12)
 # make clean  remove what the others made
 #
 # PYTHON=python3.12 chooses the interpreter, VENV=DIR the environment,
@@ -12,7 +13,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ADDR ?= 127.0.0.1:9999
 
-.PHONY: run test bench bench-full asan clean
+.PHONY: run test bench bench-full asan fuzz clean
 .SILENT:
 
 run: $(VENV)/.installed
@@ -43,6 +44,14 @@ asan: $(VENV)/.installed-dev
 	cd build/asan && PYTHONPATH=src PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 SILLY_ENGINE=native \
 	  LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ../../$(VENV)/bin/python -m pytest -q \
 	  tests/engine tests/net/test_tcp.py -k "not failing_system_calls"
+
+SECONDS ?= 1200
+
+fuzz: $(VENV)/.installed
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	mkdir -p build/fuzz
+	$(VENV)/bin/python fuzz/reading.py -max_total_time=$(SECONDS) -max_len=400 -timeout=10 \
+	  -artifact_prefix=build/fuzz/
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -235,34 +235,41 @@ def chosen(name: str, parts: str) -> bool:
 
 
 def run(args: argparse.Namespace, built: Path) -> dict[str, Any]:
-    build(built)
     names = [
         kind
         for kind in kinds(built)
         if kind.name == YARDSTICK or (chosen(kind.name, args.only) and available(kind))
     ]
+    results: dict[str, Any] = {"machine": machine(), "rounds": args.rounds}
+    results["jobs"] = compare(names, args.jobs, args.rounds, args.seconds, built)
+    results["memory"] = {kind.name: memory(kind) for kind in names}
+    return results
+
+
+def compare(
+    names: list[Kind], jobs: str, rounds: int, seconds: float, built: Path
+) -> dict[str, dict[str, list[dict[str, float]]]]:
+    """Run the jobs whose names have one of the parts *jobs*; the first kind is the yardstick."""
+    build(built)
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-    results: dict[str, Any] = {"machine": machine(), "rounds": args.rounds, "jobs": {}}
+    results = {}
     for job in JOBS:
-        if not chosen(job.name, args.jobs):
+        if not chosen(job.name, jobs):
             continue
         figures: dict[str, list[Measured]] = defaultdict(list)
         servers = {kind.name: Server(kind, job.server) for kind in names}
         try:
-            for number in range(args.rounds + 1):
+            for number in range(rounds + 1):
                 for name, server in servers.items():
-                    measured = measure(built, server, job, args.seconds if number else 0.2)
+                    measured = measure(built, server, job, seconds if number else 0.2)
                     if number:  # the first round warms up
                         figures[name].append(measured)
         finally:
             for server in servers.values():
                 server.end()
         show(job, figures)
-        results["jobs"][job.name] = {
-            name: [asdict(one) for one in rounds] for name, rounds in figures.items()
-        }
-    results["memory"] = {kind.name: memory(kind) for kind in names}
+        results[job.name] = {name: [asdict(one) for one in all_] for name, all_ in figures.items()}
     return results
 
 
