@@ -540,16 +540,29 @@ class Stream:
         incoming.feed(piece)
         waiter = self._waiter
         if waiter is not None:
-            count = self._match()
+            delimiter = self._delimiter
+            if delimiter is not None:
+                count = incoming.find(delimiter, self._wanted)
+            else:
+                count = self._match()
             if count == INCOMPLETE:
                 return
             self._waiter = None
             if type(waiter) is Trampoline:
-                waiter.step(count)
+                self._step(waiter, count)
             elif not waiter.done():
                 waiter.set_result(count)
         if len(incoming) >= self._read_limit:
             self._control_flow()
+
+    def _step(self, reader: Trampoline, count: int) -> None:
+        """Let the reader go on, and send what it wrote: without a visit to the loop's queue."""
+        if self._in_turn:  # written to before, and its visit is due
+            reader.step(count)
+            return
+        self._in_turn = True
+        reader.step(count)
+        self.end_of_turn()
 
     def ended(self) -> None:
         """Note that the peer finished sending."""
