@@ -10,6 +10,7 @@ does touches least.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import platform
@@ -34,6 +35,7 @@ YARDSTICK = "C epoll"
 TICKS = os.sysconf("SC_CLK_TCK")
 SERVER_CORE, LOAD_CORE = 0, 1
 WARM, IDLE = 500, 4000  # connections
+REDIS_REQUESTS = 60_000  # for each second asked for: redis-benchmark counts
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Job:
     depth: int
     size: int
     mode: str = ""
-    server: str = ""  # "raw": bytes, not lines
+    server: str = ""  # "raw": bytes, not lines; "ping": redis's answer to each line
 
 
 JOBS = (
@@ -57,6 +59,7 @@ JOBS = (
     Job("32 in flight, 100 connections", 100, 32, 64),
     Job("64 KiB bulk, 10 connections", 10, 1, 65536, server="raw"),
     Job("connect-echo-close", 32, 1, 64, "reconnect"),
+    Job("redis-benchmark PING_INLINE, 50 connections", 50, 1, 6, "redis", server="ping"),
 )
 
 
@@ -148,16 +151,20 @@ class Measured:
     cpu_us: float  # microseconds of the server's processor time for each message
     p50: float
     p99: float
-    p999: float
 
 
 def measure(built: Path, server: Server, job: Job, seconds: float) -> Measured:
+    if job.mode == "redis":
+        requests = int(seconds * REDIS_REQUESTS)
+        load = ["redis-benchmark", "-p", str(server.port), "-c", str(job.connections)]
+        load += ["-n", str(requests), "-t", "ping_inline", "--csv"]
+    else:
+        load = [str(built / "load"), str(server.port), str(job.connections), str(job.depth)]
+        load += [str(job.size), str(seconds), *([job.mode] if job.mode else [])]
     server.go_on()
-    load = ["taskset", "-c", str(LOAD_CORE), str(built / "load"), str(server.port)]
-    load += [str(job.connections), str(job.depth), str(job.size), str(seconds)]
     before = server.cpu()
     done = subprocess.run(
-        [*load, *([job.mode] if job.mode else [])],
+        ["taskset", "-c", str(LOAD_CORE), *load],
         capture_output=True,
         text=True,
         timeout=seconds + 30,
@@ -167,13 +174,16 @@ def measure(built: Path, server: Server, job: Job, seconds: float) -> Measured:
     server.stop()
     if done.returncode:
         raise RuntimeError(f"{server.name}, {job.name}: {done.stderr.strip()}")
+    if job.mode == "redis":
+        row = next(csv.DictReader(done.stdout.splitlines()))
+        p50, p99 = (float(row[f"{p}_latency_ms"]) * 1000 for p in ("p50", "p99"))
+        return Measured(float(row["rps"]), used * 1e6 / requests, p50, p99)
     result = json.loads(done.stdout)
     return Measured(
         result["messages"] / result["seconds"],
         used * 1e6 / result["messages"],
         result["p50"],
         result["p99"],
-        result["p999"],
     )
 
 
@@ -256,6 +266,9 @@ def compare(
     results = {}
     for job in JOBS:
         if not chosen(job.name, jobs):
+            continue
+        if job.mode == "redis" and not shutil.which("redis-benchmark"):
+            print(f"\n{job.name}: left out, redis-benchmark (redis-tools) is not installed")
             continue
         figures: dict[str, list[Measured]] = defaultdict(list)
         servers = {kind.name: Server(kind, job.server) for kind in names}

@@ -17,6 +17,17 @@ async def lines(stream):
             pass
 
 
+async def ping(stream):
+    async with stream:
+        buffered = BufferedByteReceiveStream(stream)
+        try:
+            while True:
+                await buffered.receive_until(b"\n", 65536)
+                await stream.send(b"+PONG\r\n")
+        except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError):
+            pass
+
+
 async def raw(stream):
     async with stream:
         with suppress(anyio.BrokenResourceError):
@@ -27,7 +38,8 @@ async def raw(stream):
 async def main():
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0, backlog=4096)
     print(listener.listeners[0].extra(anyio.abc.SocketAttribute.local_port), flush=True)
-    await listener.serve(raw if "raw" in sys.argv else lines)
+    handler = raw if "raw" in sys.argv else ping if "ping" in sys.argv else lines
+    await listener.serve(handler)
 
 
 anyio.run(main)

@@ -15,6 +15,13 @@ class Lines(asyncio.Protocol):
             self.transport.write(line + b"\n")
 
 
+class Ping(Lines):
+    def data_received(self, data):
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        for _ in lines:
+            self.transport.write(b"+PONG\r\n")
+
+
 class Raw(asyncio.Protocol):
     def connection_made(self, transport):
         self.transport = transport
@@ -24,7 +31,7 @@ class Raw(asyncio.Protocol):
 
 
 async def main():
-    protocol = Raw if "raw" in sys.argv else Lines
+    protocol = Raw if "raw" in sys.argv else Ping if "ping" in sys.argv else Lines
     loop = asyncio.get_running_loop()
     server = await loop.create_server(protocol, "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)

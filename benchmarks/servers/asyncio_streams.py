@@ -11,6 +11,13 @@ async def lines(reader, writer):
     writer.close()
 
 
+async def ping(reader, writer):
+    while await reader.readline():
+        writer.write(b"+PONG\r\n")
+        await writer.drain()
+    writer.close()
+
+
 async def raw(reader, writer):
     while data := await reader.read(65536):
         writer.write(data)
@@ -19,7 +26,7 @@ async def raw(reader, writer):
 
 
 async def main():
-    handler = raw if "raw" in sys.argv else lines
+    handler = raw if "raw" in sys.argv else ping if "ping" in sys.argv else lines
     server = await asyncio.start_server(handler, "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()

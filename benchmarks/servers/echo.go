@@ -22,6 +22,19 @@ func lines(conn net.Conn) {
 	}
 }
 
+func ping(conn net.Conn) {
+	defer conn.Close()
+	reader := bufio.NewReader(conn)
+	for {
+		if _, err := reader.ReadSlice('\n'); err != nil {
+			return
+		}
+		if _, err := conn.Write([]byte("+PONG\r\n")); err != nil {
+			return
+		}
+	}
+}
+
 func raw(conn net.Conn) {
 	defer conn.Close()
 	data := make([]byte, 65536)
@@ -45,6 +58,9 @@ func main() {
 	handler := lines
 	if len(os.Args) > 1 && os.Args[1] == "raw" {
 		handler = raw
+	}
+	if len(os.Args) > 1 && os.Args[1] == "ping" {
+		handler = ping
 	}
 	for {
 		conn, err := listener.Accept()

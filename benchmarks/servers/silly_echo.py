@@ -10,12 +10,17 @@ async def lines(conn):
         await conn.write(line)
 
 
+async def ping(conn):
+    async for _ in conn:
+        await conn.write(b"+PONG\r\n")
+
+
 async def raw(conn):
     while True:
         await conn.write(await conn.read())
 
 
 busy_poll = 0.0001 if "busy" in sys.argv else 0.0
-handler = raw if "raw" in sys.argv else lines
+handler = raw if "raw" in sys.argv else ping if "ping" in sys.argv else lines
 listener = tcp.listen("127.0.0.1:0", handler, backlog=4096, busy_poll=busy_poll)
 print(listener.local_addr.rpartition(":")[2], flush=True)

@@ -18,12 +18,18 @@ class Lines(LineReceiver):
         self.sendLine(line)
 
 
+class Ping(Lines):
+    def lineReceived(self, line):  # noqa: N802
+        self.transport.write(b"+PONG\r\n")
+
+
 class Raw(protocol.Protocol):
     def dataReceived(self, data):  # noqa: N802
         self.transport.write(data)
 
 
-factory = protocol.Factory.forProtocol(Raw if "raw" in sys.argv else Lines)
+chosen = Raw if "raw" in sys.argv else Ping if "ping" in sys.argv else Lines
+factory = protocol.Factory.forProtocol(chosen)
 port = reactor.listenTCP(0, factory, backlog=4096, interface="127.0.0.1")
 print(port.getHost().port, flush=True)
 reactor.run()

@@ -1,8 +1,8 @@
 /* The yardstick: a line echo (or, with "raw", a byte echo) by hand: one thread,
  * one level-triggered epoll set, one shared receive buffer, one send for all
- * the lines that one receive completed.
+ * the lines that one receive completed. With "ping", it answers "+PONG" instead.
  *
- *     yardstick [raw]          prints its port, and serves until it is killed
+ *     yardstick [raw|ping]     prints its port, and serves until it is killed
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -26,7 +26,7 @@ struct conn {
 static struct conn conns[1 << 20];
 static char in[RECEIVE], *out;
 static size_t capacity = 4 * RECEIVE;
-static int ep, raw;
+static int ep, raw, ping;
 
 static void drop(int fd) {
     free(conns[fd].rest);
@@ -47,6 +47,18 @@ static void watch(int fd, uint32_t events, int op) {
     epoll_ctl(ep, op, fd, &e);
 }
 
+/* puts an answer for each newline among the *n* bytes received into out */
+static ssize_t answer(ssize_t n) {
+    static const char pong[] = "+PONG\r\n";
+    ssize_t size = 0;
+    for (const char *at = in; (at = memchr(at, '\n', in + n - at)); at++) {
+        while (size + sizeof pong > capacity) out = realloc(out, capacity *= 2);
+        memcpy(out + size, pong, sizeof pong - 1);
+        size += sizeof pong - 1;
+    }
+    return size;
+}
+
 static void readable(int fd) {
     struct conn *c = &conns[fd];
     ssize_t n = recv(fd, in, sizeof in, 0);
@@ -55,12 +67,14 @@ static void readable(int fd) {
         return;
     }
     size_t held = c->size;
-    if (raw && !held) {
-        ssize_t sent = send(fd, in, n, MSG_NOSIGNAL);
+    if ((raw || ping) && !held) {
+        if (ping && !(n = answer(n))) return;
+        const char *data = ping ? out : in;
+        ssize_t sent = send(fd, data, n, MSG_NOSIGNAL);
         if (sent < 0 && errno != EAGAIN) return drop(fd);
         if (sent < 0) sent = 0;
         if (sent < n) {
-            keep(fd, in + sent, n - sent, n - sent);
+            keep(fd, data + sent, n - sent, n - sent);
             watch(fd, EPOLLOUT, EPOLL_CTL_MOD);
         }
         return;
@@ -101,6 +115,7 @@ static void writable(int fd) {
 
 int main(int argc, char **argv) {
     raw = argc > 1 && !strcmp(argv[1], "raw");
+    ping = argc > 1 && !strcmp(argv[1], "ping");
     out = malloc(capacity);
     int one = 1, listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
