@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
+import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -249,6 +252,25 @@ def test_run_raises_what_main_raised_after_closing_everything() -> None:
     with pytest.raises(KeyError):
         silly.run(main())
     assert not listeners[0].is_accepting
+
+
+def test_what_a_program_left_open_goes_with_its_loop() -> None:
+    async def echo(conn: tcp.Conn) -> None:
+        async for line in conn:
+            await conn.write(line)
+
+    async def main() -> list[weakref.ref[object]]:
+        listener = tcp.listen("127.0.0.1:0", echo)
+        conn = await tcp.connect(listener.local_addr)
+        await conn.write(b"x\n")
+        assert await conn.read(b"\n") == b"x\n"
+        return [weakref.ref(conn), weakref.ref(listener), weakref.ref(asyncio.get_running_loop())]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        refs = asyncio.run(main())
+        gc.collect()
+    assert [ref() for ref in refs] == [None] * 3
 
 
 def test_run_refuses_what_is_no_coroutine() -> None:

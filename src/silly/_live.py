@@ -8,8 +8,7 @@ early. `silly.runtime` waits until nothing is left, and knows what to drain.
 from __future__ import annotations
 
 import asyncio
-from typing import Any, ClassVar, Protocol
-from weakref import WeakKeyDictionary
+from typing import Any, Protocol
 
 __all__ = ["Live"]
 
@@ -34,8 +33,6 @@ class Live:
 
     __slots__ = ("_empty", "conns", "listeners", "tasks", "timers")
 
-    _of_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Live]] = WeakKeyDictionary()
-
     def __init__(self) -> None:
         self.listeners: set[_Listener] = set()
         self.conns: set[_Conn] = set()  # those that no listener accepted
@@ -46,9 +43,12 @@ class Live:
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> Live:
         """Return the one `Live` of *loop*."""
-        live = cls._of_loop.get(loop)
+        # An attribute, not an entry of a dictionary of ours: what is in here refers to the
+        # loop, so such an entry would keep both forever.
+        live: Live | None = getattr(loop, "_silly_live", None)
         if live is None:
-            live = cls._of_loop[loop] = cls()
+            live = cls()
+            loop._silly_live = live  # type: ignore[attr-defined]
         return live
 
     def __bool__(self) -> bool:

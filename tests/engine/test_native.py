@@ -16,6 +16,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+import redis.asyncio as redis
 from aiohttp import ClientSession, web
 
 import silly
@@ -94,6 +95,37 @@ async def test_a_connection_is_collected_once_it_is_gone() -> None:
         del conn
     gc.collect()
     assert [ref() for ref in refs] == [None] * 10
+
+
+async def test_garbage_is_collected_in_the_middle_of_a_batch() -> None:
+    class Owner:  # in a cycle with its connection: only the collector frees the two
+        def __init__(self, conn: Conn) -> None:
+            self.conn = conn
+            self.itself = self
+
+    refs: list[weakref.ref[Conn]] = []
+
+    async def handler(conn: Conn) -> None:
+        async for line in conn:
+            if line == b"collect\n":
+                gc.collect()
+            await conn.write(line)
+
+    async with tcp.listen(ANY, handler) as listener:
+        conns = await connected(listener, 6)
+        for conn in await connected(listener, 6):
+            refs.append(weakref.ref(conn))
+            conn.write(b"collect\n")
+            conn.abort()  # its handler is told of the end in the batch that collects
+            Owner(conn)
+        del conn
+        for conn in conns:
+            conn.write(b"collect\n")
+        for conn in conns:
+            assert await conn.read(b"\n") == b"collect\n"
+            conn.close()
+    gc.collect()
+    assert [ref() for ref in refs] == [None] * 6
 
 
 async def test_bytes_outlive_their_connection() -> None:
@@ -267,6 +299,44 @@ async def test_an_http_client_in_a_handler() -> None:
                     assert await conn.read(b"\n") == b"SHOUT\n"
     finally:
         await runner.cleanup()
+
+
+async def test_a_database_client_in_a_handler() -> None:
+    counts: dict[bytes, int] = {}
+
+    async def database(conn: Conn) -> None:  # as much of the redis protocol as `INCR` needs
+        async for line in conn:
+            words = []
+            for _ in range(int(line[1:])):
+                length = int((await conn.read(b"\r\n"))[1:])
+                words.append((await conn.read(length + 2))[:-2])
+            assert words[0] == b"INCRBY"
+            counts[words[1]] = counts.get(words[1], 0) + int(words[2])
+            await conn.write(b":%d\r\n" % counts[words[1]])
+
+    async with tcp.listen(ANY, database) as redis_server:
+        host, port = redis_server.local_addr.split(":")
+
+        async def handler(conn: Conn) -> None:
+            client = redis.Redis(
+                host=host,
+                port=int(port),
+                protocol=2,
+                driver_info=None,
+                single_connection_client=True,
+            )
+            async with client:
+                async for line in conn:
+                    await conn.write(b"%d\n" % await client.incr(line.strip()))
+
+        async with tcp.listen(ANY, handler) as listener:
+            conns = [await tcp.connect(listener.local_addr) for _ in range(5)]
+            for conn in conns:
+                conn.write(b"visits\n" * 10)
+            answers = [int(await conn.read(b"\n")) for conn in conns for _ in range(10)]
+            assert sorted(answers) == list(range(1, 51))
+            for conn in conns:
+                conn.close()
 
 
 async def test_a_read_that_is_never_awaited_says_so() -> None:
