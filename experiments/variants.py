@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,8 @@ import run  # noqa: E402
 
 NATIVE = "src/silly/_engine/native"
 ECHO = "benchmarks/servers/silly_echo.py"
-SOURCES = ("src/**/*.py", "src/**/*.py[xi]", "src/**/*.pxd", "setup.py", "pyproject.toml", ECHO)
+SOURCES = ("src/**/*.py", "src/**/*.py[xi]", "src/**/*.pxd", ECHO)
+PROJECT = ("setup.py", "pyproject.toml", "README.md", "LICENSE")
 UNCHANGED = "as it is"
 
 
@@ -117,7 +119,8 @@ VARIANTS = (
 
 def made(names: str) -> Path:
     """Return a copy of the source with these changes, built; an older one if it is the same."""
-    files = {path.relative_to(ROOT): path.read_text() for one in SOURCES for path in ROOT.glob(one)}
+    sources = [path for one in SOURCES for path in ROOT.glob(one)]
+    files = {path.relative_to(ROOT): path.read_text() for path in sources}
     for name in names.split("+") if names != UNCHANGED else ():
         variant = next(one for one in VARIANTS if one.name == name)
         text = files[Path(variant.file)]
@@ -131,8 +134,15 @@ def made(names: str) -> Path:
         for path, text in files.items():
             (into / path).parent.mkdir(parents=True, exist_ok=True)
             (into / path).write_text(text)
-        command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
-        subprocess.run(command, cwd=into, env={**os.environ, "SILLY_BUILD_NATIVE": "1"}, check=True)
+        for name in PROJECT:
+            shutil.copy(ROOT / name, into)
+        subprocess.run(
+            [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+            cwd=into,
+            env={**os.environ, "SILLY_BUILD_NATIVE": "1"},
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
         (into / "built").touch()
     return into
 
