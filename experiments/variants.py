@@ -157,7 +157,9 @@ def main() -> None:
     parser.add_argument("names", nargs="+", metavar="NAME", help="a variant, or two as in a+b")
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     parser.add_argument("--seconds", type=float, default=0.5, help="per measurement; default: 0.5")
-    parser.add_argument("--jobs", help="parts of names; default: those where it matters")
+    parser.add_argument(
+        "--job", action="append", help="part of a name, again for more; default: where it matters"
+    )
     parser.add_argument("--engine", choices=("native", "portable"), default="native")
     parser.add_argument("--build-only", action="store_true", help="do not measure")
     args = parser.parse_args()
@@ -172,7 +174,7 @@ def main() -> None:
     if args.build_only:
         return
     print(f"network: {machine.own_network()}")
-    parts = args.jobs.split(",") if args.jobs else [p for one in wanted for p in by_name[one].jobs]
+    parts = args.job or [part for one in wanted for part in by_name[one].jobs]
     jobs = [job for job in run.JOBS if any(part in job.name for part in parts)]
     kinds = [
         run.Kind(
