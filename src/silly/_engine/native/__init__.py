@@ -17,6 +17,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
+from silly._engine.interface import Gate
 from silly._engine.native.server import Server
 from silly._engine.native.stream import Stream
 from silly._engine.native.trampoline import Trampoline as stepped  # noqa: N813 - called as one
@@ -31,11 +32,13 @@ def serve(
     sock: socket.socket,
     backlog: int,  # noqa: ARG001 - the socket listens already
     accept: Callable[[int], object],
+    *,
     busy_poll: float,
+    gate: Gate,
 ) -> Server:
     """Accept connections on *sock* (see `silly._engine.interface.Engine.serve`)."""
     _send_without_delay(sock)  # accepted connections inherit it
-    return Server(loop, sock.detach(), accept, busy_poll)
+    return Server(loop, sock.detach(), accept, busy_poll, gate)
 
 
 async def attach(
