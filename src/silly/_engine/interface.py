@@ -16,11 +16,22 @@ said below.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-__all__ = ["Accept", "Deadlines", "Engine", "Gate", "Link", "Server", "Upward", "packed"]
+__all__ = [
+    "Accept",
+    "Deadlines",
+    "Engine",
+    "Gate",
+    "Link",
+    "Server",
+    "Upward",
+    "packed",
+    "send_without_delay",
+]
 
 
 class Link(Protocol):
@@ -100,6 +111,16 @@ def packed(sockaddr: Any) -> bytes:
         return b""
     host = sockaddr[0].partition("%")[0]  # without the scope
     return socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+
+
+def send_without_delay(sock: socket.socket) -> None:
+    """Switch Nagle's algorithm off (RFC 9293, section 3.7.4), also for what *sock* accepts.
+
+    Writes are gathered in the streams already; it would only hold them up.
+    """
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError):  # it was reset already: the first read will say so
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 Deadlines = tuple[float, float, float, float, float]

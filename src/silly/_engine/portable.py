@@ -17,7 +17,15 @@ import struct
 import sys
 from typing import Any, Final, cast
 
-from silly._engine.interface import Accept, Gate, Link, Server, Upward, packed
+from silly._engine.interface import (
+    Accept,
+    Gate,
+    Link,
+    Server,
+    Upward,
+    packed,
+    send_without_delay,
+)
 from silly._engine.stream import Stream
 from silly._engine.trampoline import Trampoline as stepped  # noqa: N813 - called as one
 
@@ -364,6 +372,7 @@ def serve(
     gate: Gate,
 ) -> Server:
     """Accept connections on *sock* (see `silly._engine.interface.Engine.serve`)."""
+    send_without_delay(sock)  # accepted connections inherit it
     if sys.platform == "win32":
         return LoopServer(loop, sock, backlog, accept, gate)
     return SocketServer(loop, sock, accept, gate)
@@ -371,6 +380,7 @@ def serve(
 
 async def attach(loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: Accept) -> None:
     """Make a link of *sock* (see `silly._engine.interface.Engine.attach`)."""
+    send_without_delay(sock)
 
     def make_link() -> AsyncioLink:
         return AsyncioLink(accept)

@@ -52,7 +52,7 @@ def _rate(value: Any, name: str) -> float | None:
 
 
 def _networks(value: Any, name: str) -> tuple[str, ...]:
-    if isinstance(value, str) or not all(isinstance(item, str) for item in value):
+    if not isinstance(value, tuple | list) or not all(isinstance(item, str) for item in value):
         raise TypeError(f"{name} must be a tuple of networks such as ('10.0.0.0/8',)")
     for item in value:
         try:
@@ -161,7 +161,11 @@ class Limits:
         "that the client must take on average, while it has more to take",
     )
     send_window: float = _limit(
-        60.0, _WINDOW, "seconds", "over which that average is taken", optional=False
+        120.0,
+        _WINDOW,
+        "seconds",
+        "over which that average is taken (a slow reader's system takes large pieces, far apart)",
+        optional=False,
     )
     linger: float = _limit(
         LINGER, _SECONDS, "seconds", "for which `close` goes on sending", optional=False
