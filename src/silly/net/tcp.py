@@ -301,7 +301,7 @@ class Listener:
         """Where it is in its life: starting, accepting, draining, closed."""
         return self._state
 
-    async def wait(self, state: ListenerState) -> None:
+    async def wait(self, state: ListenerState | str) -> None:
         """Wait until *state* is reached, or was passed already. Safe to cancel.
 
         Raises:
