@@ -46,8 +46,8 @@ VARIANTS = (
     Variant(
         "call_soon",
         f"{NATIVE}/reactor.pyx",
-        "self.direct = not was_in_batch",
-        "self.direct = False",
+        "self.direct = self.in_batch = True",
+        "self.in_batch = True",
         "wake everybody through the loop's queue, as an asyncio.Future does",
     ),
     Variant(
