@@ -10,9 +10,11 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import functools
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 from silly._engine.interface import Accept, Link, Upward
@@ -27,49 +29,42 @@ __all__ = ["NAME", "Stream", "attach", "serve", "stepped"]
 
 NAME: Final = "portable"
 
+_RECEIVE: Final = 64 * 1024  # bytes at a time
 _RESET_ON_CLOSE: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
-class AsyncioLink(asyncio.Protocol):
+class AsyncioLink(asyncio.BaseProtocol):
     """A link over one asyncio transport.
 
-    The callbacks that carry data are bound to the stream's own methods once it
-    is there, and `send` to the transport's, so that no frame stands between.
+    `send` and what takes in the bytes are bound to the transport's and the
+    stream's own methods once these are there, so that no frame stands between.
     """
 
     __slots__ = (
         "_accept",
         "_crowded",
         "_gone",
+        "_local_sockaddr",
         "_transport",
         "_upward",
-        "data_received",
-        "local_sockaddr",
         "remote_sockaddr",
         "send",
-        "unsent",
     )
-    local_sockaddr: Any
     remote_sockaddr: Any
 
     def __init__(self, accept: Accept) -> None:
         self._accept = accept
         self._crowded = self._gone = False
-        self.data_received = super().data_received  # type: ignore[method-assign]
 
     # -------------------------------------------- called by asyncio's transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast(asyncio.Transport, transport)
-        # Asked now: a transport that has lost its socket cannot tell.
-        self.local_sockaddr = transport.get_extra_info("sockname")
+        # Asked now: a transport whose peer is gone cannot tell.
         self.remote_sockaddr = transport.get_extra_info("peername")
         self.send = transport.write
-        self.unsent = transport.get_write_buffer_size
         self._upward: Upward = self._accept(self)
         del self._accept
-        self.data_received = self._upward.received  # type: ignore[method-assign]
-        transport.set_protocol(self)  # uvloop looks the callback up once, here
 
     def eof_received(self) -> bool:
         self._upward.ended()
@@ -93,9 +88,15 @@ class AsyncioLink(asyncio.Protocol):
         self._gone = True
         if exc is not None and not isinstance(exc, OSError):
             exc = ConnectionAbortedError(f"{type(exc).__name__}: {exc}")
-        self._upward.lost(exc)
+        self._local_sockaddr = self._transport.get_extra_info("sockname")
+        upward = self._upward
+        del self._upward  # stream and link refer to each other no more: no work for the collector
+        upward.lost(exc)
 
     # --------------------------------------------------- called by the stream
+
+    def unsent(self) -> int:
+        return self._transport.get_write_buffer_size()
 
     def pause(self) -> None:
         if not self._transport.is_closing():
@@ -136,8 +137,71 @@ class AsyncioLink(asyncio.Protocol):
         self._transport.abort()
 
     @property
+    def local_sockaddr(self) -> Any:
+        return self._local_sockaddr if self._gone else self._transport.get_extra_info("sockname")
+
+    @property
     def _socket(self) -> socket.socket:
         return cast(socket.socket, self._transport.get_extra_info("socket"))
+
+
+class _PiecesLink(AsyncioLink, asyncio.Protocol):
+    """Takes pieces as the transport received them."""
+
+    __slots__ = ("data_received",)
+
+    def __init__(self, accept: Accept) -> None:
+        super().__init__(accept)
+        self.data_received = super().data_received  # type: ignore[method-assign]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.data_received = self._upward.received  # type: ignore[method-assign]
+        self._transport.set_protocol(self)  # uvloop looks the callback up once, here
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.data_received = super().data_received  # type: ignore[method-assign]
+        super().connection_lost(exc)
+
+
+class _ScratchLink(AsyncioLink, asyncio.BufferedProtocol):
+    """Receives into one buffer, of the loop's.
+
+    For the stock loops, whose transports else allocate 256 KiB for each piece
+    and shrink that to what came, which costs system calls, and a page for each
+    piece that is kept.
+    """
+
+    __slots__ = ("_received", "_scratch")
+
+    def __init__(self, accept: Accept, scratch: memoryview) -> None:
+        super().__init__(accept)
+        self._scratch = scratch
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._received = self._upward.received
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - it is large
+        return self._scratch
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._received(bytes(self._scratch[:nbytes]))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del self._received
+        super().connection_lost(exc)
+
+
+def link_factory(loop: asyncio.AbstractEventLoop, accept: Accept) -> Callable[[], AsyncioLink]:
+    """Return what makes links, of the kind that is best on *loop*."""
+    if isinstance(loop, asyncio.BaseEventLoop):
+        scratch = getattr(loop, "_silly_scratch", None)
+        if scratch is None:
+            scratch = memoryview(bytearray(_RECEIVE))
+            loop._silly_scratch = scratch  # type: ignore[attr-defined]
+        return functools.partial(_ScratchLink, accept, scratch)
+    return functools.partial(_PiecesLink, accept)
 
 
 class AsyncioServer:
@@ -157,7 +221,7 @@ class AsyncioServer:
             if self._sock.family == getattr(socket, "AF_UNIX", None)
             else loop.create_server
         )
-        server = await create(lambda: AsyncioLink(accept), sock=self._sock, backlog=backlog)
+        server = await create(link_factory(loop, accept), sock=self._sock, backlog=backlog)
         if self._closed:
             server.close()
         self._server = server
@@ -184,10 +248,7 @@ def serve(
 
 async def attach(loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: Accept) -> None:
     """Make a link of *sock* (see `silly._engine.interface.Engine.attach`)."""
-
-    def make_link() -> AsyncioLink:
-        return AsyncioLink(accept)
-
+    make_link = link_factory(loop, accept)
     try:
         if sock.family == getattr(socket, "AF_UNIX", None):
             await loop.create_unix_connection(make_link, sock=sock)
