@@ -156,7 +156,7 @@ class _PiecesLink(AsyncioLink, asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.data_received = self._upward.received  # type: ignore[method-assign]
+        self.data_received = self._upward.received  # type: ignore[method-assign, assignment]
         self._transport.set_protocol(self)  # uvloop looks the callback up once, here
 
     def connection_lost(self, exc: Exception | None) -> None:

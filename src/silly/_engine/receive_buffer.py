@@ -26,7 +26,7 @@ _COPY_TWICE_BELOW = 4096  # a slice of a slice is cheaper than a memoryview up t
 class ReceiveBuffer:
     """Unread bytes, in the order in which they arrived."""
 
-    __slots__ = ("data", "_searched", "_sought", "_start")
+    __slots__ = ("_searched", "_sought", "_start", "data")
 
     def __init__(self) -> None:
         self.data: bytes | bytearray = b""  # bytes: one piece as it came; bytearray: gathered

@@ -44,7 +44,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from silly._arguments import seconds, seconds_or_none, size
 from silly._engine import complaints
@@ -74,7 +74,7 @@ class _HasRoom:
     __await__ = staticmethod(().__iter__)
 
 
-_HAS_ROOM: Final[Awaitable[None]] = _HasRoom()
+_HAS_ROOM: Final = cast(Awaitable[None], _HasRoom())
 
 
 class _Room:
@@ -438,7 +438,8 @@ class Stream:
 
     def _wake_writers(self) -> None:
         waiters, self._wake_on_room = self._wake_on_room, None
-        _wake_all(waiters)
+        if waiters is not None:
+            _wake_all(waiters)
 
     # ---------------------------------------------------------------- closing
 
@@ -585,14 +586,17 @@ class Stream:
         self._crowded = self._writable = False
         self._batch.clear()
         self._batched = 0
-        for timer in (self._linger_timer, self._idle_timer):
-            if timer is not None:
-                timer.cancel()
-        self._linger_timer = self._idle_timer = None
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+            self._linger_timer = None
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
         self._wake_reader()
         self._wake_writers()
         waiters, self._wake_on_gone = self._wake_on_gone, None
-        _wake_all(waiters)
+        if waiters is not None:
+            _wake_all(waiters)
         self._on_gone(self)
 
     # ---------------------------------------------------------------- idleness
@@ -722,7 +726,7 @@ class Stream:
         return self._opened_at, self._opened_at + (self._last_activity - self._opened_tick)
 
 
-def _wake_all(waiters: list[asyncio.Future[None]] | None) -> None:
-    for waiter in waiters or ():
+def _wake_all(waiters: list[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
         if not waiter.done():
             waiter.set_result(None)

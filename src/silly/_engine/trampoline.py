@@ -23,7 +23,7 @@ import asyncio
 from asyncio.tasks import _enter_task, _leave_task  # documented in "Extending asyncio"
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
-from typing import Any, Final
+from typing import Any, Final, cast
 
 __all__ = ["PARKING", "Trampoline", "parking"]
 
@@ -41,7 +41,7 @@ class _Parking:
     __await__ = staticmethod((_PARK,).__iter__)
 
 
-PARKING: Final[Awaitable[None]] = _Parking()
+PARKING: Final = cast(Awaitable[None], _Parking())
 
 
 def parking(loop: asyncio.AbstractEventLoop) -> Trampoline | None:
@@ -143,6 +143,7 @@ class Trampoline(Coroutine[Any, Any, object]):
             self._holds = _NOTHING
             if holds == _YIELDED:
                 return held
+            self.task = None
             if holds == _RETURNED:
                 raise StopIteration(held)
             raise held
@@ -162,6 +163,9 @@ class Trampoline(Coroutine[Any, Any, object]):
         before, _current = _current, self
         try:
             yielded = go_on(*arguments)
+        except BaseException:
+            self.task = None  # the end: nothing is left for the collector of cycles
+            raise
         finally:
             _current = before
         if yielded is not _PARK:
