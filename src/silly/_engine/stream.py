@@ -202,7 +202,11 @@ class Stream:
     ) -> Coroutine[Any, Any, bytes]:
         if timeout is not None:
             timeout = seconds_or_none(timeout, "timeout")
-        if isinstance(until, bytes | bytearray | memoryview):
+        if until is None:
+            if limit is not None:
+                raise complaints.limit_without_delimiter()
+            return self._read(None, _ALL, timeout)
+        if type(until) is bytes or isinstance(until, Buffer):
             delimiter = until if type(until) is bytes else bytes(until)
             if not delimiter:
                 raise complaints.empty_delimiter()
@@ -213,8 +217,6 @@ class Stream:
             return self._read(delimiter, limit, timeout)
         if limit is not None:
             raise complaints.limit_without_delimiter()
-        if until is None:
-            return self._read(None, _ALL, timeout)
         if isinstance(until, bool) or not isinstance(until, int):
             raise complaints.until_of_wrong_type(until)
         count = size(until, "until")
@@ -527,11 +529,20 @@ class Stream:
                 incoming.feed(piece)
                 self._control_flow()
             return
-        if not incoming.data and self._is_all_of_it(piece):
+        delimiter, wanted = self._delimiter, self._wanted
+        if incoming.data:
+            whole = False
+        elif delimiter is None:
+            whole = wanted == _ALL or wanted == len(piece)
+        else:
+            whole = piece.endswith(delimiter) and (
+                piece.find(delimiter, 0, wanted) + len(delimiter) == len(piece)
+            )
+        if whole:  # the piece is, from end to end, what the reader waits for
             self._handed = piece
         else:
             incoming.feed(piece)
-            if self._find(self._delimiter, self._wanted) == INCOMPLETE:
+            if self._find(delimiter, wanted) == INCOMPLETE:
                 return
         self._waiter = None
         # What the reader writes is sent below: without a visit to the loop's queue.
@@ -548,15 +559,6 @@ class Stream:
             self._flush()
         if incoming.data:
             self._control_flow()
-
-    def _is_all_of_it(self, piece: bytes) -> bool:
-        """Tell whether *piece* is, from end to end, what the reader waits for."""
-        delimiter = self._delimiter
-        if delimiter is None:
-            return self._wanted == _ALL or self._wanted == len(piece)
-        return piece.endswith(delimiter) and (
-            piece.find(delimiter, 0, self._wanted) + len(delimiter) == len(piece)
-        )
 
     def ended(self) -> None:
         """Note that the peer finished sending."""

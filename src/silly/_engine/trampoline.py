@@ -20,12 +20,20 @@ as the coroutine waits again.
 from __future__ import annotations
 
 import asyncio
+import sys
 from asyncio.tasks import _enter_task, _leave_task  # documented in "Extending asyncio"
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any, Final, cast
 
 __all__ = ["PARKING", "Trampoline", "parking"]
+
+if sys.version_info >= (3, 12):
+    from asyncio import current_task
+else:  # the same, without a Python frame for each wait
+    from asyncio.tasks import _current_tasks  # type: ignore[attr-defined]
+
+    current_task = _current_tasks.get
 
 _PARK: Final = object()  # yielded to a trampoline by a read that waits
 
@@ -47,7 +55,7 @@ PARKING: Final = cast(Awaitable[None], _Parking())
 def parking(loop: asyncio.AbstractEventLoop) -> Trampoline | None:
     """Return the trampoline of the running coroutine: it may await `PARKING`; None: it has none."""
     running = _current
-    if running is not None and running.task is asyncio.current_task(loop):
+    if running is not None and running.task is current_task(loop):
         return running
     return None  # or another task began within its step
 
