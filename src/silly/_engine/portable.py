@@ -44,12 +44,13 @@ class AsyncioLink(asyncio.BaseProtocol):
         "_accept",
         "_crowded",
         "_gone",
-        "_local_sockaddr",
         "_transport",
         "_upward",
+        "local_sockaddr",
         "remote_sockaddr",
         "send",
     )
+    local_sockaddr: Any
     remote_sockaddr: Any
 
     def __init__(self, accept: Accept) -> None:
@@ -60,7 +61,8 @@ class AsyncioLink(asyncio.BaseProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast(asyncio.Transport, transport)
-        # Asked now: a transport whose peer is gone cannot tell.
+        # Asked now: a transport that has lost its socket cannot tell.
+        self.local_sockaddr = transport.get_extra_info("sockname")
         self.remote_sockaddr = transport.get_extra_info("peername")
         self.send = transport.write
         self._upward: Upward = self._accept(self)
@@ -88,7 +90,6 @@ class AsyncioLink(asyncio.BaseProtocol):
         self._gone = True
         if exc is not None and not isinstance(exc, OSError):
             exc = ConnectionAbortedError(f"{type(exc).__name__}: {exc}")
-        self._local_sockaddr = self._transport.get_extra_info("sockname")
         upward = self._upward
         del self._upward  # stream and link refer to each other no more: no work for the collector
         upward.lost(exc)
@@ -137,10 +138,6 @@ class AsyncioLink(asyncio.BaseProtocol):
         self._transport.abort()
 
     @property
-    def local_sockaddr(self) -> Any:
-        return self._local_sockaddr if self._gone else self._transport.get_extra_info("sockname")
-
-    @property
     def _socket(self) -> socket.socket:
         return cast(socket.socket, self._transport.get_extra_info("socket"))
 
@@ -160,7 +157,7 @@ class _PiecesLink(AsyncioLink, asyncio.Protocol):
         self._transport.set_protocol(self)  # uvloop looks the callback up once, here
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.data_received = super().data_received  # type: ignore[method-assign]
+        del self.data_received
         super().connection_lost(exc)
 
 

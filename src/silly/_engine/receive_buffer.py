@@ -29,7 +29,8 @@ class ReceiveBuffer:
     __slots__ = ("_searched", "_sought", "_start", "data")
 
     def __init__(self) -> None:
-        self.data: bytes | bytearray = b""  # bytes: one piece as it came; bytearray: gathered
+        # bytes: one piece as it came; bytearray: gathered; empty if and only if nothing is unread
+        self.data: bytes | bytearray = b""
         self._start = 0  # where the unread part of data begins (0 in a bytearray)
         self._sought = b""  # the delimiter of the last search ...
         self._searched = 0  # ... and how many unread bytes cannot begin it

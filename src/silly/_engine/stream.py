@@ -6,7 +6,10 @@ Reading
     against what it wants, so it wakes once, when its read is complete. Bytes
     leave the buffer only in the step in which the reader returns them: whatever
     ends a read early (timeout, cancellation, limit, end of stream) loses none.
-    Only one task may wait at a time.
+    A piece that comes while nothing is unread and is all that the reader wants
+    does not go through the buffer: if the reader can be stepped there and then
+    (trampoline.py), it is handed the piece itself. Only one task may wait at a
+    time.
 
 Flow control
     The link is paused while `read_limit` bytes are unread and no reader needs
@@ -283,9 +286,9 @@ class Stream:
         if taken is None:
             if not self._ended or self._closing:
                 raise self._reader_error(b"\n", limit)
-            taken = self._take(None, _ALL)
-            if taken is None:
+            if not self._incoming.data:
                 raise StopAsyncIteration
+            return self._incoming.take(len(self._incoming))
         return taken
 
     def _find(self, delimiter: bytes | None, wanted: int) -> int:
@@ -354,8 +357,11 @@ class Stream:
 
     def _control_flow(self) -> None:
         """Pause the link if it brought as much as may stay unread."""
-        if len(self._incoming) >= self._read_limit and not (
-            self._paused or self._closing or self._ended or self._gone
+        incoming = self._incoming
+        if (
+            incoming.data
+            and len(incoming) >= self._read_limit
+            and not (self._paused or self._closing or self._ended or self._gone)
         ):
             self._paused = True
             self._link.pause()
@@ -482,8 +488,10 @@ class Stream:
         self._closing = True
         self._writable = False
         self._incoming.clear()
-        self._wake_reader()
-        self._wake_writers()
+        if self._waiter is not None:
+            self._wake_reader()
+        if self._wake_on_room is not None:
+            self._wake_writers()
 
     def _close_sent(self) -> None:
         """Go on with closing: all that was queued is in the operating system's hands."""
@@ -530,16 +538,13 @@ class Stream:
                 self._control_flow()
             return
         delimiter, wanted = self._delimiter, self._wanted
-        if incoming.data:
-            whole = False
-        elif delimiter is None:
-            whole = wanted == _ALL or wanted == len(piece)
-        else:
-            whole = piece.endswith(delimiter) and (
-                piece.find(delimiter, 0, wanted) + len(delimiter) == len(piece)
-            )
-        if whole:  # the piece is, from end to end, what the reader waits for
-            self._handed = piece
+        if not incoming.data and (
+            wanted in (_ALL, len(piece))
+            if delimiter is None
+            else piece.endswith(delimiter)
+            and piece.find(delimiter, 0, wanted) + len(delimiter) == len(piece)
+        ):
+            self._handed = piece  # from end to end what the reader waits for
         else:
             incoming.feed(piece)
             if self._find(delimiter, wanted) == INCOMPLETE:

@@ -156,8 +156,8 @@ class Trampoline(Coroutine[Any, Any, object]):
                 raise StopIteration(held)
             raise held
         if self.task is None:
-            self.task = asyncio.current_task()
             self._loop = asyncio.get_running_loop()
+            self.task = current_task(self._loop)
         return self._step_in_task(self._coroutine.send, value)
 
     def throw(self, *error: Any) -> Any:
