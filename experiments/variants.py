@@ -101,7 +101,7 @@ VARIANTS = (
     Variant(
         "exceptions",
         f"{NATIVE}/stream.pyx",
-        "slots.tp_as_async.am_send = function",
+        "slots.tp_as_async.am_send = send",
         "pass",
         "results of read and write come as StopIteration, without am_send",
         ("64 B, 100 conn", "in flight"),
