@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from silly._live import Live
 from silly.errors import ConnectionClosed, EndOfStream, WriteQueueFull
 from silly.net import tcp
 from silly.net.tcp import Conn
@@ -490,6 +491,20 @@ async def test_a_proxy_that_is_closed_ends_its_sessions() -> None:
         assert await all_of(conn) == (b"", ConnectionResetError)
         assert proxy.sessions[0].end == "stopped"
         conn.close()
+
+
+@pytest.mark.parametrize("passes", range(12))
+async def test_a_proxy_may_be_closed_while_a_session_ends(passes: int) -> None:
+    async with tcp.listen(ANY, echo) as listener:
+        async with faults.proxy(ANY, listener.local_addr, up=Faults(half_close_after=0)) as proxy:
+            conn = await tcp.connect(proxy.local_addr)
+            assert await all_of(conn) == (b"", EndOfStream)  # echo ended, so the server closed
+            conn.close_write()
+            for _ in range(passes):
+                await asyncio.sleep(0)
+        conn.abort()
+        await conn.wait_closed()
+        assert not Live.of(asyncio.get_running_loop()).conns
 
 
 async def test_a_server_that_cannot_be_reached_resets_the_client() -> None:

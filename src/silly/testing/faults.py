@@ -429,14 +429,25 @@ class _Relay:
         for task in tasks:
             task.add_done_callback(self._task_done)
         try:
-            await self._ended
+            try:
+                await self._ended
+            finally:
+                for timer in timers:
+                    timer.cancel()
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+            if self._session.end != "reset":
+                for conn in self._conns:
+                    conn.close()
+                for conn in self._conns:
+                    await conn.wait_closed()
         finally:
-            for timer in timers:
-                timer.cancel()
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            await self._close()
+            self._session.end = self._session.end or "stopped"
+            for conn in self._conns:
+                conn.abort()
+            for conn in self._conns:
+                await conn.wait_closed()
 
     @property
     def is_ended(self) -> bool:
@@ -456,22 +467,6 @@ class _Relay:
     def _task_done(self, task: asyncio.Task[None]) -> None:
         if not (task.cancelled() or self._ended.done()) and task.exception() is not None:
             self._ended.set_exception(task.exception())  # type: ignore[arg-type]
-
-    async def _close(self) -> None:
-        gentle = self._session.end in ("closed", "dropped")
-        if not self._session.end:
-            self._session.end = "stopped"
-        try:
-            if gentle:
-                for conn in self._conns:
-                    conn.close()
-                for conn in self._conns:
-                    await conn.wait_closed()
-        finally:
-            for conn in self._conns:
-                conn.abort()
-            for conn in self._conns:
-                await conn.wait_closed()
 
 
 async def _passes() -> None:
