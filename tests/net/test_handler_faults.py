@@ -244,10 +244,11 @@ def tolerate_deserted_children() -> None:
     complain: Any = loop.get_exception_handler()
 
     def filtered(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        if not (
-            isinstance(context.get("exception"), ConnectionClosed)
-            and "exception was never retrieved" in context["message"]
-        ):
+        deserted = any(
+            words in context["message"]
+            for words in ("exception was never retrieved", "has errored out but its parent task")
+        )
+        if not (deserted and isinstance(context.get("exception"), ConnectionClosed)):
             complain(loop, context)
 
     loop.set_exception_handler(filtered)
