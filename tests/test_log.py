@@ -17,6 +17,7 @@ from typing import TextIO
 import pytest
 
 from silly.log import DroppingHandler
+from tests.conftest import open_descriptors
 
 
 @pytest.fixture
@@ -77,6 +78,31 @@ async def test_what_was_kept_follows_when_there_is_room(pipe: tuple[int, TextIO]
             await asyncio.sleep(0.01)
     assert found == (text + "\n").encode() * 1_000
     handler.close()
+
+
+def test_a_closed_handler_lets_go_of_the_pipe(pipe: tuple[int, TextIO]) -> None:
+    before = open_descriptors()
+    handler = DroppingHandler(pipe[1])
+    for _ in range(1_000):
+        logged(handler, "x" * 99)
+    assert open_descriptors() != before
+    handler.close()
+    handler.flush()
+    assert open_descriptors() == before
+
+
+def test_a_script_that_ends_waits_for_a_slow_reader(tmp_path: Path) -> None:
+    path = tmp_path / "script.py"
+    path.write_text("""
+import logging
+for number in range(1_000):
+    logging.getLogger("script").error("%099d", number)
+""")
+    process = subprocess.Popen([sys.executable, "-m", "silly", str(path)], stderr=subprocess.PIPE)
+    with process:
+        assert process.stderr is not None
+        lines = process.stderr.read().splitlines()
+    assert [int(line) for line in lines] == [*range(1_000)]
 
 
 def test_a_socket_that_nobody_reads() -> None:

@@ -11,7 +11,9 @@ hangs in a write cannot be joined at the end of the program, and what is printed
 beside the log would come out of order.
 
 A program that is run by ``silly FILE.py`` and does not configure logging logs
-through one. A program that does can use it as any handler::
+through one. A program that does (with `logging.basicConfig`, which the functions
+`logging.warning`, `logging.error`, … call by themselves) has what it configured;
+for this one::
 
     logging.basicConfig(handlers=[log.DroppingHandler()])
 """
@@ -25,6 +27,7 @@ import os
 import select
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from typing import Final, TextIO
 
@@ -34,6 +37,7 @@ __all__ = ["DroppingHandler"]
 
 _PIECE: Final = select.PIPE_BUF if hasattr(select, "PIPE_BUF") else 512  # pipe(7)
 _RETRY: Final = 0.1  # seconds
+_AT_END: Final = 1.0  # seconds that a slow reader has at the end of a program
 
 
 class DroppingHandler(logging.Handler):
@@ -113,10 +117,20 @@ class DroppingHandler(logging.Handler):
     def close(self) -> None:
         """Write what is kept, as far as the stream takes it now; the rest is lost."""
         self.flush()
+        self._kept.clear()
         if self._pipe is not None:
             os.close(self._pipe[0])
             self._pipe = None
         super().close()
+
+    def _flush_for(self, seconds: float) -> None:
+        """Write what is kept, and wait so long for who reads it slowly."""
+        descriptor = _descriptor(sys.stderr if self._stream is None else self._stream)
+        deadline = time.monotonic() + seconds
+        while descriptor is not None and self._kept and time.monotonic() < deadline:
+            self._push(descriptor)
+            if self._kept:
+                _has_room(descriptor, deadline - time.monotonic())
 
     def _retry_later(self) -> None:
         if not self._kept:
@@ -165,7 +179,7 @@ class DroppingHandler(logging.Handler):
             self._pipe = None
         try:
             ours = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK)
-        except OSError:
+        except (OSError, AttributeError):  # where there is no /proc, or no such flag
             return None
         self._pipe = ours, status.st_dev, status.st_ino
         return ours
@@ -178,12 +192,12 @@ def _descriptor(stream: TextIO | None) -> int | None:
         return None
 
 
-def _has_room(descriptor: int) -> bool:
+def _has_room(descriptor: int, seconds: float = 0.0) -> bool:
     if not hasattr(select, "poll"):
         return True
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
-    return bool(poll.poll(0))
+    return bool(poll.poll(max(0.0, seconds) * 1000))
 
 
 @contextlib.contextmanager
@@ -199,4 +213,5 @@ def unconfigured_logging_drops() -> Iterator[None]:
         yield
     finally:
         logging.lastResort = before
+        handler._flush_for(_AT_END)
         handler.close()

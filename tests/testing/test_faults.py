@@ -412,6 +412,7 @@ def test_a_session_goes_the_same_way_each_time(up: int, down: int) -> None:
     [
         ({"latency": -1}, ValueError, "latency must be zero or more seconds"),
         ({"jitter": "1"}, TypeError, "jitter must be a number of seconds"),
+        ({"latency": math.inf}, ValueError, "latency must be finite"),
         ({"bandwidth": 0}, ValueError, "bandwidth must be more than 0 bytes per second"),
         ({"bandwidth": None}, TypeError, "bandwidth must be a number of bytes per second"),
         ({"bandwidth": math.nan}, ValueError, "bandwidth must be more than 0"),

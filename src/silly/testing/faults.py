@@ -88,7 +88,8 @@ class Faults:
 
     def __post_init__(self) -> None:
         for name in ("latency", "jitter", "gap", "stall_for"):
-            seconds(getattr(self, name), name)
+            if seconds(getattr(self, name), name) == math.inf and name != "stall_for":
+                raise ValueError(f"{name} must be finite: what never passes is stall_after=0")
         for kind in ("stall", "half_close", "reset", "drop"):
             if (after := getattr(self, f"{kind}_after")) is not None:
                 size(after, f"{kind}_after")
