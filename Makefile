@@ -4,6 +4,7 @@
 # make bench-full   the same with more and longer rounds (an hour)
 # make soak   attack an echo server for two minutes, and see whether it keeps its promises
 # make asan   the engines' tests under AddressSanitizer (needs gcc)
+# make sessions     SESSIONS=10000 random sessions over bad networks, on each engine
 # make fuzz   fuzz reading for SECONDS=1200 (needs Python 3.11 or 3.12)
 # make clean  remove what the others made
 #
@@ -15,7 +16,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ADDR ?= 127.0.0.1:9999
 
-.PHONY: run test bench bench-full soak asan fuzz clean
+.PHONY: run test bench bench-full soak asan sessions fuzz clean
 .SILENT:
 
 run: $(VENV)/.installed
@@ -49,6 +50,14 @@ asan: $(VENV)/.installed-dev
 	cd build/asan && PYTHONPATH=src PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 SILLY_ENGINE=native \
 	  LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ../../$(VENV)/bin/python -m pytest -q \
 	  tests/engine tests/net/test_tcp.py -k "not failing_system_calls"
+
+SESSIONS ?= 10000
+
+sessions: $(VENV)/.installed-dev
+	for engine in $$($(VENV)/bin/python -c "import silly; print(*{silly.engine(), 'portable'})"); do \
+	  SILLY_ENGINE=$$engine SILLY_SESSIONS=$(SESSIONS) $(VENV)/bin/python -m pytest -q -s \
+	    tests/engine/test_random_peers.py || exit 1; \
+	done
 
 SECONDS ?= 1200
 

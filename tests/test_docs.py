@@ -1,4 +1,7 @@
-"""Every Python block in the documentation is run, and the complete programs are the examples."""
+"""Every Python block in the documentation is run: as a program, or (```py) as a file of tests.
+
+The complete programs are the examples.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,13 @@ BLOCKS = [
     for page in PAGES
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
     if block not in EXAMPLES  # those have their own tests
+]
+
+
+TESTS = [
+    pytest.param(block, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, block in enumerate(re.findall(r"```py\n(.*?)```", page.read_text(), re.DOTALL))
 ]
 
 
@@ -64,6 +74,17 @@ def test_block_serves(block: str, tmp_path: Path) -> None:
     watchdog.cancel()
 
 
+@pytest.mark.parametrize("block", TESTS)
+def test_block_of_tests_passes(block: str, tmp_path: Path) -> None:
+    path = tmp_path / "test_block.py"
+    path.write_text(block)
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", str(path)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout
+
+
 def test_the_tutorial_holds_the_examples_word_for_word() -> None:
     tutorial = (ROOT / "docs" / "tutorial" / "echo-server.md").read_text()
     for text, name in EXAMPLES.items():
@@ -80,12 +101,13 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_every_public_name_is_in_the_reference() -> None:
     import silly
-    from silly import errors, task, testing
+    from silly import errors, log, task, testing
     from silly import time as silly_time
     from silly.net import tcp
+    from silly.testing import faults
 
     reference = (ROOT / "docs" / "reference.md").read_text()
-    for module in (silly, errors, task, silly_time, tcp, testing):
+    for module in (silly, errors, log, task, silly_time, tcp, testing, faults):
         for name in module.__all__:
             if not name.startswith("_"):
                 assert name in reference, f"{name} is not in the reference"

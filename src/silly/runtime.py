@@ -28,6 +28,7 @@ from typing import Any, Final, TypeVar
 
 from silly._arguments import seconds
 from silly._live import Live
+from silly.log import DroppingHandler, unconfigured_logging_drops
 
 __all__ = ["GRACE", "run", "run_script"]
 
@@ -205,11 +206,12 @@ class _Program:
             self._reacted = True
             handlers = sum(listener.connections for listener in self._live.listeners)
             if handlers and self._grace:
-                print(
+                notice = DroppingHandler()  # a full pipe must not hold up the drain
+                notice.write(
                     f"silly: stopping; waiting up to {self._grace:g} s for {handlers} "
-                    f"connection{'s' if handlers > 1 else ''} (again to stop now)",
-                    file=sys.stderr,
+                    f"connection{'s' if handlers > 1 else ''} (again to stop now)\n"
                 )
+                notice.close()
             self._signalled.set()
         else:
             self._grace = 0
@@ -255,12 +257,13 @@ def run_script(
         module = types.ModuleType("__main__")
         module.__file__ = path
         sys.modules["__main__"] = module
-        run(
-            _execute(code, module.__dict__),
-            grace=grace,
-            debug=debug or None,
-            loop_factory=loop_factory,
-        )
+        with unconfigured_logging_drops():
+            run(
+                _execute(code, module.__dict__),
+                grace=grace,
+                debug=debug or None,
+                loop_factory=loop_factory,
+            )
     except SystemExit as leave:
         return _exit_code(leave)
     except KeyboardInterrupt:
