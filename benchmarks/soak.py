@@ -287,12 +287,12 @@ def percentiles(times: list[float]) -> tuple[float, float]:
     return cuts[49], cuts[98]
 
 
-def churn(port: int, seconds: float) -> int:
+def churn(port: int, seconds: float, at_once: int = 16) -> int:
     """Connect, echo, close, as fast as that goes; return how often."""
     count = 0
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        socks = [connecting(port) for _ in range(16)]
+        socks = [connecting(port) for _ in range(at_once)]
         for sock in socks:
             sock.setblocking(True)
             sock.settimeout(30)
@@ -441,7 +441,7 @@ def exhaustion(server: Server, report: Report, options: argparse.Namespace) -> N
     for sock in held:
         sock.close()
     settle(server, 0, SLACK)
-    report.promise("then the server answers again", f"{churn(server.port, 0.5):,} clients", True)
+    report.promise("then the server answers again", f"{churn(server.port, 0.5, 1):,} clients", True)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
     refused = server.stats()["refused"].get("descriptors", 0)
     report.promise("and has counted them", f"{refused:,}", refused >= reset)
