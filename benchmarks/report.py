@@ -6,6 +6,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import machine
+
 HERE = Path(__file__).parent
 YARDSTICK = "C epoll"
 
@@ -32,6 +34,27 @@ def table(jobs: dict[str, Rounds], names: list[str], figure: str) -> list[str]:
     return lines
 
 
+def yardstick(jobs: dict[str, Rounds]) -> list[str]:
+    """What the ratios are to, how much it varied, and what disturbed the rounds of all."""
+    lines = [
+        "| job | messages/s | CPU us/message | others: median | most | repeated |",
+        "|---" * 6 + "|",
+    ]
+    for job, rounds in jobs.items():
+        speed, cpu = (
+            sorted(one[figure] for one in rounds[YARDSTICK]) for figure in ("per_second", "cpu_us")
+        )
+        varied = (speed[-1] - speed[0]) / 2 / statistics.median(speed)
+        every = [one for measured in rounds.values() for one in measured]
+        others = [one["others"] for one in every]
+        lines.append(
+            f"| {job} | {statistics.median(speed):,.0f} ±{varied:.0%} | "
+            f"{statistics.median(cpu):.2f} | {statistics.median(others):.2f} | "
+            f"{max(others):.2f} | {sum(one['repeated'] for one in every):.0f} of {len(every)} |"
+        )
+    return lines
+
+
 def latencies(jobs: dict[str, Rounds], names: list[str]) -> list[str]:
     lines = [f"| job | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for job, rounds in jobs.items():
@@ -49,14 +72,22 @@ def write(results: dict[str, Any]) -> None:
     """Write RESULTS.md beside this file, and the pictures if matplotlib is installed."""
     jobs: dict[str, Rounds] = results["jobs"]
     names = [name for name in next(iter(jobs.values())) if name != YARDSTICK]
-    machine = ", ".join(f"{what} {value}" for what, value in results["machine"].items())
+    about = ", ".join(f"{what} {value}" for what, value in results["machine"].items())
     pictures = draw(results, names)
     text = [
         "# Results",
         "",
         "Written by `make bench`. What is measured, and how: [README.md](README.md).",
         "",
-        f"Machine: {machine}. Rounds: {results['rounds']}.",
+        f"Machine: {about}. Rounds: {results['rounds']}.",
+        "",
+        "## The C server itself, and what others did on the machine",
+        "",
+        "± is half of what lies between the best and the worst round, here and below. Others:",
+        "processors that were busy with neither the server nor its load (0.5 is half of one).",
+        f"A measurement with more than {machine.DISTURBED} was repeated; the quieter one counts.",
+        "",
+        *yardstick(jobs),
         "",
         "## Throughput, as a ratio to the C server",
         "",

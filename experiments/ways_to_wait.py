@@ -14,7 +14,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "benchmarks"))
 
-import run  # noqa: E402 - it is found there
+import machine  # noqa: E402 - it is found there
+import run  # noqa: E402
 
 WAYS = ("lt", "et", "groups", "batches", "uring")
 
@@ -25,12 +26,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5, help="per measurement; default: 0.5")
     parser.add_argument("--jobs", default="ping-pong", help="parts of names; default: ping-pong")
     args = parser.parse_args()
+    print(f"network: {machine.own_network()}")
+    jobs = [job for job in run.JOBS if run.chosen(job.name, args.jobs)]
     with tempfile.TemporaryDirectory() as built:
         binary = Path(built) / "ways_to_wait"
         subprocess.run(["gcc", "-O2", "-o", binary, HERE / "ways_to_wait.c"], check=True)
-        names = dict.fromkeys(WAYS, "") | {WAYS[0]: run.YARDSTICK}
-        servers = [run.Kind(names[way] or way, (str(binary), way)) for way in WAYS]
-        run.compare(servers, args.jobs, args.rounds, args.seconds, Path(built))
+        servers = [run.Kind(way, (str(binary), way)) for way in WAYS]
+        run.compare(servers, jobs, args.rounds, args.seconds, Path(built))
 
 
 if __name__ == "__main__":

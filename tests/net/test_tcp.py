@@ -715,3 +715,59 @@ async def test_busy_polling_serves_and_stops_with_the_listener() -> None:
         tcp.listen(ANY, echo, busy_poll=-1)
     with pytest.raises(TypeError, match="busy_poll must be a number of seconds"):
         tcp.listen(ANY, echo, busy_poll="fast")  # type: ignore[arg-type]
+
+
+async def test_busy_polling_leaves_the_loop_its_turn_and_bears_every_ending() -> None:
+    async def handler(conn: Conn) -> None:
+        async for line in conn:
+            await asyncio.sleep(0)  # through the loop's queue
+            await conn.write(line)
+            if line == b"end\n":
+                conn.close()
+
+    async with tcp.listen(ANY, handler, busy_poll=0.01) as listener:
+        for ending in ("end", "reset", "finish"):
+            conn = await tcp.connect(listener.local_addr)
+            for _ in range(20):
+                conn.write(b"x\n")
+                assert await conn.read(b"\n") == b"x\n"
+            if ending == "end":
+                conn.write(b"end\n")
+                assert await conn.read(b"\n") == b"end\n"
+            elif ending == "finish":
+                conn.close_write()
+            if ending == "reset":
+                conn.abort()
+            else:
+                with pytest.raises(EndOfStream):
+                    await conn.read()
+                conn.close()
+            await conn.wait_closed()
+        assert listener.stats.handler_errors == 0
+
+
+@pytest.mark.parametrize("reader", ["waits", "gives up", "takes counts"])
+async def test_long_pieces_are_whole(reader: str) -> None:
+    data = bytes(range(256)) * 2000
+    async with pair() as (client, server, _):
+        writer = asyncio.create_task(_write_in_pieces(client, data))
+        received = [await server.read()]
+        while sum(map(len, received)) < len(data):
+            if reader == "gives up":
+                reading = asyncio.ensure_future(server.read())
+                await asyncio.sleep(0)
+                reading.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    received.append(await reading)
+            if reader == "takes counts" and server.unread_bytes > 1000:
+                received.append(await server.read(1000))
+            else:
+                received.append(await server.read())
+        await writer
+        assert b"".join(received) == data
+
+
+async def _write_in_pieces(conn: Conn, data: bytes) -> None:
+    for start in range(0, len(data), 40_000):
+        await conn.write(data[start : start + 40_000])
+        await asyncio.sleep(0)

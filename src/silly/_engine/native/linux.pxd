@@ -137,7 +137,16 @@ cdef extern from "<time.h>" nogil:
         CLOCK_MONOTONIC
 
 
+cdef extern from *:
+    """
+    static inline void silly_set_errno(int error) { errno = error; }
+    """
+    void set_errno "silly_set_errno"(int error) noexcept nogil
+
+
 cdef extern from "Python.h":
+    PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *data, Py_ssize_t size) except NULL
+    int _PyBytes_Resize(PyObject **bytes, Py_ssize_t size) except -1
     object PyObject_CallOneArg(object callable, object arg)
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1

@@ -5,7 +5,8 @@ cdef enum:
     RECEIVE = 131072  # bytes received at once, at most
     HEADROOM = 16384  # unread bytes that are moved to where the next ones arrive, at most
     GROUP = 32  # sources that receive before the first of them is handed its bytes
-    SCRATCH = 4 * RECEIVE  # for what a group received
+    GROUP_BYTES = 65536  # received by a group, at which it is handed them: more leaves the cache
+    SCRATCH = 2 * GROUP_BYTES + 2 * RECEIVE  # for what a group received
     STAGE = 131072  # for what handlers write until it is sent
 
 
@@ -18,6 +19,7 @@ cdef class Source:
     cdef int watch(self, uint32_t interest) except -1
     cdef int release(self) except -1
     cdef int ready(self, uint32_t events) except -1
+    cdef int try_receive(self) except -1
     cdef int hand_out(self) except -1
     cdef int end_of_turn(self) except -1
     cdef int own(self) except -1
@@ -41,6 +43,7 @@ cdef class Reactor:
     cdef bint flushing  # ... which is scheduled
 
     cdef list received  # the group: sources whose bytes were not handed out yet
+    cdef size_t received_bytes  # how many these are
     cdef uint8_t *scratch  # where these bytes are
     cdef size_t scratch_used
     cdef uint8_t *stage  # what the sources in `written` are to send
@@ -50,6 +53,8 @@ cdef class Reactor:
     cdef double busy_poll
     cdef double last_event
     cdef bint spinning
+    cdef Source hot  # while spinning: the one source that was ready last
+    cdef object loop_queue  # what the loop will call next; None: it does not tell
 
     cdef double now(self) except -1
     cdef int add(self, Source source) except -1
@@ -57,6 +62,10 @@ cdef class Reactor:
     cdef int flush_later(self, Source source) except -1
     cdef int flush(self) except -1
     cdef int batch(self) except -1
+    cdef int begin_batch(self) except -1
+    cdef int end_batch(self, bint nested) except -1
+    cdef int poll(self) except -1
+    cdef int receive_hot(self) except -1
     cdef int hand_out(self) except -1
     cdef int take_away(self) except -1
     cdef int disown(self) except -1

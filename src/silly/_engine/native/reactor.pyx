@@ -49,7 +49,8 @@ import weakref
 cdef enum:
     EVENTS = 256  # taken from the kernel at once; with as many served, the loop has its turn
 
-cdef double SPIN = 20e-6  # seconds of busy polling before the loop has its turn
+cdef double SPIN = 20e-6  # seconds of busy polling before the loop has its turn ...
+cdef double LONG_SPIN = 200e-6  # ... where it can be seen whether it has anything to do
 
 cdef object _reactors = weakref.WeakKeyDictionary()  # loop -> weak reference to its reactor
 
@@ -121,6 +122,10 @@ cdef class Source:
     cdef int ready(self, uint32_t events) except -1:
         raise NotImplementedError
 
+    cdef int try_receive(self) except -1:
+        """Receive what is there, without having been told that anything is; tell whether it was."""
+        return 0
+
     cdef int hand_out(self) except -1:
         """Step whoever waits for what was received."""
         return 0
@@ -156,6 +161,10 @@ cdef class Reactor:
         self.stage = <uint8_t *>PyMem_RawMalloc(STAGE)
         if self.scratch == NULL or self.stage == NULL:
             raise MemoryError
+        # glibc's malloc gives blocks of 128 KiB back to the system at once, until one larger
+        # than that was freed (mallopt(3), M_MMAP_THRESHOLD): long pieces would be new pages.
+        PyMem_RawFree(PyMem_RawMalloc(4 * RECEIVE))
+        self.loop_queue = getattr(loop, "_ready", None)
         # A loop whose clock is not the system's (a virtual one) is asked for the time.
         time = getattr(type(loop), "time", None)
         self.own_clock = time is not asyncio.BaseEventLoop.time and not (
@@ -216,52 +225,67 @@ cdef class Reactor:
 
     cdef int batch(self) except -1:
         """Serve what is ready; return how many events that were."""
+        cdef bint nested = self.in_batch
+        cdef int served = 0
+        self.begin_batch()
+        try:
+            served = self.poll()
+        finally:
+            self.end_batch(nested)
+        return served
+
+    cdef int begin_batch(self) except -1:
+        if self.in_batch:  # a loop that runs inside a handler
+            self.direct = False
+            self.take_away()
+        else:
+            self.direct = self.in_batch = True
+        return 0
+
+    cdef int end_batch(self, bint nested) except -1:
+        self.direct = False  # of a nested one: a task runs around it
+        self.in_batch = nested
+        if PyList_GET_SIZE(self.received) > 0:  # left by an exception
+            self.take_away()
+            self.loop.call_soon(self._hand_out)
+        if PyList_GET_SIZE(self.written) > 0 and not self.flushing:  # so is this
+            self.flushing = True
+            self.loop.call_soon(self._flush)
+        return 0
+
+    cdef int poll(self) except -1:
         cdef epoll_event events[EVENTS]
         cdef int count, i, served = 0
         cdef uint32_t fd
         cdef Source source
         cdef object entry
-        cdef bint was_direct = self.direct
-        cdef bint was_in_batch = self.in_batch
-        self.in_batch = True
-        self.direct = not was_in_batch
-        if was_in_batch:
-            self.take_away()
-        try:
-            # Looking again costs less than the loop's turn in between would.
-            while served < EVENTS and self.epoll >= 0:
-                count = epoll_wait(self.epoll, events, EVENTS, 0)
-                if count <= 0:
-                    break
-                served += count
-                self.last_event = self.batch_time = monotonic()
-                for i in range(count):
-                    fd = <uint32_t>events[i].data.u64
-                    if fd >= <uint32_t>PyList_GET_SIZE(self.table):
-                        continue
-                    entry = <object>PyList_GET_ITEM(self.table, fd)
-                    if entry is None:
-                        continue
-                    source = <Source>entry
-                    if source.generation == <uint32_t>(events[i].data.u64 >> 32):
-                        source.ready(events[i].events)
-                    if PyList_GET_SIZE(self.received) >= GROUP or (
-                        self.scratch_used > SCRATCH - 2 * RECEIVE
-                    ):
-                        self.hand_out()
-                if PyList_GET_SIZE(self.received) > 0:
+        # Looking again costs less than the loop's turn in between would.
+        while served < EVENTS and self.epoll >= 0:
+            count = epoll_wait(self.epoll, events, EVENTS, 0)
+            if count <= 0:
+                break
+            served += count
+            self.last_event = self.batch_time = monotonic()
+            for i in range(count):
+                fd = <uint32_t>events[i].data.u64
+                if fd >= <uint32_t>PyList_GET_SIZE(self.table):
+                    continue
+                entry = <object>PyList_GET_ITEM(self.table, fd)
+                if entry is None:
+                    continue
+                source = <Source>entry
+                if source.generation == <uint32_t>(events[i].data.u64 >> 32):
+                    if self.busy_poll > 0:
+                        self.hot = source if count == 1 else None
+                    source.ready(events[i].events)
+                if PyList_GET_SIZE(self.received) >= GROUP or (
+                    self.received_bytes >= GROUP_BYTES or self.scratch_used >= 2 * GROUP_BYTES
+                ):
                     self.hand_out()
-                if PyList_GET_SIZE(self.written) > 0:
-                    self.flush()
-        finally:
-            self.direct = was_direct
-            self.in_batch = was_in_batch
-            if PyList_GET_SIZE(self.received) > 0:  # left by an exception
-                self.take_away()
-                self.loop.call_soon(self._hand_out)
-            if PyList_GET_SIZE(self.written) > 0 and not self.flushing:  # so is this
-                self.flushing = True
-                self.loop.call_soon(self._flush)
+            if PyList_GET_SIZE(self.received) > 0:
+                self.hand_out()
+            if PyList_GET_SIZE(self.written) > 0:
+                self.flush()
         return served
 
     # ------------------------------------------------------------------- groups
@@ -276,7 +300,7 @@ cdef class Reactor:
             source.hand_out()
             i += 1
         received.clear()
-        self.scratch_used = 0
+        self.scratch_used = self.received_bytes = 0
         if PyList_GET_SIZE(self.written) > 0:
             self.flush()
         return 0
@@ -321,18 +345,35 @@ cdef class Reactor:
 
     def _spin(self):
         """Poll for a moment, then let the loop have its turn, until nothing came for long."""
-        cdef double until = monotonic() + SPIN
-        cdef double now
-        while True:
-            if self.batch() > 0:
-                break
-            now = monotonic()
-            if now >= until:
+        cdef double until = monotonic() + (SPIN if self.loop_queue is None else LONG_SPIN)
+        cdef int turns = 0
+        while self.epoll >= 0:
+            if self.hot is None or turns & 7 == 7 or self.receive_hot() == 0:
+                self.batch()
+            turns += 1
+            if monotonic() >= until or (self.loop_queue is not None and len(self.loop_queue) > 0):
                 break
         if self.epoll >= 0 and monotonic() - self.last_event < self.busy_poll:
             self.loop.call_soon(self._spin)
         else:
             self.spinning = False
+            self.hot = None
+
+    cdef int receive_hot(self) except -1:
+        """Try the one source that was ready last, without asking epoll; tell whether it was."""
+        cdef bint nested = self.in_batch
+        cdef int received = 0
+        cdef double before = self.batch_time
+        self.begin_batch()
+        self.batch_time = monotonic()
+        try:
+            received = self.hot.try_receive()
+            if received:
+                self.last_event = self.batch_time
+                self.hand_out()
+        finally:
+            self.end_batch(nested)
+        return received
 
     # --------------------------------------------------------------------- forks
 
@@ -344,6 +385,7 @@ cdef class Reactor:
             self.epoll = -1
         self.written = []
         self.received = []
+        self.hot = None
         self.sources = 0
         table, self.table = self.table, []
         for entry in table:

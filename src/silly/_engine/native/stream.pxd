@@ -13,6 +13,7 @@ cdef class Stream(Source):
     cdef uint8_t *in_data
     cdef size_t in_start, in_end
     cdef size_t in_capacity  # 0: in_data is in the reactor's scratch buffer, or NULL
+    cdef bytes piece  # what in_data is in, if that is neither our own nor the reactor's
     cdef bytes sought  # the delimiter of the last search ...
     cdef size_t searched  # ... and how many unread bytes cannot begin it
     cdef size_t limit_of_reads
@@ -26,6 +27,7 @@ cdef class Stream(Source):
     cdef size_t limit_of_queue
     cdef list wake_on_room
 
+    cdef uint8_t bulk  # the last piece was long
     cdef uint8_t paused
     cdef uint8_t in_turn
     cdef uint8_t crowded
@@ -63,6 +65,7 @@ cdef class Stream(Source):
     cdef int reserve(self, size_t room) except -1
     cdef int forget_incoming(self) except -1
     cdef int receive(self) except -1
+    cdef ssize_t receive_piece(self) except -2
     cdef int receive_end(self) except -1
     cdef int wake_reader(self) except -1
     cdef int control_flow(self) except -1

@@ -48,6 +48,7 @@ from silly._engine.native.linux cimport (
     SO_LINGER,
     SOL_SOCKET,
     TIOCOUTQ,
+    _PyBytes_Resize,
     getpeername,
     getsockname,
     inet_ntop,
@@ -57,11 +58,13 @@ from silly._engine.native.linux cimport (
     memchr,
     memmem,
     msghdr,
+    new_bytes,
     ntohl,
     ntohs,
     recv,
     send,
     sendmsg,
+    set_errno,
     setsockopt,
     shutdown,
     sockaddr,
@@ -95,7 +98,7 @@ cdef object logger = logging.getLogger("silly.net")
 
 cdef enum:
     HIGH_WATER = 65536  # bytes: a batch this large leaves at once; writers wait above it
-    LARGE = 16384  # bytes: a write longer than this leaves at once, without being copied
+    LARGE = 16384  # bytes: a piece longer than this is received and sent without being copied
 
 cdef enum:  # what `find` and `match` return instead of a number of bytes
     INCOMPLETE = 0
@@ -266,9 +269,13 @@ cdef class Stream(Source):
 
     cdef bytes take(self, size_t count):
         """Remove and return the first *count* unread bytes."""
-        cdef bytes taken = PyBytes_FromStringAndSize(
-            <const char *>self.in_data + self.in_start, <Py_ssize_t>count
-        )
+        cdef bytes taken
+        if self.piece is not None and count == <size_t>PyBytes_GET_SIZE(self.piece):
+            taken = self.piece
+        else:
+            taken = PyBytes_FromStringAndSize(
+                <const char *>self.in_data + self.in_start, <Py_ssize_t>count
+            )
         self.in_start += count
         self.searched = self.searched - count if self.searched > count else 0
         if self.in_start == self.in_end:
@@ -287,6 +294,7 @@ cdef class Stream(Source):
         if self.in_capacity:
             PyMem_RawFree(self.in_data)
             self.in_capacity = 0
+        self.piece = None
         return 0
 
     cdef int reserve(self, size_t room) except -1:
@@ -326,15 +334,21 @@ cdef class Stream(Source):
         self.in_capacity = unread
         self.in_start = 0
         self.in_end = unread
+        self.piece = None
         return 0
 
     cdef int receive(self) except -1:
-        """Receive once; what came is handed out when the group has received."""
+        """Receive once; what came is handed out when the group has received.
+
+        Returns 0 if nothing was there.
+        """
         cdef Reactor reactor = self.reactor
         cdef size_t unread = self.in_end - self.in_start
         cdef uint8_t *place
         cdef ssize_t count
-        if unread <= HEADROOM:
+        if unread == 0 and self.bulk and self.reader is not None and self.reader.kind == ALL:
+            count = self.receive_piece()
+        elif unread <= HEADROOM:
             place = reactor.scratch + reactor.scratch_used
             count = recv(self.fd, place + unread, RECEIVE, 0)
             if count > 0:
@@ -351,14 +365,36 @@ cdef class Stream(Source):
             if count > 0:
                 self.in_end += <size_t>count
         if count > 0:
+            self.bulk = count > LARGE
             self.bytes_in += count
             self.last_activity = reactor.now()
             reactor.received.append(self)
+            reactor.received_bytes += <size_t>count
         elif count == 0:
             self.receive_end()
-        elif errno != EAGAIN and errno != EINTR:
+        elif errno == EAGAIN or errno == EINTR:
+            return 0
+        else:
             self.lose(OSError(errno, os.strerror(errno)))
-        return 0
+        return 1
+
+    cdef ssize_t receive_piece(self) except -2:
+        """Receive into the very bytes object that the reader will be given: no copy."""
+        cdef PyObject *piece = new_bytes(NULL, RECEIVE)
+        cdef ssize_t count = recv(self.fd, PyBytes_AS_STRING(<bytes>piece), RECEIVE, 0)
+        cdef int error = errno
+        if count > 0:
+            _PyBytes_Resize(&piece, count)
+            self.piece = <bytes>piece
+            self.in_data = <uint8_t *>PyBytes_AS_STRING(<bytes>piece)
+            self.in_start = 0
+            self.in_end = <size_t>count
+        Py_DECREF(<object>piece)
+        set_errno(error)
+        return count
+
+    cdef int try_receive(self) except -1:
+        return self.receive() if self.interest & EPOLLIN else 0
 
     cdef int hand_out(self) except -1:
         """Step the reader if what was received completes its read."""

@@ -1,0 +1,192 @@
+"""Measures what choices in the engine are worth: ``python experiments/variants.py NAME...``.
+
+A variant is the source with one place changed. It is copied to build/variants/,
+built there (by Cython, which `pip install -e '.[bench]'` brings), and measured beside an
+unchanged copy that was built the same way. The ratios are to the latter: below 1.00 times its
+throughput, the choice is worth the rest. ``a+b`` is both changes at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import machine  # noqa: E402 - it is found there
+import run  # noqa: E402
+
+NATIVE = "src/silly/_engine/native"
+ECHO = "benchmarks/servers/silly_echo.py"
+SOURCES = ("src/**/*.py", "src/**/*.py[xi]", "src/**/*.pxd", ECHO)
+PROJECT = ("setup.py", "pyproject.toml", "README.md", "LICENSE")
+UNCHANGED = "as it is"
+
+
+@dataclass(frozen=True)
+class Variant:
+    name: str
+    file: str
+    old: str  # occurs once in the file
+    new: str
+    why: str
+    jobs: tuple[str, ...] = ("ping-pong 64 B",)  # where it matters: parts of their names
+
+
+VARIANTS = (
+    Variant(
+        "call_soon",
+        f"{NATIVE}/reactor.pyx",
+        "self.direct = not was_in_batch",
+        "self.direct = False",
+        "wake everybody through the loop's queue, as an asyncio.Future does",
+    ),
+    Variant(
+        "task",
+        "src/silly/net/tcp.py",
+        "coroutine = engine.stepped(self._start(conn))",
+        "coroutine = self._start(conn)",
+        "no trampoline: each step is the task's own",
+    ),
+    Variant(
+        "eager",
+        f"{NATIVE}/stream.pyx",
+        "LARGE = 16384",
+        "LARGE = 0",
+        "send each write at once",
+        ("64 B, 100 conn", "in flight"),
+    ),
+    Variant(
+        "eager_first",
+        f"{NATIVE}/stream.pyx",
+        "        batched = self.batched + length\n",
+        "        batched = self.batched + length\n"
+        "        if not self.in_turn:\n"
+        "            self.in_turn = True\n"
+        "            self.reactor.flush_later(self)\n"
+        "            return self.write_at_once(<bytes>data)\n",
+        "send the first write of a turn at once, and the others together",
+        ("64 B, 100 conn", "in flight"),
+    ),
+    Variant(
+        "single",
+        f"{NATIVE}/reactor.pxd",
+        "GROUP = 32",
+        "GROUP = 1",
+        "receive, hand out and send connection by connection, instead of in groups",
+    ),
+    Variant(
+        "whole_batch",
+        f"{NATIVE}/reactor.pxd",
+        "GROUP = 32",
+        "GROUP = 256",
+        "one group for all that is ready, however many",
+    ),
+    Variant(
+        "one_look",
+        f"{NATIVE}/reactor.pyx",
+        "while served < EVENTS and self.epoll >= 0:",
+        "while served == 0 and self.epoll >= 0:",
+        "give the loop its turn after each look at what is ready",
+    ),
+    Variant(
+        "exceptions",
+        f"{NATIVE}/stream.pyx",
+        "slots.tp_as_async.am_send = function",
+        "pass",
+        "results of read and write come as StopIteration, without am_send",
+        ("64 B, 100 conn", "in flight"),
+    ),
+    Variant(
+        "busy_poll",
+        ECHO,
+        'busy_poll = 0.0001 if "busy" in sys.argv else 0.0',
+        "busy_poll = 0.0001",
+        "look for more for 100 microseconds before sleeping",
+        ("64 B, 1 connection", "64 B, 10 connections"),
+    ),
+)
+
+
+def made(names: str) -> Path:
+    """Return a copy of the source with these changes, built; an older one if it is the same."""
+    sources = [path for one in SOURCES for path in ROOT.glob(one)]
+    files = {path.relative_to(ROOT): path.read_text() for path in sources}
+    for name in names.split("+") if names != UNCHANGED else ():
+        variant = next(one for one in VARIANTS if one.name == name)
+        text = files[Path(variant.file)]
+        if text.count(variant.old) != 1:
+            sys.exit(f"{name}: {variant.file} has not exactly one {variant.old!r}")
+        files[Path(variant.file)] = text.replace(variant.old, variant.new)
+    identity = hashlib.sha256(repr((sorted(files.items()), sys.version)).encode()).hexdigest()[:12]
+    into = ROOT / "build/variants" / f"{names.replace(' ', '_')}-{identity}"
+    if not (into / "built").exists():
+        print(f"building {names}", flush=True)
+        for path, text in files.items():
+            (into / path).parent.mkdir(parents=True, exist_ok=True)
+            (into / path).write_text(text)
+        for name in PROJECT:
+            shutil.copy(ROOT / name, into)
+        subprocess.run(
+            [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+            cwd=into,
+            env={**os.environ, "SILLY_BUILD_NATIVE": "1"},
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        (into / "built").touch()
+    return into
+
+
+def main() -> None:
+    listed = "\n".join(f"  {one.name:12} {one.why}" for one in VARIANTS)
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n")[0],
+        epilog=f"variants:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="+", metavar="NAME", help="a variant, or two as in a+b")
+    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
+    parser.add_argument("--seconds", type=float, default=0.5, help="per measurement; default: 0.5")
+    parser.add_argument(
+        "--job", action="append", help="part of a name, again for more; default: where it matters"
+    )
+    parser.add_argument("--engine", choices=("native", "portable"), default="native")
+    parser.add_argument("--build-only", action="store_true", help="do not measure")
+    args = parser.parse_args()
+    wanted = [part for names in args.names for part in names.split("+")]
+    by_name = {one.name: one for one in VARIANTS}
+    for name in wanted:
+        if name not in by_name:
+            parser.error(f"no variant {name!r}; there are {', '.join(by_name)}")
+    if importlib.util.find_spec("Cython") is None:
+        sys.exit("variants are built with Cython: pip install -e '.[bench]'")
+    built = {names: made(names) for names in (UNCHANGED, *args.names)}
+    if args.build_only:
+        return
+    print(f"network: {machine.own_network()}")
+    parts = args.job or [part for one in wanted for part in by_name[one].jobs]
+    jobs = [job for job in run.JOBS if any(part in job.name for part in parts)]
+    kinds = [
+        run.Kind(
+            names,
+            (run.PY, "-m", "silly", str(directory / ECHO)),
+            environment=(("SILLY_ENGINE", args.engine), ("PYTHONPATH", str(directory / "src"))),
+        )
+        for names, directory in built.items()
+    ]
+    with tempfile.TemporaryDirectory() as temporary:
+        run.compare(kinds, jobs, args.rounds, args.seconds, Path(temporary))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""What the benchmark says of the network that it measured in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+PROGRAM = "import machine; print(machine.own_network())"
+
+
+def network(path: Path | str) -> str:
+    """Return what a program says that has its commands from *path*."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={**os.environ, "PATH": str(path), "PYTHONPATH": str(BENCHMARKS)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def test_without_the_command_the_network_is_shared(tmp_path: Path) -> None:
+    assert network(tmp_path) == "the machine's, shared (no unshare command)"
+
+
+def test_where_it_is_refused_the_network_is_shared_and_the_reason_is_said(tmp_path: Path) -> None:
+    unshare = tmp_path / "unshare"
+    unshare.write_text("#!/bin/sh\necho 'unshare: not today' >&2\nexit 1\n")
+    unshare.chmod(0o755)
+    assert network(tmp_path) == "the machine's, shared (unshare: not today)"
+
+
+def test_a_network_of_its_own_has_the_settings() -> None:
+    prepare = [sys.executable, str(BENCHMARKS / "machine.py")]
+    allowed = shutil.which("unshare") and any(
+        subprocess.run(["unshare", *how, *prepare], capture_output=True, check=False).returncode
+        == 0
+        for how in (["--net"], ["--map-root-user", "--net"])
+    )
+    if not allowed:
+        pytest.skip("no network namespaces here")
+    said = network(os.environ["PATH"])
+    assert said.startswith("own namespace, tcp_congestion_control reno, tcp_max_tw_buckets 0, ")
