@@ -37,16 +37,18 @@ from pathlib import Path
 from typing import Any
 
 FIRST_BYTE, READ, WINDOW, LINGER = 4.0, 8.0, 8.0, 2.0  # seconds: the server's deadlines
+FILL = 8.0  # seconds in which the kernels' buffers fill up, before the server has to queue
 SLACK = 5.0  # seconds: for a machine that has other things to do
 READ_LIMIT = 64 * 1024
 GROWTH = 2 * 1024  # KiB that the server may grow by in the churn, once it is warm
 PER_CLIENT = 3  # KiB for each hostile connection ...
 PER_GREEDY = 512  # ... and for each that makes the server hold bytes
 
-# How long each kind may hold on: the deadline, two looks at it, and the slack.
+# How long each kind may hold on: the deadline (of the rate: two windows), two looks at it,
+# and the slack.
 MAY_STAY = {
     "slowloris": READ * 1.25 + SLACK,
-    "never reading": 2.5 * WINDOW + SLACK,
+    "never reading": FILL + 2.5 * WINDOW + SLACK,
     "silent": FIRST_BYTE * 1.25 + SLACK,
     "endless line": READ * 1.25 + SLACK,
     "resetting": READ * 1.25 + SLACK,
