@@ -46,8 +46,8 @@ VARIANTS = (
     Variant(
         "call_soon",
         f"{NATIVE}/reactor.pyx",
-        "self.direct = not was_in_batch",
-        "self.direct = False",
+        "self.direct = self.in_batch = True",
+        "self.in_batch = True",
         "wake everybody through the loop's queue, as an asyncio.Future does",
     ),
     Variant(
@@ -101,7 +101,7 @@ VARIANTS = (
     Variant(
         "exceptions",
         f"{NATIVE}/stream.pyx",
-        "slots.tp_as_async.am_send = function",
+        "slots.tp_as_async.am_send = send",
         "pass",
         "results of read and write come as StopIteration, without am_send",
         ("64 B, 100 conn", "in flight"),

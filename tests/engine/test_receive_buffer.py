@@ -89,8 +89,8 @@ def test_an_empty_buffer_owns_no_memory() -> None:
     for piece in (b"a" * 5000, b"b" * 5000):
         buffer.feed(piece)
     buffer.take(10_000)
-    assert buffer._data == b""
-    assert type(buffer._data) is bytes
+    assert buffer.data == b""
+    assert type(buffer.data) is bytes
 
 
 def test_whole_piece_is_not_copied() -> None:

@@ -11,10 +11,12 @@ import array
 import asyncio
 import contextlib
 import errno
+import functools
 import os
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 from silly._engine.interface import (
@@ -37,14 +39,15 @@ __all__ = ["NAME", "Stream", "attach", "serve", "stepped"]
 
 NAME: Final = "portable"
 
+_RECEIVE: Final = 64 * 1024  # bytes at a time
 _RESET_ON_CLOSE: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
-class AsyncioLink(asyncio.Protocol):
+class AsyncioLink(asyncio.BaseProtocol):
     """A link over one asyncio transport.
 
-    The callbacks that carry data are bound to the stream's own methods once it
-    is there, and `send` to the transport's, so that no frame stands between.
+    `send` and what takes in the bytes are bound to the transport's and the
+    stream's own methods once these are there, so that no frame stands between.
     """
 
     __slots__ = (
@@ -54,11 +57,9 @@ class AsyncioLink(asyncio.Protocol):
         "_gone",
         "_transport",
         "_upward",
-        "data_received",
         "local_sockaddr",
         "remote_sockaddr",
         "send",
-        "unsent",
         "was_made",
     )
     local_sockaddr: Any
@@ -71,7 +72,6 @@ class AsyncioLink(asyncio.Protocol):
         self.was_made = False
         self._crowded = self._gone = False
         self._upward: Upward
-        self.data_received = super().data_received  # type: ignore[method-assign]
 
     # -------------------------------------------- called by asyncio's transport
 
@@ -86,12 +86,9 @@ class AsyncioLink(asyncio.Protocol):
             self.abort()
             return
         self.send = transport.write
-        self.unsent = transport.get_write_buffer_size
         self._upward = self._accept(self)
         self.was_made = True
         del self._accept
-        self.data_received = self._upward.received  # type: ignore[assignment, method-assign]
-        transport.set_protocol(self)  # uvloop looks the callback up once, here
 
     def eof_received(self) -> bool:
         self._upward.ended()
@@ -115,9 +112,14 @@ class AsyncioLink(asyncio.Protocol):
         self._gone = True
         if exc is not None and not isinstance(exc, OSError):
             exc = ConnectionAbortedError(f"{type(exc).__name__}: {exc}")
-        self._upward.lost(exc)
+        upward = self._upward
+        del self._upward  # stream and link refer to each other no more: no work for the collector
+        upward.lost(exc)
 
     # --------------------------------------------------- called by the stream
+
+    def unsent(self) -> int:
+        return self._transport.get_write_buffer_size()
 
     def pause(self) -> None:
         if not self._transport.is_closing():
@@ -172,6 +174,71 @@ class AsyncioLink(asyncio.Protocol):
         return cast(socket.socket, self._transport.get_extra_info("socket"))
 
 
+class _PiecesLink(AsyncioLink, asyncio.Protocol):
+    """Takes pieces as the transport received them."""
+
+    __slots__ = ("data_received",)
+
+    def __init__(self, accept: Accept, sockaddr: Any = None, gate: Gate | None = None) -> None:
+        super().__init__(accept, sockaddr, gate)
+        self.data_received = super().data_received  # type: ignore[method-assign]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.data_received = self._upward.received  # type: ignore[method-assign, assignment]
+        self._transport.set_protocol(self)  # uvloop looks the callback up once, here
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del self.data_received
+        super().connection_lost(exc)
+
+
+class _ScratchLink(AsyncioLink, asyncio.BufferedProtocol):
+    """Receives into one buffer, of the loop's.
+
+    For the stock loops, whose transports else allocate 256 KiB for each piece
+    and shrink that to what came, which costs system calls, and a page for each
+    piece that is kept.
+    """
+
+    __slots__ = ("_received", "_scratch")
+
+    def __init__(
+        self,
+        scratch: memoryview,
+        accept: Accept,
+        sockaddr: Any = None,
+        gate: Gate | None = None,
+    ) -> None:
+        super().__init__(accept, sockaddr, gate)
+        self._scratch = scratch
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._received = self._upward.received
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - it is large
+        return self._scratch
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._received(bytes(self._scratch[:nbytes]))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del self._received
+        super().connection_lost(exc)
+
+
+def link_factory(loop: asyncio.AbstractEventLoop, accept: Accept) -> Callable[..., AsyncioLink]:
+    """Return what makes links, of the kind that is best on *loop*."""
+    if isinstance(loop, asyncio.BaseEventLoop):
+        scratch = getattr(loop, "_silly_scratch", None)
+        if scratch is None:
+            scratch = memoryview(bytearray(_RECEIVE))
+            loop._silly_scratch = scratch  # type: ignore[attr-defined]
+        return functools.partial(_ScratchLink, scratch, accept)
+    return functools.partial(_PiecesLink, accept)
+
+
 class _Nobody:
     """Stands above a link that was not let in."""
 
@@ -192,7 +259,7 @@ class SocketServer:
     ) -> None:
         self._loop = loop
         self._sock = sock
-        self._accept = accept
+        self._new_link = link_factory(loop, accept)
         self._gate = gate
         self._making: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -231,7 +298,7 @@ class SocketServer:
         return True
 
     async def _make(self, sock: socket.socket, sockaddr: Any, client: bytes) -> None:
-        link = AsyncioLink(self._accept, sockaddr)
+        link = self._new_link(sockaddr=sockaddr)
         try:
             sock.setblocking(False)
             await self._loop.connect_accepted_socket(lambda: link, sock)
@@ -347,7 +414,9 @@ class LoopServer:
         self, loop: asyncio.AbstractEventLoop, backlog: int, accept: Accept, gate: Gate
     ) -> None:
         server = await loop.create_server(
-            lambda: AsyncioLink(accept, gate=gate), sock=self._sock, backlog=backlog
+            functools.partial(link_factory(loop, accept), gate=gate),
+            sock=self._sock,
+            backlog=backlog,
         )
         if self._closed:
             server.close()
@@ -387,10 +456,7 @@ def serve(
 async def attach(loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: Accept) -> None:
     """Make a link of *sock* (see `silly._engine.interface.Engine.attach`)."""
     send_without_delay(sock)
-
-    def make_link() -> AsyncioLink:
-        return AsyncioLink(accept)
-
+    make_link = link_factory(loop, accept)
     try:
         if sock.family == getattr(socket, "AF_UNIX", None):
             await loop.create_unix_connection(make_link, sock=sock)

@@ -26,29 +26,30 @@ _COPY_TWICE_BELOW = 4096  # a slice of a slice is cheaper than a memoryview up t
 class ReceiveBuffer:
     """Unread bytes, in the order in which they arrived."""
 
-    __slots__ = ("_data", "_searched", "_sought", "_start")
+    __slots__ = ("_searched", "_sought", "_start", "data")
 
     def __init__(self) -> None:
-        self._data: bytes | bytearray = b""  # bytes: one piece as it came; bytearray: gathered
-        self._start = 0  # where the unread part of _data begins (0 in a bytearray)
+        # bytes: one piece as it came; bytearray: gathered; empty if and only if nothing is unread
+        self.data: bytes | bytearray = b""
+        self._start = 0  # where the unread part of data begins (0 in a bytearray)
         self._sought = b""  # the delimiter of the last search ...
         self._searched = 0  # ... and how many unread bytes cannot begin it
 
     def __len__(self) -> int:
-        return len(self._data) - self._start
+        return len(self.data) - self._start
 
     def feed(self, piece: bytes) -> None:
         """Append *piece* to the unread bytes."""
-        data = self._data
+        data = self.data
         if self._start == len(data):
-            self._data = piece
+            self.data = piece
             self._start = 0
         elif isinstance(data, bytearray):
             data += piece
         else:
             gathered = bytearray(memoryview(data)[self._start :])
             gathered += piece
-            self._data = gathered
+            self.data = gathered
             self._start = 0
 
     def find(self, delimiter: bytes, limit: int) -> int:
@@ -62,7 +63,7 @@ class ReceiveBuffer:
         if delimiter != self._sought:
             self._sought = delimiter
             self._searched = 0
-        data, start = self._data, self._start
+        data, start = self.data, self._start
         size = len(delimiter)
         at = data.find(delimiter, start + self._searched, start + limit)
         if at >= 0:
@@ -81,17 +82,17 @@ class ReceiveBuffer:
         """How many of the last unread bytes may be the beginning of *delimiter*."""
         held = len(self)
         for count in range(min(len(delimiter) - 1, held), 0, -1):
-            if self._data.endswith(delimiter[:count]):
+            if self.data.endswith(delimiter[:count]):
                 return count
         return 0
 
     def take(self, count: int) -> bytes:
         """Remove and return the first *count* unread bytes; there must be as many."""
-        data, start = self._data, self._start
+        data, start = self.data, self._start
         end = start + count
         self._searched = self._searched - count if self._searched > count else 0
         if end == len(data):
-            self._data = b""
+            self.data = b""
             self._start = 0
             if start == 0:
                 return bytes(data)  # of bytes: the object itself
@@ -109,9 +110,9 @@ class ReceiveBuffer:
 
     def peek(self) -> bytes:
         """Return a copy of all unread bytes."""
-        return bytes(memoryview(self._data)[self._start :])
+        return bytes(memoryview(self.data)[self._start :])
 
     def clear(self) -> None:
         """Forget all unread bytes and give their memory back."""
-        self._data = b""
+        self.data = b""
         self._start = self._searched = 0

@@ -6,7 +6,10 @@ Reading
     against what it wants, so it wakes once, when its read is complete. Bytes
     leave the buffer only in the step in which the reader returns them: whatever
     ends a read early (timeout, cancellation, limit, end of stream) loses none.
-    Only one task may wait at a time.
+    A piece that comes while nothing is unread and is all that the reader wants
+    does not go through the buffer: if the reader can be stepped there and then
+    (trampoline.py), it is handed the piece itself. Only one task may wait at a
+    time.
 
 Flow control
     The link is paused while `read_limit` bytes are unread and no reader needs
@@ -41,11 +44,10 @@ talking, FIN is sent first and its bytes are thrown away until it finishes or
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from silly._arguments import positive_seconds, seconds, seconds_or_none, size
 from silly._engine import complaints
@@ -67,19 +69,15 @@ HIGH_WATER: Final = 64 * 1024  # bytes: a batch this large leaves at once
 
 _ALL: Final = 0  # the wanted count of `read()`: whatever is there
 
-# Why a reader wakes, where it is not for the bytes it wants: neither is a number of these.
-_ENDED: Final = TOO_LONG - 1
-_TIMED_OUT: Final = TOO_LONG - 2
-
 
 class _HasRoom:
     """What `write` returns when there is room: awaiting it does not suspend."""
 
     __slots__ = ()
-    __await__ = staticmethod(functools.partial(iter, ()))
+    __await__ = staticmethod(().__iter__)
 
 
-_HAS_ROOM: Final[Awaitable[None]] = _HasRoom()
+_HAS_ROOM: Final = cast(Awaitable[None], _HasRoom())
 
 
 class _Room:
@@ -112,6 +110,7 @@ class Stream:
         "_ended",
         "_ended_by",
         "_gone",
+        "_handed",
         "_high_water",
         "_idle_swept",
         "_idle_timeout",
@@ -165,9 +164,10 @@ class Stream:
         self._read_limit = read_limit
         self._paused = False
         self._reading = False  # a task is inside a read that had to wait
-        self._waiter: asyncio.Future[int] | Trampoline | None = None  # what it waits on
+        self._waiter: asyncio.Future[None] | Trampoline | None = None  # what it waits on
         self._delimiter: bytes | None = None  # what it wants: this, within _wanted bytes ...
         self._wanted = _ALL  # ... or, without a delimiter, this many bytes
+        self._handed: bytes | None = None  # it, from `received` straight to the reader
 
         # the end
         self._writable = True  # neither closed, nor half-closed, nor lost
@@ -222,7 +222,11 @@ class Stream:
     ) -> Coroutine[Any, Any, bytes]:
         if timeout is not None:
             timeout = seconds_or_none(timeout, "timeout")
-        if isinstance(until, bytes | bytearray | memoryview):
+        if until is None:
+            if limit is not None:
+                raise complaints.limit_without_delimiter()
+            return self._read(None, _ALL, timeout)
+        if type(until) is bytes or isinstance(until, Buffer):
             delimiter = until if type(until) is bytes else bytes(until)
             if not delimiter:
                 raise complaints.empty_delimiter()
@@ -230,141 +234,126 @@ class Stream:
                 limit = self._read_limit
             else:
                 size(limit, "limit", least=1)
-            return self._read_until(delimiter, limit, timeout)
+            return self._read(delimiter, limit, timeout)
         if limit is not None:
             raise complaints.limit_without_delimiter()
-        if until is None:
-            return self._read_all(timeout)
         if isinstance(until, bool) or not isinstance(until, int):
             raise complaints.until_of_wrong_type(until)
-        return self._read_exactly(size(until, "until"), timeout)
+        count = size(until, "until")
+        return self._read(None, count, timeout) if count else self._read_nothing()
 
-    async def _read_until(self, delimiter: bytes, limit: int, timeout: float | None) -> bytes:
+    async def _read(
+        self, delimiter: bytes | None, wanted: int, timeout: float | None = None
+    ) -> bytes:
         if self._reading or self._closing:
-            raise self._reader_error(delimiter, limit)
-        end = self._incoming.find(delimiter, limit)
-        if end == INCOMPLETE:
-            end = await self._wait_for(delimiter, limit, timeout)
-        if end > 0:
-            return self._take(end)
-        raise self._no_match(end, delimiter, limit)
+            raise self._reader_error(delimiter, wanted)
+        taken = self._take(delimiter, wanted)
+        if taken is None:
+            if self._ended or self._loss is not None:
+                raise self._reader_error(delimiter, wanted)
+            timer = None
+            if timeout is not None:
+                timer = self._loop.call_later(timeout, self._wake_reader)
+            try:
+                await self._waiting_for(delimiter, wanted)
+                taken = self._handed
+                self._handed = None
+                if taken is None:
+                    taken = self._take(delimiter, wanted)
+            finally:
+                self._reading = False
+                self._waiter = None
+                if timer is not None:
+                    timer.cancel()
+                if taken is None:
+                    self._control_flow()
+            if taken is None:
+                if self._closing or self._ended or self._loss is not None:
+                    raise self._reader_error(delimiter, wanted)
+                assert timeout is not None
+                raise complaints.read_timed_out(delimiter, wanted, timeout, self.remote_addr)
+        return taken
 
-    async def _read_exactly(self, count: int, timeout: float | None) -> bytes:
+    async def _read_nothing(self) -> bytes:
         if self._reading or self._closing:
-            raise self._reader_error(None, count)
-        if (
-            count > 0
-            and len(self._incoming) < count
-            and await self._wait_for(None, count, timeout) == INCOMPLETE
-        ):
-            raise self._reader_error(None, count)
-        return self._take(count)
-
-    async def _read_all(self, timeout: float | None) -> bytes:
-        if self._reading or self._closing:
-            raise self._reader_error(None, _ALL)
-        if len(self._incoming) == 0 and await self._wait_for(None, _ALL, timeout) == INCOMPLETE:
-            raise self._reader_error(None, _ALL)
-        return self._take(len(self._incoming))
+            raise self._reader_error(None, 0)
+        return b""
 
     def __aiter__(self) -> Stream:
         return self
 
     async def __anext__(self) -> bytes:
+        # `_read` again, without what a line does not need: most programs spend their time here.
         limit = self._read_limit
         if self._reading or self._closing:
             raise self._reader_error(b"\n", limit)
-        end = self._incoming.find(b"\n", limit)
-        if end == INCOMPLETE:
-            end = await self._wait_for(b"\n", limit, None)
-        if end > 0:
-            return self._take(end)
-        if end == INCOMPLETE and self._ended and not self._closing:
-            rest = len(self._incoming)
-            if rest == 0:
+        taken = self._take(b"\n", limit) if self._incoming.data else None
+        if taken is None and not (self._ended or self._loss is not None):
+            try:
+                await self._waiting_for(b"\n", limit)
+                taken = self._handed
+                self._handed = None
+                if taken is None:
+                    taken = self._take(b"\n", limit)
+            finally:
+                self._reading = False
+                self._waiter = None
+                if taken is None:
+                    self._control_flow()
+        if taken is None:
+            if not self._ended or self._closing:
+                raise self._reader_error(b"\n", limit)
+            if not self._incoming.data:
                 raise StopAsyncIteration
-            return self._take(rest)
-        raise self._no_match(end, b"\n", limit)
+            return self._incoming.take(len(self._incoming))
+        return taken
 
-    def _no_match(self, end: int, delimiter: bytes, limit: int) -> Exception:
-        if end == TOO_LONG:
+    def _find(self, delimiter: bytes | None, wanted: int) -> int:
+        """How many unread bytes such a read would return now (as `ReceiveBuffer.find`)."""
+        if delimiter is not None:
+            return self._incoming.find(delimiter, wanted)
+        held = len(self._incoming)
+        if wanted == _ALL:
+            return held
+        return wanted if held >= wanted else INCOMPLETE
+
+    def _take(self, delimiter: bytes | None, wanted: int) -> bytes | None:
+        """Take what such a read returns; None: it is not all there."""
+        incoming = self._incoming
+        count = self._find(delimiter, wanted)
+        if count == INCOMPLETE:
+            return None
+        if count == TOO_LONG:
+            assert delimiter is not None
             self._control_flow()
-            return complaints.limit_exceeded(delimiter, limit, self.remote_addr)
-        return self._reader_error(delimiter, limit)
-
-    def _take(self, count: int) -> bytes:
-        taken = self._incoming.take(count)
-        if self._paused and len(self._incoming) <= self._read_limit // 2:
+            raise complaints.limit_exceeded(delimiter, wanted, self.remote_addr)
+        taken = incoming.take(count)
+        if self._paused and len(incoming) <= self._read_limit // 2:
             self._resume()
         return taken
 
-    async def _wait_for(self, delimiter: bytes | None, wanted: int, timeout: float | None) -> int:
-        """Suspend the reader until its read is complete; return how many bytes to take.
-
-        Or `TOO_LONG`; or `INCOMPLETE`, if there will be no more bytes.
-        """
-        if self._ended or self._loss is not None:
-            return INCOMPLETE
+    def _waiting_for(self, delimiter: bytes | None, wanted: int) -> Awaitable[None]:
+        """Return what suspends the reader until such a read is complete, or never will be."""
         if self._batch:
             self._flush()
         if self._paused:
             self._resume()
-        self._delimiter, self._wanted = delimiter, wanted
+        self._delimiter = delimiter
+        self._wanted = wanted
         self._reading = True
-        timer = None
-        if timeout is not None:
-            timer = self._loop.call_later(timeout, self._time_out_read)
-        count = INCOMPLETE
-        try:
-            while count == INCOMPLETE:
-                woken = await self._suspended()
-                if self._closing:
-                    break
-                count = woken if woken >= TOO_LONG else self._match()
-                if count == INCOMPLETE:
-                    if self._ended or self._loss is not None:
-                        break
-                    if woken == _TIMED_OUT:
-                        assert timeout is not None
-                        raise complaints.read_timed_out(
-                            delimiter, wanted, timeout, self.remote_addr
-                        )
-            return count
-        finally:
-            self._reading = False
-            self._waiter = None
-            if timer is not None:
-                timer.cancel()
-            if count == INCOMPLETE:
-                self._control_flow()
-
-    def _suspended(self) -> Awaitable[int]:
-        """What to await until the reader is woken, and told why."""
-        trampoline = parking()
+        trampoline = parking(self._loop)
         if trampoline is not None:
             self._waiter = trampoline
             return PARKING
         self._waiter = future = self._loop.create_future()
         return future
 
-    def _match(self) -> int:
-        """How many bytes the waiting read would return now (as `ReceiveBuffer.find`)."""
-        if self._delimiter is not None:
-            return self._incoming.find(self._delimiter, self._wanted)
-        held = len(self._incoming)
-        if self._wanted == _ALL:
-            return held
-        return self._wanted if held >= self._wanted else INCOMPLETE
-
-    def _wake_reader(self, reason: int = _ENDED) -> None:
+    def _wake_reader(self) -> None:
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
             if not waiter.done():
-                waiter.set_result(reason)
-
-    def _time_out_read(self) -> None:
-        self._wake_reader(_TIMED_OUT)
+                waiter.set_result(None)
 
     def _reader_error(self, delimiter: bytes | None, wanted: int) -> Exception:
         """Why such a read cannot be, in the state that this stream is in."""
@@ -385,8 +374,11 @@ class Stream:
 
     def _control_flow(self) -> None:
         """Pause the link if it brought as much as may stay unread."""
-        if len(self._incoming) >= self._read_limit and not (
-            self._paused or self._closing or self._ended or self._gone
+        incoming = self._incoming
+        if (
+            incoming.data
+            and len(incoming) >= self._read_limit
+            and not (self._paused or self._closing or self._ended or self._gone)
         ):
             self._paused = True
             self._link.pause()
@@ -418,6 +410,7 @@ class Stream:
             self._batched = batched
             if not self._in_turn:
                 self._in_turn = True
+                self._last_activity = self._clock()
                 self._turn.add(self, self._loop)
         return _HAS_ROOM
 
@@ -431,6 +424,7 @@ class Stream:
             raise complaints.queue_full(unsent, length, self._max_unsent, self.remote_addr)
         self._batch += pieces
         self._batched = length
+        self._last_activity = self._clock()
         self._flush()
         return _Room(self) if self._crowded else _HAS_ROOM
 
@@ -442,7 +436,6 @@ class Stream:
         batch.clear()
         self._batched = 0
         self._bytes_out += len(data)
-        self._last_activity = self._clock()
         self._link.send(data)
 
     def end_of_turn(self) -> None:
@@ -470,7 +463,8 @@ class Stream:
 
     def _wake_writers(self) -> None:
         waiters, self._wake_on_room = self._wake_on_room, None
-        _wake_all(waiters)
+        if waiters is not None:
+            _wake_all(waiters)
 
     # ---------------------------------------------------------------- closing
 
@@ -511,8 +505,10 @@ class Stream:
         self._closing = True
         self._writable = False
         self._incoming.clear()
-        self._wake_reader()
-        self._wake_writers()
+        if self._waiter is not None:
+            self._wake_reader()
+        if self._wake_on_room is not None:
+            self._wake_writers()
 
     def _close_sent(self) -> None:
         """Go on with closing: all that was queued is in the operating system's hands."""
@@ -552,35 +548,40 @@ class Stream:
         """Take in what the link received."""
         self._bytes_in += len(piece)
         self._last_activity = self._clock()
-        if self._closing:
-            return
         incoming = self._incoming
-        incoming.feed(piece)
         waiter = self._waiter
-        if waiter is not None:
-            delimiter = self._delimiter
-            if delimiter is not None:
-                count = incoming.find(delimiter, self._wanted)
-            else:
-                count = self._match()
-            if count == INCOMPLETE:
-                return
-            self._waiter = None
-            if type(waiter) is Trampoline:
-                self._step(waiter, count)
-            elif not waiter.done():
-                waiter.set_result(count)
-        if len(incoming) >= self._read_limit:
-            self._control_flow()
-
-    def _step(self, reader: Trampoline, count: int) -> None:
-        """Let the reader go on, and send what it wrote: without a visit to the loop's queue."""
-        if self._in_turn:  # written to before, and its visit is due
-            reader.step(count)
+        if waiter is None:
+            if not self._closing:
+                incoming.feed(piece)
+                self._control_flow()
             return
-        self._in_turn = True
-        reader.step(count)
-        self.end_of_turn()
+        delimiter, wanted = self._delimiter, self._wanted
+        if not incoming.data and (
+            wanted in (_ALL, len(piece))
+            if delimiter is None
+            else piece.endswith(delimiter)
+            and piece.find(delimiter, 0, wanted) + len(delimiter) == len(piece)
+        ):
+            self._handed = piece  # from end to end what the reader waits for
+        else:
+            incoming.feed(piece)
+            if self._find(delimiter, wanted) == INCOMPLETE:
+                return
+        self._waiter = None
+        # What the reader writes is sent below: without a visit to the loop's queue.
+        in_turn, self._in_turn = self._in_turn, True
+        stepped = type(waiter) is Trampoline and waiter.step()
+        self._in_turn = in_turn
+        if not stepped:
+            if self._handed is not None:
+                incoming.feed(self._handed)
+                self._handed = None
+            if not waiter.done():
+                waiter.set_result(None)
+        elif self._batch and not in_turn:
+            self._flush()
+        if incoming.data:
+            self._control_flow()
 
     def ended(self) -> None:
         """Note that the peer finished sending."""
@@ -610,14 +611,17 @@ class Stream:
         self._crowded = self._writable = False
         self._batch.clear()
         self._batched = 0
-        for timer in (self._linger_timer, self._idle_timer):
-            if timer is not None:
-                timer.cancel()
-        self._linger_timer = self._idle_timer = None
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+            self._linger_timer = None
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
         self._wake_reader()
         self._wake_writers()
         waiters, self._wake_on_gone = self._wake_on_gone, None
-        _wake_all(waiters)
+        if waiters is not None:
+            _wake_all(waiters)
         self._on_gone(self)
 
     # ---------------------------------------------------------------- idleness
@@ -808,7 +812,7 @@ class Stream:
         return self._opened_at, self._opened_at + (self._last_activity - self._opened_tick)
 
 
-def _wake_all(waiters: list[asyncio.Future[None]] | None) -> None:
-    for waiter in waiters or ():
+def _wake_all(waiters: list[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
         if not waiter.done():
             waiter.set_result(None)

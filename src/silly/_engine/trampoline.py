@@ -20,12 +20,20 @@ as the coroutine waits again.
 from __future__ import annotations
 
 import asyncio
+import sys
 from asyncio.tasks import _enter_task, _leave_task  # documented in "Extending asyncio"
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
-from typing import Any, Final
+from typing import Any, Final, cast
 
 __all__ = ["PARKING", "Trampoline", "parking"]
+
+if sys.version_info >= (3, 12):
+    from asyncio import current_task
+else:  # the same, without a Python frame for each wait
+    from asyncio.tasks import _current_tasks  # type: ignore[attr-defined]
+
+    current_task = _current_tasks.get
 
 _PARK: Final = object()  # yielded to a trampoline by a read that waits
 
@@ -35,21 +43,19 @@ _current: Trampoline | None = None  # whose coroutine runs
 
 
 class _Parking:
-    """Awaited by a read: gives the value that the trampoline is woken with."""
+    """Awaited by a read: suspends until the trampoline goes on. No frame of its own."""
 
     __slots__ = ()
-
-    def __await__(self) -> Generator[object, int, int]:
-        return (yield _PARK)
+    __await__ = staticmethod((_PARK,).__iter__)
 
 
-PARKING: Final = _Parking()
+PARKING: Final = cast(Awaitable[None], _Parking())
 
 
-def parking() -> Trampoline | None:
+def parking(loop: asyncio.AbstractEventLoop) -> Trampoline | None:
     """Return the trampoline of the running coroutine: it may await `PARKING`; None: it has none."""
     running = _current
-    if running is not None and running.task is asyncio.current_task():
+    if running is not None and running.task is current_task(loop):
         return running
     return None  # or another task began within its step
 
@@ -69,14 +75,12 @@ class Trampoline(Coroutine[Any, Any, object]):
         "_interrupted",
         "_loop",
         "_message",
-        "_running",
-        "_value",
         "task",
     )
 
     def __init__(self, coroutine: Coroutine[Any, Any, object]) -> None:
         self._coroutine = coroutine
-        self.task: asyncio.Task[Any] | None = None
+        self.task: Any = None
         self._loop: asyncio.AbstractEventLoop
         self._asyncio_future_blocking = False
         self._callback: Callable[[Any], object] | None = None  # what steps the task ...
@@ -85,44 +89,44 @@ class Trampoline(Coroutine[Any, Any, object]):
         self._message: Any = None
         self._holds = _NOTHING
         self._held: Any = None
-        self._value = 0  # for the read that is parked
-        self._running = False  # the coroutine, without the task
-        self._interrupted = False  # cancelled in that time
+        self._interrupted = False  # cancelled while the coroutine ran without the task
 
     # ----------------------------------------------------------- waking the reader
 
-    def step(self, value: int) -> None:
-        """Have the parked read return *value*: now if no task is running, else soon."""
-        if self._done:  # cancelled
-            return
+    def step(self) -> bool:
+        """Have the parked read go on now, if no task is running; tell whether it did."""
         context = self._context
-        if self._callback is None or context is None or asyncio.current_task() is not None:
-            self.set_result(value)
-            return
-        global _current  # noqa: PLW0603 - it is the state of the interpreter that is kept
-        before, _current = _current, self
-        self._running = True
-        self._holds = _NOTHING
-        assert self.task is not None
-        _enter_task(self._loop, self.task)
+        if self._callback is None or context is None:  # cancelled
+            return False
+        loop, task = self._loop, self.task
         try:
-            self._take(context.run(self._coroutine.send, value))
+            _enter_task(loop, task)
+        except RuntimeError:  # another one is running
+            return False
+        global _current  # noqa: PLW0603 - it is the state of the interpreter that is kept
+        _current = self
+        self._holds = _NOTHING
+        try:
+            yielded = context.run(self._coroutine.send, None)
+            if yielded is _PARK:
+                self._holds = _PARKED
+            else:
+                self._hold(_YIELDED, yielded)
         except StopIteration as stop:
             self._hold(_RETURNED, stop.value)
         except BaseException as error:  # noqa: BLE001 - it is the task's
             self._hold(_RAISED, error)
         finally:
-            _leave_task(self._loop, self.task)
-            _current = before
-            self._running = False
+            _current = None
+            _leave_task(loop, task)
         if self._holds != _PARKED or self._interrupted:
             self._interrupted = False
             self._call_back()
+        return True
 
-    def set_result(self, value: int) -> None:
-        """Have the parked read return *value*, in a step of the task."""
+    def set_result(self, _result: None) -> None:
+        """Have the parked read go on, in a step of the task."""
         self._holds = _NOTHING
-        self._value = value
         self._call_back()
 
     def _call_back(self) -> None:
@@ -130,12 +134,6 @@ class Trampoline(Coroutine[Any, Any, object]):
         callback, self._callback = self._callback, None
         if callback is not None:
             self._loop.call_soon(callback, self, context=self._context)
-
-    def _take(self, yielded: object) -> None:
-        if yielded is _PARK:
-            self._holds = _PARKED
-        else:
-            self._hold(_YIELDED, yielded)
 
     def _hold(self, holds: int, held: Any) -> None:
         self._holds = holds
@@ -153,20 +151,19 @@ class Trampoline(Coroutine[Any, Any, object]):
             self._holds = _NOTHING
             if holds == _YIELDED:
                 return held
+            self.task = None
             if holds == _RETURNED:
                 raise StopIteration(held)
             raise held
         if self.task is None:
-            self.task = asyncio.current_task()
             self._loop = asyncio.get_running_loop()
-        value, self._value = self._value or None, 0
+            self.task = current_task(self._loop)
         return self._step_in_task(self._coroutine.send, value)
 
     def throw(self, *error: Any) -> Any:
         """Raise *error* where the coroutine waits."""
         self._holds = _NOTHING
         self._held = None
-        self._value = 0
         return self._step_in_task(self._coroutine.throw, *error)
 
     def _step_in_task(self, go_on: Callable[..., Any], *arguments: Any) -> Any:
@@ -174,6 +171,9 @@ class Trampoline(Coroutine[Any, Any, object]):
         before, _current = _current, self
         try:
             yielded = go_on(*arguments)
+        except BaseException:
+            self.task = None  # the end: nothing is left for the collector of cycles
+            raise
         finally:
             _current = before
         if yielded is not _PARK:
@@ -211,10 +211,10 @@ class Trampoline(Coroutine[Any, Any, object]):
         return int(found)
 
     def cancel(self, msg: Any = None) -> bool:
-        if self._running:
-            self._interrupted = True
-            return False
         if self._done:
+            return False
+        if self._holds == _NOTHING:  # the coroutine runs
+            self._interrupted = True
             return False
         self._cancelled = True
         self._message = msg

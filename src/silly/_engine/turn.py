@@ -11,8 +11,7 @@ goes on.
 from __future__ import annotations
 
 import asyncio
-from typing import ClassVar, Protocol
-from weakref import WeakKeyDictionary
+from typing import Protocol
 
 __all__ = ["Turn"]
 
@@ -26,22 +25,20 @@ class Turn:
 
     __slots__ = ("_written",)
 
-    _of_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, Turn]] = WeakKeyDictionary()
-
     def __init__(self) -> None:
         self._written: list[_Flushable] = []
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> Turn:
         """Return the one `Turn` of *loop*."""
-        turn = cls._of_loop.get(loop)
+        turn: Turn | None = getattr(loop, "_silly_turn", None)
         if turn is None:
-            turn = cls._of_loop[loop] = cls()
+            turn = cls()
+            loop._silly_turn = turn  # type: ignore[attr-defined]
         return turn
 
     def add(self, stream: _Flushable, loop: asyncio.AbstractEventLoop) -> None:
         """Have *stream*'s batch sent at the end of this turn of *loop*."""
-        # The loop is passed, not kept: a value that held its own key would keep both forever.
         if not self._written:
             loop.call_soon(self._end)
         self._written.append(stream)

@@ -140,8 +140,31 @@ cdef extern from "<time.h>" nogil:
 cdef extern from *:
     """
     static inline void silly_set_errno(int error) { errno = error; }
+
+    /* Raises StopIteration(value), taking the reference. Python 3.12 and later make the
+       exception at once; where nobody kept the last one, that one is raised again. */
+    static inline void silly_stop_iteration(PyObject *value) {
+    #if PY_VERSION_HEX >= 0x030C0000 && !defined(Py_GIL_DISABLED)
+        static PyObject *last = NULL;
+        if (PyBytes_CheckExact(value) && PyBytes_GET_SIZE(value) <= 4096) {
+            if (last == NULL || Py_REFCNT(last) > 1) {
+                Py_XDECREF(last);
+                last = PyObject_CallNoArgs(PyExc_StopIteration);
+            }
+            if (last != NULL) {
+                Py_XSETREF(((PyStopIterationObject *)last)->value, value);
+                PyErr_SetRaisedException(Py_NewRef(last));
+                return;
+            }
+            PyErr_Clear();
+        }
+    #endif
+        PyErr_SetObject(PyExc_StopIteration, value);
+        Py_DECREF(value);
+    }
     """
     void set_errno "silly_set_errno"(int error) noexcept nogil
+    void stop_iteration "silly_stop_iteration"(PyObject *value) noexcept
 
 
 cdef extern from "Python.h":
@@ -155,6 +178,7 @@ cdef extern from "Python.h":
         void *am_send
     ctypedef struct PyTypeObject:
         PyAsyncMethods *tp_as_async
+        void *tp_iternext
     void PyType_Modified(PyTypeObject *type)
 
 

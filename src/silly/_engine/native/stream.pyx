@@ -72,6 +72,7 @@ from silly._engine.native.linux cimport (
     sockaddr_in6,
     sockaddr_un,
     socklen_t,
+    stop_iteration,
 )
 from silly._engine.native.reactor cimport (
     HEADROOM,
@@ -1270,18 +1271,30 @@ cdef class Room:
         return self.stream._wait_for_room().__await__()
 
 
-cdef int _set_send(object kind, void *function) except -1:
+cdef PyObject *_next(Read self) except? NULL:
+    # Instead of the __next__ above, which the interpreter calls from Python 3.12 on where it
+    # called am_send before: Cython would note a traceback with each StopIteration.
+    cdef void *out = NULL
+    if self.step(&out) == 0:
+        stop_iteration(<PyObject *>out)
+        return NULL
+    return <PyObject *>out
+
+
+cdef int _set_slots(object kind, void *send, void *next) except -1:
     # Cython has no spelling for the slot am_send of PyAsyncMethods. Of what it returns,
     # 0 is PYGEN_RETURN, 1 PYGEN_NEXT, -1 PYGEN_ERROR (PyIter_Send in the C API).
     cdef PyTypeObject *slots = <PyTypeObject *>kind
-    slots.tp_as_async.am_send = function
+    slots.tp_as_async.am_send = send
+    if next != NULL:
+        slots.tp_iternext = next
     PyType_Modified(slots)
     return 0
 
 
-_set_send(Read, <void *>_send)
-_set_send(Lines, <void *>_send)
-_set_send(HasRoom, <void *>_send_none)
+_set_slots(Read, <void *>_send, <void *>_next)
+_set_slots(Lines, <void *>_send, <void *>_next)
+_set_slots(HasRoom, <void *>_send_none, NULL)
 
 
 # ------------------------------------------------------------- small translations
