@@ -37,16 +37,18 @@ from pathlib import Path
 from typing import Any
 
 FIRST_BYTE, READ, WINDOW, LINGER = 4.0, 8.0, 8.0, 2.0  # seconds: the server's deadlines
+FILL = 8.0  # seconds in which the kernels' buffers fill up, before the server has to queue
 SLACK = 5.0  # seconds: for a machine that has other things to do
 READ_LIMIT = 64 * 1024
 GROWTH = 2 * 1024  # KiB that the server may grow by in the churn, once it is warm
 PER_CLIENT = 3  # KiB for each hostile connection ...
 PER_GREEDY = 512  # ... and for each that makes the server hold bytes
 
-# How long each kind may hold on: the deadline, two looks at it, and the slack.
+# How long each kind may hold on: the deadline (of the rate: two windows), two looks at it,
+# and the slack.
 MAY_STAY = {
     "slowloris": READ * 1.25 + SLACK,
-    "never reading": 2.5 * WINDOW + SLACK,
+    "never reading": FILL + 2.5 * WINDOW + SLACK,
     "silent": FIRST_BYTE * 1.25 + SLACK,
     "endless line": READ * 1.25 + SLACK,
     "resetting": READ * 1.25 + SLACK,
@@ -287,12 +289,12 @@ def percentiles(times: list[float]) -> tuple[float, float]:
     return cuts[49], cuts[98]
 
 
-def churn(port: int, seconds: float) -> int:
+def churn(port: int, seconds: float, at_once: int = 16) -> int:
     """Connect, echo, close, as fast as that goes; return how often."""
     count = 0
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        socks = [connecting(port) for _ in range(16)]
+        socks = [connecting(port) for _ in range(at_once)]
         for sock in socks:
             sock.setblocking(True)
             sock.settimeout(30)
@@ -441,7 +443,7 @@ def exhaustion(server: Server, report: Report, options: argparse.Namespace) -> N
     for sock in held:
         sock.close()
     settle(server, 0, SLACK)
-    report.promise("then the server answers again", f"{churn(server.port, 0.5):,} clients", True)
+    report.promise("then the server answers again", f"{churn(server.port, 0.5, 1):,} clients", True)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
     refused = server.stats()["refused"].get("descriptors", 0)
     report.promise("and has counted them", f"{refused:,}", refused >= reset)

@@ -252,6 +252,8 @@ class _Nobody:
 class SocketServer:
     """Accepts on one socket, whenever the loop says that somebody is waiting."""
 
+    _reserve = -1  # a descriptor to give up when there are no others; -1: none
+
     def __init__(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: Accept, gate: Gate
     ) -> None:
@@ -263,6 +265,10 @@ class SocketServer:
         self._timer: asyncio.TimerHandle | None = None
         self._reserve = _open_reserve()
         loop.add_reader(sock, self._on_ready)
+
+    def __del__(self) -> None:
+        if self._reserve >= 0:  # its loop is gone, and nobody closed it
+            os.close(self._reserve)
 
     def _on_ready(self) -> None:
         for _ in range(AT_ONCE):

@@ -32,7 +32,7 @@ _ENDED: Final = {
     "first_byte_timeout": (logging.INFO, "the client sent nothing"),
     "read_deadline": (logging.WARNING, "the client did not finish what it began to send"),
     "min_send_rate": (logging.WARNING, "the client did not take what was sent"),
-    "linger": (logging.WARNING, "the client did not take the rest after close()"),
+    "linger": (logging.INFO, "the client did not take the rest after close()"),
     "read_limit": (logging.WARNING, "the client sent a line that is too long"),
     "max_unsent": (logging.WARNING, "the client left too much unsent"),
 }

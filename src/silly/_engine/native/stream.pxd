@@ -5,6 +5,11 @@ from silly._engine.native.reactor cimport Source
 from silly._engine.native.waiter cimport Waiter
 
 
+cdef struct Marks:  # see silly._engine.stream
+    int64_t partial, acked
+    double partial_since, acked_since
+
+
 cdef class Stream(Source):
     cdef object __weakref__
     cdef object on_gone
@@ -51,9 +56,7 @@ cdef class Stream(Source):
     cdef double idle_time  # 0: no timeout
     cdef size_t unsent_seen
 
-    # what _look_back saw last: see silly._engine.stream
-    cdef int64_t partial, acked
-    cdef double partial_since, acked_since
+    cdef Marks *marks  # what _look_back saw last; NULL: nothing to remember
 
     cdef sockaddr_in6 peer
     cdef object names  # own and peer's, once `peer` or the socket cannot tell
@@ -98,6 +101,8 @@ cdef class Stream(Source):
     cdef double idle_until(self) except -1
     cdef int end(self, uint8_t limit, object error) except -1
     cdef int64_t acknowledged(self) noexcept
+    cdef int look_closer(self, double now, bint reading, tuple deadlines) except -1
+    cdef int forget_marks(self) except -1
     cdef int stop_timer(self) except -1
 
 

@@ -161,7 +161,6 @@ cdef class Stream(Source):
             self.names = (None, name_of(link, &getpeername))
         reactor.add(self)
         self.opened = self.last_activity = reactor.now()
-        self.partial = self.acked = -1
         self.idle_swept = idle_swept
         if idle_swept:
             self.idle_time = 0 if idle_timeout is None else idle_timeout
@@ -174,6 +173,7 @@ cdef class Stream(Source):
             PyMem_RawFree(self.in_data)
         if self.out_capacity:
             PyMem_RawFree(self.out_data)
+        PyMem_RawFree(self.marks)
         if self.fd >= 0:
             try:
                 warnings.warn(f"unclosed connection, descriptor {self.fd}", ResourceWarning)
@@ -898,42 +898,61 @@ cdef class Stream(Source):
 
     def _look_back(self, double now, tuple deadlines):
         """End the connection if one of *deadlines* has passed: see `silly._engine.stream`."""
-        cdef double first_byte_timeout, read_deadline, receive_rate, send_rate, send_window
-        first_byte_timeout, read_deadline, receive_rate, send_rate, send_window = deadlines
-        cdef size_t unread
-        cdef int64_t counted
+        cdef bint reading = self.reader is not None and self.reader.waiter.is_pending()
         if self.closing or self.gone or self.failed or self.loss is not None:
             return
-        if self.out_end - self.out_start == self.batched or send_rate == 0:
-            self.acked = -1
-        elif self.acked < 0:
-            self.acked = self.acknowledged()
-            self.acked_since = now
-        elif now - self.acked_since >= send_window:
-            counted = self.acknowledged()
-            if counted - self.acked < send_rate * (now - self.acked_since):
-                self.end(BY_MIN_SEND_RATE, complaints.not_taken(send_rate, send_window))
-                return
-            self.acked = counted
-            self.acked_since = now
-        unread = self.in_end - self.in_start
-        if self.reader is None or not self.reader.waiter.is_pending():
-            self.partial = -1
-        elif unread:
-            counted = self.bytes_in - <int64_t>unread
-            if counted != self.partial:
-                self.partial = counted
-                self.partial_since = now
-            elif now - self.partial_since >= read_deadline + <double>unread / receive_rate:
-                self.end(BY_READ_DEADLINE, complaints.unfinished(unread, read_deadline))
-                return
-        elif self.bytes_in == 0 and self.bytes_out == 0 and self.batched == 0 and (
-            now - self.opened >= first_byte_timeout
+        if self.out_end - self.out_start > self.batched or (
+            reading and self.in_end > self.in_start
         ):
-            self.end(BY_FIRST_BYTE_TIMEOUT, complaints.no_first_byte(first_byte_timeout))
-            return
-        if self.idle_swept and self.idle_time and now >= self.idle_until():
+            self.look_closer(now, reading, deadlines)
+        else:
+            self.forget_marks()
+            if reading and self.bytes_in == 0 and self.bytes_out == 0 and self.batched == 0 and (
+                now - self.opened >= <double>deadlines[0]
+            ):
+                self.end(BY_FIRST_BYTE_TIMEOUT, complaints.no_first_byte(deadlines[0]))
+        if self.idle_swept and self.idle_time and self.loss is None and now >= self.idle_until():
             self.end(BY_IDLE_TIMEOUT, complaints.idle(self.idle_time))
+
+    cdef int look_closer(self, double now, bint reading, tuple deadlines) except -1:
+        """See to a read that is not complete, and to bytes that wait to be taken."""
+        cdef double read_deadline, receive_rate, send_rate, send_window
+        cdef size_t unread = self.in_end - self.in_start
+        cdef int64_t counted
+        cdef Marks *marks = self.marks
+        _, read_deadline, receive_rate, send_rate, send_window = deadlines
+        if marks == NULL:
+            marks = self.marks = <Marks *>PyMem_RawMalloc(sizeof(Marks))
+            if marks == NULL:
+                raise MemoryError
+            marks.partial = marks.acked = -1
+        if self.out_end - self.out_start == self.batched or send_rate == 0:
+            marks.acked = -1
+        elif marks.acked < 0:
+            marks.acked = self.acknowledged()
+            marks.acked_since = now
+        elif now - marks.acked_since >= send_window:
+            counted = self.acknowledged()
+            if counted - marks.acked < send_rate * (now - marks.acked_since):
+                return self.end(BY_MIN_SEND_RATE, complaints.not_taken(send_rate, send_window))
+            marks.acked = counted
+            marks.acked_since = now
+        if not reading or unread == 0:
+            marks.partial = -1
+            return 0
+        counted = self.bytes_in - <int64_t>unread
+        if counted != marks.partial:
+            marks.partial = counted
+            marks.partial_since = now
+        elif now - marks.partial_since >= read_deadline + <double>unread / receive_rate:
+            self.end(BY_READ_DEADLINE, complaints.unfinished(unread, read_deadline))
+        return 0
+
+    cdef int forget_marks(self) except -1:
+        if self.marks != NULL:
+            PyMem_RawFree(self.marks)
+            self.marks = NULL
+        return 0
 
     cdef int64_t acknowledged(self) noexcept:
         """How many of the written bytes the peer has."""
