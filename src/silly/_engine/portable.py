@@ -146,6 +146,7 @@ class AsyncioServer:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, backlog: int, accept: Accept
     ) -> None:
+        self._loop = loop
         self._sock = sock
         self._closed = False
         self._server: asyncio.AbstractServer | None = None
@@ -158,13 +159,17 @@ class AsyncioServer:
             else loop.create_server
         )
         server = await create(lambda: AsyncioLink(accept), sock=self._sock, backlog=backlog)
-        if self._closed:
-            server.close()
         self._server = server
+        if self._closed:
+            self.close()
 
     def close(self) -> None:
         self._closed = True
-        if self._server is not None:
+        if self._server is not None and isinstance(self._loop, asyncio.SelectorEventLoop):
+            # Not the server's own close: that drops what was accepted in this pass of the loop.
+            self._loop.remove_reader(self._sock)
+            self._sock.close()
+        elif self._server is not None:
             self._server.close()
         else:
             self._starting.cancel()

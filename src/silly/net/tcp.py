@@ -16,20 +16,22 @@ import asyncio
 import errno
 import inspect
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from silly._arguments import seconds, seconds_or_none, size
 from silly._engine import engine
+from silly._engine.interface import Server
 from silly._engine.stream import LINGER, MAX_UNSENT, READ_LIMIT
 from silly._live import Live
 from silly.errors import ConnectionClosed, EndOfStream
 from silly.net import addr as addresses
-from silly.net.addr import TCPAddress, UnixAddress
+from silly.net.addr import TCPAddress
 from silly.net.conn import Conn, ConnStats
 from silly.net.dialing import dial
-from silly.net.listening import open_sockets, unlink_path
+from silly.net.listening import obtain_sockets
 
 __all__ = ["Conn", "ConnStats", "Listener", "ListenerStats", "connect", "listen"]
 
@@ -38,6 +40,7 @@ logger = logging.getLogger("silly.net")
 BACKLOG: Final = 128
 GRACE: Final = 5.0  # seconds
 _AFTER_CANCEL: Final = 1.0  # seconds that a cancelled handler has to clean up
+_PASSES: Final = 3  # of the loop, until the portable engine has handed on what it accepted
 
 Handler = Callable[["Conn"], Awaitable[object]]
 
@@ -111,26 +114,29 @@ class Listener:
         self._accepted = self._handler_errors = 0
         self._past_bytes_in = self._past_bytes_out = 0
         self._accepting = True
+        self._cut_off = False  # the grace is over
         self._closing: asyncio.Task[None] | None = None
         self._deadline = 0.0
         self._changed = asyncio.Event()  # a connection or handler ended, or the deadline moved
         self._closed: asyncio.Future[None] = loop.create_future()
-        self._path = address.path if isinstance(address, UnixAddress) else None
 
-        sockets = open_sockets(address, backlog, reuse_port=reuse_port)
+        def serve(sock: socket.socket) -> Server:
+            return engine.serve(loop, sock, backlog, self._accept, busy_poll)
+
+        opened = obtain_sockets(address, backlog, reuse_port=reuse_port, serve=serve)
+        self._release = opened.release
+        sockets = opened.sockets
         self._addrs = tuple(addresses.format_sockaddr(sock.getsockname()) for sock in sockets)
         self._task_name = f"{_name(handler)} on {self._addrs[0]}"
-        self._servers = [
-            engine.serve(loop, sock, backlog, self._accept, busy_poll) for sock in sockets
-        ]
-        Live.of(loop).listeners.add(self)
+        self._servers = [serve(sock) for sock in sockets]
+        Live.of(loop).listens(self)
 
     # ------------------------------------------------------------- connections
 
     def _accept(self, link: Any) -> Conn:
         conn = _Conn(link, self._loop, self._when_gone, **self._limits)
         self._alive += 1
-        if not self._accepting:  # it was in the backlog when this listener closed
+        if self._cut_off:  # it was accepted, but is too late for the grace
             self._lingering.add(conn)
             self._loop.call_soon(conn.abort)
             return conn
@@ -253,8 +259,7 @@ class Listener:
             self._accepting = False
             for server in self._servers:
                 server.close()
-            if self._path is not None:
-                unlink_path(self._path)
+            self._release()
             self._deadline = deadline
             self._closing = self._loop.create_task(self._drain(asyncio.current_task(self._loop)))
         else:
@@ -264,7 +269,10 @@ class Listener:
 
     async def _drain(self, closer: asyncio.Task[Any] | None) -> None:
         own = {closer} if closer is not None and closer in self._handling else set()
+        for _ in range(_PASSES if self._deadline > self._loop.time() else 0):
+            await asyncio.sleep(0)
         await self._wait_drained(own)
+        self._cut_off = True
         for task in self._handling.keys() - own:
             task.cancel()
         if self._handling.keys() - own:
