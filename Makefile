@@ -3,6 +3,7 @@
 # make bench  measure silly beside a C server and its peers (needs gcc; some minutes)
 # make bench-full   the same with more and longer rounds (an hour)
 # make asan   the engines' tests under AddressSanitizer (needs gcc)
+# make restarts   a hundred rolling restarts under load: no connection may be lost
 # make fuzz   fuzz reading for SECONDS=1200 (needs Python 3.11 or 3.12)
 # make clean  remove what the others made
 #
@@ -13,7 +14,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ADDR ?= 127.0.0.1:9999
 
-.PHONY: run test bench bench-full asan fuzz clean
+.PHONY: run test bench bench-full restarts asan fuzz clean
 .SILENT:
 
 run: $(VENV)/.installed
@@ -34,6 +35,9 @@ bench: $(VENV)/.installed-bench
 
 bench-full: $(VENV)/.installed-bench
 	$(VENV)/bin/python benchmarks/run.py --report --rounds 9 --seconds 2
+
+restarts: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/restarts.py --restarts 100
 
 asan: $(VENV)/.installed-dev
 	rm -rf build/asan && mkdir -p build/asan && cp -r src setup.py pyproject.toml README.md LICENSE tests build/asan

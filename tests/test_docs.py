@@ -80,16 +80,16 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_every_public_name_is_in_the_reference() -> None:
     import silly
-    from silly import errors, task, testing
+    from silly import errors, systemd, task, testing, workers
     from silly import time as silly_time
     from silly.net import tcp
 
     reference = (ROOT / "docs" / "reference.md").read_text()
-    for module in (silly, errors, task, silly_time, tcp, testing):
+    for module in (silly, errors, task, silly_time, tcp, testing, systemd, workers):
         for name in module.__all__:
             if not name.startswith("_"):
                 assert name in reference, f"{name} is not in the reference"
-    for kind in (tcp.Conn, tcp.Listener):
+    for kind in (tcp.Conn, tcp.Listener, workers.Supervisor):
         for name in vars(kind):
             if not name.startswith("_") and name != "lost":
                 assert name in reference, f"{kind.__name__}.{name} is not in the reference"

@@ -22,7 +22,8 @@ from silly.errors import (
     LimitExceeded,
     WriteQueueFull,
 )
-from silly.net import tcp
+from silly.net import listening, tcp
+from silly.net.addr import Address
 from silly.net.tcp import Conn
 
 ANY = "127.0.0.1:0"
@@ -715,3 +716,33 @@ async def test_busy_polling_serves_and_stops_with_the_listener() -> None:
         tcp.listen(ANY, echo, busy_poll=-1)
     with pytest.raises(TypeError, match="busy_poll must be a number of seconds"):
         tcp.listen(ANY, echo, busy_poll="fast")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("passes", range(6))
+async def test_what_was_accepted_when_the_listener_closes_is_served(
+    passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[socket.socket] = []
+
+    def keeping(
+        address: addresses.Address, backlog: int, *, reuse_port: bool
+    ) -> list[socket.socket]:
+        sockets = opening(address, backlog, reuse_port=reuse_port)
+        kept.extend(sock.dup() for sock in sockets)
+        return sockets
+
+    opening = listening.open_sockets
+    monkeypatch.setattr(listening, "open_sockets", keeping)
+    listener = tcp.listen(ANY, echo)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    with kept[0], socket.create_connection(kept[0].getsockname(), timeout=10) as sock:
+        sock.sendall(b"x\n")
+        sock.shutdown(socket.SHUT_WR)
+        for _ in range(passes):
+            await asyncio.sleep(0)
+        await listener.close(grace=10)
+        try:  # as another process that holds the same socket
+            kept[0].accept()[0].close()
+        except BlockingIOError:
+            assert sock.recv(100) == b"x\n"  # it was not left in the queue

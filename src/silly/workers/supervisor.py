@@ -1,40 +1,18 @@
-"""Several worker processes that serve the same addresses, and their supervisor.
-
-The supervisor serves nothing itself. It starts workers (fresh interpreters,
-each running the whole program), starts another where one dies, and replaces all
-of them, one by one, when it is told to. The rules it keeps:
-
-- It owns the listening sockets. On Linux each worker has its own for each
-  address (SO_REUSEPORT, socket(7): the kernel shares connections out); they
-  outlive the worker, so what waits in an accept queue is served by the next.
-- A new worker listens before the old one stops accepting.
-- While a worker is missing, another one accepts on its sockets, too.
-- A worker that dies young is started again later each time; a program of which
-  no worker ever became ready is given up.
-- A worker whose supervisor is gone drains and leaves.
-
-A worker is *ready* when its main coroutine (a script's top level) has returned,
-or waits while it listens everywhere its predecessor did.
-
-Signals: SIGTERM and SIGINT drain all (again: at once), SIGHUP restarts one
-worker after the other, SIGTTIN and SIGTTOU add and remove one.
-"""
+"""The supervisor; its rules are at the top of `silly.workers`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import logging
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from silly import _control
@@ -54,16 +32,15 @@ from silly._channel import (
     Release,
     Return,
     Running,
-    Sockets,
     Stopping,
 )
-from silly.net import addr as addresses
-from silly.net.addr import TCPAddress, UnixAddress
-from silly.net.listening import activated_sockets, open_sockets, unlink_path
+from silly._channel import Sockets as Granted
 from silly.runtime import GRACE
 from silly.systemd import VARIABLES, Service, watchdog_period
+from silly.workers.process import Slot, State, Worker, command_line, manner
+from silly.workers.sockets import Sockets
 
-__all__ = ["Supervisor", "run_workers"]
+__all__ = ["Supervisor"]
 
 logger = logging.getLogger("silly.workers")
 
@@ -71,78 +48,6 @@ _OVERDUE: Final = 10.0  # seconds after the grace, until a worker is killed
 _FORCED: Final = 3.0  # the same when there is no grace
 _START_TIMEOUT: Final = 60.0  # seconds for a replacement to become ready
 _ANSWERS_KEPT: Final = 1000  # of ended workers, where they are not merged
-_IS_SHARED: Final = not sys.platform.startswith("linux")  # elsewhere the last one gets all
-
-
-class _State(enum.Enum):
-    STARTING = "starting"  # not heard of
-    RUNNING = "running"
-    READY = "ready"
-    ENDING = "ending"  # by itself
-    STOPPING = "stopping"  # because it was told to
-
-
-class _Worker:
-    """One process."""
-
-    def __init__(
-        self,
-        slot: _Slot,
-        process: subprocess.Popen[bytes],
-        channel: Channel,
-        now: float,
-        *,
-        expected: set[Key] | None,
-    ) -> None:
-        self.slot = slot
-        self.process = process
-        self.channel = channel
-        self.state = _State.STARTING
-        self.started_at = now
-        self.last_beat = now
-        self.expected = expected  # where its predecessor listens; None without one
-        self.listening: set[Key] = set()
-        self.answers: dict[str, Any] = {}  # the latest, by name
-        self.asked: dict[int, asyncio.Future[None]] = {}
-        self.became_ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self.was_heard = False
-        self.overdue: asyncio.TimerHandle | None = None
-
-    @property
-    def is_ready_now(self) -> bool:
-        """True if it listens everywhere it should, as far as that can be known."""
-        if self.expected is None:
-            return bool(self.listening)
-        return self.listening >= self.expected
-
-    def __str__(self) -> str:
-        return f"worker {self.slot.number} (pid {self.process.pid})"
-
-
-class _Slot:
-    """The place of one worker, and what outlives it."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.workers: list[_Worker] = []  # of which one, at most, is neither new nor stopping
-        self.sockets: dict[Key, list[socket.socket]] = {}
-        self.lent_to: _Worker | None = None
-        self.failures = 0  # in a row
-        self.retry: asyncio.TimerHandle | None = None
-        self.is_wanted = True
-        self.is_finished = False  # its program came to its end
-        self.was_ready = False
-
-    @property
-    def worker(self) -> _Worker | None:
-        """The one that serves."""
-        serving = [each for each in self.workers if each.state is _State.READY]
-        return serving[0] if serving else None
-
-    @property
-    def is_empty(self) -> bool:
-        """True if nobody serves or is about to."""
-        return all(worker.state is _State.STOPPING for worker in self.workers)
 
 
 class Supervisor:
@@ -195,11 +100,9 @@ class Supervisor:
         self._back_off_limit = seconds(back_off_limit, "back_off_limit")
         self._settled = seconds(settled, "settled")
         self._give_up = size(give_up, "give_up", least=1)
-        self._slots = [_Slot(number + 1) for number in range(size(workers, "workers", least=1))]
-        self._command = _command(target, args, grace=grace, debug=debug, uvloop=uvloop)
-        self._shared: dict[Key, list[socket.socket]] = {}  # by all workers
-        self._paths: dict[Key, str] = {}  # of those, the Unix sockets'
-        self._ports: dict[Key, int] = {}  # that were picked
+        self._slots = [Slot(number + 1) for number in range(size(workers, "workers", least=1))]
+        self._command = command_line(target, args, grace=grace, debug=debug, uvloop=uvloop)
+        self._sockets = Sockets()
         self._retired: dict[str, deque[Any]] = {}  # what ended workers answered
         self._asked = 0
         self._deaths = 0
@@ -227,7 +130,7 @@ class Supervisor:
         killed). To be awaited in the main thread, for its signals.
         """
         self._loop = loop = asyncio.get_running_loop()
-        self._result = result = loop.create_future()
+        self._result = loop.create_future()
         self._service = Service(loop)
         if self._watchdog is not None:
             beats = loop.create_task(self._watch_beats(self._watchdog))
@@ -237,14 +140,13 @@ class Supervisor:
             signal.SIGHUP: self._hang_up,
             signal.SIGTTIN: self.add_worker,
             signal.SIGTTOU: self.remove_worker,
-            signal.SIGCHLD: self._reap,
         }
         self._has_terminal = os.isatty(sys.stderr.fileno()) if sys.stderr else False
         for number, react in signals.items():
             loop.add_signal_handler(number, react)
         try:
             self._start(self._slots[0])  # the others follow when its script has begun well
-            return await result
+            return await self._result
         finally:
             for number in signals:
                 loop.remove_signal_handler(number)
@@ -261,12 +163,7 @@ class Supervisor:
                 slot.retry.cancel()
             for worker in slot.workers:  # only after a crash of ours: it drains
                 worker.channel.close()
-        for sockets in (*(each for slot in self._slots for each in slot.sockets.values()),):
-            _close_all(sockets)
-        for key, sockets in self._shared.items():
-            _close_all(sockets)
-            if key in self._paths:
-                unlink_path(self._paths[key])
+        self._sockets.close()
 
     def stop(self) -> None:
         """Drain all workers; called again, end them at once."""
@@ -286,11 +183,11 @@ class Supervisor:
                 slot.retry.cancel()
                 slot.retry = None
         for worker in workers:
-            if self._stops > 1 or worker.state is not _State.STOPPING:
+            if self._stops > 1 or worker.state is not State.STOPPING:
                 self._drain(worker, self._grace if self._stops == 1 else 0)
         self._end_if_done()
 
-    def _workers(self) -> list[_Worker]:
+    def _workers(self) -> list[Worker]:
         return [worker for slot in self._slots for worker in slot.workers]
 
     def _end_if_done(self) -> None:
@@ -303,7 +200,7 @@ class Supervisor:
 
     # ----------------------------------------------------------------- starting
 
-    def _start(self, slot: _Slot) -> _Worker | None:
+    def _start(self, slot: Slot) -> Worker | None:
         """Start a worker for *slot*; None, and another attempt later, if that is impossible."""
         if slot.retry is not None:
             slot.retry.cancel()
@@ -334,7 +231,7 @@ class Supervisor:
                 self._retry(slot)
                 return None
         predecessor = next((each for each in slot.workers if each.was_heard), None)
-        worker = _Worker(
+        worker = Worker(
             slot,
             process,
             Channel(ours),
@@ -342,6 +239,8 @@ class Supervisor:
             expected=set(predecessor.listening) if predecessor is not None else None,
         )
         slot.workers.append(worker)
+        # Not SIGCHLD, which uvloop keeps to itself.
+        threading.Thread(target=self._wait_for, args=(worker,), daemon=True).start()
         worker.channel.attach(
             self._loop,
             lambda message, _: self._received(worker, message),
@@ -349,7 +248,12 @@ class Supervisor:
         )
         return worker
 
-    def _retry(self, slot: _Slot) -> float:
+    def _wait_for(self, worker: Worker) -> None:
+        worker.process.wait()
+        with contextlib.suppress(RuntimeError):  # the event loop has ended before
+            self._loop.call_soon_threadsafe(self._died, worker)
+
+    def _retry(self, slot: Slot) -> float:
         """Start a worker for *slot* after its back-off, and return that."""
         delay = 0.0
         if slot.failures:
@@ -378,8 +282,8 @@ class Supervisor:
 
     # ------------------------------------------------------------------- stopping
 
-    def _drain(self, worker: _Worker, grace: float) -> None:
-        worker.state = _State.STOPPING
+    def _drain(self, worker: Worker, grace: float) -> None:
+        worker.state = State.STOPPING
         if not worker.became_ready.done():
             worker.became_ready.set_result(False)
         if worker.was_heard:
@@ -393,18 +297,12 @@ class Supervisor:
             patience = grace + _OVERDUE if grace else _FORCED
             worker.overdue = self._loop.call_later(patience, self._kill, worker)
 
-    def _kill(self, worker: _Worker) -> None:
+    def _kill(self, worker: Worker) -> None:
         if worker.process.poll() is None:
             logger.warning("%s does not stop: killing it", worker)
             worker.process.kill()
 
-    def _reap(self) -> None:
-        """SIGCHLD: somebody died."""
-        for worker in self._workers():
-            if worker.process.poll() is not None:
-                self._died(worker)
-
-    def _died(self, worker: _Worker) -> None:
+    def _died(self, worker: Worker) -> None:
         slot = worker.slot
         worker.channel.deliver()  # its last words
         worker.channel.close()
@@ -421,12 +319,12 @@ class Supervisor:
             if other.lent_to is worker:
                 other.lent_to = None
         code = worker.process.returncode
-        if worker.state is _State.STOPPING:
+        if worker.state is State.STOPPING:
             if code > 0:
-                logger.warning("%s, which was stopping, %s", worker, _manner(code))
+                logger.warning("%s, which was stopping, %s", worker, manner(code))
         elif self._develop:
             slot.is_finished = True
-            logger.info("the program %s; waiting for a change", _manner(code))
+            logger.info("the program %s; waiting for a change", manner(code))
         elif code == 0:
             logger.info("%s has come to its end", worker)
             slot.is_finished = slot.is_empty
@@ -435,12 +333,14 @@ class Supervisor:
         self._tend()
         self._end_if_done()
 
-    def _died_unexpectedly(self, worker: _Worker, code: int) -> None:
+    def _died_unexpectedly(self, worker: Worker, code: int) -> None:
         slot = worker.slot
         self._deaths += not self._was_ready
         if self._deaths >= self._give_up and not self._was_ready:
-            died = f"{self._deaths} workers died and none" if self._deaths > 1 else "it"
-            logger.error("%s %s; giving up: %s was ever ready", worker, _manner(code), died)
+            why = "it was never ready"
+            if self._deaths > 1:
+                why = f"{self._deaths} workers died, and none was ever ready"
+            logger.error("%s %s; giving up: %s", worker, manner(code), why)
             self._code = code if code > 0 else 1
             self.stop()
             return
@@ -449,15 +349,15 @@ class Supervisor:
         else:
             slot.failures += 1
         if not slot.is_empty:
-            logger.error("%s %s; its predecessor goes on", worker, _manner(code))
+            logger.error("%s %s; its predecessor goes on", worker, manner(code))
             return
         delay = self._retry(slot)
         when = f"in {delay:g} s" if delay else "now"
-        logger.error("%s %s; starting another %s", worker, _manner(code), when)
+        logger.error("%s %s; starting another %s", worker, manner(code), when)
 
     # -------------------------------------------------------------- what they say
 
-    def _received(self, worker: _Worker, message: Message) -> None:
+    def _received(self, worker: Worker, message: Message) -> None:
         worker.last_beat = self._loop.time()
         match message:
             case Open(address, index, backlog, reuse_port):
@@ -469,8 +369,8 @@ class Supervisor:
                 worker.listening = {(address, index) for address, index in listening}
                 self._is_running(worker, started=started)
             case Stopping(told):
-                if worker.state is not _State.STOPPING:
-                    worker.state = _State.STOPPING if told else _State.ENDING
+                if worker.state is not State.STOPPING:
+                    worker.state = State.STOPPING if told else State.ENDING
                     self._tend()  # told by somebody else: its place is free
             case Answer(number, name, known, value):
                 if known:
@@ -483,13 +383,13 @@ class Supervisor:
             case Heartbeat() | _:
                 pass
 
-    def _is_running(self, worker: _Worker, *, started: bool) -> None:
+    def _is_running(self, worker: Worker, *, started: bool) -> None:
         worker.was_heard = True
-        if worker.state is _State.STARTING:
-            worker.state = _State.RUNNING
+        if worker.state is State.STARTING:
+            worker.state = State.RUNNING
             self._has_begun = True
-        if worker.state is _State.RUNNING and (started or worker.is_ready_now):
-            worker.state = _State.READY
+        if worker.state is State.RUNNING and (started or worker.is_ready_now):
+            worker.state = State.READY
             self._was_ready = worker.slot.was_ready = True
             worker.became_ready.set_result(True)
             logger.info("%s is ready", worker)
@@ -497,52 +397,23 @@ class Supervisor:
 
     # -------------------------------------------------------------------- sockets
 
-    def _open(self, worker: _Worker, key: Key, backlog: int, *, reuse_port: bool) -> None:
+    def _open(self, worker: Worker, key: Key, backlog: int, *, reuse_port: bool) -> None:
         try:
-            sockets = self._sockets_for(worker.slot, key, backlog, reuse_port=reuse_port)
+            sockets = self._sockets.open(worker.slot.number, key, backlog, reuse_port=reuse_port)
         except OSError as error:
             text = error.strerror or str(error)
             unresolved = isinstance(error, socket.gaierror)
             worker.channel.send(Refused(error.errno, text, error.filename or key[0], unresolved))
         else:
             worker.listening.add(key)
-            worker.channel.send(Sockets(), [sock.fileno() for sock in sockets])
+            worker.channel.send(Granted(), [sock.fileno() for sock in sockets])
 
-    def _sockets_for(
-        self, slot: _Slot, key: Key, backlog: int, *, reuse_port: bool
-    ) -> list[socket.socket]:
-        for held in (slot.sockets, self._shared):
-            if key in held:
-                return held[key]
-        address = addresses.parse(key[0])
-        if passed := activated_sockets(address):
-            self._shared[key] = [each.dup() for each in passed]
-            return self._shared[key]
-        if isinstance(address, UnixAddress) or _IS_SHARED:
-            self._shared[key] = open_sockets(address, backlog, reuse_port=reuse_port)
-            if isinstance(address, UnixAddress):
-                self._paths[key] = address.path
-            return self._shared[key]
-        if key in self._ports:
-            address = TCPAddress(address.host, self._ports[key])
-        elif address.port and not reuse_port:
-            # SO_REUSEPORT would share the port with another program: see whether it is free.
-            _close_all(open_sockets(address, backlog, reuse_port=False))
-        sockets = slot.sockets[key] = open_sockets(address, backlog, reuse_port=True)
-        self._ports[key] = sockets[0].getsockname()[1]
-        return sockets
-
-    def _release(self, slot: _Slot, key: Key) -> None:
-        """Close what *slot* holds for *key*: its program listens there no more."""
-        if any(key in worker.listening for worker in slot.workers):
-            return
-        _close_all(slot.sockets.pop(key, []))
-        if any(key in worker.listening for worker in self._workers()):
-            return
-        self._ports.pop(key, None)
-        _close_all(self._shared.pop(key, []))
-        if key in self._paths:
-            unlink_path(self._paths.pop(key))
+    def _release(self, slot: Slot, key: Key) -> None:
+        """The program in *slot* listens there no more."""
+        if not any(key in worker.listening for worker in slot.workers):
+            self._sockets.release(slot.number, key)
+        if not any(key in worker.listening for worker in self._workers()):
+            self._sockets.forget(key)
 
     def _cover(self) -> None:
         """See to it that somebody accepts on each slot's sockets."""
@@ -557,7 +428,7 @@ class Supervisor:
                 slot.lent_to.channel.send(Return(slot.number))
             slot.lent_to = borrower
             if borrower is not None:
-                for (address, index), sockets in slot.sockets.items():
+                for (address, index), sockets in self._sockets.own(slot.number).items():
                     borrower.channel.send(
                         Lend(address, index, slot.number), [sock.fileno() for sock in sockets]
                     )
@@ -597,7 +468,7 @@ class Supervisor:
         self._restarting = None
         self._tend()
 
-    async def _replace(self, slot: _Slot) -> bool:
+    async def _replace(self, slot: Slot) -> bool:
         old = slot.workers[:]
         new = self._start(slot)
         if new is None:
@@ -621,7 +492,7 @@ class Supervisor:
                 logger.error("the restart was abandoned; the workers that are left go on")
             return False
         for worker in old:
-            if worker in slot.workers and worker.state is not _State.STOPPING:
+            if worker in slot.workers and worker.state is not State.STOPPING:
                 self._drain(worker, self._grace)
         return True
 
@@ -631,7 +502,7 @@ class Supervisor:
         if retired:
             retired[0].is_wanted = True
         else:
-            self._slots.append(_Slot(len(self._slots) + 1))
+            self._slots.append(Slot(len(self._slots) + 1))
         self._tend()
 
     def remove_worker(self) -> None:
@@ -644,7 +515,7 @@ class Supervisor:
                 slot.retry.cancel()
                 slot.retry = None
             for worker in slot.workers:
-                if worker.state is not _State.STOPPING:
+                if worker.state is not State.STOPPING:
                     self._drain(worker, self._grace)
             self._tend()
 
@@ -716,60 +587,3 @@ class Supervisor:
                     worker.process.send_signal(signal.SIGABRT)
                     if silent > 2 * period:
                         worker.process.kill()
-
-
-# ----------------------------------------------------------------------- details
-
-
-def _close_all(sockets: list[socket.socket]) -> None:
-    for sock in sockets:
-        sock.close()
-
-
-def _manner(code: int) -> str:
-    if code >= 0:
-        return f"ended with exit code {code}"
-    with contextlib.suppress(ValueError):
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"was killed by signal {-code}"
-
-
-def _command(
-    target: str, args: Sequence[str], *, grace: float, debug: bool, uvloop: bool
-) -> list[str]:
-    if not isinstance(target, str):
-        raise TypeError(
-            f"target must be the path of a script or 'module:function', not {type(target).__name__}"
-        )
-    is_function = re.fullmatch(r"[\w.]+:[\w.]+", target) and not Path(target).exists()
-    if not is_function and not Path(target).is_file():
-        raise ValueError(
-            f"target must be the path of a script or 'module:function', not {target!r}"
-        )
-    command = [sys.executable]
-    command += ["-u"] * getattr(sys.stdout, "write_through", False)
-    command += subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    if Path(__file__).parents[1] != Path.cwd():
-        command.append("-P")  # the current directory is no place to import silly from
-    command += ["-m", "silly", "--grace", str(grace)]
-    command += ["--debug"] * debug + ["--uvloop"] * uvloop
-    return [*command, target, "--", *args]
-
-
-def run_workers(target: str, args: Sequence[str] = (), **options: Any) -> int:
-    """Run a program in several worker processes until it has ended; return the exit code.
-
-    Args:
-        target: the path of a script, or ``"module:function"``.
-        args: what follows it in each worker's `sys.argv`.
-        **options: as for `Supervisor`, such as ``workers=4``.
-
-    Raises:
-        TypeError, ValueError: an argument is of the wrong type or value.
-    """
-
-    async def supervise() -> int:
-        supervisor = Supervisor(target, args, **options)
-        return await supervisor.run()
-
-    return asyncio.run(supervise())
