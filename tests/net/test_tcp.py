@@ -724,9 +724,7 @@ async def test_what_was_accepted_when_the_listener_closes_is_served(
 ) -> None:
     kept: list[socket.socket] = []
 
-    def keeping(
-        address: addresses.Address, backlog: int, *, reuse_port: bool
-    ) -> list[socket.socket]:
+    def keeping(address: Address, backlog: int, *, reuse_port: bool) -> list[socket.socket]:
         sockets = opening(address, backlog, reuse_port=reuse_port)
         kept.extend(sock.dup() for sock in sockets)
         return sockets
