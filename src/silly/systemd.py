@@ -23,6 +23,7 @@ __all__ = ["Activated", "Service", "activated", "notify", "watchdog_period"]
 logger = logging.getLogger("silly.systemd")
 
 _FIRST: Final = 3  # SD_LISTEN_FDS_START
+_PATIENCE: Final = 1.0  # seconds, for a service manager that does not read
 
 VARIABLES: Final = (
     "NOTIFY_SOCKET",
@@ -50,7 +51,7 @@ def notify(*assignments: str) -> bool:
 
     Raises:
         ValueError: an assignment is not of the form ``NAME=value`` on one line.
-        OSError: the datagram could not be sent.
+        OSError: the datagram could not be sent (for a second: `TimeoutError`).
     """
     for assignment in assignments:
         name, equals, _ = assignment.partition("=")
@@ -62,6 +63,7 @@ def notify(*assignments: str) -> bool:
     if path.startswith("@"):
         path = "\0" + path[1:]  # unix(7): an abstract name
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(_PATIENCE)
         sock.connect(path)
         sock.sendall("\n".join(assignments).encode())
     return True

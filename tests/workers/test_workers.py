@@ -403,9 +403,7 @@ def test_wrong_usage_is_named(
 ) -> None:
     path = script(tmp_path, "")
     done = subprocess.run(
-        [sys.executable, "-m", "silly", *[word.replace("FILE", str(path)) for word in words]]
-        if words != ["--workers", "2"]
-        else [sys.executable, "-m", "silly", *words],
+        [sys.executable, "-m", "silly", *[str(path) if word == "FILE" else word for word in words]],
         env=environment(**environ),
         capture_output=True,
         text=True,

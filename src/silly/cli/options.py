@@ -132,8 +132,8 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     if before == len(arguments):
         return list(arguments), []
     after = _ours(arguments, before + 1, any_flag=False)
-    ours = [*arguments[:before], *arguments[before + 1 : after], arguments[before]]
-    return ours, list(arguments[after + (arguments[after : after + 1] == ["--"]) :])
+    begins = after + (list(arguments[after : after + 1]) == ["--"])
+    return list(arguments[:after]), list(arguments[begins:])
 
 
 def _ours(arguments: Sequence[str], at: int, *, any_flag: bool) -> int:
