@@ -268,6 +268,15 @@ class Channel:
         if self._loop is not None:
             self._loop.remove_writer(self._sock)
 
+    def send_all(self, timeout: float) -> None:
+        """Wait, *timeout* seconds at most, until all that is queued was sent."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLOUT)
+        deadline = time.monotonic() + timeout
+        while self._unsent and (left := deadline - time.monotonic()) > 0:
+            poll.poll(left * 1000)
+            self.flush()
+
     def _send(self, data: bytes, descriptors: Sequence[int]) -> int:
         if not descriptors:
             return self._sock.send(data)

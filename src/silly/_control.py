@@ -41,6 +41,7 @@ logger = logging.getLogger("silly.workers")
 
 CHANNEL: Final = "SILLY_CHANNEL"  # the descriptor, and the seconds between heartbeats
 _PATIENCE: Final = 30.0  # seconds for the supervisor to open a socket
+_LAST_WORDS: Final = 1.0  # seconds for the supervisor to take the last answers
 
 Merge = Callable[[Any, Any], Any]
 
@@ -101,7 +102,7 @@ class Worker:
         self._open: dict[Key, Serve] = {}
         self._picked: dict[str, int] = {}  # how often each address with port 0 was opened
         self._lent: dict[tuple[Key, int], list[_Server]] = {}
-        self._stopping = False
+        self._stopping = self._told = False
 
     def attach(
         self,
@@ -134,13 +135,14 @@ class Worker:
         """The program ends: listeners are about to be closed."""
         if not self._stopping:
             self._stopping = True
-            self._channel.send(Stopping(told))
+            self._told = told
+            self._tell_if_stopped()
 
     def ended(self) -> None:
         """All is closed: give the last answers."""
         answers = {name: self._answer(name) for name in _providers}
         self._channel.send(Last({name: value for name, (known, value) in answers.items() if known}))
-        self._channel.flush()
+        self._channel.send_all(_LAST_WORDS)
         self._loop = None
         self._channel.close()
 
@@ -210,8 +212,14 @@ class Worker:
         self._open.pop(key, None)
         for lent in [lent for lent in self._lent if lent[0] == key]:
             self._give_back(lent)
-        if not self._stopping:
+        if self._stopping:
+            self._tell_if_stopped()
+        else:
             self._channel.send(Release(*key))
+
+    def _tell_if_stopped(self) -> None:
+        if not self._open:
+            self._channel.send(Stopping(self._told))
 
     def _borrow(self, key: Key, slot: int, sockets: list[socket.socket]) -> None:
         serve = self._open.get(key)

@@ -51,6 +51,7 @@ class Worker:
         self.answers: dict[str, Any] = {}  # the latest, by name
         self.asked: dict[int, asyncio.Future[None]] = {}
         self.became_ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # accepting
         self.was_heard = False
         self.overdue: asyncio.TimerHandle | None = None
 

@@ -315,6 +315,8 @@ class Supervisor:
             self._retire(name, answer)
         if not worker.became_ready.done():
             worker.became_ready.set_result(False)
+        if not worker.stopped.done():
+            worker.stopped.set_result(None)
         for other in self._slots:
             if other.lent_to is worker:
                 other.lent_to = None
@@ -369,6 +371,8 @@ class Supervisor:
                 worker.listening = {(address, index) for address, index in listening}
                 self._is_running(worker, started=started)
             case Stopping(told):
+                if not worker.stopped.done():
+                    worker.stopped.set_result(None)
                 if worker.state is not State.STOPPING:
                     worker.state = State.STOPPING if told else State.ENDING
                     self._tend()  # told by somebody else: its place is free
@@ -494,6 +498,8 @@ class Supervisor:
         for worker in old:
             if worker in slot.workers and worker.state is not State.STOPPING:
                 self._drain(worker, self._grace)
+        if old:
+            await asyncio.wait([worker.stopped for worker in old], timeout=_START_TIMEOUT)
         return True
 
     def add_worker(self) -> None:
