@@ -194,7 +194,7 @@ def test_sockets_that_were_passed_are_used(tmp_path: Path, options: list[str], f
         passed = socket.create_server(("127.0.0.1", 0))
         addr = wanted = f"127.0.0.1:{passed.getsockname()[1]}"
     with passed, other, activation(other, passed) as command:
-        process = start(*command, "-u", "-m", "silly", *options, script(tmp_path), wanted)
+        process = start(*command, "-m", "silly", *options, script(tmp_path), wanted)
         with process:
             assert process.stdout is not None
             try:
@@ -224,7 +224,7 @@ def test_what_was_passed_is_seen_once_and_not_passed_on(tmp_path: Path) -> None:
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
         activation(datagrams, passed, names="d:web") as command,
     ):
-        process = start(*command, "-u", "-m", "silly", script(tmp_path, text))
+        process = start(*command, "-m", "silly", script(tmp_path, text))
         output, _ = process.communicate()
         assert output == f"[('web', {passed.getsockname()[1]})]\n[]\nFalse\n"
 

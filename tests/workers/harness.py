@@ -89,7 +89,8 @@ class Running:
 
 @contextmanager
 def running(*command: object, **options: object) -> Iterator[Running]:
-    process = Running([sys.executable, "-u", *command], **options)
+    # Unbuffered, what several workers print would be mixed within lines.
+    process = Running([sys.executable, *command], **options)
     try:
         yield process
     finally:

@@ -174,7 +174,7 @@ def test_broken_program_does_not_replace_one_that_serves(tmp_path: Path) -> None
         path.write_text("x = (\n")
         silly.send(signal.SIGHUP)
         silly.until("SyntaxError")
-        silly.until("its predecessor goes on")
+        silly.until("another one has its place")
         silly.until("the restart was abandoned")
         assert {who(addr)[1] for _ in range(40)} == pids
         path.write_text(ECHO)
@@ -340,6 +340,17 @@ def test_port_picked_in_a_handler_is_the_workers_own(tmp_path: Path) -> None:
         others = {ask(addr, b"") for _ in range(20)}
         assert len(others) == 20
         assert addr.encode() not in {other.strip() for other in others}
+        silly.stop()
+
+
+def test_the_documented_program_supervises(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "howto" / "graceful-restarts.md"
+    (block,) = re.findall(r"```py\n(.*?)```", page.read_text(), re.DOTALL)
+    script(tmp_path, ECHO, "app.py")
+    with running(script(tmp_path, block), cwd=tmp_path) as silly:
+        addrs = silly.until(LISTENING, times=4)
+        assert len(set(addrs)) == 1
+        assert ask(addrs[0], b"x\n") == b"x\n"
         silly.stop()
 
 

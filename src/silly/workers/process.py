@@ -62,6 +62,17 @@ class Worker:
             return bool(self.listening)
         return self.listening >= self.expected
 
+    def died(self) -> None:
+        """Let nobody wait for it any more."""
+        if self.overdue is not None:
+            self.overdue.cancel()
+        for asked in self.asked.values():
+            asked.cancel()
+        if not self.became_ready.done():
+            self.became_ready.set_result(False)
+        if not self.stopped.done():
+            self.stopped.set_result(None)
+
     def __str__(self) -> str:
         return f"worker {self.slot.number} (pid {self.process.pid})"
 

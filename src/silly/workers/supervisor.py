@@ -307,16 +307,9 @@ class Supervisor:
         worker.channel.deliver()  # its last words
         worker.channel.close()
         slot.workers.remove(worker)
-        if worker.overdue is not None:
-            worker.overdue.cancel()
-        for asked in worker.asked.values():
-            asked.cancel()
+        worker.died()
         for name, answer in worker.answers.items():
             self._retire(name, answer)
-        if not worker.became_ready.done():
-            worker.became_ready.set_result(False)
-        if not worker.stopped.done():
-            worker.stopped.set_result(None)
         for other in self._slots:
             if other.lent_to is worker:
                 other.lent_to = None
@@ -351,7 +344,7 @@ class Supervisor:
         else:
             slot.failures += 1
         if not slot.is_empty:
-            logger.error("%s %s; its predecessor goes on", worker, manner(code))
+            logger.error("%s %s; another one has its place", worker, manner(code))
             return
         delay = self._retry(slot)
         when = f"in {delay:g} s" if delay else "now"
