@@ -103,10 +103,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         loop_factory = uvloop.new_event_loop
     is_function = re.fullmatch(r"[\w.]+:[\w.]+", options.file) and not Path(options.file).exists()
     try:
-        if not is_function:
-            with Path(options.file).open("rb"):
-                pass
         if supervised:
+            if not is_function:
+                with Path(options.file).open("rb"):
+                    pass
             return _supervise(options, args, is_function=bool(is_function))
         run = run_function if is_function else run_script
         return run(
