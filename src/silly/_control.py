@@ -118,6 +118,11 @@ class Worker:
         if self._beat:
             loop.call_soon(self._heartbeat)
 
+    @property
+    def awaits_program(self) -> bool:
+        """True until the program that the supervisor converses with is attached."""
+        return self._loop is None and not self._channel.ended
+
     def _heartbeat(self) -> None:
         if self._loop is not None:
             if not self._channel.is_clogged:

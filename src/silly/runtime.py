@@ -195,7 +195,7 @@ class _Program:
     @contextlib.contextmanager
     def _overseen(self, main: asyncio.Task[Any]) -> Iterator[None]:
         loop, live = self._loop, self._live
-        if _control.worker is not None:
+        if _control.worker is not None and _control.worker.awaits_program:
             _control.worker.attach(loop, main, self._stop)
             self._overseer: _Overseer = _control.worker
         else:
