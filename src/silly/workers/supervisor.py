@@ -459,7 +459,6 @@ class Supervisor:
             for slot in list(self._slots):
                 if slot.is_wanted and not slot.is_finished and done and not self._stops:
                     done = await self._replace(slot)
-            self._service.ready()
             if done:
                 logger.info("restarted")
         self._restarting = None
