@@ -5,6 +5,7 @@
 # make soak   attack an echo server for two minutes, and see whether it keeps its promises
 # make asan   the engines' tests under AddressSanitizer (needs gcc)
 # make sessions     SESSIONS=10000 random sessions over bad networks, on each engine
+# make restarts   a hundred rolling restarts under load: no connection may be lost
 # make fuzz   fuzz reading for SECONDS=1200 (needs Python 3.11 or 3.12)
 # make clean  remove what the others made
 #
@@ -16,7 +17,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ADDR ?= 127.0.0.1:9999
 
-.PHONY: run test bench bench-full soak asan sessions fuzz clean
+.PHONY: run test bench bench-full soak restarts asan sessions fuzz clean
 .SILENT:
 
 run: $(VENV)/.installed
@@ -40,6 +41,9 @@ bench-full: $(VENV)/.installed-bench
 
 soak: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/soak.py $(SOAK)
+
+restarts: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/restarts.py --restarts 100
 
 asan: $(VENV)/.installed-dev
 	rm -rf build/asan && mkdir -p build/asan && cp -r src setup.py pyproject.toml README.md LICENSE tests build/asan

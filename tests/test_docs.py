@@ -101,17 +101,18 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_every_public_name_is_in_the_reference() -> None:
     import silly
-    from silly import errors, log, task, testing
+    from silly import errors, log, systemd, task, testing, workers
     from silly import time as silly_time
     from silly.net import tcp
     from silly.testing import faults
 
     reference = (ROOT / "docs" / "reference.md").read_text()
-    for module in (silly, errors, log, task, silly_time, tcp, testing, faults):
+    modules = (silly, errors, log, task, silly_time, tcp, testing, faults, systemd, workers)
+    for module in modules:
         for name in module.__all__:
             if not name.startswith("_"):
                 assert name in reference, f"{name} is not in the reference"
-    for kind in (tcp.Conn, tcp.Listener):
+    for kind in (tcp.Conn, tcp.Listener, workers.Supervisor):
         for name in vars(kind):
             if not name.startswith("_") and name != "lost":
                 assert name in reference, f"{kind.__name__}.{name} is not in the reference"

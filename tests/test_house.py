@@ -24,10 +24,18 @@ MODULES = sorted(
 
 # From the ground up; a module may import from its own floor and those below it.
 FLOORS = (
-    ("silly.errors", "silly._arguments", "silly._live", "silly.log"),
-    ("silly._engine", "silly.task", "silly.crypto"),
+    (
+        "silly.errors",
+        "silly._arguments",
+        "silly._live",
+        "silly.log",
+        "silly.systemd",
+        "silly._channel",
+    ),
+    ("silly._engine", "silly.task", "silly.crypto", "silly._control"),
     ("silly.net", "silly.time"),
     ("silly.testing", "silly.runtime"),
+    ("silly.workers",),
     ("silly",),
     ("silly.cli", "silly.__main__"),
 )

@@ -7,6 +7,7 @@ The house, from the ground up (imports point down only):
 - `silly.net`: addresses, and `silly.net.tcp`: `listen`, `connect`, the `Conn`.
 - `silly.task`, `silly.time`, `silly.crypto`: forked tasks, timers, random keys.
 - ``silly.runtime``: `run`, script mode, signals and the drain.
+- `silly.workers`: several processes, and their supervisor; `silly.systemd`.
 - ``silly.cli``: the command ``silly``.
 - `silly.testing`: for tests of what is built on this.
 """
@@ -23,6 +24,7 @@ from silly.errors import (
     WriteQueueFull,
 )
 from silly.runtime import run
+from silly.workers import run_workers
 
 __all__ = [
     "ConcurrentRead",
@@ -34,6 +36,7 @@ __all__ = [
     "__version__",
     "engine",
     "run",
+    "run_workers",
 ]
 
 __version__ = "0.1.0"

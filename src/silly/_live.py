@@ -8,6 +8,7 @@ early. `silly.runtime` waits until nothing is left, and knows what to drain.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Protocol
 
 __all__ = ["Live"]
@@ -31,13 +32,14 @@ class _Timer(Protocol):
 class Live:
     """The reasons to stay up, of one event loop."""
 
-    __slots__ = ("_empty", "conns", "listeners", "tasks", "timers")
+    __slots__ = ("_empty", "conns", "listeners", "tasks", "timers", "when_listening")
 
     def __init__(self) -> None:
         self.listeners: set[_Listener] = set()
         self.conns: set[_Conn] = set()  # those that no listener accepted
         self.tasks: set[asyncio.Task[Any]] = set()  # forked
         self.timers: set[_Timer] = set()
+        self.when_listening: Callable[[], object] | None = None
         self._empty: asyncio.Event | None = None
 
     @classmethod
@@ -53,6 +55,12 @@ class Live:
 
     def __bool__(self) -> bool:
         return bool(self.listeners or self.conns or self.tasks or self.timers)
+
+    def listens(self, listener: _Listener) -> None:
+        """Enter *listener*, and tell of it."""
+        self.listeners.add(listener)
+        if self.when_listening is not None:
+            self.when_listening()
 
     def left(self) -> None:
         """Be told that something ended, and was taken out of its set."""

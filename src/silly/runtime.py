@@ -15,6 +15,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
+import importlib
 import inspect
 import io
 import logging
@@ -24,13 +25,15 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
+from silly import _control
 from silly._arguments import seconds
 from silly._live import Live
 from silly.log import DroppingHandler, unconfigured_logging_drops
+from silly.systemd import Service
 
-__all__ = ["GRACE", "run", "run_script"]
+__all__ = ["GRACE", "run", "run_function", "run_script"]
 
 T = TypeVar("T")
 
@@ -94,6 +97,19 @@ def _is_loop_running() -> bool:
     return True
 
 
+class _Overseer(Protocol):
+    """Who is told how the program does."""
+
+    def running(self, *, started: bool, listening: bool) -> None:
+        """The main coroutine waits, or has returned (*started*)."""
+
+    def stopping(self, *, told: bool) -> None:
+        """It stops: because it was *told* to, or by itself."""
+
+    def ended(self) -> None:
+        """All is closed."""
+
+
 class _Program:
     """One run of a main coroutine, with its signals."""
 
@@ -108,7 +124,7 @@ class _Program:
         self._live = Live.of(loop)
         self._signalled = asyncio.Event()
         main = loop.create_task(self._guard())
-        with self._signals_caught():
+        with self._signals_caught(), self._overseen(main):
             try:
                 done = loop.create_task(self._until_done(main))
                 signalled = loop.create_task(self._signalled.wait())
@@ -137,6 +153,7 @@ class _Program:
         await asyncio.wait((main,))
         if main.cancelled() or main.exception() is not None or main.result()[1] is not None:
             return
+        self._overseer.running(started=True, listening=bool(self._live.listeners))
         await self._live.wait_empty()
 
     async def _drain(self, main: asyncio.Task[Any]) -> None:
@@ -158,6 +175,7 @@ class _Program:
 
     async def _end_now(self, main: asyncio.Task[Any]) -> None:
         live = self._live
+        self._overseer.stopping(told=False)
         closings = [listener.close(0) for listener in list(live.listeners)]
         for timer in list(live.timers):
             timer.cancel()
@@ -172,6 +190,36 @@ class _Program:
         with contextlib.suppress(TimeoutError):  # aborted: they leave within a pass or two
             async with asyncio.timeout(_AFTER_CANCEL):
                 await live.wait_empty()
+
+    # --------------------------------------------------------------- overseer
+
+    @contextlib.contextmanager
+    def _overseen(self, main: asyncio.Task[Any]) -> Iterator[None]:
+        loop, live = self._loop, self._live
+        if _control.worker is not None and _control.worker.awaits_program:
+            _control.worker.attach(loop, main, self._stop)
+            self._overseer: _Overseer = _control.worker
+        else:
+            self._overseer = Service(loop)
+
+        def report() -> None:
+            if not main.done():
+                self._overseer.running(started=False, listening=bool(live.listeners))
+
+        live.when_listening = lambda: loop.call_soon(report)
+        loop.call_soon(report)  # after the first step of main
+        try:
+            yield
+        finally:
+            live.when_listening = None
+            self._overseer.ended()
+
+    def _stop(self, grace: float | None) -> None:
+        """Drain as after a signal, within *grace* seconds if they are fewer than ours."""
+        if grace is not None:
+            self._grace = min(self._grace, grace)
+        if not self._reacted or grace == 0:
+            self._react()
 
     # ----------------------------------------------------------------- signals
 
@@ -204,8 +252,9 @@ class _Program:
     def _react(self) -> None:
         if not self._reacted:
             self._reacted = True
+            self._overseer.stopping(told=True)
             handlers = sum(listener.connections for listener in self._live.listeners)
-            if handlers and self._grace:
+            if handlers and self._grace and _control.worker is None:
                 notice = DroppingHandler()  # a full pipe must not hold up the drain
                 notice.write(
                     f"silly: stopping; waiting up to {self._grace:g} s for {handlers} "
@@ -248,7 +297,8 @@ def run_script(
     """
     with io.open_code(path) as file:
         source = file.read()
-    try:
+
+    def start() -> Coroutine[Any, Any, None]:
         code = compile(
             source, path, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
         )
@@ -257,13 +307,60 @@ def run_script(
         module = types.ModuleType("__main__")
         module.__file__ = path
         sys.modules["__main__"] = module
+        return _execute(code, module.__dict__)
+
+    return _run_program(start, grace, debug=debug, loop_factory=loop_factory)
+
+
+def run_function(
+    target: str,
+    args: Sequence[str] = (),
+    *,
+    grace: float = GRACE,
+    debug: bool = False,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> int:
+    """Call ``module:function`` inside a running loop, and stay up as `run_script` does.
+
+    Args:
+        target: a module that can be imported from the current directory, and a
+            function (or coroutine function) in it that takes no argument.
+        args: what follows *target* in `sys.argv`.
+        grace, debug, loop_factory: as for `run_script`.
+
+    Returns:
+        The exit code, as `run_script`.
+    """
+
+    async def call() -> None:
+        name, _, attribute = target.partition(":")
+        try:
+            function = getattr(importlib.import_module(name), attribute)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # it is there, and imports what is not
+            sys.exit(f"silly: there is no module {error.name!r} here for {target!r}")
+        except AttributeError:
+            sys.exit(f"silly: module {name!r} has no function {attribute!r}")
+        result = function()
+        if inspect.isawaitable(result):
+            await result
+
+    sys.argv = [target, *args]
+    sys.path.insert(0, os.getcwd())  # noqa: PTH109
+    return _run_program(call, grace, debug=debug, loop_factory=loop_factory)
+
+
+def _run_program(
+    start: Callable[[], Coroutine[Any, Any, None]],
+    grace: float,
+    *,
+    debug: bool,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None,
+) -> int:
+    try:
         with unconfigured_logging_drops():
-            run(
-                _execute(code, module.__dict__),
-                grace=grace,
-                debug=debug or None,
-                loop_factory=loop_factory,
-            )
+            run(start(), grace=grace, debug=debug or None, loop_factory=loop_factory)
     except SystemExit as leave:
         return _exit_code(leave)
     except KeyboardInterrupt:

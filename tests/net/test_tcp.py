@@ -22,7 +22,8 @@ from silly.errors import (
     LimitExceeded,
     WriteQueueFull,
 )
-from silly.net import tcp
+from silly.net import listening, tcp
+from silly.net.addr import Address
 from silly.net.tcp import Conn
 
 ANY = "127.0.0.1:0"
@@ -771,3 +772,31 @@ async def _write_in_pieces(conn: Conn, data: bytes) -> None:
     for start in range(0, len(data), 40_000):
         await conn.write(data[start : start + 40_000])
         await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("passes", range(6))
+async def test_what_was_accepted_when_the_listener_closes_is_served(
+    passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[socket.socket] = []
+
+    def keeping(address: Address, backlog: int, *, reuse_port: bool) -> list[socket.socket]:
+        sockets = opening(address, backlog, reuse_port=reuse_port)
+        kept.extend(sock.dup() for sock in sockets)
+        return sockets
+
+    opening = listening.open_sockets
+    monkeypatch.setattr(listening, "open_sockets", keeping)
+    listener = tcp.listen(ANY, echo)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    with kept[0], socket.create_connection(kept[0].getsockname(), timeout=10) as sock:
+        sock.sendall(b"x\n")
+        sock.shutdown(socket.SHUT_WR)
+        for _ in range(passes):
+            await asyncio.sleep(0)
+        await listener.close(grace=10)
+        try:  # as another process that holds the same socket
+            kept[0].accept()[0].close()
+        except BlockingIOError:
+            assert sock.recv(100) == b"x\n"  # it was not left in the queue

@@ -405,6 +405,7 @@ class LoopServer:
         accept: Accept,
         gate: Gate,
     ) -> None:
+        self._loop = loop
         self._sock = sock
         self._closed = False
         self._server: asyncio.AbstractServer | None = None
@@ -421,6 +422,8 @@ class LoopServer:
         if self._closed:
             server.close()
         self._server = server
+        if self._closed:
+            self.close()
 
     def accept_queued(self) -> None:
         """Without effect: the loop accepts by itself."""
@@ -430,7 +433,11 @@ class LoopServer:
 
     def close(self) -> None:
         self._closed = True
-        if self._server is not None:
+        if self._server is not None and isinstance(self._loop, asyncio.SelectorEventLoop):
+            # Not the server's own close: that drops what was accepted in this pass of the loop.
+            self._loop.remove_reader(self._sock)
+            self._sock.close()
+        elif self._server is not None:
             self._server.close()
         else:
             self._starting.cancel()

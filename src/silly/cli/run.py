@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import platform
+import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import silly
-from silly._arguments import seconds
-from silly.runtime import GRACE, run_script
+from silly.cli.options import OPTIONS, add_options, split
+from silly.runtime import run_function, run_script
+from silly.workers import Supervisor
 
 __all__ = ["main"]
 
@@ -20,11 +24,24 @@ _EPILOG = """\
 The script runs inside an event loop: tcp.listen(...), task.fork(...) and `await`
 work at its top level. The program stays up while listeners, connections, forked
 tasks or timers live. Ctrl-C and SIGTERM stop it gently: handlers may finish for
-the grace period; a second signal stops it at once.
+the grace period; a second signal stops it at once. MODULE:FUNCTION calls a
+function (or coroutine function) of a module in the same way.
+
+With --workers, a supervisor keeps N processes of the program. Its signals:
+  SIGTERM, SIGINT  drain all workers; again: end them at once
+  SIGHUP           replace the workers one by one; no connection is lost
+  SIGTTIN, SIGTTOU one worker more, one less
+
+The options above may also stand right behind FILE, before the first word that
+is none of them. From that word on, or after `--`, all is the script's sys.argv.
+The environment variables SILLY_WORKERS, SILLY_RELOAD, SILLY_GRACE,
+SILLY_WATCHDOG, SILLY_UVLOOP and SILLY_DEBUG stand for options that are not given.
 
 examples:
   silly echo_server.py
+  silly echo_server.py --workers 4
   silly echo_server.py 127.0.0.1:7777     what follows FILE is the script's sys.argv
+  silly game_server.py -- --debug         ... and so is all that follows --
   silly --grace 30 game_server.py         let handlers finish for up to 30 seconds
 
 exit codes:
@@ -32,43 +49,27 @@ exit codes:
   1  the script raised an exception (its traceback is on standard error)
   2  wrong usage, or FILE cannot be read
   N  what the script gave to sys.exit(N)
+  With --workers: 0 after a signal; if no worker ever became ready, the code of
+  the worker that died last.
 """
 
 
-def _grace(text: str) -> float:
-    try:
-        return seconds(float(text), "grace")
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
-
-
 def _parser() -> argparse.ArgumentParser:
+    flags = " ".join(
+        f"[{option.flag} {option.metavar}]" if option.metavar else f"[{option.flag}]"
+        for option in OPTIONS
+    )
     parser = argparse.ArgumentParser(
         prog="silly",
-        usage="silly [-h] [--version] [--grace SECONDS] [--uvloop] [--debug] FILE.py [ARG ...]",
+        usage=f"silly [-h] [--version] {flags} FILE.py [ARG ...]",
         description="Run a Python script as a TCP service or client.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("file", metavar="FILE.py", help="the script")
-    parser.add_argument(
-        "args", metavar="ARG", nargs=argparse.REMAINDER, help="arguments for the script"
-    )
+    parser.add_argument("file", metavar="FILE.py", help="the script, or MODULE:FUNCTION")
     parser.add_argument("--version", action="version", version=_version())
-    parser.add_argument(
-        "--grace",
-        type=_grace,
-        default=GRACE,
-        metavar="SECONDS",
-        help="how long handlers may go on after a signal (default: %(default)g)",
-    )
-    parser.add_argument(
-        "--uvloop", action="store_true", help="run on uvloop (extra: silly-net[uvloop])"
-    )
-    parser.add_argument(
-        "--debug", action="store_true", help="asyncio's debug mode, and whole tracebacks"
-    )
+    add_options(parser)
     return parser
 
 
@@ -85,7 +86,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments:
         parser.print_help(sys.stderr)
         return USAGE_ERROR
-    options = parser.parse_args(arguments)
+    ours, args = split(arguments)
+    options = parser.parse_args(ours)
+    supervised = options.reload or options.workers is not None
+    if options.reload and options.workers not in {None, 1}:
+        parser.error("--reload runs one worker: it does not go with --workers")
+    if options.watchdog is not None and not supervised:
+        parser.error("--watchdog goes with --workers: it is the supervisor that watches")
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     if options.uvloop:
         try:
@@ -94,10 +101,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("silly: --uvloop needs uvloop: pip install 'silly-net[uvloop]'", file=sys.stderr)
             return USAGE_ERROR
         loop_factory = uvloop.new_event_loop
+    is_function = re.fullmatch(r"[\w.]+:[\w.]+", options.file) and not Path(options.file).exists()
     try:
-        return run_script(
+        if supervised:
+            if not is_function:
+                with Path(options.file).open("rb"):
+                    pass
+            return _supervise(options, args, is_function=bool(is_function))
+        run = run_function if is_function else run_script
+        return run(
             options.file,
-            options.args,
+            args,
             grace=options.grace,
             debug=options.debug,
             loop_factory=loop_factory,
@@ -105,3 +119,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"silly: cannot read {options.file!r}: {error.strerror}", file=sys.stderr)
         return USAGE_ERROR
+
+
+def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function: bool) -> int:
+    if sys.platform == "win32":
+        print("silly: --workers and --reload need a Unix system", file=sys.stderr)
+        return USAGE_ERROR
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("silly: %(message)s"))
+    logger = logging.getLogger("silly.workers")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    supervisor = Supervisor(
+        options.file,
+        args,
+        workers=options.workers or 1,
+        grace=options.grace,
+        debug=options.debug,
+        uvloop=options.uvloop,
+        watchdog=options.watchdog,
+        develop=options.reload,
+    )
+    if not options.reload:
+        return asyncio.run(supervisor.run())
+    try:
+        from silly.cli.reload import run_reloading  # noqa: PLC0415 - an extra
+    except ImportError:
+        print("silly: --reload needs watchfiles: pip install 'silly-net[reload]'", file=sys.stderr)
+        return USAGE_ERROR
+    directory = Path.cwd() if is_function else Path(options.file).resolve().parent
+    return asyncio.run(run_reloading(supervisor, directory))

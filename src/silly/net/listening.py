@@ -1,4 +1,10 @@
-"""Listening sockets: from an address to what is bound and listens."""
+"""Listening sockets: from an address to what is bound and listens.
+
+A listener's sockets come from the supervisor in a worker process
+(`silly.workers`), else from the service manager if it opened that address
+beforehand (`silly.systemd.activated`), else they are opened here. Only the last
+are closed for good when the listener closes; the others stay open elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +15,83 @@ import socket
 import stat
 import sys
 from pathlib import Path
+from typing import Any
 
+from silly import _control
+from silly._control import Opened, Serve
 from silly.errors import at_address
 from silly.net.addr import Address, TCPAddress, UnixAddress
+from silly.systemd import Activated, activated
 
-__all__ = ["backlog_overflows", "open_sockets", "unlink_path"]
+__all__ = [
+    "activated_sockets",
+    "backlog_overflows",
+    "obtain_sockets",
+    "open_sockets",
+    "unlink_path",
+]
 
 _PORT_TRIES = 20  # for one free port on both families
+
+
+def obtain_sockets(address: Address, backlog: int, *, reuse_port: bool, serve: Serve) -> Opened:
+    """Return the sockets for a listener on *address*, wherever they come from.
+
+    *serve* accepts on one socket, until closed: a worker is sometimes lent more
+    sockets of the same address.
+
+    Raises:
+        OSError: as `open_sockets`.
+    """
+    if _control.worker is not None:
+        picks = isinstance(address, TCPAddress) and address.port == 0
+        kept = _control.worker.open(
+            str(address), backlog, reuse_port=reuse_port, picks=picks, serve=serve
+        )
+        if kept is not None:
+            return kept
+    if passed := activated_sockets(address):
+        return Opened([each.dup() for each in passed], lambda: None)
+    sockets = open_sockets(address, backlog, reuse_port=reuse_port)
+    if isinstance(address, UnixAddress):
+        path = address.path
+        return Opened(sockets, lambda: unlink_path(path))
+    return Opened(sockets, lambda: None)
+
+
+def activated_sockets(address: Address) -> list[Activated]:
+    """Return those sockets of socket activation that listen on *address*.
+
+    A socket for every interface fits an address for every interface, also when
+    it is an IPv6 socket that takes IPv4 too (systemd makes such ones).
+
+    Raises:
+        OSError: the host name cannot be resolved.
+    """
+    candidates = activated()
+    if not candidates:
+        return []
+    if isinstance(address, UnixAddress):
+        return [each for each in candidates if each.sockaddr == address.path]
+    wanted = {sockaddr[:2] for _, sockaddr in _resolve(address)}
+    everywhere = bool(wanted & {(host, address.port) for host in _EVERYWHERE})
+    return [
+        each
+        for each in candidates
+        if isinstance(each.sockaddr, tuple)
+        and each.sockaddr[1] != 0
+        and (each.sockaddr[:2] in wanted or (everywhere and _is_dual(each, address.port)))
+    ]
+
+
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - to recognize it
+
+
+def _is_dual(each: Activated, port: int) -> bool:
+    if each.family != socket.AF_INET6 or each.sockaddr[:2] != ("::", port):
+        return False
+    with each.dup() as sock:
+        return not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
 
 def open_sockets(address: Address, backlog: int, *, reuse_port: bool) -> list[socket.socket]:
@@ -38,7 +114,7 @@ def open_sockets(address: Address, backlog: int, *, reuse_port: bool) -> list[so
     raise AssertionError("unreachable")
 
 
-def _listen_tcp(address: TCPAddress, backlog: int, *, reuse_port: bool) -> list[socket.socket]:
+def _resolve(address: TCPAddress) -> list[tuple[int, Any]]:
     try:
         found = socket.getaddrinfo(
             address.host or None,
@@ -48,7 +124,11 @@ def _listen_tcp(address: TCPAddress, backlog: int, *, reuse_port: bool) -> list[
         )
     except socket.gaierror as error:
         raise at_address(error, str(address)) from None
-    wanted = dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found)
+    return list(dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found))
+
+
+def _listen_tcp(address: TCPAddress, backlog: int, *, reuse_port: bool) -> list[socket.socket]:
+    wanted = _resolve(address)
     port = address.port
     sockets: list[socket.socket] = []
     with contextlib.ExitStack() as undo:

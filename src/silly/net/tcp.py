@@ -18,22 +18,24 @@ import enum
 import errno
 import inspect
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from silly._arguments import positive_seconds, seconds, seconds_or_none, size
 from silly._engine import engine
+from silly._engine.interface import Server
 from silly._engine.stream import LINGER, MAX_UNSENT, READ_LIMIT
 from silly._live import Live
 from silly.errors import ConnectionClosed, EndOfStream, LimitExceeded, WriteQueueFull
 from silly.net import addr as addresses
-from silly.net.addr import TCPAddress, UnixAddress
+from silly.net.addr import TCPAddress
 from silly.net.conn import Conn, ConnStats
 from silly.net.dialing import dial
 from silly.net.gate import Gate
 from silly.net.limits import Limits
-from silly.net.listening import backlog_overflows, open_sockets, unlink_path
+from silly.net.listening import backlog_overflows, obtain_sockets
 from silly.net.sweep import Sweep
 
 __all__ = [
@@ -52,6 +54,7 @@ logger = logging.getLogger("silly.net")
 BACKLOG: Final = 128
 GRACE: Final = 5.0  # seconds
 _AFTER_CANCEL: Final = 1.0  # seconds that a cancelled handler has to clean up
+_PASSES: Final = 3  # of the loop, until the portable engine has handed on what it accepted
 
 Handler = Callable[["Conn"], Awaitable[object]]
 
@@ -174,9 +177,15 @@ class Listener:
         self._closing: asyncio.Task[None] | None = None
         self._deadline = 0.0
         self._changed = asyncio.Event()  # a connection or handler ended, or the deadline moved
-        self._path = address.path if isinstance(address, UnixAddress) else None
 
-        sockets = open_sockets(address, backlog, reuse_port=reuse_port)
+        def serve(sock: socket.socket) -> Server:
+            return engine.serve(
+                loop, sock, backlog, self._accept, busy_poll=busy_poll, gate=self._gate
+            )
+
+        opened = obtain_sockets(address, backlog, reuse_port=reuse_port, serve=serve)
+        self._release = opened.release
+        sockets = opened.sockets
         self._addrs = tuple(addresses.format_sockaddr(sock.getsockname()) for sock in sockets)
         self._task_name = f"{_name(handler)} on {self._addrs[0]}"
         self._overflows_before = backlog_overflows()
@@ -189,12 +198,9 @@ class Listener:
             "idle_timeout": limits.idle_timeout,
             "idle_swept": True,
         }
-        self._servers = [
-            engine.serve(loop, sock, backlog, self._accept, busy_poll=busy_poll, gate=self._gate)
-            for sock in sockets
-        ]
-        Live.of(loop).listeners.add(self)
+        self._servers = [serve(sock) for sock in sockets]
         self._enter(ListenerState.ACCEPTING)
+        Live.of(loop).listens(self)
 
     # ------------------------------------------------------------- connections
 
@@ -383,8 +389,7 @@ class Listener:
                 if grace > 0:
                     server.accept_queued()
                 server.close()
-            if self._path is not None:
-                unlink_path(self._path)
+            self._release()
             self._enter(ListenerState.DRAINING)
             self._closing = self._loop.create_task(self._drain(asyncio.current_task(self._loop)))
         else:
@@ -394,6 +399,8 @@ class Listener:
 
     async def _drain(self, closer: asyncio.Task[Any] | None) -> None:
         own = {closer} if closer is not None and closer in self._handling else set()
+        for _ in range(_PASSES if self._deadline > self._loop.time() else 0):
+            await asyncio.sleep(0)
         await self._wait_drained(own)
         for task in self._handling.keys() - own:
             task.cancel()

@@ -1,0 +1,264 @@
+"""A worker's end of the conversation with its supervisor (`silly.workers`).
+
+In any other process this does nothing, except that `provide` notes what could
+be asked. A worker does not open listening sockets: it asks for them, and its
+supervisor keeps them open when the worker has gone, so that no connection that
+waits in one is lost. When the supervisor is gone, the worker drains and leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from silly._channel import (
+    Answer,
+    Ask,
+    Channel,
+    Drain,
+    Heartbeat,
+    Key,
+    Last,
+    Lend,
+    Message,
+    Open,
+    Refused,
+    Release,
+    Return,
+    Running,
+    Stopping,
+)
+
+__all__ = ["CHANNEL", "Opened", "Worker", "merging", "provide", "worker"]
+
+logger = logging.getLogger("silly.workers")
+
+CHANNEL: Final = "SILLY_CHANNEL"  # the descriptor, and the seconds between heartbeats
+_PATIENCE: Final = 30.0  # seconds for the supervisor to open a socket
+_LAST_WORDS: Final = 1.0  # seconds for the supervisor to take the last answers
+
+Merge = Callable[[Any, Any], Any]
+
+
+# ------------------------------------------------------------------- providers
+
+_providers: dict[str, tuple[Callable[[], Any], Merge | None]] = {}
+
+
+def provide(name: str, function: Callable[[], Any], *, merge: Merge | None = None) -> None:
+    """Let the supervisor ask this worker for *name* (`silly.workers.Supervisor.ask`).
+
+    Args:
+        name: what is asked for, such as ``"stats"``; a later call replaces an
+            earlier one.
+        function: called in the worker, in its event loop, for the answer: any
+            JSON value. It is called a last time when the worker has drained.
+        merge: called in the supervisor (where the module that provides must be
+            imported, too) as ``merge(so_far, last)`` with the last answer of
+            each worker that has ended, and *so_far* None at first; returns what
+            then stands for all that have ended. Without it, the last answers
+            of the latest 1000 are kept, one by one.
+    """
+    _providers[name] = function, merge
+
+
+def merging(name: str) -> Merge | None:
+    """Return what `provide` was given for *name*."""
+    return _providers.get(name, (None, None))[1]
+
+
+# ---------------------------------------------------------------------- worker
+
+
+class _Server(Protocol):
+    def close(self) -> None: ...
+
+
+Serve = Callable[[socket.socket], _Server]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a listener listens on."""
+
+    sockets: list[socket.socket]
+    release: Callable[[], None]
+    """To be called when the listener has closed them."""
+
+
+class Worker:
+    """This process, as its supervisor knows it."""
+
+    def __init__(self, channel: Channel, beat: float) -> None:
+        self._channel = channel
+        self._beat = beat
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._open: dict[Key, Serve] = {}
+        self._picked: dict[str, int] = {}  # how often each address with port 0 was opened
+        self._lent: dict[tuple[Key, int], list[_Server]] = {}
+        self._stopping = self._told = False
+
+    def attach(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        main: asyncio.Task[Any],
+        stop: Callable[[float | None], object],
+    ) -> None:
+        """Converse from *loop*, where *main* runs; *stop* is given the grace (None: its own)."""
+        self._loop = loop
+        self._main = main
+        self._stop = stop
+        self._channel.attach(loop, self._on_message, self._on_end)
+        if self._beat:
+            loop.call_soon(self._heartbeat)
+
+    @property
+    def awaits_program(self) -> bool:
+        """True until the program that the supervisor converses with is attached."""
+        return self._loop is None and not self._channel.ended
+
+    def _heartbeat(self) -> None:
+        if self._loop is not None:
+            if not self._channel.is_clogged:
+                self._channel.send(Heartbeat())
+            self._loop.call_later(self._beat, self._heartbeat)
+
+    # ---------------------------------------------------- what the runtime tells
+
+    def running(self, *, started: bool, listening: bool) -> None:  # noqa: ARG002 - which, is known
+        """The main coroutine waits for the first time, or a listener was opened since."""
+        if not self._stopping:
+            self._channel.send(Running(started, [list(key) for key in self._open]))
+
+    def stopping(self, *, told: bool) -> None:
+        """The program ends: listeners are about to be closed."""
+        if not self._stopping:
+            self._stopping = True
+            self._told = told
+            self._tell_if_stopped()
+
+    def ended(self) -> None:
+        """All is closed: give the last answers."""
+        answers = {name: self._answer(name) for name in _providers}
+        self._channel.send(Last({name: value for name, (known, value) in answers.items() if known}))
+        self._channel.send_all(_LAST_WORDS)
+        self._loop = None
+        self._channel.close()
+
+    # --------------------------------------------------- what the supervisor says
+
+    def _on_message(self, message: Message, descriptors: list[int]) -> None:
+        match message:
+            case Drain(grace):
+                self._stop(grace)
+            case Ask(number, name):
+                known, value = self._answer(name)
+                self._channel.send(Answer(number, name, known, value))
+            case Lend(address, index, slot):
+                sockets = [socket.socket(fileno=number) for number in descriptors]
+                self._borrow((address, index), slot, sockets)
+            case Return(slot):
+                for key in [key for key in self._lent if key[1] == slot]:
+                    self._give_back(key)
+
+    def _on_end(self) -> None:
+        logger.warning("the supervisor is gone: stopping")
+        self._stop(None)
+
+    def _answer(self, name: str) -> tuple[bool, Any]:
+        if name in _providers:
+            try:
+                return True, _providers[name][0]()
+            except Exception:
+                logger.exception("cannot answer for %r", name)
+        return False, None
+
+    # -------------------------------------------------------------------- sockets
+
+    def open(
+        self, address: str, backlog: int, *, reuse_port: bool, picks: bool, serve: Serve
+    ) -> Opened | None:
+        """Return what the supervisor holds open for *address*; None if it is not to be asked.
+
+        It is asked for each address once at a time, and only from the main
+        event loop; a port that is to be *picked* is shared by all workers only
+        if the main coroutine itself asks: others are this worker's own.
+
+        Raises:
+            OSError: the operating system refused, or the supervisor is gone.
+        """
+        if self._loop is None or asyncio.get_running_loop() is not self._loop:
+            return None
+        index = self._picked.get(address, 0) if picks else 0
+        key = address, index
+        if key in self._open or (picks and asyncio.current_task() is not self._main):
+            return None
+        try:
+            answer, descriptors = self._channel.converse(
+                Open(address, index, backlog, reuse_port), _PATIENCE
+            )
+        except OSError as error:
+            raise type(error)(error.errno, "The supervisor did not answer", address) from None
+        if isinstance(answer, Refused):
+            raise _refusal(answer)
+        if picks:
+            self._picked[address] = index + 1
+        self._open[key] = serve
+        sockets = [socket.socket(fileno=number) for number in descriptors]
+        return Opened(sockets, lambda: self._release(key))
+
+    def _release(self, key: Key) -> None:
+        self._open.pop(key, None)
+        for lent in [lent for lent in self._lent if lent[0] == key]:
+            self._give_back(lent)
+        if self._stopping:
+            self._tell_if_stopped()
+        else:
+            self._channel.send(Release(*key))
+
+    def _tell_if_stopped(self) -> None:
+        if not self._open:
+            self._channel.send(Stopping(self._told))
+
+    def _borrow(self, key: Key, slot: int, sockets: list[socket.socket]) -> None:
+        serve = self._open.get(key)
+        if serve is None or (key, slot) in self._lent:
+            for sock in sockets:
+                sock.close()
+        else:
+            self._lent[key, slot] = [serve(sock) for sock in sockets]
+
+    def _give_back(self, lent: tuple[Key, int]) -> None:
+        for server in self._lent.pop(lent):
+            server.close()
+
+
+def _refusal(answer: Refused) -> OSError:
+    kind = socket.gaierror if answer.unresolved else OSError
+    if answer.errno is None:
+        error = kind(f"{answer.address}: {answer.text}")
+    else:
+        error = kind(answer.errno, answer.text)
+    error.filename = answer.address
+    return error
+
+
+def _from_environment() -> Worker | None:
+    channel = os.environ.pop(CHANNEL, None)
+    if channel is None:
+        return None
+    fd, _, beat = channel.partition(":")
+    with contextlib.suppress(OSError, ValueError):
+        os.set_inheritable(int(fd), False)
+        return Worker(Channel(socket.socket(fileno=int(fd))), float(beat))
+    return None
+
+
+worker: Worker | None = _from_environment()
+"""This process as a worker; None if it is none."""

@@ -1,0 +1,150 @@
+"""The options of ``silly FILE.py``, each defined once: flag, variable, default, help."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from silly._arguments import seconds, size
+from silly.runtime import GRACE
+
+__all__ = ["OPTIONS", "Option", "add_options", "split"]
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option. Without *parse* it takes no value: it is there or not."""
+
+    flag: str
+    help: str
+    parse: Callable[[str], Any] | None = None
+    metavar: str | None = None
+    default: Any = None
+
+    @property
+    def name(self) -> str:
+        """What the parsed value is called."""
+        return self.flag.removeprefix("--")
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that stands for it where it is not given."""
+        return f"SILLY_{self.name.upper()}"
+
+    def from_environment(self) -> Any:
+        """Return the value of the variable, or the default.
+
+        Raises:
+            ArgumentTypeError: the variable has a value that does not fit.
+        """
+        text = os.environ.get(self.variable, "")
+        if not text:
+            return self.default
+        try:
+            return (self.parse or _switch)(text)
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentTypeError(f"{self.variable}: {error}") from None
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in {"1", "0", "true", "false", "yes", "no", "on", "off"}:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither 1 nor 0")
+    return text.lower() in {"1", "true", "yes", "on"}
+
+
+def _seconds(text: str) -> float:
+    try:
+        return seconds(float(text), "it")
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
+
+
+def _period(text: str) -> float:
+    if not 0 < (period := _seconds(text)) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return period
+
+
+def _count(text: str) -> int:
+    try:
+        return size(int(text), "it", least=1)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more") from None
+
+
+OPTIONS: Final = (
+    Option(
+        "--workers",
+        "run N worker processes and keep them running; SIGHUP restarts them one by one",
+        _count,
+        "N",
+    ),
+    Option("--reload", "run it afresh when a source file changes (extra: silly-net[reload])"),
+    Option(
+        "--grace",
+        "how long handlers may go on after a signal (default: %(default)g)",
+        _seconds,
+        "SECONDS",
+        GRACE,
+    ),
+    Option(
+        "--watchdog",
+        "with --workers: kill a worker whose event loop is stuck for longer",
+        _period,
+        "SECONDS",
+    ),
+    Option("--uvloop", "run on uvloop (extra: silly-net[uvloop])", default=False),
+    Option("--debug", "asyncio's debug mode, and whole tracebacks", default=False),
+)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Give *parser* all options, with the environment's values as defaults."""
+    for option in OPTIONS:
+        try:
+            default = option.from_environment()
+        except argparse.ArgumentTypeError as error:
+            parser.error(str(error))
+        if option.parse is None:
+            parser.add_argument(
+                option.flag, action="store_true", default=bool(default), help=option.help
+            )
+        else:
+            parser.add_argument(
+                option.flag,
+                type=option.parse,
+                metavar=option.metavar,
+                default=default,
+                help=option.help,
+            )
+
+
+def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the arguments up to FILE with our options that follow it, and the script's.
+
+    Right behind FILE, our long options are still ours; the script's begin at
+    the first other word, or after ``--``.
+    """
+    before = _ours(arguments, 0, any_flag=True)
+    if before == len(arguments):
+        return list(arguments), []
+    after = _ours(arguments, before + 1, any_flag=False)
+    begins = after + (list(arguments[after : after + 1]) == ["--"])
+    return list(arguments[:after]), list(arguments[begins:])
+
+
+def _ours(arguments: Sequence[str], at: int, *, any_flag: bool) -> int:
+    """Return where, from *at* on, our options end."""
+    flags = {option.flag: option for option in OPTIONS}
+    while at < len(arguments):
+        flag, equals, _ = arguments[at].partition("=")
+        if flag in flags:
+            at += 1 if equals or flags[flag].parse is None else 2
+        elif any_flag and flag.startswith("-") and flag not in {"-", "--"}:
+            at += 1  # --help, --version, or a mistake
+        else:
+            break
+    return min(at, len(arguments))

@@ -1,0 +1,104 @@
+"""What a supervisor asks its workers, and what is left of those that have ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from silly import _control
+from silly.workers import Supervisor
+from tests.workers.harness import ECHO, script
+
+PROVIDES = """
+from silly import _control
+
+_control.provide("stats", lambda: {"accepted": listener.stats.accepted, "pid": os.getpid()})
+_control.provide("broken", lambda: 1 / 0)
+"""
+
+
+@pytest.fixture
+def merging() -> Iterator[None]:
+    def merge(so_far: Any, last: Any) -> Any:
+        return {"accepted": (so_far or {"accepted": 0})["accepted"] + last["accepted"]}
+
+    _control.provide("stats", dict, merge=merge)
+    yield
+    del _control._providers["stats"]
+
+
+async def answers(supervisor: Supervisor, count: int) -> list[Any]:
+    """What is answered once *count* values come."""
+    while True:
+        await asyncio.sleep(0.001)
+        found = await supervisor.ask("stats")
+        if len(found) == count:
+            return found
+
+
+async def supervised(path: Path) -> tuple[Supervisor, asyncio.Task[int]]:
+    text = path.read_text()
+    path.write_text(text + textwrap.dedent(PROVIDES))
+    supervisor = Supervisor(str(path), workers=2)
+    run = asyncio.create_task(supervisor.run())
+    await asyncio.sleep(0)
+    return supervisor, run
+
+
+async def connect(path: Path) -> None:
+    reader, writer = await asyncio.open_unix_connection(str(path))
+    writer.write(b"x\n")
+    assert await reader.readline() == b"x\n"
+    writer.close()
+    await writer.wait_closed()
+
+
+@pytest.mark.heavy
+async def test_answers_of_ended_workers_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "x.sock"
+    text = ECHO.replace('"127.0.0.1:0"', repr(f"unix:{path}"))
+    supervisor, run = await supervised(script(tmp_path, text))
+    await answers(supervisor, 2)
+    for _ in range(10):
+        await connect(path)
+    first = await answers(supervisor, 2)
+    assert sum(each["accepted"] for each in first) == 10
+    assert {each["pid"] for each in first} == set(supervisor.pids)
+    assert await supervisor.ask("broken") == await supervisor.ask("unknown") == []
+
+    supervisor.restart()
+    second = await answers(supervisor, 4)
+    assert sum(each["accepted"] for each in second) == 10
+    killed = supervisor.pids[0]
+    os.kill(killed, signal.SIGKILL)  # its answer to the latest question stands
+    third = await answers(supervisor, 5)
+    assert sum(each["accepted"] for each in third) == 10
+    assert killed not in supervisor.pids
+    supervisor.stop()
+    assert await run == 0
+
+
+@pytest.mark.heavy
+async def test_answers_of_ended_workers_can_be_merged(tmp_path: Path, merging: None) -> None:
+    path = tmp_path / "x.sock"
+    text = ECHO.replace('"127.0.0.1:0"', repr(f"unix:{path}"))
+    supervisor, run = await supervised(script(tmp_path, text))
+    await answers(supervisor, 2)
+    for _ in range(5):
+        await connect(path)
+    for _ in range(2):
+        before = {each["pid"] for each in await supervisor.ask("stats") if "pid" in each}
+        supervisor.restart()
+        while before & set(supervisor.pids):
+            await asyncio.sleep(0.001)
+        found = await answers(supervisor, 3)
+        assert found[2] == {"accepted": 5}
+    supervisor.stop()
+    assert await run == 0

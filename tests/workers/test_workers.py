@@ -1,0 +1,449 @@
+"""Several workers and their supervisor, as an operator meets them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tests.workers.harness import ECHO, Load, ask, dial, environment, running, script, who
+
+LISTENING = r"listening \S+ \d+ (\S+)"
+
+SUPERVISE = """
+import logging, sys
+import silly
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+sys.exit(silly.run_workers(sys.argv[1], sys.argv[2:], {options}))
+"""
+
+
+def api(**options: object) -> list[str]:
+    """The arguments of an interpreter that calls `silly.run_workers` with *options*."""
+    text = ", ".join(f"{name}={value!r}" for name, value in options.items())
+    return ["-c", SUPERVISE.format(options=text)]
+
+
+def test_workers_share_one_picked_port(tmp_path: Path) -> None:
+    with running("-m", "silly", script(tmp_path), "--workers", "3") as silly:
+        addrs = silly.until(LISTENING, times=3)
+        assert len(set(addrs)) == 1
+        assert re.findall(r"listening (\d)", silly.output).count("1") == 1
+        silly.until("is ready", times=3 - silly.output.count("is ready"))
+        answering: set[int] = set()
+        while len(answering) < 3:  # the kernel spreads connections over all
+            answering.add(who(addrs[0])[0])
+        assert answering == {1, 2, 3}
+        silly.stop()
+        with pytest.raises(ConnectionRefusedError):
+            dial(addrs[0])
+
+
+@pytest.mark.parametrize("options", [[], ["--uvloop"]])
+def test_rolling_restarts_under_load_lose_no_connection(tmp_path: Path, options: list[str]) -> None:
+    with running("-m", "silly", "--workers", "2", *options, script(tmp_path)) as silly:
+        addr = silly.until(LISTENING)[0]
+        silly.until("is ready", times=2)
+        with Load(addr) as load:
+            pids = {who(addr)[1] for _ in range(20)}
+            for _ in range(5):
+                load.more(20)
+                silly.send(signal.SIGHUP)
+                silly.until("^silly: restarted$")
+            load.more(20)
+        assert load.failures == []
+        assert not pids & {who(addr)[1] for _ in range(20)}
+        silly.stop()
+
+
+def test_killed_worker_hurts_its_own_connections_alone(tmp_path: Path) -> None:
+    with running("-m", "silly", "--workers", "2", script(tmp_path)) as silly:
+        addr = silly.until(LISTENING)[0]
+        silly.until("is ready", times=2)
+        held: dict[int, list[socket.socket]] = {}
+        while len(held) < 2:
+            sock = dial(addr)
+            sock.sendall(b"who\n")
+            held.setdefault(int(sock.recv(100).split()[1]), []).append(sock)
+        killed, spared = held
+        with Load(addr) as load:
+            load.more(20)
+            os.kill(killed, signal.SIGKILL)
+            silly.until(rf"worker . \(pid {killed}\) was killed by SIGKILL; starting another")
+            for sock in held[spared]:  # every other connection keeps answering
+                sock.sendall(b"still\n")
+                assert sock.recv(100) == b"still\n"
+            assert ask(addr, b"again\n") == b"again\n"  # a client reconnects at once
+            silly.until("is ready")
+            load.more(20)
+        for sock in held[killed]:
+            with sock:
+                with contextlib.suppress(ConnectionResetError):
+                    assert sock.recv(100) == b""
+        for sock in held[spared]:
+            sock.close()
+        # What the killed one had accepted is lost; there is one such connection for a thread.
+        assert len(load.failures) <= 4, load.failures
+        assert all("Reset" in failure or "short" in failure for failure in load.failures)
+        assert killed not in {who(addr)[1] for _ in range(20)}
+        silly.stop()
+
+
+def test_sockets_of_a_missing_worker_are_served_by_another(tmp_path: Path) -> None:
+    text = """
+        import pathlib
+        seen = pathlib.Path(__file__).with_name("seen")
+        if os.environ["SILLY_WORKER"] == "2":
+            if seen.exists():
+                sys.exit(3)
+            seen.touch()
+    """
+    path = script(tmp_path, ECHO + textwrap.dedent(text))
+    with running(*api(workers=2, back_off=1000.0, back_off_limit=1000.0), path) as silly:
+        addr = silly.until(LISTENING)[0]
+        silly.until("is ready", times=2)
+        pids = dict(who(addr) for _ in range(40))
+        os.kill(pids[2], signal.SIGKILL)
+        silly.until("worker 2 .* was killed by SIGKILL; starting another in 1000 s")
+        assert {who(addr)[0] for _ in range(40)} == {1}
+        silly.send(signal.SIGHUP)  # tries at once, and fails
+        silly.until("worker 2 .* ended with exit code 3")
+        silly.until("restart was abandoned")
+        assert {who(addr)[0] for _ in range(40)} == {1}
+        silly.stop()
+
+
+def test_crash_loop_backs_off_and_is_given_up(tmp_path: Path) -> None:
+    path = script(tmp_path, "import sys\nsys.exit(7)\n")
+    with running(*api(workers=3, back_off=0.01, back_off_limit=0.02, give_up=4), path) as silly:
+        silly.rest()
+        assert silly.process.returncode == 7
+        assert re.findall(r"worker 1 .* ended with exit code 7; (.*)", silly.output) == [
+            "starting another in 0.01 s",
+            "starting another in 0.02 s",
+            "starting another in 0.02 s",
+            "giving up: 4 workers died, and none was ever ready",
+        ]
+        assert silly.output.count("\n") == 4  # the other two were not even tried
+
+
+def test_killed_before_it_was_ready_is_given_up_with_one(tmp_path: Path) -> None:
+    path = script(tmp_path, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    with running(*api(give_up=1), path) as silly:
+        assert re.fullmatch(
+            r"worker 1 \(pid \d+\) was killed by SIGKILL; giving up: it was never ready\n",
+            silly.rest(),
+        )
+        assert silly.process.returncode == 1
+
+
+def test_workers_that_are_done_are_not_started_again(tmp_path: Path) -> None:
+    path = script(tmp_path, "import os\nprint('done', os.environ['SILLY_WORKER'])\n")
+    with running("-m", "silly", "--workers", "2", path) as silly:
+        output = silly.rest()
+        assert silly.process.returncode == 0
+    assert sorted(re.findall(r"^done (\d)$", output, re.MULTILINE)) == ["1", "2"]
+
+
+def test_port_in_use_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        addr = f"127.0.0.1:{taken.getsockname()[1]}"
+        for _ in range(2):  # also when the other one would share it
+            with running(*api(give_up=1), script(tmp_path), addr) as silly:
+                silly.rest()
+                assert silly.process.returncode == 1
+                assert "Address already in use; another program holds the port" in silly.output
+                assert addr in silly.output
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+
+def test_broken_program_does_not_replace_one_that_serves(tmp_path: Path) -> None:
+    path = script(tmp_path)
+    with running("-m", "silly", "--workers", "2", path) as silly:
+        addr = silly.until(LISTENING)[0]
+        silly.until("is ready", times=2)
+        pids = {who(addr)[1] for _ in range(40)}
+        path.write_text("x = (\n")
+        silly.send(signal.SIGHUP)
+        silly.until("SyntaxError")
+        silly.until("another one has its place")
+        silly.until("the restart was abandoned")
+        assert {who(addr)[1] for _ in range(40)} == pids
+        path.write_text(ECHO)
+        silly.send(signal.SIGHUP)
+        silly.until("^silly: restarted$")
+        assert not {who(addr)[1] for _ in range(40)} & pids
+        silly.stop()
+
+
+def test_workers_are_added_and_removed(tmp_path: Path) -> None:
+    with running("-m", "silly", "--workers", "1", script(tmp_path)) as silly:
+        addr = silly.until(LISTENING)[0]
+        silly.until("is ready")
+        silly.send(signal.SIGTTIN)
+        silly.until("worker 2 .* is ready")
+        pids = dict(who(addr) for _ in range(40))
+        assert set(pids) == {1, 2}
+        with Load(addr) as load, dial(addr) as sock:
+            sock.sendall(b"hello\n")
+            assert sock.recv(100) == b"hello\n"
+            load.more(20)
+            silly.send(signal.SIGTTOU)
+            while {who(addr)[0] for _ in range(40)} != {1}:
+                pass
+            load.more(20)
+        assert load.failures == []
+        silly.send(signal.SIGTTOU)  # the last one stays
+        assert who(addr)[0] == 1
+        silly.send(signal.SIGTTIN)
+        silly.until("worker 2 .* is ready")
+        silly.stop()
+
+
+def test_worker_that_is_told_to_stop_is_replaced(tmp_path: Path) -> None:
+    with running("-m", "silly", "--workers", "1", script(tmp_path)) as silly:
+        addr = silly.until(LISTENING)[0]
+        silly.until("is ready")
+        _, pid = who(addr)
+        os.kill(pid, signal.SIGTERM)
+        silly.until("is ready")
+        assert who(addr)[1] != pid
+        silly.stop()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_drains_and_the_second_forces(tmp_path: Path, number: signal.Signals) -> None:
+    command = ["-m", "silly", "--workers", "1", "--grace", "600", script(tmp_path)]
+    with running(*command) as silly:
+        addr = silly.until(LISTENING)[0]
+        silly.until("is ready")
+        with dial(addr) as sock:
+            sock.sendall(b"one\n")
+            assert sock.recv(100) == b"one\n"
+            silly.send(number)
+            silly.until("stopping; waiting up to 600 s for 1 worker ")
+            sock.sendall(b"two\n")  # the handler goes on
+            assert sock.recv(100) == b"two\n"
+            silly.send(number)
+            silly.rest()
+            assert silly.process.returncode == 0
+
+
+def test_worker_that_does_not_stop_is_killed(tmp_path: Path) -> None:
+    text = """
+        import signal, time
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        print("ignoring", flush=True)
+        time.sleep(1000)
+    """
+    with running("-m", "silly", "--workers", "1", script(tmp_path, text)) as silly:
+        silly.until("ignoring")
+        silly.send(signal.SIGTERM)
+        silly.until("stopping")
+        silly.send(signal.SIGTERM)
+        silly.until("does not stop: killing it")
+        silly.rest()
+        assert silly.process.returncode == 0
+
+
+def test_workers_leave_when_their_supervisor_is_killed(tmp_path: Path) -> None:
+    with running("-m", "silly", "--workers", "2", script(tmp_path)) as silly:
+        addr = silly.until(LISTENING)[0]
+        silly.until("is ready", times=2)
+        silly.send(signal.SIGKILL)
+        assert silly.rest().count("the supervisor is gone: stopping") == 2  # they have left
+        with pytest.raises(ConnectionRefusedError):
+            dial(addr)
+
+
+def test_stuck_worker_is_replaced(tmp_path: Path) -> None:
+    text = ECHO.replace(
+        'if line == b"who',
+        'if line == b"stick\\n":\n'
+        '            import time; time.sleep(1000)\n        if line == b"who',
+    )
+    command = ["-m", "silly", "--workers", "1", "--watchdog", "0.3", script(tmp_path, text)]
+    with running(*command) as silly:
+        addr = silly.until(LISTENING)[0]
+        silly.until("is ready")
+        with dial(addr) as sock:
+            sock.sendall(b"stick\n")
+            silly.until("has not answered for .*: killing it")
+            silly.until("was killed by SIGABRT; starting another")
+            silly.until("is ready")
+        assert ask(addr, b"fine\n") == b"fine\n"
+        silly.stop()
+
+
+def test_unix_socket_survives_its_workers_and_goes_with_the_supervisor(tmp_path: Path) -> None:
+    path = tmp_path / "x.sock"
+    with running("-m", "silly", "--workers", "2", script(tmp_path), f"unix:{path}") as silly:
+        silly.until("is ready", times=2)
+        inode = path.stat().st_ino
+        with Load(f"unix:{path}", clients=2) as load:
+            silly.send(signal.SIGHUP)
+            silly.until("^silly: restarted$")
+        assert load.failures == []
+        assert path.stat().st_ino == inode
+        silly.stop()
+        assert not path.exists()
+
+
+def test_listener_that_a_program_closes_is_closed(tmp_path: Path) -> None:
+    text = """
+        async def close(conn):
+            await listener.close()
+            await conn.write(b"closed\\n")
+
+        closer = tcp.listen("127.0.0.1:0", close)
+        print("closing", closer.local_addr, flush=True)
+    """
+    path = script(tmp_path, ECHO + textwrap.dedent(text))
+    with running("-m", "silly", "--workers", "1", path) as silly:
+        addr = silly.until(LISTENING)[0]
+        closer = silly.until(r"closing (\S+)")[0]
+        silly.until("is ready")
+        assert addr != closer
+        assert ask(closer, b"") == b"closed\n"
+        refused = False
+        while not refused:  # the supervisor hears of it in a moment
+            with contextlib.suppress(ConnectionResetError):  # it was just being closed
+                try:
+                    dial(addr).close()
+                except ConnectionRefusedError:
+                    refused = True
+        silly.stop()
+
+
+def test_port_picked_in_a_handler_is_the_workers_own(tmp_path: Path) -> None:
+    text = """
+        from silly.net import tcp
+
+        async def handler(conn):
+            listener = tcp.listen("127.0.0.1:0", handler)
+            conn.write(f"{listener.local_addr}\\n".encode())
+
+        listener = tcp.listen("127.0.0.1:0", handler)
+        print("listening 1 1", listener.local_addr, flush=True)
+    """
+    with running("-m", "silly", "--workers", "2", script(tmp_path, text)) as silly:
+        addr = silly.until(LISTENING)[0]
+        silly.until("is ready", times=2)
+        others = {ask(addr, b"") for _ in range(20)}
+        assert len(others) == 20
+        assert addr.encode() not in {other.strip() for other in others}
+        silly.stop()
+
+
+def test_the_documented_program_supervises(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "howto" / "graceful-restarts.md"
+    (block,) = re.findall(r"```py\n(.*?)```", page.read_text(), re.DOTALL)
+    script(tmp_path, ECHO, "app.py")
+    with running(script(tmp_path, block), cwd=tmp_path) as silly:
+        addrs = silly.until(LISTENING, times=4)
+        assert len(set(addrs)) == 1
+        assert ask(addrs[0], b"x\n") == b"x\n"
+        silly.stop()
+
+
+def test_module_and_function(tmp_path: Path) -> None:
+    text = ECHO.replace("listener =", "async def main():\n    listener =").replace(
+        "\nprint(", "\n    print("
+    )
+    script(tmp_path, text, "service.py")
+    with running(*api(workers=2), "service:main", cwd=tmp_path) as silly:
+        addr = silly.until(LISTENING)[0]
+        silly.until("is ready", times=2)
+        assert ask(addr, b"x\n") == b"x\n"
+        silly.stop()
+    for target, complaint in (
+        ("service:other", "module 'service' has no function 'other'"),
+        ("nowhere:main", "there is no module 'nowhere' here for 'nowhere:main'"),
+    ):
+        with running("-m", "silly", target, cwd=tmp_path) as silly:
+            assert silly.rest() == f"silly: {complaint}\n"
+            assert silly.process.returncode == 1
+
+
+def test_options_stand_before_the_file_or_right_behind_it(tmp_path: Path) -> None:
+    path = script(tmp_path, "import os, sys\nprint(os.environ.get('SILLY_WORKER'), sys.argv[1:])\n")
+    for words, environ, expected in (
+        (
+            [path, "--workers", "1", "--grace=3", "x", "--workers", "y"],
+            {},
+            "1 ['x', '--workers', 'y']",
+        ),
+        (["--workers=1", path, "--", "--debug"], {}, "1 ['--debug']"),
+        ([path, "--help", "--workers", "2"], {}, "None ['--help', '--workers', '2']"),
+        ([path, "--debug", "--"], {}, "None []"),
+        ([path, "--", "--"], {}, "None ['--']"),
+        ([path, "x"], {"SILLY_WORKERS": "1"}, "1 ['x']"),
+    ):
+        with running("-m", "silly", *words, env=environment(**environ)) as silly:
+            assert silly.rest().splitlines()[0] == expected
+            assert silly.process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "environ", "complaint"),
+    [
+        (["--workers", "0", "FILE"], {}, "argument --workers: '0' is not a number of 1 or more"),
+        (["FILE", "--workers", "many"], {}, "argument --workers: 'many' is not a number"),
+        (["FILE", "--workers"], {}, "argument --workers: expected one argument"),
+        (["FILE"], {"SILLY_WORKERS": "x"}, "SILLY_WORKERS: 'x' is not a number of 1 or more"),
+        (["FILE"], {"SILLY_DEBUG": "maybe"}, "SILLY_DEBUG: 'maybe' is neither 1 nor 0"),
+        (["FILE", "--reload", "--workers", "2"], {}, "--reload runs one worker"),
+        (["FILE", "--watchdog", "5"], {}, "--watchdog goes with --workers"),
+        (
+            ["--workers", "1", "FILE", "--watchdog", "0"],
+            {},
+            "'0' is not a number of seconds above 0",
+        ),
+        (["--workers", "2"], {}, "the following arguments are required: FILE.py"),
+    ],
+)
+def test_wrong_usage_is_named(
+    tmp_path: Path, words: list[str], environ: dict[str, str], complaint: str
+) -> None:
+    path = script(tmp_path, "")
+    done = subprocess.run(
+        [sys.executable, "-m", "silly", *[str(path) if word == "FILE" else word for word in words]],
+        env=environment(**environ),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_file_is_one_line_also_with_workers(tmp_path: Path) -> None:
+    with running("-m", "silly", "--workers", "2", tmp_path / "missing.py") as silly:
+        assert re.fullmatch(r"silly: cannot read '.*': .*\n", silly.rest())
+        assert silly.process.returncode == 2
+
+
+def test_bad_arguments_of_the_api(tmp_path: Path) -> None:
+    from silly.workers import Supervisor
+
+    path = str(script(tmp_path))
+    for target, options, kind, complaint in (
+        ("missing.py", {}, ValueError, "target"),
+        (None, {}, TypeError, "target"),
+        (path, {"workers": 0}, ValueError, "workers must be 1 or more"),
+        (path, {"grace": -1}, ValueError, "grace"),
+        (path, {"watchdog": 0}, ValueError, "watchdog"),
+        (path, {"give_up": 0}, ValueError, "give_up"),
+    ):
+        with pytest.raises(kind, match=complaint):
+            Supervisor(target, **options)  # type: ignore[arg-type]
