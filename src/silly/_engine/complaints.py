@@ -34,6 +34,7 @@ __all__ = [
     "not_taken",
     "queue_full",
     "read_timed_out",
+    "told",
     "unfinished",
     "until_of_wrong_type",
 ]
@@ -135,6 +136,17 @@ def closed(address: str) -> ConnectionClosed:
 def lost(error: OSError | None) -> OSError:
     """Return why a connection was lost; *error* if the operating system said it."""
     return error or ConnectionAbortedError(errno.ECONNABORTED, os.strerror(errno.ECONNABORTED))
+
+
+def told(loss: OSError) -> OSError:
+    """Return what later calls are told once one was told of *loss*.
+
+    A `TimeoutError` is told once: whoever takes it for that of its own read, and
+    tries again, must not do so for ever.
+    """
+    if isinstance(loss, TimeoutError):
+        return ConnectionAbortedError(errno.ECONNABORTED, loss.strerror)
+    return loss
 
 
 def idle(timeout: float) -> TimeoutError:

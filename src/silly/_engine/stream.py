@@ -30,8 +30,8 @@ peer's FIN              `EndOfStream`            go on
 `close_write()`         go on                    `ConnectionClosed`
 `close()`, `abort()`    `ConnectionClosed`,      `ConnectionClosed`
                         nothing stays unread
-reset, network error,   that error               that error
-idle timeout
+reset, network error,   that error (a timeout    likewise
+timeout                 once, see `told`)
 ======================  =======================  ================================
 
 Closing is not over when the queue is in the kernel's hands: a socket closed
@@ -367,8 +367,10 @@ class Stream:
         return self._loss_error()
 
     def _loss_error(self) -> OSError:
-        assert self._loss is not None
-        return at_address(self._loss, self.remote_addr)
+        loss = self._loss
+        assert loss is not None
+        self._loss = complaints.told(loss)
+        return at_address(loss, self.remote_addr)
 
     # ----------------------------------------------------------- flow control
 

@@ -436,7 +436,8 @@ cdef class Stream(Source):
         return self.loss_error()
 
     cdef object loss_error(self):
-        return at_address(self.loss, self.remote_addr)
+        loss, self.loss = self.loss, complaints.told(self.loss)
+        return at_address(loss, self.remote_addr)
 
     # ----------------------------------------------------------- flow control
 
