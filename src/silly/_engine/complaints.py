@@ -34,7 +34,7 @@ __all__ = [
     "not_taken",
     "queue_full",
     "read_timed_out",
-    "told",
+    "told_before",
     "unfinished",
     "until_of_wrong_type",
 ]
@@ -138,11 +138,11 @@ def lost(error: OSError | None) -> OSError:
     return error or ConnectionAbortedError(errno.ECONNABORTED, os.strerror(errno.ECONNABORTED))
 
 
-def told(loss: OSError) -> OSError:
-    """Return what later calls are told once one was told of *loss*.
+def told_before(loss: OSError) -> OSError:
+    """Return what a reader, or a writer, is told that was told of *loss* before.
 
-    A `TimeoutError` is told once: whoever takes it for that of its own read, and
-    tries again, must not do so for ever.
+    A `TimeoutError` is told each of them once: whoever takes it for that of its
+    own read, and tries again, must not do so for ever.
     """
     if isinstance(loss, TimeoutError):
         return ConnectionAbortedError(errno.ECONNABORTED, loss.strerror)

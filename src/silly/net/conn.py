@@ -252,9 +252,9 @@ class Conn(ABC):
     def idle_timeout(self) -> float | None:
         """Seconds without a byte either way after which the connection is closed; None: never.
 
-        A read that waits then raises `TimeoutError` (so does the next read or
-        write, if none waits), every later one `ConnectionAbortedError`. If bytes
-        are still unsent (the peer takes none), the connection is reset.
+        A read that waits, or the next one, then raises `TimeoutError`, and so does
+        the next write; every later one `ConnectionAbortedError`. If bytes are still
+        unsent (the peer takes none), the connection is reset.
         """
 
     @idle_timeout.setter
