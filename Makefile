@@ -16,6 +16,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ADDR ?= 127.0.0.1:9999
+PYTEST ?= --numprocesses 3
 
 .PHONY: run test bench bench-full soak restarts asan sessions fuzz clean
 .SILENT:
@@ -28,9 +29,9 @@ test: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest $(PYTEST)
 	if [ "$$($(VENV)/bin/python -c "import silly; print(silly.engine())")" = native ]; then \
-	  SILLY_ENGINE=portable $(VENV)/bin/python -m pytest --quiet; \
+	  SILLY_ENGINE=portable $(VENV)/bin/python -m pytest --quiet $(PYTEST); \
 	else echo "silly: the native engine was not built: tested the portable one only"; fi
 
 bench: $(VENV)/.installed-bench
