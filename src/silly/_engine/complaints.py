@@ -27,15 +27,20 @@ __all__ = [
     "end_of_stream",
     "half_closed",
     "idle",
+    "is_idle",
     "limit_exceeded",
     "limit_without_delimiter",
     "lost",
     "queue_full",
     "read_timed_out",
     "until_of_wrong_type",
+    "waits_for_bytes",
+    "waits_for_room",
 ]
 
 Buffer = bytes | bytearray | memoryview
+
+_IDLE = "Idle for"
 
 
 def _in_words(delimiter: bytes | None, wanted: int) -> str:
@@ -43,6 +48,17 @@ def _in_words(delimiter: bytes | None, wanted: int) -> str:
     if delimiter is not None:
         return repr(delimiter)
     return f"{wanted} bytes" if wanted else "a byte"
+
+
+# ------------------------------------------------------------- what a task waits for
+
+
+def waits_for_bytes(delimiter: bytes | None, wanted: int) -> str:
+    return f"read of {_in_words(delimiter, wanted)}"
+
+
+def waits_for_room(unsent: int) -> str:
+    return f"room to write, {unsent} bytes unsent"
 
 
 # ------------------------------------------------------------------------ reads
@@ -135,7 +151,12 @@ def lost(error: OSError | None) -> OSError:
 
 
 def idle(timeout: float) -> TimeoutError:
-    return TimeoutError(errno.ETIMEDOUT, f"Idle for {timeout:g} seconds, closed")
+    return TimeoutError(errno.ETIMEDOUT, f"{_IDLE} {timeout:g} seconds, closed")
+
+
+def is_idle(error: OSError) -> bool:
+    """Tell what `idle` returned from what the operating system says."""
+    return isinstance(error, TimeoutError) and str(error.strerror).startswith(_IDLE)
 
 
 def belongs_to_parent() -> OSError:

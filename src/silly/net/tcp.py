@@ -28,8 +28,10 @@ from silly.errors import ConnectionClosed, EndOfStream
 from silly.net import addr as addresses
 from silly.net.addr import TCPAddress, UnixAddress
 from silly.net.conn import Conn, ConnStats
+from silly.net.access_log import AccessLog
 from silly.net.dialing import dial
 from silly.net.listening import open_sockets, unlink_path
+from silly.net.observer import Observation, Observer, checked, observers_of
 
 __all__ = ["Conn", "ConnStats", "Listener", "ListenerStats", "connect", "listen"]
 
@@ -97,10 +99,13 @@ class Listener:
         reuse_port: bool,
         busy_poll: float,
         limits: dict[str, Any],
+        observers: tuple[Observer, ...],
     ) -> None:
         self._loop = loop
         self._handler = handler
         self._limits = limits
+        self._observers = observers
+        self._observed: dict[Conn, Observation] = {}
         # A connection is in one of these: with its handler, or lingering after it.
         self._handling: dict[asyncio.Task[Any], Conn] = {}
         self._lingering: set[Conn] = set()
@@ -135,9 +140,13 @@ class Listener:
             self._loop.call_soon(conn.abort)
             return conn
         self._accepted += 1
+        context = None
+        if observers := observers_of(self._observers):
+            observation = self._observed[conn] = Observation(observers, conn, self)
+            context = observation.context
         # The name is shared: a string for each of a million tasks would be a tenth of them.
         coroutine = engine.stepped(self._start(conn))
-        task = self._loop.create_task(coroutine, name=self._task_name)
+        task = self._loop.create_task(coroutine, name=self._task_name, context=context)
         self._handling[task] = conn
         task.add_done_callback(self._when_handled)
         return conn
@@ -160,16 +169,22 @@ class Listener:
 
     def _handled(self, task: asyncio.Task[Any]) -> None:
         conn = self._handling.pop(task)
+        crashed = False
         if not task.cancelled() and (error := task.exception()) is not None:
             if isinstance(error, _NORMAL_ENDS) or (
                 isinstance(error, TimeoutError) and not (conn.is_alive or conn._is_closing)
             ):
                 logger.debug("%s: handler ended by %r", conn.remote_addr, error)
             else:
+                crashed = True
                 self._handler_errors += 1
                 logger.error(
                     "%s: handler %s failed", conn.remote_addr, _name(self._handler), exc_info=error
                 )
+        if self._observed and (observation := self._observed.get(conn)):
+            observation.handled(task, crashed=crashed)
+            if observation.is_over:
+                del self._observed[conn]
         conn.close()
         if not conn._is_gone:
             self._lingering.add(conn)
@@ -181,6 +196,10 @@ class Listener:
         self._past_bytes_in += bytes_in
         self._past_bytes_out += bytes_out
         self._lingering.discard(conn)
+        if self._observed and (observation := self._observed.get(conn)):
+            observation.gone()
+            if observation.is_over:
+                del self._observed[conn]
         self._changed.set()
 
     def _conns(self) -> list[Conn]:
@@ -365,6 +384,8 @@ def listen(
     idle_timeout: float | None = None,
     reuse_port: bool = False,
     busy_poll: float = 0,
+    access_log: bool = False,
+    observer: Observer | None = None,
 ) -> Listener:
     """Listen on *addr* and run ``handler(conn)`` in a task of its own for each connection.
 
@@ -392,6 +413,9 @@ def listen(
             trip. 0.0001 is a good value on a core of its own. Of several
             listeners on one loop the largest counts. The portable engine sleeps
             all the same.
+        access_log: log a line for each connection when it is over, to the logger
+            ``silly.access``; see `silly.net.access_log`.
+        observer: what is told of each connection; see `silly.net.observer`.
 
     Raises:
         OSError: the address is in use (EADDRINUSE), not of this machine, not
@@ -408,6 +432,9 @@ def listen(
     size(backlog, "backlog", least=1)
     busy_poll = seconds(busy_poll, "busy_poll")
     limits = _checked_limits(read_limit, max_unsent, linger, idle_timeout)
+    observers = () if observer is None else (checked(observer),)
+    if access_log:
+        observers = (*observers, AccessLog())
     loop = _running_loop("listen")
     return Listener(
         loop,
@@ -417,6 +444,7 @@ def listen(
         reuse_port=reuse_port,
         busy_poll=busy_poll,
         limits=limits,
+        observers=observers,
     )
 
 
