@@ -8,6 +8,9 @@ SIGINT and SIGTERM drain: listeners stop accepting and let their handlers finish
 for up to the grace period, then cancel, then abort; forked tasks and the main
 coroutine are cancelled once the handlers are done. A second signal ends the
 grace period at once. All of this is a normal end.
+
+SIGUSR1 prints what every listener, connection and task is doing on standard
+error (`silly._inspection`), and the program goes on.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import types
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
+from silly import _inspection
 from silly._arguments import seconds
 from silly._live import Live
 
@@ -107,7 +111,7 @@ class _Program:
         self._live = Live.of(loop)
         self._signalled = asyncio.Event()
         main = loop.create_task(self._guard())
-        with self._signals_caught():
+        with self._signals_caught(), _reporting(loop):
             try:
                 done = loop.create_task(self._until_done(main))
                 signalled = loop.create_task(self._signalled.wait())
@@ -215,6 +219,41 @@ class _Program:
             self._grace = 0
             for listener in self._live.listeners:
                 listener.close(0)
+
+
+@contextlib.contextmanager
+def _reporting(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Answer SIGUSR1 with a report of what the program is doing, on standard error.
+
+    Not through the loop: the report matters most when something holds that up.
+    """
+    number = getattr(signal, "SIGUSR1", None)  # Windows has none
+    if number is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(number)
+    if before is not signal.SIG_DFL:  # the program has its own use for it
+        yield
+        return
+
+    def report(_number: int, frame: types.FrameType | None) -> None:
+        running = frame if asyncio.current_task(loop) is not None else None
+        try:
+            text = _inspection.report(loop, running)
+        except Exception:  # this may be in the middle of anything
+            logger.exception("cannot report")
+            return
+        # Not print(): this may have interrupted one, and buffers cannot be entered twice.
+        os.write(2, text.encode("utf-8", "backslashreplace"))
+
+    loop.add_signal_handler(number, lambda: None)  # as in _signals_caught
+    signal.signal(number, report)
+    try:
+        yield
+    finally:
+        if signal.getsignal(number) is report:
+            loop.remove_signal_handler(number)
+            signal.signal(number, before)
 
 
 # -------------------------------------------------------------------- script mode

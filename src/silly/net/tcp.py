@@ -26,9 +26,9 @@ from silly._engine.stream import LINGER, MAX_UNSENT, READ_LIMIT
 from silly._live import Live
 from silly.errors import ConnectionClosed, EndOfStream
 from silly.net import addr as addresses
+from silly.net.access_log import AccessLog
 from silly.net.addr import TCPAddress, UnixAddress
 from silly.net.conn import Conn, ConnStats
-from silly.net.access_log import AccessLog
 from silly.net.dialing import dial
 from silly.net.listening import open_sockets, unlink_path
 from silly.net.observer import Observation, Observer, checked, observers_of

@@ -1082,6 +1082,10 @@ cdef class Read:
     def cr_running(self):
         return False
 
+    @property
+    def _stream(self):
+        return self.stream
+
     def __repr__(self):
         if self.kind == LINE:
             what = "a line"
