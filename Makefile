@@ -2,18 +2,20 @@
 # make test   ruff, mypy and every test
 # make bench  measure silly beside a C server and its peers (needs gcc; some minutes)
 # make bench-full   the same with more and longer rounds (an hour)
+# make soak   attack an echo server for two minutes, and see whether it keeps its promises
 # make asan   the engines' tests under AddressSanitizer (needs gcc)
 # make fuzz   fuzz reading for SECONDS=1200 (needs Python 3.11 or 3.12)
 # make clean  remove what the others made
 #
 # PYTHON=python3.12 chooses the interpreter, VENV=DIR the environment,
-# ADDR=127.0.0.1:7777 the address of `make run`.
+# ADDR=127.0.0.1:7777 the address of `make run`, SOAK="--attack 600" the options of
+# `make soak`.
 
 PYTHON ?= python3
 VENV ?= .venv
 ADDR ?= 127.0.0.1:9999
 
-.PHONY: run test bench bench-full asan fuzz clean
+.PHONY: run test bench bench-full soak asan fuzz clean
 .SILENT:
 
 run: $(VENV)/.installed
@@ -34,6 +36,9 @@ bench: $(VENV)/.installed-bench
 
 bench-full: $(VENV)/.installed-bench
 	$(VENV)/bin/python benchmarks/run.py --report --rounds 9 --seconds 2
+
+soak: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/soak.py $(SOAK)
 
 asan: $(VENV)/.installed-dev
 	rm -rf build/asan && mkdir -p build/asan && cp -r src setup.py pyproject.toml README.md LICENSE tests build/asan

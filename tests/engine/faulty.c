@@ -46,7 +46,7 @@ int accept4(int fd, struct sockaddr *name, socklen_t *length, int flags) {
     static const int errors[] = {EINTR, ECONNABORTED, EPROTO};
     static int calls;
     REAL(accept4);
-    if (++calls == 3) return errno = EMFILE, -1;
+    if (++calls == 3) return errno = ENOMEM, -1;
     if (calls == 6) return errno = ENOBUFS, -1;
     if (fails(errors, 3)) return -1;
     return real(fd, name, length, flags);

@@ -27,20 +27,20 @@ __all__ = [
     "end_of_stream",
     "half_closed",
     "idle",
-    "is_idle",
     "limit_exceeded",
     "limit_without_delimiter",
     "lost",
+    "no_first_byte",
+    "not_taken",
     "queue_full",
     "read_timed_out",
+    "unfinished",
     "until_of_wrong_type",
     "waits_for_bytes",
     "waits_for_room",
 ]
 
 Buffer = bytes | bytearray | memoryview
-
-_IDLE = "Idle for"
 
 
 def _in_words(delimiter: bytes | None, wanted: int) -> str:
@@ -151,12 +151,29 @@ def lost(error: OSError | None) -> OSError:
 
 
 def idle(timeout: float) -> TimeoutError:
-    return TimeoutError(errno.ETIMEDOUT, f"{_IDLE} {timeout:g} seconds, closed")
+    return TimeoutError(errno.ETIMEDOUT, f"Idle for {timeout:g} seconds, closed")
 
 
-def is_idle(error: OSError) -> bool:
-    """Tell what `idle` returned from what the operating system says."""
-    return isinstance(error, TimeoutError) and str(error.strerror).startswith(_IDLE)
+def no_first_byte(timeout: float) -> TimeoutError:
+    return TimeoutError(
+        errno.ETIMEDOUT, f"No first byte within {timeout:g} seconds (first_byte_timeout), closed"
+    )
+
+
+def unfinished(unread: int, deadline: float) -> TimeoutError:
+    return TimeoutError(
+        errno.ETIMEDOUT,
+        f"Only {unread} bytes of what is to be read within {deadline:g} seconds (read_deadline), "
+        "closed",
+    )
+
+
+def not_taken(rate: float, window: float) -> TimeoutError:
+    return TimeoutError(
+        errno.ETIMEDOUT,
+        f"Fewer than {rate:g} bytes per second taken over {window:g} seconds (min_send_rate), "
+        "reset",
+    )
 
 
 def belongs_to_parent() -> OSError:

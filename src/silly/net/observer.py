@@ -14,7 +14,7 @@ handler ends:
 ``closed_here``     the handler ended, or closed it, before the peer finished
 ``reset``           the peer reset it, or broke it off
 ``lost``            the network failed, or the operating system gave up
-``idle_timeout``    nothing moved for `Conn.idle_timeout`
+*a limit*           a field of `silly.net.limits.Limits`, such as ``idle_timeout``
 ``cancelled``       the handler was cancelled, as `Listener.close` does in the end
 ``handler_error``   the handler crashed
 ==================  ==============================================================
@@ -32,8 +32,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from silly._engine import complaints
-
 if TYPE_CHECKING:
     from silly.net.conn import Conn
     from silly.net.tcp import Listener
@@ -47,7 +45,6 @@ ENDINGS: Final = (
     "closed_here",
     "reset",
     "lost",
-    "idle_timeout",
     "cancelled",
     "handler_error",
 )
@@ -58,7 +55,7 @@ class Ending:
     """How a connection ended."""
 
     how: str
-    """One of `ENDINGS`."""
+    """One of `ENDINGS`, or a field of `silly.net.limits.Limits`."""
     error: BaseException | None
     """What the handler raised, a normal end or not; None: it returned, or was cancelled."""
     handler_seconds: float
@@ -142,10 +139,13 @@ class Observation:
         for observer in self._observers:
             self._tell(observer.opened, conn, listener)
 
-    def handled(self, task: asyncio.Task[object], *, crashed: bool) -> None:
-        """Note how the handler ended; its connection is not closed for it yet."""
+    def handled(self, task: asyncio.Task[object], how: str | None) -> None:
+        """Note how the handler ended; its connection is not closed for it yet.
+
+        *how* is what the exception that it raised says of that, if anything.
+        """
         error = None if task.cancelled() else task.exception()
-        how = _how(self._conn, cancelled=task.cancelled(), crashed=crashed)
+        how = how or self._conn._ended_by or _how(self._conn, cancelled=task.cancelled())
         self._ending = (how, error, asyncio.get_running_loop().time())
         self._tell_if_over()
 
@@ -162,6 +162,8 @@ class Observation:
         if self._ending is None or self._gone_at is None:
             return
         how, error, handled_at = self._ending
+        if how in ("peer_finished", "closed_here"):
+            how = self._conn._ended_by or how  # lingering was too long
         over_at = max(self._gone_at, handled_at)
         ending = Ending(how, error, handled_at - self._began, over_at - self._began)
         for observer in self._observers:
@@ -174,14 +176,12 @@ class Observation:
             logger.exception("%s: observer %r failed", self._conn.remote_addr, call)
 
 
-def _how(conn: Conn, *, cancelled: bool, crashed: bool) -> str:
-    if crashed:
-        return "handler_error"
+def _how(conn: Conn, *, cancelled: bool) -> str:
     loss = conn._lost_by
     if isinstance(loss, ConnectionResetError | ConnectionAbortedError | BrokenPipeError):
         return "reset"
     if loss is not None:
-        return "idle_timeout" if complaints.is_idle(loss) else "lost"
+        return "lost"
     if cancelled:
         return "cancelled"
     return "peer_finished" if conn._is_ended else "closed_here"
