@@ -8,15 +8,19 @@ early. `silly.runtime` waits until nothing is left, and knows what to drain.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Protocol
 
 __all__ = ["Live"]
 
 
 class _Listener(Protocol):
+    _is_attendant: bool
+
     @property
     def connections(self) -> int: ...
     def close(self, grace: float = ...) -> asyncio.Future[None]: ...
+    async def wait_closed(self) -> None: ...
 
 
 class _Conn(Protocol):
@@ -31,10 +35,12 @@ class _Timer(Protocol):
 class Live:
     """The reasons to stay up, of one event loop."""
 
-    __slots__ = ("_empty", "conns", "listeners", "tasks", "timers")
+    __slots__ = ("_attending", "_empty", "attendants", "conns", "listeners", "tasks", "timers")
 
     def __init__(self) -> None:
         self.listeners: set[_Listener] = set()
+        self.attendants: set[_Listener] = set()  # no reason to stay up: they tell of the others
+        self._attending: set[asyncio.Task[None]] = set()
         self.conns: set[_Conn] = set()  # those that no listener accepted
         self.tasks: set[asyncio.Task[Any]] = set()  # forked
         self.timers: set[_Timer] = set()
@@ -53,6 +59,23 @@ class Live:
 
     def __bool__(self) -> bool:
         return bool(self.listeners or self.conns or self.tasks or self.timers)
+
+    def attend(self, listener: _Listener, stop: Callable[[], None] | None = None) -> None:
+        """Make *listener* an attendant; call *stop* when it is closed, or the loop ends."""
+        self.listeners.discard(listener)
+        self.attendants.add(listener)
+        listener._is_attendant = True
+        task = asyncio.get_running_loop().create_task(self._attend(listener, stop))
+        self._attending.add(task)
+        task.add_done_callback(self._attending.discard)
+
+    async def _attend(self, listener: _Listener, stop: Callable[[], None] | None) -> None:
+        try:
+            await listener.wait_closed()
+        finally:
+            self.attendants.discard(listener)
+            if stop is not None:
+                stop()
 
     def left(self) -> None:
         """Be told that something ended, and was taken out of its set."""

@@ -161,7 +161,7 @@ class _Program:
 
     async def _end_now(self, main: asyncio.Task[Any]) -> None:
         live = self._live
-        closings = [listener.close(0) for listener in list(live.listeners)]
+        closings = [listener.close(0) for listener in [*live.listeners, *live.attendants]]
         for timer in list(live.timers):
             timer.cancel()
         for conn in list(live.conns):

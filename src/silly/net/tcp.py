@@ -165,6 +165,7 @@ class Listener:
         self._limits = limits
         self._observers = observers
         self._observed: dict[Conn, Observation] = {}
+        self._is_attendant = False  # its connections are not observed
         self._state = ListenerState.STARTING
         self._next_state: asyncio.Future[None] = loop.create_future()
         # A connection is in one of these: with its handler, or lingering after it.
@@ -211,7 +212,7 @@ class Listener:
             return conn
         self._accepted += 1
         context = None
-        if observers := observers_of(self._observers):
+        if (observers := observers_of(self._observers)) and not self._is_attendant:
             observation = self._observed[conn] = Observation(observers, conn, self)
             context = observation.context
         # The name is shared: a string for each of a million tasks would be a tenth of them.
