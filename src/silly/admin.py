@@ -90,7 +90,7 @@ def serve(addr: str, source: Answer | None = None) -> tcp.Listener:
         OSError, TypeError, RuntimeError: as `silly.net.tcp.listen`.
     """
     if not isinstance(addresses.parse(addr), addresses.UnixAddress):
-        raise ValueError(
+        raise ValueError(  # noqa: TRY004 - its type is right
             f"addr {addr!r} is not a Unix socket: the admin socket has no password, so it "
             f"cannot be reached over a network; expected such as 'unix:/run/app.sock'"
         )

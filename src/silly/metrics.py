@@ -465,6 +465,7 @@ def _families(taken: Snapshot, *, process: bool) -> Iterator[Metric]:
         info = client.InfoMetricFamily("silly", "The version of silly, its engine, and the Python")
         info.add_metric([], about)
         yield info
+    values: dict[tuple[str, ...], Any]
     for metric in METRICS:
         if metric.where == "listener":
             values = {
