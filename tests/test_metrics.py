@@ -54,7 +54,7 @@ async def scrape(addr: str, accept: str = "text/plain") -> str:
 def samples(text: str, listener: str) -> Samples:
     """The samples of a listener: its name, the other label's value (or ""), and the value."""
     found: Samples = {}
-    for family in text_string_to_metric_families(text):  # type: ignore[no-untyped-call]
+    for family in text_string_to_metric_families(text):
         for sample in family.samples:
             labels = dict(sample.labels)
             if labels.pop("listener", None) == listener:
@@ -113,7 +113,7 @@ async def test_prometheus_reads_what_happened(caplog: pytest.LogCaptureFixture) 
 async def test_openmetrics_if_asked_for_it() -> None:
     web = metrics.serve(ANY)
     text = await scrape(web.local_addr, "application/openmetrics-text; version=1.0.0")
-    families = {family.name for family in openmetrics.text_string_to_metric_families(text)}
+    families = {family.name for family in openmetrics.text_string_to_metric_families(text)}  # type: ignore[no-untyped-call]
     assert "silly_loop_lag_seconds" in families
     await web.close()
 

@@ -266,6 +266,7 @@ def run_script(
     grace: float = GRACE,
     debug: bool = False,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    before: Callable[[], object] | None = None,
 ) -> int:
     """Run the Python file *path* inside a running loop; ``await`` works at its top level.
 
@@ -275,6 +276,7 @@ def run_script(
         grace: seconds that handlers have to finish after a signal.
         debug: asyncio's debug mode, and whole tracebacks.
         loop_factory: makes the event loop.
+        before: called in the loop before the script begins.
 
     Returns:
         The exit code: 0; 1 after an exception, whose traceback was printed; or
@@ -295,7 +297,7 @@ def run_script(
         module.__file__ = path
         sys.modules["__main__"] = module
         run(
-            _execute(code, module.__dict__),
+            _execute(code, module.__dict__, before),
             grace=grace,
             debug=debug or None,
             loop_factory=loop_factory,
@@ -312,7 +314,11 @@ def run_script(
     return 0
 
 
-async def _execute(code: types.CodeType, namespace: dict[str, Any]) -> None:
+async def _execute(
+    code: types.CodeType, namespace: dict[str, Any], before: Callable[[], object] | None
+) -> None:
+    if before is not None:
+        before()
     result = eval(code, namespace)  # noqa: S307 - running the user's script is the purpose
     if code.co_flags & inspect.CO_COROUTINE:
         await result

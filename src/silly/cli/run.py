@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import silly
 from silly._arguments import seconds
+from silly.cli import watching
 from silly.runtime import GRACE, run_script
 
 __all__ = ["main"]
@@ -20,7 +21,8 @@ _EPILOG = """\
 The script runs inside an event loop: tcp.listen(...), task.fork(...) and `await`
 work at its top level. The program stays up while listeners, connections, forked
 tasks or timers live. Ctrl-C and SIGTERM stop it gently: handlers may finish for
-the grace period; a second signal stops it at once.
+the grace period; a second signal stops it at once. SIGUSR1 prints what every
+connection and task is doing.
 
 examples:
   silly echo_server.py
@@ -45,7 +47,8 @@ def _grace(text: str) -> float:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="silly",
-        usage="silly [-h] [--version] [--grace SECONDS] [--uvloop] [--debug] FILE.py [ARG ...]",
+        usage="silly [-h] [--version] [--grace SECONDS] [--uvloop] [--debug] [--access-log] "
+        "[--metrics ADDR] [--admin unix:PATH] FILE.py [ARG ...]",
         description="Run a Python script as a TCP service or client.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -69,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--debug", action="store_true", help="asyncio's debug mode, and whole tracebacks"
     )
+    watching.add_arguments(parser)
     return parser
 
 
@@ -94,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("silly: --uvloop needs uvloop: pip install 'silly-net[uvloop]'", file=sys.stderr)
             return USAGE_ERROR
         loop_factory = uvloop.new_event_loop
+    if options.access_log:
+        watching.log_access()
     try:
         return run_script(
             options.file,
@@ -101,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             grace=options.grace,
             debug=options.debug,
             loop_factory=loop_factory,
+            before=lambda: watching.watch(options.metrics, options.admin),
         )
     except OSError as error:
         print(f"silly: cannot read {options.file!r}: {error.strerror}", file=sys.stderr)
