@@ -24,6 +24,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
+import silly
 from silly._engine import engine
 from silly._live import Live
 from silly.errors import SillyError
@@ -336,7 +337,7 @@ def snapshot() -> Snapshot:
     meter = _Meter.of(asyncio.get_running_loop())
     return {
         "about": {
-            "version": _version(),
+            "version": silly.__version__,
             "engine": engine.NAME,
             "python": platform.python_version(),
         },
@@ -344,11 +345,6 @@ def snapshot() -> Snapshot:
         "loop": {"lag_seconds": meter.lag.values()},
         "process": _process(),
     }
-
-
-def _version() -> str:
-    silly = sys.modules["silly"]
-    return str(silly.__version__)
 
 
 def _process() -> dict[str, Any]:
@@ -570,6 +566,7 @@ def serve(addr: str, source: Source | None = None) -> tcp.Listener:
         OSError, TypeError, ValueError, RuntimeError: as `silly.net.tcp.listen`.
     """
     client = _client()
+    choose_encoder = sys.modules["prometheus_client.exposition"].choose_encoder
     registry = client.REGISTRY if source is None else None
     take: Source = snapshot if source is None else source
 
@@ -587,9 +584,7 @@ def serve(addr: str, source: Source | None = None) -> tcp.Listener:
             taken = take()
             if inspect.isawaitable(taken):
                 taken = await taken
-            encode, content_type = sys.modules["prometheus_client.exposition"].choose_encoder(
-                accept
-            )
+            encode, content_type = choose_encoder(accept)
             body = encode(_All(taken, registry, process=source is not None))
             conn.write(_response("200 OK", body, content_type))
 
