@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["LISTED", "connections", "listeners", "report", "tasks"]
 
 LISTED: Final = 100  # connections of a listener, or tasks, that are listed one by one
-_COUNTED: Final = 10_000  # of the others, those that are counted by where they wait
+_COUNTED: Final = 2_000  # of the others, those that are counted by where they wait
 _DEEP: Final = 500  # coroutines of a task
 
 _OURS: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120
@@ -141,8 +141,7 @@ def _connection(conn: Conn, task: asyncio.Task[Any] | None, now: float) -> dict[
 def _waiting(conn: Conn, task: asyncio.Task[Any] | None) -> tuple[str | None, str | None]:
     if task is None:
         return None, "its end" if conn._is_closing else conn._waits_for
-    at, waits_for = _suspended(task)
-    return at, conn._waits_for or waits_for
+    return _suspended(task, conn._waits_for)
 
 
 def _task(task: asyncio.Task[Any]) -> dict[str, Any]:
@@ -155,8 +154,10 @@ def _task(task: asyncio.Task[Any]) -> dict[str, Any]:
 # ------------------------------------------------------------ where a task waits
 
 
-def _suspended(task: asyncio.Task[Any]) -> tuple[str | None, str | None]:
-    """Where *task* waits ("app.py:12 in handler"), and for what."""
+def _suspended(
+    task: asyncio.Task[Any], waits_for: str | None = None
+) -> tuple[str | None, str | None]:
+    """Where *task* waits ("app.py:12 in handler"), and for what, unless that is known."""
     place = last = None
     chain = list(islice(_chain(task.get_coro()), _DEEP))
     for link in chain:
@@ -168,7 +169,7 @@ def _suspended(task: asyncio.Task[Any]) -> tuple[str | None, str | None]:
     at = None if place is None else _at(place)
     if getattr(chain[0], "cr_running", False):
         return at, None
-    return at, _awaited(chain[-1], last, place) or _future(task)
+    return at, waits_for or _awaited(chain[-1], last, place) or _future(task)
 
 
 def _chain(coroutine: Any) -> Iterator[Any]:
