@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import silly
+from silly.cli import watching
 from silly.cli.options import OPTIONS, add_options, split
 from silly.runtime import run_function, run_script
 from silly.workers import Supervisor
@@ -24,18 +25,21 @@ _EPILOG = """\
 The script runs inside an event loop: tcp.listen(...), task.fork(...) and `await`
 work at its top level. The program stays up while listeners, connections, forked
 tasks or timers live. Ctrl-C and SIGTERM stop it gently: handlers may finish for
-the grace period; a second signal stops it at once. MODULE:FUNCTION calls a
-function (or coroutine function) of a module in the same way.
+the grace period; a second signal stops it at once. SIGUSR1 prints what every
+connection and task is doing. MODULE:FUNCTION calls a function (or coroutine
+function) of a module in the same way.
 
 With --workers, a supervisor keeps N processes of the program. Its signals:
   SIGTERM, SIGINT  drain all workers; again: end them at once
   SIGHUP           replace the workers one by one; no connection is lost
   SIGTTIN, SIGTTOU one worker more, one less
+  SIGUSR1          each worker prints what it is doing
 
 The options above may also stand right behind FILE, before the first word that
 is none of them. From that word on, or after `--`, all is the script's sys.argv.
 The environment variables SILLY_WORKERS, SILLY_RELOAD, SILLY_GRACE,
-SILLY_WATCHDOG, SILLY_UVLOOP and SILLY_DEBUG stand for options that are not given.
+SILLY_WATCHDOG, SILLY_UVLOOP, SILLY_DEBUG, SILLY_ACCESS_LOG, SILLY_METRICS and
+SILLY_ADMIN stand for options that are not given.
 
 examples:
   silly echo_server.py
@@ -102,6 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return USAGE_ERROR
         loop_factory = uvloop.new_event_loop
     is_function = re.fullmatch(r"[\w.]+:[\w.]+", options.file) and not Path(options.file).exists()
+    if options.access_log:
+        watching.log_access()
     try:
         if supervised:
             if not is_function:
@@ -115,6 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             grace=options.grace,
             debug=options.debug,
             loop_factory=loop_factory,
+            before=lambda: watching.watch(options.metrics, options.admin),
         )
     except OSError as error:
         print(f"silly: cannot read {options.file!r}: {error.strerror}", file=sys.stderr)
