@@ -229,6 +229,12 @@ def test_snapshots_add_up() -> None:
     assert metrics.merge([]) == {}
 
 
+def test_a_sum_is_the_same_in_any_order() -> None:
+    # Else a counter goes backwards by a last digit when the order changes.
+    snapshots = [{"process": {"cpu_seconds": seconds}} for seconds in (0.1, 0.2, 0.3)]
+    assert metrics.merge(snapshots) == metrics.merge(reversed(snapshots))
+
+
 def test_of_what_ended_the_counts_stay() -> None:
     last = process(connections=1, accepted=5, unread_bytes=3, unsent_bytes=2, bytes_in=9)
     before = json.dumps(last)

@@ -53,6 +53,7 @@ Snapshot = dict[str, Any]
 HANDLER_BUCKETS: Final = (0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0)  # seconds
 LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)  # seconds
 _INTERVAL: Final = 0.5  # seconds between two looks at how late the loop is
+_DIGITS: Final = 6  # of seconds: rounded, a sum is the same in whatever order it is made
 
 COUNTER: Final = "counter"
 GAUGE: Final = "gauge"
@@ -206,7 +207,7 @@ class _Histogram:
         self.sum += value
 
     def values(self) -> dict[str, Any]:
-        return {"buckets": list(self.counts), "sum": round(self.sum, 9)}
+        return {"buckets": list(self.counts), "sum": round(self.sum, _DIGITS)}
 
 
 class _Meter:
@@ -394,7 +395,7 @@ def _added(first: Any, second: Any) -> Any:
     if isinstance(first, list) and isinstance(second, list):
         return [_added(*pair) for pair in zip(first, second, strict=True)]
     if isinstance(first, int | float) and isinstance(second, int | float):
-        return first + second
+        return round(first + second, _DIGITS)
     return first if second is None else second
 
 

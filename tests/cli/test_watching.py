@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
-from silly import metrics
+from silly import _control, metrics
 from silly._live import Live
 from silly.cli import watching
 from silly.net import tcp
 from silly.net.tcp import Conn
+from silly.testing import run_virtual
 
 SERVER = """
 from silly.net import tcp
@@ -142,6 +143,14 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 # ----------------------------------------------------------------------- workers
 
 
+@pytest.fixture(autouse=True)
+def no_providers() -> Iterator[None]:
+    before = dict(_control._providers)
+    yield
+    _control._providers.clear()
+    _control._providers.update(before)
+
+
 class Supervisor:
     """Two workers (both are this process), and what is kept of a third that has ended."""
 
@@ -194,3 +203,27 @@ async def test_a_worker_is_measured() -> None:
     meter = metrics._Meter.of(loop)
     assert meter._users == 1
     meter.stop()
+    assert watching.ANSWERS.keys() <= _control._providers.keys()
+
+
+def test_the_workers_are_asked_regularly(tmp_path: Path) -> None:
+    class Asked:
+        asked = 0
+
+        async def ask(self, name: str) -> list[Any]:
+            assert name == "stats"
+            self.asked += 1
+            return []
+
+    supervisor = Asked()
+
+    async def run() -> int:
+        await asyncio.sleep(60)
+        return 3
+
+    async def main() -> int:
+        return await watching.watched(run, supervisor, None, f"unix:{tmp_path}/s")
+
+    assert run_virtual(main()) == 3
+    assert supervisor.asked == 29
+    assert not (tmp_path / "s").exists()

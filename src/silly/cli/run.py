@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import silly
+from silly import _control
 from silly.cli import watching
 from silly.cli.options import OPTIONS, add_options, split
 from silly.runtime import run_function, run_script
@@ -106,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return USAGE_ERROR
         loop_factory = uvloop.new_event_loop
     is_function = re.fullmatch(r"[\w.]+:[\w.]+", options.file) and not Path(options.file).exists()
-    if options.access_log:
+    if options.access_log and not supervised:
         watching.log_access()
     try:
         if supervised:
@@ -121,11 +122,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             grace=options.grace,
             debug=options.debug,
             loop_factory=loop_factory,
-            before=lambda: watching.watch(options.metrics, options.admin),
+            before=lambda: _watch(options),
         )
     except OSError as error:
         print(f"silly: cannot read {options.file!r}: {error.strerror}", file=sys.stderr)
         return USAGE_ERROR
+
+
+def _watch(options: argparse.Namespace) -> None:
+    if _control.worker is None:
+        watching.watch(options.metrics, options.admin)
+    elif options.metrics or options.admin:  # which the supervisor has opened, for all workers
+        watching.measure_worker()
 
 
 def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function: bool) -> int:
@@ -145,15 +153,26 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
         grace=options.grace,
         debug=options.debug,
         uvloop=options.uvloop,
+        worker_options=_watching(options),
         watchdog=options.watchdog,
         develop=options.reload,
     )
+    watch = (supervisor, options.metrics, options.admin)
     if not options.reload:
-        return asyncio.run(supervisor.run())
+        return asyncio.run(watching.watched(supervisor.run, *watch))
     try:
         from silly.cli.reload import run_reloading  # noqa: PLC0415 - an extra
     except ImportError:
         print("silly: --reload needs watchfiles: pip install 'silly-net[reload]'", file=sys.stderr)
         return USAGE_ERROR
     directory = Path.cwd() if is_function else Path(options.file).resolve().parent
-    return asyncio.run(run_reloading(supervisor, directory))
+    return asyncio.run(watching.watched(lambda: run_reloading(supervisor, directory), *watch))
+
+
+def _watching(options: argparse.Namespace) -> list[str]:
+    """The options with which a worker can be watched."""
+    found = ["--access-log"] * options.access_log
+    for flag, addr in (("--metrics", options.metrics), ("--admin", options.admin)):
+        if addr is not None:
+            found += [flag, addr]
+    return found
