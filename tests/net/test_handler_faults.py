@@ -283,7 +283,7 @@ def test_a_clock_that_leaps_past_deadlines_loses_nothing() -> None:
                 return
 
     async def main() -> None:
-        async with tcp.listen(ANY, handler) as listener:
+        async with tcp.listen(ANY, handler, limits=tcp.Limits.none()) as listener:
             async with await tcp.connect(listener.local_addr) as conn:
                 for number in range(50):
                     line = b"line %d\n" % number

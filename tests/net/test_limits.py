@@ -644,3 +644,28 @@ async def test_a_thousand_connections_from_here_work_with_the_defaults() -> None
             conn.abort()
             await conn.wait_closed()
         assert not listener.stats.refused
+
+
+def test_a_handler_that_goes_on_after_timeouts_does_not_go_on_for_ever() -> None:
+    told: list[str] = []
+
+    async def patient(conn: Conn) -> None:
+        while True:
+            try:
+                await conn.read(b"\n")
+            except TimeoutError as error:
+                told.append(str(error))
+
+    async def main() -> None:
+        limits = Limits(idle_timeout=1, first_byte_timeout=None)
+        async with tcp.listen(ANY, patient, limits=limits) as listener:
+            async with await tcp.connect(listener.local_addr) as conn:
+                with pytest.raises(EndOfStream):
+                    await conn.read()
+            await listener.close()
+            assert listener.stats.handler_errors == 0
+            assert listener.stats.ended == {"idle_timeout": 1}
+
+    run_virtual(main())
+    assert len(told) == 1
+    assert "Idle for 1 seconds" in told[0]

@@ -345,7 +345,7 @@ def test_port_picked_in_a_handler_is_the_workers_own(tmp_path: Path) -> None:
 
 def test_the_documented_program_supervises(tmp_path: Path) -> None:
     page = Path(__file__).parents[2] / "docs" / "howto" / "graceful-restarts.md"
-    (block,) = re.findall(r"```py\n(.*?)```", page.read_text(), re.DOTALL)
+    (block,) = re.findall(r"```python3\n(.*?)```", page.read_text(), re.DOTALL)
     script(tmp_path, ECHO, "app.py")
     with running(script(tmp_path, block), cwd=tmp_path) as silly:
         addrs = silly.until(LISTENING, times=4)

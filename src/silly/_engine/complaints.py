@@ -34,6 +34,7 @@ __all__ = [
     "not_taken",
     "queue_full",
     "read_timed_out",
+    "told_before",
     "unfinished",
     "until_of_wrong_type",
     "waits_for_bytes",
@@ -148,6 +149,17 @@ def closed(address: str) -> ConnectionClosed:
 def lost(error: OSError | None) -> OSError:
     """Return why a connection was lost; *error* if the operating system said it."""
     return error or ConnectionAbortedError(errno.ECONNABORTED, os.strerror(errno.ECONNABORTED))
+
+
+def told_before(loss: OSError) -> OSError:
+    """Return what a reader, or a writer, is told that was told of *loss* before.
+
+    A `TimeoutError` is told each of them once: whoever takes it for that of its
+    own read, and tries again, must not do so for ever.
+    """
+    if isinstance(loss, TimeoutError):
+        return ConnectionAbortedError(errno.ECONNABORTED, loss.strerror)
+    return loss
 
 
 def idle(timeout: float) -> TimeoutError:

@@ -30,8 +30,8 @@ peer's FIN              `EndOfStream`            go on
 `close_write()`         go on                    `ConnectionClosed`
 `close()`, `abort()`    `ConnectionClosed`,      `ConnectionClosed`
                         nothing stays unread
-reset, network error,   that error               that error
-idle timeout
+reset, network error,   that error (a timeout    likewise
+timeout                 only the first time)
 ======================  =======================  ================================
 
 Closing is not over when the queue is in the kernel's hands: a socket closed
@@ -131,6 +131,7 @@ class Stream:
         "_partial_since",
         "_paused",
         "_read_limit",
+        "_reader_told",
         "_reading",
         "_turn",
         "_unsent_seen",
@@ -139,6 +140,7 @@ class Stream:
         "_wake_on_room",
         "_wanted",
         "_writable",
+        "_writer_told",
     )
 
     def __init__(
@@ -173,7 +175,8 @@ class Stream:
         self._writable = True  # neither closed, nor half-closed, nor lost
         self._ended = False  # the peer sent FIN
         self._closing = False  # close() or abort() was called
-        self._loss: OSError | None = None  # why it ended, if this side did not close it
+        self._loss: OSError | None = None  # why it ended, if this side did not close it ...
+        self._reader_told = self._writer_told = False  # ... and who was told
         self._gone = False  # the link is gone
         self._linger = linger
         self._linger_timer: asyncio.TimerHandle | None = None
@@ -364,11 +367,11 @@ class Stream:
         if self._ended or self._loss is None:
             unread = self._incoming.peek()
             return complaints.end_of_stream(delimiter, wanted, unread, self.remote_addr)
-        return self._loss_error()
+        told, self._reader_told = self._reader_told, True
+        return self._loss_error(self._loss, told=told)
 
-    def _loss_error(self) -> OSError:
-        assert self._loss is not None
-        return at_address(self._loss, self.remote_addr)
+    def _loss_error(self, loss: OSError, *, told: bool) -> OSError:
+        return at_address(complaints.told_before(loss) if told else loss, self.remote_addr)
 
     # ----------------------------------------------------------- flow control
 
@@ -458,7 +461,8 @@ class Stream:
         if self._closing:
             return complaints.closed(self.remote_addr)
         if self._loss is not None:
-            return self._loss_error()
+            told, self._writer_told = self._writer_told, True
+            return self._loss_error(self._loss, told=told)
         return complaints.half_closed(self.remote_addr)
 
     def _wake_writers(self) -> None:

@@ -88,8 +88,8 @@ class Conn(ABC):
                 satisfy this read.
             LimitExceeded: it is certain that the result would be longer than
                 the limit.
-            TimeoutError: *timeout* seconds went by; or the connection was idle
-                for `idle_timeout` and is closed.
+            TimeoutError: *timeout* seconds went by; or, once, a limit of the
+                listener or `idle_timeout` ended the connection (`is_alive` tells).
             ConnectionResetError, OSError: the connection was lost; what arrived
                 before can still be read.
             ConnectionClosed: this side called `close` or `abort`.
@@ -252,9 +252,9 @@ class Conn(ABC):
     def idle_timeout(self) -> float | None:
         """Seconds without a byte either way after which the connection is closed; None: never.
 
-        A read that waits then raises `TimeoutError`, and so does every later
-        read that the unread bytes cannot satisfy, and every write. If bytes are
-        still unsent (the peer takes none), the connection is reset.
+        A read that waits, or the next one, then raises `TimeoutError`, and so does
+        the next write; every later one `ConnectionAbortedError`. If bytes are still
+        unsent (the peer takes none), the connection is reset.
         """
 
     @idle_timeout.setter

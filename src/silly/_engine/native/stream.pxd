@@ -43,6 +43,7 @@ cdef class Stream(Source):
     cdef uint8_t closing
     cdef uint8_t failed
     cdef uint8_t gone
+    cdef uint8_t reader_told, writer_told  # of the loss
     cdef uint8_t idle_swept
     cdef uint8_t ended_by  # a limit of LIMITS
 
@@ -74,7 +75,7 @@ cdef class Stream(Source):
     cdef int control_flow(self) except -1
     cdef int resume(self) except -1
     cdef object reader_error(self, bytes delimiter, size_t wanted)
-    cdef object loss_error(self)
+    cdef object loss_error(self, bint told)
 
     cdef size_t high_water(self) noexcept
     cdef int put(self, const void *data, size_t length) except -1

@@ -433,10 +433,12 @@ cdef class Stream(Source):
         if self.ended or self.loss is None:
             unread = self.in_data[self.in_start : self.in_end] if self.in_data != NULL else b""
             return complaints.end_of_stream(delimiter, wanted, unread, self.remote_addr)
-        return self.loss_error()
+        told, self.reader_told = self.reader_told, True
+        return self.loss_error(told)
 
-    cdef object loss_error(self):
-        return at_address(self.loss, self.remote_addr)
+    cdef object loss_error(self, bint told):
+        loss = complaints.told_before(self.loss) if told else self.loss
+        return at_address(loss, self.remote_addr)
 
     # ----------------------------------------------------------- flow control
 
@@ -664,7 +666,8 @@ cdef class Stream(Source):
         if self.closing:
             return complaints.closed(self.remote_addr)
         if self.loss is not None:
-            return self.loss_error()
+            told, self.writer_told = self.writer_told, True
+            return self.loss_error(told)
         return complaints.half_closed(self.remote_addr)
 
     cdef int wake_all(self, list waiters) except -1:
