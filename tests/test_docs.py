@@ -101,14 +101,15 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_every_public_name_is_in_the_reference() -> None:
     import silly
-    from silly import errors, log, systemd, task, testing, workers
+    from silly import admin, errors, log, metrics, otel, systemd, task, testing, workers
     from silly import time as silly_time
-    from silly.net import tcp
+    from silly.net import access_log, observer, tcp
     from silly.testing import faults
 
     reference = (ROOT / "docs" / "reference.md").read_text()
     modules = (silly, errors, log, task, silly_time, tcp, testing, faults, systemd, workers)
-    for module in modules:
+    watching = (access_log, admin, metrics, observer, otel)
+    for module in (*modules, *watching):
         for name in module.__all__:
             if not name.startswith("_"):
                 assert name in reference, f"{name} is not in the reference"
@@ -116,3 +117,22 @@ def test_every_public_name_is_in_the_reference() -> None:
         for name in vars(kind):
             if not name.startswith("_") and name != "lost":
                 assert name in reference, f"{kind.__name__}.{name} is not in the reference"
+
+
+def test_what_to_watch_has_every_metric_field_and_command() -> None:
+    from silly import admin, metrics
+    from silly.net import access_log, observer
+
+    page = (ROOT / "docs" / "howto" / "what-to-watch.md").read_text()
+    for metric in metrics.METRICS:
+        name = f"{metric.name}_total" if metric.kind == "counter" else metric.name
+        labels = ["listener"] if metric.where == "listener" else []
+        labels += [metric.label] if metric.label else []
+        row = f"| `{name}` | {metric.kind} | {', '.join(labels)} | {metric.help} |"
+        assert row in page, f"the page needs: {row}"
+    for name, meaning in access_log.FIELDS.items():
+        assert f"| `{name}` | {meaning} |" in page
+    for name, meaning in admin.COMMANDS.items():
+        assert f"| `{name}` | {meaning} |" in page
+    for ending in observer.ENDINGS:
+        assert f"| `{ending}` |" in page

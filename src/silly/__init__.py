@@ -8,6 +8,7 @@ The house, from the ground up (imports point down only):
 - `silly.task`, `silly.time`, `silly.crypto`: forked tasks, timers, random keys.
 - ``silly.runtime``: `run`, script mode, signals and the drain.
 - `silly.workers`: several processes, and their supervisor; `silly.systemd`.
+- `silly.metrics`, `silly.admin`, `silly.otel`: seeing into a running program.
 - ``silly.cli``: the command ``silly``.
 - `silly.testing`: for tests of what is built on this.
 """

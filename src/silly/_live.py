@@ -15,9 +15,12 @@ __all__ = ["Live"]
 
 
 class _Listener(Protocol):
+    _is_attendant: bool
+
     @property
     def connections(self) -> int: ...
     def close(self, grace: float = ...) -> asyncio.Future[None]: ...
+    async def wait_closed(self) -> None: ...
 
 
 class _Conn(Protocol):
@@ -32,10 +35,21 @@ class _Timer(Protocol):
 class Live:
     """The reasons to stay up, of one event loop."""
 
-    __slots__ = ("_empty", "conns", "listeners", "tasks", "timers", "when_listening")
+    __slots__ = (
+        "_attending",
+        "_empty",
+        "attendants",
+        "conns",
+        "listeners",
+        "tasks",
+        "timers",
+        "when_listening",
+    )
 
     def __init__(self) -> None:
         self.listeners: set[_Listener] = set()
+        self.attendants: set[_Listener] = set()  # no reason to stay up: they tell of the others
+        self._attending: set[asyncio.Task[None]] = set()
         self.conns: set[_Conn] = set()  # those that no listener accepted
         self.tasks: set[asyncio.Task[Any]] = set()  # forked
         self.timers: set[_Timer] = set()
@@ -61,6 +75,23 @@ class Live:
         self.listeners.add(listener)
         if self.when_listening is not None:
             self.when_listening()
+
+    def attend(self, listener: _Listener, stop: Callable[[], None] | None = None) -> None:
+        """Make *listener* an attendant; call *stop* when it is closed, or the loop ends."""
+        self.listeners.discard(listener)
+        self.attendants.add(listener)
+        listener._is_attendant = True
+        task = asyncio.get_running_loop().create_task(self._attend(listener, stop))
+        self._attending.add(task)
+        task.add_done_callback(self._attending.discard)
+
+    async def _attend(self, listener: _Listener, stop: Callable[[], None] | None) -> None:
+        try:
+            await listener.wait_closed()
+        finally:
+            self.attendants.discard(listener)
+            if stop is not None:
+                stop()
 
     def left(self) -> None:
         """Be told that something ended, and was taken out of its set."""

@@ -8,6 +8,9 @@ SIGINT and SIGTERM drain: listeners stop accepting and let their handlers finish
 for up to the grace period, then cancel, then abort; forked tasks and the main
 coroutine are cancelled once the handlers are done. A second signal ends the
 grace period at once. All of this is a normal end.
+
+SIGUSR1 prints what every listener, connection and task is doing on standard
+error (`silly._inspection`), and the program goes on.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ import types
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
-from silly import _control
+from silly import _control, _inspection
 from silly._arguments import seconds
 from silly._live import Live
 from silly.log import DroppingHandler, unconfigured_logging_drops
@@ -124,7 +127,8 @@ class _Program:
         self._live = Live.of(loop)
         self._signalled = asyncio.Event()
         main = loop.create_task(self._guard())
-        with self._signals_caught(), self._overseen(main):
+        # The last to be told is the overseer, while SIGUSR1 still does no harm.
+        with self._signals_caught(), _reporting(loop), self._overseen(main):
             try:
                 done = loop.create_task(self._until_done(main))
                 signalled = loop.create_task(self._signalled.wait())
@@ -176,7 +180,7 @@ class _Program:
     async def _end_now(self, main: asyncio.Task[Any]) -> None:
         live = self._live
         self._overseer.stopping(told=False)
-        closings = [listener.close(0) for listener in list(live.listeners)]
+        closings = [listener.close(0) for listener in [*live.listeners, *live.attendants]]
         for timer in list(live.timers):
             timer.cancel()
         for conn in list(live.conns):
@@ -268,6 +272,41 @@ class _Program:
                 listener.close(0)
 
 
+@contextlib.contextmanager
+def _reporting(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Answer SIGUSR1 with a report of what the program is doing, on standard error.
+
+    Not through the loop: the report matters most when something holds that up.
+    """
+    number = getattr(signal, "SIGUSR1", None)  # Windows has none
+    if number is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(number)
+    if before is not signal.SIG_DFL:  # the program has its own use for it
+        yield
+        return
+
+    def report(_number: int, frame: types.FrameType | None) -> None:
+        running = frame if asyncio.current_task(loop) is not None else None
+        try:
+            text = _inspection.report(loop, running)
+        except Exception:  # this may be in the middle of anything
+            logger.exception("cannot report")
+            return
+        # Not print(): this may have interrupted one, and buffers cannot be entered twice.
+        os.write(2, text.encode("utf-8", "backslashreplace"))
+
+    loop.add_signal_handler(number, lambda: None)  # as in _signals_caught
+    signal.signal(number, report)
+    try:
+        yield
+    finally:
+        if signal.getsignal(number) is report:
+            loop.remove_signal_handler(number)
+            signal.signal(number, before)
+
+
 # -------------------------------------------------------------------- script mode
 
 
@@ -278,6 +317,7 @@ def run_script(
     grace: float = GRACE,
     debug: bool = False,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    before: Callable[[], object] | None = None,
 ) -> int:
     """Run the Python file *path* inside a running loop; ``await`` works at its top level.
 
@@ -287,6 +327,7 @@ def run_script(
         grace: seconds that handlers have to finish after a signal.
         debug: asyncio's debug mode, and whole tracebacks.
         loop_factory: makes the event loop.
+        before: called in the loop before the script begins.
 
     Returns:
         The exit code: 0; 1 after an exception, whose traceback was printed; or
@@ -307,7 +348,7 @@ def run_script(
         module = types.ModuleType("__main__")
         module.__file__ = path
         sys.modules["__main__"] = module
-        return _execute(code, module.__dict__)
+        return _execute(code, module.__dict__, before)
 
     return _run_program(start, grace, debug=debug, loop_factory=loop_factory)
 
@@ -319,6 +360,7 @@ def run_function(
     grace: float = GRACE,
     debug: bool = False,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    before: Callable[[], object] | None = None,
 ) -> int:
     """Call ``module:function`` inside a running loop, and stay up as `run_script` does.
 
@@ -326,13 +368,15 @@ def run_function(
         target: a module that can be imported from the current directory, and a
             function (or coroutine function) in it that takes no argument.
         args: what follows *target* in `sys.argv`.
-        grace, debug, loop_factory: as for `run_script`.
+        grace, debug, loop_factory, before: as for `run_script`.
 
     Returns:
         The exit code, as `run_script`.
     """
 
     async def call() -> None:
+        if before is not None:
+            before()
         name, _, attribute = target.partition(":")
         try:
             function = getattr(importlib.import_module(name), attribute)
@@ -373,7 +417,11 @@ def _run_program(
     return 0
 
 
-async def _execute(code: types.CodeType, namespace: dict[str, Any]) -> None:
+async def _execute(
+    code: types.CodeType, namespace: dict[str, Any], before: Callable[[], object] | None
+) -> None:
+    if before is not None:
+        before()
     result = eval(code, namespace)  # noqa: S307 - running the user's script is the purpose
     if code.co_flags & inspect.CO_COROUTINE:
         await result

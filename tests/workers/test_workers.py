@@ -385,7 +385,7 @@ def test_options_stand_before_the_file_or_right_behind_it(tmp_path: Path) -> Non
         ([path, "--help", "--workers", "2"], {}, "None ['--help', '--workers', '2']"),
         ([path, "--debug", "--"], {}, "None []"),
         ([path, "--", "--"], {}, "None ['--']"),
-        ([path, "x"], {"SILLY_WORKERS": "1"}, "1 ['x']"),
+        ([path, "x"], {"SILLY_WORKERS": "1", "SILLY_WATCHDOG": "60"}, "1 ['x']"),
     ):
         with running("-m", "silly", *words, env=environment(**environ)) as silly:
             assert silly.rest().splitlines()[0] == expected

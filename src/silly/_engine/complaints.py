@@ -37,6 +37,8 @@ __all__ = [
     "told_before",
     "unfinished",
     "until_of_wrong_type",
+    "waits_for_bytes",
+    "waits_for_room",
 ]
 
 Buffer = bytes | bytearray | memoryview
@@ -47,6 +49,17 @@ def _in_words(delimiter: bytes | None, wanted: int) -> str:
     if delimiter is not None:
         return repr(delimiter)
     return f"{wanted} bytes" if wanted else "a byte"
+
+
+# ------------------------------------------------------------- what a task waits for
+
+
+def waits_for_bytes(delimiter: bytes | None, wanted: int) -> str:
+    return f"read of {_in_words(delimiter, wanted)}"
+
+
+def waits_for_room(unsent: int) -> str:
+    return f"room to write, {unsent} bytes unsent"
 
 
 # ------------------------------------------------------------------------ reads

@@ -751,6 +751,25 @@ class Stream:
         return self._gone
 
     @property
+    def _is_ended(self) -> bool:
+        """True once the peer finished sending."""
+        return self._ended
+
+    @property
+    def _lost_by(self) -> OSError | None:
+        """Why it ended, if this side did not close it."""
+        return self._loss
+
+    @property
+    def _waits_for(self) -> str | None:
+        """What its reader or its writers wait for, in words; None: nobody waits."""
+        if self._waiter is not None:
+            return complaints.waits_for_bytes(self._delimiter, self._wanted)
+        if self._wake_on_room:
+            return complaints.waits_for_room(self.unsent_bytes)
+        return None
+
+    @property
     def unread_bytes(self) -> int:
         return len(self._incoming)
 

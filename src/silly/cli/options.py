@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from silly._arguments import seconds, size
+from silly.net import addr as addresses
 from silly.runtime import GRACE
 
 __all__ = ["OPTIONS", "Option", "add_options", "split"]
@@ -27,7 +28,7 @@ class Option:
     @property
     def name(self) -> str:
         """What the parsed value is called."""
-        return self.flag.removeprefix("--")
+        return self.flag.removeprefix("--").replace("-", "_")
 
     @property
     def variable(self) -> str:
@@ -75,6 +76,22 @@ def _count(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more") from None
 
 
+def _address(text: str) -> str:
+    try:
+        addresses.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("addr ")) from None
+    return text
+
+
+def _unix_address(text: str) -> str:
+    if not text.startswith("unix:"):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a Unix socket; expected such as 'unix:/run/app.sock'"
+        )
+    return _address(text)
+
+
 OPTIONS: Final = (
     Option(
         "--workers",
@@ -98,6 +115,23 @@ OPTIONS: Final = (
     ),
     Option("--uvloop", "run on uvloop (extra: silly-net[uvloop])", default=False),
     Option("--debug", "asyncio's debug mode, and whole tracebacks", default=False),
+    Option(
+        "--access-log",
+        "write a line for each connection to standard error when it is over",
+        default=False,
+    ),
+    Option(
+        "--metrics",
+        "serve metrics for Prometheus there, such as 127.0.0.1:9100 (extra: silly-net[prometheus])",
+        _address,
+        "ADDR",
+    ),
+    Option(
+        "--admin",
+        "open an admin socket there; `nc -U PATH` and `help` tell what it answers",
+        _unix_address,
+        "unix:PATH",
+    ),
 )
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import silly
+from silly import _control
+from silly.cli import watching
 from silly.cli.options import OPTIONS, add_options, split
 from silly.runtime import run_function, run_script
 from silly.workers import Supervisor
@@ -24,18 +26,21 @@ _EPILOG = """\
 The script runs inside an event loop: tcp.listen(...), task.fork(...) and `await`
 work at its top level. The program stays up while listeners, connections, forked
 tasks or timers live. Ctrl-C and SIGTERM stop it gently: handlers may finish for
-the grace period; a second signal stops it at once. MODULE:FUNCTION calls a
-function (or coroutine function) of a module in the same way.
+the grace period; a second signal stops it at once. SIGUSR1 prints what every
+connection and task is doing. MODULE:FUNCTION calls a function (or coroutine
+function) of a module in the same way.
 
 With --workers, a supervisor keeps N processes of the program. Its signals:
   SIGTERM, SIGINT  drain all workers; again: end them at once
   SIGHUP           replace the workers one by one; no connection is lost
   SIGTTIN, SIGTTOU one worker more, one less
+  SIGUSR1          each worker prints what it is doing
 
 The options above may also stand right behind FILE, before the first word that
 is none of them. From that word on, or after `--`, all is the script's sys.argv.
 The environment variables SILLY_WORKERS, SILLY_RELOAD, SILLY_GRACE,
-SILLY_WATCHDOG, SILLY_UVLOOP and SILLY_DEBUG stand for options that are not given.
+SILLY_WATCHDOG, SILLY_UVLOOP, SILLY_DEBUG, SILLY_ACCESS_LOG, SILLY_METRICS and
+SILLY_ADMIN stand for options that are not given.
 
 examples:
   silly echo_server.py
@@ -102,6 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return USAGE_ERROR
         loop_factory = uvloop.new_event_loop
     is_function = re.fullmatch(r"[\w.]+:[\w.]+", options.file) and not Path(options.file).exists()
+    if options.access_log and not supervised:
+        watching.log_access()
     try:
         if supervised:
             if not is_function:
@@ -115,10 +122,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             grace=options.grace,
             debug=options.debug,
             loop_factory=loop_factory,
+            before=lambda: _watch(options),
         )
     except OSError as error:
         print(f"silly: cannot read {options.file!r}: {error.strerror}", file=sys.stderr)
         return USAGE_ERROR
+
+
+def _watch(options: argparse.Namespace) -> None:
+    if _control.worker is None:
+        watching.watch(options.metrics, options.admin)
+    elif options.metrics or options.admin:  # which the supervisor has opened, for all workers
+        watching.measure_worker()
 
 
 def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function: bool) -> int:
@@ -138,15 +153,26 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
         grace=options.grace,
         debug=options.debug,
         uvloop=options.uvloop,
+        worker_options=_watching(options),
         watchdog=options.watchdog,
         develop=options.reload,
     )
+    watch = (supervisor, options.metrics, options.admin)
     if not options.reload:
-        return asyncio.run(supervisor.run())
+        return asyncio.run(watching.watched(supervisor.run, *watch))
     try:
         from silly.cli.reload import run_reloading  # noqa: PLC0415 - an extra
     except ImportError:
         print("silly: --reload needs watchfiles: pip install 'silly-net[reload]'", file=sys.stderr)
         return USAGE_ERROR
     directory = Path.cwd() if is_function else Path(options.file).resolve().parent
-    return asyncio.run(run_reloading(supervisor, directory))
+    return asyncio.run(watching.watched(lambda: run_reloading(supervisor, directory), *watch))
+
+
+def _watching(options: argparse.Namespace) -> list[str]:
+    """The options with which a worker can be watched."""
+    found = ["--access-log"] * options.access_log
+    for flag, addr in (("--metrics", options.metrics), ("--admin", options.admin)):
+        if addr is not None:
+            found += [flag, addr]
+    return found

@@ -284,6 +284,18 @@ class Conn(ABC):
 
     @property
     @abstractmethod
+    def _is_ended(self) -> bool: ...
+
+    @property
+    @abstractmethod
+    def _lost_by(self) -> OSError | None: ...
+
+    @property
+    @abstractmethod
+    def _waits_for(self) -> str | None: ...
+
+    @property
+    @abstractmethod
     def _ended_by(self) -> str | None: ...
 
     @property

@@ -30,12 +30,14 @@ from silly._engine.stream import LINGER, MAX_UNSENT, READ_LIMIT
 from silly._live import Live
 from silly.errors import ConnectionClosed, EndOfStream, LimitExceeded, WriteQueueFull
 from silly.net import addr as addresses
+from silly.net.access_log import AccessLog
 from silly.net.addr import TCPAddress
 from silly.net.conn import Conn, ConnStats
 from silly.net.dialing import dial
 from silly.net.gate import Gate
 from silly.net.limits import Limits
 from silly.net.listening import backlog_overflows, obtain_sockets
+from silly.net.observer import Observation, Observer, checked, observers_of
 from silly.net.sweep import Sweep
 
 __all__ = [
@@ -159,10 +161,14 @@ class Listener:
         reuse_port: bool,
         busy_poll: float,
         limits: Limits,
+        observers: tuple[Observer, ...],
     ) -> None:
         self._loop = loop
         self._handler = handler
         self._limits = limits
+        self._observers = observers
+        self._observed: dict[Conn, Observation] = {}
+        self._is_attendant = False  # its connections are not observed
         self._state = ListenerState.STARTING
         self._next_state: asyncio.Future[None] = loop.create_future()
         # A connection is in one of these: with its handler, or lingering after it.
@@ -211,9 +217,13 @@ class Listener:
             self._loop.call_soon(conn.abort)
             return conn
         self._accepted += 1
+        context = None
+        if (observers := observers_of(self._observers)) and not self._is_attendant:
+            observation = self._observed[conn] = Observation(observers, conn, self)
+            context = observation.context
         # The name is shared: a string for each of a million tasks would be a tenth of them.
         coroutine = engine.stepped(self._start(conn))
-        task = self._loop.create_task(coroutine, name=self._task_name)
+        task = self._loop.create_task(coroutine, name=self._task_name, context=context)
         self._handling[task] = conn
         task.add_done_callback(self._when_handled)
         self._sweep.start()
@@ -237,6 +247,7 @@ class Listener:
 
     def _handled(self, task: asyncio.Task[Any]) -> None:
         conn = self._handling.pop(task)
+        how = None
         if not task.cancelled() and (error := task.exception()) is not None:
             if isinstance(error, _NORMAL_ENDS) or (
                 isinstance(error, TimeoutError) and not (conn.is_alive or conn._is_closing)
@@ -245,13 +256,19 @@ class Listener:
             elif isinstance(error, _LIMITS) and error.address == conn.remote_addr:
                 limit = "read_limit" if isinstance(error, LimitExceeded) else "max_unsent"
                 self._gate.end(limit, conn.remote_addr)
+                how = limit
             else:
+                how = "handler_error"
                 self._handler_errors += 1
                 kind = type(error).__name__
                 self._errors_by_type[kind] = self._errors_by_type.get(kind, 0) + 1
                 logger.error(
                     "%s: handler %s failed", conn.remote_addr, _name(self._handler), exc_info=error
                 )
+        if self._observed and (observation := self._observed.get(conn)):
+            observation.handled(task, how)
+            if observation.is_over:
+                del self._observed[conn]
         conn.close()
         if not conn._is_gone:
             self._lingering.add(conn)
@@ -265,6 +282,10 @@ class Listener:
         self._past_bytes_in += bytes_in
         self._past_bytes_out += bytes_out
         self._lingering.discard(conn)
+        if self._observed and (observation := self._observed.get(conn)):
+            observation.gone()
+            if observation.is_over:
+                del self._observed[conn]
         self._changed.set()
 
     def _conns(self) -> list[Conn]:
@@ -509,6 +530,8 @@ def listen(
     idle_timeout: float | _Unset | None = FROM_LIMITS,
     reuse_port: bool = False,
     busy_poll: float = 0,
+    access_log: bool = False,
+    observer: Observer | None = None,
 ) -> Listener:
     """Listen on *addr* and run ``handler(conn)`` in a task of its own for each connection.
 
@@ -538,6 +561,9 @@ def listen(
             trip. 0.0001 is a good value on a core of its own. Of several
             listeners on one loop the largest counts. The portable engine sleeps
             all the same.
+        access_log: log a line for each connection when it is over, to the logger
+            ``silly.access``; see `silly.net.access_log`.
+        observer: what is told of each connection; see `silly.net.observer`.
 
     Raises:
         OSError: the address is in use (EADDRINUSE), not of this machine, not
@@ -561,6 +587,9 @@ def listen(
         linger=linger,
         idle_timeout=idle_timeout,
     )
+    observers = () if observer is None else (checked(observer),)
+    if access_log:
+        observers = (*observers, AccessLog())
     loop = _running_loop("listen")
     return Listener(
         loop,
@@ -570,6 +599,7 @@ def listen(
         reuse_port=reuse_port,
         busy_poll=busy_poll,
         limits=limits,
+        observers=observers,
     )
 
 

@@ -16,7 +16,8 @@ A worker is *ready* when its main coroutine (a script's top level) has returned,
 or waits while it listens everywhere its predecessor did.
 
 Signals: SIGTERM and SIGINT drain all (again: at once), SIGHUP restarts one
-worker after the other, SIGTTIN and SIGTTOU add and remove one.
+worker after the other, SIGTTIN and SIGTTOU add and remove one, SIGUSR1 has each
+worker print what it is doing (`silly.runtime`).
 """
 
 from __future__ import annotations

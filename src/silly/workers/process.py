@@ -112,7 +112,13 @@ def manner(code: int) -> str:
 
 
 def command_line(
-    target: str, args: Sequence[str], *, grace: float, debug: bool, uvloop: bool
+    target: str,
+    args: Sequence[str],
+    *,
+    grace: float,
+    debug: bool,
+    uvloop: bool,
+    options: Sequence[str] = (),
 ) -> list[str]:
     """Return the command that runs *target*, with the options, in an interpreter like this one.
 
@@ -135,4 +141,4 @@ def command_line(
         command.append("-P")  # the current directory is no place to import silly from
     command += ["-m", "silly", "--grace", str(grace)]
     command += ["--debug"] * debug + ["--uvloop"] * uvloop
-    return [*command, target, "--", *args]
+    return [*command, *options, target, "--", *args]

@@ -47,6 +47,7 @@ logger = logging.getLogger("silly.workers")
 _OVERDUE: Final = 10.0  # seconds after the grace, until a worker is killed
 _FORCED: Final = 3.0  # the same when there is no grace
 _START_TIMEOUT: Final = 60.0  # seconds for a replacement to become ready
+_OURS: Final = {"SILLY_WORKERS", "SILLY_RELOAD", "SILLY_WATCHDOG"}  # not for workers
 _ANSWERS_KEPT: Final = 1000  # of ended workers, where they are not merged
 
 
@@ -61,6 +62,8 @@ class Supervisor:
         workers: how many; their numbers, from 1, are in ``SILLY_WORKER``.
         grace: seconds that handlers have to finish when a worker stops.
         debug, uvloop: as on the command line.
+        worker_options: other options of each worker's command line, such as
+            ``["--access-log"]``.
         watchdog: seconds after which a worker whose event loop does not turn is
             killed and replaced; None: what systemd asks of the service
             (``WATCHDOG_USEC``), or never.
@@ -84,6 +87,7 @@ class Supervisor:
         grace: float = GRACE,
         debug: bool = False,
         uvloop: bool = False,
+        worker_options: Sequence[str] = (),
         watchdog: float | None = None,
         develop: bool = False,
         back_off: float = 0.5,
@@ -101,7 +105,9 @@ class Supervisor:
         self._settled = seconds(settled, "settled")
         self._give_up = size(give_up, "give_up", least=1)
         self._slots = [Slot(number + 1) for number in range(size(workers, "workers", least=1))]
-        self._command = command_line(target, args, grace=grace, debug=debug, uvloop=uvloop)
+        self._command = command_line(
+            target, args, grace=grace, debug=debug, uvloop=uvloop, options=worker_options
+        )
         self._sockets = Sockets()
         self._retired: dict[str, deque[Any]] = {}  # what ended workers answered
         self._asked = 0
@@ -140,6 +146,7 @@ class Supervisor:
             signal.SIGHUP: self._hang_up,
             signal.SIGTTIN: self.add_worker,
             signal.SIGTTOU: self.remove_worker,
+            signal.SIGUSR1: self._report,
         }
         self._has_terminal = os.isatty(sys.stderr.fileno()) if sys.stderr else False
         for number, react in signals.items():
@@ -210,7 +217,7 @@ class Supervisor:
             environment = {
                 name: value
                 for name, value in os.environ.items()
-                if name not in VARIABLES and name not in {"SILLY_WORKERS", "SILLY_RELOAD"}
+                if name not in VARIABLES and name not in _OURS
             }
             beat = self._watchdog / 3 if self._watchdog is not None else 0
             environment[_control.CHANNEL] = f"{theirs.fileno()}:{beat}"
@@ -574,6 +581,13 @@ class Supervisor:
         else:
             retired.clear()
             retired.append(merged)
+
+    def _report(self) -> None:
+        """Have each worker print what it is doing."""
+        for worker in self._workers():
+            # Before it is heard of, and when it has ended, the signal would kill it.
+            if worker.was_heard and not worker.channel.ended:
+                worker.process.send_signal(signal.SIGUSR1)
 
     async def _watch_beats(self, period: float) -> None:
         while True:

@@ -991,6 +991,23 @@ cdef class Stream(Source):
         return bool(self.gone)
 
     @property
+    def _is_ended(self):
+        return bool(self.ended)
+
+    @property
+    def _lost_by(self):
+        return self.loss
+
+    @property
+    def _waits_for(self):
+        cdef Read read = self.reader
+        if read is not None and read.waiter.is_pending():
+            return complaints.waits_for_bytes(read.delimiter, read.wanted)
+        if self.wake_on_room:
+            return complaints.waits_for_room(self.unsent_bytes)
+        return None
+
+    @property
     def unread_bytes(self):
         return self.in_end - self.in_start
 
@@ -1209,6 +1226,10 @@ cdef class Read:
     @property
     def cr_running(self):
         return False
+
+    @property
+    def _stream(self):
+        return self.stream
 
     def __repr__(self):
         if self.kind == LINE:

@@ -1,0 +1,283 @@
+"""What a running program is doing: its listeners, connections and tasks, and what each waits for.
+
+Read off when somebody asks (SIGUSR1, the admin socket); nothing is noted down
+before. All of it is JSON values. Of many connections only some are listed one by
+one; some thousands of the rest are counted by where they wait, and what is left
+is only counted: so the loop is not held up for long.
+
+Where a task waits is found by going down its chain of coroutines (``cr_await``
+and its kin): the last of them that is neither this package's nor asyncio's nor
+installed tells the place, and the last of all what it waits for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sysconfig
+import time
+import types
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from silly._engine import engine
+from silly._engine import stream as portable
+from silly._live import Live
+
+if TYPE_CHECKING:
+    from silly.net.conn import Conn
+    from silly.net.tcp import Listener
+
+__all__ = ["LISTED", "connections", "listeners", "report", "tasks"]
+
+LISTED: Final = 100  # connections of a listener, or tasks, that are listed one by one
+_COUNTED: Final = 2_000  # of the others, those that are counted by where they wait
+_DEEP: Final = 500  # coroutines of a task
+
+_OURS: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120
+_LIBRARIES: Final = tuple(
+    {sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")}
+)
+
+
+# ------------------------------------------------------------------ what there is
+
+
+def listeners(loop: asyncio.AbstractEventLoop) -> list[dict[str, Any]]:
+    """Return the listeners of *loop*: where they listen, their state and their counts."""
+    found = []
+    for listener in _listeners(loop):
+        stats = listener.stats
+        found.append(
+            {
+                "listener": listener.local_addr,
+                "addresses": list(listener.local_addrs),
+                "accepting": listener.is_accepting,
+                "accepted": stats.accepted,
+                "connections": stats.connections,
+                "bytes_in": stats.bytes_in,
+                "bytes_out": stats.bytes_out,
+            }
+        )
+    return found
+
+
+def connections(loop: asyncio.AbstractEventLoop, listed: int = LISTED) -> list[dict[str, Any]]:
+    """Return the connections of *loop* by listener (None: made by `connect`), *listed* at most.
+
+    Each entry has the ``listener``, how many there are (``total``), the
+    ``connections`` that are listed, ``others`` (how many of those that are not
+    wait ``at`` the same place for the same) and how many are ``uncounted``.
+    """
+    found = []
+    for listener in _listeners(loop):
+        handled = ((conn, task) for task, conn in listener._handling.items())
+        lingering = ((conn, None) for conn in listener._lingering)
+        pairs: list[tuple[Conn, asyncio.Task[Any] | None]] = [*handled, *lingering]
+        found.append(_group(listener.local_addr, pairs, listed))
+    own = [(cast("Conn", conn), None) for conn in Live.of(loop).conns]
+    if own:
+        found.append(_group(None, own, listed))
+    return found
+
+
+def tasks(loop: asyncio.AbstractEventLoop, listed: int = LISTED) -> dict[str, Any]:
+    """Return the tasks of *loop* that are no listener's handlers, *listed* of them at most."""
+    handlers = {task for listener in _listeners(loop) for task in listener._handling}
+    others = [task for task in asyncio.all_tasks(loop) if task not in handlers]
+    others.sort(key=lambda task: task.get_name())
+    return {
+        "total": len(others),
+        "handlers": len(handlers),
+        "tasks": [_task(task) for task in others[:listed]],
+        "uncounted": max(0, len(others) - listed),
+    }
+
+
+def _listeners(loop: asyncio.AbstractEventLoop) -> list[Listener]:
+    found = cast("set[Listener]", Live.of(loop).listeners)
+    return sorted(found, key=lambda listener: listener.local_addr)
+
+
+def _group(
+    listener: str | None, pairs: Sequence[tuple[Conn, asyncio.Task[Any] | None]], listed: int
+) -> dict[str, Any]:
+    now = time.time()
+    counted = pairs[listed : listed + _COUNTED]
+    places = Counter(_waiting(conn, task) for conn, task in counted)
+    return {
+        "listener": listener,
+        "total": len(pairs),
+        "connections": [_connection(conn, task, now) for conn, task in pairs[:listed]],
+        "others": [
+            {"count": count, "at": at, "waits_for": waits_for}
+            for (at, waits_for), count in places.most_common()
+        ],
+        "uncounted": max(0, len(pairs) - listed - _COUNTED),
+    }
+
+
+def _connection(conn: Conn, task: asyncio.Task[Any] | None, now: float) -> dict[str, Any]:
+    at, waits_for = _waiting(conn, task)
+    opened_at, last_activity = conn._times
+    bytes_in, bytes_out = conn._counts
+    return {
+        "peer": conn.remote_addr,
+        "local": conn.local_addr,
+        "age": round(max(0.0, now - opened_at), 3),
+        "idle": round(max(0.0, now - last_activity), 3),
+        "bytes_in": bytes_in,
+        "bytes_out": bytes_out,
+        "unread": conn.unread_bytes,
+        "unsent": conn.unsent_bytes,
+        "closing": conn._is_closing,
+        "at": at,
+        "waits_for": waits_for,
+    }
+
+
+def _waiting(conn: Conn, task: asyncio.Task[Any] | None) -> tuple[str | None, str | None]:
+    if task is None:
+        return None, "its end" if conn._is_closing else conn._waits_for
+    return _suspended(task, conn._waits_for)
+
+
+def _task(task: asyncio.Task[Any]) -> dict[str, Any]:
+    at, waits_for = _suspended(task)
+    coroutine = task.get_coro()
+    name = getattr(coroutine, "__qualname__", None) or repr(coroutine)
+    return {"name": task.get_name(), "coroutine": name, "at": at, "waits_for": waits_for}
+
+
+# ------------------------------------------------------------ where a task waits
+
+
+def _suspended(
+    task: asyncio.Task[Any], waits_for: str | None = None
+) -> tuple[str | None, str | None]:
+    """Where *task* waits ("app.py:12 in handler"), and for what, unless that is known."""
+    place = last = None
+    chain = list(islice(_chain(task.get_coro()), _DEEP))
+    for link in chain:
+        frame = _frame(link)
+        if frame is not None:
+            last = frame
+            if place is None or _is_program(frame.f_code.co_filename):
+                place = frame
+    at = None if place is None else _at(place)
+    if getattr(chain[0], "cr_running", False):
+        return at, None
+    return at, waits_for or _awaited(chain[-1], last, place) or _future(task)
+
+
+def _chain(coroutine: Any) -> Iterator[Any]:
+    while coroutine is not None:
+        yield coroutine
+        for attribute in ("cr_await", "gi_yieldfrom", "ag_await"):
+            if hasattr(coroutine, attribute):
+                coroutine = getattr(coroutine, attribute)
+                break
+        else:
+            return
+
+
+def _frame(link: Any) -> types.FrameType | None:
+    for attribute in ("cr_frame", "gi_frame", "ag_frame"):
+        frame = getattr(link, attribute, None)
+        if isinstance(frame, types.FrameType):
+            return frame
+    return None
+
+
+def _is_program(filename: str) -> bool:
+    return not filename.startswith((_OURS, *_LIBRARIES))
+
+
+def _at(frame: types.FrameType) -> str:
+    code = frame.f_code
+    return f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}"
+
+
+def _awaited(link: Any, last: types.FrameType | None, place: types.FrameType | None) -> str | None:
+    """What the end of a chain waits for, as far as it is not a bare future."""
+    stream = getattr(link, "_stream", None)
+    if stream is None and last is not None and last.f_code.co_filename.startswith(_ENGINE):
+        stream = last.f_locals.get("self")
+    if isinstance(stream, engine.Stream | portable.Stream):
+        conn = cast("Conn", stream)
+        return f"{conn._waits_for} ({conn.remote_addr})"
+    if last is None or last is place:
+        return None
+    return f"{last.f_globals.get('__name__', '?')}.{last.f_code.co_qualname}"
+
+
+def _future(task: asyncio.Task[Any]) -> str | None:
+    future = getattr(task, "_fut_waiter", None)
+    if isinstance(future, asyncio.Task):
+        return f"task {future.get_name()}"
+    return None if future is None else f"a {type(future).__name__.strip('_')}"
+
+
+_ENGINE: Final = portable.__file__
+
+
+# ---------------------------------------------------------------------- as text
+
+
+def report(loop: asyncio.AbstractEventLoop, running: types.FrameType | None = None) -> str:
+    """Return all of it as text for people; *running* is what the loop's thread is executing."""
+    found, others = connections(loop), tasks(loop)
+    total = sum(group["total"] for group in found)
+    heading = f"silly: process {os.getpid()}, {engine.NAME} engine"
+    counts = [
+        _many(len(_listeners(loop)), "listener"),
+        _many(total, "connection"),
+        _many(others["total"], "other task"),
+    ]
+    lines = [f"{heading}: {', '.join(counts)}"]
+    if running is not None:
+        lines.append(f"running now: {_at(running)}")
+    groups = {group["listener"]: group for group in found}
+    for each in listeners(loop):
+        lines.append(
+            f"listener {' '.join(each['addresses'])}: "
+            f"{'accepting' if each['accepting'] else 'closing'}, "
+            f"{_many(each['connections'], 'connection')}, {each['accepted']} accepted, "
+            f"{each['bytes_in']} bytes in, {each['bytes_out']} bytes out"
+        )
+        lines += _group_lines(groups[each["listener"]], "from")
+    if None in groups:
+        lines.append("connections that it made:")
+        lines += _group_lines(groups[None], "to")
+    if others["total"]:
+        lines.append("tasks that are no handlers:")
+        lines += [
+            f"  {each['name']}: {each['coroutine']}, {_place(each)}" for each in others["tasks"]
+        ]
+    if others["uncounted"]:
+        lines.append(f"  and {others['uncounted']} more")
+    return "\n".join(lines) + "\n"
+
+
+def _group_lines(group: dict[str, Any], direction: str) -> list[str]:
+    lines = [
+        f"  {direction} {each['peer']}: {each['age']:.1f} s old, idle {each['idle']:.1f} s, "
+        f"{each['unread']} unread, {each['unsent']} unsent; {_place(each)}"
+        for each in group["connections"]
+    ]
+    lines += [f"  and {each['count']} more: {_place(each)}" for each in group["others"]]
+    if group["uncounted"]:
+        lines.append(f"  and {group['uncounted']} more")
+    return lines
+
+
+def _place(each: dict[str, Any]) -> str:
+    if each["at"] is None:
+        return f"waits for {each['waits_for']}" if each["waits_for"] else "nobody waits"
+    return f"at {each['at']}, {'waits for ' + each['waits_for'] if each['waits_for'] else 'runs'}"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

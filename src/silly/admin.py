@@ -1,0 +1,118 @@
+"""The admin socket: ask a running program what it is doing.
+
+``silly --admin unix:/run/app.sock app.py``, or `serve`. One line is a command,
+one line of JSON the answer, so that ``nc -U /run/app.sock`` is all it takes:
+
+===================  =============================================================
+``stats``            the numbers of `silly.metrics.snapshot`
+``connections [N]``  the connections by listener, N of each (100) one by one: the
+                     peer, how old, how long idle, what waits where
+``tasks [N]``        the tasks that are no handlers, and where they wait
+``help``             the commands
+===================  =============================================================
+
+An answer to anything else is ``{"error": …}``. Only a Unix socket can be one,
+which only the user that the program runs as can connect to (mode 0600): what it
+tells is nobody else's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from silly import _inspection, metrics
+from silly._live import Live
+from silly.net import addr as addresses
+from silly.net import tcp
+
+__all__ = ["COMMANDS", "answer", "serve"]
+
+COMMANDS: Final = {
+    "stats": "counts of each listener, the loop's lag, what the process uses",
+    "connections": "connections by listener, and where their handlers wait; connections N lists N",
+    "tasks": "tasks that are no handlers, and where they wait; tasks N lists N",
+    "help": "this",
+}
+_LINE: Final = 1000  # bytes of a command
+
+Answer = Callable[[str], "Any | Awaitable[Any]"]
+
+
+def answer(command: str) -> Any:
+    """Return what a *command* is answered with, as JSON values, of the running loop.
+
+    Raises:
+        ValueError: it is no command; the message says what there is.
+        RuntimeError: no event loop is running.
+    """
+    word, _, rest = command.strip().partition(" ")
+    listed = _inspection.LISTED
+    if word not in COMMANDS:
+        raise ValueError(f"{word!r} is not a command; there are: {', '.join(COMMANDS)}")
+    if rest:
+        if word not in {"connections", "tasks"}:
+            raise ValueError(f"{word} takes no argument, not {rest!r}")
+        if not (rest.isascii() and rest.isdigit()) or len(rest) > 6:
+            raise ValueError(f"{word} takes a number of entries below 1000000, not {rest!r}")
+        listed = int(rest)
+    loop = asyncio.get_running_loop()
+    if word == "stats":
+        return {"pid": os.getpid(), **metrics.snapshot()}
+    if word == "connections":
+        return {"pid": os.getpid(), "listeners": _inspection.connections(loop, listed)}
+    if word == "tasks":
+        return {"pid": os.getpid(), **_inspection.tasks(loop, listed)}
+    return COMMANDS
+
+
+def serve(addr: str, source: Answer | None = None) -> tcp.Listener:
+    """Open the admin socket at *addr*.
+
+    The program does not stay up for it: it closes last, so that a drain can be
+    watched, too.
+
+    Args:
+        addr: a Unix socket, as ``"unix:/run/app.sock"``.
+        source: a function, or a coroutine function, that is given a command and
+            returns what to answer instead of `answer`, such as what the workers
+            of a supervisor answer; its `ValueError` becomes an error for the user.
+
+    Returns:
+        The listener; close it to stop.
+
+    Raises:
+        ValueError: *addr* is not a Unix socket's.
+        OSError, TypeError, RuntimeError: as `silly.net.tcp.listen`.
+    """
+    if not isinstance(addresses.parse(addr), addresses.UnixAddress):
+        raise ValueError(  # noqa: TRY004 - its type is right
+            f"addr {addr!r} is not a Unix socket: the admin socket has no password, so it "
+            f"cannot be reached over a network; expected such as 'unix:/run/app.sock'"
+        )
+    ask: Answer = answer if source is None else source
+
+    async def converse(conn: tcp.Conn) -> None:
+        async for line in conn:
+            command = line.decode("utf-8", "replace").strip()
+            if not command:
+                continue
+            try:
+                found = ask(command)
+                if inspect.isawaitable(found):
+                    found = await found
+            except ValueError as error:
+                found = {"error": str(error)}
+            await conn.write(json.dumps(found).encode() + b"\n")
+
+    before = os.umask(0o177)
+    try:
+        listener = tcp.listen(addr, converse, read_limit=_LINE)
+    finally:
+        os.umask(before)
+    Live.of(asyncio.get_running_loop()).attend(listener, metrics.measure())
+    return listener

@@ -1,0 +1,74 @@
+"""The access log: one line for each connection, when it is over.
+
+The lines are records of the standard library's `logging`, of level ``INFO``, on
+the logger ``silly.access``. ``tcp.listen(..., access_log=True)`` turns them on
+for one listener, ``silly --access-log FILE.py`` for all.
+
+What the line says is also in the record's attributes, as with logging's
+``extra``, for formatters that write JSON: `FIELDS` names them.
+"""
+
+from __future__ import annotations
+
+import logging
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from silly.net.conn import Conn
+    from silly.net.observer import Ending
+    from silly.net.tcp import Listener
+
+__all__ = ["FIELDS", "AccessLog"]
+
+logger = logging.getLogger("silly.access")
+
+FIELDS: Final = MappingProxyType(
+    {
+        "peer": "the peer's address, such as `127.0.0.1:53124`",
+        "local": "this end's address",
+        "listener": "the address that the listener listens on",
+        "duration": "seconds from accepting to the end, lingering included",
+        "bytes_in": "bytes received",
+        "bytes_out": "bytes sent",
+        "ending": "how it ended, such as `peer_finished`",
+        "error": "the type of what the handler raised, such as `ValueError`; `None`: it returned",
+    }
+)
+"""The attributes of a record, and what each says."""
+
+
+class AccessLog:
+    """The observer that writes the lines; for `silly.net.observer.register`."""
+
+    __slots__ = ()
+
+    def opened(self, conn: Conn, listener: Listener) -> None:
+        """Write nothing yet."""
+
+    def closed(self, conn: Conn, listener: Listener, ending: Ending) -> None:
+        """Write the line."""
+        if not logger.isEnabledFor(logging.INFO):
+            return
+        stats = conn.stats
+        fields = {
+            "peer": conn.remote_addr,
+            "local": conn.local_addr,
+            "listener": listener.local_addr,
+            "duration": round(ending.seconds, 6),
+            "bytes_in": stats.bytes_in,
+            "bytes_out": stats.bytes_out,
+            "ending": ending.how,
+            "error": None if ending.error is None else type(ending.error).__name__,
+        }
+        logger.info(
+            "%s to %s: %s%s, %.3f s, %d bytes in, %d bytes out",
+            fields["peer"],
+            fields["local"],
+            ending.how,
+            f" {fields['error']}" if ending.error is not None else "",
+            ending.seconds,
+            stats.bytes_in,
+            stats.bytes_out,
+            extra=fields,
+        )

@@ -1,0 +1,90 @@
+"""Traces: an OpenTelemetry span for each connection (extra: ``silly-net[otel]``).
+
+`Tracing` is an observer: give it to a listener (``tcp.listen(..., observer=
+Tracing())``), or to all with `silly.net.observer.register`. The handler runs
+inside the span, so that what it traces itself becomes a child of it. The span
+begins when the connection is accepted and ends when it is over.
+
+Its attributes are those of the semantic conventions (network, error), and
+``silly.connection.ending``, ``silly.connection.bytes_in``, ``…bytes_out``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from silly.net import addr as addresses
+
+try:
+    from opentelemetry import context, trace
+    from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
+except ImportError:
+    raise ImportError(
+        "silly.otel traces with opentelemetry-api: pip install 'silly-net[otel]'"
+    ) from None
+
+if TYPE_CHECKING:
+    from silly.net.conn import Conn
+    from silly.net.observer import Ending
+    from silly.net.tcp import Listener
+
+__all__ = ["Tracing"]
+
+_NO_FAULTS: Final = frozenset({"peer_finished", "closed_here", "cancelled"})
+
+
+class Tracing:
+    """The observer that makes a span of kind SERVER for each connection.
+
+    Args:
+        tracer_provider: where the spans go; None: the provider set with
+            ``opentelemetry.trace.set_tracer_provider``.
+        name: the name of the spans.
+    """
+
+    def __init__(
+        self, tracer_provider: TracerProvider | None = None, *, name: str = "connection"
+    ) -> None:
+        self._tracer = trace.get_tracer("silly", tracer_provider=tracer_provider)
+        self._name = name
+        self._spans: dict[Conn, Span] = {}
+
+    def opened(self, conn: Conn, listener: Listener) -> None:  # noqa: ARG002
+        """Begin the span, in the handler's context."""
+        span = self._tracer.start_span(
+            self._name, kind=SpanKind.SERVER, attributes=_attributes(conn)
+        )
+        self._spans[conn] = span
+        context.attach(trace.set_span_in_context(span))  # this context is the handler's own
+
+    def closed(self, conn: Conn, listener: Listener, ending: Ending) -> None:  # noqa: ARG002
+        """End the span; its status is an error if the connection ended with one."""
+        span = self._spans.pop(conn)
+        stats = conn.stats
+        span.set_attribute("silly.connection.ending", ending.how)
+        span.set_attribute("silly.connection.bytes_in", stats.bytes_in)
+        span.set_attribute("silly.connection.bytes_out", stats.bytes_out)
+        if ending.how not in _NO_FAULTS:
+            kind = ending.how if ending.error is None else type(ending.error).__qualname__
+            span.set_attribute("error.type", kind)
+            span.set_status(Status(StatusCode.ERROR, ending.how))
+        if ending.how == "handler_error" and ending.error is not None:
+            span.record_exception(ending.error)
+        span.end()
+
+
+def _attributes(conn: Conn) -> dict[str, Any]:
+    """Both ends, as the semantic conventions for network attributes name them."""
+    peer, local = conn._remote_sockaddr, conn._local_sockaddr
+    if not isinstance(local, tuple):
+        path = addresses.format_sockaddr(local).removeprefix("unix:")
+        return {"network.transport": "unix", "network.local.address": path}
+    found = {
+        "network.transport": "tcp",
+        "network.type": "ipv6" if ":" in local[0] else "ipv4",
+        "network.local.address": local[0],
+        "network.local.port": local[1],
+    }
+    if isinstance(peer, tuple):
+        found |= {"network.peer.address": peer[0], "network.peer.port": peer[1]}
+    return found

@@ -1,0 +1,229 @@
+"""``--access-log``, ``--metrics`` and ``--admin``, as a user's shell meets them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from silly import _control, metrics
+from silly._live import Live
+from silly.cli import watching
+from silly.net import tcp
+from silly.net.tcp import Conn
+from silly.testing import run_virtual
+
+SERVER = """
+from silly.net import tcp
+
+async def handler(conn):
+    async for line in conn:
+        await conn.write(line)
+
+listener = tcp.listen("127.0.0.1:0", handler)
+print(listener.local_addr, flush=True)
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@contextmanager
+def serving(tmp_path: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    path = tmp_path / "app.py"
+    path.write_text(SERVER)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "silly", *options, str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    watchdog = threading.Timer(30, process.kill)
+    watchdog.start()
+    with process:
+        try:
+            assert process.stdout is not None
+            yield process, process.stdout.readline().strip()
+        finally:
+            watchdog.cancel()
+            process.kill()
+
+
+def echo(addr: str) -> str:
+    """Have one line echoed; return the address that it came from."""
+    host, _, port = addr.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as sock:
+        sock.sendall(b"hello\n")
+        assert sock.recv(100) == b"hello\n"
+        return "{}:{}".format(*sock.getsockname())
+
+
+def test_all_three(tmp_path: Path) -> None:
+    port = free_port()
+    path = tmp_path / "app.sock"
+    options = ["--access-log", "--metrics", f"127.0.0.1:{port}", "--admin", f"unix:{path}"]
+    with serving(tmp_path, *options) as (process, addr):
+        peer = echo(addr)
+        assert process.stderr is not None
+        assert f" {peer} to {addr}: peer_finished, " in process.stderr.readline()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+            text = response.read().decode()
+        assert f'silly_connections_accepted_total{{listener="{addr}"}} 1.0' in text
+        with socket.socket(socket.AF_UNIX) as sock, sock.makefile("rw") as file:
+            sock.settimeout(10)
+            sock.connect(str(path))
+            file.write("stats\n")
+            file.flush()
+            assert json.loads(file.readline())["listeners"][addr]["accepted"] == 1
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+        assert process.stderr.read() == ""  # neither the scrape nor the question was logged
+        assert not path.exists()
+
+
+def test_a_script_that_ends_does_not_stay_up_to_be_watched(tmp_path: Path) -> None:
+    path = tmp_path / "app.py"
+    path.write_text("print('done')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "silly", "--metrics", "127.0.0.1:0", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "error"),
+    [
+        (["--metrics", "9100"], 2, "argument --metrics: '9100' is not an address"),
+        (["--metrics", "192.0.2.1:1"], 1, "silly: --metrics: [Errno "),
+        (["--admin", "127.0.0.1:1"], 2, "expected such as 'unix:/run/app.sock'"),
+        (["--admin", "unix:/no/such/directory/s"], 1, "silly: --admin: [Errno 2]"),
+    ],
+)
+def test_what_cannot_be_opened(tmp_path: Path, options: list[str], code: int, error: str) -> None:
+    path = tmp_path / "app.py"
+    path.write_text("print('not reached')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "silly", *options, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (code, "")
+    assert error in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("prometheus_client")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    with pytest.raises(SystemExit, match=r"--metrics: .*pip install 'silly-net\[prometheus\]'"):
+        watching.watch("127.0.0.1:0", None)
+
+
+# ----------------------------------------------------------------------- workers
+
+
+@pytest.fixture(autouse=True)
+def no_providers() -> Iterator[None]:
+    before = dict(_control._providers)
+    yield
+    _control._providers.clear()
+    _control._providers.update(before)
+
+
+class Supervisor:
+    """Two workers (both are this process), and what is kept of a third that has ended."""
+
+    async def ask(self, name: str) -> list[Any]:
+        function, merge = watching.ANSWERS[name]
+        answer = json.loads(json.dumps(function()))
+        return [answer, answer, merge(None, answer)]
+
+
+async def handler(conn: Conn) -> None:
+    async for line in conn:
+        await conn.write(line)
+
+
+async def test_a_supervisor_answers_for_all(tmp_path: Path) -> None:
+    port = free_port()
+    path = f"{tmp_path}/s"
+    watching.watch_workers(Supervisor(), f"127.0.0.1:{port}", f"unix:{path}")
+    async with tcp.listen("127.0.0.1:0", handler) as listener:
+        async with await tcp.connect(listener.local_addr) as client:
+            await client.write(b"x\n")
+            await client.read(b"\n")
+            async with await tcp.connect(f"127.0.0.1:{port}") as conn:
+                conn.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+                head = await conn.read(b"\r\n\r\n")
+                length = int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0])
+                text = (await conn.read(length)).decode()
+            label = f'{{listener="{listener.local_addr}"}}'
+            assert f"silly_connections{label} 2.0\n" in text
+            assert f"silly_connections_accepted_total{label} 3.0\n" in text
+            assert "silly_processes 2.0\n" in text
+            async with await tcp.connect(f"unix:{path}") as conn:
+                for command in ("stats", "connections", "tasks", "help", "tasks 5", "nonsense"):
+                    conn.write(f"{command}\n".encode())
+                answers = [json.loads(await conn.read(b"\n")) for _ in range(6)]
+    assert answers[0]["process"]["processes"] == 2
+    assert [each["listeners"][0]["total"] for each in answers[1]] == [1, 1]
+    assert len(answers[2]) == 2
+    assert "stats" in answers[3]
+    assert "takes no argument where there are workers" in answers[4]["error"]
+    assert "is not a command" in answers[5]["error"]
+    loop = asyncio.get_running_loop()
+    for attendant in list(Live.of(loop).attendants):
+        await attendant.close()
+
+
+async def test_a_worker_is_measured() -> None:
+    loop = asyncio.get_running_loop()
+    watching.measure_worker()
+    meter = metrics._Meter.of(loop)
+    assert meter._users == 1
+    meter.stop()
+    assert watching.ANSWERS.keys() <= _control._providers.keys()
+
+
+def test_the_workers_are_asked_regularly(tmp_path: Path) -> None:
+    class Asked:
+        asked = 0
+
+        async def ask(self, name: str) -> list[Any]:
+            assert name == "stats"
+            self.asked += 1
+            return []
+
+    supervisor = Asked()
+
+    async def run() -> int:
+        await asyncio.sleep(60)
+        return 3
+
+    async def main() -> int:
+        return await watching.watched(run, supervisor, None, f"unix:{tmp_path}/s")
+
+    assert run_virtual(main()) == 3
+    assert supervisor.asked == 29
+    assert not (tmp_path / "s").exists()

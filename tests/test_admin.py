@@ -1,0 +1,128 @@
+"""The admin socket, as `nc -U` and `socat` meet it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from silly import admin
+from silly._live import Live
+from silly.net import tcp
+from silly.net.tcp import Conn
+
+ANY = "127.0.0.1:0"
+
+
+async def echo(conn: Conn) -> None:
+    async for line in conn:
+        await conn.write(line)
+
+
+async def ask(conn: Conn, command: str) -> Any:
+    conn.write(command.encode() + b"\n")
+    return json.loads(await conn.read(b"\n", limit=1_000_000))
+
+
+async def test_what_it_answers(tmp_path: Path) -> None:
+    path = tmp_path / "app.sock"
+    socket = admin.serve(f"unix:{path}")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert not Live.of(asyncio.get_running_loop())  # no reason to stay up
+    async with tcp.listen(ANY, echo) as listener:
+        async with await tcp.connect(listener.local_addr) as client:
+            await client.write(b"hello\n")
+            await client.read(b"\n")
+            async with await tcp.connect(f"unix:{path}") as conn:
+                stats = await ask(conn, "stats")
+                assert stats["pid"] == os.getpid()
+                counts = stats["listeners"][listener.local_addr]
+                assert (counts["connections"], counts["bytes_in"]) == (1, 6)
+                assert list(stats["listeners"]) == [listener.local_addr]  # not itself
+                group, own = (await ask(conn, "  connections\r"))["listeners"]
+                assert group["listener"] == listener.local_addr
+                assert group["connections"][0]["peer"] == client.local_addr
+                assert group["connections"][0]["waits_for"] == r"read of b'\n'"
+                assert own["listener"] is None
+                group, _ = (await ask(conn, "connections 0"))["listeners"]
+                assert group["connections"] == []
+                assert group["others"][0]["count"] == 1
+                tasks = await ask(conn, "tasks")
+                assert tasks["handlers"] == 1
+                assert any("test_admin.py" in str(each["at"]) for each in tasks["tasks"])
+                assert (await ask(conn, "tasks 0"))["tasks"] == []
+                assert await ask(conn, "help") == admin.COMMANDS
+    await socket.close()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "error"),
+    [
+        ("nonsense", "'nonsense' is not a command; there are: stats, connections, tasks, help"),
+        ("stats 5", "stats takes no argument, not '5'"),
+        ("tasks x", "tasks takes a number of entries below 1000000, not 'x'"),
+        ("connections 10000000", "connections takes a number of entries below 1000000"),
+        ("\xff", "is not a command"),
+    ],
+)
+async def test_wrong_commands_are_told_and_survived(
+    tmp_path: Path, command: str, error: str
+) -> None:
+    async with admin.serve(f"unix:{tmp_path}/s") as socket:
+        async with await tcp.connect(socket.local_addr) as conn:
+            conn.write(b"\n \n")  # nothing asked, nothing answered
+            assert error in (await ask(conn, command))["error"]
+            assert await ask(conn, "help") == admin.COMMANDS
+
+
+async def test_an_endless_command_ends_the_connection(tmp_path: Path) -> None:
+    async with admin.serve(f"unix:{tmp_path}/s") as socket:
+        async with await tcp.connect(socket.local_addr) as conn:
+            conn.write(b"x" * 10_000)
+            with pytest.raises((EOFError, OSError)):
+                await conn.read()
+
+
+@pytest.mark.parametrize("addr", ["127.0.0.1:0", ":0", "localhost:9999"])
+async def test_it_cannot_be_reached_over_a_network(addr: str) -> None:
+    with pytest.raises(ValueError, match=r"is not a Unix socket.*expected such as 'unix:/run"):
+        admin.serve(addr)
+
+
+async def test_others_can_answer(tmp_path: Path) -> None:
+    async def workers(command: str) -> Any:
+        await asyncio.sleep(0)
+        if command == "bad":
+            raise ValueError("not this")
+        return [command, admin.answer(command)]
+
+    async with admin.serve(f"unix:{tmp_path}/s", workers) as socket:
+        async with await tcp.connect(socket.local_addr) as conn:
+            assert await ask(conn, "help") == ["help", admin.COMMANDS]
+            assert await ask(conn, "bad") == {"error": "not this"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["nc", "-N", "-U", "{path}"], ["socat", "-t5", "-", "UNIX-CONNECT:{path}"]],
+    ids=lambda command: command[0],
+)
+async def test_real_clients(tmp_path: Path, command: list[str]) -> None:
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not installed")
+    async with admin.serve(f"unix:{tmp_path}/s"):
+        words = [word.format(path=tmp_path / "s") for word in command]
+        process = await asyncio.create_subprocess_exec(
+            *words, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        answer, _ = await process.communicate(b"stats\nhelp\n")
+        stats, commands = map(json.loads, answer.splitlines())
+        assert stats["pid"] == os.getpid()
+        assert commands == admin.COMMANDS

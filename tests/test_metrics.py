@@ -1,0 +1,270 @@
+"""What the metrics say, that Prometheus understands it, and that processes add up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import prometheus_client
+import pytest
+from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+
+from silly import metrics
+from silly._live import Live
+from silly.net import observer, tcp
+from silly.net.limits import Limits
+from silly.net.tcp import Conn
+
+ANY = "127.0.0.1:0"
+
+Samples = dict[tuple[str, str], float]
+
+
+async def serves(conn: Conn) -> None:
+    async for line in conn:
+        if line == b"crash\n":
+            raise ZeroDivisionError
+        await conn.write(line)
+
+
+async def ask(addr: str, request: bytes) -> tuple[str, bytes]:
+    """The status line and the body of an HTTP answer."""
+    async with await tcp.connect(addr) as conn:
+        conn.write(request)
+        head = await conn.read(b"\r\n\r\n")
+        length = int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0])
+        body = await conn.read(length)
+        with pytest.raises((EOFError, OSError)):
+            await conn.read()
+    return head.decode().partition("\r\n")[0], body
+
+
+async def scrape(addr: str, accept: str = "text/plain") -> str:
+    request = f"GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n\r\n".encode()
+    status, body = await ask(addr, request)
+    assert status == "HTTP/1.1 200 OK"
+    return body.decode()
+
+
+def samples(text: str, listener: str) -> Samples:
+    """The samples of a listener: its name, the other label's value (or ""), and the value."""
+    found: Samples = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = dict(sample.labels)
+            if labels.pop("listener", None) == listener:
+                found[sample.name, next(iter(labels.values()), "")] = sample.value
+    return found
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0)
+
+
+async def test_prometheus_reads_what_happened(caplog: pytest.LogCaptureFixture) -> None:
+    web = metrics.serve(ANY)
+    async with tcp.listen(ANY, serves, limits=Limits(max_connections=2)) as listener:
+        addr = listener.local_addr
+        crasher = await tcp.connect(addr)
+        crasher.write(b"crash\n")
+        with pytest.raises((EOFError, OSError)):
+            await crasher.read()
+        crasher.close()
+        await until(lambda: listener.connections == 0)
+        async with await tcp.connect(addr) as first, await tcp.connect(addr) as second:
+            await first.write(b"12345\n")
+            await first.read(b"\n")
+            await second.write(b"unfinished")
+            await until(lambda: listener.stats.unread_bytes == 10)
+            with pytest.raises((EOFError, OSError)):
+                async with await tcp.connect(addr) as refused:
+                    await refused.read()
+            text = await scrape(web.local_addr)
+            found = samples(text, addr)
+            assert found["silly_connections", ""] == 2
+            assert found["silly_connections_accepted_total", ""] == 3
+            assert found["silly_connections_refused_total", "max_connections"] == 1
+            assert found["silly_connections_ended_total", "handler_error"] == 1
+            assert found["silly_handler_errors_total", "ZeroDivisionError"] == 1
+            assert found["silly_received_bytes_total", ""] == 6 + 6 + 10
+            assert found["silly_sent_bytes_total", ""] == 6
+            assert found["silly_unread_bytes", ""] == 10
+            assert found["silly_unsent_bytes", ""] == 0
+            assert found["silly_handler_duration_seconds_bucket", "+Inf"] == 1
+            assert found["silly_handler_duration_seconds_count", ""] == 1
+            assert "silly_loop_lag_seconds_bucket" in text
+            assert "process_open_fds" in text  # prometheus_client's own
+            assert web.local_addr not in text  # it does not count itself
+    after = samples(await scrape(web.local_addr), addr)  # the counts of what is closed stay
+    assert after["silly_connections_accepted_total", ""] == 3
+    assert after["silly_received_bytes_total", ""] == 22
+    assert after["silly_connections_ended_total", "peer_finished"] == 2
+    assert ("silly_connections", "") not in after
+    await web.close()
+    assert all(record.exc_info for record in caplog.records if record.levelname == "ERROR")
+
+
+async def test_openmetrics_if_asked_for_it() -> None:
+    web = metrics.serve(ANY)
+    text = await scrape(web.local_addr, "application/openmetrics-text; version=1.0.0")
+    families = {family.name for family in openmetrics.text_string_to_metric_families(text)}  # type: ignore[no-untyped-call]
+    assert "silly_loop_lag_seconds" in families
+    await web.close()
+
+
+async def test_every_metric_is_given_and_its_names_are_in_order() -> None:
+    web = metrics.serve(ANY, metrics.snapshot)
+    async with tcp.listen(ANY, serves):
+        text = await scrape(web.local_addr)
+        for metric in metrics.METRICS:
+            assert f"# TYPE {metric.name}" in text
+        promtool = shutil.which("promtool")
+        if promtool is not None:
+            checked = await asyncio.to_thread(
+                subprocess.run,
+                [promtool, "check", "metrics"],
+                input=text,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+    await web.close()
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 404 Not Found"),
+        (b"POST /metrics HTTP/1.1\r\n\r\n", "HTTP/1.1 405 Method Not Allowed"),
+        (b"\xff\xfe nonsense\r\n\r\n", "HTTP/1.1 404 Not Found"),
+        (b"GET /metrics?x=1 HTTP/1.0\r\nhost\r\n\r\n", "HTTP/1.1 200 OK"),
+    ],
+)
+async def test_other_requests(request_: bytes, status: str) -> None:
+    web = metrics.serve(ANY)
+    assert (await ask(web.local_addr, request_))[0] == status
+    await web.close()
+
+
+@pytest.mark.parametrize("request_", [b"", b"GET /metrics HT", b"x" * 100_000])
+async def test_what_is_no_request_is_not_answered(
+    request_: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    web = metrics.serve(ANY)
+    async with await tcp.connect(web.local_addr) as conn:
+        conn.write(request_)
+        conn.close_write()
+        with pytest.raises((EOFError, OSError)):
+            await conn.read()
+    await until(lambda: web.connections == 0)
+    assert web.stats.handler_errors == 0
+    await web.close()
+
+
+async def test_measuring_ends_with_the_listener() -> None:
+    loop = asyncio.get_running_loop()
+    web = metrics.serve(ANY)
+    meter = metrics._Meter.of(loop)
+    assert web in Live.of(loop).attendants
+    assert not Live.of(loop)  # no reason to stay up
+    assert meter in observer.observers_of(())
+    while not meter.lag.counts.count(1):
+        await asyncio.sleep(0.05)
+    assert sum(metrics.snapshot()["loop"]["lag_seconds"]["buckets"]) >= 1
+    await web.close()
+    await until(lambda: meter not in observer.observers_of(()))
+    assert web not in Live.of(loop).attendants
+
+
+async def test_an_own_registry_and_another_thread() -> None:
+    registry = prometheus_client.CollectorRegistry()
+    collector = metrics.Collector(process=True)
+    registry.register(collector)
+    async with tcp.listen(ANY, serves) as listener:
+        for text in (
+            prometheus_client.generate_latest(registry).decode(),
+            (await asyncio.to_thread(prometheus_client.generate_latest, registry)).decode(),
+        ):
+            assert samples(text, listener.local_addr)["silly_connections", ""] == 0
+            assert "process_cpu_seconds_total" in text
+    collector.close()
+
+
+# -------------------------------------------------------------------- processes
+
+
+def process(**listener: Any) -> metrics.Snapshot:
+    return {
+        "about": {"version": "1"},
+        "listeners": {"a:1": listener},
+        "process": {"processes": 1, "cpu_seconds": 1.5, "descriptors": 10},
+        "loop": {"lag_seconds": {"buckets": [1, 2], "sum": 0.5}},
+    }
+
+
+def test_snapshots_add_up() -> None:
+    merged = metrics.merge(
+        [
+            process(connections=1, refused={"x": 1}, backlog_used=None),
+            process(connections=2, refused={"x": 1, "y": 5}, backlog_used=3),
+            {"listeners": {"b:2": {"connections": 7}}},
+        ]
+    )
+    assert merged == {
+        "about": {"version": "1"},
+        "listeners": {
+            "a:1": {"connections": 3, "refused": {"x": 2, "y": 5}, "backlog_used": 3},
+            "b:2": {"connections": 7},
+        },
+        "process": {"processes": 2, "cpu_seconds": 3.0, "descriptors": 20},
+        "loop": {"lag_seconds": {"buckets": [2, 4], "sum": 1.0}},
+    }
+    assert metrics.merge([]) == {}
+
+
+def test_a_sum_is_the_same_in_any_order() -> None:
+    # Else a counter goes backwards by a last digit when the order changes.
+    snapshots = [{"process": {"cpu_seconds": seconds}} for seconds in (0.1, 0.2, 0.3)]
+    assert metrics.merge(snapshots) == metrics.merge(reversed(snapshots))
+
+
+def test_of_what_ended_the_counts_stay() -> None:
+    last = process(connections=1, accepted=5, unread_bytes=3, unsent_bytes=2, bytes_in=9)
+    before = json.dumps(last)
+    gone = metrics.retired(last)
+    assert gone["listeners"] == {"a:1": {"accepted": 5, "bytes_in": 9}}
+    assert gone["process"] == {"cpu_seconds": 1.5}
+    assert metrics.merge([gone, process(accepted=1)])["listeners"]["a:1"]["accepted"] == 6
+    assert json.dumps(last) == before
+
+
+async def test_several_processes_are_served_as_one() -> None:
+    async with tcp.listen(ANY, serves) as listener:
+        async with await tcp.connect(listener.local_addr) as conn:
+            conn.write(b"x\n")
+            await conn.read(b"\n")
+            own = json.loads(json.dumps(metrics.snapshot()))  # as it comes from another process
+
+            async def workers() -> metrics.Snapshot:
+                await asyncio.sleep(0)
+                return metrics.merge([own, own, metrics.retired(own)])
+
+            def directly() -> Awaitable[metrics.Snapshot]:
+                return workers()
+
+            for source in (workers, directly):
+                web = metrics.serve(ANY, source)
+                text = await scrape(web.local_addr)
+                found = samples(text, listener.local_addr)
+                assert found["silly_connections", ""] == 2
+                assert found["silly_connections_accepted_total", ""] == 3
+                assert "silly_processes 2.0\n" in text
+                assert text.count("# TYPE process_cpu_seconds_total counter") == 1
+                await web.close()

@@ -1,0 +1,142 @@
+"""One span for each connection, with what the semantic conventions ask for, and its children."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from silly.net import tcp
+from silly.net.tcp import Conn
+from silly.otel import Tracing
+
+ANY = "127.0.0.1:0"
+
+
+@pytest.fixture
+def exporter() -> InMemorySpanExporter:
+    return InMemorySpanExporter()
+
+
+@pytest.fixture
+def provider(exporter: InMemorySpanExporter) -> TracerProvider:
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    return provider
+
+
+async def finished(exporter: InMemorySpanExporter, count: int) -> dict[str, ReadableSpan]:
+    while len(exporter.get_finished_spans()) < count:
+        await asyncio.sleep(0)
+    return {span.name: span for span in exporter.get_finished_spans()}
+
+
+async def test_a_span_with_children(
+    exporter: InMemorySpanExporter, provider: TracerProvider
+) -> None:
+    tracer = provider.get_tracer("test")
+
+    async def child() -> None:
+        with tracer.start_as_current_span("grandchild"):
+            await asyncio.sleep(0)
+
+    async def handler(conn: Conn) -> None:
+        async for line in conn:
+            with tracer.start_as_current_span("child"):
+                await conn.write(line)
+                await asyncio.create_task(child())
+
+    async with tcp.listen(ANY, handler, observer=Tracing(provider)) as listener:
+        async with await tcp.connect(listener.local_addr) as conn:
+            conn.write(b"hello\n")
+            await conn.read(b"\n")
+            client = conn.local_addr
+        spans = await finished(exporter, 3)
+    span = spans["connection"]
+    assert span.kind is trace.SpanKind.SERVER
+    assert span.parent is None
+    assert span.status.status_code is trace.StatusCode.UNSET
+    assert dict(span.attributes or {}) == {
+        "network.transport": "tcp",
+        "network.type": "ipv4",
+        "network.peer.address": "127.0.0.1",
+        "network.peer.port": int(client.rpartition(":")[2]),
+        "network.local.address": "127.0.0.1",
+        "network.local.port": int(listener.local_addr.rpartition(":")[2]),
+        "silly.connection.ending": "peer_finished",
+        "silly.connection.bytes_in": 6,
+        "silly.connection.bytes_out": 6,
+    }
+    child_span, grandchild = spans["child"], spans["grandchild"]
+    assert span.context is not None
+    assert child_span.parent is not None
+    assert child_span.parent.span_id == span.context.span_id
+    assert child_span.context is not None
+    assert grandchild.parent is not None
+    assert grandchild.parent.span_id == child_span.context.span_id
+    assert not trace.get_current_span().get_span_context().is_valid
+
+
+async def test_connections_at_a_time_have_spans_of_their_own(
+    exporter: InMemorySpanExporter, provider: TracerProvider
+) -> None:
+    seen: list[int] = []
+
+    async def handler(conn: Conn) -> None:
+        while await conn.read(b"\n"):
+            seen.append(trace.get_current_span().get_span_context().span_id)
+
+    async with tcp.listen(ANY, handler, observer=Tracing(provider)) as listener:
+        clients = [await tcp.connect(listener.local_addr) for _ in range(3)]
+        for _ in range(2):
+            for client in clients:
+                await client.write(b"x\n")
+        for client in clients:
+            client.close()
+        await finished(exporter, 1)
+        while len(exporter.get_finished_spans()) < 3:
+            await asyncio.sleep(0)
+    ids = {span.context.span_id for span in exporter.get_finished_spans() if span.context}
+    assert len(ids) == 3
+    assert sorted(seen) == sorted([*ids, *ids])
+
+
+async def test_a_crash_is_in_the_span(
+    exporter: InMemorySpanExporter, provider: TracerProvider
+) -> None:
+    async def handler(conn: Conn) -> None:
+        raise ZeroDivisionError("on purpose")
+
+    async with tcp.listen(ANY, handler, observer=Tracing(provider, name="game")) as listener:
+        async with await tcp.connect(listener.local_addr):
+            span = (await finished(exporter, 1))["game"]
+    assert span.status.status_code is trace.StatusCode.ERROR
+    attributes = dict(span.attributes or {})
+    assert attributes["error.type"] == "ZeroDivisionError"
+    assert attributes["silly.connection.ending"] == "handler_error"
+    (event,) = span.events
+    assert event.name == "exception"
+
+
+async def test_a_limit_and_a_unix_socket(
+    exporter: InMemorySpanExporter, provider: TracerProvider, tmp_path: Path
+) -> None:
+    async def handler(conn: Conn) -> None:
+        await conn.read()
+
+    path = f"{tmp_path}/s"
+    tracing = Tracing(provider)
+    async with tcp.listen(f"unix:{path}", handler, idle_timeout=0.01, observer=tracing):
+        async with await tcp.connect(f"unix:{path}"):
+            span = (await finished(exporter, 1))["connection"]
+    attributes = dict(span.attributes or {})
+    assert attributes["network.transport"] == "unix"
+    assert attributes["network.local.address"] == path
+    assert attributes["error.type"] == "TimeoutError"
+    assert attributes["silly.connection.ending"] == "idle_timeout"
+    assert not tracing._spans
