@@ -53,6 +53,7 @@ class Fleet:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._pipes: list[Connection] = []
         self._reported: dict[Connection, int] = {}
+        self._connected: set[Connection] = set()
         self._finished: set[Connection] = set()
         self._passed: set[int] = set()
         self._stopped = False
@@ -90,18 +91,24 @@ class Fleet:
 
     # ---------------------------------------------------------------------- a run
 
-    def start(self) -> None:
-        """Wait until all workers are connected, and start the load in all of them.
+    def connect(self, patience: float) -> bool:
+        """Wait for *patience* seconds at most; tell whether all workers are connected.
 
         Raises:
             NotStarted: they could not connect; the message says why.
             WorkerDied: one of them did.
         """
-        for pipe in self._pipes:
-            kind, errors = self._receive(pipe)
-            assert kind == "ready", kind
+        waiting = [pipe for pipe in self._pipes if pipe not in self._connected]
+        for ready in wait(waiting, patience):
+            assert isinstance(ready, Connection)
+            _, errors = self._receive(ready)
             if errors:
                 raise NotStarted(errors[0])
+            self._connected.add(ready)
+        return len(self._connected) == len(self._pipes)
+
+    def start(self) -> None:
+        """Start the load in all workers at the same time. They are connected."""
         self.started = time.perf_counter_ns() + round(_TOGETHER * 1e9)
         for pipe in self._pipes:
             self._send(pipe, ("start", self.started))

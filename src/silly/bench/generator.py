@@ -73,6 +73,11 @@ class Generator:
         self._ended = asyncio.Event()
         self._crash: BaseException | None = None
 
+    @property
+    def end(self) -> int:
+        """When measuring ended, on the clock."""
+        return self.recorder.last_answer if self._end == _NEVER else self._end
+
     # ------------------------------------------------------------------ the course
 
     async def open(self) -> None:
@@ -152,7 +157,8 @@ class Generator:
         self.stopping = True
         if self._schedule is not None and self._start:
             time = (min(clock(), self._end) - self._start) / 1e9
-            self.scheduled = max(self._number, self._schedule.count(time))
+            due = self._number if self.plan.requests is not None else self._schedule.count(time)
+            self.scheduled = max(self._number, due)
         self._ended.set()
         self.next_due = _NEVER
         for lane in list(self._lanes):
@@ -243,18 +249,18 @@ class Generator:
             burst = _BURST
             while self.next_due <= now and self.free and burst and not self.stopping:
                 burst -= 1
-                self.free.popleft().send_due(self.take_due(now), now)
+                self.free.popleft().send_due(self.take_due(now, had_room=True), now)
             if busy:
                 await asyncio.sleep(0)
             else:
                 wait = (self.next_due - clock()) / 1e9 if self.free else 0.001
                 await asyncio.sleep(max(0.0, min(0.01, wait)))
 
-    def take_due(self, now: int) -> int:
+    def take_due(self, now: int, *, had_room: bool = False) -> int:
         """Return when the next request was due, which is sent *now*; there is another after it."""
         due = self.next_due
         self.grant(1)
-        self.recorder.lagged(now - due)
+        self.recorder.lagged(now - due, had_room)
         self._number += 1
         assert self._schedule is not None
         later = self._schedule.due(self._number)
@@ -602,7 +608,7 @@ class _HoldLane(_ClosedLane):
 class _Once(Lane):
     """Each request has a connection of its own; latencies are with connecting."""
 
-    __slots__ = ("_given",)
+    __slots__ = ("_begun", "_due", "_given")
 
     def __init__(self, generator: Generator) -> None:
         super().__init__(generator)

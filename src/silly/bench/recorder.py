@@ -31,13 +31,17 @@ class Interval:
         "index",
         "late",
         "latency",
+        "length",
         "max_lag",
+        "own_late",
         "sent",
         "service",
     )
 
     def __init__(self, index: int) -> None:
         self.index = index
+        self.length = 0.0
+        """In seconds."""
         self.latency = Histogram()
         """From when the request was due to be sent (open loop), or was sent (closed loop)."""
         self.service: Histogram | None = None
@@ -48,6 +52,8 @@ class Interval:
         self.sent = 0
         self.bytes_in = self.bytes_out = 0
         self.late = 0
+        self.own_late = 0
+        """Sent late though a connection was free."""
         self.max_lag = 0
         self.cpu = 0.0
 
@@ -58,6 +64,7 @@ class Interval:
 
     def merge(self, other: Interval) -> None:
         """Add what happened in *other*, an interval of the same index, or any to sum up."""
+        self.length = max(self.length, other.length)
         self.latency.merge(other.latency)
         for name in ("service", "connects"):
             theirs = getattr(other, name)
@@ -71,6 +78,7 @@ class Interval:
         self.bytes_in += other.bytes_in
         self.bytes_out += other.bytes_out
         self.late += other.late
+        self.own_late += other.own_late
         self.max_lag = max(self.max_lag, other.max_lag)
         self.cpu += other.cpu
 
@@ -107,17 +115,18 @@ class Recorder:
         self._report = report
         self._cpu = cpu
         self._cpu_before = cpu()
-        self._zero = self._end = 0
+        self._begun = self._zero = self._end = 0
         self.now = Interval(-1)  # before the start: connecting
         self.ends = 1 << 62
         """When the present interval ends."""
         self.first_errors: list[str] = []
         self.error_count = 0
         self.last_answer = 0
+        """When the last right reply came."""
 
     def start(self, now: int, zero: int, end: int) -> None:
         """Begin to record at *now*; interval 0 begins at *zero*, measuring ends at *end*."""
-        self._zero, self._end = zero, end
+        self._begun, self._zero, self._end = now, zero, end
         setup, self.now = self.now, Interval(self._index(now))
         if setup.connects is not None:
             self.now.connects = setup.connects
@@ -148,12 +157,14 @@ class Recorder:
         """Send off the present interval if it has ended, and begin the one of *now*."""
         if now < self.ends:
             return
-        self.send_off()
+        self.send_off(now)
         self.now = Interval(self._index(now))
         self._set_end()
 
-    def send_off(self) -> None:
+    def send_off(self, now: int) -> None:
         """Report the present interval as it is."""
+        begin = self._end if self.now.index == AFTER else self._zero + self.now.index * self._length
+        self.now.length = (min(now, self.ends) - max(begin, self._begun)) / 1e9
         cpu = self._cpu()
         self.now.cpu, self._cpu_before = cpu - self._cpu_before, cpu
         self._report(self.now)
@@ -164,24 +175,31 @@ class Recorder:
         """Record *count* right replies at *now*, each after *nanoseconds*."""
         if now >= self.ends:
             self.roll(now)
+        self.last_answer = now
         self.now.latency.record(nanoseconds, count)
 
     def served(self, now: int, due: int, sent: int) -> None:
         """Record a right reply at *now* to a request that was *due* before it was *sent*."""
         if now >= self.ends:
             self.roll(now)
+        self.last_answer = now
         interval = self.now
         interval.latency.record(now - due)
         if interval.service is None:
             interval.service = Histogram()
         interval.service.record(now - sent)
 
-    def lagged(self, lag: int) -> None:
-        """Record that a request of the schedule was sent *lag* nanoseconds behind its time."""
+    def lagged(self, lag: int, had_room: bool) -> None:
+        """Record that a request of the schedule was sent *lag* nanoseconds behind its time.
+
+        *had_room* says that a connection was free for it: then it is this process that
+        was late.
+        """
         if lag > self.now.max_lag:
             self.now.max_lag = lag
         if lag > LATE:
             self.now.late += 1
+            self.now.own_late += had_room
 
     def connected(self, nanoseconds: int) -> None:
         """Record that a connection was made, in *nanoseconds*."""

@@ -87,14 +87,19 @@ async def _work(job: Job, pipe: Connection) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-    await generator.run(await started)
-    recorder.send_off()
+    try:
+        start = await started
+    except asyncio.CancelledError:
+        return
+    await generator.run(start)
+    recorder.send_off(time.perf_counter_ns())
     usage = resource.getrusage(resource.RUSAGE_SELF)
     pipe.send(
         (
             "done",
             {
                 "why": generator.why,
+                "end": generator.end,
                 "scheduled": generator.scheduled,
                 "first_errors": recorder.first_errors,
                 "max_rss": usage.ru_maxrss * 1024,
