@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["seconds", "seconds_or_none", "size"]
+__all__ = ["positive_seconds", "seconds", "seconds_or_none", "size"]
 
 
 def seconds(value: float, name: str) -> float:
@@ -25,6 +25,14 @@ def seconds_or_none(value: float | None, name: str) -> float | None:
     if value is None or seconds(value, name) == math.inf:
         return None
     return value
+
+
+def positive_seconds(value: float | None, name: str) -> float | None:
+    """Check an optional timeout that cannot be zero."""
+    checked = seconds_or_none(value, name)
+    if checked == 0:
+        raise ValueError(f"{name} must be more than 0 seconds, or None for no timeout")
+    return checked
 
 
 def size(value: int, name: str, *, least: int = 0) -> int:

@@ -50,6 +50,9 @@ class PlayedLink:
 
     def call_when_empty(self) -> None: ...
 
+    def in_flight(self) -> int:
+        return 0
+
     def has_unread(self) -> bool:
         return False
 

@@ -30,8 +30,11 @@ __all__ = [
     "limit_exceeded",
     "limit_without_delimiter",
     "lost",
+    "no_first_byte",
+    "not_taken",
     "queue_full",
     "read_timed_out",
+    "unfinished",
     "until_of_wrong_type",
 ]
 
@@ -136,6 +139,28 @@ def lost(error: OSError | None) -> OSError:
 
 def idle(timeout: float) -> TimeoutError:
     return TimeoutError(errno.ETIMEDOUT, f"Idle for {timeout:g} seconds, closed")
+
+
+def no_first_byte(timeout: float) -> TimeoutError:
+    return TimeoutError(
+        errno.ETIMEDOUT, f"No first byte within {timeout:g} seconds (first_byte_timeout), closed"
+    )
+
+
+def unfinished(unread: int, deadline: float) -> TimeoutError:
+    return TimeoutError(
+        errno.ETIMEDOUT,
+        f"Only {unread} bytes of what is to be read within {deadline:g} seconds (read_deadline), "
+        "closed",
+    )
+
+
+def not_taken(rate: float, window: float) -> TimeoutError:
+    return TimeoutError(
+        errno.ETIMEDOUT,
+        f"Fewer than {rate:g} bytes per second taken over {window:g} seconds (min_send_rate), "
+        "reset",
+    )
 
 
 def belongs_to_parent() -> OSError:

@@ -2,7 +2,7 @@
 
 A `Link` carries the bytes of one connection and knows nothing else: no
 delimiter, no limit, no timeout. A `Stream` (stream.py) gives them meaning and
-never meets a socket. Between the two there are nine calls down (`Link`) and
+never meets a socket. Between the two there are ten calls down (`Link`) and
 five calls up (`Upward`). The portable engine is links over asyncio's transports;
 the native engine's stream is both in one.
 
@@ -16,11 +16,22 @@ said below.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-__all__ = ["Accept", "Engine", "Link", "Server", "Upward"]
+__all__ = [
+    "Accept",
+    "Deadlines",
+    "Engine",
+    "Gate",
+    "Link",
+    "Server",
+    "Upward",
+    "packed",
+    "send_without_delay",
+]
 
 
 class Link(Protocol):
@@ -53,6 +64,12 @@ class Link(Protocol):
 
     def has_unread(self) -> bool:
         """Tell whether the operating system holds bytes that were not received yet."""
+
+    def in_flight(self) -> int:
+        """Return how many bytes the operating system took that the peer did not acknowledge.
+
+        0 where the operating system does not tell.
+        """
 
     def close(self) -> None:
         """Stop receiving, send what is queued, then FIN and close; `lost(None)` follows."""
@@ -88,16 +105,78 @@ class Upward(Protocol):
         """The link is gone: closed as asked (None), or for *error*."""
 
 
+def packed(sockaddr: Any) -> bytes:
+    """Return the address in a *sockaddr* of the `socket` module as a `Gate` takes it."""
+    if not isinstance(sockaddr, tuple):
+        return b""
+    host = sockaddr[0].partition("%")[0]  # without the scope
+    return socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+
+
+def send_without_delay(sock: socket.socket) -> None:
+    """Switch Nagle's algorithm off (RFC 9293, section 3.7.4), also for what *sock* accepts.
+
+    Writes are gathered in the streams already; it would only hold them up.
+    """
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError):  # it was reset already: the first read will say so
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+Deadlines = tuple[float, float, float, float, float]
+"""What a stream compares itself with when it looks back: the timeout of the first byte and
+the deadline of a read (seconds; infinity: none), the rate that puts that off, the rate of
+sending (bytes per second; 0: none) and the window over which that is taken (seconds)."""
+
 Accept = Callable[[Any], Any]
 """Called once for each connection with what the engine's `Stream` takes as its first
 argument (a `Link`; in the native engine a descriptor); returns the stream made of it."""
 
 
+class Gate(Protocol):
+    """Whom a server asks about each connection, before anything is made of it.
+
+    A *client* is the peer's address as packed bytes, 4 of IPv4 or 16 of IPv6;
+    empty where it has none (a Unix socket).
+    """
+
+    def enter(self, client: bytes) -> bool:
+        """Tell whether it is let in; if not, the server resets it and forgets it."""
+
+    def leave(self, client: bytes) -> None:
+        """Be told that one that was let in is gone.
+
+        By the server only if it came to nothing before *accept* was called.
+        """
+
+    def shed(self, client: bytes) -> None:
+        """Be told that one was turned away for want of a descriptor."""
+
+    def stalled(self, error: int, delay: float) -> None:
+        """Be told that accepting failed with *error*, and is tried again in *delay* seconds."""
+
+
 class Server(Protocol):
-    """Accepts connections on one listening socket."""
+    """Accepts connections on one listening socket, and does not stop when that fails.
+
+    Out of descriptors (EMFILE, ENFILE), it closes one that it holds in reserve,
+    accepts with it, and resets what it accepted, so that clients get an answer
+    instead of waiting. Where that cannot be done either, and when memory is
+    short (ENOMEM, ENOBUFS), it leaves them in the backlog for a while. Errors of
+    one connection (ECONNABORTED and the like, accept(2)) are passed over.
+    """
+
+    def accept_queued(self) -> None:
+        """Accept what is in the backlog now, as many as it holds at most."""
+
+    def backlog(self) -> tuple[int, int] | None:
+        """Return how many connections wait to be accepted, and how many may; None: unknown."""
 
     def close(self) -> None:
-        """Stop accepting and close the listening socket."""
+        """Stop accepting and close the listening socket.
+
+        *accept* may still be called, soon, for what was accepted before.
+        """
 
 
 class Engine(Protocol):
@@ -114,7 +193,9 @@ class Engine(Protocol):
         sock: socket.socket,
         backlog: int,
         accept: Accept,
+        *,
         busy_poll: float,
+        gate: Gate,
     ) -> Server:
         """Accept connections on *sock*, which is listening, until the server is closed.
 

@@ -10,12 +10,22 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import errno
+import os
 import socket
 import struct
 import sys
 from typing import Any, Final, cast
 
-from silly._engine.interface import Accept, Link, Upward
+from silly._engine.interface import (
+    Accept,
+    Gate,
+    Link,
+    Server,
+    Upward,
+    packed,
+    send_without_delay,
+)
 from silly._engine.stream import Stream
 from silly._engine.trampoline import Trampoline as stepped  # noqa: N813 - called as one
 
@@ -40,6 +50,7 @@ class AsyncioLink(asyncio.Protocol):
     __slots__ = (
         "_accept",
         "_crowded",
+        "_gate",
         "_gone",
         "_transport",
         "_upward",
@@ -48,13 +59,18 @@ class AsyncioLink(asyncio.Protocol):
         "remote_sockaddr",
         "send",
         "unsent",
+        "was_made",
     )
     local_sockaddr: Any
     remote_sockaddr: Any
 
-    def __init__(self, accept: Accept) -> None:
+    def __init__(self, accept: Accept, sockaddr: Any = None, gate: Gate | None = None) -> None:
         self._accept = accept
+        self._gate = gate  # to be asked, if the server did not
+        self.remote_sockaddr = sockaddr
+        self.was_made = False
         self._crowded = self._gone = False
+        self._upward: Upward
         self.data_received = super().data_received  # type: ignore[method-assign]
 
     # -------------------------------------------- called by asyncio's transport
@@ -63,12 +79,18 @@ class AsyncioLink(asyncio.Protocol):
         self._transport = transport = cast(asyncio.Transport, transport)
         # Asked now: a transport that has lost its socket cannot tell.
         self.local_sockaddr = transport.get_extra_info("sockname")
-        self.remote_sockaddr = transport.get_extra_info("peername")
+        if self.remote_sockaddr is None:
+            self.remote_sockaddr = transport.get_extra_info("peername")
+        if self._gate is not None and not self._gate.enter(packed(self.remote_sockaddr)):
+            self._upward = _Nobody()
+            self.abort()
+            return
         self.send = transport.write
         self.unsent = transport.get_write_buffer_size
-        self._upward: Upward = self._accept(self)
+        self._upward = self._accept(self)
+        self.was_made = True
         del self._accept
-        self.data_received = self._upward.received  # type: ignore[method-assign]
+        self.data_received = self._upward.received  # type: ignore[assignment, method-assign]
         transport.set_protocol(self)  # uvloop looks the callback up once, here
 
     def eof_received(self) -> bool:
@@ -126,6 +148,16 @@ class AsyncioLink(asyncio.Protocol):
             return False
         return count[0] > 0
 
+    def in_flight(self) -> int:
+        if sys.platform != "linux":
+            return 0
+        count = array.array("i", [0])
+        try:
+            fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, count)  # SIOCOUTQ of tcp(7)
+        except (OSError, ValueError):
+            return 0
+        return count[0]
+
     def close(self) -> None:
         self._transport.close()
 
@@ -140,27 +172,186 @@ class AsyncioLink(asyncio.Protocol):
         return cast(socket.socket, self._transport.get_extra_info("socket"))
 
 
-class AsyncioServer:
-    """Accepts on one socket with the loop's own server, which starts on the loop's next pass."""
+class _Nobody:
+    """Stands above a link that was not let in."""
+
+    def received(self, piece: bytes) -> None: ...
+    def ended(self) -> None: ...
+    def crowded(self) -> None: ...
+    def uncrowded(self) -> None: ...
+    def lost(self, error: OSError | None) -> None: ...
+
+
+class SocketServer:
+    """Accepts on one socket, whenever the loop says that somebody is waiting."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, backlog: int, accept: Accept
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: Accept, gate: Gate
+    ) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._accept = accept
+        self._gate = gate
+        self._making: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._reserve = _open_reserve()
+        loop.add_reader(sock, self._on_ready)
+
+    def _on_ready(self) -> None:
+        for _ in range(AT_ONCE):
+            if not self._accept_one():
+                return
+
+    def _accept_one(self) -> bool:
+        """Accept, and tell whether there may be more."""
+        try:
+            sock, sockaddr = self._sock.accept()
+        except OSError as error:
+            if isinstance(error, BlockingIOError) or self._sock.fileno() < 0:
+                return False
+            if error.errno in _OUT_OF_DESCRIPTORS and self._reserve >= 0:
+                return self._shed(error)
+            if error.errno in _OUT_OF_DESCRIPTORS or error.errno in _OUT_OF_MEMORY:
+                self._back_off(error)
+                return False
+            return True  # of that connection alone (accept(2))
+        client = packed(sockaddr)
+        if self._gate.enter(client):
+            task = self._loop.create_task(self._make(sock, sockaddr, client))
+            self._making.add(task)
+            task.add_done_callback(self._making.discard)
+        else:
+            _reset(sock)
+        return True
+
+    async def _make(self, sock: socket.socket, sockaddr: Any, client: bytes) -> None:
+        link = AsyncioLink(self._accept, sockaddr)
+        try:
+            sock.setblocking(False)
+            await self._loop.connect_accepted_socket(lambda: link, sock)
+        except BaseException as error:
+            sock.close()
+            if not link.was_made:
+                self._gate.leave(client)
+            if not isinstance(error, Exception):
+                raise
+            self._loop.call_exception_handler(
+                {"message": "a connection could not be set up", "exception": error}
+            )
+
+    def _shed(self, error: OSError) -> bool:
+        """Turn one away with the descriptor in reserve."""
+        os.close(self._reserve)
+        self._reserve = -1
+        more = True
+        try:
+            sock, sockaddr = self._sock.accept()
+            _reset(sock)
+            self._gate.shed(packed(sockaddr))
+        except OSError as again:
+            more = not isinstance(again, BlockingIOError)
+        self._reserve = _open_reserve()
+        if self._reserve < 0:
+            self._back_off(error)
+            return False
+        return more
+
+    def _back_off(self, error: OSError) -> None:
+        if self._timer is None:
+            self._loop.remove_reader(self._sock)
+            self._timer = self._loop.call_later(BACK_OFF, self._go_on)
+            self._gate.stalled(error.errno or 0, BACK_OFF)
+
+    def _go_on(self) -> None:
+        self._timer = None
+        if self._reserve < 0:
+            self._reserve = _open_reserve()
+        self._loop.add_reader(self._sock, self._on_ready)
+
+    def accept_queued(self) -> None:
+        for _ in range(SOMAXCONN):
+            if not self._accept_one():
+                return
+
+    def backlog(self) -> tuple[int, int] | None:
+        return backlog_of(self._sock)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock)
+            self._sock.close()
+        if self._reserve >= 0:
+            os.close(self._reserve)
+            self._reserve = -1
+
+
+AT_ONCE: Final = 64  # connections accepted before others have their turn
+SOMAXCONN: Final = 4096  # as many as a backlog may hold (listen(2))
+BACK_OFF: Final = 1.0  # seconds
+_OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
+_OUT_OF_MEMORY: Final = (errno.ENOBUFS, errno.ENOMEM)
+
+
+def backlog_of(sock: socket.socket) -> tuple[int, int] | None:
+    """Ask the kernel how full a listening socket's backlog is, and how long it may be."""
+    if sys.platform != "linux" or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+    except OSError:
+        return None
+    # Of a listening socket tcpi_unacked and tcpi_sacked tell of its queue (inet_diag, ss(8)).
+    used, size = struct.unpack_from("II", info, 24)
+    return used, size
+
+
+def _open_reserve() -> int:
+    try:
+        return os.open(os.devnull, os.O_RDONLY)
+    except OSError:
+        return -1
+
+
+def _reset(sock: socket.socket) -> None:
+    """Close *sock* with a reset (a zero linger time does that: socket(7))."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    sock.close()
+
+
+class LoopServer:
+    """Accepts with the loop's own server, where it can watch no socket (Windows)."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        backlog: int,
+        accept: Accept,
+        gate: Gate,
     ) -> None:
         self._sock = sock
         self._closed = False
         self._server: asyncio.AbstractServer | None = None
-        self._starting = loop.create_task(self._start(loop, backlog, accept))
+        self._starting = loop.create_task(self._start(loop, backlog, accept, gate))
 
-    async def _start(self, loop: asyncio.AbstractEventLoop, backlog: int, accept: Accept) -> None:
-        create: Any = (
-            loop.create_unix_server
-            if self._sock.family == getattr(socket, "AF_UNIX", None)
-            else loop.create_server
+    async def _start(
+        self, loop: asyncio.AbstractEventLoop, backlog: int, accept: Accept, gate: Gate
+    ) -> None:
+        server = await loop.create_server(
+            lambda: AsyncioLink(accept, gate=gate), sock=self._sock, backlog=backlog
         )
-        server = await create(lambda: AsyncioLink(accept), sock=self._sock, backlog=backlog)
         if self._closed:
             server.close()
         self._server = server
+
+    def accept_queued(self) -> None:
+        """Without effect: the loop accepts by itself."""
+
+    def backlog(self) -> tuple[int, int] | None:
+        return None
 
     def close(self) -> None:
         self._closed = True
@@ -176,14 +367,20 @@ def serve(
     sock: socket.socket,
     backlog: int,
     accept: Accept,
+    *,
     busy_poll: float,  # noqa: ARG001 - the loop does the waiting here
-) -> AsyncioServer:
+    gate: Gate,
+) -> Server:
     """Accept connections on *sock* (see `silly._engine.interface.Engine.serve`)."""
-    return AsyncioServer(loop, sock, backlog, accept)
+    send_without_delay(sock)  # accepted connections inherit it
+    if sys.platform == "win32":
+        return LoopServer(loop, sock, backlog, accept, gate)
+    return SocketServer(loop, sock, accept, gate)
 
 
 async def attach(loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: Accept) -> None:
     """Make a link of *sock* (see `silly._engine.interface.Engine.attach`)."""
+    send_without_delay(sock)
 
     def make_link() -> AsyncioLink:
         return AsyncioLink(accept)

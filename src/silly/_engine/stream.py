@@ -47,10 +47,10 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-from silly._arguments import seconds, seconds_or_none, size
+from silly._arguments import positive_seconds, seconds, seconds_or_none, size
 from silly._engine import complaints
 from silly._engine.complaints import Buffer
-from silly._engine.interface import Link
+from silly._engine.interface import Deadlines, Link, packed
 from silly._engine.receive_buffer import INCOMPLETE, TOO_LONG, ReceiveBuffer
 from silly._engine.trampoline import PARKING, Trampoline, parking
 from silly._engine.turn import Turn
@@ -99,6 +99,8 @@ class Stream:
 
     __slots__ = (
         "__weakref__",
+        "_acked",
+        "_acked_since",
         "_batch",
         "_batched",
         "_bytes_in",
@@ -108,8 +110,10 @@ class Stream:
         "_crowded",
         "_delimiter",
         "_ended",
+        "_ended_by",
         "_gone",
         "_high_water",
+        "_idle_swept",
         "_idle_timeout",
         "_idle_timer",
         "_in_turn",
@@ -124,6 +128,8 @@ class Stream:
         "_on_gone",
         "_opened_at",
         "_opened_tick",
+        "_partial",
+        "_partial_since",
         "_paused",
         "_read_limit",
         "_reading",
@@ -146,6 +152,7 @@ class Stream:
         max_unsent: int = MAX_UNSENT,
         linger: float = LINGER,
         idle_timeout: float | None = None,
+        idle_swept: bool = False,
     ) -> None:
         self._link = link
         self._loop = loop
@@ -191,8 +198,18 @@ class Stream:
         self._unsent_seen = 0
         self._idle_timeout: float | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
-        if idle_timeout is not None:
+        self._idle_swept = idle_swept  # `_look_back` sees to it, not a timer
+        if idle_swept:
+            self._idle_timeout = idle_timeout
+        elif idle_timeout is not None:
             self.idle_timeout = idle_timeout
+
+        # what `_look_back` saw last
+        self._partial = -1  # bytes read before those that a reader waits to complete; or -1
+        self._partial_since = 0.0
+        self._acked = -1  # bytes that the peer had acknowledged, if more were queued; or -1
+        self._acked_since = 0.0
+        self._ended_by: str | None = None  # the limit that ended it
 
     # ---------------------------------------------------------------- reading
 
@@ -515,6 +532,7 @@ class Stream:
         self._linger_timer = None
         unsent = self._link.unsent()
         if unsent:
+            self._ended_by = "linger"
             logger.debug("%s: %d bytes unsent after lingering", self.remote_addr, unsent)
             self.abort()
         else:
@@ -610,10 +628,9 @@ class Stream:
 
     @idle_timeout.setter
     def idle_timeout(self, value: float | None) -> None:
-        value = seconds_or_none(value, "idle_timeout")
-        if value == 0:
-            raise ValueError("idle_timeout must be more than 0 seconds, or None for no timeout")
+        value = positive_seconds(value, "idle_timeout")
         self._idle_timeout = value
+        self._idle_swept = False
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
@@ -628,26 +645,88 @@ class Stream:
 
         One timer that looks back, instead of one that every message resets.
         """
-        assert self._idle_timeout is not None
         self._idle_timer = None
-        if self._closing:
-            return  # bounded by linger
+        if self._closing or self._loss is not None:
+            return  # bounded by linger, or on its way out
+        due = self._idle_until()
+        if self._clock() < due - 0.001:
+            self._arm_idle_timer(due)
+        else:
+            self._end_idle()
+
+    def _idle_until(self) -> float:
+        """When it will have been idle for `idle_timeout`, as far as can be told now."""
+        assert self._idle_timeout is not None
         unsent = self._link.unsent()
         if unsent != self._unsent_seen:  # the peer took some, or there is more for it
             self._unsent_seen = unsent
             self._last_activity = self._clock()
-        due = self._last_activity + self._idle_timeout
-        if self._clock() < due - 0.001:
-            self._arm_idle_timer(due)
-            return
-        self._loss = complaints.idle(self._idle_timeout)
+        return self._last_activity + self._idle_timeout
+
+    def _end_idle(self) -> None:
+        assert self._idle_timeout is not None
+        self._end("idle_timeout", complaints.idle(self._idle_timeout))
+
+    def _end(self, limit: str, error: OSError) -> None:
+        """End the connection because of *limit*; reset it if bytes are still unsent."""
+        self._ended_by = limit
+        self._loss = error
         self._writable = False
         self._wake_reader()
         self._wake_writers()
-        if unsent:
+        if self._link.unsent():
             self._link.abort()
         else:
             self._link.close()
+
+    # ------------------------------------------------------------ looking back
+
+    def _look_back(self, now: float, deadlines: Deadlines) -> None:
+        """End the connection if one of *deadlines* has passed.
+
+        Called every so often. What it compares is counted anyway: nothing is
+        noted down when bytes move.
+        """
+        first_byte_timeout, read_deadline, receive_rate, send_rate, send_window = deadlines
+        if self._closing or self._gone or self._loss is not None:
+            return
+        queued = self._link.unsent()
+        if not queued or not send_rate:
+            self._acked = -1
+        elif self._acked < 0:
+            self._acked, self._acked_since = self._acknowledged(), now
+        elif now - self._acked_since >= send_window:
+            acked = self._acknowledged()
+            if acked - self._acked < send_rate * (now - self._acked_since):
+                self._end("min_send_rate", complaints.not_taken(send_rate, send_window))
+                return
+            self._acked, self._acked_since = acked, now
+        unread = len(self._incoming)
+        if self._waiter is None:
+            self._partial = -1
+        elif unread:
+            taken = self._bytes_in - unread
+            if taken != self._partial:
+                self._partial, self._partial_since = taken, now
+            elif now - self._partial_since >= read_deadline + unread / receive_rate:
+                self._end("read_deadline", complaints.unfinished(unread, read_deadline))
+                return
+        elif not (self._bytes_in or self._bytes_out or self._batch) and (
+            now - self._opened_tick >= first_byte_timeout
+        ):
+            self._end("first_byte_timeout", complaints.no_first_byte(first_byte_timeout))
+            return
+        if self._idle_swept and self._idle_timeout is not None and now >= self._idle_until():
+            self._end_idle()
+
+    def _acknowledged(self) -> int:
+        """How many of the written bytes the peer has."""
+        return self._bytes_out - self._link.unsent() - self._link.in_flight()
+
+    @property
+    def _client(self) -> bytes:
+        """The peer's address as a `Gate` takes it."""
+        return packed(self._link.remote_sockaddr)
 
     # -------------------------------------------------------------- properties
 

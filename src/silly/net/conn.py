@@ -284,6 +284,14 @@ class Conn(ABC):
 
     @property
     @abstractmethod
+    def _ended_by(self) -> str | None: ...
+
+    @property
+    @abstractmethod
+    def _client(self) -> bytes: ...
+
+    @property
+    @abstractmethod
     def _local_sockaddr(self) -> Any: ...
 
     @property

@@ -13,7 +13,7 @@ from pathlib import Path
 from silly.errors import at_address
 from silly.net.addr import Address, TCPAddress, UnixAddress
 
-__all__ = ["open_sockets", "unlink_path"]
+__all__ = ["backlog_overflows", "open_sockets", "unlink_path"]
 
 _PORT_TRIES = 20  # for one free port on both families
 
@@ -114,6 +114,22 @@ def unlink_path(path: str) -> None:
     """Remove a Unix socket's path, if it is there."""
     with contextlib.suppress(FileNotFoundError):
         Path(path).unlink()
+
+
+def backlog_overflows() -> int | None:
+    """Return how many connections found a full backlog, in this network namespace; None: unknown.
+
+    Linux counts them in ``/proc/net/netstat`` (proc_pid_net(5)).
+    """
+    try:
+        lines = Path("/proc/net/netstat").read_text().splitlines()
+    except OSError:
+        return None
+    for names, values in zip(lines[::2], lines[1::2], strict=False):
+        if names.startswith("TcpExt:"):
+            counts = dict(zip(names.split(), values.split(), strict=True))
+            return int(counts["ListenOverflows"]) if "ListenOverflows" in counts else None
+    return None
 
 
 def _named(error: OSError, address: Address) -> OSError:

@@ -13,25 +13,39 @@ Both speak to the other side through a `Conn`::
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import enum
 import errno
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from silly._arguments import seconds, seconds_or_none, size
+from silly._arguments import positive_seconds, seconds, seconds_or_none, size
 from silly._engine import engine
 from silly._engine.stream import LINGER, MAX_UNSENT, READ_LIMIT
 from silly._live import Live
-from silly.errors import ConnectionClosed, EndOfStream
+from silly.errors import ConnectionClosed, EndOfStream, LimitExceeded, WriteQueueFull
 from silly.net import addr as addresses
 from silly.net.addr import TCPAddress, UnixAddress
 from silly.net.conn import Conn, ConnStats
 from silly.net.dialing import dial
-from silly.net.listening import open_sockets, unlink_path
+from silly.net.gate import Gate
+from silly.net.limits import Limits
+from silly.net.listening import backlog_overflows, open_sockets, unlink_path
+from silly.net.sweep import Sweep
 
-__all__ = ["Conn", "ConnStats", "Listener", "ListenerStats", "connect", "listen"]
+__all__ = [
+    "Conn",
+    "ConnStats",
+    "Limits",
+    "Listener",
+    "ListenerState",
+    "ListenerStats",
+    "connect",
+    "listen",
+]
 
 logger = logging.getLogger("silly.net")
 
@@ -42,20 +56,64 @@ _AFTER_CANCEL: Final = 1.0  # seconds that a cancelled handler has to clean up
 Handler = Callable[["Conn"], Awaitable[object]]
 
 
+class ListenerState(enum.StrEnum):
+    """Where a listener is in its life; it only ever goes on to the next."""
+
+    STARTING = "starting"
+    """Being set up: nothing is accepted yet."""
+    ACCEPTING = "accepting"
+    """Bound and accepting; so it is when `listen` returns."""
+    DRAINING = "draining"
+    """`Listener.close` was called: the port is free; handlers finish, or are cancelled."""
+    CLOSED = "closed"
+    """All handlers and connections are gone."""
+
+    @property
+    def _rank(self) -> int:
+        return _STATES.index(self)
+
+
+_STATES: Final = tuple(ListenerState)
+
+
 @dataclass(frozen=True, slots=True)
 class ListenerStats:
     """The record of a listener, at the time of asking."""
 
     accepted: int
-    """Connections accepted so far."""
+    """Connections accepted so far, and given to a handler."""
     connections: int
     """Connections that are alive now."""
+    peak_connections: int
+    """The most that were alive at a time."""
+    refused: Mapping[str, int]
+    """Connections that were reset at once, by reason: a field of `Limits`, or ``"descriptors"``."""
+    ended: Mapping[str, int]
+    """Connections that a limit ended, by the field of `Limits`."""
+    accept_stalls: int
+    """How often accepting failed and was put off for a moment: no memory or descriptors left."""
     handler_errors: int
-    """Handlers that crashed (lost connections and ended streams do not count)."""
+    """Handlers that crashed (lost connections, ended streams and limits do not count)."""
+    handler_errors_by_type: Mapping[str, int]
+    """The same, by the name of the exception's type."""
     bytes_in: int
     """Bytes received on all connections, past and present."""
     bytes_out: int
     """Bytes sent on all connections, past and present."""
+    unsent_bytes: int
+    """Bytes queued to be sent now, on all connections."""
+    unread_bytes: int
+    """Bytes received and not read by the handlers yet, on all connections."""
+    backlog_used: int | None
+    """Connections that wait to be accepted; None where the system does not tell."""
+    backlog_size: int | None
+    """How many of them the system lets wait (it may be fewer than asked for)."""
+    backlog_overflows: int | None
+    """Connections that found a full backlog since this listener began.
+
+    Of all listeners of this machine (of its network namespace): the kernel does
+    not count them apart (ListenOverflows of ``/proc/net/netstat``).
+    """
 
 
 if TYPE_CHECKING:
@@ -78,6 +136,7 @@ _NORMAL_ENDS: Final = (
     ConnectionAbortedError,
     BrokenPipeError,
 )
+_LIMITS: Final = (LimitExceeded, WriteQueueFull)  # nor are these, but they are counted
 
 
 class Listener:
@@ -96,41 +155,52 @@ class Listener:
         *,
         reuse_port: bool,
         busy_poll: float,
-        limits: dict[str, Any],
+        limits: Limits,
     ) -> None:
         self._loop = loop
         self._handler = handler
         self._limits = limits
+        self._state = ListenerState.STARTING
+        self._next_state: asyncio.Future[None] = loop.create_future()
         # A connection is in one of these: with its handler, or lingering after it.
         self._handling: dict[asyncio.Task[Any], Conn] = {}
         self._lingering: set[Conn] = set()
-        self._alive = 0
         # Bound once: a method object for each of a million connections would be megabytes.
         self._when_handled = self._handled
         self._when_gone = self._forget
         self._accepted = self._handler_errors = 0
+        self._errors_by_type: dict[str, int] = {}
         self._past_bytes_in = self._past_bytes_out = 0
-        self._accepting = True
         self._closing: asyncio.Task[None] | None = None
         self._deadline = 0.0
         self._changed = asyncio.Event()  # a connection or handler ended, or the deadline moved
-        self._closed: asyncio.Future[None] = loop.create_future()
         self._path = address.path if isinstance(address, UnixAddress) else None
 
         sockets = open_sockets(address, backlog, reuse_port=reuse_port)
         self._addrs = tuple(addresses.format_sockaddr(sock.getsockname()) for sock in sockets)
         self._task_name = f"{_name(handler)} on {self._addrs[0]}"
+        self._overflows_before = backlog_overflows()
+        self._gate = Gate(loop, limits, self._addrs[0])
+        self._sweep = Sweep(loop, limits, lambda: list(self._handling.values()))
+        self._conn_limits: dict[str, Any] = {
+            "read_limit": limits.read_limit,
+            "max_unsent": limits.max_unsent,
+            "linger": limits.linger,
+            "idle_timeout": limits.idle_timeout,
+            "idle_swept": True,
+        }
         self._servers = [
-            engine.serve(loop, sock, backlog, self._accept, busy_poll) for sock in sockets
+            engine.serve(loop, sock, backlog, self._accept, busy_poll=busy_poll, gate=self._gate)
+            for sock in sockets
         ]
         Live.of(loop).listeners.add(self)
+        self._enter(ListenerState.ACCEPTING)
 
     # ------------------------------------------------------------- connections
 
     def _accept(self, link: Any) -> Conn:
-        conn = _Conn(link, self._loop, self._when_gone, **self._limits)
-        self._alive += 1
-        if not self._accepting:  # it was in the backlog when this listener closed
+        conn = _Conn(link, self._loop, self._when_gone, **self._conn_limits)
+        if self._closing is not None and self._loop.time() >= self._deadline:  # too late
             self._lingering.add(conn)
             self._loop.call_soon(conn.abort)
             return conn
@@ -140,6 +210,7 @@ class Listener:
         task = self._loop.create_task(coroutine, name=self._task_name)
         self._handling[task] = conn
         task.add_done_callback(self._when_handled)
+        self._sweep.start()
         return conn
 
     def _start(self, conn: Conn) -> Coroutine[Any, Any, object]:
@@ -165,8 +236,13 @@ class Listener:
                 isinstance(error, TimeoutError) and not (conn.is_alive or conn._is_closing)
             ):
                 logger.debug("%s: handler ended by %r", conn.remote_addr, error)
+            elif isinstance(error, _LIMITS) and error.address == conn.remote_addr:
+                limit = "read_limit" if isinstance(error, LimitExceeded) else "max_unsent"
+                self._gate.end(limit, conn.remote_addr)
             else:
                 self._handler_errors += 1
+                kind = type(error).__name__
+                self._errors_by_type[kind] = self._errors_by_type.get(kind, 0) + 1
                 logger.error(
                     "%s: handler %s failed", conn.remote_addr, _name(self._handler), exc_info=error
                 )
@@ -176,7 +252,9 @@ class Listener:
         self._changed.set()
 
     def _forget(self, conn: Conn) -> None:
-        self._alive -= 1
+        self._gate.leave(conn._client)
+        if conn._ended_by is not None:
+            self._gate.end(conn._ended_by, conn.remote_addr)
         bytes_in, bytes_out = conn._counts
         self._past_bytes_in += bytes_in
         self._past_bytes_out += bytes_out
@@ -206,35 +284,85 @@ class Listener:
     @property
     def connections(self) -> int:
         """How many connections are alive now, those that are being closed included."""
-        return self._alive
+        return self._gate.connections
+
+    @property
+    def limits(self) -> Limits:
+        """The limits that its connections are under."""
+        return self._limits
 
     @property
     def is_accepting(self) -> bool:
         """False once `close` was called."""
-        return self._accepting
+        return self._state is ListenerState.ACCEPTING
+
+    @property
+    def state(self) -> ListenerState:
+        """Where it is in its life: starting, accepting, draining, closed."""
+        return self._state
+
+    async def wait(self, state: ListenerState | str) -> None:
+        """Wait until *state* is reached, or was passed already. Safe to cancel.
+
+        Raises:
+            ValueError: *state* is not a `ListenerState`, nor the text of one.
+        """
+        wanted = ListenerState(state)._rank
+        while self._state._rank < wanted:
+            await asyncio.shield(self._next_state)
+
+    def _enter(self, state: ListenerState) -> None:
+        self._state = state
+        reached, self._next_state = self._next_state, self._loop.create_future()
+        reached.set_result(None)
 
     @property
     def stats(self) -> ListenerStats:
-        """Counts of connections, handler errors and bytes."""
-        live = [conn._counts for conn in self._conns()]
+        """Counts of connections, refusals, errors and bytes. Asks each live connection."""
+        bytes_in, bytes_out = self._past_bytes_in, self._past_bytes_out
+        unsent = unread = 0
+        for conn in self._conns():
+            received, sent = conn._counts
+            bytes_in += received
+            bytes_out += sent
+            unsent += conn.unsent_bytes
+            unread += conn.unread_bytes
+        backlogs = [backlog for server in self._servers if (backlog := server.backlog())]
+        overflows = backlog_overflows()
+        gate = self._gate
         return ListenerStats(
             accepted=self._accepted,
-            connections=self._alive,
+            connections=gate.connections,
+            peak_connections=gate.peak,
+            refused=dict(gate.refused.counts),
+            ended=dict(gate.ended.counts),
+            accept_stalls=sum(gate.stalls.counts.values()),
             handler_errors=self._handler_errors,
-            bytes_in=self._past_bytes_in + sum(bytes_in for bytes_in, _ in live),
-            bytes_out=self._past_bytes_out + sum(bytes_out for _, bytes_out in live),
+            handler_errors_by_type=dict(self._errors_by_type),
+            bytes_in=bytes_in,
+            bytes_out=bytes_out,
+            unsent_bytes=unsent,
+            unread_bytes=unread,
+            backlog_used=sum(used for used, _ in backlogs) if backlogs else None,
+            backlog_size=sum(size for _, size in backlogs) if backlogs else None,
+            backlog_overflows=(
+                None
+                if overflows is None or self._overflows_before is None
+                else overflows - self._overflows_before
+            ),
         )
 
     def __repr__(self) -> str:
-        state = "accepting" if self._accepting else "closed" if self._closed.done() else "closing"
-        return f"<Listener {' '.join(self._addrs)}, {state}, {self._alive} connections>"
+        addrs = " ".join(self._addrs)
+        return f"<Listener {addrs}, {self._state}, {self.connections} connections>"
 
     # ----------------------------------------------------------------- closing
 
     def close(self, grace: float = GRACE) -> asyncio.Future[None]:
         """Stop accepting at once; let handlers finish, then cancel, then abort.
 
-        The port is free when this returns. Handlers have *grace* seconds to
+        The port is free when this returns. Connections that wait in the backlog
+        are accepted before, unless *grace* is 0. Handlers have *grace* seconds to
         finish and have their last bytes sent; those still running are then
         cancelled, and connections that are still there after that are reset.
         Awaiting the result waits for all of it; cancelling that wait, or not
@@ -250,12 +378,14 @@ class Listener:
         """
         deadline = self._loop.time() + seconds(grace, "grace")
         if self._closing is None:
-            self._accepting = False
+            self._deadline = deadline
             for server in self._servers:
+                if grace > 0:
+                    server.accept_queued()
                 server.close()
             if self._path is not None:
                 unlink_path(self._path)
-            self._deadline = deadline
+            self._enter(ListenerState.DRAINING)
             self._closing = self._loop.create_task(self._drain(asyncio.current_task(self._loop)))
         else:
             self._deadline = min(deadline, self._deadline)
@@ -283,12 +413,13 @@ class Listener:
         live = Live.of(self._loop)
         live.listeners.discard(self)
         live.left()
-        if not self._closed.done():
-            self._closed.set_result(None)
+        self._sweep.stop()
+        self._gate.close()
+        self._enter(ListenerState.CLOSED)
 
     async def _wait_drained(self, own: set[asyncio.Task[Any]]) -> None:
         """Wait until handlers and connections are gone, or the deadline."""
-        while self._handling.keys() - own or self._alive > len(own):
+        while self._handling.keys() - own or self._gate.connections > len(own):
             self._changed.clear()
             left = self._deadline - self._loop.time()
             if left <= 0:
@@ -301,7 +432,7 @@ class Listener:
 
     async def wait_closed(self) -> None:
         """Wait until `close`, by whomever it was called, is done. Safe to cancel."""
-        await asyncio.shield(self._closed)
+        await self.wait(ListenerState.CLOSED)
 
     async def serve_forever(self) -> None:
         """Wait until the listener is closed; if this is cancelled, close it (default grace)."""
@@ -340,18 +471,23 @@ def _running_loop(what: str) -> asyncio.AbstractEventLoop:
         ) from None
 
 
-def _checked_limits(
-    read_limit: int, max_unsent: int, linger: float, idle_timeout: float | None
-) -> dict[str, Any]:
-    idle_timeout = seconds_or_none(idle_timeout, "idle_timeout")
-    if idle_timeout == 0:
-        raise ValueError("idle_timeout must be more than 0 seconds, or None for no timeout")
-    return {
-        "read_limit": size(read_limit, "read_limit", least=1),
-        "max_unsent": size(max_unsent, "max_unsent", least=1),
-        "linger": seconds(linger, "linger"),
-        "idle_timeout": idle_timeout,
-    }
+class _Unset(enum.Enum):
+    FROM_LIMITS = "from limits"
+
+    def __repr__(self) -> str:
+        return "FROM_LIMITS"
+
+
+FROM_LIMITS: Final = _Unset.FROM_LIMITS
+
+
+def _checked_limits(limits: Limits | None, **overrides: Any) -> Limits:
+    if limits is None:
+        limits = Limits.from_env()
+    elif not isinstance(limits, Limits):
+        raise TypeError(f"limits must be a Limits or None, not {type(limits).__name__}")
+    given = {name: value for name, value in overrides.items() if value is not FROM_LIMITS}
+    return dataclasses.replace(limits, **given) if given else limits
 
 
 def listen(
@@ -359,10 +495,11 @@ def listen(
     handler: Handler,
     backlog: int = BACKLOG,
     *,
-    read_limit: int = READ_LIMIT,
-    max_unsent: int = MAX_UNSENT,
-    linger: float = LINGER,
-    idle_timeout: float | None = None,
+    limits: Limits | None = None,
+    read_limit: int | _Unset = FROM_LIMITS,
+    max_unsent: int | _Unset = FROM_LIMITS,
+    linger: float | _Unset = FROM_LIMITS,
+    idle_timeout: float | _Unset | None = FROM_LIMITS,
     reuse_port: bool = False,
     busy_poll: float = 0,
 ) -> Listener:
@@ -380,10 +517,12 @@ def listen(
             name is resolved before this returns.
         handler: a coroutine function of one argument, the `Conn`.
         backlog: how many connections may wait to be accepted (listen(2)).
-        read_limit: bytes; see `Conn.read_limit`.
-        max_unsent: bytes; see `Conn.max_unsent`.
-        linger: seconds; see `Conn.linger`.
-        idle_timeout: seconds, or None; see `Conn.idle_timeout`.
+        limits: what its clients may take; None for the defaults, or what the
+            environment says (`Limits.from_env`).
+        read_limit: bytes, instead of what *limits* says; see `Conn.read_limit`.
+        max_unsent: bytes, likewise; see `Conn.max_unsent`.
+        linger: seconds, likewise; see `Conn.linger`.
+        idle_timeout: seconds, or None for no timeout, likewise; see `Limits`.
         reuse_port: let several processes listen on the same port (SO_REUSEPORT,
             socket(7)).
         busy_poll: seconds for which the event loop goes on looking for more after
@@ -396,7 +535,8 @@ def listen(
     Raises:
         OSError: the address is in use (EADDRINUSE), not of this machine, not
             permitted, or its name cannot be resolved; the address is in it.
-        TypeError, ValueError: an argument is of the wrong type or value.
+        TypeError, ValueError: an argument, or a variable of the environment, is of
+            the wrong type or value.
         RuntimeError: no event loop is running.
     """
     address = addresses.parse(addr)
@@ -407,7 +547,13 @@ def listen(
         )
     size(backlog, "backlog", least=1)
     busy_poll = seconds(busy_poll, "busy_poll")
-    limits = _checked_limits(read_limit, max_unsent, linger, idle_timeout)
+    limits = _checked_limits(
+        limits,
+        read_limit=read_limit,
+        max_unsent=max_unsent,
+        linger=linger,
+        idle_timeout=idle_timeout,
+    )
     loop = _running_loop("listen")
     return Listener(
         loop,
@@ -468,7 +614,12 @@ def connect(
             raise ValueError(f"bind {bind!r} to {addr!r}: only TCP connections can be bound")
         local = parsed
     timeout = seconds_or_none(timeout, "timeout")
-    limits = _checked_limits(read_limit, max_unsent, linger, idle_timeout)
+    limits = {
+        "read_limit": size(read_limit, "read_limit", least=1),
+        "max_unsent": size(max_unsent, "max_unsent", least=1),
+        "linger": seconds(linger, "linger"),
+        "idle_timeout": positive_seconds(idle_timeout, "idle_timeout"),
+    }
     return _connect(address, timeout, local, limits)
 
 

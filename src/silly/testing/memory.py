@@ -76,6 +76,9 @@ class _MemoryLink:
     def has_unread(self) -> bool:
         return bool(self._arrived)
 
+    def in_flight(self) -> int:
+        return 0
+
     def close(self) -> None:
         self._closing = True
         self._arrived.clear()

@@ -12,11 +12,11 @@ by everything as the portable engine does.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import Callable
 from typing import Final
 
+from silly._engine.interface import Gate, send_without_delay
 from silly._engine.native.server import Server
 from silly._engine.native.stream import Stream
 from silly._engine.native.trampoline import Trampoline as stepped  # noqa: N813 - called as one
@@ -31,11 +31,13 @@ def serve(
     sock: socket.socket,
     backlog: int,  # noqa: ARG001 - the socket listens already
     accept: Callable[[int], object],
+    *,
     busy_poll: float,
+    gate: Gate,
 ) -> Server:
     """Accept connections on *sock* (see `silly._engine.interface.Engine.serve`)."""
-    _send_without_delay(sock)  # accepted connections inherit it
-    return Server(loop, sock.detach(), accept, busy_poll)
+    send_without_delay(sock)  # accepted connections inherit it
+    return Server(loop, sock.detach(), accept, busy_poll, gate)
 
 
 async def attach(
@@ -44,12 +46,5 @@ async def attach(
     accept: Callable[[int], object],
 ) -> None:
     """Make a connection of *sock* (see `silly._engine.interface.Engine.attach`)."""
-    _send_without_delay(sock)
+    send_without_delay(sock)
     accept(sock.detach())
-
-
-def _send_without_delay(sock: socket.socket) -> None:
-    # Writes are gathered here already; Nagle's algorithm would only hold them up.
-    if sock.family in (socket.AF_INET, socket.AF_INET6):
-        with contextlib.suppress(OSError):  # it was reset already: the first read will say so
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

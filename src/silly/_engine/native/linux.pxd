@@ -49,6 +49,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int accept4(int fd, sockaddr *addr, socklen_t *len, int flags)
     int shutdown(int fd, int how)
     int setsockopt(int fd, int level, int name, const void *value, socklen_t len)
+    int getsockopt(int fd, int level, int name, void *value, socklen_t *len)
     int getsockname(int fd, sockaddr *addr, socklen_t *len)
     int getpeername(int fd, sockaddr *addr, socklen_t *len)
     enum:
@@ -84,7 +85,11 @@ cdef extern from "<netinet/in.h>" nogil:
 
 cdef extern from "<netinet/tcp.h>" nogil:
     enum:
+        TCP_INFO
         TCP_NODELAY
+    cdef struct tcp_info:
+        uint32_t tcpi_unacked
+        uint32_t tcpi_sacked
 
 
 cdef extern from "<arpa/inet.h>" nogil:
@@ -103,6 +108,14 @@ cdef extern from "<sys/ioctl.h>" nogil:
     int ioctl(int fd, unsigned long request, ...)
     enum:
         FIONREAD
+        TIOCOUTQ
+
+
+cdef extern from "<fcntl.h>" nogil:
+    int open_file "open"(const char *path, int flags)
+    enum:
+        O_CLOEXEC
+        O_RDONLY
 
 
 cdef extern from "<unistd.h>" nogil:

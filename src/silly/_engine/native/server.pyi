@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import Callable
 
+from silly._engine.interface import Gate
 from silly._engine.native.reactor import Source
 
 class Server(Source):
@@ -10,5 +11,8 @@ class Server(Source):
         fd: int,
         accept: Callable[[int], object],
         busy_poll: float,
+        gate: Gate,
     ) -> None: ...
+    def accept_queued(self) -> None: ...
+    def backlog(self) -> tuple[int, int] | None: ...
     def close(self) -> None: ...

@@ -1,82 +1,207 @@
-"""The accepting side: one listening socket in a reactor."""
+"""The accepting side: one listening socket in a reactor.
 
+What it does when accepting fails is said in `silly._engine.interface.Server`.
+"""
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport uint32_t
 
 from silly._engine.native.linux cimport (
+    AF_INET,
+    AF_INET6,
     EPOLLIN,
+    IPPROTO_TCP,
+    O_CLOEXEC,
+    O_RDONLY,
+    SO_LINGER,
     SOCK_CLOEXEC,
     SOCK_NONBLOCK,
+    SOL_SOCKET,
+    TCP_INFO,
     accept4,
     close,
+    getsockopt,
+    linger_t,
+    open_file,
+    setsockopt,
+    sockaddr,
+    sockaddr_in,
+    sockaddr_in6,
+    socklen_t,
+    tcp_info,
 )
 from silly._engine.native.reactor cimport Reactor, Source, reactor_of
-
-import logging
-import os
-
-cdef object logger = logging.getLogger("silly.net")
+from silly._engine.native.stream cimport Stream
 
 cdef enum:
     AT_ONCE = 64  # connections accepted before others have their turn
+    SOMAXCONN = 4096  # as many as a backlog may hold (listen(2))
 
 cdef double BACK_OFF = 1.0  # seconds, when the system is out of descriptors or memory
 
 
 cdef class Server(Source):
-    """Accepts connections and hands their descriptors to *accept*, until closed."""
+    """Hands the descriptors of connections that *gate* lets in to *accept*, until closed."""
 
     cdef object accept
+    cdef object gate
     cdef object timer
+    cdef int reserve  # a descriptor to give up when there are no others; -1: none
 
-    def __init__(self, loop, int fd, accept, double busy_poll):
+    def __cinit__(self):
+        self.reserve = -1
+
+    def __init__(self, loop, int fd, accept, double busy_poll, gate):
         cdef Reactor reactor = reactor_of(loop)
         self.fd = fd
         self.accept = accept
+        self.gate = gate
+        self.hold_reserve()
         reactor.add(self)
         reactor.busy_poll = max(reactor.busy_poll, busy_poll)
         self.watch(EPOLLIN)
 
+    def __dealloc__(self):
+        if self.reserve >= 0:
+            close(self.reserve)
+
     cdef int ready(self, uint32_t events) except -1:
-        cdef int fd, _
-        for _ in range(AT_ONCE):
-            if self.fd < 0:
-                break
-            fd = accept4(self.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        if self.accept_some(AT_ONCE) == AT_ONCE and self.fd >= 0 and self.timer is None:
+            # More wait: not before the loop, too, has had its turn.
+            self.watch(0)
+            self.timer = self.reactor.loop.call_soon(self._go_on)
+        return 0
+
+    cdef int accept_some(self, int most) except -1:
+        """Accept up to *most* connections; return how many were taken out of the backlog."""
+        cdef int fd, count = 0
+        cdef sockaddr_in6 peer
+        cdef socklen_t length
+        cdef bytes client
+        while count < most and self.fd >= 0:
+            length = sizeof(peer)
+            fd = accept4(
+                self.fd, <sockaddr *>&peer, &length, SOCK_NONBLOCK | SOCK_CLOEXEC
+            )
             if fd >= 0:
-                self.greet(fd)
+                count += 1
+                client = packed(&peer)
+                if self.gate.enter(client):
+                    self.greet(fd, &peer, client)
+                else:
+                    reset(fd)
             elif errno == EAGAIN:
                 break
+            elif errno in (EMFILE, ENFILE) and self.reserve >= 0:
+                if not self.shed():
+                    break
+                count += 1
             elif errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
                 self.back_off(errno)
                 break
-            # else of that connection alone (it was aborted, its network failed: accept(2))
-        return 0
+            else:  # of that connection alone (it was aborted, its network failed: accept(2))
+                count += 1
+        return count
 
-    cdef int greet(self, int fd) except -1:
+    cdef int greet(self, int fd, sockaddr_in6 *peer, bytes client) except -1:
+        cdef Stream stream
         try:
-            self.accept(fd)
+            stream = <Stream?>self.accept(fd)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
+            self.gate.leave(client)
             self.reactor.loop.call_exception_handler(
                 {"message": "a connection could not be set up", "exception": error}
             )
+        else:
+            if stream.peer.sin6_family == 0 and client:  # reset already; it could not tell
+                stream.peer = peer[0]
+        return 0
+
+    cdef bint shed(self) except -1:
+        """Turn one connection away with the descriptor in reserve; tell whether to go on."""
+        cdef int error = errno
+        cdef int fd
+        cdef bint more = True
+        cdef sockaddr_in6 peer
+        cdef socklen_t length = sizeof(peer)
+        close(self.reserve)
+        self.reserve = -1
+        fd = accept4(self.fd, <sockaddr *>&peer, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        if fd >= 0:
+            reset(fd)
+            self.gate.shed(packed(&peer))
+        elif errno == EAGAIN:
+            more = False
+        self.hold_reserve()
+        if self.reserve < 0:
+            self.back_off(error)
+            return False
+        return more
+
+    cdef int hold_reserve(self) except -1:
+        if self.reserve < 0:
+            self.reserve = open_file("/dev/null", O_RDONLY | O_CLOEXEC)
         return 0
 
     cdef int back_off(self, int error) except -1:
-        self.watch(0)
-        self.timer = self.reactor.loop.call_later(BACK_OFF, self._go_on)
-        logger.error("cannot accept: %s; trying again in %g s", os.strerror(error), BACK_OFF)
+        if self.timer is None:
+            self.watch(0)
+            self.timer = self.reactor.loop.call_later(BACK_OFF, self._go_on)
+            self.gate.stalled(error, BACK_OFF)
         return 0
 
     def _go_on(self):
         self.timer = None
+        self.hold_reserve()
         self.watch(EPOLLIN)
+
+    cdef int disown(self) except -1:
+        if self.reserve >= 0:
+            close(self.reserve)
+            self.reserve = -1
+        return Source.disown(self)
+
+    def accept_queued(self):
+        """Accept what is in the backlog now, as many as it holds at most."""
+        self.accept_some(SOMAXCONN)
+
+    def backlog(self):
+        """Return how many connections wait to be accepted, and how many may; None: unknown."""
+        cdef tcp_info info
+        cdef socklen_t length = sizeof(info)
+        if self.fd < 0 or getsockopt(self.fd, IPPROTO_TCP, TCP_INFO, &info, &length) < 0:
+            return None
+        # Of a listening socket these two tell of its queue (inet_diag, ss(8)).
+        return info.tcpi_unacked, info.tcpi_sacked
 
     def close(self):
         """Stop accepting and close the listening socket."""
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+        if self.reserve >= 0:
+            close(self.reserve)
+            self.reserve = -1
         self.release()
+
+
+cdef int reset(int fd) except -1:
+    """Close a socket with a reset (a zero linger time does that: socket(7))."""
+    cdef linger_t now
+    now.l_onoff = 1
+    now.l_linger = 0
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now))
+    close(fd)
+    return 0
+
+
+cdef bytes packed(sockaddr_in6 *peer):
+    """Return an address as a `Gate` takes it."""
+    if peer.sin6_family == AF_INET:
+        return PyBytes_FromStringAndSize(<char *>&(<sockaddr_in *>peer).sin_addr, 4)
+    if peer.sin6_family == AF_INET6:
+        return PyBytes_FromStringAndSize(<char *>&peer.sin6_addr, 16)
+    return b""

@@ -36,6 +36,8 @@ cdef class Stream(Source):
     cdef uint8_t closing
     cdef uint8_t failed
     cdef uint8_t gone
+    cdef uint8_t idle_swept
+    cdef uint8_t ended_by  # a limit of LIMITS
 
     cdef object loss
     cdef double linger_time
@@ -46,6 +48,10 @@ cdef class Stream(Source):
     cdef double opened, last_activity
     cdef double idle_time  # 0: no timeout
     cdef size_t unsent_seen
+
+    # what _look_back saw last: see silly._engine.stream
+    cdef int64_t partial, acked
+    cdef double partial_since, acked_since
 
     cdef sockaddr_in6 peer
     cdef object names  # own and peer's, once `peer` or the socket cannot tell
@@ -86,6 +92,9 @@ cdef class Stream(Source):
     cdef int lose(self, object error) except -1
     cdef int mark_lost(self, object error) except -1
     cdef int arm_idle_timer(self, double when) except -1
+    cdef double idle_until(self) except -1
+    cdef int end(self, uint8_t limit, object error) except -1
+    cdef int64_t acknowledged(self) noexcept
     cdef int stop_timer(self) except -1
 
 

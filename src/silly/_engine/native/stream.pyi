@@ -3,6 +3,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from typing import Any
 
 from silly._engine.complaints import Buffer
+from silly._engine.interface import Deadlines
 from silly._engine.native.reactor import Source
 
 class Stream(Source):
@@ -16,6 +17,7 @@ class Stream(Source):
         max_unsent: int = ...,
         linger: float = ...,
         idle_timeout: float | None = None,
+        idle_swept: bool = False,
     ) -> None: ...
     def read(
         self,
@@ -53,3 +55,8 @@ class Stream(Source):
     def _counts(self) -> tuple[int, int]: ...
     @property
     def _times(self) -> tuple[float, float]: ...
+    @property
+    def _client(self) -> bytes: ...
+    @property
+    def _ended_by(self) -> str | None: ...
+    def _look_back(self, now: float, deadlines: Deadlines) -> None: ...

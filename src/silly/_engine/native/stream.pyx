@@ -47,6 +47,7 @@ from silly._engine.native.linux cimport (
     SHUT_WR,
     SO_LINGER,
     SOL_SOCKET,
+    TIOCOUTQ,
     getpeername,
     getsockname,
     inet_ntop,
@@ -85,7 +86,7 @@ import socket
 import time
 import warnings
 
-from silly._arguments import seconds, seconds_or_none, size
+from silly._arguments import positive_seconds, seconds, seconds_or_none, size
 from silly._engine import complaints
 from silly._engine import stream as portable
 from silly.errors import at_address
@@ -111,6 +112,18 @@ cdef enum:  # where a `Read` is
     WAITING = 1
     DONE = 2
 
+cdef enum:  # what ended a connection: indices into LIMITS
+    BY_NONE = 0
+    BY_IDLE_TIMEOUT = 1
+    BY_FIRST_BYTE_TIMEOUT = 2
+    BY_READ_DEADLINE = 3
+    BY_MIN_SEND_RATE = 4
+    BY_LINGER = 5
+
+cdef tuple LIMITS = (
+    None, "idle_timeout", "first_byte_timeout", "read_deadline", "min_send_rate", "linger"
+)
+
 cdef bytes NEWLINE = b"\n"
 
 
@@ -127,6 +140,7 @@ cdef class Stream(Source):
         size_t max_unsent=portable.MAX_UNSENT,
         double linger=portable.LINGER,
         idle_timeout=None,
+        bint idle_swept=False,
     ):
         cdef socklen_t length = sizeof(sockaddr_in6)
         cdef Reactor reactor = reactor_of(loop)
@@ -143,7 +157,11 @@ cdef class Stream(Source):
             self.names = (None, name_of(link, &getpeername))
         reactor.add(self)
         self.opened = self.last_activity = reactor.now()
-        if idle_timeout is not None:
+        self.partial = self.acked = -1
+        self.idle_swept = idle_swept
+        if idle_swept:
+            self.idle_time = 0 if idle_timeout is None else idle_timeout
+        elif idle_timeout is not None:
             self.idle_timeout = idle_timeout
         self.watch(EPOLLIN)
 
@@ -714,6 +732,7 @@ cdef class Stream(Source):
         if self.gone or self.failed:
             return
         if self.out_start != self.out_end:
+            self.ended_by = BY_LINGER
             logger.debug(
                 "%s: %d bytes unsent after lingering",
                 self.remote_addr,
@@ -795,10 +814,9 @@ cdef class Stream(Source):
 
     @idle_timeout.setter
     def idle_timeout(self, value):
-        value = seconds_or_none(value, "idle_timeout")
-        if value == 0:
-            raise ValueError("idle_timeout must be more than 0 seconds, or None for no timeout")
+        value = positive_seconds(value, "idle_timeout")
         self.idle_time = 0 if value is None else value
+        self.idle_swept = False
         if self.closing or self.gone:
             return  # bounded by linger
         self.stop_timer()
@@ -813,23 +831,91 @@ cdef class Stream(Source):
     def _check_idle(self):
         """Close if nothing moved for `idle_timeout`, else look again when that could be."""
         cdef double due
-        cdef size_t unsent = self.out_end - self.out_start - self.batched
         self.timer = None
+        due = self.idle_until()
+        if self.reactor.now() < due - 0.001:
+            self.arm_idle_timer(due)
+        else:
+            self.end(BY_IDLE_TIMEOUT, complaints.idle(self.idle_time))
+
+    cdef double idle_until(self) except -1:
+        """When it will have been idle for `idle_timeout`, as far as can be told now."""
+        cdef size_t unsent = self.out_end - self.out_start - self.batched
         if unsent != self.unsent_seen:  # the peer took some, or there is more for it
             self.unsent_seen = unsent
             self.last_activity = self.reactor.now()
-        due = self.last_activity + self.idle_time
-        if self.reactor.now() < due - 0.001:
-            self.arm_idle_timer(due)
-            return
-        self.loss = complaints.idle(self.idle_time)
+        return self.last_activity + self.idle_time
+
+    cdef int end(self, uint8_t limit, object error) except -1:
+        """End the connection because of *limit*; reset it if bytes are still unsent."""
+        self.ended_by = limit
+        self.loss = error
         self.writable = False
         if self.failed:
+            return 0
+        if self.out_end - self.out_start > self.batched:
+            return self.reset_link()
+        return self.close_link()
+
+    # ------------------------------------------------------------ looking back
+
+    def _look_back(self, double now, tuple deadlines):
+        """End the connection if one of *deadlines* has passed: see `silly._engine.stream`."""
+        cdef double first_byte_timeout, read_deadline, receive_rate, send_rate, send_window
+        first_byte_timeout, read_deadline, receive_rate, send_rate, send_window = deadlines
+        cdef size_t unread
+        cdef int64_t counted
+        if self.closing or self.gone or self.failed or self.loss is not None:
             return
-        if unsent:
-            self.reset_link()
-        else:
-            self.close_link()
+        if self.out_end - self.out_start == self.batched or send_rate == 0:
+            self.acked = -1
+        elif self.acked < 0:
+            self.acked = self.acknowledged()
+            self.acked_since = now
+        elif now - self.acked_since >= send_window:
+            counted = self.acknowledged()
+            if counted - self.acked < send_rate * (now - self.acked_since):
+                self.end(BY_MIN_SEND_RATE, complaints.not_taken(send_rate, send_window))
+                return
+            self.acked = counted
+            self.acked_since = now
+        unread = self.in_end - self.in_start
+        if self.reader is None or not self.reader.waiter.is_pending():
+            self.partial = -1
+        elif unread:
+            counted = self.bytes_in - <int64_t>unread
+            if counted != self.partial:
+                self.partial = counted
+                self.partial_since = now
+            elif now - self.partial_since >= read_deadline + <double>unread / receive_rate:
+                self.end(BY_READ_DEADLINE, complaints.unfinished(unread, read_deadline))
+                return
+        elif self.bytes_in == 0 and self.bytes_out == 0 and self.batched == 0 and (
+            now - self.opened >= first_byte_timeout
+        ):
+            self.end(BY_FIRST_BYTE_TIMEOUT, complaints.no_first_byte(first_byte_timeout))
+            return
+        if self.idle_swept and self.idle_time and now >= self.idle_until():
+            self.end(BY_IDLE_TIMEOUT, complaints.idle(self.idle_time))
+
+    cdef int64_t acknowledged(self) noexcept:
+        """How many of the written bytes the peer has."""
+        cdef int in_flight = 0
+        ioctl(self.fd, TIOCOUTQ, &in_flight)  # SIOCOUTQ of tcp(7)
+        return self.bytes_out - <int64_t>(self.out_end - self.out_start - self.batched) - in_flight
+
+    @property
+    def _client(self):
+        """The peer's address as a `silly._engine.interface.Gate` takes it."""
+        if self.peer.sin6_family == AF_INET:
+            return (<char *>&(<sockaddr_in *>&self.peer).sin_addr)[:4]
+        if self.peer.sin6_family == AF_INET6:
+            return (<char *>&self.peer.sin6_addr)[:16]
+        return b""
+
+    @property
+    def _ended_by(self):
+        return LIMITS[self.ended_by]
 
     # -------------------------------------------------------------- properties
 

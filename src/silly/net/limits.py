@@ -1,0 +1,274 @@
+"""The limits of a listener: what a client may take, in numbers.
+
+Each field of `Limits` is written down once, with its default, its unit and what
+it does. The rest derives from that: the environment variable
+(``SILLY_MAX_CONNECTIONS``), the command-line flag (``--max-connections``), the
+checks, and the table in the reference, which ``python -m silly.net.limits``
+prints.
+
+The defaults are for a port that the open internet reaches: no client can hold
+memory, a connection or a descriptor for ever, and none that means well is hurt.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Self, TypeVar
+
+from silly._arguments import positive_seconds, seconds, size
+from silly._engine.stream import LINGER, MAX_UNSENT, READ_LIMIT
+
+__all__ = ["LimitField", "Limits"]
+
+T = TypeVar("T")
+
+OFF: Final = "none"  # how the environment and flags say None
+
+
+# ---------------------------------------------------------------- kinds of value
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """How a value is checked, and made of text."""
+
+    check: Callable[[Any, str], Any]
+    parse: Callable[[str], Any]
+    expected: str
+
+
+def _rate(value: Any, name: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number per second, not {type(value).__name__} {value!r}")
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be a finite number above 0, or None for no limit")
+    return value
+
+
+def _networks(value: Any, name: str) -> tuple[str, ...]:
+    if not isinstance(value, tuple | list) or not all(isinstance(item, str) for item in value):
+        raise TypeError(f"{name} must be a tuple of networks such as ('10.0.0.0/8',)")
+    for item in value:
+        try:
+            ipaddress.ip_network(item)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}; expected such as '10.0.0.0/8'") from None
+    return tuple(value)
+
+
+_COUNT = _Kind(lambda value, name: size(value, name, least=1), int, "a whole number above 0")
+_SECONDS = _Kind(seconds, float, "a number of seconds")
+_WINDOW = _Kind(positive_seconds, float, "a number of seconds above 0")
+_RATE = _Kind(_rate, float, "a number per second")
+_NETWORKS = _Kind(
+    _networks,
+    lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
+    "networks with commas between them, such as 127.0.0.0/8,::1/128",
+)
+
+
+def _limit(default: T, kind: _Kind, unit: str, what: str, *, optional: bool = True) -> T:
+    made: T = dataclasses.field(
+        default=default,
+        metadata={"kind": kind, "unit": unit, "help": what, "optional": optional},
+    )
+    return made
+
+
+# -------------------------------------------------------------------- the limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the clients of one listener may take; None switches a limit off.
+
+    What happens to a connection that meets a limit is in the reference, and is
+    counted in `ListenerStats.refused` and `ListenerStats.ended`.
+
+    Deadlines are looked at every so often (an eighth of the shortest, 30 seconds
+    at most), not with a timer for each connection: a connection is ended at its
+    deadline or up to two looks later.
+
+    Raises:
+        TypeError, ValueError: a value is of the wrong type or out of range; the
+            message names the field and what was expected.
+    """
+
+    max_connections: int | None = _limit(
+        100_000, _COUNT, "connections", "held by the listener at a time"
+    )
+    max_per_client: int | None = _limit(
+        1_000,
+        _COUNT,
+        "connections",
+        "held by one client address at a time; of IPv6, by one /64 network",
+    )
+    exempt_networks: tuple[str, ...] = _limit(
+        ("127.0.0.0/8", "::1/128"),
+        _NETWORKS,
+        "networks",
+        "whose addresses `max_per_client` does not count: proxies; nor does it count "
+        "clients of Unix sockets",
+        optional=False,
+    )
+    accept_rate: float | None = _limit(
+        None,
+        _RATE,
+        "connections/second",
+        "accepted on average; a second's worth may come at once. Off: how many are "
+        "honest, only the service knows",
+    )
+    read_limit: int = _limit(
+        READ_LIMIT,
+        _COUNT,
+        "bytes",
+        "unread before receiving stops; the longest line",
+        optional=False,
+    )
+    max_unsent: int = _limit(
+        MAX_UNSENT, _COUNT, "bytes", "queued before `write` refuses more", optional=False
+    )
+    idle_timeout: float | None = _limit(3600.0, _WINDOW, "seconds", "without a byte either way")
+    first_byte_timeout: float | None = _limit(
+        60.0,
+        _WINDOW,
+        "seconds",
+        "until the client's first byte, while the handler waits for it and has written "
+        "nothing itself",
+    )
+    read_deadline: float | None = _limit(
+        120.0,
+        _WINDOW,
+        "seconds",
+        "from the first byte of a line or frame to its last, while the handler waits for it",
+    )
+    min_receive_rate: float | None = _limit(
+        4096.0,
+        _RATE,
+        "bytes/second",
+        "that are fast enough: the read deadline is a second later for so many bytes that came",
+    )
+    min_send_rate: float | None = _limit(
+        500.0,
+        _RATE,
+        "bytes/second",
+        "that the client must take on average, while it has more to take",
+    )
+    send_window: float = _limit(
+        120.0,
+        _WINDOW,
+        "seconds",
+        "over which that average is taken (a slow reader's system takes large pieces, far apart)",
+        optional=False,
+    )
+    linger: float = _limit(
+        LINGER, _SECONDS, "seconds", "for which `close` goes on sending", optional=False
+    )
+
+    def __post_init__(self) -> None:
+        for each in self.fields():
+            object.__setattr__(self, each.name, each.check(getattr(self, each.name)))
+
+    @classmethod
+    def none(cls) -> Self:
+        """Return limits of which all that can be are off; the others have their defaults."""
+        off: dict[str, Any] = {each.name: None for each in cls.fields() if each.optional}
+        return cls(**off)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Return the defaults, with what the environment (`os.environ` if None) sets.
+
+        ``SILLY_MAX_CONNECTIONS=500`` and so on; ``none`` switches a limit off.
+
+        Raises:
+            ValueError: a variable holds no such value; the message names it.
+        """
+        environ = os.environ if environ is None else environ
+        values: dict[str, Any] = {}
+        for each in cls.fields():
+            text = environ.get(each.env)
+            if text is not None:
+                values[each.name] = each.parse(text, each.env)
+        return cls(**values)
+
+    @classmethod
+    def fields(cls) -> tuple[LimitField, ...]:
+        """Return what is known of each field: its name, flag, environment variable, unit, help."""
+        return tuple(LimitField(each) for each in dataclasses.fields(cls))
+
+
+class LimitField:
+    """One field of `Limits`: what command lines, the environment and the docs derive from."""
+
+    __slots__ = ("_kind", "default", "help", "name", "optional", "unit")
+
+    def __init__(self, field: dataclasses.Field[Any]) -> None:
+        self.name: str = field.name
+        self.default: Any = field.default
+        self.unit: str = field.metadata["unit"]
+        self.help: str = field.metadata["help"]
+        self.optional: bool = field.metadata["optional"]
+        self._kind: _Kind = field.metadata["kind"]
+
+    @property
+    def env(self) -> str:
+        """The environment variable, such as ``SILLY_MAX_CONNECTIONS``."""
+        return f"SILLY_{self.name.upper()}"
+
+    @property
+    def flag(self) -> str:
+        """The command-line flag, such as ``--max-connections``."""
+        return "--" + self.name.replace("_", "-")
+
+    def check(self, value: Any) -> Any:
+        """Return *value* as the field holds it; raise `TypeError` or `ValueError` if it cannot."""
+        if value is None and self.optional:
+            return None
+        return self._kind.check(value, self.name)
+
+    def parse(self, text: str, source: str = "") -> Any:
+        """Return the value that *text* says (``none`` switches off).
+
+        Raises:
+            ValueError: it says none; the message names *source*, the field's flag
+                if that is empty.
+        """
+        if self.optional and text.strip().lower() == OFF:
+            return None
+        try:
+            return self.check(self._kind.parse(text))
+        except (TypeError, ValueError):
+            or_off = f", or {OFF}" if self.optional else ""
+            raise ValueError(
+                f"{source or self.flag}: {text!r} is not {self._kind.expected}{or_off}"
+            ) from None
+
+    @property
+    def default_text(self) -> str:
+        """The default, as `parse` takes it."""
+        if self.default is None:
+            return OFF
+        if isinstance(self.default, tuple):
+            return ",".join(self.default)
+        return f"{self.default:.0f}" if isinstance(self.default, float) else str(self.default)
+
+
+def table() -> str:
+    """Return the reference's table of the limits, in Markdown."""
+    rows = ["| field | default | unit | what it bounds |", "|---|---|---|---|"]
+    rows += [
+        f"| `{each.name}` | {each.default_text} | {each.unit} | {each.help} |"
+        for each in Limits.fields()
+    ]
+    return "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    print(table(), end="")
