@@ -18,6 +18,7 @@ from silly import _units
 __all__ = [
     "COUNT",
     "DURATION",
+    "INTERRUPTED",
     "RATE",
     "USAGE_ERROR",
     "Failure",

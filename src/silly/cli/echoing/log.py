@@ -1,0 +1,110 @@
+"""A line for each event, and the summary, as text."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from datetime import datetime
+from typing import Any, TextIO
+
+from silly._units import duration_text, size_text, text_of_count
+from silly.net.tcp import Conn
+
+__all__ = ["Lines", "Log", "Warnings", "summary_lines"]
+
+
+class Log:
+    """Writes nothing: the live view shows what happens."""
+
+    def opened(self, conn: Conn) -> None:
+        """A connection begins."""
+
+    def closed(self, conn: Conn, end: BaseException | None) -> None:
+        """A connection is over; *end* is what its handler let out."""
+
+    def say(self, text: str) -> None:
+        """Something else happened."""
+
+
+class Lines(Log):
+    """Writes a line for each event to *file*, until nobody reads it any more."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file: TextIO | None = file
+
+    def opened(self, conn: Conn) -> None:
+        """Write that *conn* began."""
+        self.say(f"open {_named(conn)}")
+
+    def closed(self, conn: Conn, end: BaseException | None) -> None:
+        """Write what *conn* did."""
+        stats = conn.stats
+        lasted = duration_text(max(0.0, time.time() - stats.opened_at))
+        self.say(
+            f"close {_named(conn)}: {size_text(stats.bytes_in)} in, "
+            f"{size_text(stats.bytes_out)} out, {lasted}{_why(end)}"
+        )
+
+    def say(self, text: str) -> None:
+        """Write *text* with the time before it."""
+        if self._file is not None:
+            try:
+                print(f"{datetime.now().astimezone():%H:%M:%S} {text}", file=self._file, flush=True)
+            except OSError:  # the reader of a pipe has left: the service goes on without it
+                with contextlib.suppress(OSError):
+                    self._file.close()
+                self._file = None
+
+
+class Warnings(logging.Handler):
+    """Lets what silly itself logs (refusals, limits) appear in a `Log`."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write *record*."""
+        self._log.say(self.format(record))
+
+
+def _named(conn: Conn) -> str:
+    return conn.remote_addr if conn.remote_addr != "unix:" else f"{conn.local_addr} (client)"
+
+
+def _why(end: BaseException | None) -> str:
+    if end is None:
+        return ""
+    if isinstance(end, ConnectionResetError | BrokenPipeError):
+        return "; reset by the client"
+    if isinstance(end, TimeoutError | ValueError):
+        return f"; {end}"
+    return "; stopped" if not isinstance(end, Exception) else f"; {type(end).__name__}: {end}"
+
+
+def summary_lines(summary: dict[str, Any], unit: str) -> list[str]:
+    """Return *summary* (`Meter.summary`, with what the listeners refused and ended) as text."""
+    conns, datagrams = summary["connections"], summary["datagrams"]
+    lines = [
+        f"{duration_text(summary['seconds'])}; connections: {text_of_count(conns['accepted'])}, "
+        f"at most {text_of_count(conns['peak'])} at a time"
+        + _reasons("; refused", summary["refused"])
+        + _reasons("; ended", summary["ended"]),
+        f"{size_text(summary['bytes_in'])} in, {size_text(summary['bytes_out'])} out, "
+        f"{text_of_count(summary['answers'])} {unit}"
+        + (f", {text_of_count(summary['dropped'])} dropped" if summary["dropped"] else ""),
+    ]
+    if summary["udp"]:
+        lines.append(
+            f"datagrams: {text_of_count(datagrams['received'])} received, "
+            f"{text_of_count(datagrams['sent'])} sent, "
+            f"{text_of_count(datagrams['refused'])} refused, "
+            f"{text_of_count(datagrams['lost'])} lost"
+        )
+    return lines
+
+
+def _reasons(what: str, counts: dict[str, int]) -> str:
+    told = ", ".join(f"{text_of_count(count)} by {reason}" for reason, count in counts.items())
+    return f"{what} {told}" if told else ""
