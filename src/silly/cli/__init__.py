@@ -32,7 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line *argv* (`sys.argv` if None) and return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] in VERBS:
-        return _verb(arguments[0], arguments[1:])
+        try:
+            return _verb(arguments[0], arguments[1:])
+        except KeyboardInterrupt:  # while it was imported
+            print(f"silly {arguments[0]}: interrupted", file=sys.stderr)
+            return INTERRUPTED
     if arguments and arguments[0] not in ("-h", "--help"):
         return run.main(arguments)
     try:
@@ -55,9 +59,6 @@ def _verb(verb: str, arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return USAGE_ERROR
-    except KeyboardInterrupt:
-        print(f"silly {verb}: interrupted", file=sys.stderr)
-        return INTERRUPTED
     code: int = module.main(arguments)
     return code
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import os
 import time
 from datetime import datetime
 from typing import Any, TextIO
@@ -31,7 +31,7 @@ class Lines(Log):
     """Writes a line for each event to *file*, until nobody reads it any more."""
 
     def __init__(self, file: TextIO) -> None:
-        self._file: TextIO | None = file
+        self._file = file
 
     def opened(self, conn: Conn) -> None:
         """Write that *conn* began."""
@@ -48,13 +48,10 @@ class Lines(Log):
 
     def say(self, text: str) -> None:
         """Write *text* with the time before it."""
-        if self._file is not None:
-            try:
-                print(f"{datetime.now().astimezone():%H:%M:%S} {text}", file=self._file, flush=True)
-            except OSError:  # the reader of a pipe has left: the service goes on without it
-                with contextlib.suppress(OSError):
-                    self._file.close()
-                self._file = None
+        try:
+            print(f"{datetime.now().astimezone():%H:%M:%S} {text}", file=self._file, flush=True)
+        except BrokenPipeError:  # nobody reads it any more: the service goes on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._file.fileno())
 
 
 class Warnings(logging.Handler):
@@ -78,7 +75,9 @@ def _why(end: BaseException | None) -> str:
         return ""
     if isinstance(end, ConnectionResetError | BrokenPipeError):
         return "; reset by the client"
-    if isinstance(end, TimeoutError | ValueError):
+    if isinstance(end, TimeoutError):
+        return f"; {end.strerror or end}"
+    if isinstance(end, ValueError):
         return f"; {end}"
     return "; stopped" if not isinstance(end, Exception) else f"; {type(end).__name__}: {end}"
 

@@ -73,7 +73,7 @@ class View:
         rows += [*self._counts(width), _EMPTY, *self._rates(width), _EMPTY]
         if height < _LOW:
             rows = [row for row in rows if row is not _EMPTY]
-        room = height - 1 - len(rows) - 1 - 2  # the peers' heading; the end
+        room = height - len(rows) - 4  # the peers' heading, and the end
         if room > 0:
             rows.append(_peer_row(width, ("peer", "conns", "in", "out"), style="dim"))
             for each in meter.top(min(room, _PEERS)):
@@ -84,9 +84,10 @@ class View:
                     size_text(each.bytes_out),
                 )
                 rows.append(_peer_row(width, cells))
-        if height >= _LOW:
-            rows += [_EMPTY, Text("Ctrl-C stops, and prints a summary", style="dim")]
-        return Group(*(_cut(row) for row in rows[: max(1, height - 1)]))
+        rows = rows[: max(1, height - 3)] + ([_EMPTY] if height >= _LOW else [])
+        # The last row is short: the terminal writes its ^C there.
+        rows.append(Text("Ctrl-C stops", style="dim"))
+        return Group(*(_cut(row) for row in rows))
 
     def _heading(self, width: int) -> Text:
         clock = _clock(self._clock() - self._meter.started)
