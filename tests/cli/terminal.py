@@ -89,11 +89,15 @@ class Terminal:
             assert self._read(deadline), f"no {pattern!r} in:\n{self.text}"
         return found[0]
 
-    def wait_for_prompt(self) -> None:
-        """Wait until `silly connect` reads keys: before, the terminal would show them itself."""
+    def wait_for_prompt(self, *, over: bool = False) -> None:
+        """Wait until `silly connect` reads keys: before, the terminal would show them itself.
+
+        With *over*, until it no longer does.
+        """
         deadline = time.monotonic() + DEADLINE
-        while self.raw.count(b"\x1b[?2004h") <= self.raw.count(b"\x1b[?2004l"):
-            assert self._read(deadline), self.text
+        while bool(termios.tcgetattr(self._theirs)[3] & termios.ICANON) is not over:
+            assert time.monotonic() < deadline, self.text
+            self._read(time.monotonic() + 0.02)
 
     def _read(self, deadline: float) -> bool:
         readable, _, _ = select.select([self._ours], [], [], max(0, deadline - time.monotonic()))

@@ -237,8 +237,11 @@ async def _pipe(conn: Conn, session: _Session, *, until_peer_ends: bool) -> int:
             has_output = False
             raise
 
-    sending = asyncio.create_task(send())
-    receiving = asyncio.create_task(_receive(conn, session.shape, show))
+    async def receive() -> None:
+        await _receive(conn, session.shape, show)
+        sink.close()
+
+    sending, receiving = asyncio.create_task(send()), asyncio.create_task(receive())
     tasks = {sending, receiving}
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

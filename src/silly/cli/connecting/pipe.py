@@ -61,6 +61,12 @@ class Sink:
         self._work.put((data, done))
         await done
 
+    def close(self) -> None:
+        """Let whoever reads it see the end of it; the number stays taken, by the null device."""
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self._descriptor)
+        os.close(null)
+
     def _run(self) -> None:
         while True:
             data, done = self._work.get()

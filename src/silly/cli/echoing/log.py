@@ -51,7 +51,9 @@ class Lines(Log):
         try:
             print(f"{datetime.now().astimezone():%H:%M:%S} {text}", file=self._file, flush=True)
         except BrokenPipeError:  # nobody reads it any more: the service goes on
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._file.fileno())
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self._file.fileno())
+            os.close(null)
 
 
 class Warnings(logging.Handler):
