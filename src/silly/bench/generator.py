@@ -222,8 +222,9 @@ class Generator:
         """Let only so many requests be sent, from the end of the warm-up on."""
         if self.plan.warmup:
             await asyncio.sleep(max(0.0, (self._zero - clock()) / 1e9))
-        in_flight = sum(lane.in_flight for lane in self._lanes)
-        self.left = max(0, self.plan.share(self.plan.requests or 0, self._part) - in_flight)
+        self.recorder.roll(clock())
+        spent = self.recorder.measured + sum(lane.in_flight for lane in self._lanes)
+        self.left = max(0, self.plan.share(self.plan.requests or 0, self._part) - spent)
         if self.left == 0:
             self._ended.set()
 

@@ -121,6 +121,7 @@ class Recorder:
         """When the present interval ends."""
         self.first_errors: list[str] = []
         self.error_count = 0
+        self._measured = 0
         self.last_answer = 0
         """When the last right reply came."""
 
@@ -167,7 +168,14 @@ class Recorder:
         self.now.length = (min(now, self.ends) - max(begin, self._begun)) / 1e9
         cpu = self._cpu()
         self.now.cpu, self._cpu_before = cpu - self._cpu_before, cpu
+        if self.now.index >= 0:
+            self._measured += self.now.requests
         self._report(self.now)
+
+    @property
+    def measured(self) -> int:
+        """How many right replies came since the end of the warm-up."""
+        return self._measured + (self.now.requests if self.now.index >= 0 else 0)
 
     # ----------------------------------------------------------------- what happens
 
