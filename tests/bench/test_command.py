@@ -184,7 +184,9 @@ def test_unix_sockets(tmp_path: Path) -> None:
             assert result["server"]["rss"] > 1 << 20
             assert result["server"]["cpu_per_request"] >= 0
             done = bench(f"unix:{path}", "-n", 20, "--pid", server.pid)
-            assert re.search(r"^server +\d.* cores, .* for each request, .*B resident", done.stdout, re.M)
+            assert re.search(
+                r"^server +\d.* cores, .* for each request, .*B resident", done.stdout, re.MULTILINE
+            )
         finally:
             server.terminate()
 
@@ -285,7 +287,7 @@ def test_what_a_server_does_wrong_is_named(
     # What was right until then is counted, and shown.
     if serve not in (servers.resetting, servers.greeting):
         assert result["requests"] >= 5
-        assert re.search(r"^  p50 +\d", done.stdout, re.M)
+        assert re.search(r"^  p50 +\d", done.stdout, re.MULTILINE)
 
 
 def test_a_reply_for_another_connection_is_named() -> None:
@@ -336,7 +338,7 @@ def test_a_stall_is_not_hidden_by_the_open_loop() -> None:
         assert result["service"]["percentiles"]["90"] < result["latency"]["percentiles"]["90"]
         assert result["open_loop"]["late"] > 50
         done = bench(addr, "-n", 300, "-c", 1, "--rate", 500)
-    assert re.search(r"^latency +from due time +from sending$", done.stdout, re.M)
+    assert re.search(r"^latency +from due time +from sending$", done.stdout, re.MULTILINE)
     assert "all connections were busy when" in done.stdout
 
 
@@ -366,7 +368,7 @@ def test_requests_that_are_never_sent_are_reported() -> None:
         (["--mode", "reconnect", "-d", "5"], "--depth and --mode reconnect"),
         (["--mode", "reconnect", "--connect-rate", "5"], "--connect-rate and --mode reconnect"),
         (["--mode", "other"], "'other' is not one of 'keep', 'reconnect', 'hold'"),
-        (["-w", "5", "-c", "4"], "--workers 5 for 4 connections"),
+        (["-w", "5", "-c", "4"], "--workers 5: there are 4 connections"),
         (["-c", "0"], "--connections must be 1 or more, not 0"),
         (["-c", "few"], "'few' is not a number such as"),
         (["-d", "0"], "--depth must be 1 or more"),
@@ -463,7 +465,7 @@ def test_a_signal_prints_what_was_measured(
         output, errors = process.communicate(timeout=30)
     assert process.returncode == code
     assert "Traceback" not in errors
-    assert re.search(r"^requests +\d.* in .*, interrupted$", output, re.M)
+    assert re.search(r"^requests +\d.* in .*, interrupted$", output, re.MULTILINE)
     result = json.loads(path.read_text())
     VALIDATOR.validate(result)
     assert result["outcome"] == "interrupted"
@@ -505,7 +507,7 @@ def _until_waiting(pid: int) -> None:
 
 def test_summary_and_lines(echo: str) -> None:
     done = bench(echo, "-t", "200ms", "--interval", "100ms", "--assert", "errors==0")
-    assert re.search(rf"^{echo}: closed loop, 10 connections$", done.stdout, re.M)
+    assert re.search(rf"^{echo}: closed loop, 10 connections$", done.stdout, re.MULTILINE)
     assert "every reply was right, byte for byte" in done.stdout
     assert "holds: errors==0 (0)" in done.stdout
     lines = done.stderr.splitlines()
@@ -516,7 +518,7 @@ def test_summary_and_lines(echo: str) -> None:
 
 def test_claims_that_fail(echo: str) -> None:
     done = bench(echo, "-n", 50, "--assert", "p99<1ns", "--assert", "requests==50", code=1)
-    assert re.search(r"^FAILS: p99<1ns \(.* .s\)$", done.stdout, re.M)
+    assert re.search(r"^FAILS: p99<1ns \(.* .s\)$", done.stdout, re.MULTILINE)
     assert "holds: requests==50 (50)" in done.stdout
 
 
@@ -557,7 +559,9 @@ def test_compare(echo: str, tmp_path: Path) -> None:
     for path, options in ((one, ["-c", "2"]), (two, ["-c", "4"])):
         bench(echo, "-t", "300ms", "--interval", "30ms", "--json", path, "-q", *options)
     done = bench("compare", one, two)
-    assert re.search(r"^rate +\S.* \d\.\d{3} +\d+\.\d{3} to \d+\.\d{3} +\w+$", done.stdout, re.M)
+    assert re.search(
+        r"^rate +\S.* \d\.\d{3} +\d+\.\d{3} to \d+\.\d{3} +\w+$", done.stdout, re.MULTILINE
+    )
     assert "warning: connections was 2 and 4" in done.stdout
     same = bench("compare", one, one)
     assert same.stdout.count(" 1.000 ") >= 4
@@ -580,7 +584,7 @@ def test_find_max(echo: str, tmp_path: Path) -> None:
         "find-max", echo, "--slo", "p50<10s", "--start", 500, "-t", "100ms", "--tries", 2,
         "--json", path,
     )  # fmt: skip
-    found = re.search(r"^highest rate that held: ([\d ]+) /s$", done.stdout, re.M)
+    found = re.search(r"^highest rate that held: ([\d ]+) /s$", done.stdout, re.MULTILINE)
     assert found
     result = json.loads(path.read_text())
     VALIDATOR.validate(result)

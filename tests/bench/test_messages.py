@@ -60,9 +60,7 @@ def test_templates_and_pairs_take_turns(first: int, count: int) -> None:
     requests, replies = messages.batch(first, count)
     numbers = range(first, first + count)
     assert requests.split(b"\r\n")[:-1] == [b"PING" if n % 2 else b"GET k%d" % n for n in numbers]
-    assert replies.split(b"\r\n")[:-1] == [
-        b"+PONG" if n % 2 else b"v%d of 12" % n for n in numbers
-    ]
+    assert replies.split(b"\r\n")[:-1] == [b"+PONG" if n % 2 else b"v%d of 12" % n for n in numbers]
 
 
 def test_escapes() -> None:
@@ -138,7 +136,7 @@ def test_losing_doubling_and_swapping_are_told_apart(first: int, count: int, dat
     at = data.draw(st.integers(0, count - 2))
     lost = numbers[:at] + numbers[at + 1 :]
     doubled = numbers[: at + 1] + numbers[at:]
-    swapped = numbers[:at] + [numbers[at + 1], numbers[at]] + numbers[at + 2 :]
+    swapped = [*numbers[:at], numbers[at + 1], numbers[at], *numbers[at + 2 :]]
     for received, kind in ((lost, "lost"), (doubled, "duplicate"), (swapped, "reordered")):
         found = diagnose(LONG, first, first + count, came(*received))
         assert (found.kind, found.request) == (kind, numbers[at])

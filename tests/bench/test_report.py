@@ -9,7 +9,6 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ CHROMIUM = [
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the report of a good run, good.html, and of a bad one, bad.html."""
     folder = tmp_path_factory.mktemp("report")
     for name, serve, options in (
@@ -40,7 +39,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                  "--html", str(folder / f"{name}.html"), "--json", str(folder / f"{name}.json")],
                 capture_output=True, check=False, timeout=60,
             )  # fmt: skip
-    yield folder
+    return folder
 
 
 class Page(html.parser.HTMLParser):
@@ -88,7 +87,8 @@ def test_what_a_server_sends_cannot_break_the_page(pages: Path) -> None:
 
 def test_a_run_without_any_reply(pages: Path) -> None:
     result: dict[str, Any] = json.loads((pages / "bad.json").read_text())
-    empty = {"count": 0, "min": None, "mean": None, "max": None, "percentiles": {}, "histogram": []}
+    empty: dict[str, Any] = dict.fromkeys(("min", "mean", "max"))
+    empty |= {"count": 0, "percentiles": {}, "histogram": []}
     result |= {"latency": empty, "intervals": [], "requests": 0, "rate": 0.0}
     assert "no latencies: nothing was answered" in Page(report.html(result)).shown
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from typing import Any
@@ -96,11 +97,15 @@ def test_requests_are_due_in_order_and_where_the_rate_has_made_them_up(
     schedule = Schedule(Ramp(start, then))
     assert schedule.due(0) == 0
     assert schedule.due(number) <= schedule.due(number + 1)
-    # The area under the rate up to then, by small steps, is the number of the request.
-    due, steps = schedule.due(number), 4000
-    ramp = Ramp(start, then)
-    area = sum(ramp.level((step + 0.5) / steps * due) for step in range(steps)) * due / steps
-    assert area == pytest.approx(number, rel=0.02, abs=0.5)
+    # The area under the rate up to then, straight piece by piece, is the number of the request.
+    due, ramp = schedule.due(number), Ramp(start, then)
+    ends = itertools.accumulate((stage.seconds for stage in then), initial=0.0)
+    places = [*(end for end in ends if end < due), due]
+    area = sum(
+        (ramp.level(one) + ramp.level(other)) / 2 * (other - one)
+        for one, other in itertools.pairwise(places)
+    )
+    assert area == pytest.approx(number, rel=1e-6, abs=1e-6)
 
 
 @given(levels, stages, st.floats(0, 50))
@@ -271,20 +276,23 @@ def test_claims_compare_as_numbers_do(value: float, comparison: str) -> None:
 
 def a_run(rate: float, middle: float, seed: int, seconds: int = 20) -> dict[str, Any]:
     dice = random.Random(seed)
-    intervals, all_values = [], []
+    intervals: list[dict[str, Any]] = []
+    all_values: list[int] = []
     for start in range(seconds):
         count = max(1, round(dice.gauss(rate, rate / 20)))
         values = [round(dice.lognormvariate(math.log(middle), 0.3) * 1e9) for _ in range(count)]
         all_values += values
         intervals.append(
-            {"start": start, "length": 1.0, "requests": count, "rate": count,
+            {"start": start, "length": 1.0, "requests": count, "rate": float(count),
              "histogram": counted(values).to_list()}
         )  # fmt: skip
     percents = (50.0, 90.0, 99.0, 99.9)
     found = counted(all_values).percentiles(percents)
     return {
         "rate": sum(part["requests"] for part in intervals) / seconds,
-        "latency": {"percentiles": {f"{p:g}": v / 1e9 for p, v in zip(percents, found)}},
+        "latency": {
+            "percentiles": {f"{p:g}": v / 1e9 for p, v in zip(percents, found, strict=True)}
+        },
         "intervals": intervals,
     }
 

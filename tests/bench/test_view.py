@@ -92,9 +92,7 @@ def test_live_view(echo: str, columns: int) -> None:
 
 
 @pytest.mark.parametrize(("env", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
-def test_colours_are_left_out_if_asked_for(
-    echo: str, env: dict[str, str], coloured: bool
-) -> None:
+def test_colours_are_left_out_if_asked_for(echo: str, env: dict[str, str], coloured: bool) -> None:
     terminal = Terminal(80, echo, "-t", "200ms", "--interval", "50ms", **env)
     text = terminal.end()
     assert bool(re.search(r"\x1b\[(?:\d;)*3[0-9]", text)) is coloured
@@ -163,7 +161,7 @@ def test_figures(width: int) -> None:
     assert max(map(len, text.splitlines())) <= width
     if width >= 60:
         assert re.search(r"requests +errors +p50 +p90 +p99 +max", text)
-        assert re.search(r"^ +1 007 +1 ", text, re.M)
+        assert re.search(r"^ +1 007 +1 ", text, re.MULTILINE)
         assert "▂▄▆█" in text
         assert "400 /s" in text
 

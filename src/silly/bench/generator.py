@@ -326,7 +326,7 @@ class Generator:
 
     async def _spin(self) -> None:
         """Keep the loop from sleeping, which would take time to wake from."""
-        while True:
+        while True:  # noqa: ASYNC110 - that nothing happens is what it is for
             await asyncio.sleep(0)
 
 
@@ -344,8 +344,8 @@ class Lane:
         "_messages",
         "_name",
         "_number",
-        "_recorder",
         "_received",
+        "_recorder",
         "_sent",
         "_sizes",
         "_timed_out",
@@ -671,10 +671,10 @@ class _Once(Lane):
             self._conn = None
             await self._leave(conn)
 
-    def begin(self, now: int) -> None:
+    def begin(self, now: int) -> None:  # noqa: ARG002 - it was due, or begun, before
         self._send(1, self._due, self._begun)
 
-    def settle(self, answered: int, now: int) -> None:
+    def settle(self, answered: int, now: int) -> None:  # noqa: ARG002 - it is one
         due, sent, _ = self._flights.popleft()
         if self._generator.plan.rate is None:
             self._recorder.answered(now, now - sent, 1)

@@ -42,20 +42,16 @@ class Histogram:
     def record(self, value: int, count: int = 1) -> None:
         """Count *value*, in nanoseconds, *count* times; less than 0 counts as 0."""
         if value > _EXACT:
-            if value > _LONGEST:
-                value = _LONGEST
+            value = min(value, _LONGEST)
             shift = value.bit_length() - 8
             self.counts[(shift << 7) + (value >> shift)] += count
         else:
-            if value < 0:
-                value = 0
+            value = max(value, 0)
             self.counts[value] += count
         self.count += count
         self.total += value * count
-        if value > self.high:
-            self.high = value
-        if value < self.low:
-            self.low = value
+        self.high = max(self.high, value)
+        self.low = min(self.low, value)
 
     def merge(self, other: Histogram) -> None:
         """Count all that *other* has counted."""

@@ -203,8 +203,7 @@ class Recorder:
         *had_room* says that a connection was free for it: then it is this process that
         was late.
         """
-        if lag > self.now.max_lag:
-            self.now.max_lag = lag
+        self.now.max_lag = max(self.now.max_lag, lag)
         if lag > LATE:
             self.now.late += 1
             self.now.own_late += had_room

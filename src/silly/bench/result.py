@@ -6,7 +6,7 @@ bytes, shares of 1.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import platform
 from collections.abc import Iterable, Sequence
@@ -58,7 +58,7 @@ def build(
     plan: Plan,
     fleet: Fleet,
     *,
-    began: datetime.datetime,
+    began: dt.datetime,
     interrupted: bool,
     server: Sequence[Usage],
     pid: int | None,
