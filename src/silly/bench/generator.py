@@ -422,6 +422,7 @@ class Lane:
 
     async def _converse(self, conn: tcp.Conn) -> None:
         generator, recorder, read = self._generator, self._recorder, conn.read
+        reply_size = self._messages.reply_size
         self.begin(clock())
         while not self._done():
             piece = await read()
@@ -436,7 +437,10 @@ class Lane:
             if self._at == len(self._expected):
                 self._expected = b""
                 self._at = 0
-            answered = self._count_answered()
+            if reply_size is not None:
+                answered = self._received // reply_size - self._answered
+            else:
+                answered = self._count_answered()
             if answered:
                 self._answered += answered
                 self.settle(answered, now)
@@ -447,9 +451,7 @@ class Lane:
         return not self._flights and (self._ending or self._generator.stopping)
 
     def _count_answered(self) -> int:
-        size = self._messages.reply_size
-        if size is not None:
-            return self._received // size - self._answered
+        """Return how many replies are whole now, where their sizes differ."""
         count, sizes = 0, self._sizes
         while sizes and self._received >= sizes[0]:
             self._received -= sizes.popleft()

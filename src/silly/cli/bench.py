@@ -371,14 +371,14 @@ def _compare(first: str, second: str) -> int:
         except ValueError as error:
             raise Failure(str(error)) from None
     one, two = loaded
-    print(f"{'':<8}{'A':>12}{'B':>12}{'B/A':>9}   {'95% interval':<16}")
+    print(f"{'':<8}{'A':>12}{'B':>12}{'B/A':>9}   95% interval")
     found = comparing.compare(one, two)
     for each in found:
         text = text_of_count if each.name == "rate" else duration_text
         interval = "" if each.low is None else f"{each.low:.3f} to {each.high:.3f}"
         print(
             f"{each.name:<8}{text(each.first):>12}{text(each.second):>12}{each.ratio:>9.3f}   "
-            f"{interval:<16} {each.verdict}"
+            f"{interval:<16}  {each.verdict}"
         )
     for difference in comparing.differences(one, two):
         print(f"warning: {difference}")
