@@ -1,4 +1,4 @@
-"""Make the pictures and the output shown in howto/load-testing.md: ``python docs/make_pictures.py``.
+"""Make the pictures and the output in howto/load-testing.md: ``python docs/make_pictures.py``.
 
 Everything is real: an echo server is started, ``silly bench`` run against it, the
 live view exported while it runs, and the report drawn by chromium.

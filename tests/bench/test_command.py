@@ -502,6 +502,35 @@ def _until_waiting(pid: int) -> None:
         pass
 
 
+def test_a_worker_that_is_killed_is_one_line(echo: str) -> None:
+    with subprocess.Popen(
+        [*BENCH, echo, "-t", "60s", "--interval", "50ms"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert "/s" in process.stderr.readline()
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        os.kill(int(children), signal.SIGKILL)
+        errors = process.stderr.read()
+    assert process.returncode == 4
+    assert errors.splitlines()[-1] == "silly bench: a worker of the benchmark was killed"
+
+
+def test_workers_end_with_whoever_started_them(echo: str) -> None:
+    with subprocess.Popen(
+        [*BENCH, echo, "-t", "60s", "--interval", "50ms"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.kill()
+        while process.stderr.read(4096):  # the worker has it open, too: it ends with it
+            pass
+
+
 # ------------------------------------------------------------------------------ output
 
 
@@ -514,6 +543,11 @@ def test_summary_and_lines(echo: str) -> None:
     assert re.fullmatch(r" +0\.1 s +[\d ]+ /s  p50 .*  p99 .*  max .*  errors 0", lines[0])
     assert re.match(r" +0\.2 s", lines[1])
     assert bench(echo, "-n", 5, "-q").stderr == ""
+
+
+def test_a_terminal_without_greek_letters(echo: str) -> None:
+    done = bench(echo, "-n", 5, "--interval", "1ms", env={"PYTHONIOENCODING": "ascii"})
+    assert re.search(r"^  p50 +[\d.]+ [?m]s$", done.stdout, re.MULTILINE)
 
 
 def test_claims_that_fail(echo: str) -> None:

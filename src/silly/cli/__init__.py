@@ -18,6 +18,7 @@ from silly.cli import run
 __all__ = ["VERBS", "main"]
 
 USAGE_ERROR: Final = 2
+INTERRUPTED: Final = 130  # 128 and the number of SIGINT
 EXTRA: Final = ("click", "rich")
 
 VERBS: Final = {
@@ -54,6 +55,8 @@ def _verb(verb: str, arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return USAGE_ERROR
+    except KeyboardInterrupt:
+        return INTERRUPTED
     code: int = module.main(arguments)
     return code
 

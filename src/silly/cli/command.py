@@ -6,6 +6,7 @@ documents; `run` prints it as one line, ``silly VERB: …``, and returns the cod
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -110,6 +111,9 @@ class GroupedCommand(click.Command):
 
 def run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
     """Run *command* as ``silly NAME …`` and return the exit code; errors become one line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a µ must not end a run where there is none
     try:
         code = command.main(args=list(arguments), prog_name=f"silly {name}", standalone_mode=False)
     except click.UsageError as error:
