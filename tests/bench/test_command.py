@@ -274,9 +274,11 @@ def test_what_a_server_does_wrong_is_named(
     serve: servers.Serve, kind: str, text: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "result.json"
+    # A server that closes while more requests are on their way resets the connection.
+    depth = 1 if serve is servers.closing else 3
     with serving(serve) as addr:
         done = bench(
-            addr, "-n", 500, "-c", 2, "-d", 3, "--max-errors", 9, "--json", path, code=4
+            addr, "-n", 500, "-c", 2, "-d", depth, "--max-errors", 9, "--json", path, code=4
         )  # fmt: skip
     result = json.loads(path.read_text())
     VALIDATOR.validate(result)

@@ -102,7 +102,7 @@ class Generator:
         for helper in helpers:
             helper.add_done_callback(self._watch_crash)
         try:
-            await asyncio.sleep(max(0.0, (start - clock()) / 1e9))
+            await _sleep_until(start)
             if self._schedule is not None:
                 self.next_due = start + round(self._schedule.due(0) * 1e9)
             for lane in getattr(self, "_waiting", ()):
@@ -221,7 +221,7 @@ class Generator:
     async def _count_requests(self) -> None:
         """Let only so many requests be sent, from the end of the warm-up on."""
         if self.plan.warmup:
-            await asyncio.sleep(max(0.0, (self._zero - clock()) / 1e9))
+            await _sleep_until(self._zero)
         self.recorder.roll(clock())
         spent = self.recorder.measured + sum(lane.in_flight for lane in self._lanes)
         self.left = max(0, self.plan.share(self.plan.requests or 0, self._part) - spent)
@@ -244,7 +244,7 @@ class Generator:
     async def _pace(self) -> None:
         """Give each request of the schedule to a lane, when it is due."""
         busy = self.plan.busy_poll
-        await asyncio.sleep(max(0.0, (self._start - clock()) / 1e9))
+        await _sleep_until(self._start)
         while not self.stopping:
             now = clock()
             burst = _BURST
@@ -328,6 +328,12 @@ class Generator:
         """Keep the loop from sleeping, which would take time to wake from."""
         while True:  # noqa: ASYNC110 - that nothing happens is what it is for
             await asyncio.sleep(0)
+
+
+async def _sleep_until(when: int) -> None:
+    """Sleep until it is *when* on the clock, and never end before, as timers may."""
+    while (left := when - clock()) > 0:  # noqa: ASYNC110 - there is no event
+        await asyncio.sleep(left / 1e9)
 
 
 class Lane:
@@ -430,6 +436,8 @@ class Lane:
                 await self._complain(conn, piece)
                 return
             now = clock()
+            if now >= recorder.ends:
+                recorder.roll(now)
             size = len(piece)
             recorder.now.bytes_in += size
             self._at += size

@@ -180,16 +180,15 @@ class Recorder:
     # ----------------------------------------------------------------- what happens
 
     def answered(self, now: int, nanoseconds: int, count: int) -> None:
-        """Record *count* right replies at *now*, each after *nanoseconds*."""
-        if now >= self.ends:
-            self.roll(now)
+        """Record *count* right replies at *now*, each after *nanoseconds*; `roll` comes before."""
         self.last_answer = now
         self.now.latency.record(nanoseconds, count)
 
     def served(self, now: int, due: int, sent: int) -> None:
-        """Record a right reply at *now* to a request that was *due* before it was *sent*."""
-        if now >= self.ends:
-            self.roll(now)
+        """Record a right reply at *now* to a request that was *due* before it was *sent*.
+
+        `roll` comes before.
+        """
         self.last_answer = now
         interval = self.now
         interval.latency.record(now - due)
