@@ -406,7 +406,7 @@ class Lane:
             try:
                 await self._converse(self._conn)
             except EndOfStream as error:
-                if error.partial or not self._done():
+                if error.partial or self._flights or not self._done():
                     self._fail("closed", "the server closed the connection")
             except ConnectionClosed:  # by us
                 if self._timed_out:
@@ -430,12 +430,12 @@ class Lane:
         generator, recorder, read = self._generator, self._recorder, conn.read
         reply_size = self._messages.reply_size
         self.begin(clock())
-        while not self._done():
+        while self._flights or not self._done():
             piece = await read()
+            now = clock()
             if not self._expected.startswith(piece, self._at):
                 await self._complain(conn, piece)
                 return
-            now = clock()
             if now >= recorder.ends:
                 recorder.roll(now)
             size = len(piece)
@@ -456,7 +456,8 @@ class Lane:
             await self._complain(conn, await read())
 
     def _done(self) -> bool:
-        return not self._flights and (self._ending or self._generator.stopping)
+        """Tell, while nothing is in flight, whether that is the end."""
+        return self._ending or self._generator.stopping
 
     def _count_answered(self) -> int:
         """Return how many replies are whole now, where their sizes differ."""
