@@ -103,6 +103,7 @@ class Generator:
             helper.add_done_callback(self._watch_crash)
         try:
             await _sleep_until(start)
+            self.recorder.roll(clock())
             if self._schedule is not None:
                 self.next_due = start + round(self._schedule.due(0) * 1e9)
             for lane in getattr(self, "_waiting", ()):
