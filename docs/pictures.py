@@ -1,4 +1,4 @@
-"""Make the pictures of the tools: ``python docs/pictures.py`` (needs what the tests need).
+"""Pictures of terminals; and that of ``silly echo``: ``python docs/pictures.py``.
 
 A picture is the screen of a real run on an emulated terminal of 80 columns and
 24 rows, at the moment that is worth looking at.
@@ -12,7 +12,6 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from rich._export_format import CONSOLE_SVG_FORMAT
@@ -45,14 +44,13 @@ def screen(terminal: Terminal) -> list[Text]:
 
 
 def save(terminal: Terminal, name: str, title: str) -> None:
-    """Write the screen of *terminal* as ``docs/images/NAME.svg``."""
+    """Write the screen of *terminal* as ``docs/howto/NAME.svg``."""
     with Path(os.devnull).open("w") as nowhere:
         console = Console(record=True, width=terminal.columns, file=nowhere, force_terminal=True)
         for row in screen(terminal):
             console.print(row, no_wrap=True)
         svg = console.export_svg(title=title, code_format=FORMAT, unique_id=name)
-    (HERE / "images" / f"{name}.svg").write_text(svg)
-    print(f"docs/images/{name}.svg")
+    (HERE / "howto" / f"{name}.svg").write_text(svg)
 
 
 def load(addr: str, source: str, lines: int, stop: threading.Event) -> None:
@@ -92,8 +90,5 @@ def echo_view() -> None:
         terminal.end()
 
 
-PICTURES: tuple[Callable[[], None], ...] = (echo_view,)
-
 if __name__ == "__main__":
-    for make in PICTURES:
-        make()
+    echo_view()

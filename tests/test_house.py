@@ -8,6 +8,7 @@ import inspect
 import pickle
 import pkgutil
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,11 +25,12 @@ MODULES = sorted(
 
 # From the ground up; a module may import from its own floor and those below it.
 FLOORS = (
-    ("silly.errors", "silly._arguments", "silly._live"),
+    ("silly.errors", "silly._arguments", "silly._live", "silly._units"),
     ("silly._engine", "silly.task", "silly.crypto"),
     ("silly.net", "silly.time"),
     ("silly.testing", "silly.runtime"),
     ("silly",),
+    ("silly.bench",),
     ("silly.cli", "silly.__main__"),
 )
 
@@ -67,15 +69,30 @@ def test_imports_point_down(name: str) -> None:
         assert floor(target) <= floor(name), f"{name} imports {target}, which is above it"
 
 
+# Who needs a library, behind an extra; nobody else may.
+NEEDS = {
+    "cli/command.py": {"click"},
+    "cli/bench.py": {"click", "rich"},
+    "cli/connect.py": {"click"},
+    "cli/connecting/prompt.py": {"prompt_toolkit"},
+    "cli/echo.py": {"click", "rich"},
+    "cli/echoing/view.py": {"rich"},
+    "cli/run.py": {"uvloop"},
+    "bench/view.py": {"rich"},
+    "bench/report.py": {"plotly"},
+}
+
+
 def test_the_core_needs_nothing_but_the_standard_library() -> None:
-    assert silly.__doc__
     for path in ROOT.rglob("*.py"):
+        needed = set()
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                top = node.module.partition(".")[0]
-                assert (
-                    top in {"silly", "__future__"} or top in __import__("sys").stdlib_module_names
-                )
+            if isinstance(node, ast.ImportFrom):
+                needed.add((node.module or "").partition(".")[0])
+            elif isinstance(node, ast.Import):
+                needed |= {alias.name.partition(".")[0] for alias in node.names}
+        needed -= {"silly", *sys.stdlib_module_names}
+        assert needed == NEEDS.get(str(path.relative_to(ROOT)), set()), path
 
 
 @pytest.mark.parametrize("name", ["silly", *MODULES])

@@ -28,7 +28,7 @@ DEADLINE = 40.0  # seconds, for anything that must happen
 
 
 def environment(**env: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR",)}
+    kept = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
     return {**kept, "TERM": "xterm-256color", **env}
 
 

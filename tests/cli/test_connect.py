@@ -22,7 +22,7 @@ LOCAL = "127.0.0.1:0"
 
 
 @contextlib.contextmanager
-def server(serve: Callable[[socket.socket], None]) -> Iterator[str]:
+def server(serve: Callable[[socket.socket], object]) -> Iterator[str]:
     """A server whose one client *serve* gets; its address."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.settimeout(30)
@@ -35,7 +35,7 @@ def server(serve: Callable[[socket.socket], None]) -> Iterator[str]:
 
         thread = threading.Thread(target=accept)
         thread.start()
-        yield "127.0.0.1:{}".format(listening.getsockname()[1])
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
         thread.join()
 
 
@@ -189,7 +189,7 @@ def _written(pid: int) -> int:
 
 def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
-        addr = "127.0.0.1:{}".format(sock.getsockname()[1])
+        addr = f"127.0.0.1:{sock.getsockname()[1]}"
     assert refused("connect", addr, code=1) == f"silly connect: {addr}: Connection refused"
     assert "No such file" in refused("connect", "unix:/tmp/there/is/no/such.sock", code=1)
 
@@ -219,7 +219,7 @@ def test_timeouts() -> None:
         assert b"nobody connected within 0.1 seconds\n" in process.stderr.read()
     # A listener whose backlog is full answers no more.
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
-        addr = "127.0.0.1:{}".format(full.getsockname()[1])
+        addr = f"127.0.0.1:{full.getsockname()[1]}"
         with contextlib.ExitStack() as held:
             for _ in range(4):
                 sock = held.enter_context(socket.socket())
@@ -258,9 +258,7 @@ def test_closed_standard_streams_are_one_line() -> None:
     command = ["sh", "-c", 'exec "$0" -m silly connect :5 <&-', sys.executable]
     with started(command=command) as process:
         assert process.wait() == 2
-        assert process.stderr.read() == (
-            b"silly connect: standard input and output must be open\n"
-        )
+        assert process.stderr.read() == (b"silly connect: standard input and output must be open\n")
 
 
 def test_help_has_examples_groups_and_exit_codes() -> None:
@@ -279,7 +277,8 @@ def test_listen_takes_one_connection(family: str, tmp_path: Path) -> None:
     addr = LOCAL if family == "tcp" else f"unix:{tmp_path}/x.sock"
     with started("connect", "--listen", addr) as listening:
         line = listening.stderr.readline().decode()
-        assert (found := re.fullmatch(r"Listening on (\S+)\n", line))
+        found = re.fullmatch(r"Listening on (\S+)\n", line)
+        assert found, line
         with started("connect", found[1]) as process:
             process.stdin.write(b"to the listener")
             process.stdin.flush()
@@ -393,7 +392,7 @@ def test_ctrl_d_ends_the_input_and_the_rest_is_shown() -> None:
 @pytest.mark.parametrize("phase", ["typing", "after Ctrl-D", "connecting"])
 def test_ctrl_c_at_any_moment(phase: str) -> None:
     over = threading.Event()
-    with server(lambda _sock: bool(over.wait(30))) as addr:
+    with server(lambda _sock: over.wait(30)) as addr:
         args = [addr] if phase != "connecting" else ["--listen", LOCAL]
         with Terminal("connect", *args) as terminal:
             if phase == "connecting":
@@ -426,7 +425,7 @@ def test_hexdump_and_timestamps_on_a_terminal(size: tuple[int, int]) -> None:
             terminal.type("0123456789abcdef\r")
             terminal.wait_for(r"^\d\d:\d\d:\d\d\.\d{3} 00000000  30 31 32 33")
             terminal.wait_for(r"\|\.\|$")
-            assert len(re.findall(r"^\d\d:\d\d:\d\d\.\d{3} 0000", terminal.text, re.M)) >= 2
+            assert len(re.findall(r"^\d\d:\d\d:\d\d\.\d{3} 0000", terminal.text, re.MULTILINE)) >= 2
             terminal.wait_for_prompt()
             terminal.type("\x04")
             assert terminal.end() == 0

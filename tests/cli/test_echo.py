@@ -139,9 +139,10 @@ def test_several_addresses_at_once(tmp_path: Path) -> None:
 def test_plain_lines_where_there_is_no_terminal() -> None:
     with started("echo", LOCAL, "--idle-timeout", "200ms") as process:
         first = process.stdout.readline().decode()
-        assert (found := re.fullmatch(r"Listening on (127\.0\.0\.1:\d+) \(TCP\)\n", first))
+        found = re.fullmatch(r"Listening on (127\.0\.0\.1:\d+) \(TCP\)\n", first)
+        assert found, first
         with dialled(found[1]) as sock:
-            peer = "127.0.0.1:{}".format(sock.getsockname()[1])
+            peer = f"127.0.0.1:{sock.getsockname()[1]}"
             opened = process.stdout.readline().decode()
             assert re.fullmatch(rf"\d\d:\d\d:\d\d open {peer}\n", opened)
             sock.sendall(b"hello\n")
@@ -390,8 +391,8 @@ def test_log_lines_can_be_forced_and_colours_left_out() -> None:
         assert terminal.end() == 0
         assert b"\x1b" not in terminal.raw
     colours = rb"\x1b\[(?:\d;)*3\d"
-    for env, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
-        with Terminal("echo", LOCAL, **env) as terminal:
+    for no_color, coloured in (("", True), ("1", False)):
+        with Terminal("echo", LOCAL, NO_COLOR=no_color) as terminal:
             terminal.wait_for("Ctrl-C stops")
             terminal.wait_for("[▁█]")
             terminal.type("\x03")
@@ -452,7 +453,7 @@ def test_an_address_in_use_is_one_line_and_nothing_stays_bound(tmp_path: Path) -
 def test_a_udp_port_in_use_is_one_line() -> None:
     with udp() as sock:
         sock.bind(("127.0.0.1", 0))
-        addr = "127.0.0.1:{}".format(sock.getsockname()[1])
+        addr = f"127.0.0.1:{sock.getsockname()[1]}"
         assert f"cannot listen on {addr}: Address already in use" in refused(
             "echo", "--udp", addr, code=3
         )

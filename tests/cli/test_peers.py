@@ -26,9 +26,7 @@ def needs(program: str) -> pytest.MarkDecorator:
 
 def talk(*command: str, data: bytes) -> bytes:
     """Give *data* to a program, which must end well; return what it prints."""
-    done = subprocess.run(
-        command, input=data, capture_output=True, timeout=DEADLINE, check=False
-    )
+    done = subprocess.run(command, input=data, capture_output=True, timeout=DEADLINE, check=False)
     assert done.returncode == 0, done
     return done.stdout
 

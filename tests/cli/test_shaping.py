@@ -38,7 +38,9 @@ def shaped(shape: Shape, *pieces: bytes) -> bytes:
 
 @pytest.mark.parametrize("make", SHAPES)
 @given(pieces=PIECES)
-def test_the_sum_does_not_depend_on_the_pieces(make: Callable[[], Shape], pieces: list[bytes]) -> None:
+def test_the_sum_does_not_depend_on_the_pieces(
+    make: Callable[[], Shape], pieces: list[bytes]
+) -> None:
     assert shaped(make(), *pieces) == shaped(make(), b"".join(pieces))
 
 
@@ -54,7 +56,9 @@ def test_crlf_whatever_the_pieces(texts: list[str]) -> None:
 @given(st.binary(max_size=200))
 def test_nothing_that_a_terminal_obeys_gets_through(data: bytes) -> None:
     text = shaped(SafeText(), data).decode()
-    assert all(char.isprintable() or char in "\n\t\u00a0\u2002\u2003\u2009\u202f\u3000" for char in text)
+    assert all(
+        char.isprintable() or char in "\n\t\u00a0\u2002\u2003\u2009\u202f\u3000" for char in text
+    )
 
 
 @pytest.mark.parametrize(
@@ -89,7 +93,9 @@ def test_hexdump_rows() -> None:
     assert at_once.feed(b"d").decode() == "00000003  64                        |d|\n"
 
 
-@pytest.mark.parametrize(("columns", "width"), [(200, 16), (80, 16), (77, 8), (60, 8), (40, 4), (5, 4)])
+@pytest.mark.parametrize(
+    ("columns", "width"), [(200, 16), (80, 16), (77, 8), (60, 8), (40, 4), (5, 4)]
+)
 def test_rows_fit_the_screen(columns: int, width: int) -> None:
     assert bytes_per_row(columns) == width
     rows = shaped(HexDump(width), bytes(100)).decode().splitlines()

@@ -102,7 +102,9 @@ def compare(
     if min(len(part) for part in blocks) >= LEAST:
         dice = random.Random(seed)  # noqa: S311 - no secret
         for _ in range(draws):
-            one, two = (part.figures(dice.choices(range(len(part)), k=len(part))) for part in blocks)
+            one, two = (
+                part.figures(dice.choices(range(len(part)), k=len(part))) for part in blocks
+            )
             for place, (a, b) in enumerate(zip(one, two, strict=True)):
                 if a:
                     ratios[place].append(b / a)

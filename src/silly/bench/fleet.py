@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection, wait
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from silly.bench.plan import Plan
 from silly.bench.recorder import AFTER, Interval
@@ -58,7 +58,7 @@ class Fleet:
         self._passed: set[int] = set()
         self._stopped = False
 
-    def __enter__(self) -> Fleet:
+    def __enter__(self) -> Self:
         path = [os.path.abspath(entry) for entry in sys.path]  # noqa: PTH100
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -66,7 +66,7 @@ class Fleet:
                 ours, theirs = socket.socketpair()
                 with theirs:
                     code = _START.format(path=path, descriptor=theirs.fileno())
-                    process = subprocess.Popen(
+                    process = subprocess.Popen(  # noqa: S603 - our own interpreter
                         [sys.executable, "-c", code],
                         stdin=subprocess.DEVNULL,
                         pass_fds=(theirs.fileno(),),

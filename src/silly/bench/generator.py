@@ -102,7 +102,8 @@ class Generator:
         for helper in helpers:
             helper.add_done_callback(self._watch_crash)
         try:
-            await asyncio.sleep(max(0.0, (start - clock()) / 1e9))
+            await _sleep_until(start)
+            self.recorder.roll(clock())
             if self._schedule is not None:
                 self.next_due = start + round(self._schedule.due(0) * 1e9)
             for lane in getattr(self, "_waiting", ()):
@@ -221,9 +222,10 @@ class Generator:
     async def _count_requests(self) -> None:
         """Let only so many requests be sent, from the end of the warm-up on."""
         if self.plan.warmup:
-            await asyncio.sleep(max(0.0, (self._zero - clock()) / 1e9))
-        in_flight = sum(lane.in_flight for lane in self._lanes)
-        self.left = max(0, self.plan.share(self.plan.requests or 0, self._part) - in_flight)
+            await _sleep_until(self._zero)
+        self.recorder.roll(clock())
+        spent = self.recorder.measured + sum(lane.in_flight for lane in self._lanes)
+        self.left = max(0, self.plan.share(self.plan.requests or 0, self._part) - spent)
         if self.left == 0:
             self._ended.set()
 
@@ -243,7 +245,7 @@ class Generator:
     async def _pace(self) -> None:
         """Give each request of the schedule to a lane, when it is due."""
         busy = self.plan.busy_poll
-        await asyncio.sleep(max(0.0, (self._start - clock()) / 1e9))
+        await _sleep_until(self._start)
         while not self.stopping:
             now = clock()
             burst = _BURST
@@ -325,8 +327,14 @@ class Generator:
 
     async def _spin(self) -> None:
         """Keep the loop from sleeping, which would take time to wake from."""
-        while True:
+        while True:  # noqa: ASYNC110 - that nothing happens is what it is for
             await asyncio.sleep(0)
+
+
+async def _sleep_until(when: int) -> None:
+    """Sleep until it is *when* on the clock, and never end before, as timers may."""
+    while (left := when - clock()) > 0:  # noqa: ASYNC110 - there is no event
+        await asyncio.sleep(left / 1e9)
 
 
 class Lane:
@@ -343,8 +351,8 @@ class Lane:
         "_messages",
         "_name",
         "_number",
-        "_recorder",
         "_received",
+        "_recorder",
         "_sent",
         "_sizes",
         "_timed_out",
@@ -399,7 +407,7 @@ class Lane:
             try:
                 await self._converse(self._conn)
             except EndOfStream as error:
-                if error.partial or not self._done():
+                if error.partial or self._flights or not self._done():
                     self._fail("closed", "the server closed the connection")
             except ConnectionClosed:  # by us
                 if self._timed_out:
@@ -421,13 +429,16 @@ class Lane:
 
     async def _converse(self, conn: tcp.Conn) -> None:
         generator, recorder, read = self._generator, self._recorder, conn.read
+        reply_size = self._messages.reply_size
         self.begin(clock())
-        while not self._done():
+        while self._flights or not self._done():
             piece = await read()
+            now = clock()
             if not self._expected.startswith(piece, self._at):
                 await self._complain(conn, piece)
                 return
-            now = clock()
+            if now >= recorder.ends:
+                recorder.roll(now)
             size = len(piece)
             recorder.now.bytes_in += size
             self._at += size
@@ -435,7 +446,10 @@ class Lane:
             if self._at == len(self._expected):
                 self._expected = b""
                 self._at = 0
-            answered = self._count_answered()
+            if reply_size is not None:
+                answered = self._received // reply_size - self._answered
+            else:
+                answered = self._count_answered()
             if answered:
                 self._answered += answered
                 self.settle(answered, now)
@@ -443,12 +457,11 @@ class Lane:
             await self._complain(conn, await read())
 
     def _done(self) -> bool:
-        return not self._flights and (self._ending or self._generator.stopping)
+        """Tell, while nothing is in flight, whether that is the end."""
+        return self._ending or self._generator.stopping
 
     def _count_answered(self) -> int:
-        size = self._messages.reply_size
-        if size is not None:
-            return self._received // size - self._answered
+        """Return how many replies are whole now, where their sizes differ."""
         count, sizes = 0, self._sizes
         while sizes and self._received >= sizes[0]:
             self._received -= sizes.popleft()
@@ -670,10 +683,10 @@ class _Once(Lane):
             self._conn = None
             await self._leave(conn)
 
-    def begin(self, now: int) -> None:
+    def begin(self, now: int) -> None:  # noqa: ARG002 - it was due, or begun, before
         self._send(1, self._due, self._begun)
 
-    def settle(self, answered: int, now: int) -> None:
+    def settle(self, answered: int, now: int) -> None:  # noqa: ARG002 - it is one
         due, sent, _ = self._flights.popleft()
         if self._generator.plan.rate is None:
             self._recorder.answered(now, now - sent, 1)

@@ -41,20 +41,21 @@ class Histogram:
 
     def record(self, value: int, count: int = 1) -> None:
         """Count *value*, in nanoseconds, *count* times; less than 0 counts as 0."""
+        # Once for each reply: min() and max() would double what it takes.
         if value > _EXACT:
-            if value > _LONGEST:
+            if value > _LONGEST:  # noqa: PLR1730
                 value = _LONGEST
             shift = value.bit_length() - 8
             self.counts[(shift << 7) + (value >> shift)] += count
         else:
-            if value < 0:
+            if value < 0:  # noqa: PLR1730
                 value = 0
             self.counts[value] += count
         self.count += count
         self.total += value * count
-        if value > self.high:
+        if value > self.high:  # noqa: PLR1730
             self.high = value
-        if value < self.low:
+        if value < self.low:  # noqa: PLR1730
             self.low = value
 
     def merge(self, other: Histogram) -> None:

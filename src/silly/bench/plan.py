@@ -7,12 +7,11 @@ Durations are seconds, sizes bytes, rates a number for each second.
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from typing import Any, Final
 
 from silly.bench import messages
-from silly.bench.messages import FRAMINGS, Factory, framed
+from silly.bench.messages import Factory, framed
 from silly.bench.schedule import Ramp, Schedule, Stage
 from silly.bench.sizes import Sizes
 from silly.net import addr as addresses
@@ -20,6 +19,7 @@ from silly.net import addr as addresses
 __all__ = ["MODES", "Plan"]
 
 MODES: Final = ("keep", "reconnect", "hold")
+_DEFAULT_SIZES: Final = Sizes(((1.0, 64, 64),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Plan:
     """Requests for each second: an open loop. None: a closed loop."""
     mode: str = "keep"
     framing: str = "line"
-    sizes: Sizes = Sizes(((1.0, 64, 64),))
+    sizes: Sizes = _DEFAULT_SIZES
     data: bytes | None = None
     template: bytes | None = None
     pairs: tuple[tuple[bytes, bytes], ...] = ()
@@ -79,8 +79,7 @@ class Plan:
             (closed_ramp and any(stage.target != int(stage.target) for stage in self.stages),
              "--stage without --rate is a number of connections, and must be whole"),
             (self.most_connections < self.workers,
-             f"--workers {self.workers} for {self.most_connections} connections: "
-             "each worker needs one"),
+             f"--workers {self.workers}: there are {self.most_connections} connections for them"),
         ):  # fmt: skip
             if wrong:
                 raise ValueError(text)
@@ -202,8 +201,3 @@ class Plan:
 
 def _text(data: bytes) -> str:
     return data.decode("utf-8", "backslashreplace")
-
-
-def cores() -> int:
-    """Return how many cores this machine has."""
-    return os.cpu_count() or 1

@@ -121,6 +121,7 @@ class Recorder:
         """When the present interval ends."""
         self.first_errors: list[str] = []
         self.error_count = 0
+        self._measured = 0
         self.last_answer = 0
         """When the last right reply came."""
 
@@ -167,21 +168,27 @@ class Recorder:
         self.now.length = (min(now, self.ends) - max(begin, self._begun)) / 1e9
         cpu = self._cpu()
         self.now.cpu, self._cpu_before = cpu - self._cpu_before, cpu
+        if self.now.index >= 0:
+            self._measured += self.now.requests
         self._report(self.now)
+
+    @property
+    def measured(self) -> int:
+        """How many right replies came since the end of the warm-up."""
+        return self._measured + (self.now.requests if self.now.index >= 0 else 0)
 
     # ----------------------------------------------------------------- what happens
 
     def answered(self, now: int, nanoseconds: int, count: int) -> None:
-        """Record *count* right replies at *now*, each after *nanoseconds*."""
-        if now >= self.ends:
-            self.roll(now)
+        """Record *count* right replies at *now*, each after *nanoseconds*; `roll` comes before."""
         self.last_answer = now
         self.now.latency.record(nanoseconds, count)
 
     def served(self, now: int, due: int, sent: int) -> None:
-        """Record a right reply at *now* to a request that was *due* before it was *sent*."""
-        if now >= self.ends:
-            self.roll(now)
+        """Record a right reply at *now* to a request that was *due* before it was *sent*.
+
+        `roll` comes before.
+        """
         self.last_answer = now
         interval = self.now
         interval.latency.record(now - due)
@@ -195,8 +202,7 @@ class Recorder:
         *had_room* says that a connection was free for it: then it is this process that
         was late.
         """
-        if lag > self.now.max_lag:
-            self.now.max_lag = lag
+        self.now.max_lag = max(self.now.max_lag, lag)
         if lag > LATE:
             self.now.late += 1
             self.now.own_late += had_room

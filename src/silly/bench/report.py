@@ -28,7 +28,9 @@ def html(result: dict[str, Any]) -> str:
     page = resources.files("silly.bench").joinpath("report.html").read_text("utf-8")
     parts = {
         "TITLE": f"silly bench {escaping.escape(result['addr'])}",
-        "SUBTITLE": escaping.escape(f"{described(result)}. {result['began'][:19].replace('T', ' ')} UTC"),
+        "SUBTITLE": escaping.escape(
+            f"{described(result)}. {result['began'][:19].replace('T', ' ')} UTC"
+        ),
         "CARDS": "\n".join(_cards(result)),
         "NOTES": "\n".join(_notes(result)),
         "SUMMARY": escaping.escape("\n".join(lines(result))),

@@ -6,7 +6,7 @@ bytes, shares of 1.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import platform
 from collections.abc import Iterable, Sequence
@@ -58,7 +58,7 @@ def build(
     plan: Plan,
     fleet: Fleet,
     *,
-    began: datetime.datetime,
+    began: dt.datetime,
     interrupted: bool,
     server: Sequence[Usage],
     pid: int | None,
@@ -219,13 +219,15 @@ def _warnings(plan: Plan, result: dict[str, Any], within: Interval) -> Iterable[
     open_loop = result["open_loop"]
     if open_loop is None:
         return
-    if open_loop["late_for_the_client"] > _LATE * max(1, within.sent):
+    own, many = open_loop["late_for_the_client"], _LATE * max(1, within.sent)
+    if own > many:
         yield (
-            f"the client itself was late: {open_loop['late_for_the_client']} requests were sent "
-            f"more than 1 ms behind their time though a connection was free (more --workers)"
+            f"the client itself was late: {own} requests were sent more than 1 ms behind their "
+            f"time though a connection was free (more --workers)"
         )
-    elif open_loop["late"] > _LATE * max(1, within.sent) or open_loop["unsent"]:
+    if open_loop["late"] - own > many or open_loop["unsent"]:
         yield (
-            f"all connections were busy when {open_loop['late'] + open_loop['unsent']} requests "
-            f"were due: the server does not keep up, or needs more --connections (or --depth)"
+            f"all connections were busy when {open_loop['late'] - own + open_loop['unsent']} "
+            f"requests were due: the server does not keep up, or needs more --connections "
+            f"(or --depth)"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
@@ -50,7 +50,7 @@ def run(
         OSError: there is no process *pid*.
     """
     seen: list[Usage] = [usage(pid)] if pid is not None else []
-    began = datetime.datetime.now(datetime.UTC)
+    began = dt.datetime.now(dt.UTC)
 
     def interval_over(interval: Interval) -> None:
         if interval.index < 0:

@@ -25,12 +25,14 @@ def described(result: dict[str, Any]) -> str:
     else:
         parts.append("closed loop")
     if plan["stages"] and plan["rate"] is None:
-        levels = " → ".join(f"{level:g}" for level in (connections, *(s[1] for s in plan["stages"])))
+        levels = " → ".join(
+            f"{level:g}" for level in (connections, *(s[1] for s in plan["stages"]))
+        )
         parts.append(f"{levels} connections")
     else:
         parts.append(f"{connections} connection{'s' if connections > 1 else ''}")
     if plan["depth"] > 1:
-        parts[-1] += f" × {plan['depth']} in flight"
+        parts[-1] += f", {plan['depth']} requests in flight on each"
     if plan["mode"] == "reconnect":
         parts.append("a new one for each request")
     return ", ".join(parts)

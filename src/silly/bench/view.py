@@ -66,7 +66,7 @@ class Lines(Quiet):
 
     def interval(self, interval: Interval) -> None:
         """Print the line of *interval*."""
-        if self._plan is None or interval.index in (-1, AFTER) and not interval.requests:
+        if self._plan is None or (interval.index in (-1, AFTER) and not interval.requests):
             return
         when = f"{(interval.index + 1) * self._plan.interval:g} s"
         if interval.index < 0:

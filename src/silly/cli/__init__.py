@@ -8,7 +8,6 @@ file that is called like a verb is run as ``silly ./bench``.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
 from typing import Final, TextIO
@@ -46,9 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _verb(verb: str, arguments: list[str]) -> int:
-    if not _is_here(verb):
-        print(f"silly: this installation has no {verb!r}", file=sys.stderr)
-        return USAGE_ERROR
     try:
         module = importlib.import_module(f"silly.cli.{verb}")
     except ModuleNotFoundError as error:
@@ -63,12 +59,7 @@ def _verb(verb: str, arguments: list[str]) -> int:
     return code
 
 
-def _is_here(verb: str) -> bool:
-    return importlib.util.find_spec(f"silly.cli.{verb}") is not None
-
-
 def _list_verbs(file: TextIO) -> None:
     print("\nverbs (each has a --help of its own; a file of that name is ./NAME):", file=file)
     for verb, what in VERBS.items():
-        if _is_here(verb):
-            print(f"  silly {verb:<9} {what}", file=file)
+        print(f"  silly {verb:<9} {what}", file=file)

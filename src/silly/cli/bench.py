@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import click
 from rich.console import Console
 
-from silly._units import duration_text, text_of_count
+from silly._units import duration_text, number, text_of_count
 from silly.bench import compare as comparing
 from silly.bench import find_max as finding
 from silly.bench import result as results
@@ -136,10 +136,7 @@ def _plan(addr: str, options: dict[str, Any]) -> Plan:
     """Return the plan that the options make. Raises Failure."""
     send, expect = options.pop("send"), options.pop("expect")
     if len(send) != len(expect):
-        raise Failure(
-            f"--send and --expect go in pairs: there are {len(send)} and {len(expect)}"
-        )
-    default = _bench.params
+        raise Failure(f"--send and --expect go in pairs: there are {len(send)} and {len(expect)}")
     given = {name for name in ("sizes", "framing") if _was_given(name)}
     own = next((name for name in ("template", "data") if options[name] is not None), None)
     if send and given:
@@ -156,7 +153,6 @@ def _plan(addr: str, options: dict[str, Any]) -> Plan:
         options["connections"] = 1 if stages else 10
     if options["busy_poll"] is None:
         options["busy_poll"] = options.get("rate") is not None
-    del default
     try:
         plan = Plan(addr=addr, pairs=tuple(zip(send, expect, strict=True)), **options)
         plan.check()
@@ -184,15 +180,15 @@ class _Signals:
     def __init__(self) -> None:
         self.number = 0
 
-    def __enter__(self) -> _Signals:
+    def __enter__(self) -> Self:
         self._before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-        for number in self._before:
-            signal.signal(number, self._note)
+        for each in self._before:
+            signal.signal(each, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.number:
@@ -280,9 +276,7 @@ def _bench(
     with _opened(wanted) as outputs, _Signals() as signals:
         title = f"silly bench {addr}"
         try:
-            result = _measure(
-                plan, _watcher(title, quiet=quiet), signals, pid=pid, claims=claims
-            )
+            result = _measure(plan, _watcher(title, quiet=quiet), signals, pid=pid, claims=claims)
         except OSError as error:
             raise Failure(f"--pid {pid}: {error.strerror or error}") from None
         if result is None:
@@ -377,14 +371,14 @@ def _compare(first: str, second: str) -> int:
         except ValueError as error:
             raise Failure(str(error)) from None
     one, two = loaded
-    print(f"{'':<8}{'A':>12}{'B':>12}{'B/A':>9}   {'95% interval':<16}")
+    print(f"{'':<8}{'A':>12}{'B':>12}{'B/A':>9}   95% interval")
     found = comparing.compare(one, two)
     for each in found:
         text = text_of_count if each.name == "rate" else duration_text
         interval = "" if each.low is None else f"{each.low:.3f} to {each.high:.3f}"
         print(
             f"{each.name:<8}{text(each.first):>12}{text(each.second):>12}{each.ratio:>9.3f}   "
-            f"{interval:<16} {each.verdict}"
+            f"{interval:<16}  {each.verdict}"
         )
     for difference in comparing.differences(one, two):
         print(f"warning: {difference}")
@@ -392,6 +386,13 @@ def _compare(first: str, second: str) -> int:
 
 
 # -------------------------------------------------------------------------- find-max
+
+
+def _share(text: str) -> float:
+    value = number(text)
+    if not 0 < value < 1:
+        raise ValueError(f"{text!r} is not a share such as 5%")
+    return value
 
 
 @click.command(
@@ -413,7 +414,7 @@ Exit codes: 0; 1 if no rate holds; 2 wrong usage; 3 the server could not be reac
         help="What must hold, as --assert of silly bench: 'p99<10ms'.")  # fmt: skip
 @option("Search", "--start", type=RATE, default="1000", show_default=True,
         help="The first rate.")  # fmt: skip
-@option("Search", "--precision", type=Parsed("share", lambda text: _share(text)), default="5%",
+@option("Search", "--precision", type=Parsed("share", _share), default="5%",
         show_default=True, help="How near the answer must be.")  # fmt: skip
 @option("Search", "-t", "--duration", type=DURATION, default="5s", show_default=True,
         help="How long each rate is tried.")  # fmt: skip
@@ -476,15 +477,6 @@ def _show_try(rate: float, result: dict[str, Any], why: str) -> None:
     )
     for text in result["errors"]["first"][:3]:
         print(f"  {text}")
-
-
-def _share(text: str) -> float:
-    from silly._units import number  # noqa: PLC0415
-
-    value = number(text)
-    if not 0 < value < 1:
-        raise ValueError(f"{text!r} is not a share such as 5%")
-    return value
 
 
 _OTHERS: Final[dict[str, click.Command]] = {"compare": _compare, "find-max": _find_max}

@@ -6,10 +6,11 @@ documents; `run` prints it as one line, ``silly VERB: …``, and returns the cod
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -40,7 +41,13 @@ class Failure(Exception):  # noqa: N818 - named by what happened
         self.code = code
 
 
-class Parsed(click.ParamType):
+if TYPE_CHECKING:  # generic in click's newest versions, where nothing else changed
+    _ParamType = click.ParamType[Any]
+else:
+    _ParamType = click.ParamType
+
+
+class Parsed(_ParamType):
     """A value that a function makes of its text; the function raises ValueError."""
 
     def __init__(self, name: str, parse: Callable[[str], object]) -> None:
@@ -105,10 +112,11 @@ class GroupedCommand(click.Command):
 
 def run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
     """Run *command* as ``silly NAME …`` and return the exit code; errors become one line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a µ must not end a run where there is none
     try:
-        code = command.main(
-            args=list(arguments), prog_name=f"silly {name}", standalone_mode=False
-        )
+        code = command.main(args=list(arguments), prog_name=f"silly {name}", standalone_mode=False)
     except click.UsageError as error:
         return _fail(name, f"{error.format_message()} (see: silly {name} --help)", USAGE_ERROR)
     except click.ClickException as error:

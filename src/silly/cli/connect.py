@@ -39,7 +39,7 @@ Examples:
       on a terminal: type a line, Enter sends it; Ctrl-D ends the input, Ctrl-C leaves
   printf 'GET / HTTP/1.0\\n\\n' | silly connect example.com:80 --crlf --timeout 5s > page
       in a pipe: bytes go through as they are, both ways, and the end of the input, too
-  silly connect --listen unix:/tmp/in.sock --hex --timestamps < /dev/null
+  silly connect --listen :7777 --hex --timestamps --no-half-close < /dev/null
       wait for one client, and show what it sends
 
 Exit codes (those of OpenBSD's netcat, but for wrong usage and idleness):

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import errno
 import json
-import logging
 import sys
 import time
 from collections import Counter
@@ -28,7 +27,7 @@ from silly.cli.command import (
 from silly.cli.echoing import datagrams
 from silly.cli.echoing.datagrams import Datagrams
 from silly.cli.echoing.impairment import Impairment
-from silly.cli.echoing.log import Lines, Log, Warnings, summary_lines
+from silly.cli.echoing.log import Lines, Log, summary_lines, warnings_to
 from silly.cli.echoing.meter import Meter
 from silly.cli.echoing.modes import MODES, handler
 from silly.cli.limits import limit_flags, limits_of
@@ -283,13 +282,8 @@ class _Server:
                 "chargen over UDP answers forged senders with more than they sent: "
                 "keep it away from the internet"
             )
-        warnings = Warnings(self._log)
-        logger = logging.getLogger("silly")
-        logger.addHandler(warnings)
-        try:
+        with warnings_to(self._log):
             yield lambda: None
-        finally:
-            logger.removeHandler(warnings)
 
     @contextlib.contextmanager
     def _view(self, out: TextIO) -> Iterator[Callable[[], None]]:

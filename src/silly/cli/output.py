@@ -54,9 +54,7 @@ class Output:
                 Path(self._part).replace(self.path)
                 self._part = None
         except OSError as error:
-            raise Failure(
-                f"{self._option}: cannot write {self.path!r}: {error.strerror}"
-            ) from None
+            raise Failure(f"{self._option}: cannot write {self.path!r}: {error.strerror}") from None
 
     def discard(self) -> None:
         """Leave nothing behind, if it was not written."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, TextIO
 
 from silly._units import duration_text, size_text, text_of_count
 from silly.net.tcp import Conn
 
-__all__ = ["Lines", "Log", "Warnings", "summary_lines"]
+__all__ = ["Lines", "Log", "summary_lines", "warnings_to"]
 
 
 class Log:
@@ -56,15 +58,24 @@ class Lines(Log):
             os.close(null)
 
 
-class Warnings(logging.Handler):
-    """Lets what silly itself logs (refusals, limits) appear in a `Log`."""
+@contextlib.contextmanager
+def warnings_to(log: Log) -> Iterator[None]:
+    """Let what silly itself logs (refusals, limits) appear in *log*, in ``with``."""
+    handler = _Handler(log)
+    logger = logging.getLogger("silly")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
+
+class _Handler(logging.Handler):
     def __init__(self, log: Log) -> None:
         super().__init__(logging.WARNING)
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write *record*."""
         self._log.say(self.format(record))
 
 
