@@ -14,7 +14,6 @@ import threading
 import time
 from pathlib import Path
 
-from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.text import Text
 
@@ -22,9 +21,6 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 from tests.cli.terminal import Terminal  # noqa: E402
-
-# No font from the network: the reader's own.
-FORMAT = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 
 
 def screen(terminal: Terminal) -> list[Text]:
@@ -49,7 +45,9 @@ def save(terminal: Terminal, name: str, title: str) -> None:
         console = Console(record=True, width=terminal.columns, file=nowhere, force_terminal=True)
         for row in screen(terminal):
             console.print(row, no_wrap=True)
-        svg = console.export_svg(title=title, code_format=FORMAT, unique_id=name)
+        svg = console.export_svg(title=title, unique_id=name)
+    # No font from the network: the reader's own.
+    svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
     (HERE / "howto" / f"{name}.svg").write_text(svg)
 
 

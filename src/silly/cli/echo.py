@@ -193,7 +193,7 @@ def _is_screen(file: TextIO) -> bool:
 # --------------------------------------------------------------------------- serving
 
 _PORT_TRIES: Final = 20  # for a port that is free for TCP and UDP
-_SAMPLING: Final = 1.0  # seconds between two samples of the rates
+_INTERVAL: Final = 1.0  # seconds between two looks at the rates
 _ANSWERS: Final[dict[str, datagrams.Answer]] = {
     "lines": datagrams.echo,
     "raw": datagrams.echo,
@@ -239,11 +239,12 @@ class _Server:
             self.is_listening = True
             if as_json:
                 print(json.dumps(self._listening()), flush=True)
-            with self._view(out) if on_screen else self._lines(out) as refresh:
+            with self._view(out) if on_screen else self._lines(out) as tick:
                 while True:
-                    await asyncio.sleep(_SAMPLING)
-                    self._meter.sample(time.monotonic())
-                    refresh()
+                    # With very many connections a look takes its time: a twentieth at most.
+                    began = time.monotonic()
+                    tick()
+                    await asyncio.sleep(max(_INTERVAL, 20 * (time.monotonic() - began)))
         finally:
             for each in self._sockets:
                 each.close()
@@ -301,7 +302,12 @@ class _Server:
             clock=time.monotonic,
             refused=self._refused,
         ) as view:
-            yield view.refresh
+
+            def tick() -> None:
+                self._meter.sample(time.monotonic())
+                view.refresh()
+
+            yield tick
 
     def _bad_network(self) -> str:
         bad = self._impairment
@@ -309,7 +315,7 @@ class _Server:
             f" --delay {_units.duration_text(bad.delay)}" if bad.delay else "",
             f" --drop {bad.drop:.3g}" if bad.drop else "",
             f" --max-rate {_units.size_text(bad.max_rate)}" if bad.max_rate else "",
-        )).replace(" B", "B")  # fmt: skip
+        ))  # fmt: skip
 
     def _local_addrs(self) -> list[str]:
         return [local for listener in self._listeners for local in listener.local_addrs]

@@ -15,6 +15,7 @@ __all__ = ["HOSTS_KEPT", "Meter", "Peer", "Sample"]
 
 HOSTS_KEPT: Final = 1000
 _SAMPLES_KEPT: Final = 400
+_SHORTEST: Final = 0.5  # seconds, of which a rate is worth showing
 
 
 class _Stats(Protocol):
@@ -142,7 +143,7 @@ class Meter:
     def sample(self, now: float) -> None:
         """Add the rates since the last sample to `samples`."""
         before, *counts = self._last
-        if now <= before:
+        if now - before < _SHORTEST:
             return
         latest = (*self.totals(), self.answers)
         rates = ((new - old) / (now - before) for new, old in zip(latest, counts, strict=True))
