@@ -195,6 +195,7 @@ class Generator:
         task.add_done_callback(self._watch_crash)
 
     async def _start_once(self) -> None:
+        await _sleep_until(self._start)
         for _ in range(self.plan.share(self.plan.connections, self._part)):
             self._start_lane(_Once(self))
 
@@ -203,13 +204,14 @@ class Generator:
         plan, ramp = self.plan, self.plan.ramp_of_connections
         most = plan.share(plan.most_connections, self._part)
         running: list[Lane] = []
+        await _sleep_until(self._start)
         while not self.stopping:
             time = (clock() - self._zero if ramp else clock() - self._start) / 1e9
             if ramp is not None:
                 wanted = plan.share(round(ramp.level(time)), self._part)
             else:
                 rate = (plan.connect_rate or 0.0) / plan.workers
-                wanted = min(most, int(max(0.0, time) * rate) + (time >= 0))
+                wanted = min(most, int(time * rate) + 1)
             while len(running) < wanted:
                 running.append(self._make())
                 self._start_lane(running[-1])

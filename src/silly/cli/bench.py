@@ -477,6 +477,9 @@ def _show_try(rate: float, result: dict[str, Any], why: str) -> None:
     )
     for text in result["errors"]["first"][:3]:
         print(f"  {text}")
+    for warning in result["warnings"]:
+        if why and "the client itself" in warning:  # it is not the server's rate then
+            print(f"  warning: {warning}")
 
 
 _OTHERS: Final[dict[str, click.Command]] = {"compare": _compare, "find-max": _find_max}
