@@ -478,3 +478,26 @@ def test_no_color() -> None:
         assert terminal.end() == 0
         assert not re.search(rb"\x1b\[(?:\d+;)*3\d", terminal.raw)
         echo.stop()
+
+
+WITHOUT = """
+import sys
+sys.modules.update({"rich.console": None, "prompt_toolkit": None})
+from silly.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_missing_library_is_one_line_that_names_the_extra() -> None:
+    without = [sys.executable, "-c", WITHOUT]
+    with Terminal("echo", LOCAL, command=without) as terminal:
+        assert terminal.end() == 2
+        assert terminal.text.startswith("silly echo: the live view needs rich: pip install")
+    with Echo(LOCAL, "--raw") as echo:
+        with Terminal("connect", echo.addr, command=without) as terminal:
+            assert terminal.end() == 2
+            assert "prompt_toolkit: pip install 'silly-net[cli]'" in terminal.text
+        with started("connect", echo.addr, command=without) as process:  # a pipe needs none
+            assert process.communicate(b"hello")[0] == b"hello"
+            assert process.returncode == 0
+        echo.stop()

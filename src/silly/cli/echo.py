@@ -185,8 +185,10 @@ def _picks(address: addresses.Address) -> bool:
 def _is_screen(file: TextIO) -> bool:
     if not file.isatty():
         return False
-    from rich.console import Console  # noqa: PLC0415 - takes its time to import
-
+    try:
+        from rich.console import Console  # noqa: PLC0415 - takes its time to import
+    except ModuleNotFoundError:
+        raise Failure("the live view needs rich: pip install 'silly-net[cli]' (or --log)") from None
     return not Console(file=file).is_dumb_terminal
 
 
