@@ -1,12 +1,13 @@
-/* A closed-loop load generator that checks every byte.
+/* A load generator that checks every byte: closed-loop, or at a given rate.
  *
- *     load PORT CONNECTIONS DEPTH SIZE SECONDS [reconnect]
+ *     load PORT CONNECTIONS DEPTH SIZE SECONDS [reconnect | RATE]
  *
  * Each connection sends DEPTH lines of SIZE bytes in one call, waits until all
  * of them have come back, and goes on. It never sleeps: a server that had to wake
  * it for each reply would be charged for that, which one whose clients are on
  * other machines is not. With "reconnect", each exchange has a
- * connection of its own. Prints one JSON object; exits 1 at the first wrong
+ * connection of its own. With RATE, so many exchanges a second are due whatever the
+ * server does, and latencies count from when one was due. Prints one JSON object; exits 1 at the first wrong
  * byte, lost connection or stall of five seconds.
  */
 #define _GNU_SOURCE
@@ -31,6 +32,9 @@ struct conn {
 };
 
 static int ep, depth, size, reconnect;
+static uint64_t rate, due; /* the next exchange's, if there is a rate */
+static struct conn **idle; /* a ring of the connections that wait for one */
+static size_t idle_first, idle_count, idle_size;
 static size_t exchange;
 static struct sockaddr_in addr = {.sin_family = AF_INET};
 static char *pattern, buffer[RECEIVE];
@@ -79,8 +83,20 @@ static void pump(struct conn *c) {
 static void begin(struct conn *c) {
     c->number++;
     c->unsent = c->unread = exchange;
-    if (!reconnect) c->begun = now();
+    if (!reconnect && !rate) c->begun = now();
     pump(c);
+}
+
+static void rest(struct conn *c) { idle[(idle_first + idle_count++) % idle_size] = c; }
+
+static void pace(uint64_t t) {
+    while (due <= t && idle_count) {
+        struct conn *c = idle[idle_first];
+        idle_first = (idle_first + 1) % idle_size, idle_count--;
+        c->begun = due;
+        due += 1000000000 / rate;
+        begin(c);
+    }
 }
 
 static void open_conn(struct conn *c) {
@@ -93,7 +109,7 @@ static void open_conn(struct conn *c) {
     if (c->connecting && errno != EINPROGRESS) die("connect");
     struct epoll_event e = {.events = c->connecting ? EPOLLOUT : EPOLLIN, .data.ptr = c};
     epoll_ctl(ep, EPOLL_CTL_ADD, c->fd, &e);
-    if (!c->connecting) begin(c);
+    if (!c->connecting) rate ? rest(c) : begin(c);
 }
 
 static void connected(struct conn *c) {
@@ -104,7 +120,7 @@ static void connected(struct conn *c) {
     c->connecting = 0;
     struct epoll_event e = {.events = EPOLLIN, .data.ptr = c};
     epoll_ctl(ep, EPOLL_CTL_MOD, c->fd, &e);
-    begin(c);
+    rate ? rest(c) : begin(c);
 }
 
 static void receive(struct conn *c, uint64_t t) {
@@ -120,17 +136,21 @@ static void receive(struct conn *c, uint64_t t) {
     if (reconnect) {
         close(c->fd);
         open_conn(c);
-    } else
+    } else if (rate)
+        rest(c);
+    else
         begin(c);
 }
 
 int main(int argc, char **argv) {
-    if (argc < 6) return fprintf(stderr, "usage: load PORT CONNECTIONS DEPTH SIZE SECONDS [reconnect]\n"), 2;
+    if (argc < 6) return fprintf(stderr, "usage: load PORT CONNECTIONS DEPTH SIZE SECONDS [reconnect | RATE]\n"), 2;
     int count = atoi(argv[2]);
     addr.sin_port = htons(atoi(argv[1]));
     addr.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     depth = atoi(argv[3]), size = atoi(argv[4]), exchange = (size_t)depth * size;
     reconnect = argc > 6 && !strcmp(argv[6], "reconnect");
+    rate = argc > 6 ? strtoull(argv[6], NULL, 10) : 0;
+    idle = calloc(idle_size = count, sizeof *idle);
     pattern = malloc((size_t)(61 + depth) * size);
     for (int i = 0; i < 61 + depth; i++) {
         for (int k = 0; k < size - 1; k++) pattern[(size_t)i * size + k] = 'a' + (i * 7 + k) % 26;
@@ -142,10 +162,12 @@ int main(int argc, char **argv) {
     for (int i = 0; i < count; i++) conns[i].number = i, open_conn(&conns[i]);
     uint64_t start = now(), end = start + (uint64_t)(atof(argv[5]) * 1e9);
     deadline = end;
+    due = start + 100000000; /* when all are connected */
     for (uint64_t t = start, moved = start; t < end;) {
         struct epoll_event events[EVENTS];
         int n = epoll_wait(ep, events, EVENTS, 0);
         t = now();
+        if (rate) pace(t);
         if (n > 0) moved = t;
         else if (t - moved > 5000000000ull) errno = ETIMEDOUT, die("nothing came back for five seconds");
         for (int i = 0; i < n; i++) {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -97,6 +98,39 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+COMMANDS = [
+    command
+    for page in PAGES
+    for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
+    for command in block.splitlines()
+    if command.startswith("silly bench ")
+]
+
+
+def test_commands_of_silly_bench_are_run(tmp_path: Path) -> None:
+    assert len(COMMANDS) > 8
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "silly", str(ROOT / "examples" / "echo.py"), "127.0.0.1:0"],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+        try:
+            assert server.stdout is not None
+            found = re.search(r"\S+:\d+", server.stdout.readline())
+            assert found is not None
+            for command in COMMANDS:
+                # As it stands, but that seconds are hundredths and the address is the server's.
+                quick = re.sub(r"\b(\d+)s\b", r"\g<1>0ms", command).replace("250ms", "4ms")
+                quick = re.sub(r"(localhost|127\.0\.0\.1):9999", found[0], quick)
+                done = subprocess.run(
+                    [sys.executable, "-m", *shlex.split(quick)],
+                    cwd=tmp_path, capture_output=True, text=True, check=False, timeout=50,
+                )  # fmt: skip
+                assert (done.returncode, "Traceback" in done.stderr) == (0, False), (quick, done)
+        finally:
+            server.terminate()
 
 
 def test_every_public_name_is_in_the_reference() -> None:

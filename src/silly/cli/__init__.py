@@ -1,7 +1,65 @@
-"""The command ``silly``: ``silly FILE.py`` runs a script inside a running loop."""
+"""The command ``silly``: ``silly FILE.py`` runs a script, ``silly VERB …`` does what it names.
+
+Each verb is a module of its own here, imported when it is asked for: it may need
+the libraries of the extra ``silly-net[cli]``, which ``silly FILE.py`` must not. A
+file that is called like a verb is run as ``silly ./bench``.
+"""
 
 from __future__ import annotations
 
-from silly.cli.run import main
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Final, TextIO
 
-__all__ = ["main"]
+from silly.cli import run
+
+__all__ = ["VERBS", "main"]
+
+USAGE_ERROR: Final = 2
+INTERRUPTED: Final = 130  # 128 and the number of SIGINT
+EXTRA: Final = ("click", "rich")
+
+VERBS: Final = {
+    "echo": "serve what it is sent",
+    "bench": "load a server, check every reply, measure",
+    "connect": "talk to a server",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line *argv* (`sys.argv` if None) and return the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] in VERBS:
+        try:
+            return _verb(arguments[0], arguments[1:])
+        except KeyboardInterrupt:  # while it was imported
+            print(f"silly {arguments[0]}: interrupted", file=sys.stderr)
+            return INTERRUPTED
+    if arguments and arguments[0] not in ("-h", "--help"):
+        return run.main(arguments)
+    try:
+        return run.main(arguments)
+    finally:
+        _list_verbs(sys.stdout if arguments else sys.stderr)
+
+
+def _verb(verb: str, arguments: list[str]) -> int:
+    try:
+        module = importlib.import_module(f"silly.cli.{verb}")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in EXTRA:
+            raise
+        print(
+            f"silly {verb} needs {' and '.join(EXTRA)}: pip install 'silly-net[cli]'",
+            file=sys.stderr,
+        )
+        return USAGE_ERROR
+    code: int = module.main(arguments)
+    return code
+
+
+def _list_verbs(file: TextIO) -> None:
+    print("\nverbs (each has a --help of its own; a file of that name is ./NAME):", file=file)
+    for verb, what in VERBS.items():
+        print(f"  silly {verb:<9} {what}", file=file)

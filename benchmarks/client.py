@@ -1,0 +1,88 @@
+"""Measure `silly bench` beside the load generator written in C: ``python benchmarks/client.py``.
+
+Both load the C server in turns, from the same core, the server having another.
+Printed are the medians of the ratios of requests a second (closed loop), and the
+percentiles of both at a fixed rate, in microseconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+SERVER_CORE, CLIENT_CORE = "0", "1"
+ROUNDS, SECONDS = 3, 1.0
+
+
+def build(source: Path, into: str) -> str:
+    program = str(Path(into, source.stem))
+    subprocess.run([os.environ.get("CC", "gcc"), "-O2", "-o", program, source], check=True)
+    return program
+
+
+def client(*command: object) -> Any:
+    done = subprocess.run(
+        ["taskset", "-c", CLIENT_CORE, *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def bench(port: str, *options: object) -> Any:
+    return client(
+        sys.executable, "-m", "silly", "bench", f"127.0.0.1:{port}", "-q", "--json", "-", *options
+    )
+
+
+def closed(load: str, port: str, connections: int, depth: int) -> None:
+    ratios = []
+    for _ in range(ROUNDS):
+        theirs = client(load, port, connections, depth, 64, SECONDS)
+        ours = bench(port, "-c", connections, "-d", depth, "-t", SECONDS, "--warmup", "0.2s")
+        ratios.append(ours["rate"] / (theirs["messages"] / theirs["seconds"]))
+    print(f"{connections} connections, depth {depth}: {statistics.median(ratios):.2f} of C")
+
+
+def at_a_rate(load: str, port: str, rate: int) -> None:
+    names = ("p50", "p99", "p999")
+    seen: dict[str, list[list[float]]] = {"C": [], "silly bench": []}
+    for _ in range(ROUNDS):
+        theirs = client(load, port, 50, 1, 64, SECONDS, rate)
+        seen["C"].append([theirs[name] for name in names])
+        found = bench(port, "-c", 50, "-r", rate, "-t", SECONDS)["latency"]["percentiles"]
+        seen["silly bench"].append([found[key] * 1e6 for key in ("50", "99", "99.9")])
+    for who, rounds in seen.items():
+        medians = (statistics.median(values) for values in zip(*rounds, strict=True))
+        figures = "  ".join(f"{n} {v:.0f}" for n, v in zip(names, medians, strict=True))
+        print(f"{rate} /s, {who}: {figures}")
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        load = build(HERE / "load.c", folder)
+        yardstick = build(HERE / "servers" / "yardstick.c", folder)
+        with subprocess.Popen(
+            ["taskset", "-c", SERVER_CORE, yardstick], stdout=subprocess.PIPE, text=True
+        ) as server:
+            assert server.stdout is not None
+            port = server.stdout.readline().strip()
+            try:
+                for connections, depth in ((10, 1), (100, 1), (100, 32)):
+                    closed(load, port, connections, depth)
+                for rate in (5000, 20_000):
+                    at_a_rate(load, port, rate)
+            finally:
+                server.terminate()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Durations, sizes and counts as people write them: ``30s``, ``1m``, ``64k``; and back.
+
+Pure functions for command lines. What cannot be read raises `ValueError` that
+says what was expected; the caller names the option.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+__all__ = [
+    "count",
+    "duration",
+    "duration_text",
+    "number",
+    "rate",
+    "size",
+    "size_text",
+    "text_of_count",
+]
+
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_BYTES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_COUNTS = {"": 1, "k": 1000, "m": 1_000_000}
+_NUMBER = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-zµ]*)", re.IGNORECASE)
+
+
+def _parts(text: str, units: dict[str, float] | dict[str, int], expected: str) -> tuple[float, str]:
+    found = _NUMBER.fullmatch(text.strip())
+    if found is None or (found[2] and found[2].lower() not in units):
+        raise ValueError(f"{text!r} is not {expected}")
+    return float(found[1]), found[2].lower()
+
+
+def duration(text: str) -> float:
+    """Return *text* in seconds: ``"30s"``, ``"1m"``, ``"250ms"``, ``"5us"``; ``"2"`` is 2 s."""
+    value, unit = _parts(text, _SECONDS, "a duration such as 500ms, 30s, 1m or 2h")
+    return value * _SECONDS[unit or "s"]
+
+
+def size(text: str) -> int:
+    """Return *text* in bytes: ``"64"``, ``"64k"`` (of 1024), ``"1M"``, ``"1MiB"``."""
+    short = re.sub(r"(?<=[kmg])(i?b)$", "", text.strip(), flags=re.IGNORECASE)
+    value, unit = _parts(short, _BYTES, "a size such as 64, 64k or 1M (bytes)")
+    return _whole(value * _BYTES[unit], text, "bytes")
+
+
+def count(text: str) -> int:
+    """Return *text* as a whole number: ``"1000"``, ``"10k"`` (of 1000), ``"1.5M"``."""
+    value, unit = _parts(text, _COUNTS, "a number such as 1000, 10k or 1M")
+    return _whole(value * _COUNTS[unit], text, "of them")
+
+
+def rate(text: str) -> float:
+    """Return *text* as a number for each second: ``"1000"``, ``"10k"``, ``"10k/s"``."""
+    value, unit = _parts(
+        text.strip().removesuffix("/s"), _COUNTS, "a rate such as 1000 or 10k (for each second)"
+    )
+    return value * _COUNTS[unit]
+
+
+def number(text: str) -> float:
+    """Return *text*, a plain number, with ``%`` for hundredths."""
+    try:
+        value = float(text.strip().removesuffix("%"))
+    except ValueError:
+        raise ValueError(f"{text!r} is not a number") from None
+    if not math.isfinite(value):
+        raise ValueError(f"{text!r} is not a number")
+    return value / 100 if text.strip().endswith("%") else value
+
+
+def _whole(value: float, text: str, of_what: str) -> int:
+    if not math.isfinite(value) or value != int(value):
+        raise ValueError(f"{text!r} is not a whole number {of_what}")
+    return int(value)
+
+
+def duration_text(seconds: float | None) -> str:
+    """Return seconds as text of three digits and a unit: ``"1.25 ms"``; ``"-"`` for None."""
+    if seconds is None:
+        return "-"
+    for least, unit, by in ((1.0, "s", 1.0), (1e-3, "ms", 1e3), (1e-6, "µs", 1e6)):
+        if abs(seconds) >= least * 0.9995:
+            return f"{_three_digits(seconds * by)} {unit}"
+    return "0 s" if seconds == 0 else f"{_three_digits(seconds * 1e9)} ns"
+
+
+def size_text(size: float) -> str:
+    """Return bytes as text: ``"64 B"``, ``"1.25 MiB"``."""
+    for least, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if abs(size) >= least:
+            return f"{_three_digits(size / least)} {unit}"
+    return f"{_three_digits(size)} B"
+
+
+def text_of_count(value: float) -> str:
+    """Return a number as text with thin thousands: ``"71 234"``; small ones keep three digits."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}".replace(",", " ")
+    return _three_digits(value)
+
+
+def _three_digits(value: float) -> str:
+    if value == int(value) and abs(value) < 1000:
+        return f"{value:.0f}"
+    whole = len(str(int(abs(value))))
+    return f"{value:.{max(0, 3 - whole)}f}"

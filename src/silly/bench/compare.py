@@ -1,0 +1,153 @@
+"""Two results beside each other: ratios, and how sure they are.
+
+How sure: the intervals of each run are grouped into at most `_BLOCKS` blocks of
+neighbours (neighbouring intervals are alike, and count as one observation), and
+the blocks are drawn again and again with replacement (a block bootstrap, Efron &
+Tibshirani 1993, chapter 8). The middle 95% of the ratios that come out are the
+confidence interval. If it holds 1, the difference is noise, as far as these runs
+can tell.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from silly.bench.histogram import ERROR, Histogram, middle
+
+__all__ = ["Comparison", "compare", "differences"]
+
+LEAST: Final = 5  # blocks of each run, below which nothing can be said
+_BLOCKS: Final = 20
+_DRAWS: Final = 1000
+_PERCENTS: Final = (50.0, 90.0, 99.0, 99.9)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One figure of both runs."""
+
+    name: str
+    first: float
+    second: float
+    ratio: float
+    low: float | None
+    """The 95% confidence interval of the ratio; None if there were too few intervals."""
+    high: float | None
+    verdict: str
+    """``"better"``, ``"worse"`` (of the second run), ``"noise"`` or ``"too short to tell"``."""
+
+
+class _Blocks:
+    """A run's intervals, grouped: for each block, seconds, requests and counts by slot."""
+
+    def __init__(self, intervals: Sequence[dict[str, Any]]) -> None:
+        longest = max((part["length"] for part in intervals), default=0)
+        whole = [part for part in intervals if part["length"] > longest / 2]
+        size = -(-len(whole) // _BLOCKS) or 1
+        groups = [whole[at : at + size] for at in range(0, len(whole), size)]
+        self.seconds = [sum(part["length"] for part in group) for group in groups]
+        self.requests = [sum(part["requests"] for part in group) for group in groups]
+        histograms = [
+            Histogram.merged(
+                Histogram.from_list(part["histogram"]) for part in group if part["histogram"]
+            )
+            for group in groups
+        ]
+        self.slots = sorted({slot for h in histograms for slot, _ in h.slots()})
+        places = {slot: place for place, slot in enumerate(self.slots)}
+        self.counts = [[(places[s], n) for s, n in h.slots()] for h in histograms]
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+    def figures(self, drawn: Sequence[int]) -> list[float]:
+        """Return the rate, and the percentiles, of the blocks *drawn*."""
+        seconds = sum(self.seconds[block] for block in drawn)
+        requests = sum(self.requests[block] for block in drawn)
+        if not requests:
+            return [0.0] * (1 + len(_PERCENTS))
+        sums = [0] * len(self.slots)
+        for block in drawn:
+            for place, count in self.counts[block]:
+                sums[place] += count
+        found = [requests / seconds]
+        running = list(itertools.accumulate(sums))
+        place = 0
+        for percent in _PERCENTS:
+            while running[place] < percent / 100 * running[-1]:
+                place += 1
+            found.append(middle(self.slots[place]) / 1e9)
+        return found
+
+
+def compare(
+    first: dict[str, Any], second: dict[str, Any], *, draws: int = _DRAWS, seed: int = 1
+) -> list[Comparison]:
+    """Return the comparison of two results, figure by figure: rate, p50, p90, p99, p99.9.
+
+    Args:
+        first: a result, as published; ratios are of *second* to this one.
+        second: the other.
+        draws: how often blocks are drawn.
+        seed: of the dice: the same results and seed give the same answer.
+    """
+    blocks = (_Blocks(first["intervals"]), _Blocks(second["intervals"]))
+    names = ["rate", *(f"p{percent:g}" for percent in _PERCENTS)]
+    whole = [_published(result, names) for result in (first, second)]
+    ratios: list[list[float]] = [[] for _ in names]
+    if min(len(part) for part in blocks) >= LEAST:
+        dice = random.Random(seed)  # noqa: S311 - no secret
+        for _ in range(draws):
+            one, two = (
+                part.figures(dice.choices(range(len(part)), k=len(part))) for part in blocks
+            )
+            for place, (a, b) in enumerate(zip(one, two, strict=True)):
+                if a:
+                    ratios[place].append(b / a)
+    return [
+        _judge(name, a, b, sorted(found))
+        for name, a, b, found in zip(names, *whole, ratios, strict=True)
+        if a is not None and b is not None
+    ]
+
+
+def _published(result: dict[str, Any], names: Sequence[str]) -> list[float | None]:
+    percentiles = result["latency"]["percentiles"]
+    return [result["rate"], *(percentiles.get(name[1:]) for name in names[1:])]
+
+
+def _judge(name: str, first: float, second: float, ratios: Sequence[float]) -> Comparison:
+    ratio = second / first if first else float("inf")
+    if not ratios:
+        return Comparison(name, first, second, ratio, None, None, "too short to tell")
+    low = ratios[int(0.025 * len(ratios))]
+    high = ratios[min(len(ratios) - 1, int(0.975 * len(ratios)))]
+    resolution = 0.0 if name == "rate" else 2 * ERROR
+    if low <= 1 <= high or abs(ratio - 1) <= resolution:
+        verdict = "noise"
+    else:
+        verdict = "better" if (low > 1) == (name == "rate") else "worse"
+    return Comparison(name, first, second, ratio, low, high, verdict)
+
+
+_INCOMPARABLE: Final = (
+    "connections", "depth", "rate", "mode", "framing", "sizes", "data", "template",
+    "pairs", "stages", "workers", "busy_poll",
+)  # fmt: skip
+
+
+def differences(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
+    """Yield in what the two runs were not the same, which makes their ratios doubtful."""
+    for name in _INCOMPARABLE:
+        one, two = first["plan"][name], second["plan"][name]
+        if one != two:
+            yield f"{name} was {one} and {two}"
+    for result, which in ((first, "first"), (second, "second")):
+        if result["errors"]["total"]:
+            yield f"the {which} run had {result['errors']['total']} errors"
+        if any("the client itself" in warning for warning in result["warnings"]):
+            yield f"the client may have been the limit of the {which} run"

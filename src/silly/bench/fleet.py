@@ -1,0 +1,178 @@
+"""Running the workers: starting them together, and gathering what they report.
+
+The load is made in processes of its own, even if it is one, so that what the
+terminal shows costs the replies no time. They ignore SIGINT (it is blocked when
+they are started, and stays so): stopping them is the fleet's. If this process
+dies, their pipes end, and so do they.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from multiprocessing.connection import Connection, wait
+from typing import Any, Final, Self
+
+from silly.bench.plan import Plan
+from silly.bench.recorder import AFTER, Interval
+from silly.bench.worker import Job
+
+__all__ = ["Fleet", "NotStarted", "WorkerDied"]
+
+_START: Final = (
+    "import sys; sys.path[:] = {path!r}\nfrom silly.bench.worker import main\nmain({descriptor})"
+)
+_TOGETHER: Final = 0.01  # seconds from the order to start until all do
+
+
+class NotStarted(Exception):  # noqa: N818 - named by what happened
+    """The connections that a run starts with could not be made."""
+
+
+class WorkerDied(Exception):  # noqa: N818
+    """A worker crashed or was killed: a defect, or the machine's memory."""
+
+
+class Fleet:
+    """The workers of one run. Use it in ``with``, which ends them."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.series: dict[int, Interval] = {}
+        """What was reported, by the interval; the workers' intervals are merged."""
+        self.summaries: list[dict[str, Any]] = []
+        self.started = 0
+        """When the load started, on the clock `time.perf_counter_ns`."""
+        self.ended = 0
+        """When the last worker had finished; 0 before."""
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._pipes: list[Connection] = []
+        self._reported: dict[Connection, int] = {}
+        self._connected: set[Connection] = set()
+        self._finished: set[Connection] = set()
+        self._passed: set[int] = set()
+        self._stopped = False
+
+    def __enter__(self) -> Self:
+        path = [os.path.abspath(entry) for entry in sys.path]  # noqa: PTH100
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            for part in range(self.plan.workers):
+                ours, theirs = socket.socketpair()
+                with theirs:
+                    code = _START.format(path=path, descriptor=theirs.fileno())
+                    process = subprocess.Popen(  # noqa: S603 - our own interpreter
+                        [sys.executable, "-c", code],
+                        stdin=subprocess.DEVNULL,
+                        pass_fds=(theirs.fileno(),),
+                    )
+                pipe = Connection(ours.detach())
+                self._processes.append(process)
+                self._pipes.append(pipe)
+                pipe.send(Job(self.plan, part))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pipe in self._pipes:
+            pipe.close()
+        for process in self._processes:
+            try:
+                process.wait(timeout=2)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    # ---------------------------------------------------------------------- a run
+
+    def connect(self, patience: float) -> bool:
+        """Wait for *patience* seconds at most; tell whether all workers are connected.
+
+        Raises:
+            NotStarted: they could not connect; the message says why.
+            WorkerDied: one of them did.
+        """
+        waiting = [pipe for pipe in self._pipes if pipe not in self._connected]
+        for ready in wait(waiting, patience):
+            assert isinstance(ready, Connection)
+            _, errors = self._receive(ready)
+            if errors:
+                raise NotStarted(errors[0])
+            self._connected.add(ready)
+        return len(self._connected) == len(self._pipes)
+
+    def start(self) -> None:
+        """Start the load in all workers at the same time. They are connected."""
+        self.started = time.perf_counter_ns() + round(_TOGETHER * 1e9)
+        for pipe in self._pipes:
+            self._send(pipe, ("start", self.started))
+
+    def stop(self) -> None:
+        """Have the workers stop soon; their reports are still to be gathered."""
+        if not self._stopped:
+            self._stopped = True
+            for pipe in self._pipes:
+                self._send(pipe, ("stop",))
+
+    def gather(self, patience: float, each: Callable[[Interval], None]) -> bool:
+        """Take what is reported within *patience* seconds; tell whether all is reported.
+
+        *each* is called with each interval that all workers have reported.
+        """
+        waiting = [pipe for pipe in self._pipes if pipe not in self._finished]
+        for ready in wait(waiting, patience):
+            assert isinstance(ready, Connection)
+            kind, told = self._receive(ready)
+            if kind == "done":
+                self.summaries.append(told)
+                self._finished.add(ready)
+                self._reported[ready] = AFTER + 1
+            else:
+                interval = Interval.from_dict(told)
+                known = self.series.setdefault(interval.index, Interval(interval.index))
+                known.merge(interval)
+                self._reported[ready] = interval.index
+        self._pass_on(each)
+        if len(self._finished) < len(self._pipes):
+            return False
+        self.ended = self.ended or time.perf_counter_ns()
+        return True
+
+    def _pass_on(self, each: Callable[[Interval], None]) -> None:
+        """Call *each* with the intervals that are whole now and were not before."""
+        if len(self._reported) < len(self._pipes):
+            return
+        whole = min(self._reported.values())
+        for index in sorted(self.series):
+            if index < whole and index not in self._passed:
+                self._passed.add(index)
+                each(self.series[index])
+
+    def _receive(self, pipe: Connection) -> tuple[str, Any]:
+        try:
+            kind, told = pipe.recv()
+        except (EOFError, OSError):
+            raise WorkerDied("a worker of the benchmark was killed") from None
+        if kind == "crash":
+            raise WorkerDied(f"a worker of the benchmark crashed; please report this:\n{told}")
+        return kind, told
+
+    def _send(self, pipe: Connection, order: tuple[Any, ...]) -> None:
+        try:
+            pipe.send(order)
+        except OSError:
+            raise WorkerDied("a worker of the benchmark was killed") from None
+
+
+def summed(intervals: Iterable[Interval]) -> Interval:
+    """Return all *intervals* as one."""
+    whole = Interval(0)
+    for interval in intervals:
+        whole.merge(interval)
+    return whole

@@ -1,0 +1,710 @@
+"""One worker's load: connections that send requests and check every byte that comes back.
+
+A `Lane` is a place for one connection. Its coroutine waits in a read, and each
+piece that arrives is compared with what must come next; when that completes
+replies, their latencies are recorded and the lane may send again. What it may
+send, and when, is where the kinds of load differ:
+
+closed loop   a reply makes room for the next request: `depth` are in flight
+open loop     requests are due at times that do not depend on replies (`Schedule`).
+              `pace` gives each to a lane that has room; while none has, they
+              wait, and the next lane that gets room takes the oldest. Latencies
+              count from when a request was due, so that a stall is not hidden.
+hold          connections are idle, and each answers one request at the end
+reconnect     each request has a connection of its own (closed or open loop)
+
+A lane whose connection fails, or answers wrongly, says so, and goes on with a new
+connection. Nobody waits without end: `_watch` ends what has waited for `timeout`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections import deque
+from collections.abc import Coroutine
+from time import perf_counter_ns as clock
+from typing import Any, Final
+
+from silly.bench.messages import Messages
+from silly.bench.plan import Plan
+from silly.bench.recorder import Recorder
+from silly.bench.verify import diagnose
+from silly.errors import ConnectionClosed, EndOfStream
+from silly.net import tcp
+
+__all__ = ["Generator", "cause"]
+
+_OPENING: Final = 64  # connections that are being made at the same time, at most
+_AFTER_WRONG: Final = 0.1  # seconds in which more bytes may show what is wrong with a reply
+_PAUSE: Final = 0.05  # seconds between attempts to connect
+_GIVE_UP: Final = 10  # attempts that failed one after the other, with no connection alive
+_WATCH: Final = 0.05  # seconds between looks at what waits for too long
+_BURST: Final = 512  # requests that `pace` sends before others have their turn
+_NEVER: Final = 1 << 62
+
+
+class Generator:
+    """The lanes of one worker, what they may send, and what they record."""
+
+    def __init__(self, plan: Plan, part: int, recorder: Recorder) -> None:
+        self.plan = plan
+        self.recorder = recorder
+        self.messages = plan.factory()
+        self.stopping = False
+        self.why = ""
+        """Why it stopped before its time; empty if it did not."""
+        self.alive = 0
+        """Connections that are open."""
+        self.left = _NEVER
+        """Requests that may still be sent."""
+        self.free: deque[_OpenLane | _Once] = deque()
+        self.next_due = _NEVER
+        self.scheduled = 0
+        self._part = part
+        self._schedule = plan.schedule(part)
+        self._zero = self._start = self._end = 0
+        self._number = 0  # the next request of the schedule
+        self._conns = 0
+        self._failures = 0
+        self._lanes: dict[Lane, asyncio.Task[None]] = {}
+        self._connecting = asyncio.Semaphore(_OPENING)
+        self._ended = asyncio.Event()
+        self._crash: BaseException | None = None
+
+    @property
+    def end(self) -> int:
+        """When measuring ended, on the clock."""
+        return self.recorder.last_answer if self._end == _NEVER else self._end
+
+    # ------------------------------------------------------------------ the course
+
+    async def open(self) -> None:
+        """Open the connections that are there from the start."""
+        plan = self.plan
+        if plan.mode == "reconnect" or plan.connect_rate or plan.ramp_of_connections:
+            return
+        lanes = [self._make() for _ in range(plan.share(plan.connections, self._part))]
+        async with asyncio.TaskGroup() as group:
+            for lane in lanes:
+                group.create_task(lane.connect())
+        self._waiting = lanes
+
+    async def run(self, start: int) -> None:
+        """Load the server from *start* on (of the clock), until all is done or stopped."""
+        plan, seconds = self.plan, self.plan.measured_seconds
+        self._start = start
+        self._zero = start + round(plan.warmup * 1e9)
+        self._end = _NEVER if seconds is None else self._zero + round(seconds * 1e9)
+        self.recorder.start(clock(), self._zero, self._end)
+        helpers = [asyncio.create_task(task) for task in self._helpers()]
+        for helper in helpers:
+            helper.add_done_callback(self._watch_crash)
+        try:
+            await _sleep_until(start)
+            self.recorder.roll(clock())
+            if self._schedule is not None:
+                self.next_due = start + round(self._schedule.due(0) * 1e9)
+            for lane in getattr(self, "_waiting", ()):
+                self._start_lane(lane)
+            await self._until_end()
+        finally:
+            self.finish()
+            for helper in helpers[1:]:
+                helper.cancel()
+            await self._end_lanes()
+            helpers[0].cancel()
+            await asyncio.wait(helpers)
+            self.recorder.roll(clock())
+        if self._crash is not None:
+            raise self._crash
+
+    def _helpers(self) -> list[Coroutine[Any, Any, None]]:
+        helpers = [self._watch()]  # the first: it goes on until the lanes have ended
+        if self.plan.ramp_of_connections is not None or self.plan.connect_rate:
+            helpers.append(self._follow_ramp())
+        elif self.plan.mode == "reconnect":
+            helpers.append(self._start_once())
+        if self._schedule is not None:
+            helpers.append(self._pace())
+        elif self.plan.busy_poll:
+            helpers.append(self._spin())
+        if self.plan.requests is not None:
+            helpers.append(self._count_requests())
+        return helpers
+
+    async def _until_end(self) -> None:
+        delay = None if self._end == _NEVER else max(0.0, (self._end - clock()) / 1e9)
+        try:
+            async with asyncio.timeout(delay):
+                await self._ended.wait()
+        except TimeoutError:
+            pass
+
+    def stop(self, why: str) -> None:
+        """Stop before the time, for the reason *why*."""
+        if not self.why and not self._ended.is_set():
+            self.why = why
+        self._end = min(self._end, clock())
+        self.recorder.end(clock())
+        self._ended.set()
+        self.finish()
+
+    def finish(self) -> None:
+        """Send no more; lanes end when what is in flight is answered."""
+        if self.stopping:
+            return
+        self.stopping = True
+        if self._schedule is not None and self._start:
+            time = (min(clock(), self._end) - self._start) / 1e9
+            due = self._number if self.plan.requests is not None else self._schedule.count(time)
+            self.scheduled = max(self._number, due)
+        self._ended.set()
+        self.next_due = _NEVER
+        for lane in list(self._lanes):
+            lane.finish()
+
+    async def _end_lanes(self) -> None:
+        tasks = set(self._lanes.values())
+        if not tasks:
+            return
+        # Interrupted, nobody wants to wait for the slow ones; else the watch ends them.
+        _, left = await asyncio.wait(tasks, timeout=0.3 if self.why == "interrupted" else None)
+        for lane, task in list(self._lanes.items()):
+            if task in left:
+                lane.abandon()
+        if left:
+            await asyncio.wait(left)
+
+    def _watch_crash(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._crash = self._crash or error
+            self.stop("crashed")
+
+    # -------------------------------------------------------------------- the lanes
+
+    def _make(self) -> Lane:
+        if self.plan.mode == "hold":
+            return _HoldLane(self)
+        return _ClosedLane(self) if self._schedule is None else _OpenLane(self)
+
+    def _start_lane(self, lane: Lane) -> None:
+        task = self._lanes[lane] = asyncio.create_task(lane.live())
+        task.add_done_callback(lambda _: self._lanes.pop(lane))
+        task.add_done_callback(self._watch_crash)
+
+    async def _start_once(self) -> None:
+        await _sleep_until(self._start)
+        for _ in range(self.plan.share(self.plan.connections, self._part)):
+            self._start_lane(_Once(self))
+
+    async def _follow_ramp(self) -> None:
+        """Have as many lanes as the ramp, or the rate of connecting, says."""
+        plan, ramp = self.plan, self.plan.ramp_of_connections
+        most = plan.share(plan.most_connections, self._part)
+        running: list[Lane] = []
+        await _sleep_until(self._start)
+        while not self.stopping:
+            time = (clock() - self._zero if ramp else clock() - self._start) / 1e9
+            if ramp is not None:
+                wanted = plan.share(round(ramp.level(time)), self._part)
+            else:
+                rate = (plan.connect_rate or 0.0) / plan.workers
+                wanted = min(most, int(time * rate) + 1)
+            while len(running) < wanted:
+                running.append(self._make())
+                self._start_lane(running[-1])
+            while len(running) > wanted:
+                running.pop().finish()
+            if ramp is None and len(running) == most:
+                return
+            await asyncio.sleep(0.002)
+
+    async def _count_requests(self) -> None:
+        """Let only so many requests be sent, from the end of the warm-up on."""
+        if self.plan.warmup:
+            await _sleep_until(self._zero)
+        self.recorder.roll(clock())
+        spent = self.recorder.measured + sum(lane.in_flight for lane in self._lanes)
+        self.left = max(0, self.plan.share(self.plan.requests or 0, self._part) - spent)
+        if self.left == 0:
+            self._ended.set()
+
+    def grant(self, count: int) -> int:
+        """Return how many of *count* requests may be sent now."""
+        if self.stopping:
+            return 0
+        if count >= self.left:
+            count, self.left = self.left, 0
+            self._ended.set()
+        elif self.left != _NEVER:
+            self.left -= count
+        return count
+
+    # ---------------------------------------------------------------- the open loop
+
+    async def _pace(self) -> None:
+        """Give each request of the schedule to a lane, when it is due."""
+        busy = self.plan.busy_poll
+        await _sleep_until(self._start)
+        while not self.stopping:
+            now = clock()
+            burst = _BURST
+            while self.next_due <= now and self.free and burst and not self.stopping:
+                burst -= 1
+                self.free.popleft().send_due(self.take_due(now, had_room=True), now)
+            if busy:
+                await asyncio.sleep(0)
+            else:
+                wait = (self.next_due - clock()) / 1e9 if self.free else 0.001
+                await asyncio.sleep(max(0.0, min(0.01, wait)))
+
+    def take_due(self, now: int, *, had_room: bool = False) -> int:
+        """Return when the next request was due, which is sent *now*; there is another after it."""
+        due = self.next_due
+        self.grant(1)
+        self.recorder.lagged(now - due, had_room)
+        self._number += 1
+        assert self._schedule is not None
+        later = self._schedule.due(self._number)
+        self.next_due = self._start + round(later * 1e9) if later < 1e9 else _NEVER
+        if self.next_due >= self._end or self.left == 0:
+            self.next_due = _NEVER
+        return due
+
+    def forget_free(self, lane: Lane) -> None:
+        """Give nothing to *lane*: it has no connection now."""
+        self.free = deque(other for other in self.free if other is not lane)
+
+    # -------------------------------------------------------------------- connecting
+
+    async def connect(self) -> tuple[tcp.Conn, int] | None:
+        """Open a connection and give it a number; None if that fails, which is recorded."""
+        number = self._conns * self.plan.workers + self._part
+        self._conns += 1
+        began = clock()
+        try:
+            async with self._connecting:
+                conn = await tcp.connect(
+                    self.plan.addr,
+                    timeout=self.plan.timeout,
+                    read_limit=1 << 24,
+                    max_unsent=1 << 40,
+                    linger=1,
+                )
+        except OSError as error:
+            self.recorder.failed("connect", f"connection {number}: {cause(error)}")
+            self._failures += 1
+            if self._failures >= _GIVE_UP and not self.alive:
+                self.stop(f"no connection could be made any more: {cause(error)}")
+            self._check_errors()
+            return None
+        self._failures = 0
+        self.recorder.connected(clock() - began)
+        self.alive += 1
+        return conn, number
+
+    def failed(self, kind: str, text: str, count: int = 1) -> None:
+        """Record an error, and stop when there are too many."""
+        self.recorder.failed(kind, text, count)
+        self._check_errors()
+
+    def _check_errors(self) -> None:
+        if self.recorder.error_count >= self.plan.max_errors:
+            self.stop(f"stopped at {self.recorder.error_count} errors (--max-errors)")
+
+    # ---------------------------------------------------------------------- watching
+
+    async def _watch(self) -> None:
+        """End what waits for too long, and see that intervals end when nothing happens."""
+        timeout = round(self.plan.timeout * 1e9)
+        while True:
+            await asyncio.sleep(_WATCH)
+            now = clock()
+            self.recorder.roll(now)
+            for lane in list(self._lanes):
+                if now - lane.waiting_since > timeout:
+                    lane.time_out()
+
+    async def _spin(self) -> None:
+        """Keep the loop from sleeping, which would take time to wake from."""
+        while True:  # noqa: ASYNC110 - that nothing happens is what it is for
+            await asyncio.sleep(0)
+
+
+async def _sleep_until(when: int) -> None:
+    """Sleep until it is *when* on the clock, and never end before, as timers may."""
+    while (left := when - clock()) > 0:  # noqa: ASYNC110 - there is no event
+        await asyncio.sleep(left / 1e9)
+
+
+class Lane:
+    """One connection after the other, and what is in flight on the present one."""
+
+    __slots__ = (
+        "_answered",
+        "_at",
+        "_conn",
+        "_ending",
+        "_expected",
+        "_flights",
+        "_generator",
+        "_messages",
+        "_name",
+        "_number",
+        "_received",
+        "_recorder",
+        "_sent",
+        "_sizes",
+        "_timed_out",
+        "_write",
+    )
+
+    def __init__(self, generator: Generator) -> None:
+        self._generator = generator
+        self._recorder = generator.recorder
+        self._conn: tcp.Conn | None = None
+        self._ending = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._expected = b""  # of the replies to come, and before `_at` already there
+        self._at = self._received = 0
+        self._sent = self._answered = 0
+        self._sizes: deque[int] = deque()  # of the replies to come, if they differ
+        self._flights: deque[tuple[int, int, int]] = deque()  # due, sent, how many
+        self._timed_out = False
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that were sent and not answered."""
+        return self._sent - self._answered
+
+    @property
+    def waiting_since(self) -> int:
+        """When the oldest request that is not answered was sent."""
+        return self._flights[0][1] if self._flights else _NEVER
+
+    # -------------------------------------------------------------------- the course
+
+    async def connect(self) -> bool:
+        """Have a connection, new and unused, if one can be made."""
+        made = await self._generator.connect()
+        if made is None:
+            return False
+        self._conn, self._number = made
+        self._reset()
+        self._messages: Messages = self._generator.messages(self._number)
+        self._write = self._conn.write
+        return True
+
+    async def live(self) -> None:
+        """Converse on one connection after the other, until it is enough."""
+        while not (self._ending or self._generator.stopping):
+            if self._conn is None and not await self.connect():
+                await asyncio.sleep(_PAUSE)
+                continue
+            assert self._conn is not None
+            try:
+                await self._converse(self._conn)
+            except EndOfStream as error:
+                if error.partial or self._flights or not self._done():
+                    self._fail("closed", "the server closed the connection")
+            except ConnectionClosed:  # by us
+                if self._timed_out:
+                    self._fail("timeout", f"no reply within {self._generator.plan.timeout:g} s")
+            except OSError as error:
+                self._fail("lost connection", cause(error))
+            finally:
+                self._generator.forget_free(self)
+                self._generator.alive -= 1
+                await self._leave(self._conn)
+                self._conn = None
+        if self._conn is not None:  # never used: stopped before the start
+            self._generator.alive -= 1
+            await self._leave(self._conn)
+
+    async def _leave(self, conn: tcp.Conn) -> None:
+        conn.close()
+        await conn.wait_closed()
+
+    async def _converse(self, conn: tcp.Conn) -> None:
+        generator, recorder, read = self._generator, self._recorder, conn.read
+        reply_size = self._messages.reply_size
+        self.begin(clock())
+        while self._flights or not self._done():
+            piece = await read()
+            now = clock()
+            if not self._expected.startswith(piece, self._at):
+                await self._complain(conn, piece)
+                return
+            if now >= recorder.ends:
+                recorder.roll(now)
+            size = len(piece)
+            recorder.now.bytes_in += size
+            self._at += size
+            self._received += size
+            if self._at == len(self._expected):
+                self._expected = b""
+                self._at = 0
+            if reply_size is not None:
+                answered = self._received // reply_size - self._answered
+            else:
+                answered = self._count_answered()
+            if answered:
+                self._answered += answered
+                self.settle(answered, now)
+        if conn.unread_bytes and not generator.why:
+            await self._complain(conn, await read())
+
+    def _done(self) -> bool:
+        """Tell, while nothing is in flight, whether that is the end."""
+        return self._ending or self._generator.stopping
+
+    def _count_answered(self) -> int:
+        """Return how many replies are whole now, where their sizes differ."""
+        count, sizes = 0, self._sizes
+        while sizes and self._received >= sizes[0]:
+            self._received -= sizes.popleft()
+            count += 1
+        return count
+
+    def _send(self, count: int, due: int, now: int) -> None:
+        """Send the next *count* requests."""
+        number = self._sent
+        requests, replies = self._messages.batch(number, count)
+        if self._messages.reply_size is None:
+            sizes = [len(self._messages.reply(number + k)) for k in range(count)]
+            self._sizes.extend(sizes)
+        self._flights.append((due, now, count))
+        self._sent = number + count
+        if self._expected:
+            self._expected = self._expected[self._at :] + replies
+            self._at = 0
+        else:
+            self._expected = replies
+        interval = self._recorder.now
+        interval.bytes_out += len(requests)
+        interval.sent += count
+        self._write(requests)
+
+    # ------------------------------------------------------- what kinds of load differ in
+
+    def begin(self, now: int) -> None:
+        """Do what is to be done on a new connection."""
+        raise NotImplementedError
+
+    def settle(self, answered: int, now: int) -> None:
+        """Record that *answered* replies came, and do what comes next."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Send no more; end as soon as nothing is in flight."""
+        self._ending = True
+        if not self._flights and self._conn is not None:
+            if self._conn.unread_bytes:
+                return  # it is about to read them
+            self._conn.close()
+
+    # ---------------------------------------------------------------------- failures
+
+    def abandon(self) -> None:
+        """End now; what is in flight is of no interest any more."""
+        self._ending = True
+        if self._conn is not None:
+            self._conn.abort()
+
+    def time_out(self) -> None:
+        """End the connection, whose oldest request waits for too long."""
+        if self._conn is not None and not self._timed_out:
+            self._timed_out = True
+            self._conn.abort()
+
+    def _fail(self, kind: str, what: str) -> None:
+        """Record that the connection failed, with what was in flight on it."""
+        lost = max(1, self.in_flight)
+        if self.in_flight:
+            what = f"{what} while request {self._answered} was unanswered"
+            if lost > 1:
+                what += f" (and {lost - 1} more)"
+        self._generator.failed(kind, f"connection {self._number}: {what}", lost)
+
+    async def _complain(self, conn: tcp.Conn, piece: bytes) -> None:
+        """Record what is wrong with what came; some more is waited for, to tell what it is."""
+        size = self._messages.reply_size
+        partial = self._received - self._answered * size if size else self._received
+        received = self._messages.reply(self._answered)[:partial] + piece
+        wanted = partial + len(self._expected) - self._at + 1
+        try:
+            async with asyncio.timeout(_AFTER_WRONG):
+                while len(received) < wanted:
+                    received += await conn.read()
+        except (TimeoutError, EndOfStream, OSError):
+            pass
+        violation = diagnose(self._messages, self._answered, self._sent, received)
+        text = f"connection {self._number}: {violation.text}"
+        self._generator.failed(violation.kind, text)
+        self._ending = self._ending or self._generator.stopping
+        conn.abort()
+
+
+class _ClosedLane(Lane):
+    """A reply makes room for the next request."""
+
+    __slots__ = ()
+
+    def begin(self, now: int) -> None:
+        if count := self._generator.grant(self._generator.plan.depth):
+            self._send(count, now, now)
+
+    def settle(self, answered: int, now: int) -> None:
+        flights, record = self._flights, self._recorder.answered
+        left = answered
+        while left:
+            due, sent, count = flights[0]
+            if count <= left:
+                flights.popleft()
+            else:
+                flights[0] = (due, sent, count - left)
+                count = left
+            record(now, now - sent, count)
+            left -= count
+        if not self._ending and (answered := self._generator.grant(answered)):
+            self._send(answered, now, now)
+
+
+class _OpenLane(Lane):
+    """Requests are sent when they are due, or as soon after that as there is room."""
+
+    __slots__ = ()
+
+    def begin(self, now: int) -> None:
+        self._make_room(self._generator.plan.depth, now)
+
+    def settle(self, answered: int, now: int) -> None:
+        served = self._recorder.served
+        for _ in range(answered):
+            due, sent, _count = self._flights.popleft()
+            served(now, due, sent)
+        self._make_room(answered, now)
+
+    def _make_room(self, places: int, now: int) -> None:
+        generator = self._generator
+        for _ in range(places):
+            if generator.next_due <= now and not self._ending:
+                self.send_due(generator.take_due(now), now)
+            else:
+                generator.free.append(self)
+
+    def send_due(self, due: int, now: int) -> None:
+        """Send the request that was *due*."""
+        self._send(1, due, now)
+
+
+class _HoldLane(_ClosedLane):
+    """Idle until the end; then one request shows that the connection works."""
+
+    __slots__ = ()
+
+    def begin(self, now: int) -> None:
+        """Send nothing."""
+
+    def _done(self) -> bool:
+        return self._answered > 0
+
+    def finish(self) -> None:
+        self._ending = True
+        if self._conn is not None and not self._sent and self._conn.is_alive:
+            now = clock()
+            self._send(1, now, now)
+
+
+class _Once(Lane):
+    """Each request has a connection of its own; latencies are with connecting."""
+
+    __slots__ = ("_begun", "_due", "_given")
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__(generator)
+        self._given: asyncio.Future[tuple[int, int]] | None = None
+
+    async def live(self) -> None:
+        while not (self._ending or self._generator.stopping):
+            due = await self._wait_for_work()
+            if due is None:
+                return
+            if await self.connect():
+                await self._exchange(*due)
+            else:
+                await asyncio.sleep(_PAUSE)
+
+    async def _wait_for_work(self) -> tuple[int, int] | None:
+        generator, now = self._generator, clock()
+        if generator.plan.rate is None:
+            return (now, now) if generator.grant(1) else None
+        if generator.next_due <= now:
+            return generator.take_due(now), now
+        self._given = asyncio.get_running_loop().create_future()
+        generator.free.append(self)
+        try:
+            return await self._given
+        except asyncio.CancelledError:
+            if self._ending:
+                return None
+            raise
+        finally:
+            self._given = None
+
+    def send_due(self, due: int, now: int) -> None:
+        """Send the request that was *due*."""
+        if self._given is not None and not self._given.done():
+            self._given.set_result((due, now))
+
+    def finish(self) -> None:
+        self._ending = True
+        if self._given is not None:
+            self._given.cancel()
+
+    async def _exchange(self, due: int, now: int) -> None:
+        conn = self._conn
+        assert conn is not None
+        self._due = due
+        self._begun = now
+        try:
+            await self._converse(conn)
+        except EndOfStream:
+            self._fail("closed", "the server closed the connection")
+        except ConnectionClosed:
+            if self._timed_out:
+                self._fail("timeout", f"no reply within {self._generator.plan.timeout:g} s")
+        except OSError as error:
+            self._fail("lost connection", cause(error))
+        finally:
+            self._generator.alive -= 1
+            self._conn = None
+            await self._leave(conn)
+
+    def begin(self, now: int) -> None:  # noqa: ARG002 - it was due, or begun, before
+        self._send(1, self._due, self._begun)
+
+    def settle(self, answered: int, now: int) -> None:  # noqa: ARG002 - it is one
+        due, sent, _ = self._flights.popleft()
+        if self._generator.plan.rate is None:
+            self._recorder.answered(now, now - sent, 1)
+        else:
+            self._recorder.served(now, due, sent)
+
+    def _done(self) -> bool:
+        return self._answered > 0
+
+
+def cause(error: OSError) -> str:
+    """Return why a connection failed, in words."""
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{error.strerror} (this machine has no free port to connect from)"
+    if error.errno == errno.EMFILE:
+        return f"{error.strerror} (ulimit -n)"
+    if error.strerror:
+        return error.strerror
+    return os.strerror(error.errno) if error.errno else str(error) or type(error).__name__

@@ -1,0 +1,218 @@
+r"""What is sent, and what must come back: requests with their replies, by number.
+
+Every connection has messages of its own, which carry the number of the request
+and of the connection wherever there is room for them, so that no two replies
+that could be mistaken for each other are the same. The layout of a payload that
+we make ourselves (of *size* bytes, less the line's end)::
+
+    0000000123 000004 abcdefghij…      number, connection, filler
+
+A short one has the last digits of the number alone. Templates and pairs carry
+what ``{seq}`` and ``{conn}`` in them stand for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Final, Protocol
+
+from silly.bench.sizes import Sizes
+
+__all__ = ["FRAMINGS", "Messages", "listed", "mixed", "numbered", "unescape"]
+
+FRAMINGS: Final = ("line", "fixed", "length-prefix", "raw")
+_LOW: Final = [b"%03d" % number for number in range(1000)]
+_NUMBER, _HEADER = 10, 18  # digits of the number; bytes of number, connection and spaces
+_VARIETY: Final = 4096  # sizes drawn, which are then used in turns
+
+
+class Messages(Protocol):
+    """The requests of one connection, and the replies that they must have."""
+
+    reply_size: int | None
+    """The size of every reply, in bytes; None if they differ."""
+
+    def batch(self, first: int, count: int) -> tuple[bytes, bytes]:
+        """Return requests *first*, *first* + 1, …, joined, and their replies, joined."""
+
+    def reply(self, number: int) -> bytes:
+        """Return the one right reply to request *number*."""
+
+    def addressee(self, received: bytes) -> int | None:
+        """Return which connection a reply is for, as it says itself; None if it does not."""
+
+
+# ------------------------------------------------------------------------ our own
+
+
+class _Numbered:
+    """Payloads of one size that carry their numbers; the reply is the request (an echo)."""
+
+    __slots__ = ("_block", "_high", "_low", "_lead", "_pre", "_post", "_sep", "reply_size")  # noqa: RUF023
+
+    def __init__(self, framing: str, size: int, conn: int) -> None:
+        body = size - 1 if framing == "line" else size
+        self._lead = size.to_bytes(4, "big") if framing == "length-prefix" else b""
+        self._high = max(0, min(body, _NUMBER) - 3)  # leading digits of the number
+        self._low = _LOW if body >= 3 else [low[3 - body :] for low in _LOW]
+        self._post = _rest(framing, body, conn)
+        self._block = -1
+        self._pre = self._sep = b""
+        self.reply_size: int | None = len(self._lead) + size
+
+    def _enter(self, block: int) -> None:
+        """Be ready for the requests block * 1000 to block * 1000 + 999."""
+        self._block = block
+        digits = b"%07d" % (block % 10_000_000)
+        self._pre = self._lead + digits[7 - self._high :]
+        self._sep = self._post + self._pre
+
+    def batch(self, first: int, count: int) -> tuple[bytes, bytes]:
+        block, low = divmod(first, 1000)
+        if block != self._block:
+            self._enter(block)
+        if count == 1:
+            message = self._pre + self._low[low] + self._post
+        elif low + count <= 1000:
+            message = self._pre + self._sep.join(self._low[low : low + count]) + self._post
+        else:
+            here = 1000 - low
+            message = self.batch(first, here)[0] + self.batch(first + here, count - here)[0]
+        return message, message
+
+    def reply(self, number: int) -> bytes:
+        return self.batch(number, 1)[0]
+
+    def addressee(self, received: bytes) -> int | None:
+        header = received[len(self._lead) : len(self._lead) + _HEADER]
+        found = re.fullmatch(rb"\d{10} (\d{6}) ", header)
+        return int(found[1]) if found else None
+
+
+@lru_cache(maxsize=64)
+def _filler(framing: str, size: int) -> bytes:
+    # Only a line has bytes that it must not hold; the others get all there are.
+    alphabet = b"abcdefghijklmnopqrstuvwxyz" if framing == "line" else bytes(range(256))
+    return (alphabet * (size // len(alphabet) + 1))[:size]
+
+
+def _rest(framing: str, body: int, conn: int) -> bytes:
+    """Return what comes behind the number: the connection, the filler, the end of line."""
+    rest = b" %06d " % (conn % 1_000_000) + _filler(framing, max(0, body - _HEADER))
+    return rest[: max(0, body - _NUMBER)] + (b"\n" if framing == "line" else b"")
+
+
+class _Mixed:
+    """Payloads of several sizes, in an order drawn once."""
+
+    reply_size: int | None = None
+
+    def __init__(self, framing: str, sizes: Sequence[int], conn: int) -> None:
+        self._sizes = sizes
+        self._framing = framing
+        self._conn = conn
+        self._makers: dict[int, _Numbered] = {}
+
+    def reply(self, number: int) -> bytes:
+        size = self._sizes[number % len(self._sizes)]
+        maker = self._makers.get(size)
+        if maker is None:
+            if len(self._makers) >= 64:  # a range of sizes would fill the memory
+                self._makers.clear()
+            maker = self._makers[size] = _Numbered(self._framing, size, self._conn)
+        return maker.reply(number)
+
+    def batch(self, first: int, count: int) -> tuple[bytes, bytes]:
+        message = b"".join([self.reply(number) for number in range(first, first + count)])
+        return message, message
+
+    def addressee(self, received: bytes) -> int | None:
+        maker = next(iter(self._makers.values()), None)
+        return None if maker is None else maker.addressee(received)
+
+
+Factory = Callable[[int], Messages]
+"""Makes the messages of the connection of a number."""
+
+
+def numbered(framing: str, size: int) -> Factory:
+    """Return what makes payloads of one *size* in bytes."""
+    return lambda conn: _Numbered(framing, size, conn)
+
+
+def mixed(framing: str, sizes: Sizes, seed: int) -> Factory:
+    """Return what makes payloads of *sizes*, in an order that depends on *seed*."""
+    drawn = sizes.draw(_VARIETY, seed)
+    return lambda conn: _Mixed(framing, drawn, conn)
+
+
+# ----------------------------------------------------------------- given by the user
+
+_PLACES: Final = re.compile(rb"\{(seq|conn)\}")
+
+
+class _Listed:
+    """Given requests and replies, in turns, with what ``{seq}`` and ``{conn}`` stand for."""
+
+    def __init__(self, pairs: Sequence[tuple[bytes, bytes]], conn: int) -> None:
+        self._pairs = pairs
+        self._conn = b"%d" % conn
+        self._constant = not any(_PLACES.search(part) for pair in pairs for part in pair)
+        sizes = {len(reply) for _, reply in pairs}
+        self.reply_size = sizes.pop() if self._constant and len(sizes) == 1 else None
+
+    def _fill(self, template: bytes, number: int) -> bytes:
+        if self._constant:
+            return template
+        seq = b"%d" % number
+        return _PLACES.sub(lambda found: seq if found[1] == b"seq" else self._conn, template)
+
+    def reply(self, number: int) -> bytes:
+        return self._fill(self._pairs[number % len(self._pairs)][1], number)
+
+    def batch(self, first: int, count: int) -> tuple[bytes, bytes]:
+        if self._constant and len(self._pairs) == 1:
+            request, reply = self._pairs[0]
+            return request * count, reply * count
+        numbers = range(first, first + count)
+        pairs = self._pairs
+        requests = [self._fill(pairs[number % len(pairs)][0], number) for number in numbers]
+        return b"".join(requests), b"".join([self.reply(number) for number in numbers])
+
+    def addressee(self, received: bytes) -> int | None:  # noqa: ARG002 - they need not say
+        return None
+
+
+def listed(pairs: Sequence[tuple[bytes, bytes]]) -> Factory:
+    """Return what makes the messages of *pairs* of request and reply, in turns."""
+    return lambda conn: _Listed(pairs, conn)
+
+
+_ESCAPES: Final = {b"r": b"\r", b"n": b"\n", b"t": b"\t", b"0": b"\0", b"\\": b"\\"}
+
+
+def unescape(text: str) -> bytes:
+    r"""Return the bytes that *text* stands for, with ``\r \n \t \0 \\ \xNN``. Raises ValueError."""
+
+    def stands_for(found: re.Match[bytes]) -> bytes:
+        escape = found[1]
+        if len(escape) == 3:
+            return bytes.fromhex(escape[1:].decode())
+        if escape not in _ESCAPES:
+            raise ValueError(
+                f"{text!r} has a backslash that stands for nothing: "
+                r"\r, \n, \t, \0, \\ and \xNN are known"
+            )
+        return _ESCAPES[escape]
+
+    data = text.encode("utf-8", "surrogateescape")
+    return re.sub(rb"\\(x[0-9a-fA-F]{2}|.|\Z)", stands_for, data, flags=re.DOTALL)
+
+
+def framed(framing: str, payload: bytes) -> bytes:
+    """Return *payload* with what the framing puts around it."""
+    if framing == "line":
+        return payload if payload.endswith(b"\n") else payload + b"\n"
+    return len(payload).to_bytes(4, "big") + payload if framing == "length-prefix" else payload

@@ -1,0 +1,203 @@
+"""A run, as it is asked for: everything that the generator needs to know, checked.
+
+One dataclass; the command line, the result and the workers all speak of it.
+Durations are seconds, sizes bytes, rates a number for each second.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Final
+
+from silly.bench import messages
+from silly.bench.messages import Factory, framed
+from silly.bench.schedule import Ramp, Schedule, Stage
+from silly.bench.sizes import Sizes
+from silly.net import addr as addresses
+
+__all__ = ["MODES", "Plan"]
+
+MODES: Final = ("keep", "reconnect", "hold")
+_DEFAULT_SIZES: Final = Sizes(((1.0, 64, 64),))
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do to which server. `check` says what contradicts what."""
+
+    addr: str
+    connections: int = 10
+    depth: int = 1
+    """Requests in flight on each connection, at most."""
+    rate: float | None = None
+    """Requests for each second: an open loop. None: a closed loop."""
+    mode: str = "keep"
+    framing: str = "line"
+    sizes: Sizes = _DEFAULT_SIZES
+    data: bytes | None = None
+    template: bytes | None = None
+    pairs: tuple[tuple[bytes, bytes], ...] = ()
+    stages: tuple[Stage, ...] = ()
+    connect_rate: float | None = None
+    duration: float | None = None
+    requests: int | None = None
+    warmup: float = 0.0
+    workers: int = 1
+    timeout: float = 5.0
+    """For each reply and for each connection to be made."""
+    max_errors: int = 100
+    interval: float = 1.0
+    busy_poll: bool = False
+    seed: int = 1
+
+    def check(self) -> None:
+        """Raise ValueError, one line naming the options, where the plan contradicts itself."""
+        if (parsed := addresses.parse(self.addr)) and getattr(parsed, "port", 1) == 0:
+            raise ValueError(f"ADDR {self.addr!r} has port 0: name the server's port")
+        self._check_numbers()
+        self._check_payload()
+        open_loop, hold = self.rate is not None, self.mode == "hold"
+        closed_ramp = bool(self.stages) and not open_loop
+        for wrong, text in (
+            (self.requests is not None and self.duration is not None,
+             "--requests and --duration: the run ends by one of them, not by both"),
+            (bool(self.stages) and self.duration is not None,
+             "--stage and --duration: the stages make up the duration"),
+            (bool(self.stages) and self.requests is not None,
+             "--stage and --requests: a run with stages ends with the last of them"),
+            (hold and open_loop, "--rate and --mode hold: idle connections send no requests"),
+            (hold and self.requests is not None,
+             "--requests and --mode hold: connections are held for --duration"),
+            (hold and self.depth != 1, "--depth and --mode hold: idle connections send nothing"),
+            (self.mode == "reconnect" and self.depth != 1,
+             "--depth and --mode reconnect: each connection has one request"),
+            (self.mode == "reconnect" and self.connect_rate is not None,
+             "--connect-rate and --mode reconnect: --rate is the rate of connections then"),
+            (closed_ramp and self.connect_rate is not None,
+             "--connect-rate and --stage: the stages say when connections are opened"),
+            (closed_ramp and any(stage.target != int(stage.target) for stage in self.stages),
+             "--stage without --rate is a number of connections, and must be whole"),
+            (self.most_connections < self.workers,
+             f"--workers {self.workers}: there are {self.most_connections} connections for them"),
+        ):  # fmt: skip
+            if wrong:
+                raise ValueError(text)
+
+    def _check_numbers(self) -> None:
+        for name, value, least in (
+            ("--connections", self.connections, 0 if self.stages and self.rate is None else 1),
+            ("--depth", self.depth, 1),
+            ("--workers", self.workers, 1),
+            ("--requests", self.requests, 1),
+            ("--max-errors", self.max_errors, 1),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be {least} or more, not {value}")
+        for name, seconds in (
+            ("--duration", self.duration),
+            ("--timeout", self.timeout),
+            ("--interval", self.interval),
+            ("--connect-rate", self.connect_rate),
+        ):
+            if seconds is not None and seconds <= 0:
+                raise ValueError(f"{name} must be more than 0, not {seconds:g}")
+        if self.rate is not None and (self.rate < 0 or (self.rate == 0 and not self.stages)):
+            raise ValueError(f"--rate must be more than 0, not {self.rate:g}")
+
+    def _check_payload(self) -> None:
+        given = [
+            name
+            for name, there in (
+                ("--send", bool(self.pairs)),
+                ("--data", self.data is not None),
+                ("--template", self.template is not None),
+            )
+            if there
+        ]
+        if len(given) > 1:
+            raise ValueError(f"{given[0]} and {given[1]}: only one says what is sent")
+        if self.data == b"":
+            raise ValueError("--data: the file is empty")
+        if any(not request or not reply for request, reply in self.pairs):
+            raise ValueError("--send and --expect must not be empty")
+        if self.framing == "line" and self.template is not None and b"\n" in self.template[:-1]:
+            raise ValueError("--template has a newline in the middle: that makes two lines")
+        if not given:
+            least = 0 if self.framing == "length-prefix" else 1
+            if self.sizes.least < least:
+                raise ValueError(f"--size must be {least} or more for --framing {self.framing}")
+            if self.framing == "fixed" and self.sizes.one is None:
+                raise ValueError("--framing fixed needs one --size, not a distribution")
+
+    # ------------------------------------------------------------------ what follows
+
+    @property
+    def measured_seconds(self) -> float | None:
+        """How long the run measures; None if requests are counted instead."""
+        if self.requests is not None:
+            return None
+        if self.stages:
+            return sum(stage.seconds for stage in self.stages)
+        return 10.0 if self.duration is None else self.duration
+
+    @property
+    def open_ramp(self) -> Ramp | None:
+        """The rate over time; None in a closed loop."""
+        return None if self.rate is None else Ramp(self.rate, self.stages)
+
+    @property
+    def ramp_of_connections(self) -> Ramp | None:
+        """The number of connections over time; None if it stays the same."""
+        if self.stages and self.rate is None:
+            return Ramp(self.connections, self.stages)
+        return None
+
+    @property
+    def most_connections(self) -> int:
+        """How many connections there are at most at one time."""
+        ramp = self.ramp_of_connections
+        return self.connections if ramp is None else int(ramp.highest)
+
+    def schedule(self, part: int) -> Schedule | None:
+        """Return when the requests of the worker *part* are due; None in a closed loop."""
+        ramp = self.open_ramp
+        return None if ramp is None else Schedule(ramp, part, self.workers)
+
+    def share(self, whole: int, part: int) -> int:
+        """Return how many of *whole* are the worker's of number *part*."""
+        return whole // self.workers + (part < whole % self.workers)
+
+    def factory(self) -> Factory:
+        """Return what makes the messages of a connection."""
+        if self.pairs:
+            return messages.listed(self.pairs)
+        if self.data is not None:
+            lines = self.data.splitlines(keepends=True) if self.framing == "line" else [self.data]
+            framed_lines = [framed(self.framing, line) for line in lines]
+            return messages.listed([(line, line) for line in framed_lines])
+        if self.template is not None:
+            if self.framing == "length-prefix":
+                raise ValueError(
+                    "--template and --framing length-prefix: the length would change; use --data"
+                )
+            line = framed(self.framing, self.template)
+            return messages.listed([(line, line)])
+        if self.sizes.one is not None:
+            return messages.numbered(self.framing, self.sizes.one)
+        return messages.mixed(self.framing, self.sizes, self.seed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as plain data, for the published result."""
+        plain = dataclasses.asdict(self)
+        plain["sizes"] = [list(piece) for piece in self.sizes.pieces]
+        plain["stages"] = [[stage.seconds, stage.target] for stage in self.stages]
+        plain["pairs"] = [[_text(send), _text(expect)] for send, expect in self.pairs]
+        plain["data"] = None if self.data is None else len(self.data)
+        plain["template"] = None if self.template is None else _text(self.template)
+        plain["duration"] = self.measured_seconds
+        return plain
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")

@@ -1,0 +1,221 @@
+"""What happened, counted by the interval: one worker's record, sent off as each one ends.
+
+Interval 0 begins when measuring does; those before it are the warm-up. What is
+answered after the measured time (it was sent within it) is in the interval
+`AFTER`: it counts for the latencies, and not for the rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from silly.bench.histogram import Histogram
+
+__all__ = ["AFTER", "LATE", "Interval", "Recorder"]
+
+AFTER: Final = 1 << 40
+LATE: Final = 1_000_000  # nanoseconds behind its time after which a request is sent late
+_DESCRIBED: Final = 10  # errors that are described in each worker; the others are counted
+
+
+class Interval:
+    """What happened in one interval."""
+
+    __slots__ = (
+        "bytes_in",
+        "bytes_out",
+        "connects",
+        "cpu",
+        "errors",
+        "index",
+        "late",
+        "latency",
+        "length",
+        "max_lag",
+        "own_late",
+        "sent",
+        "service",
+    )
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.length = 0.0
+        """In seconds."""
+        self.latency = Histogram()
+        """From when the request was due to be sent (open loop), or was sent (closed loop)."""
+        self.service: Histogram | None = None
+        """Open loop: from when the request was sent."""
+        self.connects: Histogram | None = None
+        """How long connecting took."""
+        self.errors: dict[str, int] = {}
+        self.sent = 0
+        self.bytes_in = self.bytes_out = 0
+        self.late = 0
+        self.own_late = 0
+        """Sent late though a connection was free."""
+        self.max_lag = 0
+        self.cpu = 0.0
+
+    @property
+    def requests(self) -> int:
+        """How many were answered, rightly."""
+        return self.latency.count
+
+    def merge(self, other: Interval) -> None:
+        """Add what happened in *other*, an interval of the same index, or any to sum up."""
+        self.length = max(self.length, other.length)
+        self.latency.merge(other.latency)
+        for name in ("service", "connects"):
+            theirs = getattr(other, name)
+            if theirs is not None:
+                if getattr(self, name) is None:
+                    setattr(self, name, Histogram())
+                getattr(self, name).merge(theirs)
+        for kind, count in other.errors.items():
+            self.errors[kind] = self.errors.get(kind, 0) + count
+        self.sent += other.sent
+        self.bytes_in += other.bytes_in
+        self.bytes_out += other.bytes_out
+        self.late += other.late
+        self.own_late += other.own_late
+        self.max_lag = max(self.max_lag, other.max_lag)
+        self.cpu += other.cpu
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as plain data, which `from_dict` takes."""
+        plain: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        for name in ("latency", "service", "connects"):
+            if plain[name] is not None:
+                plain[name] = plain[name].to_list()
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Interval:
+        """Return what `to_dict` was called on."""
+        made = cls(plain["index"])
+        for name, value in plain.items():
+            if name in ("latency", "service", "connects") and value is not None:
+                setattr(made, name, Histogram.from_list(value))
+            else:
+                setattr(made, name, value)
+        return made
+
+
+class Recorder:
+    """Where a worker's connections record what happens; times are of `time.perf_counter_ns`."""
+
+    def __init__(
+        self,
+        interval: float,
+        report: Callable[[Interval], None],
+        cpu: Callable[[], float],
+    ) -> None:
+        self._length = max(1, round(interval * 1e9))
+        self._report = report
+        self._cpu = cpu
+        self._cpu_before = cpu()
+        self._begun = self._zero = self._end = 0
+        self.now = Interval(-1)  # before the start: connecting
+        self.ends = 1 << 62
+        """When the present interval ends."""
+        self.first_errors: list[str] = []
+        self.error_count = 0
+        self._measured = 0
+        self.last_answer = 0
+        """When the last right reply came."""
+
+    def start(self, now: int, zero: int, end: int) -> None:
+        """Begin to record at *now*; interval 0 begins at *zero*, measuring ends at *end*."""
+        self._begun, self._zero, self._end = now, zero, end
+        setup, self.now = self.now, Interval(self._index(now))
+        if setup.connects is not None:
+            self.now.connects = setup.connects
+        self.now.errors = setup.errors
+        self._cpu_before = self._cpu()
+        self._set_end()
+
+    def end(self, now: int) -> None:
+        """End measuring at *now*, earlier than was planned."""
+        if now < self._end:
+            self._end = now
+            if now >= self.ends:
+                self.roll(now)
+            else:
+                self.ends = max(now, self._zero)
+
+    def _index(self, now: int) -> int:
+        return AFTER if now >= self._end else (now - self._zero) // self._length
+
+    def _set_end(self) -> None:
+        index = self.now.index
+        if index == AFTER:
+            self.ends = 1 << 62
+        else:
+            self.ends = min(self._zero + (index + 1) * self._length, self._end)
+
+    def roll(self, now: int) -> None:
+        """Send off the present interval if it has ended, and begin the one of *now*."""
+        if now < self.ends:
+            return
+        self.send_off(now)
+        self.now = Interval(self._index(now))
+        self._set_end()
+
+    def send_off(self, now: int) -> None:
+        """Report the present interval as it is."""
+        begin = self._end if self.now.index == AFTER else self._zero + self.now.index * self._length
+        self.now.length = (min(now, self.ends) - max(begin, self._begun)) / 1e9
+        cpu = self._cpu()
+        self.now.cpu, self._cpu_before = cpu - self._cpu_before, cpu
+        if self.now.index >= 0:
+            self._measured += self.now.requests
+        self._report(self.now)
+
+    @property
+    def measured(self) -> int:
+        """How many right replies came since the end of the warm-up."""
+        return self._measured + (self.now.requests if self.now.index >= 0 else 0)
+
+    # ----------------------------------------------------------------- what happens
+
+    def answered(self, now: int, nanoseconds: int, count: int) -> None:
+        """Record *count* right replies at *now*, each after *nanoseconds*; `roll` comes before."""
+        self.last_answer = now
+        self.now.latency.record(nanoseconds, count)
+
+    def served(self, now: int, due: int, sent: int) -> None:
+        """Record a right reply at *now* to a request that was *due* before it was *sent*.
+
+        `roll` comes before.
+        """
+        self.last_answer = now
+        interval = self.now
+        interval.latency.record(now - due)
+        if interval.service is None:
+            interval.service = Histogram()
+        interval.service.record(now - sent)
+
+    def lagged(self, lag: int, had_room: bool) -> None:
+        """Record that a request of the schedule was sent *lag* nanoseconds behind its time.
+
+        *had_room* says that a connection was free for it: then it is this process that
+        was late.
+        """
+        self.now.max_lag = max(self.now.max_lag, lag)
+        if lag > LATE:
+            self.now.late += 1
+            self.now.own_late += had_room
+
+    def connected(self, nanoseconds: int) -> None:
+        """Record that a connection was made, in *nanoseconds*."""
+        if self.now.connects is None:
+            self.now.connects = Histogram()
+        self.now.connects.record(nanoseconds)
+
+    def failed(self, kind: str, text: str, count: int = 1) -> None:
+        """Record *count* errors of a kind; *text* says which connection, which request, what."""
+        self.now.errors[kind] = self.now.errors.get(kind, 0) + count
+        self.error_count += count
+        if len(self.first_errors) < _DESCRIBED:
+            self.first_errors.append(text)

@@ -1,0 +1,233 @@
+"""What came out of a run, in the form that is published: plain data, ready for JSON.
+
+``result.schema.json`` in this package describes it. Times are seconds, sizes
+bytes, shares of 1.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import platform
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from typing import Any, Final
+
+import silly
+from silly.bench.asserts import Claim
+from silly.bench.fleet import Fleet, summed
+from silly.bench.histogram import Histogram
+from silly.bench.plan import Plan
+from silly.bench.process import Usage
+from silly.bench.recorder import AFTER, Interval
+
+__all__ = ["PERCENTILES", "SCHEMA", "build", "load", "schema"]
+
+SCHEMA: Final = "silly-bench/1"
+PERCENTILES: Final = (50.0, 75.0, 90.0, 95.0, 99.0, 99.9, 99.99, 99.999)
+WRONG: Final = ("corrupt", "lost", "reordered", "duplicate", "misdelivered", "unasked")
+_BUSY: Final = 0.9  # of a core, from which the client is suspected to be the limit
+_LATE: Final = 0.01  # of the requests
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of a result (JSON Schema 2020-12)."""
+    text = resources.files("silly.bench").joinpath("result.schema.json").read_text("utf-8")
+    made: dict[str, Any] = json.loads(text)
+    return made
+
+
+def load(path: str) -> dict[str, Any]:
+    """Return the result that was written to *path*.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not a result of ``silly bench --json``.
+    """
+    with open(path, encoding="utf-8") as file:  # noqa: PTH123 - "-" and pipes too
+        try:
+            result = json.load(file)
+        except ValueError:
+            result = None
+    if not isinstance(result, dict) or result.get("schema") != SCHEMA:
+        raise ValueError(f"{path!r} is not a result of silly bench --json ({SCHEMA})")
+    return result
+
+
+def build(
+    plan: Plan,
+    fleet: Fleet,
+    *,
+    began: dt.datetime,
+    interrupted: bool,
+    server: Sequence[Usage],
+    pid: int | None,
+    claims: Iterable[Claim],
+) -> dict[str, Any]:
+    """Return the result of the run that *fleet* has made.
+
+    Args:
+        plan: what was asked for.
+        fleet: with all that was reported.
+        began: when.
+        interrupted: whether it was stopped by a signal.
+        server: what the server's process had used: at first, then after each interval.
+        pid: of the server's process.
+        claims: what must hold.
+    """
+    zero = fleet.started + round(plan.warmup * 1e9)
+    end = max((summary["end"] for summary in fleet.summaries), default=zero)
+    duration = max(0.0, (end - zero) / 1e9)
+    measured = {index: part for index, part in sorted(fleet.series.items()) if index >= 0}
+    total = summed(measured.values())
+    within = summed(part for index, part in measured.items() if index != AFTER)
+    reasons = [summary["why"] for summary in fleet.summaries if summary["why"]]
+    why = next((reason for reason in reasons if reason != "interrupted"), "")
+    everything = summed(fleet.series.values())
+    result: dict[str, Any] = {
+        "schema": SCHEMA,
+        "silly": silly.__version__,
+        "engine": silly.engine(),
+        "python": platform.python_version(),
+        "addr": plan.addr,
+        "began": began.isoformat(timespec="seconds"),
+        "plan": plan.to_dict(),
+        "outcome": "interrupted" if interrupted else "stopped" if why else "finished",
+        "why": why,
+        "duration": duration,
+        "requests": total.requests,
+        "rate": within.requests / duration if duration else 0.0,
+        "bytes_in": total.bytes_in,
+        "bytes_out": total.bytes_out,
+        "latency": _latencies(total.latency),
+        "service": None if total.service is None else _latencies(total.service),
+        "connect": None if everything.connects is None else _latencies(everything.connects),
+        "open_loop": _open_loop(plan, fleet, total),
+        "errors": {
+            "total": sum(everything.errors.values()),
+            "wrong": sum(everything.errors.get(kind, 0) for kind in WRONG),
+            "kinds": everything.errors,
+            "first": [text for summary in fleet.summaries for text in summary["first_errors"]][:20],
+        },
+        "client": {
+            "workers": plan.workers,
+            "cpu": within.cpu / duration if duration else 0.0,
+            "busy_poll": plan.busy_poll,
+        },
+        "server": _server(server, pid, total.requests, duration),
+        "intervals": _intervals(measured, plan.interval, duration),
+    }
+    result["warnings"] = list(_warnings(plan, result, within))
+    result["claims"] = [
+        {"text": claim.text, "actual": claim.actual_text(result), "holds": claim.holds(result)}
+        for claim in claims
+    ]
+    return result
+
+
+def _seconds(nanoseconds: float | None) -> float | None:
+    return None if nanoseconds is None else nanoseconds / 1e9
+
+
+def _latencies(histogram: Histogram) -> dict[str, Any]:
+    found = histogram.percentiles(PERCENTILES)
+    return {
+        "count": histogram.count,
+        "min": _seconds(histogram.minimum),
+        "mean": _seconds(histogram.mean),
+        "max": _seconds(histogram.maximum),
+        "percentiles": {
+            f"{percent:g}": value / 1e9 for percent, value in zip(PERCENTILES, found, strict=False)
+        },
+        "histogram": histogram.to_list() if histogram.count else [],
+    }
+
+
+def _open_loop(plan: Plan, fleet: Fleet, total: Interval) -> dict[str, Any] | None:
+    if plan.rate is None:
+        return None
+    scheduled = sum(summary["scheduled"] for summary in fleet.summaries)
+    sent = sum(part.sent for part in fleet.series.values())
+    return {
+        "asked_rate": plan.rate,
+        "scheduled": scheduled,
+        "sent": sent,
+        "unsent": max(0, scheduled - sent),
+        "late": total.late,
+        "late_for_the_client": total.own_late,
+        "max_lag": total.max_lag / 1e9,
+    }
+
+
+def _server(
+    seen: Sequence[Usage], pid: int | None, requests: int, duration: float
+) -> dict[str, Any] | None:
+    if pid is None or len(seen) < 2:
+        return None
+    cpu = seen[-1].cpu - seen[0].cpu
+    return {
+        "pid": pid,
+        "cpu_seconds": cpu,
+        "cpu": cpu / duration if duration else 0.0,
+        "cpu_per_request": cpu / requests if requests else None,
+        "rss": max(usage.rss for usage in seen),
+        "rss_growth": seen[-1].rss - seen[0].rss,
+    }
+
+
+def _intervals(
+    measured: dict[int, Interval], interval: float, duration: float
+) -> list[dict[str, Any]]:
+    """Return what happened in each interval; those in which nothing was reported, too."""
+    published = []
+    last = max((index for index in measured if index != AFTER), default=-1)
+    for index in range(last + 1):
+        length = min(interval, duration - index * interval)
+        if length <= interval * 1e-6:
+            break
+        part = measured.get(index) or Interval(index)
+        found = part.latency.percentiles((50, 90, 99, 99.9))
+        published.append(
+            {
+                "start": index * interval,
+                "length": length,
+                "requests": part.requests,
+                "rate": part.requests / length,
+                "errors": sum(part.errors.values()),
+                "late": part.late,
+                "p50": found[0] / 1e9 if found else None,
+                "p90": found[1] / 1e9 if found else None,
+                "p99": found[2] / 1e9 if found else None,
+                "p99.9": found[3] / 1e9 if found else None,
+                "max": _seconds(part.latency.maximum),
+                "histogram": part.latency.to_list() if part.requests else [],
+            }
+        )
+    return published
+
+
+def _warnings(plan: Plan, result: dict[str, Any], within: Interval) -> Iterable[str]:
+    if result["duration"] == 0:
+        yield "the run ended before it measured anything"
+        return
+    cores = result["client"]["cpu"]
+    if not plan.busy_poll and cores / plan.workers >= _BUSY:
+        yield (
+            f"the client itself may be the limit: it used {cores / plan.workers:.0%} of a core "
+            f"for each worker (more --workers, on cores that the server does not use)"
+        )
+    open_loop = result["open_loop"]
+    if open_loop is None:
+        return
+    own, many = open_loop["late_for_the_client"], _LATE * max(1, within.sent)
+    if own > many:
+        yield (
+            f"the client itself was late: {own} requests were sent more than 1 ms behind their "
+            f"time though a connection was free (more --workers)"
+        )
+    if open_loop["late"] - own > many or open_loop["unsent"]:
+        yield (
+            f"all connections were busy when {open_loop['late'] - own + open_loop['unsent']} "
+            f"requests were due: the server does not keep up, or needs more --connections "
+            f"(or --depth)"
+        )

@@ -1,0 +1,88 @@
+"""One run from start to result: workers, what watches them, and the server's usage beside."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+from silly.bench import result
+from silly.bench.asserts import Claim
+from silly.bench.fleet import Fleet
+from silly.bench.plan import Plan
+from silly.bench.process import Usage, usage
+from silly.bench.recorder import Interval
+
+__all__ = ["Watcher", "run"]
+
+_TICK: Final = 0.1  # seconds between looks at whether it was interrupted
+
+
+class Watcher(Protocol):
+    """Who shows how a run goes."""
+
+    def connecting(self) -> None:
+        """The workers are being started, and connect."""
+
+    def started(self, plan: Plan) -> None:
+        """The load has started."""
+
+    def interval(self, interval: Interval) -> None:
+        """An interval is over, and this is what happened in it."""
+
+    def tick(self, seconds: float) -> None:
+        """It is so many seconds since the start."""
+
+
+def run(
+    plan: Plan,
+    watcher: Watcher,
+    is_interrupted: Callable[[], bool],
+    *,
+    pid: int | None = None,
+    claims: Sequence[Claim] = (),
+) -> dict[str, Any] | None:
+    """Run *plan* and return the result; None if it was interrupted before it had started.
+
+    Raises:
+        NotStarted, WorkerDied: see `silly.bench.fleet`.
+        OSError: there is no process *pid*.
+    """
+    seen: list[Usage] = [usage(pid)] if pid is not None else []
+    began = dt.datetime.now(dt.UTC)
+
+    def interval_over(interval: Interval) -> None:
+        if interval.index < 0:
+            seen.clear()  # the warm-up is left out of the server's figures, too
+        look()
+        watcher.interval(interval)
+
+    def look() -> None:
+        if pid is not None:
+            try:
+                seen.append(usage(pid))
+            except OSError:
+                return  # it is gone: what it had used is known up to the last look
+
+    with Fleet(plan) as fleet:
+        watcher.connecting()
+        while not fleet.connect(_TICK):
+            if is_interrupted():
+                return None
+        fleet.start()
+        watcher.started(plan)
+        while not fleet.gather(_TICK, interval_over):
+            if is_interrupted():
+                fleet.stop()
+            watcher.tick((time.perf_counter_ns() - fleet.started) / 1e9)
+        look()
+        return result.build(
+            plan,
+            fleet,
+            began=began,
+            interrupted=is_interrupted(),
+            server=seen,
+            pid=pid,
+            claims=claims,
+        )

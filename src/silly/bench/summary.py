@@ -1,0 +1,150 @@
+"""A result in words: what ``silly bench`` prints at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from silly._units import duration_text, size_text, text_of_count
+
+__all__ = ["described", "lines"]
+
+
+def described(result: dict[str, Any]) -> str:
+    """Return what was asked for, in one line."""
+    plan = result["plan"]
+    connections = plan["connections"]
+    parts = []
+    if plan["rate"] is not None:
+        rate = " → ".join(
+            text_of_count(level) for level in (plan["rate"], *(s[1] for s in plan["stages"]))
+        )
+        parts.append(f"open loop, {rate} requests/s")
+    elif plan["mode"] == "hold":
+        parts.append("idle connections")
+    else:
+        parts.append("closed loop")
+    if plan["stages"] and plan["rate"] is None:
+        levels = " → ".join(
+            f"{level:g}" for level in (connections, *(s[1] for s in plan["stages"]))
+        )
+        parts.append(f"{levels} connections")
+    else:
+        parts.append(f"{connections} connection{'s' if connections > 1 else ''}")
+    if plan["depth"] > 1:
+        parts[-1] += f", {plan['depth']} requests in flight on each"
+    if plan["mode"] == "reconnect":
+        parts.append("a new one for each request")
+    return ", ".join(parts)
+
+
+def lines(result: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of the summary."""
+    ended = {"interrupted": ", interrupted", "stopped": f", {result['why']}"}
+    yield f"{result['addr']}: {described(result)}"
+    yield ""
+    share = result["duration"] or 1
+    idle = result["plan"]["mode"] == "hold"
+    yield _row(
+        "requests",
+        f"{text_of_count(result['requests'])} {'after' if idle else 'in'} "
+        f"{duration_text(result['duration'])}{ended.get(result['outcome'], '')}",
+    )
+    if not idle:
+        yield _row(
+            "rate",
+            f"{text_of_count(result['rate'])} /s   "
+            f"({size_text(result['bytes_out'] / share)}/s out, "
+            f"{size_text(result['bytes_in'] / share)}/s in)",
+        )
+    yield from _errors(result)
+    yield from _open_loop(result)
+    yield ""
+    yield from _latencies(result)
+    yield from _others(result)
+    for warning in result["warnings"]:
+        yield f"warning: {warning}"
+    for claim in result["claims"]:
+        verdict = "holds" if claim["holds"] else "FAILS"
+        yield f"{verdict}: {claim['text']} ({claim['actual']})"
+
+
+def _row(name: str, text: str) -> str:
+    return f"{name:<12}{text}"
+
+
+def _errors(result: dict[str, Any]) -> Iterator[str]:
+    errors = result["errors"]
+    if not errors["total"]:
+        yield _row("errors", "0: every reply was right, byte for byte")
+        return
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(errors["kinds"].items()))
+    yield _row("errors", f"{text_of_count(errors['total'])}: {kinds}")
+    for text in errors["first"]:
+        yield f"  {text}"
+    if len(errors["first"]) < errors["total"]:
+        yield "  …"
+
+
+def _open_loop(result: dict[str, Any]) -> Iterator[str]:
+    open_loop = result["open_loop"]
+    if open_loop is not None:
+        yield _row(
+            "schedule",
+            f"{text_of_count(open_loop['scheduled'])} due, "
+            f"{text_of_count(open_loop['late'])} sent more than 1 ms late "
+            f"(at most {duration_text(open_loop['max_lag'])}), "
+            f"{text_of_count(open_loop['unsent'])} never sent",
+        )
+
+
+def _latencies(result: dict[str, Any]) -> Iterator[str]:
+    latency, service = result["latency"], result["service"]
+    if not latency["count"]:
+        yield "no latencies: nothing was answered"
+        return
+    columns = [latency] if service is None else [latency, service]
+    if service is None:
+        yield "latency"
+    else:
+        yield f"latency     {'from due time':>14}{'from sending':>14}"
+    rows = [("min", [c["min"] for c in columns]), ("mean", [c["mean"] for c in columns])]
+    unsupported = []
+    for percent in latency["percentiles"]:
+        if latency["count"] * (100 - float(percent)) / 100 < 1:
+            unsupported.append(f"p{percent}")  # it would be the maximum
+        else:
+            rows.append((f"p{percent}", [c["percentiles"][percent] for c in columns]))
+    rows.append(("max", [c["max"] for c in columns]))
+    for name, values in rows:
+        yield f"  {name:<10}" + "".join(f"{duration_text(value):>14}" for value in values)
+    if unsupported:
+        yield f"  ({', '.join(unsupported)}: too few requests to tell from the maximum)"
+
+
+def _others(result: dict[str, Any]) -> Iterator[str]:
+    yield ""
+    connect = result["connect"]
+    if connect is not None and connect["count"]:
+        yield _row(
+            "connecting",
+            f"{text_of_count(connect['count'])} connections, "
+            f"p50 {duration_text(connect['percentiles']['50'])}, "
+            f"max {duration_text(connect['max'])}",
+        )
+    client = result["client"]
+    spinning = " (it polls instead of sleeping)" if client["busy_poll"] else ""
+    yield _row(
+        "client",
+        f"{client['cpu']:.2f} cores in {client['workers']} "
+        f"worker{'s' if client['workers'] > 1 else ''}{spinning}, {result['engine']} engine",
+    )
+    server = result["server"]
+    if server is not None:
+        yield _row(
+            "server",
+            f"{server['cpu']:.2f} cores, {duration_text(server['cpu_per_request'])} for each "
+            f"request, {size_text(server['rss'])} resident "
+            f"({'+' if server['rss_growth'] >= 0 else '-'}"
+            f"{size_text(abs(server['rss_growth']))})",
+        )

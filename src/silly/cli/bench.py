@@ -1,0 +1,485 @@
+"""``silly bench``: load a server, check every reply byte for byte, measure, report."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib.util
+import io
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final, Self
+
+import click
+from rich.console import Console
+
+from silly._units import duration_text, number, text_of_count
+from silly.bench import compare as comparing
+from silly.bench import find_max as finding
+from silly.bench import result as results
+from silly.bench import session, summary
+from silly.bench.asserts import Claim
+from silly.bench.fleet import NotStarted, WorkerDied
+from silly.bench.messages import FRAMINGS, unescape
+from silly.bench.plan import MODES, Plan
+from silly.bench.schedule import Stage
+from silly.bench.sizes import Sizes
+from silly.bench.view import Lines, Quiet, View
+from silly.cli.command import (
+    COUNT,
+    DURATION,
+    RATE,
+    Failure,
+    GroupedCommand,
+    Parsed,
+    option,
+    run,
+)
+from silly.cli.output import Output
+
+__all__ = ["main"]
+
+CLAIM_FAILS, UNREACHABLE, ERRORS = 1, 3, 4
+
+_EPILOG: Final = """\
+Other verbs of it (each has a --help):
+  silly bench compare A.json B.json    ratios of two results, and how sure they are
+  silly bench find-max ADDR --slo …    the highest rate that a server holds
+
+Examples:
+  silly bench localhost:9999
+      ten connections, each sends a 64-byte line as soon as the last came back
+  silly bench localhost:9999 -c 100 --rate 20k -t 30s --warmup 2s --assert 'p99<5ms'
+      20 000 requests a second whatever the server does; exit code 1 if p99 is over
+  silly bench localhost:6379 --send 'PING\\r\\n' --expect '+PONG\\r\\n' -n 100k --html r.html
+      a server of another protocol, and a report to look at
+
+Exit codes:
+  0    every reply was right, every --assert holds
+  1    an --assert fails (find-max: no rate holds)
+  2    wrong usage, or a file cannot be read or written
+  3    the server could not be reached
+  4    a reply was wrong, or a connection failed (unless an --assert allows errors)
+  130  interrupted (143: terminated): what was measured so far is printed
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run ``silly bench`` with *arguments* and return the exit code."""
+    if arguments and arguments[0] in _OTHERS:
+        return run(_OTHERS[arguments[0]], f"bench {arguments[0]}", arguments[1:])
+    return run(_bench, "bench", arguments)
+
+
+# ------------------------------------------------------------------------- options
+
+_LOAD, _MESSAGES, _JUDGE, _OUT = "Load", "Messages", "Judging", "Output"
+_SIZES: Final = Parsed("size", Sizes.parse)
+_STAGE: Final = Parsed("time:level", Stage.parse)
+_CLAIM: Final = Parsed("claim", Claim.parse)
+_BYTES: Final = Parsed("text", unescape)
+
+
+def _stacked(*options: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for each in reversed(options):
+            function = each(function)
+        return function
+
+    return decorate
+
+
+_WHAT: Final = _stacked(
+    option(_LOAD, "-c", "--connections", type=COUNT, help="Connections (default: 10)."),
+    option(_LOAD, "-d", "--depth", type=COUNT, default="1", show_default=True,
+           help="Requests in flight on each connection."),
+    option(_LOAD, "--mode", type=click.Choice(MODES), default="keep", show_default=True,
+           help="keep: connections stay; reconnect: a new one for each request; "
+           "hold: they are idle, and answer one request at the end."),
+    option(_LOAD, "--connect-rate", type=RATE, help="Open so many connections a second."),
+    option(_LOAD, "--warmup", type=DURATION, default="0s",
+           help="Time before measuring, left out of all figures."),
+    option(_LOAD, "-w", "--workers", type=COUNT, default="1", show_default=True,
+           help="Processes that share the load."),
+    option(_LOAD, "--busy-poll/--no-busy-poll", default=None,
+           help="Poll instead of sleeping: timely to some µs, for a whole core "
+           "(default: with --rate)."),
+    option(_MESSAGES, "--framing", type=click.Choice(FRAMINGS), default="line",
+           show_default=True,
+           help="How payloads are told apart: a newline, a known size, four bytes of length "
+           "(big-endian) before it, or not at all."),
+    option(_MESSAGES, "-s", "--size", "sizes", type=_SIZES, default="64", show_default=True,
+           help="Bytes of a payload: 64, 64-1024 or 64:90%,4096:10%; a line's newline is "
+           "counted, a length is not."),
+    option(_MESSAGES, "--template", type=_BYTES,
+           help=r"The payload, with {seq} and {conn} for numbers, and \r \n \t \xNN."),
+    option(_MESSAGES, "--data", type=click.Path(),
+           help="A file: each line of it (or all of it, in other framings) is a payload."),
+    option(_MESSAGES, "--send", type=_BYTES, multiple=True,
+           help="A request, as it is, for a server that does not echo; with --expect. "
+           "Several take turns."),
+    option(_MESSAGES, "--expect", type=_BYTES, multiple=True, help="Its one right reply."),
+    option(_MESSAGES, "--seed", type=COUNT, default="1", help="Of the dice for --size."),
+    option(_JUDGE, "--timeout", type=DURATION, default="5s", show_default=True,
+           help="For each reply, and for connecting."),
+    option(_JUDGE, "--max-errors", type=COUNT, default="100", show_default=True,
+           help="Stop at so many (for each worker)."),
+)  # fmt: skip
+
+
+def _plan(addr: str, options: dict[str, Any]) -> Plan:
+    """Return the plan that the options make. Raises Failure."""
+    send, expect = options.pop("send"), options.pop("expect")
+    if len(send) != len(expect):
+        raise Failure(f"--send and --expect go in pairs: there are {len(send)} and {len(expect)}")
+    given = {name for name in ("sizes", "framing") if _was_given(name)}
+    own = next((name for name in ("template", "data") if options[name] is not None), None)
+    if send and given:
+        raise Failure(f"--send and {_flag(given.pop())}: pairs are sent as they are")
+    if own and "sizes" in given:
+        raise Failure(f"--{own} and --size: only one says what is sent")
+    if options["data"] is not None:
+        try:
+            options["data"] = Path(options["data"]).read_bytes()
+        except OSError as error:
+            raise Failure(f"--data: cannot read {options['data']!r}: {error.strerror}") from None
+    if options["connections"] is None:
+        stages = options.get("stages") and options.get("rate") is None
+        options["connections"] = 1 if stages else 10
+    if options["busy_poll"] is None:
+        options["busy_poll"] = options.get("rate") is not None
+    try:
+        plan = Plan(addr=addr, pairs=tuple(zip(send, expect, strict=True)), **options)
+        plan.check()
+        plan.factory()
+    except ValueError as error:
+        raise Failure(str(error)) from None
+    return plan
+
+
+def _was_given(name: str) -> bool:
+    source = click.get_current_context().get_parameter_source(name)
+    return source is not click.core.ParameterSource.DEFAULT
+
+
+def _flag(name: str) -> str:
+    return "--size" if name == "sizes" else f"--{name}"
+
+
+# --------------------------------------------------------------------- interruption
+
+
+class _Signals:
+    """Notes SIGINT and SIGTERM, in ``with``; the second one interrupts whatever is done."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def __enter__(self) -> Self:
+        self._before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+        for each in self._before:
+            signal.signal(each, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self.number:
+            raise KeyboardInterrupt
+        self.number = number
+
+    def __call__(self) -> bool:
+        return self.number != 0
+
+    @property
+    def code(self) -> int:
+        """The exit code that tells of it."""
+        return 128 + self.number
+
+
+def _measure(
+    plan: Plan, watcher: Quiet, signals: _Signals, **settings: Any
+) -> dict[str, Any] | None:
+    try:
+        with watcher:
+            return session.run(plan, watcher, signals, **settings)
+    except NotStarted as error:
+        raise Failure(f"cannot reach {plan.addr}: {_reason(error)}", UNREACHABLE) from None
+    except WorkerDied as error:
+        raise Failure(str(error), ERRORS) from None
+
+
+def _reason(error: NotStarted) -> str:
+    return str(error).partition(": ")[2] or str(error)
+
+
+def _watcher(title: str, *, quiet: bool) -> Quiet:
+    if quiet:
+        return Quiet()
+    console = Console(stderr=True)
+    return View(console, title) if console.is_terminal else Lines(sys.stderr)
+
+
+# ----------------------------------------------------------------------------- bench
+
+
+@click.command(cls=GroupedCommand, epilog=_EPILOG)
+@click.argument("addr")
+@_WHAT
+@option(_LOAD, "-r", "--rate", type=RATE,
+        help="Requests a second, whatever the server does (open loop). Without it, a reply "
+        "makes room for the next request (closed loop).")  # fmt: skip
+@option(_LOAD, "--stage", "stages", type=_STAGE, multiple=True,
+        help="30s:100: in 30 s go to 100 connections (with --rate: requests a second). "
+        "Several follow each other.")  # fmt: skip
+@option(_LOAD, "-t", "--duration", type=DURATION, help="How long to measure (default: 10 s).")
+@option(_LOAD, "-n", "--requests", type=COUNT, help="How many requests, instead of a duration.")
+@option(_JUDGE, "--assert", "claims", type=_CLAIM, multiple=True,
+        help="What must hold: 'p99<5ms', 'errors==0', 'rate>=10k' …")  # fmt: skip
+@option(_JUDGE, "--pid", type=click.IntRange(min=1),
+        help="The server's process: its CPU and memory are reported.")  # fmt: skip
+@option(_OUT, "--json", "json_path", metavar="FILE", help="Write the result as JSON (-: stdout).")
+@option(_OUT, "--csv", "csv_path", metavar="FILE", help="Write a line for each interval.")
+@option(_OUT, "--html", "html_path", metavar="FILE", help="Write a report with graphs, one file.")
+@option(_OUT, "--interval", type=DURATION, default="1s", show_default=True,
+        help="Of what is shown and reported over time.")  # fmt: skip
+@option(_OUT, "-q", "--quiet", is_flag=True, help="Show no progress.")
+def _bench(
+    addr: str,
+    *,
+    claims: tuple[Claim, ...],
+    pid: int | None,
+    json_path: str | None,
+    csv_path: str | None,
+    html_path: str | None,
+    quiet: bool,
+    **options: Any,
+) -> int:
+    """Load the server at ADDR, check every byte that comes back, and measure.
+
+    ADDR is HOST:PORT, [IPV6]:PORT or unix:PATH. The server is expected to echo,
+    unless --send and --expect say what it does.
+    """
+    plan = _plan(addr, options)
+    if html_path is not None and importlib.util.find_spec("plotly") is None:
+        raise Failure("--html needs plotly: pip install 'silly-net[cli]'")
+    wanted = {"--json": json_path, "--csv": csv_path, "--html": html_path}
+    if sum(path == "-" for path in wanted.values()) > 1:
+        raise Failure("only one of --json, --csv and --html can be written to standard output")
+    with _opened(wanted) as outputs, _Signals() as signals:
+        title = f"silly bench {addr}"
+        try:
+            result = _measure(plan, _watcher(title, quiet=quiet), signals, pid=pid, claims=claims)
+        except OSError as error:
+            raise Failure(f"--pid {pid}: {error.strerror or error}") from None
+        if result is None:
+            raise Failure("interrupted before it had connected", signals.code)
+        aside = any(path == "-" for path in wanted.values())
+        for line in summary.lines(result):
+            print(line, file=sys.stderr if aside else sys.stdout)
+        for name, output in outputs.items():
+            output.write(_WRITERS[name](result))
+        return signals.code if signals() else _code(result, claims)
+
+
+@contextlib.contextmanager
+def _opened(wanted: dict[str, str | None]) -> Iterator[dict[str, Output]]:
+    """Give the outputs that are *wanted*, which can be written; leave nothing half-done."""
+    outputs: dict[str, Output] = {}
+    try:
+        for name, path in wanted.items():
+            if path is not None:
+                outputs[name] = Output(path, name)
+        yield outputs
+    finally:
+        for output in outputs.values():
+            output.discard()
+
+
+def _code(result: dict[str, Any], claims: Sequence[Claim]) -> int:
+    errors = result["errors"]
+    allowed = any(claim.name in ("errors", "error_rate") for claim in claims)
+    if errors["wrong"] or (errors["total"] and not allowed) or result["outcome"] == "stopped":
+        return ERRORS
+    return 0 if all(claim["holds"] for claim in result["claims"]) else CLAIM_FAILS
+
+
+def _as_json(result: dict[str, Any]) -> str:
+    return json.dumps(result) + "\n"
+
+
+def _as_csv(result: dict[str, Any]) -> str:
+    file = io.StringIO()
+    names = [name for name in _COLUMNS if name != "histogram"]
+    writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(result["intervals"])
+    return file.getvalue()
+
+
+_COLUMNS: Final = (
+    "start", "length", "requests", "rate", "errors", "late",
+    "p50", "p90", "p99", "p99.9", "max",
+)  # fmt: skip
+
+
+def _as_html(result: dict[str, Any]) -> str:
+    from silly.bench import report  # noqa: PLC0415 - plotly takes its time to import
+
+    return report.html(result)
+
+
+_WRITERS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
+    "--json": _as_json,
+    "--csv": _as_csv,
+    "--html": _as_html,
+}
+
+
+# --------------------------------------------------------------------------- compare
+
+
+@click.command(
+    cls=GroupedCommand,
+    epilog="""\
+The results of `silly bench … --json FILE`. A ratio whose confidence interval holds 1
+is noise: these runs do not show a difference. Longer runs show smaller ones.
+
+Example:
+  silly bench compare before.json after.json
+
+Exit codes: 0; 2 if a file cannot be read or is no such result.
+""",
+)
+@click.argument("first", metavar="A.json")
+@click.argument("second", metavar="B.json")
+def _compare(first: str, second: str) -> int:
+    """Compare two results: ratios of B to A, with 95% bootstrap confidence intervals."""
+    loaded = []
+    for path in (first, second):
+        try:
+            loaded.append(results.load(path))
+        except OSError as error:
+            raise Failure(f"cannot read {path!r}: {error.strerror}") from None
+        except ValueError as error:
+            raise Failure(str(error)) from None
+    one, two = loaded
+    print(f"{'':<8}{'A':>12}{'B':>12}{'B/A':>9}   95% interval")
+    found = comparing.compare(one, two)
+    for each in found:
+        text = text_of_count if each.name == "rate" else duration_text
+        interval = "" if each.low is None else f"{each.low:.3f} to {each.high:.3f}"
+        print(
+            f"{each.name:<8}{text(each.first):>12}{text(each.second):>12}{each.ratio:>9.3f}   "
+            f"{interval:<16}  {each.verdict}"
+        )
+    for difference in comparing.differences(one, two):
+        print(f"warning: {difference}")
+    return 0
+
+
+# -------------------------------------------------------------------------- find-max
+
+
+def _share(text: str) -> float:
+    value = number(text)
+    if not 0 < value < 1:
+        raise ValueError(f"{text!r} is not a share such as 5%")
+    return value
+
+
+@click.command(
+    cls=GroupedCommand,
+    epilog="""\
+Rates are doubled until one fails, then halved in between. A rate holds if every
+--slo does, no reply is wrong or missing, and 98% of it is reached.
+
+Example:
+  silly bench find-max localhost:9999 -c 100 --slo 'p99<10ms'
+
+Exit codes: 0; 1 if no rate holds; 2 wrong usage; 3 the server could not be reached;
+4 a reply was wrong; 130 interrupted.
+""",
+)
+@click.argument("addr")
+@_WHAT
+@option(_JUDGE, "--slo", "claims", type=_CLAIM, multiple=True, required=True,
+        help="What must hold, as --assert of silly bench: 'p99<10ms'.")  # fmt: skip
+@option("Search", "--start", type=RATE, default="1000", show_default=True,
+        help="The first rate.")  # fmt: skip
+@option("Search", "--precision", type=Parsed("share", _share), default="5%",
+        show_default=True, help="How near the answer must be.")  # fmt: skip
+@option("Search", "-t", "--duration", type=DURATION, default="5s", show_default=True,
+        help="How long each rate is tried.")  # fmt: skip
+@option("Search", "--tries", type=click.IntRange(min=1), default=30, show_default=True,
+        help="How many rates are tried at most.")  # fmt: skip
+@option(_OUT, "--json", "json_path", metavar="FILE", help="Write the result of the best rate.")
+def _find_max(
+    addr: str,
+    *,
+    claims: tuple[Claim, ...],
+    start: float,
+    precision: float,
+    tries: int,
+    json_path: str | None,
+    **options: Any,
+) -> int:
+    """Find the highest rate of requests at which the server at ADDR keeps what --slo says."""
+    plan = _plan(addr, {**options, "rate": start})
+    best: dict[str, Any] | None = None
+    wrong = 0
+    with _opened({"--json": json_path}) as outputs, _Signals() as signals:
+        search = finding.search(start, precision, tries)
+        rate = next(search)
+        print(f"{'rate':>12}{'answered':>12}{'p50':>10}{'p99':>10}", flush=True)
+        while True:
+            result = _measure(replace(plan, rate=rate), Quiet(), signals, claims=claims)
+            if result is None or signals():
+                break
+            held, why = finding.holds(result, list(claims))
+            wrong = result["errors"]["wrong"]
+            _show_try(rate, result, why)
+            if wrong:
+                break
+            if held:
+                best = result
+            try:
+                rate = search.send(held)
+            except StopIteration as end:
+                rate = end.value or 0.0
+                break
+        if best is not None:
+            best_rate = best["open_loop"]["asked_rate"]
+            print(f"highest rate that held: {text_of_count(best_rate)} /s")
+            for output in outputs.values():
+                output.write(_as_json(best))
+        else:
+            print("no rate held")
+        if signals():
+            return signals.code
+        return ERRORS if wrong else 0 if best is not None else CLAIM_FAILS
+
+
+def _show_try(rate: float, result: dict[str, Any], why: str) -> None:
+    found = result["latency"]["percentiles"]
+    print(
+        f"{text_of_count(rate):>12}{text_of_count(result['rate']):>12}"
+        f"{duration_text(found.get('50')):>10}{duration_text(found.get('99')):>10}"
+        f"   {why or 'holds'}",
+        flush=True,
+    )
+    for text in result["errors"]["first"][:3]:
+        print(f"  {text}")
+    for warning in result["warnings"]:
+        if why and "the client itself" in warning:  # it is not the server's rate then
+            print(f"  warning: {warning}")
+
+
+_OTHERS: Final[dict[str, click.Command]] = {"compare": _compare, "find-max": _find_max}

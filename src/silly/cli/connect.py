@@ -1,0 +1,327 @@
+"""``silly connect``: talk to a server by hand, or through a pipe."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import click
+
+from silly.cli.command import DURATION, INTERRUPTED, Failure, GroupedCommand, option, run
+from silly.cli.connecting.pipe import Sink, Source
+from silly.cli.connecting.shaping import (
+    CRLF,
+    HexDump,
+    Plain,
+    SafeText,
+    Shape,
+    Stamped,
+    bytes_per_row,
+)
+from silly.errors import ConnectionClosed, EndOfStream
+from silly.net import addr as addresses
+from silly.net import tcp
+from silly.net.tcp import Conn, Limits
+
+__all__ = ["main"]
+
+FAILED: Final = 1
+
+_EPILOG: Final = """\
+Examples:
+  silly connect localhost:9999
+      on a terminal: type a line, Enter sends it; Ctrl-D ends the input, Ctrl-C leaves
+  printf 'GET / HTTP/1.0\\n\\n' | silly connect example.com:80 --crlf --timeout 5s > page
+      in a pipe: bytes go through as they are, both ways, and the end of the input, too
+  silly connect --listen :7777 --hex --timestamps --no-half-close < /dev/null
+      wait for one client, and show what it sends
+
+Exit codes (those of OpenBSD's netcat, but for wrong usage and idleness):
+  0    the conversation ended: the peer finished, and so did the input
+  1    not connected, or the connection was lost, or idle for too long
+  2    wrong usage
+  130  interrupted (143: terminated)
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run ``silly connect`` with *arguments* and return the exit code."""
+    return run(_connect, "connect", arguments)
+
+
+_HOW, _SENT, _SHOWN = "Connection", "What is sent", "What is shown"
+
+
+@click.command(cls=GroupedCommand, epilog=_EPILOG)
+@click.argument("addr")
+@option(_HOW, "--listen", is_flag=True,
+        help="Wait at ADDR for one connection, instead of making one.")  # fmt: skip
+@option(_HOW, "--timeout", type=DURATION, help="For connecting (with --listen: for the client).")
+@option(_HOW, "--idle-timeout", type=DURATION, help="Give up after so long without a byte.")
+@option(_SENT, "--crlf", is_flag=True, help="Send CR LF for each line end.")
+@option(_SENT, "--half-close/--no-half-close", default=True, show_default=True,
+        help="Tell the peer when the input has ended; the peer may still send.")  # fmt: skip
+@option(_SHOWN, "--hex", "as_hex", is_flag=True, help="Show a hexdump of what is received.")
+@option(_SHOWN, "--timestamps", is_flag=True, help="Show when each line was received.")
+def _connect(
+    addr: str,
+    *,
+    listen: bool,
+    timeout: float | None,
+    idle_timeout: float | None,
+    crlf: bool,
+    half_close: bool,
+    as_hex: bool,
+    timestamps: bool,
+) -> int:
+    """Connect to ADDR and talk: line by line on a terminal, else as a pipe.
+
+    ADDR is HOST:PORT, [IPV6]:PORT, :PORT (this machine) or unix:PATH. On a terminal
+    lines can be edited (and found again with the arrow keys), and control characters
+    of the peer are shown, not obeyed.
+    """
+    try:
+        parsed = addresses.parse(addr, "ADDR")
+        if not listen and isinstance(parsed, addresses.TCPAddress) and parsed.port == 0:
+            raise ValueError(f"ADDR {addr!r}: port 0 is for --listen")
+    except ValueError as error:
+        raise Failure(str(error)) from None
+    for flag, seconds in (("--timeout", timeout), ("--idle-timeout", idle_timeout)):
+        if seconds == 0:
+            raise Failure(f"{flag}: must be above 0")
+    if sys.stdin is None or sys.stdout is None:
+        raise Failure("standard input and output must be open")
+    is_shown = sys.stdout.isatty()
+    shape: Shape = SafeText() if is_shown else Plain()
+    if as_hex:
+        width = bytes_per_row(shutil.get_terminal_size().columns - 13 * timestamps)
+        shape = HexDump(width if is_shown else 16, at_once=is_shown)
+    if timestamps:
+        shape = Stamped(shape, _now)
+    session = _Session(shape, CRLF() if crlf else None, half_close=half_close)
+    is_typed = is_shown and sys.stdin.isatty()
+    converse = _converse if is_typed else _pipe
+
+    async def program() -> int:
+        opening = _accept if listen else _dial
+        async with await opening(addr, timeout) as conn:
+            conn.idle_timeout = idle_timeout
+            if is_typed:
+                _say(
+                    f"Connected to {conn.remote_addr} "
+                    "(Enter sends; Ctrl-D ends the input, Ctrl-C leaves)"
+                )
+            return await converse(conn, session, until_peer_ends=listen)
+
+    return _run(program())
+
+
+def _now() -> str:
+    now = datetime.now().astimezone()
+    return f"{now:%H:%M:%S}.{now.microsecond // 1000:03}"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+class _Session:
+    """How bytes are changed on their way, and what the end of the input means."""
+
+    def __init__(self, shape: Shape, crlf: CRLF | None, *, half_close: bool) -> None:
+        self.shape = shape
+        self._crlf = crlf
+        self._half_close = half_close
+
+    def send(self, conn: Conn, data: bytes) -> Awaitable[None]:
+        """Send *data*; wait for room."""
+        return conn.write(data if self._crlf is None else self._crlf.feed(data))
+
+    def end_input(self, conn: Conn) -> None:
+        """Tell the peer that there is no more input, if it is to know."""
+        if self._half_close:
+            conn.close_write()
+
+
+# --------------------------------------------------------------------------- signals
+
+
+def _run(program: Coroutine[Any, Any, int]) -> int:
+    """Run *program* and return its exit code; signals cancel it."""
+    signalled: list[int] = []
+
+    async def guarded() -> int:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+
+        def stop(number: int) -> None:
+            signalled.append(number)
+            task.cancel()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(NotImplementedError):  # Windows
+                loop.add_signal_handler(number, stop, number)
+        return await program
+
+    try:
+        with asyncio.Runner() as runner:
+            return runner.run(guarded())
+    except asyncio.CancelledError:
+        return 128 + signalled[0]
+    except (OSError, EndOfStream, ConnectionClosed) as error:
+        if signalled:
+            return 128 + signalled[0]
+        raise Failure(_told(error), FAILED) from None
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
+
+
+# ------------------------------------------------------------------------ connections
+
+
+def _dial(addr: str, timeout: float | None) -> Coroutine[Any, Any, Conn]:
+    return tcp.connect(addr, timeout=timeout)
+
+
+async def _accept(addr: str, timeout: float | None) -> Conn:
+    arrived: asyncio.Future[Conn] = asyncio.get_running_loop().create_future()
+
+    async def take(conn: Conn) -> None:
+        if arrived.done():
+            conn.abort()
+            return
+        listener.close(0)  # who calls it from a handler goes on
+        arrived.set_result(conn)
+        await conn.wait_closed()
+
+    listener = tcp.listen(addr, take, limits=Limits.none())
+    for local in listener.local_addrs:
+        _say(f"Listening on {local}")
+    try:
+        async with asyncio.timeout(timeout):
+            return await arrived
+    except TimeoutError:
+        raise TimeoutError(f"{addr}: nobody connected within {timeout:g} seconds") from None
+    finally:
+        if not arrived.done() or arrived.cancelled():
+            await listener.close(0)
+
+
+# ------------------------------------------------------------------------- as a pipe
+
+
+async def _pipe(conn: Conn, session: _Session, *, until_peer_ends: bool) -> int:
+    source, sink = Source(sys.stdin.fileno()), Sink(sys.stdout.fileno())
+    has_output = True
+
+    async def send() -> None:
+        while data := await source.read():
+            await session.send(conn, data)
+        session.end_input(conn)
+
+    async def show(data: bytes) -> None:
+        nonlocal has_output
+        try:
+            await sink.write(data)
+        except OSError:
+            has_output = False
+            raise
+
+    async def receive() -> None:
+        await _receive(conn, session.shape, show)
+        sink.close()
+
+    sending, receiving = asyncio.create_task(send()), asyncio.create_task(receive())
+    tasks = {sending, receiving}
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if receiving.done() and (until_peer_ends or receiving.exception() is not None):
+            sending.cancel()
+        await asyncio.wait(tasks)
+    finally:
+        await _stopped(tasks)
+    if not has_output:  # whoever read it has enough
+        conn.abort()
+        return FAILED
+    for task in (receiving, sending):
+        if not task.cancelled():
+            task.result()
+    return 0
+
+
+async def _stopped(tasks: set[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+async def _receive(conn: Conn, shape: Shape, show: Callable[[bytes], Awaitable[None]]) -> None:
+    """Show what is received, until the peer ends it. Raises OSError if the connection is lost."""
+    end: Exception | None = None
+    while end is None:
+        try:
+            shaped = shape.feed(await conn.read())
+        except (EndOfStream, ConnectionClosed, OSError) as error:
+            shaped, end = shape.finish(), error
+        await show(shaped)
+    if not isinstance(end, EndOfStream):
+        raise end
+
+
+# --------------------------------------------------------------------- on a terminal
+
+
+async def _converse(conn: Conn, session: _Session, *, until_peer_ends: bool) -> int:  # noqa: ARG001
+    try:
+        from silly.cli.connecting.prompt import Prompt  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError:
+        raise Failure(
+            "the line mode needs prompt_toolkit: pip install 'silly-net[cli]' (in a pipe, "
+            "such as `cat | silly connect ADDR`, it is not needed)"
+        ) from None
+    prompt = Prompt()
+    left = False
+
+    async def ask() -> None:
+        nonlocal left
+        while True:
+            try:
+                line = await prompt.ask()
+            except EOFError:
+                session.end_input(conn)
+                return
+            except KeyboardInterrupt:
+                left = True
+                return
+            await session.send(conn, line.encode("utf-8", "surrogateescape") + b"\n")
+
+    async def show(data: bytes) -> None:
+        await prompt.show(data.decode())
+
+    asking = asyncio.create_task(ask())
+    receiving = asyncio.create_task(_receive(conn, session.shape, show))
+    try:
+        await asyncio.wait((asking, receiving), return_when=asyncio.FIRST_COMPLETED)
+        if left:
+            conn.abort()
+            return INTERRUPTED
+        if asking.done():
+            await asyncio.wait((receiving,))
+    finally:
+        await _stopped({asking, receiving})
+        prompt.finish()
+    receiving.result()
+    if not asking.cancelled():
+        asking.result()
+    _say("Connection closed by the peer")
+    return 0

@@ -1,0 +1,92 @@
+"""Standard input and output beside an event loop that they must not block.
+
+Descriptors that a program inherits are shared with others (the shell, the rest
+of a pipeline), so they are not made non-blocking: that would be so for all of
+them. Input is read when it is known to be there; output is written by a thread,
+one piece at a time, so that who writes waits for who reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import threading
+from typing import Final
+
+__all__ = ["Sink", "Source"]
+
+_PIECE: Final = 1 << 16  # bytes
+
+
+class Source:
+    """Reads a descriptor: a pipe, a terminal, a socket or a file."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._loop = asyncio.get_running_loop()
+
+    async def read(self) -> bytes:
+        """Return what is there, ``b""`` at the end. Cancelling loses nothing. Raises OSError."""
+        ready = self._loop.create_future()
+        try:
+            self._loop.add_reader(self._descriptor, _set, ready)
+        except PermissionError:  # a file, says epoll: it never makes anyone wait
+            await asyncio.sleep(0)
+            return os.read(self._descriptor, _PIECE)
+        try:
+            await ready
+        finally:
+            self._loop.remove_reader(self._descriptor)
+        return os.read(self._descriptor, _PIECE)
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class Sink:
+    """Writes a descriptor, in a thread of its own that ends with the program."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._loop = asyncio.get_running_loop()
+        self._work: queue.SimpleQueue[tuple[bytes, asyncio.Future[None]]] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name="standard output", daemon=True).start()
+
+    async def write(self, data: bytes) -> None:
+        """Write all of *data*; return when the operating system has it. Raises OSError."""
+        done = self._loop.create_future()
+        self._work.put((data, done))
+        await done
+
+    def close(self) -> None:
+        """Let whoever reads it see the end of it; the number stays taken, by the null device."""
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self._descriptor)
+        os.close(null)
+
+    def _run(self) -> None:
+        while True:
+            data, done = self._work.get()
+            error: OSError | None = None
+            try:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[os.write(self._descriptor, rest) :]
+            except OSError as failed:
+                error = failed
+            try:
+                self._loop.call_soon_threadsafe(_settle, done, error)
+            except RuntimeError:  # the loop is closed: nobody waits
+                return
+
+
+def _settle(future: asyncio.Future[None], error: OSError | None) -> None:
+    if future.cancelled():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)

@@ -1,0 +1,194 @@
+r"""Bytes made fit to be sent or shown: CR LF, safe text, hexdumps, timestamps.
+
+Each class takes a stream in pieces (`feed`) and gives what can be given so far;
+`finish` gives the rest at the end. The sum does not depend on the pieces.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Callable
+from typing import Final, Protocol
+
+__all__ = ["CRLF", "HexDump", "Plain", "SafeText", "Shape", "Stamped", "bytes_per_row", "safe"]
+
+
+class Shape(Protocol):
+    """What happens to received bytes before they are shown."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take *data*; return what can be shown now."""
+
+    def finish(self) -> bytes:
+        """Return what is left at the end."""
+
+
+class Plain:
+    """Leaves bytes as they are."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Return *data*."""
+        return data
+
+    def finish(self) -> bytes:
+        """Return nothing."""
+        return b""
+
+
+class CRLF:
+    r"""Puts ``\r`` before each ``\n`` that has none (as ``nc -C``)."""
+
+    def __init__(self) -> None:
+        self._after_cr = False
+
+    def feed(self, data: bytes) -> bytes:
+        """Return *data* with CR LF for line ends."""
+        if not data:
+            return b""
+        first = data[:1] if self._after_cr and data[:1] == b"\n" else b""
+        self._after_cr = data[-1:] == b"\r"
+        return first + re.sub(rb"(?<!\r)\n", b"\r\n", data[len(first) :])
+
+
+# ----------------------------------------------------------------------- safe text
+
+_CONTROL: Final = {code: "^" + chr(code ^ 0x40) for code in (*range(0x20), 0x7F)}
+_SPACES: Final = "\u00a0\u2002\u2003\u2009\u202f\u3000"
+
+
+def safe(text: str) -> str:
+    r"""Return *text* with nothing in it that a terminal would obey, but ``\n`` and ``\t``.
+
+    Control characters become ``^X``; what else has no form of its own (C1
+    controls, marks that reverse the direction of writing, unassigned code
+    points) becomes ``\u202e`` and the like.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if _is_safe(char) else _escape(char) for char in text)
+
+
+def _is_safe(char: str) -> bool:
+    return char.isprintable() or char in "\n\t" or char in _SPACES
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    if code in _CONTROL:
+        return _CONTROL[code]
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else (
+        f"\\U{code:08x}"
+    )  # fmt: skip
+
+
+class SafeText:
+    r"""UTF-8 text that a terminal may be given; what is no UTF-8 becomes ``\xff``.
+
+    ``\r\n`` is a line end; any other ``\r`` is shown as ``^M``.
+    """
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self._held_cr = False
+
+    def text(self, data: bytes, *, final: bool = False) -> str:
+        """Return what *data* adds, as text."""
+        text = ("\r" if self._held_cr else "") + self._decoder.decode(data, final)
+        self._held_cr = not final and text.endswith("\r")
+        if self._held_cr:
+            text = text[:-1]
+        return safe(text.replace("\r\n", "\n"))
+
+    def feed(self, data: bytes) -> bytes:
+        """Return what *data* adds, as UTF-8."""
+        return self.text(data).encode()
+
+    def finish(self) -> bytes:
+        """Return what an unfinished character becomes."""
+        return self.text(b"", final=True).encode()
+
+
+# ------------------------------------------------------------------------ hexdumps
+
+
+def bytes_per_row(columns: int) -> int:
+    """Return how many bytes a row of a hexdump may have on a screen of *columns*: 16, 8 or 4."""
+    return next((count for count in (16, 8) if len(_row(0, bytes(count), count)) <= columns), 4)
+
+
+def _row(offset: int, data: bytes, width: int) -> str:
+    pairs = [f"{byte:02x}" for byte in data]
+    half = max(4, width // 2)
+    hexes = " ".join(pairs[:half])
+    if width > half:
+        hexes += "  " + " ".join(pairs[half:])
+    shown = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in data)
+    room = 3 * width - 1 + (1 if width > half else 0)
+    return f"{offset:08x}  {hexes.rstrip():<{room}}  |{shown}|"
+
+
+class HexDump:
+    """Rows such as ``hexdump -C`` gives: the offset, the bytes, the characters.
+
+    With *at_once*, each piece is shown when it comes, in a short row if need be;
+    else rows are full, but for the last.
+    """
+
+    def __init__(self, width: int = 16, *, at_once: bool = False) -> None:
+        self._width = width
+        self._at_once = at_once
+        self._offset = 0
+        self._held = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the rows that *data* completes."""
+        self._held += data
+        whole = len(self._held) if self._at_once else len(self._held) // self._width * self._width
+        return self._rows(whole)
+
+    def finish(self) -> bytes:
+        """Return the last row, if it is a short one."""
+        return self._rows(len(self._held))
+
+    def _rows(self, count: int) -> bytes:
+        data, self._held = self._held[:count], self._held[count:]
+        rows = [
+            _row(self._offset + at, data[at : at + self._width], self._width) + "\n"
+            for at in range(0, count, self._width)
+        ]
+        self._offset += count
+        return "".join(rows).encode()
+
+
+# ---------------------------------------------------------------------- timestamps
+
+
+class Stamped:
+    """Puts the time before each line of what another shape gives."""
+
+    def __init__(self, shape: Shape, clock: Callable[[], str]) -> None:
+        self._shape = shape
+        self._clock = clock
+        self._at_start = True
+
+    def feed(self, data: bytes) -> bytes:
+        """Return what *data* adds, each new line with its time."""
+        return self._stamp(self._shape.feed(data))
+
+    def finish(self) -> bytes:
+        """Return the rest."""
+        return self._stamp(self._shape.finish())
+
+    def _stamp(self, data: bytes) -> bytes:
+        if not data:
+            return b""
+        stamp = self._clock().encode() + b" "
+        lines = data.split(b"\n")
+        ended = lines.pop() == b""
+        parts = [line + b"\n" for line in lines] + ([] if ended else [data.rpartition(b"\n")[2]])
+        stamped = [stamp + part for part in parts]
+        if not self._at_start:
+            stamped[0] = parts[0]
+        self._at_start = ended
+        return b"".join(stamped)

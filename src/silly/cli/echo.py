@@ -1,0 +1,363 @@
+"""``silly echo``: an echo server to test clients against, on a good network or a bad one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, TextIO
+
+import click
+
+from silly import _units, runtime
+from silly.cli.command import (
+    DURATION,
+    INTERRUPTED,
+    Failure,
+    GroupedCommand,
+    Parsed,
+    option,
+    run,
+)
+from silly.cli.echoing import datagrams
+from silly.cli.echoing.datagrams import Datagrams
+from silly.cli.echoing.impairment import Impairment
+from silly.cli.echoing.log import Lines, Log, summary_lines, warnings_to
+from silly.cli.echoing.meter import Meter
+from silly.cli.echoing.modes import MODES, handler
+from silly.cli.limits import limit_flags, limits_of
+from silly.net import addr as addresses
+from silly.net import tcp
+
+__all__ = ["main"]
+
+DEFAULT: Final = "127.0.0.1:9999"
+CANNOT_LISTEN: Final = 3
+
+_EPILOG: Final = """\
+Examples:
+  silly echo
+      lines come back, on 127.0.0.1:9999; try it with: silly connect :9999
+  silly echo :7777 unix:/tmp/echo.sock --raw --udp --idle-timeout 30s
+      bytes come back at once, on all interfaces over TCP and UDP, and on a Unix socket
+      (UDP goes with the address that has a port)
+  silly echo --delay 200ms --drop 1% --max-rate 64k
+      a far and bad network: does the client cope?
+
+Exit codes:
+  0    stopped by Ctrl-C or SIGTERM; the summary is printed
+  2    wrong usage: a bad address or value, modes that contradict each other
+  3    an address cannot be used: taken, not permitted, not of this machine
+  130  interrupted before it listened, or while it stopped
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run ``silly echo`` with *arguments* and return the exit code."""
+    return run(_echo, "echo", arguments)
+
+
+_MODE, _NETWORK, _OUT = "Mode (one of them)", "A bad network", "Output"
+
+
+def _share(text: str) -> float:
+    value = _units.number(text)
+    if not 0 <= value <= 1:
+        raise ValueError(f"{text!r} is not a probability such as 0.01 or 1%")
+    return value
+
+
+def _positive_size(text: str) -> int:
+    value = _units.size(text.strip().removesuffix("/s"))
+    if value < 1:
+        raise ValueError(f"{text!r} is not a rate such as 64k (bytes a second)")
+    return value
+
+
+@click.command(cls=GroupedCommand, epilog=_EPILOG)
+@click.argument("addrs", metavar="[ADDR]...", nargs=-1)
+@option(_MODE, "--lines", is_flag=True, help="Send each line back (default).")
+@option(_MODE, "--raw", is_flag=True, help="Send bytes back as they come (RFC 862).")
+@option(_MODE, "--frames", is_flag=True,
+        help="Send each frame back: four bytes of length (big-endian), then so many."
+        )  # fmt: skip
+@option(_MODE, "--discard", is_flag=True, help="Throw everything away (RFC 863).")
+@option(_MODE, "--chargen", is_flag=True, help="Send characters without end (RFC 864).")
+@option(_MODE, "--commands", is_flag=True, help="Answer help, time and quit, as the tutorial does.")
+@option("UDP", "--udp", is_flag=True,
+        help="Answer datagrams, too, on the same ports. Those from ports 0, 7, 13, 17, 19 and "
+        "from the server's own are never answered: their sender is forged.")  # fmt: skip
+@option(_NETWORK, "--delay", type=DURATION, default="0s",
+        help="Each answer leaves so much later (200ms).")  # fmt: skip
+@option(_NETWORK, "--drop", type=Parsed("probability", _share), default="0",
+        help="Of each answer to be lost (1%, 0.01): a datagram is not answered, a connection "
+        "is closed instead.")  # fmt: skip
+@option(_NETWORK, "--max-rate", type=Parsed("bytes/second", _positive_size),
+        help="Of each connection (64k); UDP: of each address, what is more is lost.")  # fmt: skip
+@limit_flags
+@option(_OUT, "--log", is_flag=True, help="Print a line for each event, on a terminal, too.")
+@option(_OUT, "--json", "as_json", is_flag=True,
+        help="Print a JSON object when it listens, and the summary as another; the rest goes to "
+        "standard error.")  # fmt: skip
+@option(_OUT, "--grace", type=DURATION, default="1s", show_default=True,
+        help="For conversations to end after Ctrl-C.")  # fmt: skip
+def _echo(
+    addrs: tuple[str, ...],
+    *,
+    udp: bool,
+    delay: float,
+    drop: float,
+    max_rate: int | None,
+    log: bool,
+    as_json: bool,
+    grace: float,
+    **options: Any,
+) -> int:
+    """Serve echo (or another simple protocol) at each ADDR, 127.0.0.1:9999 if there is none.
+
+    ADDR is HOST:PORT, [IPV6]:PORT, :PORT (all interfaces) or unix:PATH; port 0 picks one.
+    """
+    mode = _mode(options)
+    limits = limits_of(options)
+    addrs = addrs or (DEFAULT,)
+    _check(addrs, mode, udp=udp, delay=delay, drop=drop)
+    out = sys.stderr if as_json else sys.stdout
+    on_screen = not log and _is_screen(out)
+    server = _Server(
+        mode, addrs, limits, Impairment(delay, drop, max_rate),
+        Log() if on_screen else Lines(out), udp=udp,
+    )  # fmt: skip
+    interrupted = False
+    try:
+        runtime.run(server.run(out, on_screen=on_screen, as_json=as_json), grace=grace)
+    except OSError as error:
+        if server.is_listening:
+            raise
+        raise Failure(
+            f"cannot listen on {error.filename}: {error.strerror or error}", CANNOT_LISTEN
+        ) from None
+    except KeyboardInterrupt:
+        interrupted = True
+    if not server.is_listening:
+        raise KeyboardInterrupt
+    summary = server.summary()
+    if as_json:
+        print(json.dumps(summary), flush=True)
+    for line in summary_lines(summary, MODES[mode].unit):
+        print(line, file=out, flush=True)
+    return INTERRUPTED if interrupted else 0
+
+
+def _mode(options: dict[str, Any]) -> str:
+    chosen = [name for name in MODES if options.pop(name)]
+    if len(chosen) > 1:
+        raise Failure(f"--{chosen[0]} and --{chosen[1]}: only one mode at a time")
+    return chosen[0] if chosen else "lines"
+
+
+def _check(addrs: Sequence[str], mode: str, *, udp: bool, delay: float, drop: float) -> None:
+    parsed = []
+    for text in addrs:
+        try:
+            parsed.append(addresses.parse(text, "ADDR"))
+        except ValueError as error:
+            raise Failure(str(error)) from None
+    given = [each for each in parsed if not _picks(each)]
+    if len(set(given)) < len(given):
+        raise Failure("an ADDR is there twice")
+    if udp and not MODES[mode].has_datagrams:
+        raise Failure(f"--{mode} and --udp: datagrams cannot have {mode}")
+    if udp and all(isinstance(each, addresses.UnixAddress) for each in parsed):
+        raise Failure(f"--udp and {addrs[0]}: UDP needs an ADDR with a port")
+    if not MODES[mode].answers and (delay or drop):
+        raise Failure(f"--{mode} and --{'delay' if delay else 'drop'}: nothing is answered")
+
+
+def _picks(address: addresses.Address) -> bool:
+    return isinstance(address, addresses.TCPAddress) and address.port == 0
+
+
+def _is_screen(file: TextIO) -> bool:
+    if not file.isatty():
+        return False
+    try:
+        from rich.console import Console  # noqa: PLC0415 - takes its time to import
+    except ModuleNotFoundError:
+        raise Failure("the live view needs rich: pip install 'silly-net[cli]' (or --log)") from None
+    return not Console(file=file).is_dumb_terminal
+
+
+# --------------------------------------------------------------------------- serving
+
+_PORT_TRIES: Final = 20  # for a port that is free for TCP and UDP
+_INTERVAL: Final = 1.0  # seconds between two looks at the rates
+_ANSWERS: Final[dict[str, datagrams.Answer]] = {
+    "lines": datagrams.echo,
+    "raw": datagrams.echo,
+    "discard": datagrams.nothing,
+    "chargen": datagrams.characters,
+}
+
+
+class _Server:
+    """The listeners and sockets of one run."""
+
+    def __init__(
+        self,
+        mode: str,
+        addrs: Sequence[str],
+        limits: tcp.Limits,
+        impairment: Impairment,
+        log: Log,
+        *,
+        udp: bool,
+    ) -> None:
+        self._mode = mode
+        self._addrs = addrs
+        self._limits = limits
+        self._impairment = impairment
+        self._log = log
+        self._udp = udp
+        self._meter = Meter(time.monotonic())
+        self._listeners: list[tcp.Listener] = []
+        self._sockets: list[Datagrams] = []
+        self.is_listening = False
+        """False if it never came so far."""
+
+    async def run(self, out: TextIO, *, on_screen: bool, as_json: bool) -> None:
+        """Listen, say so, and serve until cancelled."""
+        try:
+            loop = asyncio.get_running_loop()
+            for addr in self._addrs:
+                self._open(loop, addr)
+            own = frozenset(each.port for each in self._sockets)
+            for each in self._sockets:
+                each.refused_ports |= own
+            self.is_listening = True
+            if as_json:
+                print(json.dumps(self._listening()), flush=True)
+            with self._view(out) if on_screen else self._lines(out) as tick:
+                while True:
+                    # With very many connections a look takes its time: a twentieth at most.
+                    began = time.monotonic()
+                    tick()
+                    await asyncio.sleep(max(_INTERVAL, 20 * (time.monotonic() - began)))
+        finally:
+            for each in self._sockets:
+                each.close()
+
+    def _open(self, loop: asyncio.AbstractEventLoop, addr: str) -> None:
+        mode, address = MODES[self._mode], addresses.parse(addr)
+        handle = handler(mode, self._impairment, self._meter, self._log)
+        has_udp = self._udp and isinstance(address, addresses.TCPAddress)
+        for left in reversed(range(_PORT_TRIES if has_udp and _picks(address) else 1)):
+            listener = tcp.listen(addr, handle, limits=self._limits)
+            with contextlib.ExitStack() as undo:
+                undo.callback(listener.close, 0)
+                try:
+                    for local in listener.local_addrs if has_udp else ():
+                        answer = _ANSWERS[self._mode]
+                        one = Datagrams(loop, local, answer, self._impairment, self._meter)
+                        undo.callback(one.close)
+                        undo.callback(self._sockets.remove, one)
+                        self._sockets.append(one)
+                except OSError as error:
+                    if left and error.errno == errno.EADDRINUSE:
+                        continue  # port 0: another one may be free for both
+                    raise
+                undo.pop_all()
+                self._listeners.append(listener)
+                return
+
+    # --------------------------------------------------------------------- showing
+
+    @contextlib.contextmanager
+    def _lines(self, out: TextIO) -> Iterator[Callable[[], None]]:
+        for each in self._listening_on():
+            print(f"Listening on {each}", file=out, flush=True)
+        if self._mode == "chargen" and self._udp:
+            self._log.say(
+                "chargen over UDP answers forged senders with more than they sent: "
+                "keep it away from the internet"
+            )
+        with warnings_to(self._log):
+            yield lambda: None
+
+    @contextlib.contextmanager
+    def _view(self, out: TextIO) -> Iterator[Callable[[], None]]:
+        from rich.console import Console  # noqa: PLC0415 - take their time to import
+
+        from silly.cli.echoing.view import View  # noqa: PLC0415
+
+        title = f"silly echo --{self._mode}{self._bad_network()}"
+        with View(
+            Console(file=out),
+            self._meter,
+            title=title,
+            addrs=self._listening_on(),
+            unit=MODES[self._mode].unit,
+            clock=time.monotonic,
+            refused=self._refused,
+        ) as view:
+
+            def tick() -> None:
+                self._meter.sample(time.monotonic())
+                view.refresh()
+
+            yield tick
+
+    def _bad_network(self) -> str:
+        bad = self._impairment
+        return "".join((
+            f" --delay {_units.duration_text(bad.delay)}" if bad.delay else "",
+            f" --drop {bad.drop:.3g}" if bad.drop else "",
+            f" --max-rate {_units.size_text(bad.max_rate)}" if bad.max_rate else "",
+        ))  # fmt: skip
+
+    def _local_addrs(self) -> list[str]:
+        return [local for listener in self._listeners for local in listener.local_addrs]
+
+    def _listening_on(self) -> list[str]:
+        datagrams_on = {each.local_addr for each in self._sockets}
+        return [
+            f"{local} (TCP and UDP)" if local in datagrams_on
+            else local if local.startswith("unix:") else f"{local} (TCP)"
+            for local in self._local_addrs()
+        ]  # fmt: skip
+
+    def _listening(self) -> dict[str, Any]:
+        streams = self._local_addrs()
+        return {
+            "event": "listening",
+            "mode": self._mode,
+            "tcp": [each for each in streams if not each.startswith("unix:")],
+            "udp": [each.local_addr for each in self._sockets],
+            "unix": [each for each in streams if each.startswith("unix:")],
+        }
+
+    def _refused(self) -> int:
+        return sum(sum(each.stats.refused.values()) for each in self._listeners)
+
+    def summary(self) -> dict[str, Any]:
+        """Return what happened, for JSON."""
+        stats = [listener.stats for listener in self._listeners]
+        return {
+            **self._listening(),
+            "event": "summary",
+            **self._meter.summary(time.monotonic()),
+            "refused": _added(each.refused for each in stats),
+            "ended": _added(each.ended for each in stats),
+            "handler_errors": sum(each.handler_errors for each in stats),
+        }
+
+
+def _added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    together: Counter[str] = Counter()
+    for each in counts:
+        together.update(each)
+    return dict(together)

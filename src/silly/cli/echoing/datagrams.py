@@ -1,0 +1,182 @@
+"""UDP beside TCP: answers to datagrams (RFC 862, 863, 864).
+
+A forged source address must not start two services answering each other for
+ever, as echo and chargen once did (CERT CA-1996-01). So datagrams from the
+ports of echo (7), daytime (13), qotd (17) and chargen (19) are never answered,
+nor those from a port that this server itself answers on, nor those from port 0,
+which nobody can have.
+
+The answer leaves from the address that the datagram was sent to, also where the
+socket is bound to all of them (IP_PKTINFO in ip(7), RFC 3542 for IPv6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import random
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+from silly.cli.echoing import chargen
+from silly.cli.echoing.impairment import Impairment, Pace
+from silly.cli.echoing.meter import Meter
+from silly.errors import at_address
+from silly.net import addr as addresses
+
+__all__ = ["NEVER_ANSWERED", "Answer", "Datagrams", "characters", "echo", "nothing"]
+
+NEVER_ANSWERED: Final = frozenset({0, 7, 13, 17, 19})
+"""Source ports whose datagrams are not answered."""
+
+Answer = Callable[[bytes], bytes | None]
+
+_LARGEST: Final = 65535
+_BATCH: Final = 64  # datagrams taken before the loop may do something else
+_LATE_BYTES: Final = 16 << 20  # that wait for their delay; more are lost
+_BURST: Final = 1.0  # seconds' worth of --max-rate that may come at once
+_IP_PKTINFO: Final = getattr(socket, "IP_PKTINFO", 8)  # Linux's number
+
+
+def echo(data: bytes) -> bytes:
+    """Answer with the same (RFC 862)."""
+    return data
+
+
+def nothing(_data: bytes) -> None:
+    """Answer nothing (RFC 863)."""
+
+
+def characters(_data: bytes) -> bytes:
+    """Answer with 0 to 512 characters (RFC 864)."""
+    return chargen.datagram(random.randrange(chargen.DATAGRAM_MAX + 1))  # noqa: S311
+
+
+class Datagrams:
+    """One UDP socket on *addr* (``"127.0.0.1:9999"``), whose datagrams are answered.
+
+    Raises:
+        OSError: the address cannot be bound; it is in the error.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        addr: str,
+        answer: Answer,
+        impairment: Impairment,
+        meter: Meter,
+    ) -> None:
+        self._loop = loop
+        self._answer = answer
+        self._impairment = impairment
+        self._pace = Pace(impairment.max_rate) if impairment.max_rate else None
+        self._meter = meter
+        self._late: set[asyncio.TimerHandle] = set()
+        self._late_bytes = 0
+        self._socket = _bound(addr)
+        self.local_addr: str = addresses.format_sockaddr(self._socket.getsockname())
+        self.refused_ports: frozenset[int] = NEVER_ANSWERED
+        """Set it to hold the ports of all sockets of this server, too."""
+        loop.add_reader(self._socket, self._readable)
+
+    @property
+    def port(self) -> int:
+        """The port that it is bound to."""
+        port: int = self._socket.getsockname()[1]
+        return port
+
+    def close(self) -> None:
+        """Free the port; answers that are late are lost."""
+        self._loop.remove_reader(self._socket)
+        self._socket.close()
+        for timer in self._late:
+            timer.cancel()
+        self._late.clear()
+
+    def _readable(self) -> None:
+        for _ in range(_BATCH):
+            try:
+                data, extras, _, sender = self._socket.recvmsg(_LARGEST, 256)
+            except BlockingIOError:
+                return
+            except OSError:  # an error of an earlier answer (ICMP): it concerns no datagram here
+                continue
+            self._received(data, [one for one in extras if _is_destination(one)], sender)
+
+    def _received(self, data: bytes, extras: list[Any], sender: Any) -> None:
+        name = addresses.format_sockaddr(sender)
+        self._meter.received(name, len(data))
+        if sender[1] in self.refused_ports:
+            self._meter.datagrams_refused += 1
+            return
+        answer = self._answer(data)
+        if answer is None:
+            return
+        if self._impairment.drops():
+            self._meter.dropped += 1
+            return
+        if self._pace is not None and not self._pace.admits(len(answer), self._loop.time(), _BURST):
+            self._meter.datagrams_lost += 1
+            return
+        if self._impairment.delay:
+            self._send_later(answer, extras, sender, name)
+        else:
+            self._send(answer, extras, sender, name)
+
+    def _send_later(self, answer: bytes, extras: list[Any], sender: Any, name: str) -> None:
+        if self._late_bytes + len(answer) > _LATE_BYTES:
+            self._meter.datagrams_lost += 1
+            return
+        self._late_bytes += len(answer)
+
+        def send() -> None:
+            self._late.discard(timer)
+            self._late_bytes -= len(answer)
+            self._send(answer, extras, sender, name)
+
+        timer = self._loop.call_later(self._impairment.delay, send)
+        self._late.add(timer)
+
+    def _send(self, answer: bytes, extras: list[Any], sender: Any, name: str) -> None:
+        try:
+            self._socket.sendmsg([answer], extras, 0, sender)
+        except OSError:  # no room in the socket's buffer, or no way there: UDP may lose it
+            self._meter.datagrams_lost += 1
+        else:
+            self._meter.answered(name, len(answer))
+
+
+def _bound(addr: str) -> socket.socket:
+    address = addresses.parse(addr)
+    if not isinstance(address, addresses.TCPAddress):
+        raise OSError(errno.EAFNOSUPPORT, "Unix sockets have no UDP", addr)
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if sys.platform == "linux":
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+            else:
+                sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        sock.bind(socket.getaddrinfo(address.host, address.port, family, sock.type)[0][4])
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            sock.close()
+        raise at_address(error, addr) from None
+    return sock
+
+
+def _is_destination(extra: tuple[int, int, bytes]) -> bool:
+    if sys.platform != "linux":
+        return False
+    return extra[:2] in (
+        (socket.IPPROTO_IP, _IP_PKTINFO),
+        (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO),
+    )

@@ -1,0 +1,122 @@
+"""A line for each event, and the summary, as text."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, TextIO
+
+from silly._units import duration_text, size_text, text_of_count
+from silly.net.tcp import Conn
+
+__all__ = ["Lines", "Log", "summary_lines", "warnings_to"]
+
+
+class Log:
+    """Writes nothing: the live view shows what happens."""
+
+    def opened(self, conn: Conn) -> None:
+        """A connection begins."""
+
+    def closed(self, conn: Conn, end: BaseException | None) -> None:
+        """A connection is over; *end* is what its handler let out."""
+
+    def say(self, text: str) -> None:
+        """Something else happened."""
+
+
+class Lines(Log):
+    """Writes a line for each event to *file*, until nobody reads it any more."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def opened(self, conn: Conn) -> None:
+        """Write that *conn* began."""
+        self.say(f"open {_named(conn)}")
+
+    def closed(self, conn: Conn, end: BaseException | None) -> None:
+        """Write what *conn* did."""
+        stats = conn.stats
+        lasted = duration_text(max(0.0, time.time() - stats.opened_at))
+        self.say(
+            f"close {_named(conn)}: {size_text(stats.bytes_in)} in, "
+            f"{size_text(stats.bytes_out)} out, {lasted}{_why(end)}"
+        )
+
+    def say(self, text: str) -> None:
+        """Write *text* with the time before it."""
+        try:
+            print(f"{datetime.now().astimezone():%H:%M:%S} {text}", file=self._file, flush=True)
+        except BrokenPipeError:  # nobody reads it any more: the service goes on
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self._file.fileno())
+            os.close(null)
+
+
+@contextlib.contextmanager
+def warnings_to(log: Log) -> Iterator[None]:
+    """Let what silly itself logs (refusals, limits) appear in *log*, in ``with``."""
+    handler = _Handler(log)
+    logger = logging.getLogger("silly")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Handler(logging.Handler):
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log.say(self.format(record))
+
+
+def _named(conn: Conn) -> str:
+    return conn.remote_addr if conn.remote_addr != "unix:" else f"{conn.local_addr} (client)"
+
+
+def _why(end: BaseException | None) -> str:
+    if end is None:
+        return ""
+    if isinstance(end, ConnectionResetError | BrokenPipeError):
+        return "; reset by the client"
+    if isinstance(end, TimeoutError):
+        return f"; {end.strerror or end}"
+    if isinstance(end, ValueError):
+        return f"; {end}"
+    return "; stopped" if not isinstance(end, Exception) else f"; {type(end).__name__}: {end}"
+
+
+def summary_lines(summary: dict[str, Any], unit: str) -> list[str]:
+    """Return *summary* (`Meter.summary`, with what the listeners refused and ended) as text."""
+    conns, datagrams = summary["connections"], summary["datagrams"]
+    lines = [
+        f"{duration_text(summary['seconds'])}; connections: {text_of_count(conns['accepted'])}, "
+        f"at most {text_of_count(conns['peak'])} at a time"
+        + _reasons("; refused", summary["refused"])
+        + _reasons("; ended", summary["ended"]),
+        f"{size_text(summary['bytes_in'])} in, {size_text(summary['bytes_out'])} out, "
+        f"{text_of_count(summary['answers'])} {unit}"
+        + (f", {text_of_count(summary['dropped'])} dropped" if summary["dropped"] else ""),
+    ]
+    if summary["udp"]:
+        lines.append(
+            f"datagrams: {text_of_count(datagrams['received'])} received, "
+            f"{text_of_count(datagrams['sent'])} sent, "
+            f"{text_of_count(datagrams['refused'])} refused, "
+            f"{text_of_count(datagrams['lost'])} lost"
+        )
+    return lines
+
+
+def _reasons(what: str, counts: dict[str, int]) -> str:
+    told = ", ".join(f"{text_of_count(count)} by {reason}" for reason, count in counts.items())
+    return f"{what} {told}" if told else ""

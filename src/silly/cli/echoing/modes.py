@@ -1,0 +1,175 @@
+r"""What each mode answers to a connection.
+
+A mode is a coroutine function of the connection, the path of the answers
+(impairment.py) and the meter. It returns when the conversation is over; the
+client's end of stream may leave it as `EndOfStream`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from silly.cli.echoing import chargen
+from silly.cli.echoing.impairment import Dropped, Impairment, Pace, Path, path
+from silly.cli.echoing.log import Log
+from silly.cli.echoing.meter import Meter
+from silly.errors import EndOfStream, LimitExceeded
+from silly.net.tcp import Conn
+
+__all__ = ["MODES", "Mode", "handler"]
+
+Converse = Callable[[Conn, Path, Meter], Awaitable[None]]
+
+
+async def lines(conn: Conn, to: Path, meter: Meter) -> None:
+    """Send each line back; an unfinished last one, too."""
+    async for line in conn:
+        await to.send(line)
+        meter.answers += 1
+
+
+async def raw(conn: Conn, to: Path, meter: Meter) -> None:
+    """Send back whatever comes, as it comes (RFC 862)."""
+    while True:
+        await to.send(await conn.read())
+        meter.answers += 1
+
+
+async def frames(conn: Conn, to: Path, meter: Meter) -> None:
+    """Send each frame back: four bytes of length, big-endian, then so many bytes."""
+    while True:
+        head = await conn.read(4)
+        size = int.from_bytes(head, "big")
+        if size > conn.read_limit:
+            raise LimitExceeded(
+                f"a frame of {size} bytes is longer than read_limit, {conn.read_limit}",
+                address=conn.remote_addr,
+            )
+        await to.send(head + await conn.read(size))
+        meter.answers += 1
+
+
+async def discard(conn: Conn, _to: Path, _meter: Meter) -> None:
+    """Throw everything away (RFC 863)."""
+    while True:
+        await conn.read()
+
+
+async def generate(conn: Conn, to: Path, meter: Meter) -> None:
+    """Send characters until the client has gone; throw away what it sends (RFC 864)."""
+
+    async def throw_away() -> None:
+        # Whoever only finished sending goes on receiving.
+        with contextlib.suppress(EndOfStream, OSError):
+            await discard(conn, to, meter)
+
+    reading = asyncio.get_running_loop().create_task(throw_away())
+    try:
+        while True:
+            await to.send(chargen.BLOCK)
+            await asyncio.sleep(0)  # a client that takes all of it must not have the loop alone
+    finally:
+        reading.cancel()
+        await asyncio.wait((reading,))
+
+
+_HELP: Final = b"""\
+Command list:
+  help  - Show this help
+  time  - Show server time
+  quit  - Disconnect
+"""
+
+
+async def commands(conn: Conn, to: Path, meter: Meter) -> None:
+    """Answer the commands of the tutorial, until the client quits."""
+    await to.put(b"Welcome to Silly Echo Server!\nType 'help' for commands\n> ")
+    async for line in conn:
+        meter.answers += 1
+        match line.strip():
+            case b"help":
+                await to.send(_HELP + b"> ")
+            case b"time":
+                await to.send(f"{datetime.now().astimezone():%c}\n> ".encode())
+            case b"quit":
+                await to.send(b"Goodbye!\n")
+                return
+            case _:
+                await to.send(b"Echo: " + line + b"> ")
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """One mode: its conversation, and what it is called."""
+
+    converse: Converse
+    unit: str
+    """What `Meter.answers` counts."""
+    has_datagrams: bool
+    answers: bool = True
+
+
+MODES: Final = {
+    "lines": Mode(lines, "lines", has_datagrams=True),
+    "raw": Mode(raw, "pieces", has_datagrams=True),
+    "frames": Mode(frames, "frames", has_datagrams=False),
+    "discard": Mode(discard, "answers", has_datagrams=True, answers=False),
+    "chargen": Mode(generate, "answers", has_datagrams=True),
+    "commands": Mode(commands, "commands", has_datagrams=False),
+}
+
+
+def handler(
+    mode: Mode, impairment: Impairment, meter: Meter, log: Log
+) -> Callable[[Conn], Awaitable[None]]:
+    """Return the handler of a listener in *mode*, whose events go to *meter* and *log*."""
+
+    async def handle(conn: Conn) -> None:
+        meter.opened(conn)
+        log.opened(conn)
+        end: BaseException | None = None
+        try:
+            if mode.answers:
+                await _answer(mode, conn, path(conn, impairment), meter)
+            else:
+                await _take(conn, impairment)
+            conn.close()
+            await conn.wait_closed()  # only then all bytes are counted
+        except BaseException as error:
+            end = error
+            raise
+        finally:
+            meter.closed(conn)
+            log.closed(conn, end)
+
+    return handle
+
+
+async def _answer(mode: Mode, conn: Conn, to: Path, meter: Meter) -> None:
+    try:
+        try:
+            await mode.converse(conn, to, meter)
+        except EndOfStream:
+            pass
+        except Dropped:
+            meter.dropped += 1
+        await to.finish()
+    finally:
+        await to.stop()
+
+
+async def _take(conn: Conn, impairment: Impairment) -> None:
+    pace = Pace(impairment.max_rate) if impairment.max_rate else None
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            taken = await conn.read()
+        except EndOfStream:
+            return
+        if pace is not None:
+            await asyncio.sleep(pace.wait(len(taken), loop.time()))

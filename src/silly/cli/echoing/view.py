@@ -1,0 +1,174 @@
+"""The live view of an echo server: what it serves, how fast, and whom. Needs rich.
+
+It takes the rows and columns that the terminal has, 80 by 24 or fewer: what matters
+least is left out first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from silly._units import size_text, text_of_count
+from silly.bench.view import sparkline
+from silly.cli.echoing.meter import Meter, Peer, Sample
+
+__all__ = ["View"]
+
+_NARROW: Final = 60  # columns
+_PEERS: Final = 10  # rows at most
+_LOW: Final = 20  # rows, below which there are no empty ones
+
+
+class View:
+    """Shows *meter* until it is left; `refresh` draws it anew."""
+
+    def __init__(
+        self,
+        console: Console,
+        meter: Meter,
+        *,
+        title: str,
+        addrs: Sequence[str],
+        unit: str,
+        clock: Callable[[], float],
+        refused: Callable[[], int],
+    ) -> None:
+        self._console = console
+        self._meter = meter
+        self._title = title
+        self._addrs = addrs
+        self._unit = unit
+        self._clock = clock
+        self._refused = refused
+        self._live = Live(self, console=console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> Self:
+        self._live.start(refresh=True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def refresh(self) -> None:
+        """Draw it anew."""
+        self._live.refresh()
+
+    # ------------------------------------------------------------------ the picture
+
+    def __rich__(self) -> Group:
+        width, height = self._console.size
+        meter = self._meter
+        rows = [self._heading(width), *self._listening(width, height), _EMPTY]
+        rows += [*self._counts(width), _EMPTY, *self._rates(width), _EMPTY]
+        if height < _LOW:
+            rows = [row for row in rows if row is not _EMPTY]
+        room = height - len(rows) - 4  # the peers' heading, and the end
+        if room > 0:
+            rows.append(_peer_row(width, ("peer", "conns", "in", "out"), style="dim"))
+            for each in meter.top(min(room, _PEERS)):
+                cells = (
+                    _host(each),
+                    text_of_count(each.connections),
+                    size_text(each.bytes_in),
+                    size_text(each.bytes_out),
+                )
+                rows.append(_peer_row(width, cells))
+        rows = rows[: max(1, height - 3)] + ([_EMPTY] if height >= _LOW else [])
+        # The last row is short: the terminal writes its ^C there.
+        rows.append(Text("Ctrl-C stops", style="dim"))
+        return Group(*(_cut(row) for row in rows))
+
+    def _heading(self, width: int) -> Text:
+        clock = _clock(self._clock() - self._meter.started)
+        title = Text(self._title, style="bold")
+        title.truncate(max(1, width - len(clock) - 1), overflow="ellipsis")
+        title.pad_right(max(1, width - len(clock) - title.cell_len))
+        return title.append(clock)
+
+    def _listening(self, width: int, height: int) -> list[Text]:
+        together = "on " + ", ".join(self._addrs)
+        if len(together) <= width:
+            return [Text(together)]
+        most = 4 if height >= _LOW else 1
+        rows = [Text(f"on {addr}") for addr in self._addrs[:most]]
+        if len(self._addrs) > most:
+            rows[-1].append(f" and {len(self._addrs) - most} more")
+        return rows
+
+    def _counts(self, width: int) -> list[Text]:
+        meter = self._meter
+        cells = [
+            ("connections", meter.connections),
+            ("accepted", meter.accepted),
+            ("peak", meter.peak),
+            ("refused", self._refused()),
+            (self._unit, meter.answers),
+            ("dropped", meter.dropped),
+        ]
+        if meter.datagrams_in:
+            cells[4:4] = [("datagrams", meter.datagrams_in)]
+        shown = len(cells) if width >= _NARROW else 3
+        names, values = Text(style="dim"), Text()
+        for name, value in cells[:shown]:
+            told = text_of_count(value)
+            column = max(len(name), len(told), 6) + 2
+            names.append(f"{name:<{column}}")
+            values.append(f"{told:<{column}}", style="red" if name == "refused" and value else "")
+        return [names, values]
+
+    def _rates(self, width: int) -> list[Text]:
+        samples = self._meter.samples
+        last = samples[-1] if samples else Sample(0, 0, 0)
+        rows = []
+        total_in, total_out = self._meter.totals()
+        for name, now, total, values, style in (
+            ("in", last.bytes_in, total_in, [each.bytes_in for each in samples], "green"),
+            ("out", last.bytes_out, total_out, [each.bytes_out for each in samples], "yellow"),
+        ):
+            row = Text(f"{name:<4}{size_text(now) + '/s':>12}  ")
+            if width >= _NARROW:
+                row.append(f"{size_text(total):>9}  ")
+            graph = max(4, min(60, width - row.cell_len))
+            row.append(sparkline(values[-graph:]), style=style)
+            rows.append(row)
+        if width >= _NARROW:
+            rows.append(Text(f"{self._unit} {text_of_count(last.answers)}/s"))
+        return rows
+
+
+_EMPTY: Final = Text("")
+
+
+def _peer_row(width: int, cells: tuple[str, str, str, str], style: str = "") -> Text:
+    host, conns, bytes_in, bytes_out = cells
+    wide = max(8, min(40, width - 29))
+    name = Text(host, style=style)
+    name.truncate(wide, overflow="ellipsis")
+    name.pad_right(wide - name.cell_len)
+    return name.append(f" {conns:>7}{bytes_in:>10}{bytes_out:>10}")
+
+
+def _host(peer: Peer) -> str:
+    return "Unix clients" if peer.host == "unix:" else peer.host
+
+
+def _cut(text: Text) -> Text:
+    text.no_wrap = True
+    text.overflow = "ellipsis"
+    return text
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

@@ -1,0 +1,58 @@
+"""The flags of `silly.net.limits.Limits`: made of its fields, not written a second time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from silly import _units
+from silly.cli.command import Failure, Parsed, option
+from silly.net.limits import LimitField, Limits
+
+__all__ = ["limit_flags", "limits_of"]
+
+_GROUP = "Limits"
+_WITH_UNITS: dict[str, Callable[[str], object]] = {
+    "seconds": _units.duration,
+    "bytes": _units.size,
+}
+
+
+def limit_flags(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command one option for each limit, such as ``--max-connections``."""
+    for each in reversed(Limits.fields()):
+        function = option(
+            _GROUP, each.flag, each.name,
+            type=Parsed(each.unit, _parser(each)),
+            help=f"{each.unit.capitalize()} {each.help} (default: {each.default_text}).",
+        )(function)  # fmt: skip
+    return function
+
+
+def limits_of(options: dict[str, Any]) -> Limits:
+    """Take the limits out of *options*; what no flag says, the environment may. Raises Failure."""
+    try:
+        limits = Limits.from_env()
+    except ValueError as error:
+        raise Failure(str(error)) from None
+    given = {each.name: options.pop(each.name) for each in Limits.fields()}
+    values = {name: getattr(limits, name) for name in given}
+    for name, value in given.items():
+        if value is not None:
+            values[name] = None if value is _OFF else value
+    return Limits(**values)
+
+
+_OFF = object()  # an option's None is "not given"
+
+
+def _parser(limit: LimitField) -> Callable[[str], object]:
+    def parse(text: str) -> object:
+        value = None
+        if limit.unit in _WITH_UNITS and text.strip().lower() != "none":
+            value = limit.parse(str(_WITH_UNITS[limit.unit](text)))
+        else:
+            value = limit.parse(text)
+        return _OFF if value is None else value
+
+    return parse

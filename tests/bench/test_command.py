@@ -1,0 +1,678 @@
+"""``silly bench`` as a user runs it: a process of its own, against servers on loopback."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+import silly
+from silly.bench.result import schema
+from tests.bench import servers
+from tests.bench.servers import serving
+
+BENCH = [sys.executable, "-m", "silly", "bench"]
+VALIDATOR = jsonschema.Draft202012Validator(schema())
+
+
+def bench(*args: object, code: int = 0, env: dict[str, str] | None = None) -> Any:
+    done = subprocess.run(
+        [*BENCH, *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+        env={**os.environ, **(env or {})},
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == code, (done.stdout, done.stderr)
+    return done
+
+
+def measured(*args: object, code: int = 0) -> dict[str, Any]:
+    """Run with ``--json -`` and return the result, which keeps the schema."""
+    done = bench(*args, "-q", "--json", "-", code=code)
+    result: dict[str, Any] = json.loads(done.stdout)
+    VALIDATOR.validate(result)
+    return result
+
+
+@pytest.fixture(scope="module")
+def echo() -> Iterator[str]:
+    with serving(servers.echo) as addr:
+        yield addr
+
+
+def one_line(done: Any) -> str:
+    assert re.fullmatch(r"silly bench[^\n]*\n", done.stderr), done.stderr
+    return str(done.stderr)
+
+
+# -------------------------------------------------------------------------- the load
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--depth", "7"],
+        ["--connections", "20", "--workers", "2"],
+        ["--size", "1"],
+        ["--size", "3", "--depth", "5"],
+        ["--size", "64-1024", "--depth", "4"],
+        ["--size", "64:90%,4096:10%", "--seed", "5"],
+        ["--framing", "fixed", "--size", "100"],
+        ["--framing", "length-prefix", "--size", "0-300"],
+        ["--framing", "raw", "--size", "100k", "--depth", "3"],
+        ["--template", r"GET /{seq}?c={conn}\t"],
+        ["--template", "{seq}", "--framing", "raw"],
+        ["--send", r"a{seq}\r\n", "--expect", r"a{seq}\r\n", "--send", "bb", "--expect", "bb"],
+        ["--mode", "reconnect"],
+        ["--mode", "reconnect", "--rate", "4k"],
+        ["--rate", "4k"],
+        ["--rate", "4k", "--no-busy-poll", "--depth", "3"],
+        ["--rate", "4k", "--workers", "2", "--size", "64-200"],
+        ["--busy-poll"],
+        ["--connect-rate", "500"],
+        ["--timeout", "2s", "--max-errors", "5", "--interval", "20ms"],
+    ],
+)
+def test_every_reply_is_counted(echo: str, options: list[str]) -> None:
+    result = measured(echo, "-n", 200, *options)
+    assert (result["outcome"], result["requests"], result["errors"]["total"]) == (
+        "finished",
+        200,
+        0,
+    )
+    assert result["latency"]["count"] == 200
+    assert sum(part["requests"] for part in result["intervals"]) <= 200
+    assert result["rate"] > 0
+    if "--rate" in options:
+        assert result["service"]["count"] == 200
+        assert result["open_loop"]["sent"] == result["open_loop"]["scheduled"] == 200
+        assert result["open_loop"]["unsent"] == 0
+        # Counted from when it was due, nothing is faster than counted from when it was sent.
+        assert result["latency"]["mean"] >= result["service"]["mean"]
+    else:
+        assert result["service"] is result["open_loop"] is None
+    if "reconnect" in options:
+        assert result["connect"]["count"] == 200
+
+
+def test_bytes_are_those_of_the_messages(echo: str) -> None:
+    result = measured(echo, "-n", 50, "-s", 100, "--framing", "length-prefix")
+    assert result["bytes_in"] == result["bytes_out"] == 50 * 104
+
+
+@pytest.mark.parametrize("framing", ["line", "raw"])
+def test_data_of_a_file(echo: str, tmp_path: Path, framing: str) -> None:
+    path = tmp_path / "data"
+    path.write_bytes(b"one\nand two\n\xff\nlast")
+    result = measured(echo, "-n", 8, "-c", 1, "--data", path, "--framing", framing)
+    # The last line gets the newline that it lacks; raw, the file is sent as it is.
+    assert result["bytes_in"] == (2 * 19 if framing == "line" else 8 * 18)
+    assert result["plan"]["data"] == 18
+
+
+def test_a_duration(echo: str) -> None:
+    result = measured(echo, "-t", "200ms", "--interval", "50ms", "--warmup", "100ms")
+    assert result["duration"] == 0.2
+    assert [part["start"] for part in result["intervals"]] == pytest.approx([0, 0.05, 0.1, 0.15])
+    assert result["plan"]["warmup"] == 0.1
+    # What was answered after the time counts for the latencies alone.
+    within = sum(part["requests"] for part in result["intervals"])
+    assert within <= result["requests"] == result["latency"]["count"]
+    assert result["rate"] == pytest.approx(within / 0.2)
+
+
+def test_a_warm_up_is_left_out(echo: str) -> None:
+    result = measured(echo, "-n", 100, "--warmup", "100ms", "-c", 3)
+    assert result["requests"] == 100
+
+
+def test_stages_of_connections(echo: str) -> None:
+    stages = ["--stage", "100ms:12", "--stage", "50ms:12", "--stage", "50ms:2"]
+    result = measured(echo, *stages, "-w", 2)
+    assert result["duration"] == pytest.approx(0.2)
+    assert result["connect"]["count"] == 12
+    assert result["errors"]["total"] == 0
+
+
+def test_stages_of_rates(echo: str) -> None:
+    result = measured(echo, "--rate", "0", "--stage", "100ms:2000", "--stage", "100ms:0")
+    assert result["open_loop"]["scheduled"] == 200
+    assert result["requests"] == result["open_loop"]["sent"]
+
+
+def test_idle_connections_are_held_and_answer_at_the_end(echo: str) -> None:
+    result = measured(echo, "--mode", "hold", "-c", 30, "-t", "100ms", "--connect-rate", "2k")
+    assert result["requests"] == result["connect"]["count"] == 30
+    assert result["errors"]["total"] == 0
+
+
+def test_unix_sockets(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    script = tmp_path / "server.py"
+    script.write_text(
+        "import sys\nfrom silly.net import tcp\n"
+        "async def echo(conn):\n    async for line in conn:\n        await conn.write(line)\n"
+        "tcp.listen(sys.argv[1], echo)\nprint('ready', flush=True)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-m", "silly", str(script), f"unix:{path}"], stdout=subprocess.PIPE
+    ) as server:
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == b"ready\n"
+            result = measured(f"unix:{path}", "-n", 200, "--pid", server.pid)
+            assert result["requests"] == 200
+            assert result["server"]["pid"] == server.pid
+            assert result["server"]["rss"] > 1 << 20
+            assert result["server"]["cpu_per_request"] >= 0
+            done = bench(f"unix:{path}", "-n", 20, "--pid", server.pid)
+            assert re.search(
+                r"^server +\d.* cores, .* for each request, .*B resident", done.stdout, re.MULTILINE
+            )
+        finally:
+            server.terminate()
+
+
+# ---------------------------------------------------------------------- other servers
+
+
+def test_redis_answers_pings(tmp_path: Path) -> None:
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed")
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    with subprocess.Popen(
+        ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", ""],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+        try:
+            assert server.stdout is not None
+            for line in server.stdout:
+                if "Ready to accept connections" in line:
+                    break
+            addr = f"127.0.0.1:{port}"
+            pairs = ["--send", r"PING\r\n", "--expect", r"+PONG\r\n"]
+            result = measured(addr, "-n", 500, "-d", 4, *pairs)
+            assert result["requests"] == 500
+            pairs += ["--send", r"ECHO {seq}\r\n", "--expect", r"$1\r\n{seq}\r\n"]
+            assert measured(addr, "-n", 20, *pairs, "-c", 2)["requests"] == 20
+            done = bench(addr, "-n", 5, "--send", r"NONSENSE\r\n", "--expect", r"+OK\r\n", code=4)
+            assert re.search(
+                r"connection \d: request 0: byte 0 of the reply is wrong: "
+                r"expected b'\+OK\\r\\n', got b'-ERR",
+                done.stdout,
+            )
+        finally:
+            server.terminate()
+
+
+def test_socat_echoes() -> None:
+    if shutil.which("socat") is None:
+        pytest.skip("socat is not installed")
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    with subprocess.Popen(
+        ["socat", "-d", "-d", f"tcp-listen:{port},bind=127.0.0.1,reuseaddr,fork", "exec:cat"],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as server:
+        try:
+            assert server.stderr is not None
+            for line in server.stderr:
+                if "listening on" in line:
+                    break
+            assert measured(f"127.0.0.1:{port}", "-n", 100, "-c", 2)["requests"] == 100
+        finally:
+            server.terminate()
+
+
+# ------------------------------------------------------------------- wrong servers
+
+
+@pytest.mark.parametrize(
+    ("serve", "kind", "text"),
+    [
+        (servers.corrupting, "corrupt",
+         r"connection \d+: request 5: byte 20 of the reply is wrong: expected .* got .*\?"),
+        (servers.losing, "lost",
+         r"connection \d+: request 5: the reply to request 6 came in its place \(byte 9 differs"),
+        (servers.doubling, "duplicate",
+         r"connection \d+: the reply to request 5 came twice, the second time for request 6"),
+        (servers.reordering, "reordered",
+         r"connection \d+: request 5: the reply to request 6 came before it"),
+        (servers.closing, "closed",
+         r"connection \d+: the server closed the connection while request 5 was unanswered"),
+        (servers.resetting, "lost connection",
+         r"connection \d+: Connection reset by peer while request 0 was unanswered"),
+        (servers.greeting, "corrupt",
+         r"connection \d+: request 0: byte 0 of the reply is wrong: .* got b'220 ready"),
+    ],
+)  # fmt: skip
+def test_what_a_server_does_wrong_is_named(
+    serve: servers.Serve, kind: str, text: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "result.json"
+    # A server that closes while more requests are on their way resets the connection.
+    depth = 1 if serve is servers.closing else 3
+    with serving(serve) as addr:
+        done = bench(
+            addr, "-n", 500, "-c", 2, "-d", depth, "--max-errors", 9, "--json", path, code=4
+        )  # fmt: skip
+    result = json.loads(path.read_text())
+    VALIDATOR.validate(result)
+    assert result["errors"]["kinds"].get(kind), result["errors"]
+    assert any(re.match(text, each) for each in result["errors"]["first"]), result["errors"]
+    assert result["outcome"] == "stopped"
+    assert result["why"] in done.stdout
+    # What was right until then is counted, and shown.
+    if serve not in (servers.resetting, servers.greeting):
+        assert result["requests"] >= 5
+        assert re.search(r"^  p50 +\d", done.stdout, re.MULTILINE)
+
+
+def test_a_reply_for_another_connection_is_named() -> None:
+    with serving(servers.Exchanging()) as addr:
+        result = measured(addr, "-n", 10, "-c", 2, "--max-errors", 1, code=4)
+    assert result["errors"]["kinds"].keys() == {"misdelivered"}
+    assert re.match(
+        r"connection (0: .*the reply is for connection 1|1: .*the reply is for connection 0)",
+        result["errors"]["first"][0],
+    )
+
+
+def test_wrong_replies_fail_even_where_errors_are_allowed() -> None:
+    with serving(servers.corrupting) as addr:
+        bench(addr, "-n", 20, "-c", 1, "--assert", "errors<100", code=4)
+
+
+def test_lost_connections_can_be_allowed() -> None:
+    with serving(servers.closing) as addr:
+        bench(addr, "-n", 20, "-c", 1, "--assert", "errors<100", code=0)
+        bench(addr, "-n", 20, "-c", 1, "--assert", "errors==0", code=1)
+        result = measured(addr, "-n", 20, "-c", 1, code=4)
+        assert result["requests"] + result["errors"]["total"] == 20
+
+
+def test_no_reply_in_time() -> None:
+    with serving(servers.silent) as addr:
+        result = measured(addr, "-n", 3, "-c", 3, "--timeout", "100ms", code=4)
+    assert result["errors"]["kinds"] == {"timeout": 3}
+    assert re.match(
+        r"connection \d: no reply within 0.1 s while request 0 was unanswered",
+        result["errors"]["first"][0],
+    )
+
+
+def test_a_stall_is_not_hidden_by_the_open_loop() -> None:
+    # The server stalls once, for 200 ms, while some 100 requests are due: in a schedule
+    # all of them are late, and count as long as they waited.
+    def stalling(sock: socket.socket) -> None:
+        for number, line in enumerate(servers.lines(sock)):
+            if number == 20:
+                threading.Event().wait(0.2)
+            sock.sendall(line)
+
+    with serving(stalling) as addr:
+        result = measured(addr, "-n", 300, "-c", 1, "--rate", 500)
+        assert result["requests"] == 300
+        assert result["service"]["percentiles"]["90"] < result["latency"]["percentiles"]["90"]
+        assert result["open_loop"]["late"] > 50
+        done = bench(addr, "-n", 300, "-c", 1, "--rate", 500)
+    assert re.search(r"^latency +from due time +from sending$", done.stdout, re.MULTILINE)
+    assert "all connections were busy when" in done.stdout
+
+
+def test_requests_that_are_never_sent_are_reported() -> None:
+    with serving(servers.silent) as addr:
+        result = measured(
+            addr, "-c", 2, "--rate", 1000, "-t", "200ms", "--timeout", "300ms", code=4
+        )
+    open_loop = result["open_loop"]
+    assert (open_loop["scheduled"], open_loop["sent"], open_loop["unsent"]) == (200, 2, 198)
+
+
+# -------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["-n", "5", "-t", "1s"], "--requests and --duration"),
+        (["--stage", "1s:5", "-t", "1s"], "--stage and --duration"),
+        (["--stage", "1s:5", "-n", "1"], "--stage and --requests"),
+        (["--stage", "1s:1.5"], "must be whole"),
+        (["--stage", "soon"], "is not a stage such as 30s:100"),
+        (["--mode", "hold", "--rate", "5"], "--rate and --mode hold"),
+        (["--mode", "hold", "-n", "5"], "--requests and --mode hold"),
+        (["--mode", "hold", "-d", "5"], "--depth and --mode hold"),
+        (["--mode", "reconnect", "-d", "5"], "--depth and --mode reconnect"),
+        (["--mode", "reconnect", "--connect-rate", "5"], "--connect-rate and --mode reconnect"),
+        (["--mode", "other"], "'other' is not one of 'keep', 'reconnect', 'hold'"),
+        (["-w", "5", "-c", "4"], "--workers 5: there are 4 connections"),
+        (["-c", "0"], "--connections must be 1 or more, not 0"),
+        (["-c", "few"], "'few' is not a number such as"),
+        (["-d", "0"], "--depth must be 1 or more"),
+        (["-t", "0s"], "--duration must be more than 0"),
+        (["-t", "long"], "'long' is not a duration such as"),
+        (["--rate", "0"], "--rate must be more than 0"),
+        (["--size", "big"], "'big' is not a size"),
+        (["--size", "0"], "--size must be 1 or more for --framing line"),
+        (["--size", "1-5", "--framing", "fixed"], "--framing fixed needs one --size"),
+        (["--send", "x"], "--send and --expect go in pairs: there are 1 and 0"),
+        (["--send", "x", "--expect", "y", "--size", "5"], "--send and --size"),
+        (["--send", "x", "--expect", ""], "must not be empty"),
+        (["--send", r"\q", "--expect", "y"], "backslash that stands for nothing"),
+        (["--template", "x", "--size", "5"], "--template and --size"),
+        (["--template", "x", "--framing", "length-prefix"], "use --data"),
+        (["--template", r"x\ny"], "makes two lines"),
+        (["--data", "/missing"], "--data: cannot read '/missing': No such file"),
+        (["--data", "/dev/null"], "--data: the file is empty"),
+        (["--assert", "p99"], "'p99' is not a claim"),
+        (["--json", "/missing/x"], "--json: cannot write '/missing/x': No such file"),
+        (["--html", "/"], "--html: cannot write '/': Is a directory"),
+        (["--csv", "/proc/x"], "--csv: cannot write '/proc/x': "),
+        (["--csv", "-", "--json", "-"], "only one of --json, --csv and --html"),
+        (["--pid", "999999999"], "--pid 999999999: No such file or directory"),
+        (["--nonsense"], "No such option"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line(echo: str, options: list[str], why: str) -> None:
+    assert why in one_line(bench(echo, *options, code=2))
+
+
+@pytest.mark.parametrize("addr", ["nonsense", "127.0.0.1:0", "127.0.0.1:99999", "::1:5"])
+def test_what_is_no_address_is_one_line(addr: str) -> None:
+    text = one_line(bench(addr, code=2))
+    assert f"addr {addr!r} is not an address" in text or "has port 0" in text
+
+
+def test_who_does_not_listen_is_one_line(tmp_path: Path) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        addr = "{}:{}".format(*sock.getsockname())
+        text = one_line(bench(addr, "--json", tmp_path / "r.json", code=3))
+    assert text == f"silly bench: cannot reach {addr}: Connection refused\n"
+    assert "cannot reach" in one_line(bench("unix:/missing", code=3))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_goes_away_ends_the_run() -> None:
+    went = threading.Event()
+
+    def leaving(sock: socket.socket) -> None:
+        for number, line in enumerate(servers.lines(sock)):
+            sock.sendall(line)
+            if number == 20:
+                listener.close()
+                went.set()
+                return
+
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def accept() -> None:
+        with listener.accept()[0] as sock:
+            leaving(sock)
+
+    thread = threading.Thread(target=accept)
+    thread.start()
+    result = measured("{}:{}".format(*listener.getsockname()), "-t", "30s", "-c", 1, code=4)
+    thread.join()
+    assert went.is_set()
+    assert result["requests"] == 21
+    assert result["outcome"] == "stopped"
+    assert result["why"] == "no connection could be made any more: Connection refused"
+    assert result["errors"]["kinds"]["connect"] == 10
+    assert result["errors"]["kinds"].keys() - {"connect"} <= {"closed", "lost connection"}
+
+
+# ------------------------------------------------------------------------ interruption
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_prints_what_was_measured(
+    echo: str, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    path = tmp_path / "result.json"
+    with subprocess.Popen(
+        [*BENCH, echo, "-t", "60s", "--interval", "50ms", "--json", str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert "/s" in process.stderr.readline()
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert "Traceback" not in errors
+    assert re.search(r"^requests +\d.* in .*, interrupted$", output, re.MULTILINE)
+    result = json.loads(path.read_text())
+    VALIDATOR.validate(result)
+    assert result["outcome"] == "interrupted"
+    assert 0 < result["duration"] < 60
+    assert result["errors"]["total"] == 0
+
+
+def test_interrupted_while_connecting(tmp_path: Path) -> None:
+    # A backlog that is full: whoever connects now gets no answer.
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        addr = listener.getsockname()
+        with socket.create_connection(addr), socket.socket() as second:
+            second.setblocking(False)
+            second.connect_ex(addr)
+            with subprocess.Popen(
+                [*BENCH, "{}:{}".format(*addr), "--json", str(tmp_path / "r.json")],
+                stderr=subprocess.PIPE,
+                text=True,
+            ) as process:
+                _until_waiting(process.pid)
+                process.send_signal(signal.SIGINT)
+                _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors == "silly bench: interrupted before it had connected\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def _until_waiting(pid: int) -> None:
+    """Return when the process has a worker: from then on it waits for it to connect."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    while not children.read_text():
+        pass
+
+
+def test_a_worker_that_is_killed_is_one_line(echo: str) -> None:
+    with subprocess.Popen(
+        [*BENCH, echo, "-t", "60s", "--interval", "50ms"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert "/s" in process.stderr.readline()
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        os.kill(int(children), signal.SIGKILL)
+        errors = process.stderr.read()
+    assert process.returncode == 4
+    assert errors.splitlines()[-1] == "silly bench: a worker of the benchmark was killed"
+
+
+def test_workers_end_with_whoever_started_them(echo: str) -> None:
+    with subprocess.Popen(
+        [*BENCH, echo, "-t", "60s", "--interval", "50ms"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.kill()
+        while process.stderr.read(4096):  # the worker has it open, too: it ends with it
+            pass
+
+
+# ------------------------------------------------------------------------------ output
+
+
+def test_summary_and_lines(echo: str) -> None:
+    done = bench(echo, "-t", "200ms", "--interval", "100ms", "--assert", "errors==0")
+    assert re.search(rf"^{echo}: closed loop, 10 connections$", done.stdout, re.MULTILINE)
+    assert "every reply was right, byte for byte" in done.stdout
+    assert "holds: errors==0 (0)" in done.stdout
+    lines = done.stderr.splitlines()
+    assert re.fullmatch(r" +0\.1 s +[\d ]+ /s  p50 .*  p99 .*  max .*  errors 0", lines[0])
+    assert re.match(r" +0\.2 s", lines[1])
+    assert bench(echo, "-n", 5, "-q").stderr == ""
+
+
+def test_a_terminal_without_greek_letters(echo: str) -> None:
+    done = bench(echo, "-n", 5, "--interval", "1ms", env={"PYTHONIOENCODING": "ascii"})
+    assert re.search(r"^  p50 +[\d.]+ [?m]s$", done.stdout, re.MULTILINE)
+
+
+def test_claims_that_fail(echo: str) -> None:
+    done = bench(echo, "-n", 50, "--assert", "p99<1ns", "--assert", "requests==50", code=1)
+    assert re.search(r"^FAILS: p99<1ns \(.* .s\)$", done.stdout, re.MULTILINE)
+    assert "holds: requests==50 (50)" in done.stdout
+
+
+def test_csv(echo: str, tmp_path: Path) -> None:
+    path = tmp_path / "result.csv"
+    bench(echo, "-t", "200ms", "--interval", "50ms", "--csv", path)
+    rows = list(csv.DictReader(io.StringIO(path.read_text())))
+    assert [float(row["start"]) for row in rows] == pytest.approx([0, 0.05, 0.1, 0.15])
+    assert all(0 < float(row["p50"]) <= float(row["p99"]) <= float(row["max"]) for row in rows)
+    piped = bench(echo, "-n", 5, "--csv", "-")
+    assert piped.stdout.startswith("start,length,requests,rate,errors,late,p50")
+    assert "requests    5" in piped.stderr
+
+
+def test_files_are_replaced_whole(echo: str, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    path.write_text("before")
+    bench(echo, "-n", 5, "--json", path, "--csv", "/dev/null")
+    assert json.loads(path.read_text())["requests"] == 5
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_help_version_and_missing_arguments() -> None:
+    text = bench("--help").stdout
+    for part in ("Load:", "Messages:", "Judging:", "Output:", "Examples:", "Exit codes:"):
+        assert f"\n{part}\n" in text
+    assert text.count("\n  silly bench localhost:") == 3
+    assert "A.json B.json" in bench("compare", "--help").stdout
+    assert "--slo" in bench("find-max", "-h").stdout
+    assert "Missing argument 'ADDR'" in one_line(bench(code=2))
+
+
+# ------------------------------------------------------------- compare and find-max
+
+
+def test_compare(echo: str, tmp_path: Path) -> None:
+    one, two = tmp_path / "one.json", tmp_path / "two.json"
+    for path, options in ((one, ["-c", "2"]), (two, ["-c", "4"])):
+        bench(echo, "-t", "300ms", "--interval", "30ms", "--json", path, "-q", *options)
+    done = bench("compare", one, two)
+    assert re.search(
+        r"^rate +\S.* \d\.\d{3} +\d+\.\d{3} to \d+\.\d{3} +\w+$", done.stdout, re.MULTILINE
+    )
+    assert "warning: connections was 2 and 4" in done.stdout
+    same = bench("compare", one, one)
+    assert same.stdout.count(" 1.000 ") >= 4
+    assert same.stdout.count("noise") >= 4
+
+
+def test_compare_refuses_what_is_no_result(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    for text in ("", "{}", "[1]", '{"schema": "other/1"}'):
+        path.write_text(text)
+        assert "is not a result of silly bench --json" in one_line(
+            bench("compare", path, path, code=2)
+        )
+    assert "cannot read '/missing'" in one_line(bench("compare", "/missing", path, code=2))
+
+
+def test_find_max(echo: str, tmp_path: Path) -> None:
+    path = tmp_path / "best.json"
+    done = bench(
+        "find-max", echo, "--slo", "p50<10s", "--start", 500, "-t", "100ms", "--tries", 2,
+        "--json", path,
+    )  # fmt: skip
+    found = re.search(r"^highest rate that held: ([\d ]+) /s$", done.stdout, re.MULTILINE)
+    assert found
+    result = json.loads(path.read_text())
+    VALIDATOR.validate(result)
+    assert result["plan"]["rate"] == float(found[1].replace(" ", ""))
+    failed = bench(
+        "find-max", echo, "--slo", "p50<1ns", "--start", 4, "-t", "50ms", code=1
+    )  # fmt: skip
+    assert "no rate held" in failed.stdout
+    assert failed.stdout.count("p50 was") == 3
+    assert "--slo" in one_line(bench("find-max", echo, code=2))
+
+
+def test_find_max_stops_at_a_wrong_reply() -> None:
+    with serving(servers.corrupting) as addr:
+        done = bench("find-max", addr, "--slo", "p50<1s", "-t", "100ms", "-c", 1, code=4)
+    assert "byte 20 of the reply is wrong" in done.stdout
+
+
+# ------------------------------------------------------------------------ the dispatcher
+
+
+def test_a_missing_extra_is_one_line(tmp_path: Path) -> None:
+    for name in ("click", "rich"):
+        (tmp_path / f"{name}.py").write_text(
+            f"raise ModuleNotFoundError('there is none', name={name!r})"
+        )
+        done = bench("x:1", code=2, env={"PYTHONPATH": str(tmp_path)})
+        assert done.stderr == "silly bench needs click and rich: pip install 'silly-net[cli]'\n"
+        (tmp_path / f"{name}.py").unlink()
+
+
+def test_a_file_that_is_called_like_a_verb(tmp_path: Path) -> None:
+    (tmp_path / "bench").write_text("print('a script', __name__)")
+    done = subprocess.run(
+        [sys.executable, "-m", "silly", "./bench"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert (done.returncode, done.stdout) == (0, "a script __main__\n")
+
+
+def test_the_help_of_the_command_lists_the_verbs() -> None:
+    for args, code in ((["--help"], 0), ([], 2)):
+        done = subprocess.run(
+            [sys.executable, "-m", "silly", *args], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code
+        assert "  silly bench     load a server" in done.stdout + done.stderr
+        assert "usage: silly" in done.stdout + done.stderr
+
+
+def test_the_engine_is_told(echo: str) -> None:
+    assert measured(echo, "-n", 5)["engine"] == silly.engine()

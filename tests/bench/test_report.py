@@ -1,0 +1,148 @@
+"""The page: what is in it, that it needs nothing else, and that a browser draws it."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from silly.bench import report
+from tests.bench import servers
+from tests.bench.servers import serving
+
+CHROMIUM = [
+    "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--hide-scrollbars", "--allow-file-access-from-files", "--virtual-time-budget=4000",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the report of a good run, good.html, and of a bad one, bad.html."""
+    folder = tmp_path_factory.mktemp("report")
+    for name, serve, options in (
+        ("good", servers.echo, ["--rate", "2000", "-t", "300ms", "--interval", "50ms"]),
+        ("bad", servers.corrupting, ["-t", "200ms", "--interval", "50ms", "--assert", "p99<1ns"]),
+    ):
+        with serving(serve) as addr:
+            subprocess.run(
+                [sys.executable, "-m", "silly", "bench", addr, *options, "-q",
+                 "--html", str(folder / f"{name}.html"), "--json", str(folder / f"{name}.json")],
+                capture_output=True, check=False, timeout=60,
+            )  # fmt: skip
+    return folder
+
+
+class Page(html.parser.HTMLParser):
+    """What a page asks for from elsewhere, and the text that it shows."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elsewhere: list[str] = []
+        self.shown = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elsewhere += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        self.shown += data
+
+
+def test_one_file_that_needs_nothing_else(pages: Path) -> None:
+    text = (pages / "good.html").read_text()
+    page = Page(text)
+    assert page.elsewhere == []
+    assert "%%" not in re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
+    assert "every reply was right, byte for byte" in page.shown
+    assert "prefers-color-scheme: dark" in text
+    assert 'name="viewport"' in text
+
+
+def test_what_went_wrong_is_in_it(pages: Path) -> None:
+    text = Page((pages / "bad.html").read_text()).shown
+    assert "byte 20 of the reply is wrong" in text
+    assert "fails: p99<1ns" in text
+
+
+def test_what_a_server_sends_cannot_break_the_page(pages: Path) -> None:
+    result: dict[str, Any] = json.loads((pages / "bad.json").read_text())
+    result["errors"]["first"] = ["</script><script>alert(1)</script>"]
+    result["errors"]["kinds"] = {"</script>": 1}
+    result["addr"] = "<b>&"
+    page = report.html(result)
+    assert "<script>alert" not in page
+    assert page.count("<script>") == page.count("</script>") == 2
+    assert "<b>&" not in page
+
+
+def test_a_run_without_any_reply(pages: Path) -> None:
+    result: dict[str, Any] = json.loads((pages / "bad.json").read_text())
+    empty: dict[str, Any] = dict.fromkeys(("min", "mean", "max"))
+    empty |= {"count": 0, "percentiles": {}, "histogram": []}
+    result |= {"latency": empty, "intervals": [], "requests": 0, "rate": 0.0}
+    assert "no latencies: nothing was answered" in Page(report.html(result)).shown
+
+
+def test_a_browser_draws_it(pages: Path, tmp_path: Path) -> None:
+    if shutil.which("chromium") is None:
+        pytest.skip("chromium is not installed")
+    # A window is at least 500 pixels wide, so a phone's width is that of a frame. What the
+    # frame came to is reported in the wrapper's title.
+    for name in ("good", "bad"):
+        for width in (390, 1280):
+            wrapper = pages / f"{name}{width}.html"
+            wrapper.write_text(
+                f'<iframe src="{name}.html" style="border:0;width:{width}px;height:2400px">'
+                "</iframe><script>onload = () => { const page = frames[0].document;"
+                "document.title = JSON.stringify({"
+                "wide: page.documentElement.scrollWidth,"
+                "plots: [...page.querySelectorAll('.plot')].map(plot => ({id: plot.id,"
+                "paths: plot.querySelectorAll('path').length,"
+                "fits: plot.querySelector('svg').getBoundingClientRect().right"
+                " <= plot.parentNode.getBoundingClientRect().right + 1}))}) }</script>"
+            )
+            seen = json.loads(_browse(wrapper, tmp_path / f"{name}{width}", "--dump-dom"))
+            assert seen["wide"] <= width
+            assert [plot["id"] for plot in seen["plots"]] == [
+                "curve", "bars", "times", "rates", "errors",
+            ]  # fmt: skip
+            assert all(plot["fits"] and plot["paths"] > 5 for plot in seen["plots"]), seen
+
+
+@pytest.mark.parametrize(("scheme", "brightness"), [(1, range(200, 256)), (0, range(60))])
+def test_light_and_dark(pages: Path, tmp_path: Path, scheme: int, brightness: range) -> None:
+    if shutil.which("chromium") is None:
+        pytest.skip("chromium is not installed")
+    dark = f"--blink-settings=preferredColorScheme={scheme}"
+    page = pages / f"colour{scheme}.html"
+    page.write_text(
+        '<iframe src="good.html"></iframe><script>onload = () => { document.title ='
+        "frames[0].getComputedStyle(frames[0].document.body).backgroundColor }</script>"
+    )
+    colour = _browse(page, tmp_path / "profile", "--dump-dom", dark)
+    assert int(re.findall(r"\d+", colour)[0]) in brightness
+    picture = tmp_path / "page.png"
+    _browse(page, tmp_path / "again", f"--screenshot={picture}", "--window-size=1280,900", dark)
+    assert struct.unpack(">II", picture.read_bytes()[16:24]) == (1280, 900)
+
+
+def _browse(page: Path, profile: Path, *options: str) -> str:
+    done = subprocess.run(
+        [*CHROMIUM, f"--user-data-dir={profile}", *options, page.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+    )
+    found = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
+    return found[1].replace("&quot;", '"') if found else done.stdout

@@ -1,0 +1,172 @@
+"""What a terminal shows while a run goes on: through a pseudo-terminal, as a user sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Iterator
+
+import pytest
+from rich.console import Console
+
+from silly.bench.plan import Plan
+from silly.bench.recorder import AFTER, Interval
+from silly.bench.schedule import Stage
+from silly.bench.view import View, sparkline
+from tests.bench import servers
+from tests.bench.servers import serving
+
+
+@pytest.fixture(scope="module")
+def echo() -> Iterator[str]:
+    with serving(servers.echo) as addr:
+        yield addr
+
+
+class Terminal:
+    """A process on a pseudo-terminal of so many columns."""
+
+    def __init__(self, columns: int, *args: str, **env: str) -> None:
+        self.ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        self.before = termios.tcgetattr(theirs)
+        kept = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+        kept |= {"TERM": "xterm-256color", **env}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "silly", "bench", *args],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=kept,
+            start_new_session=True,
+        )
+        self.theirs = theirs
+        self.text = ""
+
+    def read_until(self, pattern: str) -> None:
+        while not re.search(pattern, self.text):
+            piece = os.read(self.ours, 65536)
+            assert piece, self.text
+            self.text += piece.decode()
+
+    def end(self) -> str:
+        """Wait for the end; return all that was written, after checking the terminal's state."""
+        after = termios.tcgetattr(self.theirs)
+        os.close(self.theirs)
+        with contextlib.suppress(OSError):  # EIO: nobody has the other end any more
+            while piece := os.read(self.ours, 65536):
+                self.text += piece.decode()
+        os.close(self.ours)
+        self.process.wait(30)
+        assert after == self.before
+        # The cursor is as it was, and what was shown meanwhile is gone.
+        assert self.text.count("\x1b[?25l") == self.text.count("\x1b[?25h")
+        assert "Traceback" not in self.text
+        return self.text
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+@pytest.mark.parametrize("columns", [80, 59, 30])
+def test_live_view(echo: str, columns: int) -> None:
+    terminal = Terminal(columns, echo, "-t", "400ms", "--interval", "50ms", "--warmup", "100ms")
+    text = terminal.end()
+    assert terminal.process.returncode == 0
+    live, _, summary = plain(text).rpartition("closed loop")
+    assert f"silly bench {echo}"[: columns - 1] in live
+    assert "left" in live
+    assert re.search("[▁▂▃▄▅▆▇█]", live)
+    assert "every reply was right" in summary
+    for line in re.split(r"[\r\n]+", live):
+        assert len(line) <= columns, line
+
+
+@pytest.mark.parametrize(("env", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_colours_are_left_out_if_asked_for(echo: str, env: dict[str, str], coloured: bool) -> None:
+    terminal = Terminal(80, echo, "-t", "200ms", "--interval", "50ms", **env)
+    text = terminal.end()
+    assert bool(re.search(r"\x1b\[(?:\d;)*3[0-9]", text)) is coloured
+
+
+def test_a_dumb_terminal_gets_no_escapes(echo: str) -> None:
+    terminal = Terminal(80, echo, "-t", "200ms", "--interval", "50ms", TERM="dumb")
+    assert "\x1b" not in terminal.end()
+
+
+def test_interrupted_the_terminal_is_sane_and_the_summary_shown(echo: str) -> None:
+    terminal = Terminal(80, echo, "-t", "60s", "--interval", "50ms")
+    terminal.read_until("[▁▂▃▄▅▆▇█]")
+    os.killpg(terminal.process.pid, signal.SIGINT)  # as Ctrl-C does: to all of the group
+    text = plain(terminal.end())
+    assert terminal.process.returncode == 130
+    assert re.search(r"requests +\d.*, interrupted", text)
+    assert "every reply was right" in text
+
+
+# ----------------------------------------------------------------- the picture itself
+
+
+def shown(plan: Plan, *intervals: Interval, seconds: float, width: int = 80) -> str:
+    console = Console(width=width, height=24, force_terminal=False, record=False)
+    view = View(console, "silly bench 127.0.0.1:9999")
+    view._plan = plan
+    view._seconds = seconds
+    for interval in intervals:
+        view.interval(interval)
+    with console.capture() as capture:
+        console.print(view)
+    return capture.get()
+
+
+def an_interval(index: int, count: int, latency: int, errors: int = 0) -> Interval:
+    made = Interval(index)
+    made.length = 1.0
+    made.latency.record(latency, count)
+    if errors:
+        made.errors["lost"] = errors
+    return made
+
+
+def test_progress_and_remaining_time() -> None:
+    addr = "127.0.0.1:9999"
+    timed = Plan(addr, duration=90, warmup=10)
+    assert "warm-up, 6 s left" in shown(timed, seconds=4)
+    assert "50%  45 s left" in shown(timed, seconds=55)
+    assert "11%  1:20 left" in shown(timed, seconds=20)
+    assert "100%  0 s left" in shown(timed, seconds=1000)
+    counted = Plan(addr, requests=400)
+    assert "0%" in shown(counted, seconds=1)
+    text = shown(counted, an_interval(0, 100, 5_000_000), seconds=2)
+    assert "25%  about 6 s left" in text
+    hours = Plan(addr, stages=(Stage(7200, 5),))
+    assert "50%  1:00:00 left" in shown(hours, seconds=3600)
+    assert "connecting" in shown(None, seconds=0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+def test_figures(width: int) -> None:
+    intervals = [an_interval(n, 100 * n, 1_000_000, errors=n == 3) for n in range(1, 5)]
+    after = an_interval(AFTER, 7, 9_000_000)
+    text = shown(Plan("x:1"), *intervals, after, seconds=5, width=width)
+    assert max(map(len, text.splitlines())) <= width
+    if width >= 60:
+        assert re.search(r"requests +errors +p50 +p90 +p99 +max", text)
+        assert re.search(r"^ +1 007 +1 ", text, re.MULTILINE)
+        assert "▂▄▆█" in text
+        assert "400 /s" in text
+
+
+def test_sparklines() -> None:
+    assert sparkline([]) == ""
+    assert sparkline([0, 0]) == "▁▁"
+    assert sparkline([0, 1, 2, 4, 8]) == "▁▁▂▄█"

@@ -1,0 +1,244 @@
+"""The command as a user runs it: on a terminal of so many columns and rows, or in a pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import pyte
+
+SILLY = [sys.executable, "-m", "silly"]
+DEADLINE = 40.0  # seconds, for anything that must happen
+
+
+def environment(**env: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    return {**kept, "TERM": "xterm-256color", **env}
+
+
+class Terminal:
+    """A process whose controlling terminal is emulated, so that its screen can be looked at."""
+
+    def __init__(
+        self,
+        *args: str,
+        size: tuple[int, int] = (80, 24),
+        command: Sequence[str] = SILLY,
+        **env: str,
+    ) -> None:
+        self.columns, self.rows = size
+        self.screen = pyte.Screen(*size)
+        self._stream = pyte.ByteStream(self.screen)
+        self._ours, self._theirs = pty.openpty()
+        self.raw = b""
+        fcntl.ioctl(self._theirs, termios.TIOCSWINSZ, struct.pack("HHHH", *size[::-1], 0, 0))
+        self._before = termios.tcgetattr(self._theirs)
+        self.process = subprocess.Popen(
+            [*command, *args],
+            stdin=self._theirs,
+            stdout=self._theirs,
+            stderr=self._theirs,
+            env=environment(**env),
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.process.kill()
+        self.process.wait()
+        for descriptor in (self._ours, self._theirs):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+    def type(self, text: str) -> None:
+        os.write(self._ours, text.encode())
+
+    @property
+    def text(self) -> str:
+        """What is on the screen, without empty ends of lines."""
+        return "\n".join(line.rstrip() for line in self.screen.display).rstrip()
+
+    def wait_for(self, pattern: str) -> str:
+        """Wait until *pattern* is on the screen; return what it matched."""
+        deadline = time.monotonic() + DEADLINE
+        while not (found := re.search(pattern, self.text, re.MULTILINE)):
+            assert self._read(deadline), f"no {pattern!r} in:\n{self.text}"
+        return found[0]
+
+    def wait_for_prompt(self, *, over: bool = False) -> None:
+        """Wait until `silly connect` reads keys: before, the terminal would show them itself.
+
+        With *over*, until it no longer does.
+        """
+        deadline = time.monotonic() + DEADLINE
+        while bool(termios.tcgetattr(self._theirs)[3] & termios.ICANON) is not over:
+            assert time.monotonic() < deadline, self.text
+            self._read(time.monotonic() + 0.02)
+
+    def _read(self, deadline: float) -> bool:
+        readable, _, _ = select.select([self._ours], [], [], max(0, deadline - time.monotonic()))
+        if not readable:
+            return False
+        try:
+            piece = os.read(self._ours, 65536)
+        except OSError:  # EIO: nobody has the other end any more
+            return False
+        self.raw += piece
+        self._stream.feed(piece)
+        return True
+
+    def end(self) -> int:
+        """Wait for the end of the process; its terminal must be as it was. Return the code."""
+        deadline = time.monotonic() + DEADLINE
+        waiter = threading.Thread(target=self.process.wait, daemon=True)
+        waiter.start()
+        while waiter.is_alive():
+            assert time.monotonic() < deadline, self.text
+            self._read(min(deadline, time.monotonic() + 0.05))
+        while self._read(0):
+            pass
+        assert termios.tcgetattr(self._theirs) == self._before
+        assert self.raw.count(b"\x1b[?25l") <= self.raw.count(b"\x1b[?25h"), "cursor is hidden"
+        assert self.raw.count(b"\x1b[?2004h") == self.raw.count(b"\x1b[?2004l")
+        assert self.raw.count(b"\x1b[?1049h") == self.raw.count(b"\x1b[?1049l")
+        assert "Traceback" not in self.raw.decode(errors="replace"), self.raw
+        return self.process.returncode
+
+
+class Echo:
+    """``silly echo`` in the background, with ``--json`` for its addresses and summary."""
+
+    def __init__(self, *args: str, **env: str) -> None:
+        self.process = subprocess.Popen(
+            [*SILLY, "echo", "--json", *args],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(**env),
+        )
+        self._watchdog = threading.Timer(DEADLINE, self.process.kill)
+        self._watchdog.start()
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, self.process.stderr.read() if self.process.stderr else ""
+        self.listening: dict[str, Any] = json.loads(line)
+        assert self.listening["event"] == "listening"
+        self.log = ""
+
+    @property
+    def addr(self) -> str:
+        addr: str = (self.listening["tcp"] + self.listening["unix"])[0]
+        return addr
+
+    @property
+    def port(self) -> int:
+        return int(self.addr.rpartition(":")[2])
+
+    def stop(self, number: int = signal.SIGINT, code: int = 0) -> dict[str, Any]:
+        """Stop it with a signal; return the summary."""
+        self.process.send_signal(number)
+        output, self.log = self.process.communicate()
+        assert "Traceback" not in self.log, self.log
+        assert self.process.returncode == code, (output, self.log)
+        summary: dict[str, Any] = json.loads(output)
+        assert summary["event"] == "summary"
+        assert summary["handler_errors"] == 0
+        return summary
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._watchdog.cancel()
+        self.process.kill()
+        self.process.communicate()
+
+
+def silly(*args: str, data: bytes = b"", code: int = 0) -> subprocess.CompletedProcess[bytes]:
+    """Run the command to its end."""
+    done = subprocess.run(
+        [*SILLY, *args], input=data, capture_output=True, timeout=DEADLINE, check=False,
+        env=environment(),
+    )  # fmt: skip
+    assert b"Traceback" not in done.stderr, done.stderr.decode()
+    assert done.returncode == code, (done.stdout[-1000:], done.stderr)
+    return done
+
+
+def refused(*args: str, code: int = 2) -> str:
+    """Run the command, which must refuse with one line; return it."""
+    done = silly(*args, code=code)
+    assert done.stdout == b""
+    lines = done.stderr.decode().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith(f"silly {args[0]}: ")
+    return lines[0]
+
+
+@contextlib.contextmanager
+def dialled(addr: str) -> Iterator[socket.socket]:
+    """A connection to *addr*."""
+    if addr.startswith("unix:"):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(DEADLINE)
+        sock.connect(addr.removeprefix("unix:"))
+    else:
+        host, _, port = addr.rpartition(":")
+        sock = socket.create_connection((host.strip("[]"), int(port)), timeout=DEADLINE)
+    with sock:
+        yield sock
+
+
+def exchange(addr: str, data: bytes) -> bytes:
+    """Send *data*, finish, and return all that comes back."""
+    with dialled(addr) as sock, sock.makefile("rb") as file:
+        sock.sendall(data)
+        sock.shutdown(socket.SHUT_WR)
+        return file.read()
+
+
+@contextlib.contextmanager
+def started(*args: str, command: Sequence[str] = SILLY, **env: str) -> Iterator[Any]:
+    """A process with pipes; it is killed at the end of the block, or after the deadline."""
+    process = subprocess.Popen(
+        [*command, *args],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(**env),
+    )
+    watchdog = threading.Timer(DEADLINE, process.kill)
+    watchdog.start()
+    try:
+        yield process
+    finally:
+        watchdog.cancel()
+        process.kill()
+        process.wait()
+        for file in (process.stdin, process.stdout, process.stderr):
+            with contextlib.suppress(OSError):
+                file.close()  # type: ignore[union-attr]
