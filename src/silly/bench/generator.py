@@ -51,6 +51,7 @@ class Generator:
     def __init__(self, plan: Plan, part: int, recorder: Recorder) -> None:
         self.plan = plan
         self.recorder = recorder
+        recorder.began = self._count_requests
         self.messages = plan.factory()
         self.stopping = False
         self.why = ""
@@ -130,8 +131,6 @@ class Generator:
             helpers.append(self._pace())
         elif self.plan.busy_poll:
             helpers.append(self._spin())
-        if self.plan.requests is not None:
-            helpers.append(self._count_requests())
         return helpers
 
     async def _until_end(self) -> None:
@@ -221,15 +220,13 @@ class Generator:
                 return
             await asyncio.sleep(0.002)
 
-    async def _count_requests(self) -> None:
-        """Let only so many requests be sent, from the end of the warm-up on."""
-        if self.plan.warmup:
-            await _sleep_until(self._zero)
-        self.recorder.roll(clock())
-        spent = self.recorder.measured + sum(lane.in_flight for lane in self._lanes)
-        self.left = max(0, self.plan.share(self.plan.requests or 0, self._part) - spent)
-        if self.left == 0:
-            self._ended.set()
+    def _count_requests(self) -> None:
+        """Let only so many requests be sent, from now on: the warm-up is over."""
+        if self.plan.requests is not None:
+            in_flight = sum(lane.in_flight for lane in self._lanes)
+            self.left = max(0, self.plan.share(self.plan.requests, self._part) - in_flight)
+            if self.left == 0:
+                self._ended.set()
 
     def grant(self, count: int) -> int:
         """Return how many of *count* requests may be sent now."""

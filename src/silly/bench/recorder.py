@@ -121,7 +121,8 @@ class Recorder:
         """When the present interval ends."""
         self.first_errors: list[str] = []
         self.error_count = 0
-        self._measured = 0
+        self.began: Callable[[], None] = lambda: None
+        """Called when the warm-up is over, before anything is measured."""
         self.last_answer = 0
         """When the last right reply came."""
 
@@ -134,6 +135,8 @@ class Recorder:
         self.now.errors = setup.errors
         self._cpu_before = self._cpu()
         self._set_end()
+        if self.now.index >= 0:  # this process had no time before
+            self.began()
 
     def end(self, now: int) -> None:
         """End measuring at *now*, earlier than was planned."""
@@ -159,8 +162,10 @@ class Recorder:
         if now < self.ends:
             return
         self.send_off(now)
-        self.now = Interval(self._index(now))
+        before, self.now = self.now, Interval(self._index(now))
         self._set_end()
+        if before.index < 0 <= self.now.index:
+            self.began()
 
     def send_off(self, now: int) -> None:
         """Report the present interval as it is."""
@@ -168,14 +173,7 @@ class Recorder:
         self.now.length = (min(now, self.ends) - max(begin, self._begun)) / 1e9
         cpu = self._cpu()
         self.now.cpu, self._cpu_before = cpu - self._cpu_before, cpu
-        if self.now.index >= 0:
-            self._measured += self.now.requests
         self._report(self.now)
-
-    @property
-    def measured(self) -> int:
-        """How many right replies came since the end of the warm-up."""
-        return self._measured + (self.now.requests if self.now.index >= 0 else 0)
 
     # ----------------------------------------------------------------- what happens
 
