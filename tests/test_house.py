@@ -45,6 +45,7 @@ FLOORS = (
     ("silly.cli", "silly.__main__"),
 )
 
+
 def floor(name: str) -> int:
     for number, rooms in enumerate(FLOORS):
         if any(name == room or (room != "silly" and name.startswith(room + ".")) for room in rooms):
