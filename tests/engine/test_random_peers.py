@@ -46,6 +46,13 @@ from tests.conftest import open_descriptors
 SESSIONS: Final = int(os.environ.get("SILLY_SESSIONS", "0"))
 ANY: Final = "127.0.0.1:0"
 LONG: Final = 100_000.0  # seconds; virtual
+PATIENT: Final = tcp.Limits(  # of the peer, whom the faults may hold up for long
+    idle_timeout=None,
+    first_byte_timeout=None,
+    read_deadline=None,
+    min_receive_rate=None,
+    min_send_rate=None,
+)
 LARGE: Final = 400_000  # bytes: more than socket buffers, window and high-water marks hold
 
 Op = tuple[Any, ...]
@@ -328,7 +335,7 @@ class Sessions(RuleBasedStateMachine):
         self.loop.run_until_complete(self._start(up, down, window, limits))
 
     async def _start(self, up: Faults, down: Faults, window: int, limits: Any) -> None:
-        self.listener = tcp.listen(ANY, self._serve, **limits)
+        self.listener = tcp.listen(ANY, self._serve, limits=PATIENT, **limits)
         self.proxy = faults.proxy(ANY, self.listener.local_addr, up=up, down=down, window=window)
         await self.proxy.__aenter__()
         conn = await tcp.connect(self.proxy.local_addr, **limits)
