@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import logging
 import os
 import select
@@ -186,9 +187,12 @@ class DroppingHandler(logging.Handler):
 
 
 def _descriptor(stream: TextIO | None) -> int | None:
+    # What only stands for a file (a view of the terminal, a test's capture) is written to as it is.
+    if not isinstance(stream, io.TextIOWrapper):
+        return None
     try:
-        return None if stream is None else stream.fileno()
-    except (OSError, ValueError, AttributeError):  # no file, or closed
+        return stream.fileno()
+    except (OSError, ValueError):
         return None
 
 

@@ -38,7 +38,8 @@ class Terminal:
         self.ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
         self.before = termios.tcgetattr(theirs)
-        kept = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+        unwanted = {"NO_COLOR", "COLUMNS", "LINES"}
+        kept = {name: value for name, value in os.environ.items() if name not in unwanted}
         kept |= {"TERM": "xterm-256color", **env}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "silly", "bench", *args],

@@ -28,7 +28,8 @@ DEADLINE = 40.0  # seconds, for anything that must happen
 
 
 def environment(**env: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    unwanted = {"NO_COLOR", "COLUMNS", "LINES"}
+    kept = {name: value for name, value in os.environ.items() if name not in unwanted}
     return {**kept, "TERM": "xterm-256color", **env}
 
 
