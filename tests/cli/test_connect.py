@@ -340,9 +340,12 @@ def test_line_mode_has_editing_history_and_the_peers_prompt(size: tuple[int, int
             terminal.type("hellp\x1b[D\x7fp\x1b[C\x7fo\r")  # left, backspace, right, backspace
             terminal.wait_for("^> helpo?")
             terminal.wait_for("^Echo: helpo$")
+            terminal.wait_for("^>$")
+            terminal.wait_for_prompt()
             terminal.type("\x1b[A\x7f\r")  # the line before, less its last letter
             terminal.wait_for("^  quit  - Disconnect")
             terminal.wait_for("^>$")
+            terminal.wait_for_prompt()
             terminal.type("quit\r")
             assert terminal.end() == 0
         assert "Goodbye!" in terminal.text
