@@ -1,7 +1,8 @@
 """``silly echo`` as a user runs it: a process of its own, on every kind of address."""
 
-from __future__ import contextlib
+from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -94,9 +95,7 @@ def test_chargen_goes_on_accepting_while_a_client_takes_all_it_can() -> None:
 
         def take() -> None:
             room, count = bytearray(1 << 20), 0
-            with contextlib.suppress(
-                ConnectionResetError
-            ):  # in the end, what is on its way is lost
+            with contextlib.suppress(ConnectionResetError):  # at the end
                 while got := greedy.recv_into(room):
                     count += got
                     if count > enough:
