@@ -363,11 +363,11 @@ cdef class Reactor:
         """Try the one source that was ready last, without asking epoll; tell whether it was."""
         cdef bint nested = self.in_batch
         cdef int received = 0
-        cdef double before = self.batch_time
+        cdef Source hot = self.hot  # held while it is called, whatever its handler does
         self.begin_batch()
         self.batch_time = monotonic()
         try:
-            received = self.hot.try_receive()
+            received = hot.try_receive()
             if received:
                 self.last_event = self.batch_time
                 self.hand_out()
