@@ -89,8 +89,7 @@ class Running:
 
 @contextmanager
 def running(*command: object, **options: object) -> Iterator[Running]:
-    # Unbuffered, what several workers print would be mixed within lines.
-    process = Running([sys.executable, *command], **options)
+    process = Running([sys.executable, *command], **{"env": environment(), **options})
     try:
         yield process
     finally:
@@ -104,7 +103,8 @@ def script(tmp_path: Path, text: str = ECHO, name: str = "script.py") -> Path:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    return {**os.environ, **variables}
+    """Ours with *variables*, and buffered: else what several workers print is mixed in a line."""
+    return {**os.environ, "PYTHONUNBUFFERED": "", **variables}
 
 
 def dial(addr: str) -> socket.socket:
