@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,10 @@ DEADLINE = 60.0  # seconds for one test
 
 _soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (_hard, _hard))
+
+# What programs that tests start print is buffered, on every machine: else the lines of
+# several that share an output are mixed.
+os.environ.pop("PYTHONUNBUFFERED", None)
 
 _first = uvloop.new_event_loop()  # the first one makes a pipe that the process keeps
 _first.run_until_complete(asyncio.sleep(0))

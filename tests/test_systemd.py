@@ -215,7 +215,7 @@ def test_what_was_passed_is_seen_once_and_not_passed_on(tmp_path: Path) -> None:
         import os, subprocess, sys
         from silly import systemd
         print([(each.name, each.sockaddr[1]) for each in systemd.activated()])
-        print([name for name in os.environ if name.startswith("LISTEN_")])
+        print([name for name in os.environ if name.startswith("LISTEN_")], flush=True)
         check = "import os; print(os.path.exists('/proc/self/fd/4'))"
         subprocess.run([sys.executable, "-c", check], close_fds=False)
     """

@@ -89,7 +89,7 @@ class Running:
 
 @contextmanager
 def running(*command: object, **options: object) -> Iterator[Running]:
-    process = Running([sys.executable, *command], **{"env": environment(), **options})
+    process = Running([sys.executable, *command], **options)
     try:
         yield process
     finally:
@@ -103,8 +103,7 @@ def script(tmp_path: Path, text: str = ECHO, name: str = "script.py") -> Path:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Ours with *variables*, and buffered: else what several workers print is mixed in a line."""
-    return {**os.environ, "PYTHONUNBUFFERED": "", **variables}
+    return {**os.environ, **variables}
 
 
 def dial(addr: str) -> socket.socket:
