@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
+from types import CoroutineType
 from typing import Any
 
 import pytest
 
+from silly.errors import EndOfStream
 from silly.net import tcp
 from silly.net.tcp import Conn
 
@@ -23,6 +26,11 @@ ANY = "127.0.0.1:0"
 Get = Callable[[], Awaitable[bytes]]
 Body = Callable[[Get, list[Any]], Coroutine[Any, Any, object]]
 Drive = Callable[[asyncio.Task[Any], Callable[[bytes], Awaitable[None]]], Coroutine[Any, Any, None]]
+
+
+def host_and_port(listener: tcp.Listener) -> tuple[str, int]:
+    host, _, port = listener.local_addr.rpartition(":")
+    return host, int(port)
 
 
 async def rest() -> None:
@@ -364,3 +372,54 @@ async def test_eager_tasks() -> None:
                     assert await client.read(2) == b"ab"
     finally:
         loop.set_task_factory(None)
+
+
+@pytest.mark.parametrize("end", ["returns", "raises", "cancelled", "reset", "reads all"])
+async def test_an_ended_connection_leaves_nothing_for_the_collector_of_cycles(end: str) -> None:
+    """What counting references frees is free at once; a collector would pause for all others."""
+
+    async def handler(conn: Conn) -> None:
+        async for line in conn:
+            await conn.write(line)
+            if end == "raises":
+                raise EndOfStream("as if", partial=b"")
+            if end == "cancelled":
+                await asyncio.sleep(60)
+            if end == "reads all":
+                while await conn.read(timeout=60):
+                    pass
+
+    async with tcp.listen(ANY, handler) as listener:
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            for _ in range(3):
+                reader, writer = await asyncio.open_connection(*host_and_port(listener))
+                writer.write(b"x\n")
+                assert await reader.readline() == b"x\n"
+                if end == "cancelled":
+                    await rest()
+                    (task,) = listener._handling
+                    task.cancel()
+                    del task
+                elif end == "reset":
+                    writer.transport.abort()
+                else:
+                    writer.close()
+                while listener.connections:
+                    await asyncio.sleep(0)
+                writer.close()
+            await rest()
+            gc.collect()
+            ours = [
+                repr(each)
+                for each in gc.garbage
+                if type(each).__module__.startswith("silly.")
+                or (isinstance(each, CoroutineType) and each.cr_code is handler.__code__)
+            ]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+        assert ours == []

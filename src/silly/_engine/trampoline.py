@@ -115,7 +115,9 @@ class Trampoline(Coroutine[Any, Any, object]):
         except StopIteration as stop:
             self._hold(_RETURNED, stop.value)
         except BaseException as error:  # noqa: BLE001 - it is the task's
-            self._hold(_RAISED, error)
+            ours = error.__traceback__
+            self._hold(_RAISED, error.with_traceback(ours and ours.tb_next))
+            del ours
         finally:
             _current = None
             _leave_task(loop, task)
@@ -152,9 +154,10 @@ class Trampoline(Coroutine[Any, Any, object]):
             if holds == _YIELDED:
                 return held
             self.task = None
-            if holds == _RETURNED:
-                raise StopIteration(held)
-            raise held
+            try:
+                raise StopIteration(held) if holds == _RETURNED else held
+            finally:
+                del held  # else the error would refer to this frame, and it to the error
         if self.task is None:
             self._loop = asyncio.get_running_loop()
             self.task = current_task(self._loop)
@@ -164,7 +167,10 @@ class Trampoline(Coroutine[Any, Any, object]):
         """Raise *error* where the coroutine waits."""
         self._holds = _NOTHING
         self._held = None
-        return self._step_in_task(self._coroutine.throw, *error)
+        try:
+            return self._step_in_task(self._coroutine.throw, *error)
+        finally:
+            del error
 
     def _step_in_task(self, go_on: Callable[..., Any], *arguments: Any) -> Any:
         global _current  # noqa: PLW0603 - it is the state of the interpreter that is kept
@@ -175,6 +181,7 @@ class Trampoline(Coroutine[Any, Any, object]):
             self.task = None  # the end: nothing is left for the collector of cycles
             raise
         finally:
+            del arguments
             _current = before
         if yielded is not _PARK:
             return yielded

@@ -1146,7 +1146,8 @@ cdef class Read:
         if stream.paused:
             stream.resume()
         if self.waiter is None:
-            self.waiter = Waiter(stream.reactor.loop, self)
+            self.waiter = Waiter(stream.reactor.loop)
+        self.waiter.purpose = self
         self.waiter.wait()
         if self.timeout is not None:
             self.timer = stream.reactor.loop.call_later(self.timeout, self._time_out)
@@ -1158,6 +1159,7 @@ cdef class Read:
         """Leave the stream to the next reader."""
         self.state = NEW if self.kind == LINE else DONE
         self.stream.reader = None
+        self.waiter.purpose = None
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None

@@ -122,6 +122,8 @@ cdef class Trampoline(ForeignFuture):
             return self.wait_again(out)
         if holds != NOTHING:
             self.hold(NOTHING, None)
+            if holds != YIELDED:
+                self.task = None
             if holds == RAISED:
                 raise held
             Py_INCREF(held)
@@ -130,8 +132,14 @@ cdef class Trampoline(ForeignFuture):
         if self.task is None:
             self.task = current_task()
             self.loop = None if self.task is None else self.task.get_loop()
-        result = PyIter_Send(self.coroutine, value, out)
-        if result == 1 and self.park(<object>out[0]):
+        try:
+            result = PyIter_Send(self.coroutine, value, out)
+        except BaseException:
+            self.task = None  # the end: nothing is left for the collector of cycles
+            raise
+        if result == 0:
+            self.task = None
+        elif self.park(<object>out[0]):
             Py_DECREF(<object>out[0])
             return self.wait_again(out)
         return result
@@ -165,10 +173,14 @@ cdef class Trampoline(ForeignFuture):
 
     def throw(self, kind, value=None, traceback=None):
         self.drop()
-        if value is None and traceback is None:
-            yielded = self.coroutine.throw(kind)
-        else:
-            yielded = self.coroutine.throw(kind, value, traceback)
+        try:
+            if value is None and traceback is None:
+                yielded = self.coroutine.throw(kind)
+            else:
+                yielded = self.coroutine.throw(kind, value, traceback)
+        except BaseException:
+            self.task = None
+            raise
         if self.park(yielded):
             self.wait()
             return self

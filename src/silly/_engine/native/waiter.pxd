@@ -20,5 +20,5 @@ cdef class ForeignFuture:
 
 
 cdef class Waiter(ForeignFuture):
-    cdef object purpose  # for repr: what is waited for
+    cdef object purpose  # for repr: the reader, while it waits
     cdef ForeignFuture trampoline  # what waits instead of a task (trampoline.pyx)

@@ -115,9 +115,8 @@ cdef class ForeignFuture:
 cdef class Waiter(ForeignFuture):
     """What one reader waits on."""
 
-    def __init__(self, loop, purpose):
+    def __init__(self, loop):
         self.loop = loop
-        self.purpose = purpose
 
     cdef int wake(self, Reactor reactor) except -1:
         cdef ForeignFuture trampoline = self.trampoline
