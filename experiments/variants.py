@@ -53,7 +53,7 @@ VARIANTS = (
     Variant(
         "task",
         "src/silly/net/tcp.py",
-        "coroutine = engine.stepped(self._start(conn))",
+        "coroutine = engine.stepped(self._start(conn), loop)",
         "coroutine = self._start(conn)",
         "no trampoline: each step is the task's own",
     ),

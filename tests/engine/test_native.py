@@ -234,6 +234,58 @@ asyncio.run(main())
     assert done.stdout == "4\n" * 3, done.stderr
 
 
+@native_only
+def test_what_is_closed_leaves_the_epoll_set_though_a_forked_process_holds_a_duplicate() -> None:
+    """Of forks that Python knows the child closes its copies; C code may fork as well."""
+    script = """
+import asyncio, ctypes, os, pathlib, time
+from silly.net import tcp
+
+def registered():
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventpoll]":
+                lines = pathlib.Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
+                yield from (int(line.split()[1]) for line in lines if line.startswith("tfd:"))
+        except FileNotFoundError:
+            pass
+
+async def handler(conn):
+    await conn.read(1)
+
+async def main():
+    async with tcp.listen("127.0.0.1:0", handler) as listener:
+        staying = await tcp.connect(listener.local_addr)
+        async with await tcp.connect(listener.local_addr) as leaving:
+            while listener.connections < 2:
+                await asyncio.sleep(0)
+            before = set(registered())
+            reading, writing = os.pipe()
+            child = ctypes.PyDLL(None).fork()
+            if child == 0:
+                os.close(writing)
+                os.read(reading, 1)  # until the parent is done
+                os._exit(0)
+            leaving.write(b"x")
+            while listener.connections > 1:
+                await asyncio.sleep(0)
+        print(len(before - set(registered())))
+        os.close(writing)
+        os.waitpid(child, 0)
+        staying.close()
+
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == "2\n", done.stderr
+
+
 # ------------------------------------------------------------- asyncio's habits
 
 

@@ -216,5 +216,7 @@ class Engine(Protocol):
         is cancelled.
         """
 
-    def stepped(self, coroutine: Coroutine[Any, Any, object]) -> Coroutine[Any, Any, object]:
+    def stepped(
+        self, coroutine: Coroutine[Any, Any, object], loop: asyncio.AbstractEventLoop
+    ) -> Coroutine[Any, Any, object]:
         """Return what a handler's task is to run: *coroutine*, or what steps it faster."""

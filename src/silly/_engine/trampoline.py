@@ -78,10 +78,12 @@ class Trampoline(Coroutine[Any, Any, object]):
         "task",
     )
 
-    def __init__(self, coroutine: Coroutine[Any, Any, object]) -> None:
+    def __init__(
+        self, coroutine: Coroutine[Any, Any, object], loop: asyncio.AbstractEventLoop
+    ) -> None:
         self._coroutine = coroutine
+        self._loop = loop
         self.task: Any = None
-        self._loop: asyncio.AbstractEventLoop
         self._asyncio_future_blocking = False
         self._callback: Callable[[Any], object] | None = None  # what steps the task ...
         self._context: Context | None = None  # ... and the context to do it in
@@ -159,7 +161,6 @@ class Trampoline(Coroutine[Any, Any, object]):
             finally:
                 del held  # else the error would refer to this frame, and it to the error
         if self.task is None:
-            self._loop = asyncio.get_running_loop()
             self.task = current_task(self._loop)
         return self._step_in_task(self._coroutine.send, value)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import math
 import os
 from typing import Final
 
@@ -38,7 +39,6 @@ _ENDED: Final = {
 }
 
 _V4_MAPPED: Final = b"\0" * 10 + b"\xff\xff"
-_OF_V6: Final = 1 << 64  # sets a key of IPv6 apart from those of IPv4
 
 
 class Gate:
@@ -52,10 +52,10 @@ class Gate:
         self.refused = Tally(loop, self._summarize_refused)
         self.ended = Tally(loop, self._summarize_ended)
         self.stalls = Tally(loop, lambda _error, _count: None)
-        self._max_connections = limits.max_connections
+        self._max_connections = limits.max_connections or math.inf
         self._max_per_client = limits.max_per_client
-        self._clients: dict[int, int] = {}  # connections by client, those that are exempt apart
-        self._exempt = _masks(limits.exempt_networks)
+        self._clients: dict[bytes, int] = {}  # connections by client, those that are exempt apart
+        self._exempt4, self._exempt6 = _prefixes(limits.exempt_networks)
         self._rate = limits.accept_rate
         self._burst = self._tokens = max(1.0, self._rate or 0.0)
         self._refilled = loop.time()
@@ -65,7 +65,7 @@ class Gate:
     def enter(self, client: bytes) -> bool:
         """Let one connection in, of this address (packed; empty if it has none), or refuse it."""
         reason = None
-        if self._max_connections is not None and self.connections >= self._max_connections:
+        if self.connections >= self._max_connections:
             reason = "max_connections"
         elif self._rate is not None and not self._take_token():
             reason = "accept_rate"
@@ -79,7 +79,8 @@ class Gate:
                     self._clients[key] = held + 1
         if reason is None:
             self.connections += 1
-            self.peak = max(self.peak, self.connections)
+            if self.connections > self.peak:
+                self.peak = self.connections
             return True
         self._refuse(reason, client)
         return False
@@ -135,15 +136,13 @@ class Gate:
         self._tokens -= 1
         return True
 
-    def _key(self, client: bytes) -> int | None:
+    def _key(self, client: bytes) -> bytes | None:
         """What stands for the client of this address; None if it is not counted."""
-        if len(client) == 16 and client.startswith(_V4_MAPPED):
+        if len(client) == 16:
+            if not client.startswith(_V4_MAPPED):
+                return None if client.startswith(self._exempt6) else client[:8]
             client = client[12:]
-        address = int.from_bytes(client, "big")
-        for length, mask, network in self._exempt:
-            if length == len(client) and address & mask == network:
-                return None
-        return address if len(client) == 4 else address >> 64 | _OF_V6
+        return None if client.startswith(self._exempt4) else client
 
     def _refuse(self, reason: str, client: bytes) -> None:
         if self.refused.add(reason):
@@ -167,12 +166,17 @@ class Gate:
         )
 
 
-def _masks(networks: tuple[str, ...]) -> tuple[tuple[int, int, int], ...]:
-    """The networks, ready to be compared: length of an address in bytes, mask, network."""
-    parsed = [ipaddress.ip_network(network) for network in networks]
-    return tuple(
-        (net.max_prefixlen // 8, int(net.netmask), int(net.network_address)) for net in parsed
-    )
+def _prefixes(networks: tuple[str, ...]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+    """What the addresses of *networks* begin with, whole bytes: of IPv4, and of IPv6."""
+    prefixes: dict[int, list[bytes]] = {4: [], 6: []}
+    for network in networks:
+        net = ipaddress.ip_network(network)
+        length = -(
+            -net.prefixlen // 8
+        )  # of the last byte perhaps only some bits: each value has one
+        for part in net.subnets(new_prefix=length * 8):
+            prefixes[net.version].append(part.network_address.packed[:length])
+    return tuple(prefixes[4]), tuple(prefixes[6])
 
 
 def _text(client: bytes) -> str:

@@ -13,6 +13,7 @@ Both speak to the other side through a `Conn`::
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import dataclasses
 import enum
 import errno
@@ -21,6 +22,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from silly._arguments import positive_seconds, seconds, seconds_or_none, size
@@ -176,6 +178,7 @@ class Listener:
         self._lingering: set[Conn] = set()
         # Bound once: a method object for each of a million connections would be megabytes.
         self._when_handled = self._handled
+        self._context = contextvars.copy_context()  # a copy for each would be as much
         self._when_gone = self._forget
         self._accepted = self._handler_errors = 0
         self._errors_by_type: dict[str, int] = {}
@@ -211,10 +214,11 @@ class Listener:
     # ------------------------------------------------------------- connections
 
     def _accept(self, link: Any) -> Conn:
-        conn = _Conn(link, self._loop, self._when_gone, **self._conn_limits)
-        if self._closing is not None and self._loop.time() >= self._deadline:  # too late
+        loop = self._loop
+        conn = _Conn(link, loop, self._when_gone, **self._conn_limits)
+        if self._closing is not None and loop.time() >= self._deadline:  # too late
             self._lingering.add(conn)
-            self._loop.call_soon(conn.abort)
+            loop.call_soon(conn.abort)
             return conn
         self._accepted += 1
         context = None
@@ -222,10 +226,10 @@ class Listener:
             observation = self._observed[conn] = Observation(observers, conn, self)
             context = observation.context
         # The name is shared: a string for each of a million tasks would be a tenth of them.
-        coroutine = engine.stepped(self._start(conn))
-        task = self._loop.create_task(coroutine, name=self._task_name, context=context)
+        coroutine = engine.stepped(self._start(conn), loop)
+        task = loop.create_task(coroutine, name=self._task_name, context=context)
         self._handling[task] = conn
-        task.add_done_callback(self._when_handled)
+        task.add_done_callback(self._when_handled, context=self._context)
         self._sweep.start()
         return conn
 
@@ -234,7 +238,7 @@ class Listener:
             handling = self._handler(conn)
         except Exception as error:  # noqa: BLE001 - a plain function's crash is the handler's
             return _raise(error)
-        if inspect.iscoroutine(handling):
+        if isinstance(handling, CoroutineType):
             return handling
         if inspect.isawaitable(handling):
             return _await(handling)

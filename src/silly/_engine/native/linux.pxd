@@ -182,6 +182,14 @@ cdef extern from "Python.h":
     void PyType_Modified(PyTypeObject *type)
 
 
+cdef extern from "pthread.h" nogil:
+    int pthread_atfork(
+        void (*prepare)() noexcept nogil,
+        void (*parent)() noexcept nogil,
+        void (*child)() noexcept nogil,
+    )
+
+
 cdef inline double monotonic() noexcept nogil:
     """Seconds, as `time.monotonic`."""
     cdef timespec now

@@ -1,6 +1,8 @@
 from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t
 
+from silly._engine.native.linux cimport sockaddr_in6
+
 cdef enum:
     RECEIVE = 131072  # bytes received at once, at most
     HEADROOM = 16384  # unread bytes that are moved to where the next ones arrive, at most
@@ -49,6 +51,8 @@ cdef class Reactor:
     cdef uint8_t *stage  # what the sources in `written` are to send
     cdef size_t stage_used
     cdef PyObject *on_stage  # the last of them, which can add to it
+
+    cdef const sockaddr_in6 *arriving  # the peer of the connection that is being accepted
 
     cdef double busy_poll
     cdef double last_event

@@ -40,6 +40,7 @@ from silly._engine.native.linux cimport (
     epoll_event,
     epoll_wait,
     monotonic,
+    pthread_atfork,
 )
 
 import asyncio
@@ -52,27 +53,34 @@ cdef enum:
 cdef double SPIN = 20e-6  # seconds of busy polling before the loop has its turn ...
 cdef double LONG_SPIN = 200e-6  # ... where it can be seen whether it has anything to do
 
-cdef object _reactors = weakref.WeakKeyDictionary()  # loop -> weak reference to its reactor
+cdef object _reactors = weakref.WeakSet()  # of the process
+cdef bint _has_forked = False
 
 
 cdef Reactor reactor_of(object loop):
-    """Return the reactor of *loop*; its sources and the loop keep it alive."""
-    reference = _reactors.get(loop)
-    cdef Reactor reactor = None if reference is None else reference()
+    """Return the reactor of *loop*, which refers to it."""
+    # An attribute, not an entry of a dictionary of ours: a reactor refers to its loop, so such
+    # an entry would keep both forever.
+    reactor = getattr(loop, "_silly_reactor", None)
     if reactor is None:
-        reactor = Reactor(loop)
-        _reactors[loop] = weakref.ref(reactor)
-    return reactor
+        reactor = loop._silly_reactor = Reactor(loop)
+        _reactors.add(reactor)
+    return <Reactor>reactor
+
+
+cdef void _forking() noexcept nogil:
+    global _has_forked
+    _has_forked = True
 
 
 def _forked():
-    for reference in list(_reactors.values()):
-        reactor = reference()
-        if reactor is not None:
-            (<Reactor>reactor).disown()
+    for reactor in list(_reactors):
+        reactor.loop._silly_reactor = None
+        (<Reactor>reactor).disown()
     _reactors.clear()
 
 
+pthread_atfork(&_forking, NULL, NULL)
 os.register_at_fork(after_in_child=_forked)
 
 
@@ -111,9 +119,9 @@ cdef class Source:
         """Close the descriptor, which also takes it out of the epoll set."""
         cdef int fd = self.fd
         if fd >= 0:
-            if self.interest:
-                # A duplicate of the descriptor in another process would keep it in there.
+            if _has_forked:  # a duplicate in another process would keep it in there (epoll(7))
                 self.watch(0)
+            self.interest = 0
             self.reactor.remove(self)
             self.fd = -1
             close(fd)

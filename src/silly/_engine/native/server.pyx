@@ -32,7 +32,6 @@ from silly._engine.native.linux cimport (
     tcp_info,
 )
 from silly._engine.native.reactor cimport Reactor, Source, reactor_of
-from silly._engine.native.stream cimport Stream
 
 cdef enum:
     AT_ONCE = 64  # connections accepted before others have their turn
@@ -79,6 +78,7 @@ cdef class Server(Source):
         cdef sockaddr_in6 peer
         cdef socklen_t length
         cdef bytes client
+        cdef Reactor reactor = self.reactor
         while count < most and self.fd >= 0:
             length = sizeof(peer)
             fd = accept4(
@@ -88,7 +88,9 @@ cdef class Server(Source):
                 count += 1
                 client = packed(&peer)
                 if self.gate.enter(client):
-                    self.greet(fd, &peer, client)
+                    reactor.arriving = &peer
+                    self.greet(fd, client)
+                    reactor.arriving = NULL
                 else:
                     reset(fd)
             elif errno == EAGAIN:
@@ -104,10 +106,9 @@ cdef class Server(Source):
                 count += 1
         return count
 
-    cdef int greet(self, int fd, sockaddr_in6 *peer, bytes client) except -1:
-        cdef Stream stream
+    cdef int greet(self, int fd, bytes client) except -1:
         try:
-            stream = <Stream?>self.accept(fd)
+            self.accept(fd)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -115,9 +116,6 @@ cdef class Server(Source):
             self.reactor.loop.call_exception_handler(
                 {"message": "a connection could not be set up", "exception": error}
             )
-        else:
-            if stream.peer.sin6_family == 0 and client:  # reset already; it could not tell
-                stream.peer = peer[0]
         return 0
 
     cdef bint shed(self) except -1:

@@ -60,7 +60,8 @@ cdef class Stream(Source):
     cdef Marks *marks  # what _look_back saw last; NULL: nothing to remember
 
     cdef sockaddr_in6 peer
-    cdef object names  # own and peer's, once `peer` or the socket cannot tell
+    cdef object peer_name  # where `peer` cannot tell: of a Unix socket
+    cdef object own_name  # once the socket is closed; of an IP socket a sockaddr_in6, as bytes
 
     cdef Py_ssize_t find(self, bytes delimiter, size_t limit) except -2
     cdef Py_ssize_t match(self, Read read) except -2
@@ -97,6 +98,8 @@ cdef class Stream(Source):
     cdef int close_link(self) except -1
     cdef int reset_link(self) except -1
     cdef int lose(self, object error) except -1
+    cdef int keep_own_name(self) except -1
+    cdef bint has_inet_peer(self) noexcept
     cdef int mark_lost(self, object error) except -1
     cdef int arm_idle_timer(self, double when) except -1
     cdef double idle_until(self) except -1

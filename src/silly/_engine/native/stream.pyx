@@ -154,11 +154,14 @@ cdef class Stream(Source):
         self.limit_of_queue = max_unsent
         self.linger_time = linger
         self.writable = True
-        # Asked now: a connection that was reset cannot tell.
-        if getpeername(link, <sockaddr *>&self.peer, &length) < 0:
+        # Known from now on: a connection that was reset cannot tell.
+        if reactor.arriving != NULL:
+            self.peer = reactor.arriving[0]
+            reactor.arriving = NULL
+        elif getpeername(link, <sockaddr *>&self.peer, &length) < 0:
             memset(&self.peer, 0, sizeof(self.peer))
-        if self.peer.sin6_family != AF_INET and self.peer.sin6_family != AF_INET6:
-            self.names = (None, name_of(link, &getpeername))
+        if not self.has_inet_peer():
+            self.peer_name = name_of(link, &getpeername)
         reactor.add(self)
         self.opened = self.last_activity = reactor.now()
         self.idle_swept = idle_swept
@@ -806,9 +809,7 @@ cdef class Stream(Source):
 
     cdef int lose(self, object error) except -1:
         """Be gone: closed as asked (None), or for *error*."""
-        self.names = (
-            name_of(self.fd, &getsockname), None if self.names is None else self.names[1]
-        )
+        self.keep_own_name()
         self.mark_lost(error)
         self.release_outgoing()
         self.release()
@@ -820,6 +821,20 @@ cdef class Stream(Source):
         if on_gone is not None:
             on_gone(self)
         return 0
+
+    cdef int keep_own_name(self) except -1:
+        """Have what the socket cannot tell once it is closed."""
+        cdef sockaddr_in6 name
+        cdef socklen_t length = sizeof(name)
+        if not self.has_inet_peer():
+            self.own_name = name_of(self.fd, &getsockname)
+        elif getsockname(self.fd, <sockaddr *>&name, &length) == 0:
+            # Few will ask, so it is put into words when they do.
+            self.own_name = PyBytes_FromStringAndSize(<const char *>&name, sizeof(name))
+        return 0
+
+    cdef bint has_inet_peer(self) noexcept:
+        return self.peer.sin6_family == AF_INET or self.peer.sin6_family == AF_INET6
 
     cdef int mark_lost(self, object error) except -1:
         if self.loss is None and not self.closing:
@@ -1047,13 +1062,13 @@ cdef class Stream(Source):
     def _local_sockaddr(self):
         if self.fd >= 0:
             return name_of(self.fd, &getsockname)
-        return None if self.names is None else self.names[0]
+        if self.own_name is not None and self.has_inet_peer():
+            return inet_name(<sockaddr_in6 *>PyBytes_AS_STRING(self.own_name))
+        return self.own_name
 
     @property
     def _remote_sockaddr(self):
-        if self.peer.sin6_family == AF_INET or self.peer.sin6_family == AF_INET6:
-            return inet_name(&self.peer)
-        return self.names[1]
+        return inet_name(&self.peer) if self.has_inet_peer() else self.peer_name
 
     @property
     def _counts(self):

@@ -30,11 +30,15 @@ from silly._engine.native.reactor cimport Reactor
 from silly._engine.native.waiter cimport CANCELLED, PENDING, WOKEN, ForeignFuture, Waiter
 
 import asyncio
+import sys
 from asyncio import tasks
 
 cdef object enter_task = tasks._enter_task  # documented in "Extending asyncio"
 cdef object leave_task = tasks._leave_task
-cdef object current_task = asyncio.current_task
+# The same on every Python; on the older ones without a frame of Python.
+cdef object current_task = (
+    asyncio.current_task if sys.version_info >= (3, 12) else tasks._current_tasks.get
+)
 
 cdef enum:  # what a trampoline holds
     NOTHING = 0
@@ -52,8 +56,9 @@ cdef class Trampoline(ForeignFuture):
     cdef unsigned char running  # the coroutine, without the task
     cdef unsigned char interrupted  # cancelled in that time
 
-    def __init__(self, coroutine):
+    def __init__(self, coroutine, loop):
         self.coroutine = coroutine
+        self.loop = loop
 
     # ------------------------------------------- stepping the coroutine directly
 
@@ -130,8 +135,7 @@ cdef class Trampoline(ForeignFuture):
             out[0] = <PyObject *>held
             return holds == YIELDED
         if self.task is None:
-            self.task = current_task()
-            self.loop = None if self.task is None else self.task.get_loop()
+            self.task = current_task(self.loop)
         try:
             result = PyIter_Send(self.coroutine, value, out)
         except BaseException:
