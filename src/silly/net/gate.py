@@ -79,8 +79,7 @@ class Gate:
                     self._clients[key] = held + 1
         if reason is None:
             self.connections += 1
-            if self.connections > self.peak:
-                self.peak = self.connections
+            self.peak = max(self.peak, self.connections)
             return True
         self._refuse(reason, client)
         return False
