@@ -185,7 +185,7 @@ class Listener:
         self._past_bytes_in = self._past_bytes_out = 0
         self._closing: asyncio.Task[None] | None = None
         self._deadline = 0.0
-        self._changed = asyncio.Event()  # a connection or handler ended, or the deadline moved
+        self._changed = asyncio.Event()  # while closing: something ended, or the deadline moved
 
         def serve(sock: socket.socket) -> Server:
             return engine.serve(
@@ -276,7 +276,8 @@ class Listener:
         conn.close()
         if not conn._is_gone:
             self._lingering.add(conn)
-        self._changed.set()
+        if self._closing is not None:
+            self._changed.set()
 
     def _forget(self, conn: Conn) -> None:
         self._gate.leave(conn._client)
@@ -290,7 +291,8 @@ class Listener:
             observation.gone()
             if observation.is_over:
                 del self._observed[conn]
-        self._changed.set()
+        if self._closing is not None:
+            self._changed.set()
 
     def _conns(self) -> list[Conn]:
         """All connections that are alive."""

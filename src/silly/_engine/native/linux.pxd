@@ -66,7 +66,11 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef extern from "<netinet/in.h>" nogil:
     enum:
+        IPPROTO_IP
+        IPPROTO_IPV6
         IPPROTO_TCP
+        IP_TRANSPARENT
+        IPV6_TRANSPARENT
     cdef struct in_addr_t "in_addr":
         uint32_t s_addr
     cdef struct in6_addr_t "in6_addr":

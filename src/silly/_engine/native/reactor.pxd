@@ -52,7 +52,9 @@ cdef class Reactor:
     cdef size_t stage_used
     cdef PyObject *on_stage  # the last of them, which can add to it
 
-    cdef const sockaddr_in6 *arriving  # the peer of the connection that is being accepted
+    # of the connection that is being accepted: its peer, and its own name if that is known
+    cdef const sockaddr_in6 *arriving_peer
+    cdef object arriving_name
 
     cdef double busy_poll
     cdef double last_event

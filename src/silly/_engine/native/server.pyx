@@ -3,7 +3,7 @@
 What it does when accepting fails is said in `silly._engine.interface.Server`.
 """
 
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport uint32_t
 
@@ -11,7 +11,11 @@ from silly._engine.native.linux cimport (
     AF_INET,
     AF_INET6,
     EPOLLIN,
+    IP_TRANSPARENT,
+    IPPROTO_IP,
+    IPPROTO_IPV6,
     IPPROTO_TCP,
+    IPV6_TRANSPARENT,
     O_CLOEXEC,
     O_RDONLY,
     SO_LINGER,
@@ -32,6 +36,7 @@ from silly._engine.native.linux cimport (
     tcp_info,
 )
 from silly._engine.native.reactor cimport Reactor, Source, reactor_of
+from silly._engine.native.stream cimport raw_own_name
 
 cdef enum:
     AT_ONCE = 64  # connections accepted before others have their turn
@@ -46,6 +51,7 @@ cdef class Server(Source):
     cdef object accept
     cdef object gate
     cdef object timer
+    cdef bytes name  # as `raw_own_name`, if those that it accepts have the same; or None
     cdef int reserve  # a descriptor to give up when there are no others; -1: none
 
     def __cinit__(self):
@@ -56,6 +62,7 @@ cdef class Server(Source):
         self.fd = fd
         self.accept = accept
         self.gate = gate
+        self.name = name_of_accepted(fd)
         self.hold_reserve()
         reactor.add(self)
         reactor.busy_poll = max(reactor.busy_poll, busy_poll)
@@ -88,9 +95,10 @@ cdef class Server(Source):
                 count += 1
                 client = packed(&peer)
                 if self.gate.enter(client):
-                    reactor.arriving = &peer
+                    reactor.arriving_peer = &peer
+                    reactor.arriving_name = self.name
                     self.greet(fd, client)
-                    reactor.arriving = NULL
+                    reactor.arriving_peer = NULL
                 else:
                     reset(fd)
             elif errno == EAGAIN:
@@ -194,6 +202,21 @@ cdef int reset(int fd) except -1:
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now))
     close(fd)
     return 0
+
+
+cdef bytes name_of_accepted(int fd):
+    """Return the own name of what *fd* accepts, if it listens on one address, and for it alone."""
+    cdef int transparent = 0  # a proxy's: each connection has the address that its peer wanted
+    cdef socklen_t length = sizeof(transparent)
+    cdef bytes name = raw_own_name(fd)
+    cdef bytes address = None if name is None else packed(<sockaddr_in6 *>PyBytes_AS_STRING(name))
+    if not address or not address.strip(b"\0"):
+        return None
+    if len(address) == 4:
+        getsockopt(fd, IPPROTO_IP, IP_TRANSPARENT, &transparent, &length)
+    else:
+        getsockopt(fd, IPPROTO_IPV6, IPV6_TRANSPARENT, &transparent, &length)
+    return None if transparent else name
 
 
 cdef bytes packed(sockaddr_in6 *peer):

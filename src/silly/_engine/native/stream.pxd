@@ -61,7 +61,7 @@ cdef class Stream(Source):
 
     cdef sockaddr_in6 peer
     cdef object peer_name  # where `peer` cannot tell: of a Unix socket
-    cdef object own_name  # once the socket is closed; of an IP socket a sockaddr_in6, as bytes
+    cdef object own_name  # if known, and once closed; of an IP socket a sockaddr_in6 in bytes
 
     cdef Py_ssize_t find(self, bytes delimiter, size_t limit) except -2
     cdef Py_ssize_t match(self, Read read) except -2
@@ -98,7 +98,7 @@ cdef class Stream(Source):
     cdef int close_link(self) except -1
     cdef int reset_link(self) except -1
     cdef int lose(self, object error) except -1
-    cdef int keep_own_name(self) except -1
+    cdef object ask_own_name(self)
     cdef bint has_inet_peer(self) noexcept
     cdef int mark_lost(self, object error) except -1
     cdef int arm_idle_timer(self, double when) except -1
@@ -125,3 +125,6 @@ cdef class Read:
     cdef int step(self, void **out) except -1
     cdef int suspend(self) except -1
     cdef int finish(self) except -1
+
+
+cdef bytes raw_own_name(int fd)

@@ -155,9 +155,10 @@ cdef class Stream(Source):
         self.linger_time = linger
         self.writable = True
         # Known from now on: a connection that was reset cannot tell.
-        if reactor.arriving != NULL:
-            self.peer = reactor.arriving[0]
-            reactor.arriving = NULL
+        if reactor.arriving_peer != NULL:
+            self.peer = reactor.arriving_peer[0]
+            self.own_name = reactor.arriving_name
+            reactor.arriving_peer = NULL
         elif getpeername(link, <sockaddr *>&self.peer, &length) < 0:
             memset(&self.peer, 0, sizeof(self.peer))
         if not self.has_inet_peer():
@@ -809,7 +810,8 @@ cdef class Stream(Source):
 
     cdef int lose(self, object error) except -1:
         """Be gone: closed as asked (None), or for *error*."""
-        self.keep_own_name()
+        if self.own_name is None:
+            self.own_name = self.ask_own_name()
         self.mark_lost(error)
         self.release_outgoing()
         self.release()
@@ -822,16 +824,8 @@ cdef class Stream(Source):
             on_gone(self)
         return 0
 
-    cdef int keep_own_name(self) except -1:
-        """Have what the socket cannot tell once it is closed."""
-        cdef sockaddr_in6 name
-        cdef socklen_t length = sizeof(name)
-        if not self.has_inet_peer():
-            self.own_name = name_of(self.fd, &getsockname)
-        elif getsockname(self.fd, <sockaddr *>&name, &length) == 0:
-            # Few will ask, so it is put into words when they do.
-            self.own_name = PyBytes_FromStringAndSize(<const char *>&name, sizeof(name))
-        return 0
+    cdef object ask_own_name(self):
+        return raw_own_name(self.fd) if self.has_inet_peer() else name_of(self.fd, &getsockname)
 
     cdef bint has_inet_peer(self) noexcept:
         return self.peer.sin6_family == AF_INET or self.peer.sin6_family == AF_INET6
@@ -1060,7 +1054,7 @@ cdef class Stream(Source):
 
     @property
     def _local_sockaddr(self):
-        if self.fd >= 0:
+        if self.fd >= 0 and self.own_name is None:
             return name_of(self.fd, &getsockname)
         if self.own_name is not None and self.has_inet_peer():
             return inet_name(<sockaddr_in6 *>PyBytes_AS_STRING(self.own_name))
@@ -1356,6 +1350,15 @@ cdef object name_of(int fd, _ask_name ask):
         return ""
     path = name.sun_path[: length - sizeof(name.sun_family)]
     return path if path[:1] == b"\0" else os.fsdecode(path.rstrip(b"\0"))
+
+
+cdef bytes raw_own_name(int fd):
+    """Return an IP socket's own address as a sockaddr_in6: few ask for it in words."""
+    cdef sockaddr_in6 name
+    cdef socklen_t length = sizeof(name)
+    if getsockname(fd, <sockaddr *>&name, &length) < 0:
+        return None
+    return PyBytes_FromStringAndSize(<const char *>&name, sizeof(name))
 
 
 cdef object inet_name(sockaddr_in6 *name):
