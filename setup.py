@@ -66,6 +66,11 @@ def give_up(error: BaseException) -> None:
 class BuildAllOrNone(build_ext):
     """Builds all of the native engine, or, saying so, nothing."""
 
+    def finalize_options(self) -> None:
+        """Compile the modules side by side, unless asked otherwise."""
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
+
     def run(self) -> None:
         """Build, or remove what was built."""
         try:
