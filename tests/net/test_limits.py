@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import ipaddress
 import logging
 import random
 import re
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from silly.errors import EndOfStream, LimitExceeded
 from silly.net import sweep, tcp
@@ -25,6 +28,7 @@ from silly.testing import run_virtual
 
 ANY = "127.0.0.1:0"
 Handler = Callable[[Conn], Awaitable[None]]
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 async def echo(conn: Conn) -> None:
@@ -474,6 +478,42 @@ async def test_gate_counts_networks_of_ipv6_and_mapped_addresses() -> None:
     gate.leave(packed("2001:db8::1"))
     assert gate.enter(packed("2001:db8::2"))
     gate.close()
+
+
+def networks_and_an_address(kind: type[Address]) -> st.SearchStrategy[tuple[list[str], Address]]:
+    """Some networks, and an address that is likely to be at the edge of one."""
+    bits = kind(0).max_prefixlen
+    number = st.integers(0, 2**bits - 1)
+
+    def with_address(chosen: list[tuple[int, int]]) -> st.SearchStrategy[tuple[list[str], Address]]:
+        nets = [ipaddress.ip_network((kind(n), length), strict=False) for n, length in chosen]
+        edges = [int(net[0]) + d for net in nets for d in (-1, 0, net.num_addresses - 1)]
+        near = [edge for edge in edges if 0 <= edge < 2**bits]
+        return st.tuples(
+            st.just([str(net) for net in nets]),
+            (st.sampled_from(near) | number if near else number).map(kind),
+        )
+
+    return st.lists(st.tuples(number, st.integers(0, bits)), max_size=4).flatmap(with_address)
+
+
+@given(
+    st.one_of(
+        networks_and_an_address(ipaddress.IPv4Address),
+        networks_and_an_address(ipaddress.IPv6Address),
+    )
+)
+def test_exempt_is_who_is_in_an_exempt_network(case: tuple[list[str], Address]) -> None:
+    networks, address = case
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        return
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        limits = Limits(max_per_client=1, exempt_networks=tuple(networks))
+        gate = Gate(loop, limits, "test")
+        expected = any(address in ipaddress.ip_network(network) for network in networks)
+        assert gate.enter(address.packed)
+        assert gate.enter(address.packed) is expected
+        gate.close()
 
 
 async def test_one_that_was_reset_before_it_was_accepted_is_forgotten() -> None:
