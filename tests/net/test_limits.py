@@ -361,10 +361,28 @@ async def test_what_is_not_taken_while_lingering_is_counted() -> None:
         await client.wait_closed()
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="the system cannot")
+@virtual
+async def test_the_kernel_holds_little_for_a_peer_that_does_not_read() -> None:
+    async def send(conn: Conn) -> None:
+        while True:
+            await conn.write(b"x" * 10_000)
+
+    async with tcp.listen(ANY, send, limits=Limits.none()) as listener:
+        host, port = listener.local_addr.split(":")
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect((host, int(port)))
+            await until_later(lambda: listener.stats.unsent_bytes > 0)
+            await asyncio.sleep(60)
+            assert 100_000 < listener.stats.bytes_out < 1_000_000
+            await listener.close(0)
+
+
 @virtual
 async def test_sweep_goes_in_slices_and_rests_when_there_is_nothing_to_do() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep, "SLICE", 2)
+        patch.setattr(sweep, "LOOKED_AT", 2)
         limits = Limits(first_byte_timeout=10)
         async with tcp.listen(ANY, echo, limits=limits) as listener:
             assert listener._sweep._handle is None
@@ -379,6 +397,35 @@ async def test_sweep_goes_in_slices_and_rests_when_there_is_nothing_to_do() -> N
             client.write(b"x\n")
             await client.read(b"\n")
             assert listener._sweep._handle is None
+
+
+@virtual
+async def test_many_that_are_due_at_once_are_ended_few_at_a_time() -> None:
+    """Others have their turn between them."""
+    count = 4 * sweep.ENDED
+    loop = asyncio.get_running_loop()
+    ends = [0]  # in each of the loop's turns, once it has begun
+
+    def turn() -> None:
+        ends.append(0)
+        if sum(ends) < count:
+            loop.call_soon(turn)
+
+    async def handler(conn: Conn) -> None:
+        try:
+            await conn.read()
+        except TimeoutError:
+            ends[-1] += 1
+            if sum(ends) == 1:
+                loop.call_soon(turn)
+
+    async with tcp.listen(ANY, handler, limits=Limits(first_byte_timeout=10)) as listener:
+        clients = [await tcp.connect(listener.local_addr) for _ in range(count)]
+        await until_later(lambda: sum(ends) == count)
+        assert max(ends) <= sweep.ENDED
+        for client in clients:
+            client.abort()
+            await client.wait_closed()
 
 
 # ---------------------------------------------------------------------- refusals

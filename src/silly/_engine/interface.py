@@ -19,7 +19,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 __all__ = [
     "Accept",
@@ -30,8 +30,10 @@ __all__ = [
     "Server",
     "Upward",
     "packed",
-    "send_without_delay",
+    "tune",
 ]
+
+UNSENT_IN_KERNEL: Final = 256 * 1024  # bytes
 
 
 class Link(Protocol):
@@ -113,14 +115,19 @@ def packed(sockaddr: Any) -> bytes:
     return socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
 
 
-def send_without_delay(sock: socket.socket) -> None:
-    """Switch Nagle's algorithm off (RFC 9293, section 3.7.4), also for what *sock* accepts.
+def tune(sock: socket.socket) -> None:
+    """Set what TCP should do, for *sock* and for what it accepts.
 
-    Writes are gathered in the streams already; it would only hold them up.
+    Nagle's algorithm is off (RFC 9293, section 3.7.4): writes are gathered in the
+    streams already, and it would only hold them up. And the kernel takes no more
+    than `UNSENT_IN_KERNEL` that it cannot send yet (TCP_NOTSENT_LOWAT, tcp(7)):
+    else it would hold megabytes for each peer that does not read.
     """
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         with contextlib.suppress(OSError):  # it was reset already: the first read will say so
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_IN_KERNEL)
 
 
 Deadlines = tuple[float, float, float, float, float]

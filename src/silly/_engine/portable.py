@@ -26,7 +26,7 @@ from silly._engine.interface import (
     Server,
     Upward,
     packed,
-    send_without_delay,
+    tune,
 )
 from silly._engine.stream import Stream
 from silly._engine.trampoline import Trampoline as stepped  # noqa: N813 - called as one
@@ -364,7 +364,7 @@ class SocketServer:
             self._reserve = -1
 
 
-AT_ONCE: Final = 64  # connections accepted before others have their turn
+AT_ONCE: Final = 32  # connections accepted before others have their turn
 SOMAXCONN: Final = 4096  # as many as a backlog may hold (listen(2))
 BACK_OFF: Final = 1.0  # seconds
 _OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
@@ -458,7 +458,7 @@ def serve(
     gate: Gate,
 ) -> Server:
     """Accept connections on *sock* (see `silly._engine.interface.Engine.serve`)."""
-    send_without_delay(sock)  # accepted connections inherit it
+    tune(sock)  # accepted connections inherit it
     if sys.platform == "win32":
         return LoopServer(loop, sock, backlog, accept, gate)
     return SocketServer(loop, sock, accept, gate)
@@ -466,7 +466,7 @@ def serve(
 
 async def attach(loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: Accept) -> None:
     """Make a link of *sock* (see `silly._engine.interface.Engine.attach`)."""
-    send_without_delay(sock)
+    tune(sock)
     make_link = link_factory(loop, accept)
     try:
         if sock.family == getattr(socket, "AF_UNIX", None):

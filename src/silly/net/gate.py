@@ -14,6 +14,7 @@ import math
 import os
 from typing import Final
 
+from silly.net.conn import Conn
 from silly.net.limits import Limits
 from silly.net.tally import Tally
 
@@ -112,11 +113,11 @@ class Gate:
 
     # ------------------------------------------------------- called by the listener
 
-    def end(self, reason: str, client: str) -> None:
+    def end(self, reason: str, conn: Conn) -> None:
         """Count a connection that a limit ended."""
         if self.ended.add(reason):
             level, why = _ENDED[reason]
-            logger.log(level, "%s: ended %s: %s (%s)", self._name, client, reason, why)
+            logger.log(level, "%s: ended %s: %s (%s)", self._name, conn.remote_addr, reason, why)
 
     def close(self) -> None:
         """Log what is not logged yet."""

@@ -2,7 +2,8 @@
 
 Every so often the sweep asks each connection to look back: has one of its
 deadlines passed? So a connection costs no timer, and a message no more than it
-did. Many connections are swept in slices, between which the loop has its turn.
+did. Many connections are swept in slices, and many whose deadline has passed are
+ended few at a time, between which the loop has its turn.
 There is no timer while there are no connections, or no deadlines.
 """
 
@@ -20,10 +21,15 @@ __all__ = ["Sweep"]
 
 LOOKS: Final = 8  # at a connection, within the shortest deadline
 MOST: Final = 30.0  # seconds between two sweeps
-SLICE: Final = 1000  # connections
+# Connections until the loop has its turn: that were looked at, and, which costs far more (the
+# handler of each is woken, and fails), that were ended.
+LOOKED_AT: Final = 1000
+ENDED: Final = 4
 
 
 class _Conn(Protocol):
+    @property
+    def _ended_by(self) -> str | None: ...
     def _look_back(self, now: float, deadlines: Deadlines) -> None: ...
 
 
@@ -72,13 +78,15 @@ class Sweep:
             self._handle = None
 
     def _go_on(self, conns: list[_Conn]) -> None:
-        part = conns[-SLICE:]
-        del conns[-SLICE:]
+        now, deadlines = self._loop.time(), self._deadlines
+        looked = ended = 0
+        while conns and looked < LOOKED_AT and ended < ENDED:
+            conn = conns.pop()
+            conn._look_back(now, deadlines)
+            looked += 1
+            ended += conn._ended_by is not None
         if conns:
             self._handle = self._loop.call_soon(self._go_on, conns)
         else:
             self._handle = None
             self.start()
-        now, deadlines = self._loop.time(), self._deadlines
-        for conn in part:
-            conn._look_back(now, deadlines)

@@ -256,10 +256,11 @@ class Listener:
             if isinstance(error, _NORMAL_ENDS) or (
                 isinstance(error, TimeoutError) and not (conn.is_alive or conn._is_closing)
             ):
-                logger.debug("%s: handler ended by %r", conn.remote_addr, error)
+                if logger.isEnabledFor(logging.DEBUG):
+                    logger.debug("%s: handler ended by %r", conn.remote_addr, error)
             elif isinstance(error, _LIMITS) and error.address == conn.remote_addr:
                 limit = "read_limit" if isinstance(error, LimitExceeded) else "max_unsent"
-                self._gate.end(limit, conn.remote_addr)
+                self._gate.end(limit, conn)
                 how = limit
             else:
                 how = "handler_error"
@@ -282,7 +283,7 @@ class Listener:
     def _forget(self, conn: Conn) -> None:
         self._gate.leave(conn._client)
         if conn._ended_by is not None:
-            self._gate.end(conn._ended_by, conn.remote_addr)
+            self._gate.end(conn._ended_by, conn)
         bytes_in, bytes_out = conn._counts
         self._past_bytes_in += bytes_in
         self._past_bytes_out += bytes_out

@@ -16,7 +16,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from silly._engine.interface import Gate, send_without_delay
+from silly._engine.interface import Gate, tune
 from silly._engine.native.server import Server
 from silly._engine.native.stream import Stream
 from silly._engine.native.trampoline import Trampoline as stepped  # noqa: N813 - called as one
@@ -36,7 +36,7 @@ def serve(
     gate: Gate,
 ) -> Server:
     """Accept connections on *sock* (see `silly._engine.interface.Engine.serve`)."""
-    send_without_delay(sock)  # accepted connections inherit it
+    tune(sock)  # accepted connections inherit it
     return Server(loop, sock.detach(), accept, busy_poll, gate)
 
 
@@ -46,5 +46,5 @@ async def attach(
     accept: Callable[[int], object],
 ) -> None:
     """Make a connection of *sock* (see `silly._engine.interface.Engine.attach`)."""
-    send_without_delay(sock)
+    tune(sock)
     accept(sock.detach())

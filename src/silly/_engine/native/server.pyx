@@ -39,7 +39,7 @@ from silly._engine.native.reactor cimport Reactor, Source, reactor_of
 from silly._engine.native.stream cimport raw_own_name
 
 cdef enum:
-    AT_ONCE = 64  # connections accepted before others have their turn
+    AT_ONCE = 32  # connections accepted before others have their turn
     SOMAXCONN = 4096  # as many as a backlog may hold (listen(2))
 
 cdef double BACK_OFF = 1.0  # seconds, when the system is out of descriptors or memory
@@ -73,11 +73,19 @@ cdef class Server(Source):
             close(self.reserve)
 
     cdef int ready(self, uint32_t events) except -1:
-        if self.accept_some(AT_ONCE) == AT_ONCE and self.fd >= 0 and self.timer is None:
-            # More wait: not before the loop, too, has had its turn.
-            self.watch(0)
-            self.timer = self.reactor.loop.call_soon(self._go_on)
+        cdef int accepted = self.accept_some(AT_ONCE)
+        if self.fd < 0 or self.timer is not None:
+            return 0
+        if accepted < AT_ONCE:
+            return self.watch(EPOLLIN)
+        # More wait: not before the loop, too, has had its turn.
+        self.watch(0)
+        self.timer = self.reactor.loop.call_soon(self._accept_more)
         return 0
+
+    def _accept_more(self):
+        self.timer = None
+        self.ready(EPOLLIN)
 
     cdef int accept_some(self, int most) except -1:
         """Accept up to *most* connections; return how many were taken out of the backlog."""
