@@ -11,12 +11,13 @@ import contextvars
 import gc
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from types import CoroutineType
 from typing import Any
 
 import pytest
 
+from silly._engine.stream import IN_A_ROW
 from silly.errors import EndOfStream
 from silly.net import tcp
 from silly.net.tcp import Conn
@@ -423,3 +424,43 @@ async def test_an_ended_connection_leaves_nothing_for_the_collector_of_cycles(en
             gc.garbage.clear()
             gc.enable()
         assert ours == []
+
+
+@pytest.mark.parametrize("how", ["lines", "delimiter", "count"])
+async def test_a_flood_of_short_reads_gives_others_their_turn(how: str) -> None:
+    turns = longest = 0
+    done = asyncio.Event()
+
+    async def turning() -> None:
+        nonlocal turns
+        while not done.is_set():
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def lines(conn: Conn) -> AsyncIterator[bytes]:
+        if how == "lines":
+            async for line in conn:
+                yield line
+        while True:
+            yield await conn.read(b"\n" if how == "delimiter" else 1)
+
+    async def handler(conn: Conn) -> None:
+        nonlocal longest
+        last = row = 0
+        async for _ in lines(conn):
+            if turns != last:
+                last, row = turns, 0
+            row += 1
+            longest = max(longest, row)
+
+    async with tcp.listen(ANY, handler) as listener:
+        other = asyncio.create_task(turning())
+        async with await tcp.connect(listener.local_addr) as client:
+            await client.write(b"\n" * 100_000)
+            client.close_write()
+            with pytest.raises(EndOfStream):
+                await client.read()
+        done.set()
+        await other
+        assert listener.stats.bytes_in == 100_000
+    assert 1 < longest <= 2 * IN_A_ROW  # the task that turns may come before or after

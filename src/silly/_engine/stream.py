@@ -66,6 +66,7 @@ READ_LIMIT: Final = 1024 * 1024  # bytes
 MAX_UNSENT: Final = 16 * 1024 * 1024  # bytes
 LINGER: Final = 10.0  # seconds
 HIGH_WATER: Final = 64 * 1024  # bytes: a batch this large leaves at once
+IN_A_ROW: Final = 1000  # reads that need not wait, until others have their turn
 
 _ALL: Final = 0  # the wanted count of `read()`: whatever is there
 
@@ -115,6 +116,7 @@ class Stream:
         "_idle_swept",
         "_idle_timeout",
         "_idle_timer",
+        "_in_a_row",
         "_in_turn",
         "_incoming",
         "_last_activity",
@@ -169,6 +171,7 @@ class Stream:
         self._waiter: asyncio.Future[None] | Trampoline | None = None  # what it waits on
         self._delimiter: bytes | None = None  # what it wants: this, within _wanted bytes ...
         self._wanted = _ALL  # ... or, without a delimiter, this many bytes
+        self._in_a_row = 0  # reads that did not wait
         self._handed: bytes | None = None  # it, from `received` straight to the reader
 
         # the end
@@ -248,9 +251,13 @@ class Stream:
     async def _read(
         self, delimiter: bytes | None, wanted: int, timeout: float | None = None
     ) -> bytes:
+        if self._in_a_row >= IN_A_ROW:
+            self._in_a_row = 0
+            await asyncio.sleep(0)
         if self._reading or self._closing:
             raise self._reader_error(delimiter, wanted)
         taken = self._take(delimiter, wanted)
+        self._in_a_row += 1
         if taken is None:
             if self._ended or self._loss is not None:
                 raise self._reader_error(delimiter, wanted)
@@ -287,10 +294,14 @@ class Stream:
 
     async def __anext__(self) -> bytes:
         # `_read` again, without what a line does not need: most programs spend their time here.
+        if self._in_a_row >= IN_A_ROW:
+            self._in_a_row = 0
+            await asyncio.sleep(0)
         limit = self._read_limit
         if self._reading or self._closing:
             raise self._reader_error(b"\n", limit)
         taken = self._take(b"\n", limit) if self._incoming.data else None
+        self._in_a_row += 1
         if taken is None and not (self._ended or self._loss is not None):
             try:
                 await self._waiting_for(b"\n", limit)
@@ -344,6 +355,7 @@ class Stream:
         self._delimiter = delimiter
         self._wanted = wanted
         self._reading = True
+        self._in_a_row = 0
         trampoline = parking(self._loop)
         if trampoline is not None:
             self._waiter = trampoline

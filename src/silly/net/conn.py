@@ -73,6 +73,10 @@ class Conn(ABC):
         Except for ``read()``, what a read returns depends only on the bytes that
         the peer sends, not on how the network cuts them into pieces.
 
+        A read whose bytes are there does not suspend, except that after a thousand
+        such reads in a row one gives all others a turn: a client that sends many
+        short lines at once keeps nobody waiting.
+
         Args:
             until: a delimiter of one byte or more, a number of bytes, or None.
             timeout: seconds to wait at most; 0 only looks at what has arrived;

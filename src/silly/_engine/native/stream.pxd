@@ -1,4 +1,4 @@
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 from silly._engine.native.linux cimport sockaddr_in6
 from silly._engine.native.reactor cimport Source
@@ -32,6 +32,7 @@ cdef class Stream(Source):
     cdef size_t limit_of_queue
     cdef list wake_on_room
 
+    cdef uint16_t in_a_row  # reads that did not wait
     cdef uint8_t bulk  # the last piece was long
     cdef uint8_t paused
     cdef uint8_t in_turn
