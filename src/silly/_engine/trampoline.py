@@ -123,6 +123,7 @@ class Trampoline(Coroutine[Any, Any, object]):
         finally:
             _current = None
             _leave_task(loop, task)
+            del task  # an error's traceback leads to this frame, and the task keeps the error
         if self._holds != _PARKED or self._interrupted:
             self._interrupted = False
             self._call_back()
