@@ -171,9 +171,8 @@ def _prefixes(networks: tuple[str, ...]) -> tuple[tuple[bytes, ...], tuple[bytes
     prefixes: dict[int, list[bytes]] = {4: [], 6: []}
     for network in networks:
         net = ipaddress.ip_network(network)
-        length = -(
-            -net.prefixlen // 8
-        )  # of the last byte perhaps only some bits: each value has one
+        length = (net.prefixlen + 7) // 8
+        # Where only some bits of the last byte count, each value that it can have is one prefix.
         for part in net.subnets(new_prefix=length * 8):
             prefixes[net.version].append(part.network_address.packed[:length])
     return tuple(prefixes[4]), tuple(prefixes[6])
