@@ -107,14 +107,6 @@ VARIANTS = (
         ("64 B, 100 conn", "in flight"),
     ),
     Variant(
-        "cycles",
-        f"{NATIVE}/stream.pyx",
-        "        self.waiter.purpose = None\n",
-        "",
-        "leave what an ended connection was made of to the collector of cycles",
-        ("connect",),
-    ),
-    Variant(
         "busy_poll",
         ECHO,
         'busy_poll = 0.0001 if "busy" in sys.argv else 0.0',
