@@ -34,6 +34,18 @@ async def echo(conn: Conn) -> None:
         await conn.write(line)
 
 
+def assert_prints(script: str, expected: str) -> None:
+    """Run *script* in a process of its own: it forks."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == expected, done.stderr
+
+
 async def connected(listener: tcp.Listener, count: int) -> list[Conn]:
     conns = [await tcp.connect(listener.local_addr) for _ in range(count)]
     for conn in conns:
@@ -224,21 +236,14 @@ async def main():
 
 asyncio.run(main())
 """
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.stdout == "4\n" * 3, done.stderr
+    assert_prints(script, "4\n" * 3)
 
 
 @native_only
 def test_what_is_closed_leaves_the_epoll_set_though_a_forked_process_holds_a_duplicate() -> None:
     """Of forks that Python knows the child closes its copies; C code may fork as well."""
     script = """
-import asyncio, ctypes, os, pathlib, time
+import asyncio, ctypes, os, pathlib
 from silly.net import tcp
 
 def registered():
@@ -276,14 +281,7 @@ async def main():
 
 asyncio.run(main())
 """
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.stdout == "2\n", done.stderr
+    assert_prints(script, "2\n")
 
 
 # ------------------------------------------------------------- asyncio's habits
