@@ -201,7 +201,8 @@ def test_workers_are_added_and_removed(tmp_path: Path) -> None:
                 pass
             load.more(20)
         assert load.failures == []
-        silly.send(signal.SIGTTOU)  # the last one stays
+        silly.send(signal.SIGTTOU)
+        silly.until("worker 1 is the last one: it stays")
         assert who(addr)[0] == 1
         silly.send(signal.SIGTTIN)
         silly.until("worker 2 .* is ready")
@@ -270,7 +271,7 @@ def test_stuck_worker_is_replaced(tmp_path: Path) -> None:
         'if line == b"stick\\n":\n'
         '            import time; time.sleep(1000)\n        if line == b"who',
     )
-    command = ["-m", "silly", "--workers", "1", "--watchdog", "0.3", script(tmp_path, text)]
+    command = ["-m", "silly", "--workers", "1", "--watchdog", "1", script(tmp_path, text)]
     with running(*command) as silly:
         addr = silly.until(LISTENING)[0]
         silly.until("is ready")

@@ -512,17 +512,20 @@ class Supervisor:
 
     def remove_worker(self) -> None:
         """Drain one worker for good, unless it is the last; another takes over its sockets."""
-        wanted = [slot for slot in self._slots if slot.is_wanted]
-        if len(wanted) > 1 and not self._stops:
-            slot = wanted[-1]
-            slot.is_wanted = False
-            if slot.retry is not None:
-                slot.retry.cancel()
-                slot.retry = None
-            for worker in slot.workers:
-                if worker.state is not State.STOPPING:
-                    self._drain(worker, self._grace)
-            self._tend()
+        if self._stops:
+            return
+        *others, slot = (slot for slot in self._slots if slot.is_wanted)
+        if not others:
+            logger.info("worker %d is the last one: it stays", slot.number)
+            return
+        slot.is_wanted = False
+        if slot.retry is not None:
+            slot.retry.cancel()
+            slot.retry = None
+        for worker in slot.workers:
+            if worker.state is not State.STOPPING:
+                self._drain(worker, self._grace)
+        self._tend()
 
     # --------------------------------------------------------------- development
 
