@@ -619,7 +619,7 @@ def test_compare_refuses_what_is_no_result(tmp_path: Path) -> None:
 def test_find_max(echo: str, tmp_path: Path) -> None:
     path = tmp_path / "best.json"
     done = bench(
-        "find-max", echo, "--slo", "p50<10s", "--start", 500, "-t", "100ms", "--tries", 2,
+        "find-max", echo, "--slo", "p50<10s", "--start", 40, "-t", "200ms", "--tries", 4,
         "--json", path,
     )  # fmt: skip
     found = re.search(r"^highest rate that held: ([\d ]+) /s$", done.stdout, re.MULTILINE)
