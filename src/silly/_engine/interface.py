@@ -223,6 +223,14 @@ class Engine(Protocol):
         is cancelled.
         """
 
+    def spin(self, loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None:
+        """Call *step*, and serve what is ready, by turns, for as long as the loop can spare.
+
+        To be called in a callback of *loop*, outside of tasks, again and again: who polls
+        does so many times in one turn of the loop. An engine that cannot serve by itself
+        calls *step* once. What *step* raises is raised.
+        """
+
     def stepped(
         self, coroutine: Coroutine[Any, Any, object], loop: asyncio.AbstractEventLoop
     ) -> Coroutine[Any, Any, object]:

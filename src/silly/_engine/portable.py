@@ -478,5 +478,10 @@ async def attach(loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: A
         raise
 
 
+def spin(loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None:  # noqa: ARG001
+    """Call *step* (see `silly._engine.interface.Engine.spin`); it is the loop that serves."""
+    step()
+
+
 def _conforms() -> tuple[type[Link]]:  # for the type checker: this is a link
     return (AsyncioLink,)

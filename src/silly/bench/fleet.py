@@ -27,7 +27,7 @@ __all__ = ["Fleet", "NotStarted", "WorkerDied"]
 _START: Final = (
     "import sys; sys.path[:] = {path!r}\nfrom silly.bench.worker import main\nmain({descriptor})"
 )
-_TOGETHER: Final = 0.01  # seconds from the order to start until all do
+_TOGETHER: Final = 0.05  # seconds from the order to start until all do
 
 
 class NotStarted(Exception):  # noqa: N818 - named by what happened

@@ -7,7 +7,7 @@ send, and when, is where the kinds of load differ:
 
 closed loop   a reply makes room for the next request: `depth` are in flight
 open loop     requests are due at times that do not depend on replies (`Schedule`).
-              `pace` gives each to a lane that has room; while none has, they
+              `_spin` (or `_pace`) gives each to a lane that has room; while none has, they
               wait, and the next lane that gets room takes the oldest. Latencies
               count from when a request was due, so that a stall is not hidden.
 hold          connections are idle, and each answers one request at the end
@@ -27,6 +27,7 @@ from collections.abc import Coroutine
 from time import perf_counter_ns as clock
 from typing import Any, Final
 
+from silly._engine import engine
 from silly.bench.messages import Messages
 from silly.bench.plan import Plan
 from silly.bench.recorder import Recorder
@@ -40,8 +41,9 @@ _OPENING: Final = 64  # connections that are being made at the same time, at mos
 _AFTER_WRONG: Final = 0.1  # seconds in which more bytes may show what is wrong with a reply
 _PAUSE: Final = 0.05  # seconds between attempts to connect
 _GIVE_UP: Final = 10  # attempts that failed one after the other, with no connection alive
-_WATCH: Final = 0.05  # seconds between looks at what waits for too long
-_BURST: Final = 512  # requests that `pace` sends before others have their turn
+_WATCH: Final = 0.05  # seconds between looks at the clock
+_LOOKS: Final = 10  # at what waits for too long, within the timeout, at most one each `_WATCH`
+_BURST: Final = 512  # requests that are sent before replies have their turn
 _NEVER: Final = 1 << 62
 
 
@@ -69,6 +71,7 @@ class Generator:
         self._number = 0  # the next request of the schedule
         self._conns = 0
         self._failures = 0
+        self._waiting: list[Lane] = []
         self._lanes: dict[Lane, asyncio.Task[None]] = {}
         self._connecting = asyncio.Semaphore(_OPENING)
         self._ended = asyncio.Event()
@@ -92,6 +95,12 @@ class Generator:
                 group.create_task(lane.connect())
         self._waiting = lanes
 
+    def _start_waiting(self) -> None:
+        """Start the lanes that `open` connected; the start itself is too late where time counts."""
+        waiting, self._waiting = self._waiting, []
+        for lane in waiting:
+            self._start_lane(lane)
+
     async def run(self, start: int) -> None:
         """Load the server from *start* on (of the clock), until all is done or stopped."""
         plan, seconds = self.plan, self.plan.measured_seconds
@@ -103,12 +112,12 @@ class Generator:
         for helper in helpers:
             helper.add_done_callback(self._watch_crash)
         try:
-            await _sleep_until(start)
-            self.recorder.roll(clock())
             if self._schedule is not None:
                 self.next_due = start + round(self._schedule.due(0) * 1e9)
-            for lane in getattr(self, "_waiting", ()):
-                self._start_lane(lane)
+                self._start_waiting()
+            await _sleep_until(start)
+            self.recorder.roll(clock())
+            self._start_waiting()
             await self._until_end()
         finally:
             self.finish()
@@ -127,10 +136,10 @@ class Generator:
             helpers.append(self._follow_ramp())
         elif self.plan.mode == "reconnect":
             helpers.append(self._start_once())
-        if self._schedule is not None:
-            helpers.append(self._pace())
-        elif self.plan.busy_poll:
+        if self.plan.busy_poll:
             helpers.append(self._spin())
+        elif self._schedule is not None:
+            helpers.append(self._pace())
         return helpers
 
     async def _until_end(self) -> None:
@@ -242,20 +251,39 @@ class Generator:
     # ---------------------------------------------------------------- the open loop
 
     async def _pace(self) -> None:
-        """Give each request of the schedule to a lane, when it is due."""
-        busy = self.plan.busy_poll
+        """Wake up when requests are due."""
         await _sleep_until(self._start)
         while not self.stopping:
-            now = clock()
-            burst = _BURST
-            while self.next_due <= now and self.free and burst and not self.stopping:
-                burst -= 1
-                self.free.popleft().send_due(self.take_due(now, had_room=True), now)
-            if busy:
-                await asyncio.sleep(0)
+            self._send_what_is_due()
+            wait = (self.next_due - clock()) / 1e9 if self.free else 0.001
+            await asyncio.sleep(max(0.0, min(0.01, wait)))
+
+    async def _spin(self) -> None:
+        """Poll instead of sleeping, from which it would take time to wake up."""
+        await _sleep_until(self._start)
+        loop = asyncio.get_running_loop()
+        failed: asyncio.Future[None] = loop.create_future()
+
+        def turn() -> None:
+            if failed.done():  # or cancelled
+                return
+            try:
+                engine.spin(loop, self._send_what_is_due)
+            except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+                failed.set_exception(error)
             else:
-                wait = (self.next_due - clock()) / 1e9 if self.free else 0.001
-                await asyncio.sleep(max(0.0, min(0.01, wait)))
+                loop.call_soon(turn)
+
+        loop.call_soon(turn)
+        await failed
+
+    def _send_what_is_due(self) -> None:
+        """Give each request of the schedule that is due to a lane that has room."""
+        now = clock()
+        burst = _BURST
+        while self.next_due <= now and self.free and burst and not self.stopping:
+            burst -= 1
+            self.free.popleft().send_due(self.take_due(now, had_room=True), now)
 
     def take_due(self, now: int, *, had_room: bool = False) -> int:
         """Return when the next request was due, which is sent *now*; there is another after it."""
@@ -316,18 +344,17 @@ class Generator:
     async def _watch(self) -> None:
         """End what waits for too long, and see that intervals end when nothing happens."""
         timeout = round(self.plan.timeout * 1e9)
+        looked = clock()
         while True:
             await asyncio.sleep(_WATCH)
             now = clock()
             self.recorder.roll(now)
+            if now - looked < timeout / _LOOKS:  # there may be many lanes
+                continue
+            looked = now
             for lane in list(self._lanes):
                 if now - lane.waiting_since > timeout:
                     lane.time_out()
-
-    async def _spin(self) -> None:
-        """Keep the loop from sleeping, which would take time to wake from."""
-        while True:  # noqa: ASYNC110 - that nothing happens is what it is for
-            await asyncio.sleep(0)
 
 
 async def _sleep_until(when: int) -> None:

@@ -115,7 +115,11 @@ class Histogram:
 
     def slots(self) -> Iterator[tuple[int, int]]:
         """Yield the slots that have counts, in ascending order, with their counts."""
-        return ((slot, count) for slot, count in enumerate(self.counts) if count)
+        if not self.count:
+            return iter(())
+        first, last = _slot(self.low), _slot(self.high) + 1
+        counts = enumerate(self.counts[first:last], first)
+        return ((slot, count) for slot, count in counts if count)
 
     # ---------------------------------------------------------------- as plain data
 
@@ -140,7 +144,15 @@ class Histogram:
             made.count += count
         if made.count:
             made.low = low
+            if [_slot(low), _slot(made.high)] != [flat[3], flat[-2]]:
+                raise ValueError("not a histogram")
         return made
+
+
+def _slot(value: int) -> int:
+    """Return where *value* is counted; `Histogram.record` has this in line."""
+    shift = max(0, value.bit_length() - _BITS)
+    return (shift << _HALF) + (value >> shift)
 
 
 def middle(slot: int) -> float:

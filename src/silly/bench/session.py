@@ -16,11 +16,14 @@ from silly.bench.recorder import Interval
 
 __all__ = ["Watcher", "run"]
 
-_TICK: Final = 0.1  # seconds between looks at whether it was interrupted
+_PATIENCE: Final = 0.1  # seconds between looks at whether it was interrupted, before the load
 
 
 class Watcher(Protocol):
     """Who shows how a run goes."""
+
+    period: float
+    """Seconds between ticks; each takes a processor from the load for a moment."""
 
     def connecting(self) -> None:
         """The workers are being started, and connect."""
@@ -67,12 +70,12 @@ def run(
 
     with Fleet(plan) as fleet:
         watcher.connecting()
-        while not fleet.connect(_TICK):
+        while not fleet.connect(_PATIENCE):
             if is_interrupted():
                 return None
         fleet.start()
         watcher.started(plan)
-        while not fleet.gather(_TICK, interval_over):
+        while not fleet.gather(watcher.period, interval_over):
             if is_interrupted():
                 fleet.stop()
             watcher.tick((time.perf_counter_ns() - fleet.started) / 1e9)

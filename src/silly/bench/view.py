@@ -29,6 +29,8 @@ _NARROW: Final = 60  # columns, below which the graphs stand alone
 class Quiet:
     """Shows nothing."""
 
+    period = 0.5
+
     def __enter__(self) -> Self:
         return self
 
@@ -95,6 +97,8 @@ def _seconds(nanoseconds: int | None) -> float | None:
 
 class View(Quiet):
     """A live view: progress and remaining time, figures of the last interval, and graphs."""
+
+    period = 0.25
 
     def __init__(self, console: Console, title: str) -> None:
         self._console = console

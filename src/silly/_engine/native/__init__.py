@@ -17,11 +17,12 @@ from collections.abc import Callable
 from typing import Final
 
 from silly._engine.interface import Gate, tune
+from silly._engine.native.reactor import spin
 from silly._engine.native.server import Server
 from silly._engine.native.stream import Stream
 from silly._engine.native.trampoline import Trampoline as stepped  # noqa: N813 - called as one
 
-__all__ = ["NAME", "Stream", "attach", "serve", "stepped"]
+__all__ = ["NAME", "Stream", "attach", "serve", "spin", "stepped"]
 
 NAME: Final = "native"
 

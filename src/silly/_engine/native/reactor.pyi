@@ -1,7 +1,10 @@
 import asyncio
+from collections.abc import Callable
 
 class Source: ...
 
 class Reactor:
     loop: asyncio.AbstractEventLoop
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None: ...
+
+def spin(loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None: ...

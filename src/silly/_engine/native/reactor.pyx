@@ -367,6 +367,24 @@ cdef class Reactor:
             self.spinning = False
             self.hot = None
 
+    def spin(self, step):
+        """See `silly._engine.interface.Engine.spin`."""
+        cdef double until = monotonic() + LONG_SPIN
+        cdef bint nested
+        while True:
+            nested = self.in_batch
+            self.begin_batch()
+            self.batch_time = monotonic()
+            try:
+                step()
+                if PyList_GET_SIZE(self.written) > 0:
+                    self.flush()
+                self.poll()
+            finally:
+                self.end_batch(nested)
+            if self.loop_queue is None or len(self.loop_queue) > 0 or monotonic() >= until:
+                break
+
     cdef int receive_hot(self) except -1:
         """Try the one source that was ready last, without asking epoll; tell whether it was."""
         cdef bint nested = self.in_batch
@@ -401,3 +419,8 @@ cdef class Reactor:
                 source = <Source>entry
                 source.disown()
         return 0
+
+
+def spin(loop, step):
+    """See `silly._engine.interface.Engine.spin`."""
+    reactor_of(loop).spin(step)
