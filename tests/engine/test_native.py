@@ -20,6 +20,7 @@ import redis.asyncio as redis
 from aiohttp import ClientSession, web
 
 import silly
+from silly._engine import engine
 from silly.errors import ConnectionClosed, EndOfStream
 from silly.net import tcp
 from silly.net.tcp import Conn
@@ -53,6 +54,47 @@ async def connected(listener: tcp.Listener, count: int) -> list[Conn]:
     for conn in conns:
         assert await conn.read(b"\n") == b"ready\n"
     return conns
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_who_polls_is_served_without_a_turn_of_the_loop(fails: bool) -> None:
+    loop = asyncio.get_running_loop()
+    over: asyncio.Future[None] = loop.create_future()
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def hear(conn: Conn) -> None:
+        async for line in conn:
+            heard.put_nowait(line)
+
+    async with tcp.listen(ANY, echo) as listener, await tcp.connect(listener.local_addr) as conn:
+        reader = asyncio.create_task(hear(conn))
+        await conn.write(b"one\n")
+        assert await heard.get() == b"one\n"  # its reader waits for more
+
+        def step() -> None:
+            if not over.done():
+                conn.write(b"two\n")
+                over.set_result(None)
+                if fails:
+                    raise ZeroDivisionError
+
+        def poll() -> None:
+            deadline = loop.time() + 20
+            try:
+                engine.spin(loop, step)
+                # Other engines cannot serve by themselves, and leave that to the loop.
+                while silly.engine() == "native" and heard.empty():
+                    assert loop.time() < deadline
+                    engine.spin(loop, step)
+            except BaseException as error:
+                failures.append(error)
+
+        failures: list[BaseException] = []
+        loop.call_soon(poll)
+        await over
+        assert await heard.get() == b"two\n"
+        assert [type(error) for error in failures] == [ZeroDivisionError] * fails
+        reader.cancel()
 
 
 # ------------------------------------------------- in the middle of a batch
