@@ -229,8 +229,12 @@ class Attack:
             while stormed < (now - begun) * self.storm:
                 connecting(self.port).close()
                 stormed += 1
-            for fd, events in self.epoll.poll(0.01):
+            # Not several times at once what was due within some milliseconds: who has nothing
+            # to do with each other does not act in step.
+            wait = min(0.01, max(0.0, self.due[0][0] - now)) if self.due else 0.01
+            for fd, events in self.epoll.poll(wait):
                 self.see(self.by_fd[fd], events)
+            now = time.monotonic()
             while self.due and self.due[0][0] <= now:
                 self.go_on(heapq.heappop(self.due)[2])
         for one in list(self.by_fd.values()):

@@ -2,8 +2,8 @@
 
 Every so often the sweep asks each connection to look back: has one of its
 deadlines passed? So a connection costs no timer, and a message no more than it
-did. Many connections are swept in slices, and many whose deadline has passed are
-ended few at a time, between which the loop has its turn.
+did. Many connections are swept in slices, between which the loop has its turn; so it
+has after each that was ended, which costs far more (its handler is woken, and fails).
 There is no timer while there are no connections, or no deadlines.
 """
 
@@ -21,10 +21,7 @@ __all__ = ["Sweep"]
 
 LOOKS: Final = 8  # at a connection, within the shortest deadline
 MOST: Final = 30.0  # seconds between two sweeps
-# Connections until the loop has its turn: that were looked at, and, which costs far more (the
-# handler of each is woken, and fails), that were ended.
-LOOKED_AT: Final = 1000
-ENDED: Final = 4
+LOOKED_AT: Final = 100  # connections, until the loop has its turn
 
 
 class _Conn(Protocol):
@@ -79,12 +76,11 @@ class Sweep:
 
     def _go_on(self, conns: list[_Conn]) -> None:
         now, deadlines = self._loop.time(), self._deadlines
-        looked = ended = 0
-        while conns and looked < LOOKED_AT and ended < ENDED:
+        for _ in range(min(LOOKED_AT, len(conns))):
             conn = conns.pop()
             conn._look_back(now, deadlines)
-            looked += 1
-            ended += conn._ended_by is not None
+            if conn._ended_by is not None:
+                break
         if conns:
             self._handle = self._loop.call_soon(self._go_on, conns)
         else:
