@@ -118,23 +118,28 @@ async def test_openmetrics_if_asked_for_it() -> None:
     await web.close()
 
 
-async def test_every_metric_is_given_and_its_names_are_in_order() -> None:
+async def test_every_metric_is_given() -> None:
     web = metrics.serve(ANY, metrics.snapshot)
     async with tcp.listen(ANY, serves):
         text = await scrape(web.local_addr)
         for metric in metrics.METRICS:
             assert f"# TYPE {metric.name}" in text
-        promtool = shutil.which("promtool")
-        if promtool is not None:
-            checked = await asyncio.to_thread(
-                subprocess.run,
-                [promtool, "check", "metrics"],
-                input=text,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+    await web.close()
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+async def test_prometheus_has_nothing_to_say_against_it() -> None:
+    web = metrics.serve(ANY, metrics.snapshot)
+    async with tcp.listen(ANY, serves):
+        checked = await asyncio.to_thread(
+            subprocess.run,
+            ["promtool", "check", "metrics"],
+            input=await scrape(web.local_addr),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
     await web.close()
 
 
