@@ -29,6 +29,7 @@ test: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy benchmarks/*.py experiments/*.py  # apart: an example is named as a module of theirs
 	$(VENV)/bin/python -m pytest $(PYTEST)
 	if [ "$$($(VENV)/bin/python -c "import silly; print(silly.engine())")" = native ]; then \
 	  SILLY_ENGINE=portable $(VENV)/bin/python -m pytest --quiet $(PYTEST); \

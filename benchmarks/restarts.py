@@ -68,7 +68,8 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=4)
     options = parser.parse_args()
 
-    stop, results = multiprocessing.Event(), multiprocessing.Queue()
+    stop = multiprocessing.Event()
+    results: multiprocessing.Queue[tuple[int, float, Counter[str]]] = multiprocessing.Queue()
     with tempfile.TemporaryDirectory() as directory:
         script = Path(directory, "server.py")
         script.write_text(SERVER)

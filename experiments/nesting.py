@@ -100,15 +100,15 @@ class ServingSelector(selectors.EpollSelector):
 
     def __init__(self) -> None:
         super().__init__()
-        epoll = self._selector
+        epoll = self._selector  # type: ignore[attr-defined]
         self.echo = Echo(lambda fd: epoll.register(fd, select.EPOLLIN), epoll.unregister)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         its_own: list[tuple[selectors.SelectorKey, int]] = []
         served = 0
-        while served < EVENTS and (events := self._selector.poll(timeout, EVENTS)):
+        while served < EVENTS and (events := self._selector.poll(timeout, EVENTS)):  # type: ignore[attr-defined]
             for fd, event in events:
-                key = self._fd_to_key.get(fd)
+                key = self._fd_to_key.get(fd)  # type: ignore[attr-defined]
                 if key is None:
                     self.echo.ready(fd)
                     served += 1

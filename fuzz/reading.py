@@ -16,20 +16,21 @@ import asyncio
 import socket
 import sys
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, cast
 
 import atheris
 
 with atheris.instrument_imports(include=["silly"]):
     from silly._engine import portable
+    from silly._engine.interface import Engine
     from silly.errors import ConcurrentRead, EndOfStream, LimitExceeded
     from silly.net.conn import Conn
 
-engines: list[Any] = [portable]
+engines: list[Engine] = [cast(Engine, portable)]
 try:
     from silly._engine import native
 
-    engines.append(native)
+    engines.append(cast(Engine, native))
 except ImportError:
     print("the native engine was not built: fuzzing the portable one only", file=sys.stderr)
 
@@ -39,8 +40,8 @@ LINE = DELIMITERS[0]
 PENDING, REFUSED = object(), object()
 
 
-def kind_of(engine: Any) -> type[Conn]:
-    class FuzzedConn(engine.Stream, Conn):  # type: ignore[misc]
+def kind_of(engine: Engine) -> type[Conn]:
+    class FuzzedConn(engine.Stream, Conn):  # type: ignore[misc, name-defined]
         __slots__ = ()
 
     return FuzzedConn
@@ -123,7 +124,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def run(engine: Any, kind: type[Conn], script: Script) -> None:
+async def run(engine: Engine, kind: type[Conn], script: Script) -> None:
     ours, peer = socket.socketpair()
     ours.setblocking(False)
     made: list[Conn] = []
@@ -137,7 +138,7 @@ async def run(engine: Any, kind: type[Conn], script: Script) -> None:
     conn = made[0]
     sent = bytearray()
     read = 0
-    reader: asyncio.Task[bytes] | None = None
+    reader: asyncio.Task[Any] | None = None
     wanted: Wanted | None = None
     try:
         while script:
@@ -157,9 +158,9 @@ async def run(engine: Any, kind: type[Conn], script: Script) -> None:
                     raise AssertionError("two tasks read at once")
             else:
                 wanted = Wanted(script)
-                coroutine = wanted.made_of(conn)
+                coroutine: Coroutine[Any, Any, object] = wanted.made_of(conn)
                 if script.number(2):
-                    coroutine = engine.stepped(coroutine)
+                    coroutine = engine.stepped(coroutine, loop)
                 reader = loop.create_task(coroutine)
             await settle()
             if reader is None:
