@@ -216,7 +216,7 @@ def test_redis_answers_pings(tmp_path: Path) -> None:
             result = measured(addr, "-n", 500, "-d", 4, *pairs)
             assert result["requests"] == 500
             pairs += ["--send", r"ECHO {seq}\r\n", "--expect", r"$1\r\n{seq}\r\n"]
-            assert measured(addr, "-n", 20, *pairs, "-c", 2)["requests"] == 20
+            assert measured(addr, "-n", 10, *pairs, "-c", 1)["requests"] == 10  # of one digit
             done = bench(addr, "-n", 5, "--send", r"NONSENSE\r\n", "--expect", r"+OK\r\n", code=4)
             assert re.search(
                 r"connection \d: request 0: byte 0 of the reply is wrong: "
