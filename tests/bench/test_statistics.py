@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from silly import _units
+from silly.bench import result as results
 from silly.bench.asserts import Claim
 from silly.bench.compare import compare
 from silly.bench.find_max import search
 from silly.bench.histogram import ERROR, Histogram
+from silly.bench.recorder import AFTER, Interval
 from silly.bench.schedule import Ramp, Schedule, Stage
 from silly.bench.sizes import Sizes
 
@@ -79,7 +81,9 @@ def test_edges_of_a_histogram() -> None:
     histogram.record(-5)
     histogram.record(1 << 60, 3)
     assert (histogram.count, histogram.minimum, histogram.maximum) == (4, 0, (1 << 43) - 1)
-    for wrong in ([], [1, 2], [0, 0, 0, -1, 1], [0, 0, 0, 1, -1], [0, 0, 0, 10**6, 1]):
+    not_its_extremes = ([6, 8, 15, 7, 1, 8, 1], [7, 9, 15, 7, 1, 8, 1], [8, 7, 15, 7, 1, 8, 1])
+    out_of_range = ([0, 0, 0, -1, 1], [0, 0, 0, 1, -1], [0, 0, 0, 10**6, 1])
+    for wrong in ([], [1, 2], *out_of_range, *not_its_extremes):
         with pytest.raises(ValueError, match="not a histogram"):
             Histogram.from_list(wrong)
 
@@ -346,3 +350,9 @@ def test_the_search_gives_up() -> None:
         for _ in range(60):
             tried.send(False)
     assert end.value.value is None
+
+
+def test_intervals_in_which_nothing_was_reported_are_there() -> None:
+    intervals = results._intervals({1: Interval(1), AFTER: Interval(AFTER)}, 0.1, 0.35)
+    assert [each["start"] for each in intervals] == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert [each["length"] for each in intervals] == pytest.approx([0.1, 0.1, 0.1, 0.05])

@@ -7,6 +7,7 @@ bytes, shares of 1.
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import json
 import platform
 from collections.abc import Iterable, Sequence
@@ -180,8 +181,7 @@ def _intervals(
 ) -> list[dict[str, Any]]:
     """Return what happened in each interval; those in which nothing was reported, too."""
     published = []
-    last = max((index for index in measured if index != AFTER), default=-1)
-    for index in range(last + 1):
+    for index in itertools.count():
         length = min(interval, duration - index * interval)
         if length <= interval * 1e-6:
             break
