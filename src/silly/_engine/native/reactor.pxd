@@ -67,7 +67,7 @@ cdef class Reactor:
     cdef int remove(self, Source source) except -1
     cdef int flush_later(self, Source source) except -1
     cdef int flush(self) except -1
-    cdef int batch(self) except -1
+    cdef int batch(self, step=*) except -1
     cdef int begin_batch(self) except -1
     cdef int end_batch(self, bint nested) except -1
     cdef int poll(self) except -1

@@ -231,12 +231,17 @@ cdef class Reactor:
             self.spinning = True
             self.loop.call_soon(self._spin)
 
-    cdef int batch(self) except -1:
-        """Serve what is ready; return how many events that were."""
+    cdef int batch(self, step=None) except -1:
+        """Call *step*, if there is one, and serve what is ready; return how many events that were."""
         cdef bint nested = self.in_batch
         cdef int served = 0
         self.begin_batch()
         try:
+            if step is not None:
+                self.batch_time = monotonic()
+                step()
+                if PyList_GET_SIZE(self.written) > 0:
+                    self.flush()
             served = self.poll()
         finally:
             self.end_batch(nested)
@@ -367,24 +372,6 @@ cdef class Reactor:
             self.spinning = False
             self.hot = None
 
-    def spin(self, step):
-        """See `silly._engine.interface.Engine.spin`."""
-        cdef double until = monotonic() + LONG_SPIN
-        cdef bint nested
-        while True:
-            nested = self.in_batch
-            self.begin_batch()
-            self.batch_time = monotonic()
-            try:
-                step()
-                if PyList_GET_SIZE(self.written) > 0:
-                    self.flush()
-                self.poll()
-            finally:
-                self.end_batch(nested)
-            if self.loop_queue is None or len(self.loop_queue) > 0 or monotonic() >= until:
-                break
-
     cdef int receive_hot(self) except -1:
         """Try the one source that was ready last, without asking epoll; tell whether it was."""
         cdef bint nested = self.in_batch
@@ -423,4 +410,9 @@ cdef class Reactor:
 
 def spin(loop, step):
     """See `silly._engine.interface.Engine.spin`."""
-    reactor_of(loop).spin(step)
+    cdef Reactor reactor = reactor_of(loop)
+    cdef double until = monotonic() + LONG_SPIN
+    while True:
+        reactor.batch(step)
+        if reactor.loop_queue is None or len(reactor.loop_queue) > 0 or monotonic() >= until:
+            break
