@@ -90,6 +90,12 @@ class Slot:
         self.is_finished = False  # its program came to its end
         self.was_ready = False
 
+    def cancel_retry(self) -> None:
+        """Start no worker later, if that was the plan."""
+        if self.retry is not None:
+            self.retry.cancel()
+            self.retry = None
+
     @property
     def worker(self) -> Worker | None:
         """The one that serves."""

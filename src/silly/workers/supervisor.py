@@ -166,8 +166,7 @@ class Supervisor:
 
     def _close(self) -> None:
         for slot in self._slots:
-            if slot.retry is not None:
-                slot.retry.cancel()
+            slot.cancel_retry()
             for worker in slot.workers:  # only after a crash of ours: it drains
                 worker.channel.close()
         self._sockets.close()
@@ -186,9 +185,7 @@ class Supervisor:
                     "s"[: len(workers) > 1],
                 )
         for slot in self._slots:
-            if slot.retry is not None:
-                slot.retry.cancel()
-                slot.retry = None
+            slot.cancel_retry()
         for worker in workers:
             if self._stops > 1 or worker.state is not State.STOPPING:
                 self._drain(worker, self._grace if self._stops == 1 else 0)
@@ -209,9 +206,7 @@ class Supervisor:
 
     def _start(self, slot: Slot) -> Worker | None:
         """Start a worker for *slot*; None, and another attempt later, if that is impossible."""
-        if slot.retry is not None:
-            slot.retry.cancel()
-            slot.retry = None
+        slot.cancel_retry()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
             environment = {
@@ -519,9 +514,7 @@ class Supervisor:
             logger.info("worker %d is the last one: it stays", slot.number)
             return
         slot.is_wanted = False
-        if slot.retry is not None:
-            slot.retry.cancel()
-            slot.retry = None
+        slot.cancel_retry()
         for worker in slot.workers:
             if worker.state is not State.STOPPING:
                 self._drain(worker, self._grace)
