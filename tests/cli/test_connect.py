@@ -195,8 +195,14 @@ def test_a_fast_server_waits_for_whoever_reads_the_output() -> None:
 
 
 def test_a_fast_input_waits_for_the_server() -> None:
-    over = threading.Event()
-    with server(lambda _sock: over.wait(30)) as addr, started("connect", addr) as process:
+    connected, over = threading.Event(), threading.Event()
+
+    def hold(_sock: socket.socket) -> None:
+        connected.set()
+        over.wait(30)
+
+    with server(hold) as addr, started("connect", addr) as process:
+        assert connected.wait(30)
         os.set_blocking(process.stdin.fileno(), False)
         taken = 0
         while taken < ENOUGH and select.select([], [process.stdin], [], 1)[1]:
