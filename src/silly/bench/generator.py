@@ -96,7 +96,7 @@ class Generator:
         self._waiting = lanes
 
     def _start_waiting(self) -> None:
-        """Start the lanes that `open` connected; the start itself is too late where time counts."""
+        """Start the lanes that `open` connected and that were not started yet."""
         waiting, self._waiting = self._waiting, []
         for lane in waiting:
             self._start_lane(lane)
@@ -114,7 +114,7 @@ class Generator:
         try:
             if self._schedule is not None:
                 self.next_due = start + round(self._schedule.due(0) * 1e9)
-                self._start_waiting()
+                self._start_waiting()  # nothing is due yet: they are there when it is
             await _sleep_until(start)
             self.recorder.roll(clock())
             self._start_waiting()
