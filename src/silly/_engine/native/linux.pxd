@@ -126,12 +126,6 @@ cdef extern from "<fcntl.h>" nogil:
         O_RDONLY
 
 
-cdef extern from "<errno.h>" nogil:
-    enum:
-        EHOSTDOWN
-        ENONET
-
-
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
 

@@ -4,29 +4,12 @@ What it does when accepting fails is said in `silly._engine.interface.Server`.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.errno cimport (
-    EAGAIN,
-    ECONNABORTED,
-    EHOSTUNREACH,
-    EINTR,
-    EMFILE,
-    ENETDOWN,
-    ENETUNREACH,
-    ENFILE,
-    ENOPROTOOPT,
-    EOPNOTSUPP,
-    EPERM,
-    EPROTO,
-    ETIMEDOUT,
-    errno,
-)
+from libc.errno cimport EAGAIN, EMFILE, ENFILE, errno
 from libc.stdint cimport uint32_t
 
 from silly._engine.native.linux cimport (
     AF_INET,
     AF_INET6,
-    EHOSTDOWN,
-    ENONET,
     EPOLLIN,
     IP_TRANSPARENT,
     IPPROTO_IP,
@@ -55,6 +38,8 @@ from silly._engine.native.linux cimport (
 )
 from silly._engine.native.reactor cimport Reactor, Source, reactor_of
 from silly._engine.native.stream cimport raw_local_name
+
+from silly._engine.interface import OF_ONE_CONNECTION
 
 cdef enum:
     AT_ONCE = 32  # connections accepted before others have their turn
@@ -134,7 +119,7 @@ cdef class Server(Source):
                 if not self.shed():
                     break
                 count += 1
-            elif is_of_one_connection(errno) and failed + 1 < AT_ONCE:
+            elif errno in OF_ONE_CONNECTION and failed + 1 < AT_ONCE:
                 count += 1
                 failed += 1
             else:
@@ -192,7 +177,7 @@ cdef class Server(Source):
             self.gate.shed(packed(&peer))
         elif errno == EAGAIN:
             more = False
-        elif not is_of_one_connection(errno):
+        elif not errno in OF_ONE_CONNECTION:
             self.back_off(errno)
             more = False
         self.hold_reserve()
@@ -266,14 +251,6 @@ def adopt(loop, sock, accept):
         if reactor.arriving == fd:  # no stream took it
             close(fd)
         reactor.arriving = before
-
-
-cdef bint is_of_one_connection(int error) noexcept:
-    """Whether accept(2) failed for the connection alone: it was aborted, its network failed."""
-    return error in (
-        ECONNABORTED, EINTR, EPERM, EPROTO, ENETDOWN, ENOPROTOOPT, EHOSTDOWN, ENONET,
-        EHOSTUNREACH, EOPNOTSUPP, ENETUNREACH, ETIMEDOUT,
-    )
 
 
 cdef int reset(int fd) except -1:
