@@ -44,7 +44,6 @@ talking, FIN is sent first and its bytes are thrown away until it finishes or
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -56,11 +55,8 @@ from silly._engine.interface import Budget, Deadlines, Link, packed
 from silly._engine.receive_buffer import INCOMPLETE, TOO_LONG, ReceiveBuffer
 from silly._engine.trampoline import PARKING, Trampoline, parking
 from silly._engine.turn import Turn
-from silly.errors import at_address
 
 __all__ = ["LINGER", "MAX_UNSENT", "READ_LIMIT", "Stream"]
-
-logger = logging.getLogger("silly.net")
 
 READ_LIMIT: Final = 1024 * 1024  # bytes
 MAX_UNSENT: Final = 16 * 1024 * 1024  # bytes
@@ -352,7 +348,7 @@ class Stream:
         if count == TOO_LONG:
             assert delimiter is not None
             self._control_flow()
-            raise complaints.limit_exceeded(delimiter, wanted, self.remote_addr)
+            raise complaints.limit_exceeded(self, delimiter, wanted)
         taken = incoming.take(count)
         if self._accounted:
             self._account()
@@ -387,17 +383,14 @@ class Stream:
     def _reader_error(self, delimiter: bytes | None, wanted: int) -> Exception:
         """Why such a read cannot be, in the state that this stream is in."""
         if self._closing:
-            return complaints.closed(self.remote_addr)
+            return complaints.closed(self)
         if self._reading:
             return complaints.concurrent_read(self.remote_addr)
         if self._ended or self._loss is None:
             unread = self._incoming.peek()
-            return complaints.end_of_stream(delimiter, wanted, unread, self.remote_addr)
+            return complaints.end_of_stream(self, delimiter, wanted, unread)
         told, self._reader_told = self._reader_told, True
-        return self._loss_error(self._loss, told=told)
-
-    def _loss_error(self, loss: OSError, *, told: bool) -> OSError:
-        return at_address(complaints.told_before(loss) if told else loss, self.remote_addr)
+        return complaints.loss(self, self._loss, told=told)
 
     # ----------------------------------------------------------- flow control
 
@@ -460,7 +453,7 @@ class Stream:
         # A queue that is nearly empty takes a write of any length: else a large
         # one could never leave, and who awaits each write could be refused.
         if unsent + length > self._max_unsent and unsent > self._high_water:
-            raise complaints.queue_full(unsent, length, self._max_unsent, self.remote_addr)
+            raise complaints.queue_full(self, unsent, length, self._max_unsent)
         self._batch += pieces
         self._batched = length
         self._last_activity = self._clock()
@@ -495,11 +488,11 @@ class Stream:
 
     def _writer_error(self) -> Exception:
         if self._closing:
-            return complaints.closed(self.remote_addr)
+            return complaints.closed(self)
         if self._loss is not None:
             told, self._writer_told = self._writer_told, True
-            return self._loss_error(self._loss, told=told)
-        return complaints.half_closed(self.remote_addr)
+            return complaints.loss(self, self._loss, told=told)
+        return complaints.half_closed(self)
 
     def _wake_writers(self) -> None:
         waiters, self._wake_on_room = self._wake_on_room, None
@@ -568,10 +561,8 @@ class Stream:
 
     def _end_linger(self) -> None:
         self._linger_timer = None
-        unsent = self._link.unsent()
-        if unsent:
+        if self._link.unsent():
             self._ended_by = "linger"
-            logger.debug("%s: %d bytes unsent after lingering", self.remote_addr, unsent)
             self.abort()
         else:
             self._link.close()

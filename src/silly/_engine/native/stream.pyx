@@ -87,7 +87,6 @@ from silly._engine.native.reactor cimport (
 )
 from silly._engine.native.waiter cimport PENDING, Waiter, new_waiter
 
-import logging
 import os
 import socket
 import time
@@ -96,9 +95,7 @@ import warnings
 from silly._arguments import positive_seconds, seconds, seconds_or_none, size
 from silly._engine import complaints
 from silly._engine import stream as portable
-from silly.errors import at_address
 
-cdef object logger = logging.getLogger("silly.net")
 
 cdef enum:
     HIGH_WATER = 65536  # bytes: a batch this large leaves at once; writers wait above it
@@ -480,18 +477,17 @@ cdef class Stream(Source):
     cdef object reader_error(self, bytes delimiter, size_t wanted):
         """Why such a read cannot be, in the state that this stream is in."""
         if self.closing:
-            return complaints.closed(self.remote_addr)
+            return complaints.closed(self)
         if self.reader is not None:
             return complaints.concurrent_read(self.remote_addr)
         if self.ended or self.loss is None:
             unread = self.in_data[self.in_start : self.in_end] if self.in_data != NULL else b""
-            return complaints.end_of_stream(delimiter, wanted, unread, self.remote_addr)
+            return complaints.end_of_stream(self, delimiter, wanted, unread)
         told, self.reader_told = self.reader_told, True
         return self.loss_error(told)
 
     cdef object loss_error(self, bint told):
-        loss = complaints.told_before(self.loss) if told else self.loss
-        return at_address(loss, self.remote_addr)
+        return complaints.loss(self, self.loss, told=told)
 
     # ----------------------------------------------------------- flow control
 
@@ -611,7 +607,7 @@ cdef class Stream(Source):
         if unsent > self.batched:
             self.flush()
             if unsent + length > self.limit_of_queue and unsent > self.high_water():
-                raise complaints.queue_full(unsent, length, self.limit_of_queue, self.remote_addr)
+                raise complaints.queue_full(self, unsent, length, self.limit_of_queue)
             if not self.append(PyBytes_AS_STRING(data), length):
                 raise MemoryError
             self.bytes_out += length
@@ -731,11 +727,11 @@ cdef class Stream(Source):
 
     cdef object writer_error(self):
         if self.closing:
-            return complaints.closed(self.remote_addr)
+            return complaints.closed(self)
         if self.loss is not None:
             told, self.writer_told = self.writer_told, True
             return self.loss_error(told)
-        return complaints.half_closed(self.remote_addr)
+        return complaints.half_closed(self)
 
     cdef int wake_all(self, list waiters) except -1:
         if waiters is not None:
@@ -840,11 +836,6 @@ cdef class Stream(Source):
             return
         if self.out_start != self.out_end:
             self.ended_by = BY_LINGER
-            logger.debug(
-                "%s: %d bytes unsent after lingering",
-                self.remote_addr,
-                self.out_end - self.out_start,
-            )
             self.abort()
         else:
             self.close_link()
@@ -1245,7 +1236,7 @@ cdef class Read:
                 raise stream.reader_error(self.delimiter, self.wanted)
         elif count == TOO_LONG:
             stream.control_flow()
-            raise complaints.limit_exceeded(self.delimiter, self.wanted, stream.remote_addr)
+            raise complaints.limit_exceeded(stream, self.delimiter, self.wanted)
         taken = stream.take(<size_t>count)
         Py_INCREF(taken)
         out[0] = <void *>taken
