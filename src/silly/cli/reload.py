@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from pathlib import Path
 
 import watchfiles
 
+from silly._logger import Logger
 from silly.workers import Supervisor
 
 __all__ = ["run_reloading"]
 
-logger = logging.getLogger("silly.workers")
+logger = Logger("silly.workers")
 
 
 async def run_reloading(supervisor: Supervisor, directory: Path) -> int:

@@ -76,13 +76,15 @@ class Sweep:
 
     def _go_on(self, conns: list[_Conn]) -> None:
         now, deadlines = self._loop.time(), self._deadlines
-        for _ in range(min(LOOKED_AT, len(conns))):
-            conn = conns.pop()
-            conn._look_back(now, deadlines)
-            if conn._ended_by is not None:
-                break
-        if conns:
-            self._handle = self._loop.call_soon(self._go_on, conns)
-        else:
-            self._handle = None
-            self.start()
+        try:
+            for _ in range(min(LOOKED_AT, len(conns))):
+                conn = conns.pop()
+                conn._look_back(now, deadlines)
+                if conn._ended_by is not None:
+                    break
+        finally:  # whatever one of them raises, the others have their deadlines
+            if conns:
+                self._handle = self._loop.call_soon(self._go_on, conns)
+            else:
+                self._handle = None
+                self.start()

@@ -26,11 +26,12 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from silly._arguments import positive_seconds, seconds, seconds_or_none, size
-from silly._engine import engine
+from silly._engine import complaints, engine
 from silly._engine.interface import Server
 from silly._engine.stream import LINGER, MAX_UNSENT, READ_LIMIT
 from silly._live import Live
-from silly.errors import ConnectionClosed, EndOfStream, LimitExceeded, WriteQueueFull
+from silly._logger import Logger
+from silly.errors import LimitExceeded, WriteQueueFull
 from silly.net import addr as addresses
 from silly.net.access_log import AccessLog
 from silly.net.addr import TCPAddress
@@ -41,6 +42,8 @@ from silly.net.limits import Limits
 from silly.net.listening import backlog_overflows, obtain_sockets
 from silly.net.observer import Observation, Observer, checked, observers_of
 from silly.net.sweep import Sweep
+from silly.net.tally import Tally
+from silly.text import printable
 
 __all__ = [
     "Conn",
@@ -53,7 +56,7 @@ __all__ = [
     "listen",
 ]
 
-logger = logging.getLogger("silly.net")
+logger = Logger("silly.net")
 
 BACKLOG: Final = 128
 GRACE: Final = 5.0  # seconds
@@ -135,17 +138,6 @@ class _Conn(_EngineStream, Conn):
     __slots__ = ()
 
 
-# Losing the connection is how most handlers end; these are no defects of theirs.
-_NORMAL_ENDS: Final = (
-    EndOfStream,
-    ConnectionClosed,
-    ConnectionResetError,
-    ConnectionAbortedError,
-    BrokenPipeError,
-)
-_LIMITS: Final = (LimitExceeded, WriteQueueFull)  # nor are these, but they are counted
-
-
 class Listener:
     """Accepts connections and runs a handler for each; `listen` makes them.
 
@@ -180,8 +172,9 @@ class Listener:
         self._when_handled = self._handled
         self._context = contextvars.copy_context()  # a copy for each would be as much
         self._when_gone = self._forget
-        self._accepted = self._handler_errors = 0
-        self._errors_by_type: dict[str, int] = {}
+        self._accepted = 0
+        self._crashes = Tally(loop, self._summarize_crashes)  # by type
+        self._observer_failures = Tally(loop, self._summarize_observer_failures)
         self._past_bytes_in = self._past_bytes_out = 0
         self._closing: asyncio.Task[None] | None = None
         self._deadline = 0.0
@@ -196,7 +189,8 @@ class Listener:
         self._release = opened.release
         sockets = opened.sockets
         self._addrs = tuple(addresses.format_sockaddr(sock.getsockname()) for sock in sockets)
-        self._task_name = f"{_name(handler)} on {self._addrs[0]}"
+        self._handler_name = _name(handler)
+        self._task_name = f"{self._handler_name} on {self._addrs[0]}"
         self._overflows_before = backlog_overflows()
         self._gate = Gate(loop, limits, self._addrs[0])
         self._sweep = Sweep(loop, limits, lambda: list(self._handling.values()))
@@ -244,56 +238,81 @@ class Listener:
             return _await(handling)
         return _raise(
             TypeError(
-                f"handler {_name(self._handler)} returned {type(handling).__name__}, not a "
+                f"handler {self._handler_name} returned {type(handling).__name__}, not a "
                 f"coroutine: declare it with `async def`"
             )
         )
 
+    # Wherever a connection ends, it is counted, closed and forgotten first; what may raise
+    # or take its time (the log, observers) comes last.
+
     def _handled(self, task: asyncio.Task[Any]) -> None:
         conn = self._handling.pop(task)
-        how = None
-        if not task.cancelled() and (error := task.exception()) is not None:
-            if isinstance(error, _NORMAL_ENDS) or (
-                isinstance(error, TimeoutError) and not (conn.is_alive or conn._is_closing)
-            ):
-                if logger.isEnabledFor(logging.DEBUG):
-                    logger.debug("%s: handler ended by %r", conn.remote_addr, error)
-            elif isinstance(error, _LIMITS) and error.address == conn.remote_addr:
-                limit = "read_limit" if isinstance(error, LimitExceeded) else "max_unsent"
-                self._gate.end(limit, conn)
-                how = limit
-            else:
-                how = "handler_error"
-                self._handler_errors += 1
-                kind = type(error).__name__
-                self._errors_by_type[kind] = self._errors_by_type.get(kind, 0) + 1
-                logger.error(
-                    "%s: handler %s failed", conn.remote_addr, _name(self._handler), exc_info=error
-                )
+        error = None if task.cancelled() else task.exception()
+        how = None if error is None else _fault(conn, error)
+        is_new = False  # and to be logged
+        if how == "handler_error":
+            is_new = self._crashes.add(printable(type(error).__name__))
+        elif how is not None:
+            is_new = self._gate.end(how)
         if self._observed and (observation := self._observed.get(conn)):
             observation.handled(task, how)
-            if observation.is_over:
-                del self._observed[conn]
-        conn.close()
-        if not conn._is_gone:
-            self._lingering.add(conn)
-        if self._closing is not None:
-            self._changed.set()
+        try:
+            conn.close()
+        finally:
+            if not conn._is_gone:
+                self._lingering.add(conn)
+            if self._closing is not None:
+                self._changed.set()
+        if error is not None:
+            self._log_error(conn, error, how, is_new=is_new)
+        self._tell_if_over(conn)
+
+    def _log_error(
+        self, conn: Conn, error: BaseException, how: str | None, *, is_new: bool
+    ) -> None:
+        if how is None:
+            if logger.is_enabled_for(logging.DEBUG):
+                logger.debug("%s: handler ended by %r", conn.remote_addr, error)
+        elif is_new and how == "handler_error":
+            logger.error(
+                "%s: handler %s failed", conn.remote_addr, self._handler_name, exc_info=error
+            )
+        elif is_new:
+            self._gate.log_end(how, conn)
 
     def _forget(self, conn: Conn) -> None:
         self._gate.leave(conn._client)
-        if conn._ended_by is not None:
-            self._gate.end(conn._ended_by, conn)
+        limit = conn._ended_by
+        is_new = limit is not None and self._gate.end(limit)
         bytes_in, bytes_out = conn._counts
         self._past_bytes_in += bytes_in
         self._past_bytes_out += bytes_out
         self._lingering.discard(conn)
-        if self._observed and (observation := self._observed.get(conn)):
-            observation.gone()
-            if observation.is_over:
-                del self._observed[conn]
         if self._closing is not None:
             self._changed.set()
+        if self._observed and (observation := self._observed.get(conn)):
+            observation.gone()
+        if limit is not None and is_new:
+            self._gate.log_end(limit, conn)
+        self._tell_if_over(conn)
+
+    def _tell_if_over(self, conn: Conn) -> None:
+        if self._observed and (observation := self._observed.get(conn)) and observation.is_over:
+            del self._observed[conn]
+            observation.tell_ending()
+
+    def _summarize_crashes(self, kind: str, count: int) -> None:
+        logger.error(
+            "%s: handler %s failed %s more times: %s",
+            self._addrs[0],
+            self._handler_name,
+            f"{count:,}",
+            kind,
+        )
+
+    def _summarize_observer_failures(self, which: str, count: int) -> None:
+        logger.error("%s: observer %s failed %s more times", self._addrs[0], which, f"{count:,}")
 
     def _conns(self) -> list[Conn]:
         """All connections that are alive."""
@@ -371,8 +390,8 @@ class Listener:
             refused=dict(gate.refused.counts),
             ended=dict(gate.ended.counts),
             accept_stalls=sum(gate.stalls.counts.values()),
-            handler_errors=self._handler_errors,
-            handler_errors_by_type=dict(self._errors_by_type),
+            handler_errors=sum(self._crashes.counts.values()),
+            handler_errors_by_type=dict(self._crashes.counts),
             bytes_in=bytes_in,
             bytes_out=bytes_out,
             unsent_bytes=unsent,
@@ -413,13 +432,16 @@ class Listener:
         deadline = self._loop.time() + seconds(grace, "grace")
         if self._closing is None:
             self._deadline = deadline
-            for server in self._servers:
-                if grace > 0:
-                    server.accept_queued()
-                server.close()
-            self._release()
-            self._enter(ListenerState.DRAINING)
-            self._closing = self._loop.create_task(self._drain(asyncio.current_task(self._loop)))
+            try:
+                for server in self._servers:
+                    if grace > 0:
+                        server.accept_queued()
+                    server.close()
+                self._release()
+            finally:
+                self._enter(ListenerState.DRAINING)
+                closer = asyncio.current_task(self._loop)
+                self._closing = self._loop.create_task(self._drain(closer))
         else:
             self._deadline = min(deadline, self._deadline)
             self._changed.set()
@@ -435,22 +457,25 @@ class Listener:
         if self._handling.keys() - own:
             self._deadline = self._loop.time() + _AFTER_CANCEL
             await self._wait_drained(own)
-        for task in self._handling.keys() - own:
-            logger.warning(
-                "handler %s goes on although it was cancelled: %r", _name(self._handler), task
-            )
+        stubborn = self._handling.keys() - own
         for conn in self._conns():
             if not own or conn._is_closing:
                 conn.abort()
+        for task in stubborn:
+            logger.warning(
+                "handler %s goes on although it was cancelled: %r", self._handler_name, task
+            )
         if not own:  # aborted: they leave within a pass or two of the loop
             self._deadline = self._loop.time() + _AFTER_CANCEL
             await self._wait_drained({*self._handling})
+        self._sweep.stop()
+        self._enter(ListenerState.CLOSED)
         live = Live.of(self._loop)
         live.listeners.discard(self)
         live.left()
-        self._sweep.stop()
         self._gate.close()
-        self._enter(ListenerState.CLOSED)
+        self._crashes.close()
+        self._observer_failures.close()
 
     async def _wait_drained(self, own: set[asyncio.Task[Any]]) -> None:
         """Wait until handlers and connections are gone, or the deadline."""
@@ -482,6 +507,44 @@ class Listener:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+def _fault(conn: Conn, error: BaseException) -> str | None:
+    """Say why a handler that raised *error* ended.
+
+    None: its own connection ended, which is how most handlers end; or the limit of
+    its connection that it met; or ``"handler_error"``. What it was decides, however it
+    was wrapped: of a group each member must be so, of any other the error itself or
+    what it was explicitly raised from. An error that only came after the loss, or that
+    of another connection, is the handler's own.
+    """
+    ends: list[BaseException] = []
+    try:
+        if not _consists_of_ends(conn, error, ends, {}):
+            return "handler_error"
+    except Exception:  # noqa: BLE001 - exceptions can be programs, and chains of any length
+        return "handler_error"
+    if any(isinstance(end, LimitExceeded) for end in ends):
+        return "read_limit"
+    return "max_unsent" if any(isinstance(end, WriteQueueFull) for end in ends) else None
+
+
+def _consists_of_ends(
+    conn: Conn, error: BaseException | None, ends: list[BaseException], known: dict[int, bool]
+) -> bool:
+    """Tell whether *error* comes of the end of *conn* alone; add what that raised to *ends*."""
+    if error is None:
+        return False
+    if complaints.is_about(conn, error):
+        ends.append(error)
+        return True
+    if id(error) not in known:
+        known[id(error)] = False  # meanwhile: a chain may lead back to where it began
+        known[id(error)] = (
+            isinstance(error, BaseExceptionGroup)
+            and all(_consists_of_ends(conn, each, ends, known) for each in error.exceptions)
+        ) or _consists_of_ends(conn, error.__cause__, ends, known)
+    return known[id(error)]
 
 
 async def _raise(error: Exception) -> object:
