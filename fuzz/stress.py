@@ -272,7 +272,7 @@ def make(seed: int) -> Program:
     program.misuse = often() < 0.15 and NATIVE
     program.abandoned = often() < 0.1
     program.in_thread = often() < 0.1
-    program.forks = often() < 0.1 and not program.threads and not program.in_thread
+    program.forks = often() < 0.1 and not program.threads and not program.in_thread and NATIVE
     program.peers = rng.choice((0, 2, 6, 20, 40))
     plain, awaited = dict(PLAIN), dict(AWAITED)
     for name in rng.sample(sorted(plain), 8):  # each program has habits
@@ -670,7 +670,7 @@ class World:
         thread.start()
 
     def do_fork(self, _conn: Conn | None, _: int) -> None:
-        if len(self.pids) > 3:
+        if len(self.pids) > 3:  # (asyncio's own epoll set would be shared with the child)
             return
         pid = os.fork()
         if pid == 0:
