@@ -715,20 +715,26 @@ class Stream:
     def _end_for(self, limit: str, error: OSError) -> None:
         """End the connection because of *limit*, if it is not at its end already.
 
-        For ``"memory_budget"`` what is unread is dropped, too.
+        For ``"memory_budget"`` it is whatever its state, and what is unread is dropped.
         """
-        if not (self._closing or self._gone or self._loss is not None):
+        over_budget = limit == "memory_budget"
+        if over_budget:
+            self._incoming.clear()
+            self._account()
+        if self._gone:
+            return
+        if not (self._closing or self._loss is not None):
             self._end(limit, error)
+        elif over_budget:  # it lingers
+            self._ended_by = limit
+            self.abort()
 
     def _end(self, limit: str, error: OSError) -> None:
         """End the connection because of *limit*; reset it if the peer has not taken all."""
         self._ended_by = limit
         self._loss = error
         self._writable = False
-        over_budget = limit == "memory_budget"
-        if over_budget:
-            self._incoming.clear()
-        if over_budget or self._acknowledged() < self._bytes_out:
+        if limit == "memory_budget" or self._acknowledged() < self._bytes_out:
             self._link.abort()
         else:
             self._link.close()
@@ -790,6 +796,11 @@ class Stream:
     def _acknowledged(self) -> int:
         """How many of the written bytes the peer has."""
         return self._bytes_out - self._link.unsent() - self._link.in_flight()
+
+    @property
+    def _held(self) -> int:
+        """Bytes that it holds, unread and unsent, as the budget was told."""
+        return self._accounted
 
     @property
     def _client(self) -> bytes:

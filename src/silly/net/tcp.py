@@ -13,6 +13,7 @@ Both speak to the other side through a `Conn`::
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import dataclasses
 import enum
@@ -35,13 +36,14 @@ from silly.errors import LimitExceeded, WriteQueueFull
 from silly.net import addr as addresses
 from silly.net.access_log import AccessLog
 from silly.net.addr import TCPAddress
+from silly.net.budget import MemoryBudget, memory_of
 from silly.net.conn import Conn, ConnStats
 from silly.net.dialing import dial
 from silly.net.gate import Gate
 from silly.net.limits import Limits
 from silly.net.listening import backlog_overflows, obtain_sockets
 from silly.net.observer import Observation, Observer, checked, observers_of
-from silly.net.sweep import Sweep
+from silly.net.sweep import Sweep, deadlines_of
 from silly.net.tally import Tally
 from silly.text import printable
 
@@ -114,6 +116,10 @@ class ListenerStats:
     """Bytes queued to be sent now, on all connections."""
     unread_bytes: int
     """Bytes received and not read by the handlers yet, on all connections."""
+    held_bytes: int
+    """Memory that connections hold now for such bytes, as `Limits.memory_budget` counts it."""
+    memory_budget: int | None
+    """The most that this may be, in bytes; None: no limit."""
     backlog_used: int | None
     """Connections that wait to be accepted; None where the system does not tell."""
     backlog_size: int | None
@@ -193,15 +199,29 @@ class Listener:
         self._task_name = f"{self._handler_name} on {self._addrs[0]}"
         self._overflows_before = backlog_overflows()
         self._gate = Gate(loop, limits, self._addrs[0])
-        self._sweep = Sweep(loop, limits, lambda: list(self._handling.values()))
+        self._deadlines, self._sweep_interval = deadlines_of(limits)
+        self._sweep = Sweep(loop, lambda: list(self._handling.values()), self._look_back)
+        self._budget = MemoryBudget(loop, memory_of(limits), self._holders)
         self._conn_limits: dict[str, Any] = {
             "read_limit": limits.read_limit,
             "max_unsent": limits.max_unsent,
             "linger": limits.linger,
             "idle_timeout": limits.idle_timeout,
             "idle_swept": True,
+            "budget": self._budget,
         }
-        self._servers = [serve(sock) for sock in sockets]
+        self._servers: list[Server] = []
+        try:
+            for sock in sockets:
+                _bound_closed(sock, limits)
+                self._servers.append(serve(sock))
+        except BaseException:
+            for server in self._servers:
+                server.close()
+            for sock in sockets:
+                sock.close()
+            self._release()
+            raise
         self._enter(ListenerState.ACCEPTING)
         Live.of(loop).listens(self)
 
@@ -214,23 +234,46 @@ class Listener:
             self._lingering.add(conn)
             loop.call_soon(conn.abort)
             return conn
+        try:
+            self._serve(conn)
+        except BaseException:
+            conn.abort()
+            raise
         self._accepted += 1
+        return conn
+
+    def _serve(self, conn: Conn) -> None:
+        """Run the handler for *conn*."""
+        loop = self._loop
         context = None
         if (observers := observers_of(self._observers)) and not self._is_attendant:
             observation = self._observed[conn] = Observation(observers, conn, self)
             context = observation.context
         # The name is shared: a string for each of a million tasks would be a tenth of them.
-        coroutine = engine.stepped(self._start(conn), loop)
-        task = loop.create_task(coroutine, name=self._task_name, context=context)
+        handling = self._start(conn)
+        try:
+            coroutine = engine.stepped(handling, loop)
+            task = loop.create_task(coroutine, name=self._task_name, context=context)
+        except BaseException as error:
+            handling.close()
+            if (failed := self._observed.get(conn)) is not None:
+                failed.failed(error)
+            raise
         self._handling[task] = conn
         task.add_done_callback(self._when_handled, context=self._context)
-        self._sweep.start()
-        return conn
+        self._sweep.start(self._sweep_interval)
+
+    def _look_back(self, conn: Conn, now: float) -> bool:
+        conn._look_back(now, self._deadlines)
+        return conn._ended_by is not None
+
+    def _holders(self) -> list[Conn]:
+        return [*self._handling.values(), *self._lingering]
 
     def _start(self, conn: Conn) -> Coroutine[Any, Any, object]:
         try:
             handling = self._handler(conn)
-        except Exception as error:  # noqa: BLE001 - a plain function's crash is the handler's
+        except BaseException as error:  # noqa: BLE001 - a plain function's crash is the handler's
             return _raise(error)
         if isinstance(handling, CoroutineType):
             return handling
@@ -396,6 +439,8 @@ class Listener:
             bytes_out=bytes_out,
             unsent_bytes=unsent,
             unread_bytes=unread,
+            held_bytes=self._budget.held,
+            memory_budget=self._budget.limit,
             backlog_used=sum(used for used, _ in backlogs) if backlogs else None,
             backlog_size=sum(size for _, size in backlogs) if backlogs else None,
             backlog_overflows=(
@@ -469,6 +514,7 @@ class Listener:
             self._deadline = self._loop.time() + _AFTER_CANCEL
             await self._wait_drained({*self._handling})
         self._sweep.stop()
+        self._budget.close()
         self._enter(ListenerState.CLOSED)
         live = Live.of(self._loop)
         live.listeners.discard(self)
@@ -547,7 +593,19 @@ def _consists_of_ends(
     return known[id(error)]
 
 
-async def _raise(error: Exception) -> object:
+def _bound_closed(sock: socket.socket, limits: Limits) -> None:
+    """Have the kernel give up what it holds for a peer that takes nothing of it.
+
+    The sweep does so for connections that are there; what is closed, only the kernel
+    still knows (TCP_USER_TIMEOUT, tcp(7); accepted connections inherit it).
+    """
+    if limits.min_send_rate and hasattr(socket, "TCP_USER_TIMEOUT"):
+        with contextlib.suppress(OSError):  # of a Unix socket
+            milliseconds = min(int(limits.send_window * 2000), 2**31 - 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+
+async def _raise(error: BaseException) -> object:
     raise error
 
 

@@ -955,8 +955,16 @@ cdef class Stream(Source):
 
     def _end_for(self, str limit not None, error):
         """See `silly._engine.stream.Stream._end_for`."""
-        if not (self.closing or self.gone or self.loss is not None):
-            self.end(<int>LIMITS.index(limit), error)
+        cdef int which = <int>LIMITS.index(limit)
+        if which == BY_MEMORY_BUDGET:
+            self.forget_incoming()
+        if self.gone or self.failed:
+            return
+        if not self.closing:
+            self.end(which, error)
+        elif which == BY_MEMORY_BUDGET:  # it lingers
+            self.ended_by = <uint8_t>which
+            self.abort()
 
     cdef int end(self, int limit, object error) except -1:
         """End the connection because of *limit*; reset it if the peer has not taken all."""
@@ -965,10 +973,7 @@ cdef class Stream(Source):
         self.writable = False
         if self.failed:
             return 0
-        if limit == BY_MEMORY_BUDGET:
-            self.forget_incoming()
-            return self.reset_link()
-        if self.acknowledged() < self.bytes_out:
+        if limit == BY_MEMORY_BUDGET or self.acknowledged() < self.bytes_out:
             return self.reset_link()
         return self.close_link()
 
@@ -1071,6 +1076,10 @@ cdef class Stream(Source):
     @property
     def _ended_by(self):
         return LIMITS[self.ended_by]
+
+    @property
+    def _held(self):
+        return self.in_capacity + self.out_capacity
 
     # -------------------------------------------------------------- properties
 
