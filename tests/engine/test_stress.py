@@ -1,4 +1,4 @@
-"""Some of the random programs of fuzz/stress.py; `make stress` runs many, under AddressSanitizer."""
+"""Random programs of fuzz/stress.py; `make stress` runs many more, under AddressSanitizer."""
 
 from __future__ import annotations
 
