@@ -41,6 +41,7 @@ __all__ = ["NAME", "Stream", "attach", "serve", "stepped"]
 NAME: Final = "portable"
 
 _RECEIVE: Final = 64 * 1024  # bytes at a time
+_LEAST: Final = 4096  # a read limit below this does not make pieces smaller
 _RESET_ON_CLOSE: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
@@ -227,7 +228,7 @@ class _ScratchLink(AsyncioLink, asyncio.BufferedProtocol):
         self._received = self._upward.received
 
     def receive_at_most(self, size: int) -> None:
-        self._scratch = self._whole_scratch[:size]
+        self._scratch = self._whole_scratch[: max(size, _LEAST)]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)

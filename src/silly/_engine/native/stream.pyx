@@ -99,6 +99,7 @@ from silly._engine import stream as portable
 
 cdef enum:
     HIGH_WATER = 65536  # bytes: a batch this large leaves at once; writers wait above it
+    LEAST = 4096  # bytes: a read limit below this does not make pieces smaller
     LARGE = 16384  # bytes: a piece longer than this is received and sent without being copied
     IN_A_ROW = 1000  # reads that need not wait, until others have their turn
 
@@ -377,12 +378,14 @@ cdef class Stream(Source):
     cdef size_t most(self, size_t unread) noexcept:
         """How many bytes to receive at most: no more stay unread than may, or a read wants."""
         cdef Read reader = self.reader
-        cdef size_t held = self.limit_of_reads
+        cdef size_t held = self.limit_of_reads if self.limit_of_reads > LEAST else LEAST
+        if self.closing:
+            return RECEIVE
         if reader is not None and reader.wanted > held and reader.is_pending():
             held = reader.wanted
         if held >= unread + RECEIVE:
             return RECEIVE
-        return held - unread if held > unread else 1
+        return held - unread if held > unread else LEAST
 
     cdef int receive(self) except -1:
         """Receive once; what came is handed out when the group has received.
