@@ -74,7 +74,7 @@ async def test_no_task_can_be_made(error: type[BaseException]) -> None:
             raise error("no task")
         return asyncio.Task(coroutine, loop=loop, **options)
 
-    loop.set_task_factory(factory)
+    loop.set_task_factory(factory)  # type: ignore[arg-type]
     try:
         async with tcp.listen(ANY, echo, limits=COUNTED) as listener:
             for _ in range(5):  # more than there may be at a time
@@ -127,7 +127,7 @@ async def test_an_observer_is_told_the_end_of_what_had_no_handler() -> None:
         return asyncio.Task(coroutine, loop=loop, **options)
 
     async with tcp.listen(ANY, echo, observer=Watcher()) as listener:
-        loop.set_task_factory(factory)
+        loop.set_task_factory(factory)  # type: ignore[arg-type]
         try:
             with client_of(listener) as client:
                 assert isinstance(await end_of(client), ConnectionResetError)
