@@ -32,6 +32,7 @@ FLOORS = (
         "silly._units",
         "silly.log",
         "silly.systemd",
+        "silly.text",
         "silly._channel",
     ),
     ("silly._engine", "silly.task", "silly.crypto", "silly._control"),
