@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final, TextIO
 
+from silly import stdio
 from silly.cli import run
 
 __all__ = ["VERBS", "main"]
@@ -29,6 +30,7 @@ VERBS: Final = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line *argv* (`sys.argv` if None) and return the exit code."""
+    stdio.reserve()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] in VERBS:
         try:

@@ -14,7 +14,7 @@ from typing import Any, Final, TextIO
 
 import click
 
-from silly import _units, runtime
+from silly import _units, runtime, stdio
 from silly.cli.command import (
     DURATION,
     INTERRUPTED,
@@ -37,6 +37,7 @@ from silly.net import tcp
 __all__ = ["main"]
 
 DEFAULT: Final = "127.0.0.1:9999"
+OUTPUT_LOST: Final = 1
 CANNOT_LISTEN: Final = 3
 
 _EPILOG: Final = """\
@@ -51,6 +52,7 @@ Examples:
 
 Exit codes:
   0    stopped by Ctrl-C or SIGTERM; the summary is printed
+  1    the same, but not all output could be written: the disk is full, nobody reads it
   2    wrong usage: a bad address or value, modes that contradict each other
   3    an address cannot be used: taken, not permitted, not of this machine
   130  interrupted before it listened, or while it stopped
@@ -59,7 +61,7 @@ Exit codes:
 
 def main(arguments: Sequence[str]) -> int:
     """Run ``silly echo`` with *arguments* and return the exit code."""
-    return run(_echo, "echo", arguments)
+    return run(_echo, "echo", arguments, waits=False)
 
 
 _MODE, _NETWORK, _OUT = "Mode (one of them)", "A bad network", "Output"
@@ -150,6 +152,10 @@ def _echo(
         print(json.dumps(summary), flush=True)
     for line in summary_lines(summary, MODES[mode].unit):
         print(line, file=out, flush=True)
+    if isinstance(sys.stdout, stdio.Messages):
+        lost = sys.stdout.end()
+        if lost is not None and (as_json or not isinstance(lost, BrokenPipeError)):
+            raise Failure(f"cannot write standard output: {lost.strerror}", OUTPUT_LOST)
     return INTERRUPTED if interrupted else 0
 
 

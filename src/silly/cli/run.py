@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import logging
 import platform
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import silly
-from silly import _control
+from silly import _control, stdio
 from silly.cli import watching
 from silly.cli.options import OPTIONS, add_options, split
+from silly.log import DroppingHandler, unconfigured_logging_drops
 from silly.runtime import run_function, run_script
 from silly.workers import Supervisor
 
@@ -140,7 +142,7 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
     if sys.platform == "win32":
         print("silly: --workers and --reload need a Unix system", file=sys.stderr)
         return USAGE_ERROR
-    handler = logging.StreamHandler()
+    handler = DroppingHandler()
     handler.setFormatter(logging.Formatter("silly: %(message)s"))
     logger = logging.getLogger("silly.workers")
     logger.addHandler(handler)
@@ -157,16 +159,24 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
         watchdog=options.watchdog,
         develop=options.reload,
     )
-    watch = (supervisor, options.metrics, options.admin)
-    if not options.reload:
-        return asyncio.run(watching.watched(supervisor.run, *watch))
+    supervise: Callable[[], Awaitable[int]] = supervisor.run
+    if options.reload:
+        try:
+            from silly.cli.reload import run_reloading  # noqa: PLC0415 - an extra
+        except ImportError:
+            print(
+                "silly: --reload needs watchfiles: pip install 'silly-net[reload]'", file=sys.stderr
+            )
+            return USAGE_ERROR
+        directory = Path.cwd() if is_function else Path(options.file).resolve().parent
+        supervise = functools.partial(run_reloading, supervisor, directory)
     try:
-        from silly.cli.reload import run_reloading  # noqa: PLC0415 - an extra
-    except ImportError:
-        print("silly: --reload needs watchfiles: pip install 'silly-net[reload]'", file=sys.stderr)
-        return USAGE_ERROR
-    directory = Path.cwd() if is_function else Path(options.file).resolve().parent
-    return asyncio.run(watching.watched(lambda: run_reloading(supervisor, directory), *watch))
+        with unconfigured_logging_drops():
+            return asyncio.run(
+                watching.watched(supervise, supervisor, options.metrics, options.admin)
+            )
+    finally:
+        handler.flush_for(stdio.AT_END)
 
 
 def _watching(options: argparse.Namespace) -> list[str]:

@@ -26,6 +26,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from silly import stdio
+from silly.log import unconfigured_logging_drops
 from silly.workers.supervisor import Supervisor
 
 __all__ = ["Supervisor", "run_workers"]
@@ -47,4 +49,6 @@ def run_workers(target: str, args: Sequence[str] = (), **options: Any) -> int:
         supervisor = Supervisor(target, args, **options)
         return await supervisor.run()
 
-    return asyncio.run(supervise())
+    stdio.reserve()
+    with unconfigured_logging_drops():
+        return asyncio.run(supervise())

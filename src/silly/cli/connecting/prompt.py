@@ -8,15 +8,43 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import run_in_terminal
 from prompt_toolkit.formatted_text import FormattedText
-from prompt_toolkit.history import InMemoryHistory
+from prompt_toolkit.history import History
 
 __all__ = ["Prompt"]
 
-_LONGEST = 200  # characters of an unfinished line before the one that is typed
+_SHOWN = 200  # characters of an unfinished line before the one that is typed
+_HELD = 4096  # characters of an unfinished line; a longer one is printed in parts
+_REMEMBERED = 1000  # lines that were typed
+
+
+class _Recent(History):
+    """The last lines that were typed; none is kept on disk, as one may be a password."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: deque[str] = deque(maxlen=_REMEMBERED)
+
+    async def load(self) -> AsyncGenerator[str, None]:
+        for line in reversed(self._lines):
+            yield line
+
+    def get_strings(self) -> list[str]:
+        return list(self._lines)
+
+    def append_string(self, string: str) -> None:
+        self._lines.append(string)
+
+    def load_history_strings(self) -> Iterable[str]:
+        return reversed(self._lines)
+
+    def store_string(self, string: str) -> None:
+        """Store nothing more."""
 
 
 class Prompt:
@@ -28,8 +56,8 @@ class Prompt:
         self._unfinished = ""
         self._asking = False
         self._session: PromptSession[str] = PromptSession(
-            message=lambda: FormattedText([("", self._unfinished[-_LONGEST:])]),
-            history=InMemoryHistory(),  # nothing of it is kept: it may hold passwords
+            message=lambda: FormattedText([("", self._unfinished[-_SHOWN:])]),
+            history=_Recent(),
         )
 
     async def ask(self) -> str:
@@ -50,6 +78,8 @@ class Prompt:
     async def show(self, text: str) -> None:
         """Print *text*, which must be safe for a terminal, above what is being typed."""
         whole, newline, self._unfinished = (self._unfinished + text).rpartition("\n")
+        if len(self._unfinished) > _HELD:
+            whole, newline, self._unfinished = whole + newline + self._unfinished, "\n", ""
         if not self._asking:
             _print(whole + newline)
         elif newline:
