@@ -23,7 +23,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Final, TextIO, cast
+from typing import Final, Literal, TextIO
 
 __all__ = [
     "AT_END",
@@ -34,6 +34,7 @@ __all__ = [
     "data_stream",
     "descriptor_of",
     "reserve",
+    "unhurried",
     "unhurried_errors",
     "write_all",
 ]
@@ -206,7 +207,7 @@ class Dropper:
         self._retrying: asyncio.AbstractEventLoop | None = None  # which will try again
         self._is_pushing = False
         self.error: OSError | None = None
-        """Why something was lost, the last time; None if nothing was."""
+        """Why something was lost without a word in its place; None if nothing was."""
 
     def write(self, data: bytes) -> bool:
         """Write *data*, or keep it; return False if there is no room even to keep it."""
@@ -217,7 +218,6 @@ class Dropper:
             self.flush()
         else:
             self._untold += 1
-            self.error = _unread()
         return fits
 
     def flush(self) -> None:
@@ -334,7 +334,7 @@ class Messages(Stream):
         self._dropper.retry_later()
 
     def end(self) -> OSError | None:
-        """Give a slow reader a second; return why something was lost, if it was."""
+        """Give a slow reader a second; return why something was lost without a word, if it was."""
         self.flush()
         self._dropper.flush_for(AT_END)
         self._dropper.close()
@@ -342,16 +342,24 @@ class Messages(Stream):
 
 
 @contextlib.contextmanager
-def unhurried_errors() -> Iterator[None]:
-    """Let nothing that is printed to standard error wait for its reader, in ``with``."""
-    before = sys.stderr
-    if before is not None and descriptor_of(before) is None:  # it only stands for a file
-        yield
+def unhurried(name: Literal["stdout", "stderr"]) -> Iterator[Messages | None]:
+    """Let nothing that is printed to `sys.stdout` or `sys.stderr` wait, in ``with``.
+
+    Gives the stream in its place; None if it is left alone, as it only stands for a file.
+    """
+    before = getattr(sys, name)
+    if not isinstance(before, Stream | None) and descriptor_of(before) is None:
+        yield None
         return
     messages = Messages(before)
-    sys.stderr = cast("TextIO", messages)
+    setattr(sys, name, messages)
     try:
-        yield
+        yield messages
     finally:
-        sys.stderr = before
+        setattr(sys, name, before)
         messages.end()
+
+
+def unhurried_errors() -> contextlib.AbstractContextManager[object]:
+    """Let nothing that is printed to standard error wait for its reader, in ``with``."""
+    return unhurried("stderr")

@@ -110,13 +110,13 @@ class GroupedCommand(click.Command):
             formatter.write(f"\n{self.epilog}")
 
 
-def run(command: click.Command, name: str, arguments: Sequence[str], *, waits: bool = True) -> int:
+def run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
     """Run *command* as ``silly NAME …`` and return the exit code; errors become one line.
 
-    What it prints to standard output waits until it is read and is whole, unless *waits*
-    is False; what it prints to standard error never waits.
+    What it prints to standard output waits until it is read, and is whole; what it prints
+    to standard error never waits.
     """
-    with _standard_streams(waits=waits):
+    with _standard_streams():
         try:
             code = _run(command, name, arguments)
             sys.stdout.flush()
@@ -128,20 +128,15 @@ def run(command: click.Command, name: str, arguments: Sequence[str], *, waits: b
 
 
 @contextlib.contextmanager
-def _standard_streams(*, waits: bool) -> Iterator[None]:
+def _standard_streams() -> Iterator[None]:
     before = sys.stdout
     with stdio.unhurried_errors():
-        if before is not None and stdio.descriptor_of(before) is None:
-            yield  # it only stands for a file
-            return
-        output = stdio.data_stream(before, "standard output") if waits else stdio.Messages(before)
-        sys.stdout = cast("TextIO", output)
+        if before is None or stdio.descriptor_of(before) is not None:
+            sys.stdout = cast("TextIO", stdio.data_stream(before, "standard output"))
         try:
             yield
         finally:
             sys.stdout = before
-            if isinstance(output, stdio.Messages):
-                output.end()
 
 
 def _run(command: click.Command, name: str, arguments: Sequence[str]) -> int:

@@ -61,7 +61,7 @@ Exit codes:
 
 def main(arguments: Sequence[str]) -> int:
     """Run ``silly echo`` with *arguments* and return the exit code."""
-    return run(_echo, "echo", arguments, waits=False)
+    return run(_echo, "echo", arguments)
 
 
 _MODE, _NETWORK, _OUT = "Mode (one of them)", "A bad network", "Output"
@@ -92,8 +92,10 @@ def _positive_size(text: str) -> int:
 @option(_MODE, "--chargen", is_flag=True, help="Send characters without end (RFC 864).")
 @option(_MODE, "--commands", is_flag=True, help="Answer help, time and quit, as the tutorial does.")
 @option("UDP", "--udp", is_flag=True,
-        help="Answer datagrams, too, on the same ports. Those from ports 0, 7, 13, 17, 19 and "
-        "from the server's own are never answered: their sender is forged.")  # fmt: skip
+        help="Answer datagrams, too, on the same ports. Those from ports below 1024 (and a few "
+        "others of services) and from the server's own are never answered: their sender is "
+        f"forged. A datagram that is repeated goes unanswered once in {datagrams.REPEATS} times: "
+        "that ends a loop with another server.")  # fmt: skip
 @option(_NETWORK, "--delay", type=DURATION, default="0s",
         help="Each answer leaves so much later (200ms).")  # fmt: skip
 @option(_NETWORK, "--drop", type=Parsed("probability", _share), default="0",
@@ -128,12 +130,32 @@ def _echo(
     limits = limits_of(options)
     addrs = addrs or (DEFAULT,)
     _check(addrs, mode, udp=udp, delay=delay, drop=drop)
+    # Nobody need read what it says: a server must not wait for that.
+    with stdio.unhurried("stdout") as output:
+        code = _serve(
+            mode, addrs, limits, Impairment(delay, drop, max_rate),
+            grace=grace, udp=udp, log=log, as_json=as_json,
+        )  # fmt: skip
+        lost = None if output is None else output.end()
+    if lost is not None and (as_json or not isinstance(lost, BrokenPipeError)):
+        raise Failure(f"cannot write standard output: {lost.strerror}", OUTPUT_LOST)
+    return code
+
+
+def _serve(
+    mode: str,
+    addrs: Sequence[str],
+    limits: tcp.Limits,
+    impairment: Impairment,
+    *,
+    grace: float,
+    udp: bool,
+    log: bool,
+    as_json: bool,
+) -> int:
     out = sys.stderr if as_json else sys.stdout
     on_screen = not log and _is_screen(out)
-    server = _Server(
-        mode, addrs, limits, Impairment(delay, drop, max_rate),
-        Log() if on_screen else Lines(out), udp=udp,
-    )  # fmt: skip
+    server = _Server(mode, addrs, limits, impairment, Log() if on_screen else Lines(out), udp=udp)
     interrupted = False
     try:
         runtime.run(server.run(out, on_screen=on_screen, as_json=as_json), grace=grace)
@@ -152,10 +174,6 @@ def _echo(
         print(json.dumps(summary), flush=True)
     for line in summary_lines(summary, MODES[mode].unit):
         print(line, file=out, flush=True)
-    if isinstance(sys.stdout, stdio.Messages):
-        lost = sys.stdout.end()
-        if lost is not None and (as_json or not isinstance(lost, BrokenPipeError)):
-            raise Failure(f"cannot write standard output: {lost.strerror}", OUTPUT_LOST)
     return INTERRUPTED if interrupted else 0
 
 
