@@ -16,14 +16,14 @@ from prompt_toolkit.application import run_in_terminal
 from prompt_toolkit.formatted_text import FormattedText
 from prompt_toolkit.history import History
 
-__all__ = ["Prompt"]
+__all__ = ["Prompt", "Recent"]
 
 _SHOWN = 200  # characters of an unfinished line before the one that is typed
 _HELD = 4096  # characters of an unfinished line; a longer one is printed in parts
 _REMEMBERED = 1000  # lines that were typed
 
 
-class _Recent(History):
+class Recent(History):
     """The last lines that were typed; none is kept on disk, as one may be a password."""
 
     def __init__(self) -> None:
@@ -31,16 +31,20 @@ class _Recent(History):
         self._lines: deque[str] = deque(maxlen=_REMEMBERED)
 
     async def load(self) -> AsyncGenerator[str, None]:
+        """Yield them, the last one first."""
         for line in reversed(self._lines):
             yield line
 
     def get_strings(self) -> list[str]:
+        """Return them, the last one last."""
         return list(self._lines)
 
     def append_string(self, string: str) -> None:
+        """Add a line; the oldest may be forgotten."""
         self._lines.append(string)
 
     def load_history_strings(self) -> Iterable[str]:
+        """Return them, the last one first."""
         return reversed(self._lines)
 
     def store_string(self, string: str) -> None:
@@ -57,7 +61,7 @@ class Prompt:
         self._asking = False
         self._session: PromptSession[str] = PromptSession(
             message=lambda: FormattedText([("", self._unfinished[-_SHOWN:])]),
-            history=_Recent(),
+            history=Recent(),
         )
 
     async def ask(self) -> str:
