@@ -64,7 +64,7 @@ Examples:
 Exit codes:
   0    every reply was right, every --assert holds
   1    an --assert fails (find-max: no rate holds)
-  2    wrong usage, or a file cannot be read or written
+  2    wrong usage, or a file or standard output cannot be read or written
   3    the server could not be reached
   4    a reply was wrong, or a connection failed (unless an --assert allows errors)
   130  interrupted (143: terminated, 129: hung up): what was measured so far is printed

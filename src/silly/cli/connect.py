@@ -45,7 +45,8 @@ Examples:
 
 Exit codes (those of OpenBSD's netcat, but for wrong usage and idleness):
   0    the conversation ended: the peer finished, and so did the input
-  1    not connected, or the connection was lost, or idle for too long
+  1    not connected, or the connection was lost, or idle for too long, or the output
+       cannot be written
   2    wrong usage
   130  interrupted (143: terminated)
 """

@@ -17,7 +17,8 @@ or waits while it listens everywhere its predecessor did.
 
 Signals: SIGTERM and SIGINT drain all (again: at once), SIGHUP restarts one
 worker after the other, SIGTTIN and SIGTTOU add and remove one, SIGUSR1 has each
-worker print what it is doing (`silly.runtime`).
+worker print what it is doing (`silly.runtime`). What the supervisor logs never
+waits for a reader: it would not supervise meanwhile.
 """
 
 from __future__ import annotations
