@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from silly._engine import engine
 from silly._engine import stream as portable
 from silly._live import Live
+from silly.text import printable
 
 if TYPE_CHECKING:
     from silly.net.conn import Conn
@@ -258,7 +259,7 @@ def report(loop: asyncio.AbstractEventLoop, running: types.FrameType | None = No
         ]
     if others["uncounted"]:
         lines.append(f"  and {others['uncounted']} more")
-    return "\n".join(lines) + "\n"
+    return "".join(f"{printable(line)}\n" for line in lines)  # Unix peers choose their names
 
 
 def _group_lines(group: dict[str, Any], direction: str) -> list[str]:
