@@ -17,6 +17,7 @@ from silly.cli import watching
 from silly.cli.options import OPTIONS, add_options, split
 from silly.runtime import run_function, run_script
 from silly.workers import Supervisor
+from silly.workers.process import working_directory
 
 __all__ = ["main"]
 
@@ -165,7 +166,9 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
     except ImportError:
         print("silly: --reload needs watchfiles: pip install 'silly-net[reload]'", file=sys.stderr)
         return USAGE_ERROR
-    directory = Path.cwd() if is_function else Path(options.file).resolve().parent
+    directory = Path(working_directory() or ".")
+    if not is_function:
+        directory = (directory / options.file).parent
     return asyncio.run(watching.watched(lambda: run_reloading(supervisor, directory), *watch))
 
 
