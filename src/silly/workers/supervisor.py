@@ -474,6 +474,8 @@ class Supervisor:
                     done = await self._replace(slot)
             if done:
                 logger.info("restarted")
+            elif not self._stops:
+                logger.error("the restart was abandoned; the workers that are left go on")
         self._restarting = None
         self._tend()
 
@@ -497,8 +499,6 @@ class Supervisor:
             )
             self._drain(new, 0)
         if not is_ready:
-            if not self._stops:
-                logger.error("the restart was abandoned; the workers that are left go on")
             return False
         for worker in old:
             if worker in slot.workers and worker.state is not State.STOPPING:
