@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import socket
 from collections.abc import Callable
@@ -34,10 +33,11 @@ from silly._channel import (
     Running,
     Stopping,
 )
+from silly._logger import ENDS_PROGRAM, Logger
 
 __all__ = ["CHANNEL", "Opened", "Worker", "merging", "provide", "worker"]
 
-logger = logging.getLogger("silly.workers")
+logger = Logger("silly.workers")
 
 CHANNEL: Final = "SILLY_CHANNEL"  # the descriptor, and the seconds between heartbeats
 _PATIENCE: Final = 30.0  # seconds for the supervisor to open a socket
@@ -168,14 +168,16 @@ class Worker:
                     self._give_back(key)
 
     def _on_end(self) -> None:
-        logger.warning("the supervisor is gone: stopping")
         self._stop(None)
+        logger.warning("the supervisor is gone: stopping")
 
     def _answer(self, name: str) -> tuple[bool, Any]:
         if name in _providers:
             try:
                 return True, _providers[name][0]()
-            except Exception:
+            except ENDS_PROGRAM:
+                raise
+            except BaseException:
                 logger.exception("cannot answer for %r", name)
         return False, None
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from pathlib import Path
 from typing import Final
 
 import watchfiles
 
+from silly._logger import Logger
 from silly.workers import Supervisor
 
 __all__ = ["run_reloading"]
 
-logger = logging.getLogger("silly.workers")
+logger = Logger("silly.workers")
 
 _LOOK_AT_LINKS: Final = 1000  # milliseconds between looks where the directory's name leads
 

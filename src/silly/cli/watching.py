@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 from silly import _control, admin, metrics
 from silly._live import Live
+from silly._logger import Logger
 from silly.log import DroppingHandler
 from silly.net import observer, tcp
 from silly.net.access_log import AccessLog
@@ -29,7 +30,7 @@ __all__ = [
     "watched",
 ]
 
-logger = logging.getLogger("silly.workers")
+logger = Logger("silly.workers")
 
 _PERIOD: Final = 2.0  # seconds between two questions to the workers
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -35,6 +34,7 @@ from silly._channel import (
     Stopping,
 )
 from silly._channel import Sockets as Granted
+from silly._logger import ENDS_PROGRAM, Logger
 from silly.runtime import GRACE
 from silly.systemd import VARIABLES, Service, watchdog_period
 from silly.workers.process import Slot, State, Worker, command_line, manner, working_directory
@@ -42,7 +42,7 @@ from silly.workers.sockets import Sockets
 
 __all__ = ["Supervisor"]
 
-logger = logging.getLogger("silly.workers")
+logger = Logger("silly.workers")
 
 _OVERDUE: Final = 10.0  # seconds after the grace, until a worker is killed
 _FORCED: Final = 3.0  # the same when there is no grace
@@ -178,6 +178,12 @@ class Supervisor:
         """Drain all workers; called again, end them at once."""
         self._stops += 1
         workers = self._workers()
+        for slot in self._slots:
+            slot.cancel_retry()
+        for worker in workers:
+            if self._stops > 1 or worker.state is not State.STOPPING:
+                self._drain(worker, self._grace if self._stops == 1 else 0)
+        self._end_if_done()
         if self._stops == 1:
             self._service.stopping()
             if workers:
@@ -187,12 +193,6 @@ class Supervisor:
                     len(workers),
                     "s"[: len(workers) > 1],
                 )
-        for slot in self._slots:
-            slot.cancel_retry()
-        for worker in workers:
-            if self._stops > 1 or worker.state is not State.STOPPING:
-                self._drain(worker, self._grace if self._stops == 1 else 0)
-        self._end_if_done()
 
     def _workers(self) -> list[Worker]:
         return [worker for slot in self._slots for worker in slot.workers]
@@ -232,10 +232,10 @@ class Supervisor:
                 )
             except OSError as error:
                 ours.close()
-                logger.error("cannot start worker %d: %s", slot.number, error)  # noqa: TRY400
                 if slot.is_empty:
                     slot.failures += 1
                     self._retry(slot)
+                logger.error("cannot start worker %d: %s", slot.number, error)  # noqa: TRY400
                 return None
         predecessor = next((each for each in slot.workers if each.was_heard), None)
         worker = Worker(
@@ -306,8 +306,8 @@ class Supervisor:
 
     def _kill(self, worker: Worker) -> None:
         if worker.process.poll() is None:
-            logger.warning("%s does not stop: killing it", worker)
             worker.process.kill()
+            logger.warning("%s does not stop: killing it", worker)
 
     def _died(self, worker: Worker) -> None:
         slot = worker.slot
@@ -328,8 +328,8 @@ class Supervisor:
             slot.is_finished = True
             logger.info("the program %s; waiting for a change", manner(code))
         elif code == 0:
-            logger.info("%s has come to its end", worker)
             slot.is_finished = slot.is_empty
+            logger.info("%s has come to its end", worker)
         elif not self._stops:
             self._died_unexpectedly(worker, code)
         self._tend()
@@ -342,9 +342,9 @@ class Supervisor:
             why = "it was never ready"
             if self._deaths > 1:
                 why = f"{self._deaths} workers died, and none was ever ready"
-            logger.error("%s %s; giving up: %s", worker, manner(code), why)
             self._code = code if code > 0 else 1
             self.stop()
+            logger.error("%s %s; giving up: %s", worker, manner(code), why)
             return
         if worker.became_ready.result() and self._loop.time() - worker.started_at >= self._settled:
             slot.failures = 0
@@ -489,6 +489,7 @@ class Supervisor:
                 is_ready = await asyncio.shield(new.became_ready)
         except TimeoutError:
             is_ready = False
+            self._drain(new, 0)
             silent = (new.expected or set()) - new.listening
             missing = ", ".join(sorted(address for address, _ in silent))
             logger.error(  # noqa: TRY400
@@ -497,7 +498,6 @@ class Supervisor:
                 _START_TIMEOUT,
                 f": it does not listen on {missing}" if missing else "",
             )
-            self._drain(new, 0)
         if not is_ready:
             return False
         for worker in old:
@@ -560,17 +560,18 @@ class Supervisor:
             answered, then the last ones of those that have ended (or, if the
             provider merges them, one for all of these).
         """
-        asked: list[asyncio.Future[None]] = []
+        asked: dict[tuple[Worker, int], asyncio.Future[None]] = {}
         for worker in self._workers():
             if worker.was_heard and not worker.channel.ended and not worker.channel.is_clogged:
                 self._asked += 1
                 future = worker.asked[self._asked] = self._loop.create_future()
-                asked.append(future)
+                asked[worker, self._asked] = future
                 worker.channel.send(Ask(self._asked, name))
         if asked:
-            await asyncio.wait(asked, timeout=seconds(timeout, "timeout"))
-            for future in asked:
+            await asyncio.wait(asked.values(), timeout=seconds(timeout, "timeout"))
+            for (worker, number), future in asked.items():
                 future.cancel()
+                worker.asked.pop(number, None)
         living = [each.answers[name] for each in self._workers() if name in each.answers]
         return [*living, *self._retired.get(name, ())]
 
@@ -583,7 +584,9 @@ class Supervisor:
         try:
             so_far = retired[0] if retired else None
             merged = merge(so_far, answer)
-        except Exception:
+        except ENDS_PROGRAM:
+            raise
+        except BaseException:
             logger.exception("cannot merge the last answer for %r", name)
         else:
             retired.clear()
@@ -602,7 +605,7 @@ class Supervisor:
             for worker in self._workers():
                 silent = self._loop.time() - worker.last_beat
                 if worker.was_heard and silent > period:
-                    logger.error("%s has not answered for %.3g s: killing it", worker, silent)
                     worker.process.send_signal(signal.SIGABRT)
                     if silent > 2 * period:
                         worker.process.kill()
+                    logger.error("%s has not answered for %.3g s: killing it", worker, silent)
