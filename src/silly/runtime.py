@@ -349,7 +349,8 @@ def run_script(
             source, path, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
         )
         sys.argv = [path, *args]
-        sys.path.insert(0, os.path.dirname(os.path.abspath(path)))  # noqa: PTH100, PTH120
+        # Resolved, as Python does: a symbolic link may lead elsewhere before the last import.
+        sys.path.insert(0, os.path.dirname(os.path.realpath(path)))  # noqa: PTH120
         module = types.ModuleType("__main__")
         module.__file__ = path
         sys.modules["__main__"] = module

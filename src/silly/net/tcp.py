@@ -35,7 +35,7 @@ from silly._logger import Logger
 from silly.errors import LimitExceeded, WriteQueueFull
 from silly.net import addr as addresses
 from silly.net.access_log import AccessLog
-from silly.net.addr import TCPAddress
+from silly.net.addr import TCPAddress, UnixAddress
 from silly.net.budget import MemoryBudget, memory_of
 from silly.net.conn import Conn, ConnStats
 from silly.net.dialing import dial
@@ -159,6 +159,7 @@ class Listener:
         backlog: int,
         *,
         reuse_port: bool,
+        mode: int | None,
         busy_poll: float,
         limits: Limits,
         observers: tuple[Observer, ...],
@@ -191,7 +192,7 @@ class Listener:
                 loop, sock, backlog, self._accept, busy_poll=busy_poll, gate=self._gate
             )
 
-        opened = obtain_sockets(address, backlog, reuse_port=reuse_port, serve=serve)
+        opened = obtain_sockets(address, backlog, reuse_port=reuse_port, mode=mode, serve=serve)
         self._release = opened.release
         sockets = opened.sockets
         self._addrs = tuple(addresses.format_sockaddr(sock.getsockname()) for sock in sockets)
@@ -657,6 +658,7 @@ def listen(
     linger: float | _Unset = FROM_LIMITS,
     idle_timeout: float | _Unset | None = FROM_LIMITS,
     reuse_port: bool = False,
+    mode: int | None = None,
     busy_poll: float = 0,
     access_log: bool = False,
     observer: Observer | None = None,
@@ -671,8 +673,10 @@ def listen(
 
     Args:
         addr: ``"127.0.0.1:9999"``, ``"[::1]:9999"``, ``":9999"`` (all interfaces,
-            IPv4 and IPv6), ``"localhost:9999"`` or ``"unix:/run/x.sock"``. A host
-            name is resolved before this returns.
+            IPv4 and IPv6), ``"localhost:9999"``, ``"unix:/run/x.sock"`` or
+            ``"unix:@name"`` (an abstract name: Linux). A host name is resolved
+            before this returns. A Unix socket's file that no process has open
+            any more is replaced; closing the listener removes its own.
         handler: a coroutine function of one argument, the `Conn`.
         backlog: how many connections may wait to be accepted (listen(2)).
         limits: what its clients may take; None for the defaults, or what the
@@ -683,6 +687,9 @@ def listen(
         idle_timeout: seconds, or None for no timeout, likewise; see `Limits`.
         reuse_port: let several processes listen on the same port (SO_REUSEPORT,
             socket(7)).
+        mode: permissions of a Unix socket's file, such as ``0o660``, whatever
+            the umask is; None for what the umask leaves (the supervisor's, in a
+            worker). A client must be allowed to write to connect.
         busy_poll: seconds for which the event loop goes on looking for more after
             each event, before it sleeps. Spends processor time to save the time
             that waking up takes: with few connections that is most of a round
@@ -707,6 +714,11 @@ def listen(
             f"not {type(handler).__name__}"
         )
     size(backlog, "backlog", least=1)
+    if mode is not None:
+        if not isinstance(address, UnixAddress) or address.is_abstract:
+            raise ValueError(f"mode is for the file of a Unix socket, and {addr!r} has none")
+        if size(mode, "mode", least=0) > 0o777:
+            raise ValueError(f"mode must be permissions, 0 to 0o777, not {mode:#o}")
     busy_poll = seconds(busy_poll, "busy_poll")
     limits = _checked_limits(
         limits,
@@ -725,6 +737,7 @@ def listen(
         address,
         backlog,
         reuse_port=reuse_port,
+        mode=mode,
         busy_poll=busy_poll,
         limits=limits,
         observers=observers,

@@ -88,7 +88,6 @@ from silly._engine.native.reactor cimport (
 from silly._engine.native.waiter cimport PENDING, Waiter, new_waiter
 
 import os
-import socket
 import time
 import warnings
 
@@ -1515,10 +1514,8 @@ cdef object inet_name(sockaddr_in6 *name):
         inet_ntop(AF_INET, &name4.sin_addr, text, sizeof(text))
         return (text.decode("ascii"), ntohs(name4.sin_port))
     inet_ntop(AF_INET6, &name.sin6_addr, text, sizeof(text))
-    host = text.decode("ascii")
-    if name.sin6_scope_id:
-        host += "%" + socket.if_indextoname(name.sin6_scope_id)
-    return (host, ntohs(name.sin6_port), ntohl(name.sin6_flowinfo), name.sin6_scope_id)
+    flow, scope = ntohl(name.sin6_flowinfo), name.sin6_scope_id
+    return (text.decode("ascii"), ntohs(name.sin6_port), flow, scope)
 
 
 cdef inline bint may_try_again(int error) noexcept:
