@@ -81,7 +81,10 @@ class Tracing:
 
 def _texts(error: BaseException) -> dict[str, Any]:
     """What a peer may have chosen of an exception, escaped."""
+    kind = type(error)
+    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
     return {
+        "exception.type": printable(f"{module}{kind.__qualname__}"),
         "exception.message": printable(str(error)),
         "exception.stacktrace": traceback_text(error),
     }
