@@ -77,6 +77,7 @@ class AsyncioLink(asyncio.BaseProtocol):
 
     def attach(self, upward: Upward) -> None:
         self._upward = upward
+        self.was_made = True
 
     def receive_at_most(self, size: int) -> None:
         pass  # the transport decides
@@ -96,7 +97,6 @@ class AsyncioLink(asyncio.BaseProtocol):
         try:
             self._accept(self)
         finally:
-            self.was_made = self._upward is not _NOBODY
             if not self.was_made:
                 self.abort()
                 if self._gate is not None:
@@ -196,9 +196,9 @@ class _PiecesLink(AsyncioLink, asyncio.Protocol):
         super().__init__(accept, sockaddr, gate)
         self.data_received = super().data_received  # type: ignore[method-assign]
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self.data_received = self._upward.received  # type: ignore[method-assign, assignment]
+    def attach(self, upward: Upward) -> None:
+        super().attach(upward)
+        self.data_received = upward.received  # type: ignore[method-assign, assignment]
         self._transport.set_protocol(self)  # uvloop looks the callback up once, here
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -227,12 +227,12 @@ class _ScratchLink(AsyncioLink, asyncio.BufferedProtocol):
         self._whole_scratch = self._scratch = scratch
         self._received = self._upward.received
 
+    def attach(self, upward: Upward) -> None:
+        super().attach(upward)
+        self._received = upward.received
+
     def receive_at_most(self, size: int) -> None:
         self._scratch = self._whole_scratch[: max(size, _LEAST)]
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._received = self._upward.received
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - it is large
         return self._scratch

@@ -33,6 +33,7 @@ cdef class Reactor:
     cdef object __weakref__
     cdef readonly object loop
     cdef int epoll  # its descriptor; -1: none
+    cdef object context  # in which the loop calls us; None: it does not tell
     cdef list table  # sources by descriptor
     cdef int sources
     cdef uint32_t generation

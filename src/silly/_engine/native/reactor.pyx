@@ -37,6 +37,8 @@ from silly._engine.native.linux cimport (
     EPOLL_CTL_ADD,
     EPOLL_CTL_DEL,
     EPOLL_CTL_MOD,
+    PyContext_Enter,
+    PyContext_Exit,
     PyTypeObject,
     close,
     epoll_create1,
@@ -223,6 +225,10 @@ cdef class Reactor:
             close(epoll)
             raise
         self.epoll = epoll
+        try:
+            self.context = self.loop._selector.get_key(epoll).data[0]._context
+        except (AttributeError, IndexError, KeyError, TypeError):
+            self.context = None
         return 0
 
     cdef int remove(self, Source source) except -1:
@@ -250,7 +256,16 @@ cdef class Reactor:
         return monotonic()
 
     def _on_ready(self):
-        self.batch()
+        # Out of the context that the loop calls this in, always the same: a loop that runs
+        # inside a handler must be able to call this, too.
+        cdef object context = self.context
+        if context is not None:
+            PyContext_Exit(context)
+        try:
+            self.batch()
+        finally:
+            if context is not None:
+                PyContext_Enter(context)
         if self.busy_poll > 0 and not self.spinning:
             self.spinning = True
             self.loop.call_soon(self._spin)
