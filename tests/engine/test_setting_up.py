@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-
 import silly
 from silly.net import tcp
 from silly.net.observer import Ending
@@ -217,16 +216,19 @@ async def test_a_listening_socket_that_somebody_shut_down(
         await conn.write(b"before\n")
         assert await conn.read(b"\n") == b"before\n"
         port = int(listener.local_addr.rpartition(":")[2])
-        for number in [int(name) for name in os.listdir("/proc/self/fd")]:
+        for number in [int(name) for name in os.listdir("/proc/self/fd")]:  # noqa: PTH208
             try:
                 mode = os.fstat(number).st_mode
             except OSError:
                 continue  # it was that of the listing
             if stat.S_ISSOCK(mode):
                 with socket.socket(fileno=os.dup(number)) as other:  # as if it were inherited
-                    if other.family == socket.AF_INET and other.getsockname()[1] == port:
-                        if other.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                            other.shutdown(socket.SHUT_RDWR)
+                    if (
+                        other.family == socket.AF_INET
+                        and other.getsockname()[1] == port
+                        and other.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                    ):
+                        other.shutdown(socket.SHUT_RDWR)
         await until(lambda: listener.stats.accept_stalls > 0)
         turns = 0
         while turns < 50:  # nothing goes round in circles meanwhile
@@ -257,5 +259,3 @@ def test_epoll_ctl_fails(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["refused", "0", "counts", "0", "others", "served", "later"]
-
-

@@ -190,6 +190,12 @@ cdef class Stream(Source):
             reactor.arriving = -1
         self.is_made = True
 
+    def __init__(self, *_, **__):
+        # All is done above, so that there is no connection without it; nor is it done twice.
+        if self.is_begun:
+            raise RuntimeError("a connection is set up once")
+        self.is_begun = True
+
     def __dealloc__(self):
         if self.in_capacity:
             PyMem_RawFree(self.in_data)
