@@ -604,7 +604,7 @@ async def test_two_tasks_on_one_iterator(shared: str, readers: str) -> None:
         got.append(mine)
         try:
             async for line in lines:
-                mine.append(line)
+                mine.append(line)  # noqa: PERF401 - one after the other
             done.extend(mine)
         except ConcurrentRead as error:
             refused.append(error)
