@@ -50,6 +50,7 @@ def extensions() -> list[Extension]:
             "initializedcheck": False,
             "cdivision": True,
             "auto_pickle": False,
+            "binding": False,  # else a method of the class does not check what it is called with
         },
     )
 

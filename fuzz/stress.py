@@ -651,8 +651,8 @@ class World:
     def do_thread_in_context(self, _conn: Conn | None, seconds: float) -> None:
         """Run in the context of a task of this loop, in a thread, as soon as it is left."""
         task = asyncio.current_task(self.loop)
-        if task is None or len(self.threads) > 20:
-            return
+        if task is None or task not in self.tasks or len(self.threads) > 20:
+            return  # (the task that directs the program is none of them)
         get_context = getattr(task, "get_context", contextvars.copy_context)
         context = get_context()
 

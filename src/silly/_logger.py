@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from silly.log import DroppingHandler
@@ -132,7 +132,10 @@ def _text(convert: Callable[[object], str], value: object) -> str:
 
 
 def traceback_text(error: BaseException) -> str:
-    """Return the traceback of *error*, with escaped messages, and without the last line end."""
+    """Return the traceback of *error*, with all that is not ours to choose escaped.
+
+    That is what its messages and notes say, and how its type is called.
+    """
     shown = traceback.TracebackException.from_exception(error)
     left, seen = [shown], set[int]()
     while left:
@@ -149,25 +152,40 @@ def traceback_text(error: BaseException) -> str:
             each.__notes__ = [printable(_text(str, note)) for note in notes]
         others = (each.__cause__, each.__context__, *(each.exceptions or ()))
         left += [other for other in others if other is not None]
-    return "".join(shown.format()).rstrip("\n")
+    formatted = "".join(shown.format()).rstrip("\n")
+    for each_error in _with_causes(error):
+        for name in _names(each_error):
+            if printable(name) != name:
+                formatted = formatted.replace(name, printable(name))
+    return "\n".join(map(printable, formatted.split("\n")))
 
 
 def _has_hostile_text(error: BaseException) -> bool:
     """Tell whether a traceback of *error* would show what is to be escaped."""
+    for each in _with_causes(error):
+        notes = getattr(each, "__notes__", ())
+        texts = [*_names(each), _text(str, each)]
+        texts += [_text(str, note) for note in (notes if isinstance(notes, list | tuple) else ())]
+        if isinstance(each, SyntaxError):
+            texts += [_text(str, each.text).rstrip("\n"), _text(str, each.filename)]
+        if any(printable(text) != text for text in texts):
+            return True
+    return False
+
+
+def _names(error: BaseException) -> tuple[str, str]:
+    return str(type(error).__qualname__), str(type(error).__module__)
+
+
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield *error* and all that its traceback shows beside it."""
     left, seen = [error], set[int]()
     while left:
         each = left.pop()
         if id(each) in seen:
             continue
         seen.add(id(each))
-        notes = getattr(each, "__notes__", ())
-        texts = [_text(str, each)]
-        texts += [_text(str, note) for note in (notes if isinstance(notes, list | tuple) else ())]
-        if isinstance(each, SyntaxError):
-            texts += [_text(str, each.text).rstrip("\n"), _text(str, each.filename)]
-        if any(printable(text) != text for text in texts):
-            return True
+        yield each
         members = each.exceptions if isinstance(each, BaseExceptionGroup) else ()
         others = (each.__cause__, each.__context__, *members)
         left += [other for other in others if other is not None]
-    return False

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-
 import silly
 from silly.net import tcp
 from silly.net.observer import Ending
@@ -75,7 +74,7 @@ async def test_no_task_can_be_made(error: type[BaseException]) -> None:
             raise error("no task")
         return asyncio.Task(coroutine, loop=loop, **options)
 
-    loop.set_task_factory(factory)
+    loop.set_task_factory(factory)  # type: ignore[arg-type]
     try:
         async with tcp.listen(ANY, echo, limits=COUNTED) as listener:
             for _ in range(5):  # more than there may be at a time
@@ -128,7 +127,7 @@ async def test_an_observer_is_told_the_end_of_what_had_no_handler() -> None:
         return asyncio.Task(coroutine, loop=loop, **options)
 
     async with tcp.listen(ANY, echo, observer=Watcher()) as listener:
-        loop.set_task_factory(factory)
+        loop.set_task_factory(factory)  # type: ignore[arg-type]
         try:
             with client_of(listener) as client:
                 assert isinstance(await end_of(client), ConnectionResetError)
@@ -217,16 +216,19 @@ async def test_a_listening_socket_that_somebody_shut_down(
         await conn.write(b"before\n")
         assert await conn.read(b"\n") == b"before\n"
         port = int(listener.local_addr.rpartition(":")[2])
-        for number in [int(name) for name in os.listdir("/proc/self/fd")]:
+        for number in [int(name) for name in os.listdir("/proc/self/fd")]:  # noqa: PTH208
             try:
                 mode = os.fstat(number).st_mode
             except OSError:
                 continue  # it was that of the listing
             if stat.S_ISSOCK(mode):
                 with socket.socket(fileno=os.dup(number)) as other:  # as if it were inherited
-                    if other.family == socket.AF_INET and other.getsockname()[1] == port:
-                        if other.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                            other.shutdown(socket.SHUT_RDWR)
+                    if (
+                        other.family == socket.AF_INET
+                        and other.getsockname()[1] == port
+                        and other.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                    ):
+                        other.shutdown(socket.SHUT_RDWR)
         await until(lambda: listener.stats.accept_stalls > 0)
         turns = 0
         while turns < 50:  # nothing goes round in circles meanwhile
@@ -257,5 +259,3 @@ def test_epoll_ctl_fails(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["refused", "0", "counts", "0", "others", "served", "later"]
-
-

@@ -38,12 +38,12 @@ __all__ = [
 
 UNSENT_IN_KERNEL: Final = 256 * 1024  # bytes
 
+_NAMES_OF_ONE_CONNECTION: Final = (
+    "ECONNABORTED EINTR EPERM EPROTO ENETDOWN ENOPROTOOPT EHOSTDOWN ENONET EHOSTUNREACH "
+    "EOPNOTSUPP ENETUNREACH ETIMEDOUT"
+)
 OF_ONE_CONNECTION: Final = frozenset(
-    getattr(errno, name, 0)
-    for name in (
-        "ECONNABORTED EINTR EPERM EPROTO ENETDOWN ENOPROTOOPT EHOSTDOWN ENONET EHOSTUNREACH "
-        "EOPNOTSUPP ENETUNREACH ETIMEDOUT"
-    ).split()
+    getattr(errno, name) for name in _NAMES_OF_ONE_CONNECTION.split() if hasattr(errno, name)
 )
 """Errors of accept(2) that tell of one connection, which is gone; others will be accepted."""
 

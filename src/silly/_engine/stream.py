@@ -105,10 +105,10 @@ class Stream:
         "_bytes_out",
         "_clock",
         "_closing",
-        "_full",
         "_delimiter",
         "_ended",
         "_ended_by",
+        "_full",
         "_gone",
         "_handed",
         "_high_water",
@@ -145,7 +145,7 @@ class Stream:
         "_writer_told",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - it says what there is
         self,
         link: Link,
         loop: asyncio.AbstractEventLoop,
@@ -784,7 +784,7 @@ class Stream:
             self._all_acked = written
             self._acked = -1
             return False
-        if 0 <= self._acked and acked < self._owed:  # of what was owed then, some still is
+        if self._acked >= 0 and acked < self._owed:  # of what was owed then, some still is
             if now - self._acked_since < window:
                 return False
             if acked - self._acked < rate * (now - self._acked_since):

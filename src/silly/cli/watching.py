@@ -78,7 +78,7 @@ class _Supervisor(Protocol):
 
 
 def _retire(so_far: Any, last: Any) -> Any:
-    return metrics.merge([so_far or {}, metrics.retired(last)])
+    return metrics.retired(last, so_far)
 
 
 def _forget(_so_far: Any, _last: Any) -> Any:
@@ -101,7 +101,8 @@ def measure_worker() -> None:
 
 def _provide() -> None:
     for name, (function, merge) in ANSWERS.items():
-        _control.provide(name, function, merge=merge)
+        meanwhile = metrics.snapshot_in_turns if name == "stats" else None
+        _control.provide(name, function, merge=merge, meanwhile=meanwhile)
 
 
 def watch_workers(

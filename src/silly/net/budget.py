@@ -82,9 +82,9 @@ class MemoryBudget:
 
     def _end(self, ranked: list[tuple[float, int, Conn]]) -> None:
         """Reset the last of *ranked*, in slices, until there is relief."""
-        self._handle = None
         for _, _, conn in ranked[-1 : -ENDED - 1 : -1]:
             if self.limit is None or self.held <= self.limit * RELIEF:
+                self._handle = None
                 return
             ranked.pop()
             conn._end_for("memory_budget", complaints.over_budget(conn._held))

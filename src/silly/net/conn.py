@@ -18,6 +18,7 @@ from silly._engine.complaints import Buffer
 from silly._engine.interface import Deadlines
 from silly.net import addr as addresses
 from silly.net.deadline import Deadline
+from silly.text import printable
 
 __all__ = ["Conn", "ConnStats"]
 
@@ -310,7 +311,8 @@ class Conn(ABC):
 
     def __repr__(self) -> str:
         state = "open" if self.is_alive else "closed" if self._is_closing else "lost"
-        return f"<Conn {self.local_addr} to {self.remote_addr}, {state}>"
+        ends = f"{printable(self.local_addr)} to {printable(self.remote_addr)}"
+        return f"<Conn {ends}, {state}>"
 
     # ------------------------------------------------ what the engine's stream tells
 

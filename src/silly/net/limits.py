@@ -179,8 +179,7 @@ class Limits:
         500.0,
         _RATE,
         "bytes/second",
-        "that the client must take on average, while it has more to take, here or in the "
-        "kernel",
+        "that the client must take on average, while it has more to take, here or in the kernel",
     )
     send_window: float = _limit(
         120.0,

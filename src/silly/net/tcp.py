@@ -21,7 +21,7 @@ import errno
 import inspect
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -63,6 +63,7 @@ logger = Logger("silly.net")
 BACKLOG: Final = 128
 GRACE: Final = 5.0  # seconds
 _AFTER_CANCEL: Final = 1.0  # seconds that a cancelled handler has to clean up
+_IN_A_TURN: Final = 500  # connections summed up, until the loop has its turn
 _PASSES: Final = 3  # of the loop, until the portable engine has handed on what it accepted
 
 Handler = Callable[["Conn"], Awaitable[object]]
@@ -416,14 +417,35 @@ class Listener:
     @property
     def stats(self) -> ListenerStats:
         """Counts of connections, refusals, errors and bytes. Asks each live connection."""
+        *_, sums = self._sums()
+        return self._stats(*sums)
+
+    async def _stats_in_turns(self) -> ListenerStats:
+        """Return `stats`, and let the loop have its turn now and then."""
+        sums = (0, 0, 0, 0)
+        for sums in self._sums():  # noqa: B007
+            await asyncio.sleep(0)
+        return self._stats(*sums)
+
+    def _sums(self) -> Iterator[tuple[int, int, int, int]]:
+        """Yield the bytes in, out, unsent and unread, of more connections each time.
+
+        What is over before the next step is not lost, nor counted twice: the bytes of
+        past connections are looked up first, those of the others in the connections.
+        """
         bytes_in, bytes_out = self._past_bytes_in, self._past_bytes_out
         unsent = unread = 0
-        for conn in self._conns():
+        for number, conn in enumerate(self._conns(), 1):
             received, sent = conn._counts
             bytes_in += received
             bytes_out += sent
             unsent += conn.unsent_bytes
             unread += conn.unread_bytes
+            if number % _IN_A_TURN == 0:
+                yield bytes_in, bytes_out, unsent, unread
+        yield bytes_in, bytes_out, unsent, unread
+
+    def _stats(self, bytes_in: int, bytes_out: int, unsent: int, unread: int) -> ListenerStats:
         backlogs = [backlog for server in self._servers if (backlog := server.backlog())]
         overflows = backlog_overflows()
         gate = self._gate

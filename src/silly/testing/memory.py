@@ -155,9 +155,7 @@ class _MemoryLink:
             return
         self._move()
         if (self._call_when_empty and not self._queue) or (
-            self._full
-            and len(self._queue) <= self._high_water // 4
-            and not self._call_when_empty
+            self._full and len(self._queue) <= self._high_water // 4 and not self._call_when_empty
         ):
             self._full = self._call_when_empty = False
             self._loop.call_soon(self._tell_room)

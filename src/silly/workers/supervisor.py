@@ -560,18 +560,22 @@ class Supervisor:
             answered, then the last ones of those that have ended (or, if the
             provider merges them, one for all of these).
         """
-        asked: dict[tuple[Worker, int], asyncio.Future[None]] = {}
+        asked: list[asyncio.Future[None]] = []
+        self._asked += 1
+        number = self._asked
         for worker in self._workers():
             if worker.was_heard and not worker.channel.ended and not worker.channel.is_clogged:
-                self._asked += 1
-                future = worker.asked[self._asked] = self._loop.create_future()
-                asked[worker, self._asked] = future
-                worker.channel.send(Ask(self._asked, name))
-        if asked:
-            await asyncio.wait(asked.values(), timeout=seconds(timeout, "timeout"))
-            for (worker, number), future in asked.items():
+                future = worker.asked[number] = self._loop.create_future()
+                asked.append(future)
+                worker.channel.send(Ask(number, name))
+        try:
+            if asked:
+                await asyncio.wait(asked, timeout=seconds(timeout, "timeout"))
+        finally:
+            for future in asked:
                 future.cancel()
-                worker.asked.pop(number, None)
+            for worker in self._workers():
+                worker.asked.pop(number, None)  # one that does not answer keeps none
         living = [each.answers[name] for each in self._workers() if name in each.answers]
         return [*living, *self._retired.get(name, ())]
 

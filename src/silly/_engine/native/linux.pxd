@@ -173,6 +173,7 @@ cdef extern from *:
         PyObject *dict = Py_XNewRef(kind->tp_dict);
     #endif
         kind->tp_new = NULL;
+        kind->tp_vectorcall = NULL;
         kind->tp_flags |= Py_TPFLAGS_DISALLOW_INSTANTIATION;
         if (dict == NULL || PyDict_DelItemString(dict, "__new__") < 0) PyErr_Clear();
         Py_XDECREF(dict);

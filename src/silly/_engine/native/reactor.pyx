@@ -118,7 +118,8 @@ cdef class Source:
         event.events = interest
         event.data.u64 = (<uint64_t>self.generation << 32) | <uint32_t>self.fd
         if epoll_ctl(self.reactor.epoll, operation, self.fd, &event) < 0:
-            return self.not_watched(errno)
+            if interest != 0:
+                return self.not_watched(errno)
         self.interest = interest
         return 0
 

@@ -198,8 +198,8 @@ cdef class Server(Source):
 
     cdef int back_off(self, int error) except -1:
         if self.timer is None:
-            self.watch(0)
             self.timer = self.reactor.loop.call_later(BACK_OFF, self._go_on)
+            self.watch(0)
             self.gate.stalled(error, BACK_OFF)
         return 0
 

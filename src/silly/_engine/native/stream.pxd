@@ -48,7 +48,7 @@ cdef class Stream(Source):
     cdef uint8_t gone
     cdef uint8_t reader_told, writer_told  # of the loss
     cdef uint8_t idle_swept
-    cdef uint8_t is_made
+    cdef uint8_t is_made, is_begun
     cdef uint8_t ended_by  # a limit of LIMITS
 
     cdef object loss

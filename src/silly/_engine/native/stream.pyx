@@ -189,6 +189,12 @@ cdef class Stream(Source):
             reactor.arriving = -1
         self.is_made = True
 
+    def __init__(self, *_, **__):
+        # All is done above, so that there is no connection without it; nor is it done twice.
+        if self.is_begun:
+            raise RuntimeError("a connection is set up once")
+        self.is_begun = True
+
     def __dealloc__(self):
         if self.in_capacity:
             PyMem_RawFree(self.in_data)
@@ -459,7 +465,8 @@ cdef class Stream(Source):
                 reader.waiter.wake(self.reactor)
         finally:
             self.own()
-        return self.control_flow()
+            self.control_flow()
+        return 0
 
     cdef int receive_end(self) except -1:
         self.ended = True
@@ -780,21 +787,26 @@ cdef class Stream(Source):
         if self.writable:
             self.flush()
         self.enter_closing()
-        if self.gone or self.failed:
-            return
-        if self.out_start == self.out_end:
-            self.close_sent()
-        elif self.linger_time == 0:
-            self.abort()
-        else:
-            self.start_linger()
-            self.full = self.call_when_empty = True
+        try:
+            if self.gone or self.failed:
+                pass
+            elif self.out_start == self.out_end:
+                self.close_sent()
+            elif self.linger_time == 0:
+                self.abort()
+            else:
+                self.start_linger()
+                self.full = self.call_when_empty = True
+        finally:
+            self.wake_reader()
 
     def abort(self):
         self.out_end -= self.batched
         self.batched = 0
         self.enter_closing()
-        if not self.gone:
+        if self.gone:
+            self.wake_reader()
+        else:
             self.bytes_out -= self.out_end - self.out_start
             self.reset_link()
 
@@ -803,7 +815,6 @@ cdef class Stream(Source):
         self.writable = False
         self.stop_timer()
         self.forget_incoming()
-        self.wake_reader()
         self.wake_writers()
         return 0
 
@@ -871,17 +882,17 @@ cdef class Stream(Source):
         self.mark_lost(error)
         self.release_outgoing()
         self.release()
-        self.wake_reader()
         self.wake_writers()
         waiters, self.wake_on_gone = self.wake_on_gone, None
         self.wake_all(waiters)
         on_gone, self.on_gone = self.on_gone, None
-        if on_gone is not None:
-            direct, self.reactor.direct = self.reactor.direct, False  # it is Python code
-            try:
+        direct, self.reactor.direct = self.reactor.direct, False  # it is Python code
+        try:
+            if on_gone is not None:
                 on_gone(self)
-            finally:
-                self.reactor.direct = direct
+        finally:
+            self.reactor.direct = direct
+            self.wake_reader()  # at last: this may step it, and it may raise
         return 0
 
     cdef object ask_local_name(self):
