@@ -32,6 +32,7 @@ FLOORS = (
         "silly._units",
         "silly.log",
         "silly._logger",
+        "silly.stdio",
         "silly.systemd",
         "silly.text",
         "silly._channel",

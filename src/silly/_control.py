@@ -98,7 +98,7 @@ class Opened:
     """What a listener listens on."""
 
     sockets: list[socket.socket]
-    release: Callable[[], None]
+    release: Callable[[], None] = lambda: None
     """To be called when the listener has closed them."""
 
 
@@ -211,7 +211,14 @@ class Worker:
     # -------------------------------------------------------------------- sockets
 
     def open(
-        self, address: str, backlog: int, *, reuse_port: bool, picks: bool, serve: Serve
+        self,
+        address: str,
+        backlog: int,
+        *,
+        reuse_port: bool,
+        mode: int | None,
+        picks: bool,
+        serve: Serve,
     ) -> Opened | None:
         """Return what the supervisor holds open for *address*; None if it is not to be asked.
 
@@ -230,7 +237,7 @@ class Worker:
             return None
         try:
             answer, descriptors = self._channel.converse(
-                Open(address, index, backlog, reuse_port), _PATIENCE
+                Open(address, index, backlog, reuse_port, mode), _PATIENCE
             )
         except OSError as error:
             raise type(error)(error.errno, "The supervisor did not answer", address) from None

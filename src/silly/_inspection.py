@@ -279,7 +279,7 @@ def report(loop: asyncio.AbstractEventLoop, running: types.FrameType | None = No
         ]
     if others["uncounted"]:
         lines.append(f"  and {others['uncounted']} more")
-    return "\n".join(lines) + "\n"
+    return "".join(f"{printable(line)}\n" for line in lines)  # Unix peers choose their names
 
 
 def _group_lines(group: dict[str, Any], direction: str) -> list[str]:

@@ -95,10 +95,11 @@ def serve(addr: str, source: Answer | None = None) -> tcp.Listener:
         ValueError: *addr* is not a Unix socket's.
         OSError, TypeError, RuntimeError: as `silly.net.tcp.listen`.
     """
-    if not isinstance(addresses.parse(addr), addresses.UnixAddress):
-        raise ValueError(  # noqa: TRY004 - its type is right
-            f"addr {addr!r} is not a Unix socket: the admin socket has no password, so it "
-            f"cannot be reached over a network; expected such as 'unix:/run/app.sock'"
+    address = addresses.parse(addr)
+    if not isinstance(address, addresses.UnixAddress) or address.is_abstract:
+        raise ValueError(
+            f"addr {addr!r} is not the path of a Unix socket: the admin socket has no password, "
+            f"so only its file's permissions protect it; expected such as 'unix:/run/app.sock'"
         )
     ask: Answer = _answer_in_turns if source is None else source
 
@@ -119,10 +120,6 @@ def serve(addr: str, source: Answer | None = None) -> tcp.Listener:
             conn.write(json.dumps({"error": what}).encode() + b"\n")
             raise
 
-    before = os.umask(0o177)
-    try:
-        listener = tcp.listen(addr, converse, read_limit=_LINE)
-    finally:
-        os.umask(before)
+    listener = tcp.listen(addr, converse, mode=0o600, read_limit=_LINE)
     Live.of(asyncio.get_running_loop()).attend(listener, metrics.measure())
     return listener

@@ -99,9 +99,9 @@ def _attributes(conn: Conn) -> dict[str, Any]:
     found = {
         "network.transport": "tcp",
         "network.type": "ipv6" if ":" in local[0] else "ipv4",
-        "network.local.address": local[0],
+        "network.local.address": addresses.host_of(local),
         "network.local.port": local[1],
     }
     if isinstance(peer, tuple):
-        found |= {"network.peer.address": peer[0], "network.peer.port": peer[1]}
+        found |= {"network.peer.address": addresses.host_of(peer), "network.peer.port": peer[1]}
     return found

@@ -29,7 +29,7 @@ import types
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
-from silly import _control, _inspection
+from silly import _control, _inspection, stdio
 from silly._arguments import seconds
 from silly._live import Live
 from silly._logger import Logger
@@ -85,6 +85,7 @@ def run(
                 "silly.run() cannot be called while an event loop is running; under "
                 "`silly FILE.py` one is: write `await main()` at the top level instead"
             )
+        stdio.reserve()
         with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
             result: T | None = runner.run(_Program(main, grace).run())
             return result
@@ -287,6 +288,9 @@ def _reporting(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         yield
         return
 
+    # Not the log, nor print(): this may interrupt either, and nobody may read it.
+    output = stdio.Dropper(lambda: stdio.descriptor_of(sys.__stderr__), "reports")
+
     def report(_number: int, frame: types.FrameType | None) -> None:
         running = frame if asyncio.current_task(loop) is not None else None
         try:
@@ -294,8 +298,8 @@ def _reporting(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         except Exception:  # this may be in the middle of anything
             logger.exception("cannot report")
             return
-        # Not print(): this may have interrupted one, and buffers cannot be entered twice.
-        os.write(2, text.encode("utf-8", "backslashreplace"))
+        output.write(text.encode("utf-8", "backslashreplace"))
+        loop.call_soon_threadsafe(output.retry_later)
 
     loop.add_signal_handler(number, lambda: None)  # as in _signals_caught
     signal.signal(number, report)
@@ -305,6 +309,7 @@ def _reporting(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         if signal.getsignal(number) is report:
             loop.remove_signal_handler(number)
             signal.signal(number, before)
+        output.close()
 
 
 # -------------------------------------------------------------------- script mode
@@ -344,7 +349,8 @@ def run_script(
             source, path, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
         )
         sys.argv = [path, *args]
-        sys.path.insert(0, os.path.dirname(os.path.abspath(path)))  # noqa: PTH100, PTH120
+        # Resolved, as Python does: a symbolic link may lead elsewhere before the last import.
+        sys.path.insert(0, os.path.dirname(os.path.realpath(path)))  # noqa: PTH120
         module = types.ModuleType("__main__")
         module.__file__ = path
         sys.modules["__main__"] = module
@@ -412,7 +418,8 @@ def _run_program(
     except BaseException as error:  # noqa: BLE001 - it is the script's, and is shown
         if not debug:
             _strip(error, set())
-        sys.excepthook(type(error), error, error.__traceback__)
+        with stdio.unhurried_errors():
+            sys.excepthook(type(error), error, error.__traceback__)
         return 1
     return 0
 
@@ -432,7 +439,8 @@ def _exit_code(leave: SystemExit) -> int:
         return 0
     if isinstance(leave.code, int):
         return leave.code
-    print(leave.code, file=sys.stderr)
+    with stdio.unhurried_errors():
+        print(leave.code, file=sys.stderr)
     return 1
 
 

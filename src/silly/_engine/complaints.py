@@ -24,9 +24,11 @@ from silly.errors import (
 __all__ = [
     "Buffer",
     "as_pieces",
+    "awaited_already",
     "belongs_to_parent",
     "closed",
     "concurrent_read",
+    "deadline_passed",
     "empty_delimiter",
     "end_of_stream",
     "half_closed",
@@ -38,6 +40,7 @@ __all__ = [
     "lost",
     "no_first_byte",
     "not_taken",
+    "over_budget",
     "queue_full",
     "read_timed_out",
     "unfinished",
@@ -104,6 +107,10 @@ def until_of_wrong_type(until: object) -> TypeError:
 
 def concurrent_read(address: str) -> ConcurrentRead:
     return ConcurrentRead("another task is reading", address=address)
+
+
+def awaited_already() -> RuntimeError:
+    return RuntimeError("coroutine is being awaited already")
 
 
 def end_of_stream(conn: _Conn, delimiter: bytes | None, wanted: int, unread: bytes) -> EndOfStream:
@@ -204,6 +211,16 @@ def not_taken(rate: float, window: float) -> TimeoutError:
         errno.ETIMEDOUT,
         f"Fewer than {rate:g} bytes per second taken over {window:g} seconds (min_send_rate), "
         "reset",
+    )
+
+
+def deadline_passed(seconds: float) -> TimeoutError:
+    return TimeoutError(errno.ETIMEDOUT, f"Not done within the deadline of {seconds:g} seconds")
+
+
+def over_budget(held: int) -> OSError:
+    return OSError(
+        errno.ENOBUFS, f"{held:,} bytes were held for it when memory_budget was used up, reset"
     )
 
 

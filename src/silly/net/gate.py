@@ -35,6 +35,8 @@ _ENDED: Final = {
     "first_byte_timeout": (logging.INFO, "the client sent nothing"),
     "read_deadline": (logging.WARNING, "the client did not finish what it began to send"),
     "min_send_rate": (logging.WARNING, "the client did not take what was sent"),
+    "deadline": (logging.WARNING, "the client did not do its part in time"),
+    "memory_budget": (logging.WARNING, "it held most and gave least"),
     "linger": (logging.INFO, "the client did not take the rest after close()"),
     "read_limit": (logging.WARNING, "the client sent a line that is too long"),
     "max_unsent": (logging.WARNING, "the client left too much unsent"),

@@ -149,6 +149,10 @@ class Observation:
         how = how or self._conn._ended_by or _how(self._conn, cancelled=task.cancelled())
         self._ending = (how, error, asyncio.get_running_loop().time())
 
+    def failed(self, error: BaseException) -> None:
+        """Note that there is no handler: it could not be begun."""
+        self._ending = ("handler_error", error, asyncio.get_running_loop().time())
+
     def gone(self) -> None:
         """Note that the socket is gone."""
         self._gone_at = asyncio.get_running_loop().time()

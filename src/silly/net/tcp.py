@@ -13,6 +13,7 @@ Both speak to the other side through a `Conn`::
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import dataclasses
 import enum
@@ -34,14 +35,15 @@ from silly._logger import Logger
 from silly.errors import LimitExceeded, WriteQueueFull
 from silly.net import addr as addresses
 from silly.net.access_log import AccessLog
-from silly.net.addr import TCPAddress
+from silly.net.addr import TCPAddress, UnixAddress
+from silly.net.budget import MemoryBudget, memory_of
 from silly.net.conn import Conn, ConnStats
 from silly.net.dialing import dial
 from silly.net.gate import Gate
 from silly.net.limits import Limits
 from silly.net.listening import backlog_overflows, obtain_sockets
 from silly.net.observer import Observation, Observer, checked, observers_of
-from silly.net.sweep import Sweep
+from silly.net.sweep import Sweep, deadlines_of
 from silly.net.tally import Tally
 from silly.text import printable
 
@@ -115,6 +117,10 @@ class ListenerStats:
     """Bytes queued to be sent now, on all connections."""
     unread_bytes: int
     """Bytes received and not read by the handlers yet, on all connections."""
+    held_bytes: int
+    """Memory that connections hold now for such bytes, as `Limits.memory_budget` counts it."""
+    memory_budget: int | None
+    """The most that this may be, in bytes; None: no limit."""
     backlog_used: int | None
     """Connections that wait to be accepted; None where the system does not tell."""
     backlog_size: int | None
@@ -154,6 +160,7 @@ class Listener:
         backlog: int,
         *,
         reuse_port: bool,
+        mode: int | None,
         busy_poll: float,
         limits: Limits,
         observers: tuple[Observer, ...],
@@ -186,7 +193,7 @@ class Listener:
                 loop, sock, backlog, self._accept, busy_poll=busy_poll, gate=self._gate
             )
 
-        opened = obtain_sockets(address, backlog, reuse_port=reuse_port, serve=serve)
+        opened = obtain_sockets(address, backlog, reuse_port=reuse_port, mode=mode, serve=serve)
         self._release = opened.release
         sockets = opened.sockets
         self._addrs = tuple(addresses.format_sockaddr(sock.getsockname()) for sock in sockets)
@@ -194,15 +201,29 @@ class Listener:
         self._task_name = f"{self._handler_name} on {self._addrs[0]}"
         self._overflows_before = backlog_overflows()
         self._gate = Gate(loop, limits, self._addrs[0])
-        self._sweep = Sweep(loop, limits, lambda: list(self._handling.values()))
+        self._deadlines, self._sweep_interval = deadlines_of(limits)
+        self._sweep = Sweep(loop, lambda: list(self._handling.values()), self._look_back)
+        self._budget = MemoryBudget(loop, memory_of(limits), self._holders)
         self._conn_limits: dict[str, Any] = {
             "read_limit": limits.read_limit,
             "max_unsent": limits.max_unsent,
             "linger": limits.linger,
             "idle_timeout": limits.idle_timeout,
             "idle_swept": True,
+            "budget": self._budget,
         }
-        self._servers = [serve(sock) for sock in sockets]
+        self._servers: list[Server] = []
+        try:
+            for sock in sockets:
+                _bound_closed(sock, limits)
+                self._servers.append(serve(sock))
+        except BaseException:
+            for server in self._servers:
+                server.close()
+            for sock in sockets:
+                sock.close()
+            self._release()
+            raise
         self._enter(ListenerState.ACCEPTING)
         Live.of(loop).listens(self)
 
@@ -215,23 +236,46 @@ class Listener:
             self._lingering.add(conn)
             loop.call_soon(conn.abort)
             return conn
+        try:
+            self._serve(conn)
+        except BaseException:
+            conn.abort()
+            raise
         self._accepted += 1
+        return conn
+
+    def _serve(self, conn: Conn) -> None:
+        """Run the handler for *conn*."""
+        loop = self._loop
         context = None
         if (observers := observers_of(self._observers)) and not self._is_attendant:
             observation = self._observed[conn] = Observation(observers, conn, self)
             context = observation.context
         # The name is shared: a string for each of a million tasks would be a tenth of them.
-        coroutine = engine.stepped(self._start(conn), loop)
-        task = loop.create_task(coroutine, name=self._task_name, context=context)
+        handling = self._start(conn)
+        try:
+            coroutine = engine.stepped(handling, loop)
+            task = loop.create_task(coroutine, name=self._task_name, context=context)
+        except BaseException as error:
+            handling.close()
+            if (failed := self._observed.get(conn)) is not None:
+                failed.failed(error)
+            raise
         self._handling[task] = conn
         task.add_done_callback(self._when_handled, context=self._context)
-        self._sweep.start()
-        return conn
+        self._sweep.start(self._sweep_interval)
+
+    def _look_back(self, conn: Conn, now: float) -> bool:
+        conn._look_back(now, self._deadlines)
+        return conn._ended_by is not None
+
+    def _holders(self) -> list[Conn]:
+        return [*self._handling.values(), *self._lingering]
 
     def _start(self, conn: Conn) -> Coroutine[Any, Any, object]:
         try:
             handling = self._handler(conn)
-        except Exception as error:  # noqa: BLE001 - a plain function's crash is the handler's
+        except BaseException as error:  # noqa: BLE001 - a plain function's crash is the handler's
             return _raise(error)
         if isinstance(handling, CoroutineType):
             return handling
@@ -418,6 +462,8 @@ class Listener:
             bytes_out=bytes_out,
             unsent_bytes=unsent,
             unread_bytes=unread,
+            held_bytes=self._budget.held,
+            memory_budget=self._budget.limit,
             backlog_used=sum(used for used, _ in backlogs) if backlogs else None,
             backlog_size=sum(size for _, size in backlogs) if backlogs else None,
             backlog_overflows=(
@@ -491,6 +537,7 @@ class Listener:
             self._deadline = self._loop.time() + _AFTER_CANCEL
             await self._wait_drained({*self._handling})
         self._sweep.stop()
+        self._budget.close()
         self._enter(ListenerState.CLOSED)
         live = Live.of(self._loop)
         live.listeners.discard(self)
@@ -569,7 +616,19 @@ def _consists_of_ends(
     return known[id(error)]
 
 
-async def _raise(error: Exception) -> object:
+def _bound_closed(sock: socket.socket, limits: Limits) -> None:
+    """Have the kernel give up what it holds for a peer that takes nothing of it.
+
+    The sweep does so for connections that are there; what is closed, only the kernel
+    still knows (TCP_USER_TIMEOUT, tcp(7); accepted connections inherit it).
+    """
+    if limits.min_send_rate and hasattr(socket, "TCP_USER_TIMEOUT"):
+        with contextlib.suppress(OSError):  # of a Unix socket
+            milliseconds = min(int(limits.send_window * 2000), 2**31 - 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+
+async def _raise(error: BaseException) -> object:
     raise error
 
 
@@ -621,6 +680,7 @@ def listen(
     linger: float | _Unset = FROM_LIMITS,
     idle_timeout: float | _Unset | None = FROM_LIMITS,
     reuse_port: bool = False,
+    mode: int | None = None,
     busy_poll: float = 0,
     access_log: bool = False,
     observer: Observer | None = None,
@@ -635,8 +695,10 @@ def listen(
 
     Args:
         addr: ``"127.0.0.1:9999"``, ``"[::1]:9999"``, ``":9999"`` (all interfaces,
-            IPv4 and IPv6), ``"localhost:9999"`` or ``"unix:/run/x.sock"``. A host
-            name is resolved before this returns.
+            IPv4 and IPv6), ``"localhost:9999"``, ``"unix:/run/x.sock"`` or
+            ``"unix:@name"`` (an abstract name: Linux). A host name is resolved
+            before this returns. A Unix socket's file that no process has open
+            any more is replaced; closing the listener removes its own.
         handler: a coroutine function of one argument, the `Conn`.
         backlog: how many connections may wait to be accepted (listen(2)).
         limits: what its clients may take; None for the defaults, or what the
@@ -647,6 +709,9 @@ def listen(
         idle_timeout: seconds, or None for no timeout, likewise; see `Limits`.
         reuse_port: let several processes listen on the same port (SO_REUSEPORT,
             socket(7)).
+        mode: permissions of a Unix socket's file, such as ``0o660``, whatever
+            the umask is; None for what the umask leaves (the supervisor's, in a
+            worker). A client must be allowed to write to connect.
         busy_poll: seconds for which the event loop goes on looking for more after
             each event, before it sleeps. Spends processor time to save the time
             that waking up takes: with few connections that is most of a round
@@ -671,6 +736,11 @@ def listen(
             f"not {type(handler).__name__}"
         )
     size(backlog, "backlog", least=1)
+    if mode is not None:
+        if not isinstance(address, UnixAddress) or address.is_abstract:
+            raise ValueError(f"mode is for the file of a Unix socket, and {addr!r} has none")
+        if size(mode, "mode", least=0) > 0o777:
+            raise ValueError(f"mode must be permissions, 0 to 0o777, not {mode:#o}")
     busy_poll = seconds(busy_poll, "busy_poll")
     limits = _checked_limits(
         limits,
@@ -689,6 +759,7 @@ def listen(
         address,
         backlog,
         reuse_port=reuse_port,
+        mode=mode,
         busy_poll=busy_poll,
         limits=limits,
         observers=observers,

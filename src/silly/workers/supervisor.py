@@ -37,7 +37,7 @@ from silly._channel import Sockets as Granted
 from silly._logger import ENDS_PROGRAM, Logger
 from silly.runtime import GRACE
 from silly.systemd import VARIABLES, Service, watchdog_period
-from silly.workers.process import Slot, State, Worker, command_line, manner
+from silly.workers.process import Slot, State, Worker, command_line, manner, working_directory
 from silly.workers.sockets import Sockets
 
 __all__ = ["Supervisor"]
@@ -57,7 +57,9 @@ class Supervisor:
     Args:
         target: the path of a script, as for ``silly FILE.py``, or
             ``"module:function"``: a function or coroutine function without
-            arguments, importable from the current directory.
+            arguments, importable from the current directory. Symbolic links, in
+            it and in the current directory's name (``PWD``), are followed anew
+            for each worker that is started.
         args: what follows *target* in each worker's `sys.argv`.
         workers: how many; their numbers, from 1, are in ``SILLY_WORKER``.
         grace: seconds that handlers have to finish when a worker stops.
@@ -108,6 +110,7 @@ class Supervisor:
         self._command = command_line(
             target, args, grace=grace, debug=debug, uvloop=uvloop, options=worker_options
         )
+        self._directory = working_directory()
         self._sockets = Sockets()
         self._retired: dict[str, deque[Any]] = {}  # what ended workers answered
         self._asked = 0
@@ -220,6 +223,7 @@ class Supervisor:
             try:
                 process = subprocess.Popen(  # noqa: S603 - ourselves
                     self._command,
+                    cwd=self._directory,
                     env=environment,
                     pass_fds=[theirs.fileno()],
                     stdin=None if self._develop else subprocess.DEVNULL,
@@ -228,8 +232,9 @@ class Supervisor:
                 )
             except OSError as error:
                 ours.close()
-                slot.failures += 1
-                self._retry(slot)
+                if slot.is_empty:
+                    slot.failures += 1
+                    self._retry(slot)
                 logger.error("cannot start worker %d: %s", slot.number, error)  # noqa: TRY400
                 return None
         predecessor = next((each for each in slot.workers if each.was_heard), None)
@@ -357,8 +362,8 @@ class Supervisor:
     def _received(self, worker: Worker, message: Message) -> None:
         worker.last_beat = self._loop.time()
         match message:
-            case Open(address, index, backlog, reuse_port):
-                self._open(worker, (address, index), backlog, reuse_port=reuse_port)
+            case Open(address, index):
+                self._open(worker, (address, index), message)
             case Release(address, index):
                 worker.listening.discard((address, index))
                 self._release(worker.slot, (address, index))
@@ -396,9 +401,15 @@ class Supervisor:
 
     # -------------------------------------------------------------------- sockets
 
-    def _open(self, worker: Worker, key: Key, backlog: int, *, reuse_port: bool) -> None:
+    def _open(self, worker: Worker, key: Key, wanted: Open) -> None:
         try:
-            sockets = self._sockets.open(worker.slot.number, key, backlog, reuse_port=reuse_port)
+            sockets = self._sockets.open(
+                worker.slot.number,
+                key,
+                wanted.backlog,
+                reuse_port=wanted.reuse_port,
+                mode=wanted.mode,
+            )
         except OSError as error:
             text = error.strerror or str(error)
             unresolved = isinstance(error, socket.gaierror)
@@ -463,6 +474,8 @@ class Supervisor:
                     done = await self._replace(slot)
             if done:
                 logger.info("restarted")
+            elif not self._stops:
+                logger.error("the restart was abandoned; the workers that are left go on")
         self._restarting = None
         self._tend()
 
@@ -486,8 +499,6 @@ class Supervisor:
                 f": it does not listen on {missing}" if missing else "",
             )
         if not is_ready:
-            if not self._stops:
-                logger.error("the restart was abandoned; the workers that are left go on")
             return False
         for worker in old:
             if worker in slot.workers and worker.state is not State.STOPPING:
@@ -549,18 +560,22 @@ class Supervisor:
             answered, then the last ones of those that have ended (or, if the
             provider merges them, one for all of these).
         """
-        asked: dict[tuple[Worker, int], asyncio.Future[None]] = {}
+        asked: list[asyncio.Future[None]] = []
+        self._asked += 1
+        number = self._asked
         for worker in self._workers():
             if worker.was_heard and not worker.channel.ended and not worker.channel.is_clogged:
-                self._asked += 1
-                future = worker.asked[self._asked] = self._loop.create_future()
-                asked[worker, self._asked] = future
-                worker.channel.send(Ask(self._asked, name))
-        if asked:
-            await asyncio.wait(asked.values(), timeout=seconds(timeout, "timeout"))
-            for (worker, number), future in asked.items():
+                future = worker.asked[number] = self._loop.create_future()
+                asked.append(future)
+                worker.channel.send(Ask(number, name))
+        try:
+            if asked:
+                await asyncio.wait(asked, timeout=seconds(timeout, "timeout"))
+        finally:
+            for future in asked:
                 future.cancel()
-                worker.asked.pop(number, None)
+            for worker in self._workers():
+                worker.asked.pop(number, None)  # one that does not answer keeps none
         living = [each.answers[name] for each in self._workers() if name in each.answers]
         return [*living, *self._retired.get(name, ())]
 
