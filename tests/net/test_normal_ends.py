@@ -277,7 +277,7 @@ async def lose(handler: Handler, how: Callable[[Conn], object]) -> tuple[Listene
     endings = Endings()
     async with tcp.listen(ANY, handler, observer=endings) as listener:
         conn = await tcp.connect(listener.local_addr)
-        while not listener._handling:
+        while not listener.stats.accepted:
             await asyncio.sleep(0)
         for _ in range(3):
             await asyncio.sleep(0)
