@@ -348,20 +348,22 @@ async def test_an_observer_is_told_when_all_is_done_and_counted() -> None:
 # ------------------------------------------------------------------------ the sweep
 
 
-def test_a_look_that_fails_does_not_end_the_sweep() -> None:
-    looks = {"one": 0, "two": 0, "three": 0}
+def test_a_look_back_that_fails_does_not_end_the_sweep() -> None:
+    class Fails:
+        looks = 0
 
-    def fail(name: str, _now: float) -> bool:
-        looks[name] += 1
-        raise Odd
+        def look(self, _now: float) -> bool:
+            self.looks += 1
+            raise Odd
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
         complaints: list[dict[str, Any]] = []
         loop.set_exception_handler(lambda _loop, context: complaints.append(context))
-        swept = sweep.Sweep(loop, lambda: list(looks), fail)
+        conns = [Fails() for _ in range(3)]
+        swept = sweep.Sweep(loop, lambda: list(conns), Fails.look)
         swept.start(1)
-        while min(looks.values()) < 5:
+        while min(conn.looks for conn in conns) < 5:
             await asyncio.sleep(1)
         swept.stop()
         assert len(complaints) >= 15
