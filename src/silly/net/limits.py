@@ -115,7 +115,10 @@ class Limits:
     """
 
     max_connections: int | None = _limit(
-        100_000, _COUNT, "connections", "held by the listener at a time; with `--workers`, by that of each worker"
+        100_000,
+        _COUNT,
+        "connections",
+        "held by the listener at a time; with `--workers`, by that of each worker",
     )
     max_per_client: int | None = _limit(
         1_000,
