@@ -11,6 +11,7 @@ from typing import Any
 
 import prometheus_client
 import pytest
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -170,6 +171,176 @@ async def test_what_is_no_request_is_not_answered(
             await conn.read()
     await until(lambda: web.connections == 0)
     assert web.stats.handler_errors == 0
+    await web.close()
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        b"application/openmetrics-text; version=banana",
+        b"application/openmetrics-text;version=;escaping=",
+        b"application/openmetrics-text;version=" + b"9" * 5000,
+        b"text/plain;version=x.y.z; escaping=\xff",
+        b"text/plain;version=1.0.0\rSet-Cookie: x",
+        b";;;===",
+        b"," * 5000,
+        b"application/openmetrics-text;a=b=c;version",
+    ],
+)
+async def test_any_accept_header_is_answered(accept: bytes) -> None:
+    web = metrics.serve(ANY)
+    request = b"GET /metrics HTTP/1.1\r\nAccept: " + accept + b"\r\n\r\n"
+    status, body = await ask(web.local_addr, request)
+    assert status == "HTTP/1.1 200 OK"
+    assert b"silly_loop_lag_seconds" in body
+    assert web.stats.handler_errors == 0
+    await web.close()
+
+
+class Odd(BaseException):
+    """No `Exception`."""
+
+
+class Collects:
+    """A collector of the program's that fails, or gives what cannot be shown."""
+
+    def __init__(self, *found: Any, error: BaseException | None = None) -> None:
+        self.found = found
+        self.error = error
+
+    def describe(self) -> list[Any]:
+        return []
+
+    def collect(self) -> Any:
+        yield from self.found
+        if self.error is not None:
+            raise self.error
+
+
+def gauge(name: str, value: Any) -> Any:
+    return GaugeMetricFamily(name, "of the program", value=value)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Collects(error=ZeroDivisionError("a defect")),
+        Collects(error=Odd()),
+        Collects(error=asyncio.CancelledError()),
+        Collects(gauge("before", 1), error=ZeroDivisionError()),
+        Collects("no metric"),
+        Collects(gauge("wrong", "no number")),
+    ],
+)
+@pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text; version=1.0.0"])
+async def test_a_bad_collector_takes_away_nothing_but_itself(
+    bad: Collects, accept: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry: Any = prometheus_client.REGISTRY
+    good = Collects(gauge("good", 7))
+    web = metrics.serve(ANY)
+    registry.register(bad)
+    registry.register(good)
+    try:
+        text = await scrape(web.local_addr, accept)
+    finally:
+        registry.unregister(bad)
+        registry.unregister(good)
+    assert "good 7.0" in text
+    assert "silly_loop_lag_seconds" in text
+    await until(lambda: web.connections == 0)
+    assert web.stats.handler_errors == 1  # and the log says which
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+    await web.close()
+
+
+async def test_a_source_that_fails_is_answered() -> None:
+    def source() -> metrics.Snapshot:
+        raise ZeroDivisionError
+
+    web = metrics.serve(ANY, source)
+    status, _ = await ask(web.local_addr, b"GET /metrics HTTP/1.1\r\n\r\n")
+    assert status == "HTTP/1.1 500 Internal Server Error"
+    await web.close()
+
+
+# ------------------------------------------------------------- what is over costs nothing
+
+
+@pytest.mark.heavy
+async def test_listeners_that_came_and_went_leave_no_series() -> None:
+    web = metrics.serve(ANY)
+    meter = metrics._Meter.of(asyncio.get_running_loop())
+    sizes = []
+    async with tcp.listen(ANY, serves) as stays:
+        for number in range(60):
+            async with tcp.listen(ANY, serves) as listener:
+                async with await tcp.connect(listener.local_addr) as conn:
+                    conn.write(b"x\n")
+                    await conn.read(b"\n")
+            if number % 10 == 5:
+                sizes.append(len((await scrape(web.local_addr)).splitlines()))
+        await until(lambda: stays.connections == 0)
+        found = metrics.snapshot()["listeners"]
+        assert stays.local_addr in found
+        assert listener.local_addr in found  # the latest
+        assert len(found) <= 12
+        for table in (meter.handlers, meter.endings, meter.past, meter.known):
+            assert len(table) <= 12
+        assert sizes[-1] <= sizes[1] + 1
+    await web.close()
+
+
+def test_ended_processes_leave_no_series() -> None:
+    so_far: metrics.Snapshot | None = None
+    for number in range(1000):
+        last = {
+            "listeners": {
+                "main:1": {"accepted": 1, "connections": 5},
+                f"own:{number}": {"accepted": 1},
+            },
+            "process": {"processes": 1, "cpu_seconds": 0.5},
+        }
+        so_far = metrics.retired(last, so_far)
+    assert so_far is not None
+    assert len(so_far["listeners"]) == 10
+    assert so_far["listeners"]["main:1"] == {"accepted": 1000}
+    assert so_far["listeners"]["own:999"] == {"accepted": 1}
+    assert so_far["process"] == {"cpu_seconds": 500.0}
+
+
+async def test_summing_up_gives_the_loop_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tcp, "_IN_A_TURN", 2)
+    web = metrics.serve(ANY)
+    turns = 0
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        asyncio.get_running_loop().call_soon(turn)
+
+    async with tcp.listen(ANY, serves) as listener:
+        conns = [await tcp.connect(listener.local_addr) for _ in range(20)]
+        for conn in conns:
+            conn.write(b"x\n")
+            await conn.read(b"\n")
+        asyncio.get_running_loop().call_soon(turn)
+        summing = asyncio.ensure_future(metrics.snapshot_in_turns())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for conn in conns[:10]:  # they end meanwhile: neither lost, nor counted twice
+            conn.abort()
+        taken = (await summing)["listeners"][listener.local_addr]
+        assert taken["bytes_in"] == taken["bytes_out"] == 40
+        assert turns >= 8
+        monkeypatch.undo()
+        before = taken
+        await until(lambda: listener.connections == 10)
+        after = metrics.snapshot()["listeners"][listener.local_addr]
+        assert after["bytes_in"] == before["bytes_in"]
+        turn = lambda: None  # noqa: E731
+        for conn in conns:
+            conn.abort()
     await web.close()
 
 

@@ -115,13 +115,17 @@ class Limits:
     """
 
     max_connections: int | None = _limit(
-        100_000, _COUNT, "connections", "held by the listener at a time"
+        100_000,
+        _COUNT,
+        "connections",
+        "held by the listener at a time; with `--workers`, by that of each worker",
     )
     max_per_client: int | None = _limit(
         1_000,
         _COUNT,
         "connections",
-        "held by one client address at a time; of IPv6, by one /64 network",
+        "held by one client address at a time; of IPv6, by one /64 network; with `--workers`, "
+        "in each worker",
     )
     exempt_networks: tuple[str, ...] = _limit(
         ("127.0.0.0/8", "::1/128"),
@@ -135,7 +139,7 @@ class Limits:
         None,
         _RATE,
         "connections/second",
-        "accepted on average; a second's worth may come at once. Off: how many are "
+        "accepted on average, by each worker; a second's worth may come at once. Off: how many are "
         "honest, only the service knows",
     )
     read_limit: int = _limit(

@@ -106,9 +106,9 @@ class ListenerStats:
     accept_stalls: int
     """How often accepting failed and was put off for a moment: no memory or descriptors left."""
     handler_errors: int
-    """Handlers that crashed (lost connections, ended streams and limits do not count)."""
+    """Handlers that crashed (the end of their own connections and limits do not count)."""
     handler_errors_by_type: Mapping[str, int]
-    """The same, by the name of the exception's type."""
+    """The same, by the name of the exception's type: of 100 at most, the rest is ``"other"``."""
     bytes_in: int
     """Bytes received on all connections, past and present."""
     bytes_out: int
@@ -689,9 +689,10 @@ def listen(
 
     When this returns, the socket is bound and connections are queued; port 0 has
     been replaced by a free one (`Listener.local_addr`). When a handler returns
-    or raises, its connection is closed. `EndOfStream` and the loss of the
-    connection are normal ends of a handler; any other exception is logged with
-    the peer's address, counted, and hurts no other connection.
+    or raises, its connection is closed. The end or the loss of that connection is
+    a normal end of a handler, however it is wrapped (a group, ``raise X from error``);
+    any other exception, the loss of another connection included, is counted, logged
+    with the peer's address (at a bounded rate), and hurts no other connection.
 
     Args:
         addr: ``"127.0.0.1:9999"``, ``"[::1]:9999"``, ``":9999"`` (all interfaces,
