@@ -212,9 +212,8 @@ def test_service_goes_on(name: str, state: State, tmp_path: Path) -> None:
                 assert exchanged(sock, b"new\n") == b"new\n"
             first.close()
             started.terminate()
-            lost = name == "echo --json" or (name == "echo" and state is not gone)
-            codes = {0, 1} if state is unread_terminal else {int(lost)}  # it takes some
-            assert started.wait(DEADLINE) in codes
+            lost = name == "echo --json" or (name == "echo" and state is full)
+            assert started.wait(DEADLINE) == int(lost)
 
 
 def test_reloading_goes_on(tmp_path: Path) -> None:
