@@ -31,6 +31,7 @@ FLOORS = (
         "silly._live",
         "silly._units",
         "silly.log",
+        "silly._logger",
         "silly.stdio",
         "silly.systemd",
         "silly.text",

@@ -21,7 +21,6 @@ import contextlib
 import importlib
 import inspect
 import io
-import logging
 import os
 import signal
 import sys
@@ -33,6 +32,7 @@ from typing import Any, Final, Protocol, TypeVar
 from silly import _control, _inspection, stdio
 from silly._arguments import seconds
 from silly._live import Live
+from silly._logger import Logger
 from silly.log import DroppingHandler, unconfigured_logging_drops
 from silly.systemd import Service
 
@@ -40,7 +40,7 @@ __all__ = ["GRACE", "run", "run_function", "run_script"]
 
 T = TypeVar("T")
 
-logger = logging.getLogger("silly.runtime")
+logger = Logger("silly.runtime")
 
 GRACE: Final = 5.0  # seconds
 _AFTER_CANCEL: Final = 1.0  # seconds that a cancelled task has to clean up
@@ -257,6 +257,7 @@ class _Program:
     def _react(self) -> None:
         if not self._reacted:
             self._reacted = True
+            self._signalled.set()
             self._overseer.stopping(told=True)
             handlers = sum(listener.connections for listener in self._live.listeners)
             if handlers and self._grace and _control.worker is None:
@@ -266,7 +267,6 @@ class _Program:
                     f"connection{'s' if handlers > 1 else ''} (again to stop now)\n"
                 )
                 notice.close()
-            self._signalled.set()
         else:
             self._grace = 0
             for listener in self._live.listeners:
@@ -349,7 +349,8 @@ def run_script(
             source, path, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
         )
         sys.argv = [path, *args]
-        sys.path.insert(0, os.path.dirname(os.path.abspath(path)))  # noqa: PTH100, PTH120
+        # Resolved, as Python does: a symbolic link may lead elsewhere before the last import.
+        sys.path.insert(0, os.path.dirname(os.path.realpath(path)))  # noqa: PTH120
         module = types.ModuleType("__main__")
         module.__file__ = path
         sys.modules["__main__"] = module

@@ -19,6 +19,7 @@ from silly.cli.options import OPTIONS, add_options, split
 from silly.log import DroppingHandler, unconfigured_logging_drops
 from silly.runtime import run_function, run_script
 from silly.workers import Supervisor
+from silly.workers.process import working_directory
 
 __all__ = ["main"]
 
@@ -169,7 +170,9 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
             from silly.cli.reload import run_reloading  # noqa: PLC0415 - an extra
         except ImportError:
             return _fail("--reload needs watchfiles: pip install 'silly-net[reload]'")
-        directory = Path.cwd() if is_function else Path(options.file).resolve().parent
+        directory = Path(working_directory() or ".")
+        if not is_function:
+            directory = (directory / options.file).parent
         supervise = functools.partial(run_reloading, supervisor, directory)
     try:
         with unconfigured_logging_drops():

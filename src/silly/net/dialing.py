@@ -39,7 +39,7 @@ async def dial(
         if not hasattr(socket, "AF_UNIX"):
             raise OSError(errno.EAFNOSUPPORT, "This system has no Unix sockets", str(address))
         return await _attempt(loop, (socket.AF_UNIX, address.path), None, str(address))
-    targets = _take_turns(await _resolve(loop, address.host or "localhost", address.port, address))
+    targets = _take_turns(await _resolve(loop, address.host or None, address.port, address))
     local: list[_Target] | None = None
     if bind is not None:
         local = await _resolve(loop, bind.host or "0.0.0.0", bind.port, bind)  # noqa: S104
@@ -57,9 +57,9 @@ async def dial(
 
 
 async def _resolve(
-    loop: asyncio.AbstractEventLoop, host: str, port: int, address: Address
+    loop: asyncio.AbstractEventLoop, host: str | None, port: int, address: Address
 ) -> list[_Target]:
-    # Numeric hosts are not worth a thread; the resolver would use one.
+    # None (the loopback addresses) and numeric hosts need no resolver.
     numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
     with contextlib.suppress(socket.gaierror):
         return _targets(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=numeric))
@@ -92,7 +92,7 @@ async def _attempt(
             sock.setblocking(False)
             if local is not None:
                 sock.bind(next(local_addr for at, local_addr in local if at == family))
-            await loop.sock_connect(sock, sockaddr)
+            await _connect(loop, sock, sockaddr)
             # Both ends picked the same port of the same host, and met (RFC 9293,
             # section 3.5, simultaneous open): nobody listens there.
             if family != getattr(socket, "AF_UNIX", None) and (
@@ -106,6 +106,23 @@ async def _attempt(
         cause = os.strerror(error.errno) if error.errno else ""
         raise at_address(error, named, cause) from None
     return sock
+
+
+async def _connect(loop: asyncio.AbstractEventLoop, sock: socket.socket, sockaddr: Any) -> None:
+    if sock.family != socket.AF_INET6 or not sockaddr[3]:
+        await loop.sock_connect(sock, sockaddr)
+        return
+    try:  # not sock_connect: uvloop's loses the scope
+        sock.connect(sockaddr)
+    except BlockingIOError:
+        writable = asyncio.Event()
+        loop.add_writer(sock, writable.set)
+        try:
+            await writable.wait()
+        finally:
+            loop.remove_writer(sock)
+        if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise OSError(error, os.strerror(error)) from None
 
 
 async def _race(
