@@ -23,6 +23,7 @@ from silly.errors import (
 
 __all__ = [
     "Buffer",
+    "about",
     "as_pieces",
     "awaited_already",
     "belongs_to_parent",
@@ -58,7 +59,7 @@ class _Conn(Protocol):
     def remote_addr(self) -> str: ...
 
 
-def _about(conn: _Conn, error: E) -> E:
+def about(conn: _Conn, error: E) -> E:
     """Mark *error* as one that tells of the end of *conn*, or of a limit that it met."""
     error._conn = id(conn)  # type: ignore[attr-defined] # not *conn*: errors are kept, and pickled
     return error
@@ -115,12 +116,12 @@ def awaited_already() -> RuntimeError:
 
 def end_of_stream(conn: _Conn, delimiter: bytes | None, wanted: int, unread: bytes) -> EndOfStream:
     what = f"end of stream before {_in_words(delimiter, wanted)}, {len(unread)} bytes unread"
-    return _about(conn, EndOfStream(what, unread, address=conn.remote_addr))
+    return about(conn, EndOfStream(what, unread, address=conn.remote_addr))
 
 
 def limit_exceeded(conn: _Conn, delimiter: bytes, limit: int) -> LimitExceeded:
     what = f"no {delimiter!r} within the limit of {limit} bytes"
-    return _about(conn, LimitExceeded(what, address=conn.remote_addr))
+    return about(conn, LimitExceeded(what, address=conn.remote_addr))
 
 
 def read_timed_out(
@@ -157,19 +158,19 @@ def as_pieces(data: Buffer | Iterable[Buffer]) -> list[bytes]:
 
 def queue_full(conn: _Conn, unsent: int, length: int, max_unsent: int) -> WriteQueueFull:
     what = f"{unsent} bytes are unsent, {length} more would be over max_unsent ({max_unsent} bytes)"
-    return _about(conn, WriteQueueFull(what, address=conn.remote_addr))
+    return about(conn, WriteQueueFull(what, address=conn.remote_addr))
 
 
 def half_closed(conn: _Conn) -> ConnectionClosed:
     what = "cannot write after close_write()"
-    return _about(conn, ConnectionClosed(what, address=conn.remote_addr))
+    return about(conn, ConnectionClosed(what, address=conn.remote_addr))
 
 
 # --------------------------------------------------------------------- the end
 
 
 def closed(conn: _Conn) -> ConnectionClosed:
-    return _about(conn, ConnectionClosed("active closed", address=conn.remote_addr))
+    return about(conn, ConnectionClosed("active closed", address=conn.remote_addr))
 
 
 def lost(error: OSError | None) -> OSError:
@@ -185,7 +186,7 @@ def loss(conn: _Conn, error: OSError, *, told: bool) -> OSError:
     """
     if told and isinstance(error, TimeoutError):
         error = ConnectionAbortedError(errno.ECONNABORTED, error.strerror)
-    return _about(conn, at_address(error, conn.remote_addr))
+    return about(conn, at_address(error, conn.remote_addr))
 
 
 def idle(timeout: float) -> TimeoutError:

@@ -38,6 +38,7 @@ __all__ = ["main"]
 
 DEFAULT: Final = "127.0.0.1:9999"
 OUTPUT_LOST: Final = 1
+_UNREAD: Final = (errno.EPIPE, errno.EAGAIN, errno.EBADF)  # closed: nobody wants to know
 CANNOT_LISTEN: Final = 3
 
 _EPILOG: Final = """\
@@ -52,7 +53,7 @@ Examples:
 
 Exit codes:
   0    stopped by Ctrl-C or SIGTERM; the summary is printed
-  1    the same, but not all output could be written: the disk is full, nobody reads it
+  1    the same, but its output (with --json: not all JSON) could not be written
   2    wrong usage: a bad address or value, modes that contradict each other
   3    an address cannot be used: taken, not permitted, not of this machine
   130  interrupted before it listened, or while it stopped
@@ -137,7 +138,7 @@ def _echo(
             grace=grace, udp=udp, log=log, as_json=as_json,
         )  # fmt: skip
         lost = None if output is None else output.end()
-    if lost is not None and (as_json or not isinstance(lost, BrokenPipeError)):
+    if lost is not None and (as_json or lost.errno not in _UNREAD):
         raise Failure(f"cannot write standard output: {lost.strerror}", OUTPUT_LOST)
     return code
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from silly._engine import complaints
 from silly.cli.echoing import chargen
 from silly.cli.echoing.impairment import Dropped, Impairment, Pace, Path, path
 from silly.cli.echoing.log import Log
@@ -46,10 +47,8 @@ async def frames(conn: Conn, to: Path, meter: Meter) -> None:
         head = await conn.read(4)
         size = int.from_bytes(head, "big")
         if size > conn.read_limit:
-            raise LimitExceeded(
-                f"a frame of {size} bytes is longer than read_limit, {conn.read_limit}",
-                address=conn.remote_addr,
-            )
+            what = f"a frame of {size} bytes is longer than read_limit, {conn.read_limit}"
+            raise complaints.about(conn, LimitExceeded(what, address=conn.remote_addr))
         await to.send(head + await conn.read(size))
         meter.answers += 1
 
