@@ -29,6 +29,7 @@ import select
 import stat
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Final, TextIO
 
@@ -39,6 +40,9 @@ __all__ = ["DroppingHandler"]
 _PIECE: Final = select.PIPE_BUF if hasattr(select, "PIPE_BUF") else 512  # pipe(7)
 _RETRY: Final = 0.1  # seconds
 _AT_END: Final = 1.0  # seconds that a slow reader has at the end of a program
+
+
+_handlers: weakref.WeakSet[DroppingHandler] = weakref.WeakSet()
 
 
 class DroppingHandler(logging.Handler):
@@ -76,6 +80,7 @@ class DroppingHandler(logging.Handler):
         self._pipe: tuple[int, int, int] | None = None  # our way into it, and which it is
         self._retrying: asyncio.AbstractEventLoop | None = None  # which will try again
         self.dropped = 0
+        _handlers.add(self)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write *record*, or keep it, or drop it."""
@@ -123,6 +128,15 @@ class DroppingHandler(logging.Handler):
             os.close(self._pipe[0])
             self._pipe = None
         super().close()
+
+    def _disown(self) -> None:
+        """In a forked child: what is kept is the parent's to write."""
+        self._kept.clear()
+        self._untold = 0
+        self._retrying = None
+        if self._pipe is not None:
+            os.close(self._pipe[0])
+            self._pipe = None
 
     def _flush_for(self, seconds: float) -> None:
         """Write what is kept, and wait so long for who reads it slowly."""
@@ -219,3 +233,12 @@ def unconfigured_logging_drops() -> Iterator[None]:
         logging.lastResort = before
         handler._flush_for(_AT_END)
         handler.close()
+
+
+def _forked() -> None:
+    for handler in list(_handlers):
+        handler._disown()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

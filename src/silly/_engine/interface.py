@@ -223,6 +223,9 @@ class Engine(Protocol):
         is cancelled.
         """
 
+    def disown(self, stream: Any) -> None:
+        """In a forked child: close the copy of the stream's socket, without a trace on the wire."""
+
     def spin(self, loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None:
         """Call *step*, and serve what is ready, by turns, for as long as the loop can spare.
 

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, cast
 
+from silly._engine import complaints
 from silly._engine.interface import (
     Accept,
     Gate,
@@ -35,7 +36,7 @@ if sys.platform != "win32":
     import fcntl
     import termios
 
-__all__ = ["NAME", "Stream", "attach", "serve", "stepped"]
+__all__ = ["NAME", "Stream", "attach", "disown", "serve", "spin", "stepped"]
 
 NAME: Final = "portable"
 
@@ -476,6 +477,20 @@ async def attach(loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: A
     except BaseException:
         sock.close()
         raise
+
+
+def disown(stream: Stream) -> None:
+    """Be gone, in a forked child (see `silly._engine.interface.Engine.disown`).
+
+    The null device takes the place of the socket: its transport, which does not
+    know of it, may close that number some time.
+    """
+    stream._mark_lost(complaints.belongs_to_parent())
+    descriptor = cast(AsyncioLink, stream._link)._socket.fileno()
+    if descriptor >= 0:
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, descriptor, inheritable=False)
+        os.close(null)
 
 
 def spin(loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None:  # noqa: ARG001

@@ -134,6 +134,9 @@ class _Conn(_EngineStream, Conn):
 
     __slots__ = ()
 
+    def _disown(self) -> None:
+        engine.disown(self)
+
 
 # Losing the connection is how most handlers end; these are no defects of theirs.
 _NORMAL_ENDS: Final = (
@@ -423,6 +426,8 @@ class Listener:
         else:
             self._deadline = min(deadline, self._deadline)
             self._changed.set()
+            if self._closing.cancelled():  # with all tasks, at the end of the loop
+                self._closing = self._loop.create_task(self._drain(None))
         return asyncio.shield(self._closing)
 
     async def _drain(self, closer: asyncio.Task[Any] | None) -> None:
@@ -464,6 +469,13 @@ class Listener:
                     await self._changed.wait()
             except TimeoutError:
                 return
+
+    def _disown(self) -> None:
+        """In a forked child: have nothing open that is the parent's."""
+        for server in self._servers:
+            server.close()
+        for conn in self._conns():
+            engine.disown(conn)
 
     async def wait_closed(self) -> None:
         """Wait until `close`, by whomever it was called, is done. Safe to cancel."""

@@ -16,7 +16,13 @@ from typing import Final
 from silly._channel import Key
 from silly.net import addr as addresses
 from silly.net.addr import TCPAddress, UnixAddress
-from silly.net.listening import activated_sockets, open_sockets, unlink_path
+from silly.net.listening import (
+    Resolved,
+    activated_sockets,
+    open_sockets,
+    resolve,
+    unlink_path,
+)
 
 __all__ = ["Sockets"]
 
@@ -36,7 +42,20 @@ class Sockets:
         """Return those that only worker *number* accepts on."""
         return self._own.setdefault(number, {})
 
-    def open(self, number: int, key: Key, backlog: int, *, reuse_port: bool) -> list[socket.socket]:
+    async def resolve(self, number: int, key: Key) -> Resolved | None:
+        """Return where *key* is, to be given to `open`; None if that need not be known.
+
+        Raises:
+            OSError: the host name cannot be resolved.
+        """
+        address = addresses.parse(key[0])
+        if key in self.own(number) or key in self._shared or isinstance(address, UnixAddress):
+            return None
+        return await resolve(address)
+
+    def open(
+        self, number: int, key: Key, backlog: int, where: Resolved | None, *, reuse_port: bool
+    ) -> list[socket.socket]:
         """Return the sockets for worker *number* to listen on *key*, opened now if need be.
 
         Raises:
@@ -47,11 +66,11 @@ class Sockets:
             if key in held:
                 return held[key]
         address = addresses.parse(key[0])
-        if passed := activated_sockets(address):
+        if passed := activated_sockets(address, where):
             self._shared[key] = [each.dup() for each in passed]
             return self._shared[key]
         if isinstance(address, UnixAddress) or _IS_SHARED:
-            self._shared[key] = open_sockets(address, backlog, reuse_port=reuse_port)
+            self._shared[key] = open_sockets(address, backlog, where, reuse_port=reuse_port)
             if isinstance(address, UnixAddress):
                 self._paths[key] = address.path
             return self._shared[key]
@@ -59,8 +78,8 @@ class Sockets:
             address = TCPAddress(address.host, self._ports[key])
         elif address.port and not reuse_port:
             # SO_REUSEPORT would share the port with another program: see whether it is free.
-            _close_all(open_sockets(address, backlog, reuse_port=False))
-        own[key] = open_sockets(address, backlog, reuse_port=True)
+            _close_all(open_sockets(address, backlog, where, reuse_port=False))
+        own[key] = open_sockets(address, backlog, where, reuse_port=True)
         self._ports[key] = own[key][0].getsockname()[1]
         return own[key]
 

@@ -22,7 +22,7 @@ from silly._engine.native.server import Server
 from silly._engine.native.stream import Stream
 from silly._engine.native.trampoline import Trampoline as stepped  # noqa: N813 - called as one
 
-__all__ = ["NAME", "Stream", "attach", "serve", "spin", "stepped"]
+__all__ = ["NAME", "Stream", "attach", "disown", "serve", "spin", "stepped"]
 
 NAME: Final = "native"
 
@@ -39,6 +39,10 @@ def serve(
     """Accept connections on *sock* (see `silly._engine.interface.Engine.serve`)."""
     tune(sock)  # accepted connections inherit it
     return Server(loop, sock.detach(), accept, busy_poll, gate)
+
+
+def disown(stream: Stream) -> None:
+    """Do nothing: the reactor does it (see `silly._engine.interface.Engine.disown`)."""
 
 
 async def attach(
