@@ -100,14 +100,14 @@ class Presses:
     """
 
     def __init__(self) -> None:
-        self._last = float("-inf")
+        self._last: dict[int, float] = {}
 
-    def is_another(self) -> bool:
-        """Tell whether the signal that came now is a request of its own."""
+    def is_another(self, number: int) -> bool:
+        """Tell whether the signal *number*, which came now, is a request of its own."""
         now = time.monotonic()
-        if now - self._last < TOGETHER:
+        if now - self._last.get(number, float("-inf")) < TOGETHER:
             return False
-        self._last = now
+        self._last[number] = now
         return True
 
 

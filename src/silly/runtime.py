@@ -225,8 +225,8 @@ class _Program:
         with handling(self._loop, dict.fromkeys(_SIGNALS, self._on_signal)):
             yield
 
-    def _on_signal(self, _number: int, _frame: types.FrameType | None) -> None:
-        if not self._presses.is_another():
+    def _on_signal(self, number: int, _frame: types.FrameType | None) -> None:
+        if not self._presses.is_another(number):
             return
         self._signals += 1
         if self._signals > 1 and not self._reacted:

@@ -233,7 +233,8 @@ def test_signal_drains_and_the_second_forces(tmp_path: Path, number: signal.Sign
             silly.until("stopping; waiting up to 600 s for 1 worker ")
             sock.sendall(b"two\n")  # the handler goes on
             assert sock.recv(100) == b"two\n"
-            silly.send(number)
+            # The same, at once, would be the first one, twice.
+            silly.send(signal.SIGINT if number == signal.SIGTERM else signal.SIGTERM)
             silly.rest()
             assert silly.process.returncode == 0
 
@@ -249,7 +250,7 @@ def test_worker_that_does_not_stop_is_killed(tmp_path: Path) -> None:
         silly.until("ignoring")
         silly.send(signal.SIGTERM)
         silly.until("stopping")
-        silly.send(signal.SIGTERM)
+        silly.send(signal.SIGINT)
         silly.until("does not stop: killing it")
         silly.rest()
         assert silly.process.returncode == 0

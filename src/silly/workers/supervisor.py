@@ -155,7 +155,7 @@ class Supervisor:
         presses = Presses()
 
         def on_signal(number: int, _frame: types.FrameType | None) -> None:
-            if number not in (signal.SIGTERM, signal.SIGINT) or presses.is_another():
+            if number not in (signal.SIGTERM, signal.SIGINT) or presses.is_another(number):
                 loop.call_soon_threadsafe(signals[number])
 
         self._has_terminal = os.isatty(sys.stderr.fileno()) if sys.stderr else False
@@ -182,6 +182,8 @@ class Supervisor:
     def stop(self) -> None:
         """Drain all workers; called again, end them at once."""
         self._stops += 1
+        if self._stops > 2:  # to drain them again would put off the killing
+            return
         workers = self._workers()
         if self._stops == 1:
             self._service.stopping()
