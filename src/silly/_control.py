@@ -34,7 +34,7 @@ from silly._channel import (
     Running,
     Stopping,
 )
-from silly._live import Live  # noqa: F401 - in forked children, its loops come first
+from silly._engine import engine
 from silly._signals import breakable
 
 __all__ = ["CHANNEL", "Opened", "Worker", "merging", "provide", "worker"]
@@ -137,7 +137,7 @@ class Worker:
         self._channel.disown()
         for servers in self._lent.values():
             for server in servers:
-                server.close()
+                engine.disown(server)
 
     # ---------------------------------------------------- what the runtime tells
 

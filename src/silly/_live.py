@@ -18,11 +18,12 @@ import contextlib
 import os
 import select
 import selectors
+import socket
 import weakref
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-__all__ = ["AFTER_CANCEL", "Live"]
+__all__ = ["AFTER_CANCEL", "Live", "let_go"]
 
 AFTER_CANCEL: Final = 1.0  # seconds that a cancelled task has to clean up
 
@@ -170,6 +171,18 @@ def _end_with(loop: asyncio.AbstractEventLoop, live: Live) -> None:
     loop.close = end_and_close  # type: ignore[method-assign]
 
 
+def let_go(sock: socket.socket) -> None:
+    """Close the descriptor of *sock*, which is the parent's, in a forked child.
+
+    The null device takes its place: what does not know of it, such as a
+    transport, may close that number some time.
+    """
+    if sock.fileno() >= 0:
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, sock.fileno(), inheritable=False)
+        os.close(null)
+
+
 def _forked() -> None:
     for loop in list(_loops):
         _part(loop)
@@ -177,7 +190,10 @@ def _forked() -> None:
 
 
 def _part(loop: asyncio.AbstractEventLoop) -> None:
-    """Give the child's copy of *loop* an epoll set of its own; uvloop does that by itself."""
+    """Give the child's copy of *loop* an epoll set of its own, should it run on or be closed.
+
+    A child that raises SystemExit does so. Of uvloop's the descriptor is not known.
+    """
     selector = getattr(loop, "_selector", None)
     if hasattr(select, "epoll") and isinstance(selector, selectors.EpollSelector):
         with contextlib.suppress(ValueError), select.epoll() as own:  # it is closed

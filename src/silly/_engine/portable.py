@@ -31,6 +31,7 @@ from silly._engine.interface import (
 )
 from silly._engine.stream import Stream
 from silly._engine.trampoline import Trampoline as stepped  # noqa: N813 - called as one
+from silly._live import let_go
 
 if sys.platform != "win32":
     import fcntl
@@ -364,6 +365,13 @@ class SocketServer:
             os.close(self._reserve)
             self._reserve = -1
 
+    def disown(self) -> None:
+        """Close in a forked child, without a word to the loop, which is the parent's."""
+        let_go(self._sock)
+        if self._reserve >= 0:
+            os.close(self._reserve)
+            self._reserve = -1
+
 
 AT_ONCE: Final = 32  # connections accepted before others have their turn
 SOMAXCONN: Final = 4096  # as many as a backlog may hold (listen(2))
@@ -479,18 +487,13 @@ async def attach(loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: A
         raise
 
 
-def disown(stream: Stream) -> None:
-    """Be gone, in a forked child (see `silly._engine.interface.Engine.disown`).
-
-    The null device takes the place of the socket: its transport, which does not
-    know of it, may close that number some time.
-    """
-    stream._mark_lost(complaints.belongs_to_parent())
-    descriptor = cast(AsyncioLink, stream._link)._socket.fileno()
-    if descriptor >= 0:
-        null = os.open(os.devnull, os.O_RDWR)
-        os.dup2(null, descriptor, inheritable=False)
-        os.close(null)
+def disown(of_parent: Stream | Server) -> None:
+    """Close a descriptor in a forked child (see `silly._engine.interface.Engine.disown`)."""
+    if isinstance(of_parent, Stream):
+        of_parent._mark_lost(complaints.belongs_to_parent())
+        let_go(cast(AsyncioLink, of_parent._link)._socket)
+    else:
+        cast(SocketServer, of_parent).disown()
 
 
 def spin(loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None:  # noqa: ARG001

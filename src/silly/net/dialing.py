@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from silly._live import let_go
 from silly.errors import at_address
 from silly.net.addr import Address, TCPAddress, UnixAddress, format_sockaddr
 from silly.net.resolving import getaddrinfo
@@ -157,7 +158,7 @@ def _close_connected(task: asyncio.Task[socket.socket]) -> None:
 
 def _forked() -> None:
     for sock in list(_connecting):
-        sock.close()
+        let_go(sock)
 
 
 if hasattr(os, "register_at_fork"):

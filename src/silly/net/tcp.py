@@ -472,10 +472,8 @@ class Listener:
 
     def _disown(self) -> None:
         """In a forked child: have nothing open that is the parent's."""
-        for server in self._servers:
-            server.close()
-        for conn in self._conns():
-            engine.disown(conn)
+        for each in (*self._servers, *self._conns()):
+            engine.disown(each)
 
     async def wait_closed(self) -> None:
         """Wait until `close`, by whomever it was called, is done. Safe to cancel."""

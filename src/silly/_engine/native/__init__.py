@@ -41,7 +41,7 @@ def serve(
     return Server(loop, sock.detach(), accept, busy_poll, gate)
 
 
-def disown(stream: Stream) -> None:
+def disown(of_parent: Stream | Server) -> None:
     """Do nothing: the reactor does it (see `silly._engine.interface.Engine.disown`)."""
 
 
