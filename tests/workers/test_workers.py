@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
@@ -250,8 +251,17 @@ def test_worker_that_does_not_stop_is_killed(tmp_path: Path) -> None:
         silly.until("ignoring")
         silly.send(signal.SIGTERM)
         silly.until("stopping")
-        silly.send(signal.SIGINT)
+        over = threading.Event()
+
+        def press_again() -> None:  # which does not put it off
+            while not over.wait(0.2):
+                silly.send(signal.SIGINT)
+
+        hammer = threading.Thread(target=press_again)
+        hammer.start()
         silly.until("does not stop: killing it")
+        over.set()
+        hammer.join()
         silly.rest()
         assert silly.process.returncode == 0
 
