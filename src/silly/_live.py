@@ -137,6 +137,8 @@ class Live:
             await asyncio.wait(tasks, timeout=AFTER_CANCEL)
         if closings:
             await asyncio.wait(closings)
+        if self._attending:
+            await asyncio.wait(self._attending, timeout=AFTER_CANCEL)
         with contextlib.suppress(TimeoutError):  # aborted: they leave within a pass or two
             async with asyncio.timeout(AFTER_CANCEL):
                 await self.wait_empty()

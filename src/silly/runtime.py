@@ -7,7 +7,9 @@ pending timer.
 SIGINT and SIGTERM drain: listeners stop accepting and let their handlers finish
 for up to the grace period, then cancel, then abort; forked tasks and the main
 coroutine are cancelled once the handlers are done. A second signal ends the
-grace period at once. All of this is a normal end.
+grace period at once; the same one within a tenth of a second is not a second one
+(`silly._signals.Presses`). All of this is a normal end. Forked children have none
+of these handlers.
 
 SIGUSR1 prints what every listener, connection and task is doing on standard
 error (`silly._inspection`), and the program goes on.
@@ -60,7 +62,8 @@ def run(
     As `asyncio.run`, but: after *main* returned, listeners, connections, forked
     tasks and pending timers are waited for; and SIGINT and SIGTERM drain the
     program (handlers may finish) instead of raising `KeyboardInterrupt`. A
-    second signal ends the drain at once.
+    second signal ends the drain at once. Names that are being resolved, also for
+    libraries that ask the event loop (``loop.getaddrinfo``), are not waited for.
 
     Args:
         main: a coroutine.

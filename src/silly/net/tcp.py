@@ -561,7 +561,8 @@ def listen(
     Args:
         addr: ``"127.0.0.1:9999"``, ``"[::1]:9999"``, ``":9999"`` (all interfaces,
             IPv4 and IPv6), ``"localhost:9999"`` or ``"unix:/run/x.sock"``. A host
-            name is resolved before this returns.
+            name is resolved before this returns; a signal to stop breaks that off
+            (`asyncio.CancelledError`).
         handler: a coroutine function of one argument, the `Conn`.
         backlog: how many connections may wait to be accepted (listen(2)).
         limits: what its clients may take; None for the defaults, or what the
