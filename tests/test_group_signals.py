@@ -20,6 +20,15 @@ import pytest
 
 DEADLINE = 30.0
 
+# What is "at once" is minutes here, so that no busy machine is too slow for it.
+COMMAND = """
+import sys
+from silly import _signals
+from silly.cli import main
+_signals.TOGETHER = 600
+sys.exit(main())
+"""
+
 SERVICE = """
 import multiprocessing, time
 from silly.net import tcp
@@ -41,7 +50,7 @@ print("Listening on", listener.local_addr, flush=True)
 def group(*args: str) -> Iterator[subprocess.Popen[str]]:
     """A command that leads a process group, as a shell's job does."""
     with subprocess.Popen(
-        [sys.executable, "-m", "silly", *args],
+        [sys.executable, "-c", COMMAND, *args],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -61,11 +70,6 @@ def until(process: subprocess.Popen[str], pattern: str) -> str:
         if found := re.search(pattern, line):
             return found[found.re.groups and 1]
     raise AssertionError(f"it has ended before {pattern!r}")
-
-
-def as_timeout_does(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    os.kill(process.pid, number)
-    os.killpg(process.pid, number)
 
 
 @contextlib.contextmanager
@@ -91,8 +95,9 @@ def test_a_service_that_is_told_twice_drains(
         addr = until(process, r"Listening on (\S+)")
         with dialed(addr) as sock:
             assert ask(sock, b"one\n") == b"one\n"
-            as_timeout_does(process, number)
+            os.kill(process.pid, number)
             until(process, "stopping")
+            os.killpg(process.pid, number)
             assert ask(sock, b"two\n") == b"two\n"  # the handler goes on
         assert process.wait(DEADLINE) == 0
         assert process.stdout is not None
@@ -122,8 +127,9 @@ def test_echo_that_is_told_twice_drains() -> None:
     with group("echo", "127.0.0.1:0", "--grace", "600s") as process:
         with dialed(until(process, r"Listening on (\S+)")) as sock:
             assert ask(sock, b"one\n") == b"one\n"
-            as_timeout_does(process, signal.SIGTERM)
+            os.kill(process.pid, signal.SIGTERM)
             until(process, "stopping")
+            os.killpg(process.pid, signal.SIGTERM)
             assert ask(sock, b"two\n") == b"two\n"
         assert process.wait(DEADLINE) == 0
 
@@ -132,7 +138,8 @@ def test_echo_that_is_told_twice_drains() -> None:
 def test_connect_that_is_told_twice_ends(number: signal.Signals, code: int) -> None:
     with group("connect", "--listen", "127.0.0.1:0") as process:
         until(process, r"Listening on (\S+)")
-        as_timeout_does(process, number)
+        os.kill(process.pid, number)
+        os.killpg(process.pid, number)
         output, _ = process.communicate(timeout=DEADLINE)
     assert process.returncode in (code, -number)  # the second may come when it is leaving
     assert "Traceback" not in output
