@@ -98,7 +98,8 @@ def test_a_service_that_is_told_twice_drains(
             os.kill(process.pid, number)
             until(process, "stopping")
             os.killpg(process.pid, number)
-            assert ask(sock, b"two\n") == b"two\n"  # the handler goes on
+            for _ in range(200):  # the handler goes on
+                assert ask(sock, b"two\n") == b"two\n"
         assert process.wait(DEADLINE) == 0
         assert process.stdout is not None
         assert "Traceback" not in process.stdout.read()
@@ -130,7 +131,8 @@ def test_echo_that_is_told_twice_drains() -> None:
             os.kill(process.pid, signal.SIGTERM)
             until(process, "stopping")
             os.killpg(process.pid, signal.SIGTERM)
-            assert ask(sock, b"two\n") == b"two\n"
+            for _ in range(200):
+                assert ask(sock, b"two\n") == b"two\n"
         assert process.wait(DEADLINE) == 0
 
 
