@@ -4,6 +4,7 @@
 # make bench-full   the same with more and longer rounds (an hour)
 # make soak   attack an echo server for two minutes, and see whether it keeps its promises
 # make asan   the engines' tests under AddressSanitizer (needs gcc)
+# make stress  random programs under AddressSanitizer for SECONDS=60 (needs gcc); SEED=n replays
 # make sessions     SESSIONS=10000 random sessions over bad networks, on each engine
 # make restarts   a hundred rolling restarts under load: no connection may be lost
 # make fuzz   fuzz reading for SECONDS=1200 (needs Python 3.11 or 3.12)
@@ -18,7 +19,7 @@ VENV ?= .venv
 ADDR ?= 127.0.0.1:9999
 PYTEST ?= --numprocesses 3
 
-.PHONY: run test bench bench-full soak restarts asan sessions fuzz clean
+.PHONY: run test bench bench-full soak restarts asan stress sessions fuzz clean
 .SILENT:
 
 run: $(VENV)/.installed
@@ -57,6 +58,24 @@ asan: $(VENV)/.installed-dev
 	  LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ../../$(VENV)/bin/python -m pytest -q \
 	  tests/engine tests/net/test_tcp.py -k "not failing_system_calls"
 
+# A build and an environment for each version of Python. What fails is printed with its seed.
+stress: SECONDS ?= 60
+stress:
+	set -e; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; \
+	dir=build/stress-$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	mkdir -p $$dir; \
+	test -x $$dir/venv/bin/python || $(PYTHON) -m venv $$dir/venv; \
+	$$dir/venv/bin/python -m pip install --quiet --disable-pip-version-check 'Cython>=3.1' 'setuptools>=77'; \
+	rm -rf $$dir/src && cp -r src setup.py pyproject.toml README.md LICENSE $$dir && cd $$dir; \
+	rm -f src/silly/_engine/native/*.so; \
+	SILLY_BUILD_NATIVE=1 SILLY_CFLAGS="-fsanitize=address -fno-omit-frame-pointer -g" \
+	  SILLY_LDFLAGS=-fsanitize=address venv/bin/python setup.py -q build_ext --inplace; \
+	gcc -O1 -g -shared -fPIC -o faults.so ../../fuzz/faults.c; \
+	PYTHONPATH=src PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 SILLY_ENGINE=native \
+	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$PWD/faults.so" \
+	  venv/bin/python ../../fuzz/stress.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED) --programs 1)
+
 SESSIONS ?= 10000
 
 sessions: $(VENV)/.installed-dev
@@ -65,8 +84,7 @@ sessions: $(VENV)/.installed-dev
 	    tests/engine/test_random_peers.py || exit 1; \
 	done
 
-SECONDS ?= 1200
-
+fuzz: SECONDS ?= 1200
 fuzz: $(VENV)/.installed
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
 	mkdir -p build/fuzz

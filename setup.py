@@ -49,6 +49,8 @@ def extensions() -> list[Extension]:
             "wraparound": False,
             "initializedcheck": False,
             "cdivision": True,
+            "auto_pickle": False,
+            "binding": False,  # else a method of the class does not check what it is called with
         },
     )
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import uvloop
 
@@ -24,6 +25,9 @@ DEADLINE = 60.0  # seconds for one test
 
 _soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (_hard, _hard))
+
+hypothesis.settings.register_profile("silly", deadline=None)  # no test asserts a time
+hypothesis.settings.load_profile("silly")
 
 # What programs that tests start print is buffered, on every machine: else the lines of
 # several that share an output are mixed.

@@ -16,6 +16,7 @@ from silly import admin
 from silly._live import Live
 from silly.net import tcp
 from silly.net.tcp import Conn
+from tests.workers.harness import running, script
 
 ANY = "127.0.0.1:0"
 
@@ -90,10 +91,33 @@ async def test_an_endless_command_ends_the_connection(tmp_path: Path) -> None:
                 await conn.read()
 
 
-@pytest.mark.parametrize("addr", ["127.0.0.1:0", ":0", "localhost:9999"])
+@pytest.mark.parametrize("addr", ["127.0.0.1:0", ":0", "localhost:9999", "unix:@name"])
 async def test_it_cannot_be_reached_over_a_network(addr: str) -> None:
-    with pytest.raises(ValueError, match=r"is not a Unix socket.*expected such as 'unix:/run"):
+    with pytest.raises(ValueError, match=r"is not the path of a Unix socket.*such as 'unix:/run"):
         admin.serve(addr)
+
+
+@pytest.mark.parametrize("options", [[], ["--workers", "1"]], ids=["alone", "workers"])
+def test_it_is_private_whatever_the_umask_is_and_leaves_that_alone(
+    tmp_path: Path, options: list[str]
+) -> None:
+    text = """
+        import os, silly.admin
+        from silly.net import tcp
+        async def leave(conn): pass
+        def changed(mask): raise AssertionError("other threads would see it")
+        os.umask = changed
+        silly.admin.serve("unix:admin.sock")
+        tcp.listen("unix:open.sock", leave, mode=0o660)
+        tcp.listen("unix:left.sock", leave)
+        names = "admin.sock", "open.sock", "left.sock"
+        print("modes", *(oct(os.stat(name).st_mode)[-3:] for name in names), flush=True)
+    """
+    path = script(tmp_path, text)
+    with running("-m", "silly", *options, path, cwd=tmp_path, umask=0o022) as silly:
+        assert silly.until(r"modes (.*)") == ["600 660 755"]
+        silly.stop()
+    assert list(tmp_path.iterdir()) == [path]
 
 
 async def test_others_can_answer(tmp_path: Path) -> None:

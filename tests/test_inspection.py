@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -103,6 +104,20 @@ async def test_where_a_handler_waits(handler: Any, place: str, waits_for: str) -
             text,
         )
         await listener.close(0)
+
+
+async def test_a_name_that_a_peer_chose_makes_no_lines_of_its_own(tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    listener = tcp.listen(f"unix:{tmp_path}/x", reads_a_line)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.setblocking(False)
+        sock.bind(f"{tmp_path}/a\n\x1b[2Jforged")
+        await loop.sock_connect(sock, f"{tmp_path}/x")
+        assert await loop.sock_recv(sock, 1) == b"+"
+        text = _inspection.report(loop)
+    assert "a\\x0a\\x1b[2Jforged" in text
+    assert "\x1b" not in text
+    await listener.close(0)
 
 
 async def test_where_tasks_wait() -> None:

@@ -177,15 +177,24 @@ def start(*command: object) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("options", [[], ["--workers", "2"]], ids=["alone", "workers"])
-@pytest.mark.parametrize("family", ["ipv4", "dual", "unix"])
+@pytest.mark.parametrize("family", ["ipv4", "dual", "unix", "unix by a link", "abstract"])
 def test_sockets_that_were_passed_are_used(tmp_path: Path, options: list[str], family: str) -> None:
     other = socket.create_server(("127.0.0.1", 0))
-    if family == "unix":
+    if family.startswith("unix"):
         path = tmp_path / "passed.sock"
         passed = socket.socket(socket.AF_UNIX)
         passed.bind(str(path))
         passed.listen()
         addr = wanted = f"unix:{path}"
+        if family != "unix":
+            (tmp_path / "link").symlink_to(".")
+            wanted = f"unix:{tmp_path}/link/passed.sock"
+    elif family == "abstract":
+        passed = socket.socket(socket.AF_UNIX)
+        passed.bind(f"\0silly {os.getpid()}\n")
+        passed.listen()
+        wanted = f"unix:@silly {os.getpid()}\n"
+        addr = f"unix:\0{wanted[6:]}"  # as the socket module has it
     elif family == "dual":
         passed = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
         wanted = f":{passed.getsockname()[1]}"
@@ -206,7 +215,7 @@ def test_sockets_that_were_passed_are_used(tmp_path: Path, options: list[str], f
                 process.kill()
         # Still open here, as it is in systemd.
         assert passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        if family == "unix":
+        if family.startswith("unix"):
             assert path.exists()
 
 

@@ -57,6 +57,7 @@ class Open:
     index: int
     backlog: int
     reuse_port: bool
+    mode: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -35,11 +34,12 @@ from silly._channel import (
     Stopping,
 )
 from silly._engine import engine
+from silly._logger import ENDS_PROGRAM, Logger
 from silly._signals import breakable
 
 __all__ = ["CHANNEL", "Opened", "Worker", "merging", "provide", "worker"]
 
-logger = logging.getLogger("silly.workers")
+logger = Logger("silly.workers")
 
 CHANNEL: Final = "SILLY_CHANNEL"  # the descriptor, and the seconds between heartbeats
 _PATIENCE: Final = 30.0  # seconds for the supervisor to open a socket
@@ -50,10 +50,18 @@ Merge = Callable[[Any, Any], Any]
 
 # ------------------------------------------------------------------- providers
 
-_providers: dict[str, tuple[Callable[[], Any], Merge | None]] = {}
+Meanwhile = Callable[[], Coroutine[Any, Any, Any]]
+
+_providers: dict[str, tuple[Callable[[], Any], Merge | None, Meanwhile | None]] = {}
 
 
-def provide(name: str, function: Callable[[], Any], *, merge: Merge | None = None) -> None:
+def provide(
+    name: str,
+    function: Callable[[], Any],
+    *,
+    merge: Merge | None = None,
+    meanwhile: Meanwhile | None = None,
+) -> None:
     """Let the supervisor ask this worker for *name* (`silly.workers.Supervisor.ask`).
 
     Args:
@@ -66,13 +74,15 @@ def provide(name: str, function: Callable[[], Any], *, merge: Merge | None = Non
             each worker that has ended, and *so_far* None at first; returns what
             then stands for all that have ended. Without it, the last answers
             of the latest 1000 are kept, one by one.
+        meanwhile: a coroutine function that gives the same answer without holding
+            up the event loop; called instead, except the last time.
     """
-    _providers[name] = function, merge
+    _providers[name] = function, merge, meanwhile
 
 
 def merging(name: str) -> Merge | None:
     """Return what `provide` was given for *name*."""
-    return _providers.get(name, (None, None))[1]
+    return _providers[name][1] if name in _providers else None
 
 
 # ---------------------------------------------------------------------- worker
@@ -90,7 +100,7 @@ class Opened:
     """What a listener listens on."""
 
     sockets: list[socket.socket]
-    release: Callable[[], None]
+    release: Callable[[], None] = lambda: None
     """To be called when the listener has closed them."""
 
 
@@ -105,6 +115,7 @@ class Worker:
         self._picked: dict[str, int] = {}  # how often each address with port 0 was opened
         self._lent: dict[tuple[Key, int], list[_Server]] = {}
         self._stopping = self._told = False
+        self._answering: set[asyncio.Task[None]] = set()
 
     def attach(
         self,
@@ -168,8 +179,14 @@ class Worker:
             case Drain(grace):
                 self._stop(grace)
             case Ask(number, name):
-                known, value = self._answer(name)
-                self._channel.send(Answer(number, name, known, value))
+                meanwhile = _providers[name][2] if name in _providers else None
+                if meanwhile is None:
+                    known, value = self._answer(name)
+                    self._channel.send(Answer(number, name, known, value))
+                elif self._loop is not None:
+                    answering = self._loop.create_task(self._answer_later(number, name, meanwhile))
+                    self._answering.add(answering)
+                    answering.add_done_callback(self._answering.discard)
             case Lend(address, index, slot):
                 sockets = [socket.socket(fileno=number) for number in descriptors]
                 self._borrow((address, index), slot, sockets)
@@ -178,21 +195,40 @@ class Worker:
                     self._give_back(key)
 
     def _on_end(self) -> None:
-        logger.warning("the supervisor is gone: stopping")
         self._stop(None)
+        logger.warning("the supervisor is gone: stopping")
+
+    async def _answer_later(self, number: int, name: str, meanwhile: Meanwhile) -> None:
+        known, value = False, None
+        try:
+            value = await meanwhile()
+            known = True
+        except Exception:
+            logger.exception("cannot answer for %r", name)
+        if self._loop is not None:
+            self._channel.send(Answer(number, name, known, value))
 
     def _answer(self, name: str) -> tuple[bool, Any]:
         if name in _providers:
             try:
                 return True, _providers[name][0]()
-            except Exception:
+            except ENDS_PROGRAM:
+                raise
+            except BaseException:
                 logger.exception("cannot answer for %r", name)
         return False, None
 
     # -------------------------------------------------------------------- sockets
 
     def open(
-        self, address: str, backlog: int, *, reuse_port: bool, picks: bool, serve: Serve
+        self,
+        address: str,
+        backlog: int,
+        *,
+        reuse_port: bool,
+        mode: int | None,
+        picks: bool,
+        serve: Serve,
     ) -> Opened | None:
         """Return what the supervisor holds open for *address*; None if it is not to be asked.
 
@@ -212,7 +248,7 @@ class Worker:
         try:
             with breakable():
                 answer, descriptors = self._channel.converse(
-                    Open(address, index, backlog, reuse_port), _PATIENCE
+                    Open(address, index, backlog, reuse_port, mode), _PATIENCE
                 )
         except OSError as error:
             raise type(error)(error.errno, "The supervisor did not answer", address) from None

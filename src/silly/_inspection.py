@@ -1,9 +1,10 @@
 """What a running program is doing: its listeners, connections and tasks, and what each waits for.
 
 Read off when somebody asks (SIGUSR1, the admin socket); nothing is noted down
-before. All of it is JSON values. Of many connections only some are listed one by
-one; some thousands of the rest are counted by where they wait, and what is left
-is only counted: so the loop is not held up for long.
+before. All of it is JSON values; what a peer chose is escaped in them. Of many
+connections only some are listed one by one; some thousands of the rest are counted
+by where they wait, and what is left is only counted: so the loop is not held up for
+long.
 
 Where a task waits is found by going down its chain of coroutines (``cr_await``
 and its kin): the last of them that is neither this package's nor asyncio's nor
@@ -18,13 +19,14 @@ import sysconfig
 import time
 import types
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from silly._engine import engine
 from silly._engine import stream as portable
 from silly._live import Live
+from silly.text import printable
 
 if TYPE_CHECKING:
     from silly.net.conn import Conn
@@ -34,6 +36,7 @@ __all__ = ["LISTED", "connections", "listeners", "report", "tasks"]
 
 LISTED: Final = 100  # connections of a listener, or tasks, that are listed one by one
 _COUNTED: Final = 2_000  # of the others, those that are counted by where they wait
+_SUMMED: Final = 10_000  # connections of a listener whose bytes are summed up
 _DEEP: Final = 500  # coroutines of a task
 
 _OURS: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120
@@ -46,19 +49,22 @@ _LIBRARIES: Final = tuple(
 
 
 def listeners(loop: asyncio.AbstractEventLoop) -> list[dict[str, Any]]:
-    """Return the listeners of *loop*: where they listen, their state and their counts."""
+    """Return the listeners of *loop*: where they listen, their state and their counts.
+
+    Bytes are None where there are too many connections to be asked.
+    """
     found = []
     for listener in _listeners(loop):
-        stats = listener.stats
+        stats = listener.stats if listener.connections <= _SUMMED else None
         found.append(
             {
-                "listener": listener.local_addr,
-                "addresses": list(listener.local_addrs),
+                "listener": printable(listener.local_addr),
+                "addresses": [printable(addr) for addr in listener.local_addrs],
                 "accepting": listener.is_accepting,
-                "accepted": stats.accepted,
-                "connections": stats.connections,
-                "bytes_in": stats.bytes_in,
-                "bytes_out": stats.bytes_out,
+                "accepted": listener._accepted,
+                "connections": listener.connections,
+                "bytes_in": stats and stats.bytes_in,
+                "bytes_out": stats and stats.bytes_out,
             }
         )
     return found
@@ -75,22 +81,27 @@ def connections(loop: asyncio.AbstractEventLoop, listed: int = LISTED) -> list[d
     for listener in _listeners(loop):
         handled = ((conn, task) for task, conn in listener._handling.items())
         lingering = ((conn, None) for conn in listener._lingering)
-        pairs: list[tuple[Conn, asyncio.Task[Any] | None]] = [*handled, *lingering]
-        found.append(_group(listener.local_addr, pairs, listed))
-    own = [(cast("Conn", conn), None) for conn in Live.of(loop).conns]
+        total = len(listener._handling) + len(listener._lingering)
+        pairs = chain(handled, lingering)
+        found.append(_group(printable(listener.local_addr), total, pairs, listed))
+    own = Live.of(loop).conns
     if own:
-        found.append(_group(None, own, listed))
+        found.append(_group(None, len(own), ((cast("Conn", conn), None) for conn in own), listed))
     return found
 
 
 def tasks(loop: asyncio.AbstractEventLoop, listed: int = LISTED) -> dict[str, Any]:
     """Return the tasks of *loop* that are no listener's handlers, *listed* of them at most."""
-    handlers = {task for listener in _listeners(loop) for task in listener._handling}
-    others = [task for task in asyncio.all_tasks(loop) if task not in handlers]
+    handling = [listener._handling for listener in _listeners(loop)]
+    others = [
+        task
+        for task in asyncio.all_tasks(loop)
+        if not any(task in handlers for handlers in handling)
+    ]
     others.sort(key=lambda task: task.get_name())
     return {
         "total": len(others),
-        "handlers": len(handlers),
+        "handlers": sum(map(len, handling)),
         "tasks": [_task(task) for task in others[:listed]],
         "uncounted": max(0, len(others) - listed),
     }
@@ -102,20 +113,23 @@ def _listeners(loop: asyncio.AbstractEventLoop) -> list[Listener]:
 
 
 def _group(
-    listener: str | None, pairs: Sequence[tuple[Conn, asyncio.Task[Any] | None]], listed: int
+    listener: str | None,
+    total: int,
+    pairs: Iterator[tuple[Conn, asyncio.Task[Any] | None]],
+    listed: int,
 ) -> dict[str, Any]:
     now = time.time()
-    counted = pairs[listed : listed + _COUNTED]
-    places = Counter(_waiting(conn, task) for conn, task in counted)
+    found = [_connection(conn, task, now) for conn, task in islice(pairs, listed)]
+    places = Counter(_waiting(conn, task) for conn, task in islice(pairs, _COUNTED))
     return {
         "listener": listener,
-        "total": len(pairs),
-        "connections": [_connection(conn, task, now) for conn, task in pairs[:listed]],
+        "total": total,
+        "connections": found,
         "others": [
             {"count": count, "at": at, "waits_for": waits_for}
             for (at, waits_for), count in places.most_common()
         ],
-        "uncounted": max(0, len(pairs) - listed - _COUNTED),
+        "uncounted": max(0, total - listed - _COUNTED),
     }
 
 
@@ -124,8 +138,8 @@ def _connection(conn: Conn, task: asyncio.Task[Any] | None, now: float) -> dict[
     opened_at, last_activity = conn._times
     bytes_in, bytes_out = conn._counts
     return {
-        "peer": conn.remote_addr,
-        "local": conn.local_addr,
+        "peer": printable(conn.remote_addr),
+        "local": printable(conn.local_addr),
         "age": round(max(0.0, now - opened_at), 3),
         "idle": round(max(0.0, now - last_activity), 3),
         "bytes_in": bytes_in,
@@ -148,7 +162,12 @@ def _task(task: asyncio.Task[Any]) -> dict[str, Any]:
     at, waits_for = _suspended(task)
     coroutine = task.get_coro()
     name = getattr(coroutine, "__qualname__", None) or repr(coroutine)
-    return {"name": task.get_name(), "coroutine": name, "at": at, "waits_for": waits_for}
+    return {
+        "name": printable(task.get_name()),
+        "coroutine": printable(name),
+        "at": at,
+        "waits_for": waits_for,
+    }
 
 
 # ------------------------------------------------------------ where a task waits
@@ -207,7 +226,7 @@ def _awaited(link: Any, last: types.FrameType | None, place: types.FrameType | N
         stream = last.f_locals.get("self")
     if isinstance(stream, engine.Stream | portable.Stream):
         conn = cast("Conn", stream)
-        return f"{conn._waits_for} ({conn.remote_addr})"
+        return f"{conn._waits_for} ({printable(conn.remote_addr)})"
     if last is None or last is place:
         return None
     return f"{last.f_globals.get('__name__', '?')}.{last.f_code.co_qualname}"
@@ -216,7 +235,7 @@ def _awaited(link: Any, last: types.FrameType | None, place: types.FrameType | N
 def _future(task: asyncio.Task[Any]) -> str | None:
     future = getattr(task, "_fut_waiter", None)
     if isinstance(future, asyncio.Task):
-        return f"task {future.get_name()}"
+        return f"task {printable(future.get_name())}"
     return None if future is None else f"a {type(future).__name__.strip('_')}"
 
 
@@ -241,11 +260,13 @@ def report(loop: asyncio.AbstractEventLoop, running: types.FrameType | None = No
         lines.append(f"running now: {_at(running)}")
     groups = {group["listener"]: group for group in found}
     for each in listeners(loop):
+        moved = ""
+        if each["bytes_in"] is not None:
+            moved = f", {each['bytes_in']} bytes in, {each['bytes_out']} bytes out"
         lines.append(
             f"listener {' '.join(each['addresses'])}: "
             f"{'accepting' if each['accepting'] else 'closing'}, "
-            f"{_many(each['connections'], 'connection')}, {each['accepted']} accepted, "
-            f"{each['bytes_in']} bytes in, {each['bytes_out']} bytes out"
+            f"{_many(each['connections'], 'connection')}, {each['accepted']} accepted{moved}"
         )
         lines += _group_lines(groups[each["listener"]], "from")
     if None in groups:
@@ -258,7 +279,7 @@ def report(loop: asyncio.AbstractEventLoop, running: types.FrameType | None = No
         ]
     if others["uncounted"]:
         lines.append(f"  and {others['uncounted']} more")
-    return "\n".join(lines) + "\n"
+    return "".join(f"{printable(line)}\n" for line in lines)  # Unix peers choose their names
 
 
 def _group_lines(group: dict[str, Any], direction: str) -> list[str]:

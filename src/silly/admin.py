@@ -70,6 +70,12 @@ def answer(command: str) -> Any:
     return COMMANDS
 
 
+async def _answer_in_turns(command: str) -> Any:
+    if command == "stats":
+        return {"pid": os.getpid(), **await metrics.snapshot_in_turns()}
+    return answer(command)
+
+
 def serve(addr: str, source: Answer | None = None) -> tcp.Listener:
     """Open the admin socket at *addr*.
 
@@ -89,30 +95,31 @@ def serve(addr: str, source: Answer | None = None) -> tcp.Listener:
         ValueError: *addr* is not a Unix socket's.
         OSError, TypeError, RuntimeError: as `silly.net.tcp.listen`.
     """
-    if not isinstance(addresses.parse(addr), addresses.UnixAddress):
-        raise ValueError(  # noqa: TRY004 - its type is right
-            f"addr {addr!r} is not a Unix socket: the admin socket has no password, so it "
-            f"cannot be reached over a network; expected such as 'unix:/run/app.sock'"
+    address = addresses.parse(addr)
+    if not isinstance(address, addresses.UnixAddress) or address.is_abstract:
+        raise ValueError(
+            f"addr {addr!r} is not the path of a Unix socket: the admin socket has no password, "
+            f"so only its file's permissions protect it; expected such as 'unix:/run/app.sock'"
         )
-    ask: Answer = answer if source is None else source
+    ask: Answer = _answer_in_turns if source is None else source
 
     async def converse(conn: tcp.Conn) -> None:
         async for line in conn:
             command = line.decode("utf-8", "replace").strip()
-            if not command:
-                continue
-            try:
-                found = ask(command)
-                if inspect.isawaitable(found):
-                    found = await found
-            except ValueError as error:
-                found = {"error": str(error)}
-            await conn.write(json.dumps(found).encode() + b"\n")
+            if command:
+                await conn.write(json.dumps(await found(conn, command)).encode() + b"\n")
 
-    before = os.umask(0o177)
-    try:
-        listener = tcp.listen(addr, converse, read_limit=_LINE)
-    finally:
-        os.umask(before)
+    async def found(conn: tcp.Conn, command: str) -> Any:
+        try:
+            answered = ask(command)
+            return await answered if inspect.isawaitable(answered) else answered
+        except ValueError as error:
+            return {"error": str(error)}
+        except Exception as error:
+            what = f"cannot answer ({type(error).__name__}): see the log"
+            conn.write(json.dumps({"error": what}).encode() + b"\n")
+            raise
+
+    listener = tcp.listen(addr, converse, mode=0o600, read_limit=_LINE)
     Live.of(asyncio.get_running_loop()).attend(listener, metrics.measure())
     return listener

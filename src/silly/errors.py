@@ -13,12 +13,14 @@ Built-in exceptions are raised where one fits; those defined here each derive
 from the built-in that comes nearest, so ``except EOFError`` works as well as
 ``except EndOfStream``. Every one names the address of the connection: ours in
 `SillyError.address`, operating-system errors in `OSError.filename`; both in
-the message.
+the message, where what a peer chose (the name of a Unix socket) is escaped.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+from silly.text import printable
 
 __all__ = [
     "ConcurrentRead",
@@ -41,7 +43,7 @@ class SillyError(Exception):
     address: str
 
     def __init__(self, message: str, *, address: str = "") -> None:
-        super().__init__(f"{address}: {message}" if address else message)
+        super().__init__(f"{printable(address)}: {message}" if address else message)
         self.address = address
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -97,7 +99,7 @@ def at_address(error: OSError, address: str, cause: str = "") -> OSError:
     """
     cause = cause or error.strerror or str(error) or type(error).__name__
     if error.errno is None:
-        named = type(error)(f"{address}: {cause}")
+        named = type(error)(f"{printable(address)}: {cause}")
     else:
         named = type(error)(error.errno, cause)
     named.filename = address

@@ -4,7 +4,8 @@
 counted anyway, so metrics cost nothing for a message. While they are measured
 (`measure`, and what calls it: `serve`, `silly.admin.serve`), a connection also
 costs its place in a histogram, and a timer looks every half second how late the
-event loop is.
+event loop is. Of a listener that was closed the counts stay for a while: of the last
+ten, or of as many as were ever open at a time.
 
 A snapshot is made of JSON values. Those of several processes are put together
 with `merge`; of a process that ended, `retired` keeps the counts. `Collector`
@@ -20,15 +21,17 @@ import os
 import platform
 import sys
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import silly
 from silly._engine import engine
 from silly._live import Live
+from silly._logger import ENDS_PROGRAM
 from silly.errors import SillyError
 from silly.net import observer, tcp
+from silly.text import printable
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -46,6 +49,7 @@ __all__ = [
     "retired",
     "serve",
     "snapshot",
+    "snapshot_in_turns",
 ]
 
 Snapshot = dict[str, Any]
@@ -53,6 +57,7 @@ Snapshot = dict[str, Any]
 HANDLER_BUCKETS: Final = (0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0)  # seconds
 LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)  # seconds
 _INTERVAL: Final = 0.5  # seconds between two looks at how late the loop is
+_KEPT: Final = 10  # closed listeners whose counts stay, at least
 _DIGITS: Final = 6  # of seconds: rounded, a sum is the same in whatever order it is made
 
 COUNTER: Final = "counter"
@@ -222,7 +227,8 @@ class _Meter:
         self.handlers: dict[str, _Histogram] = {}
         self.endings: dict[str, dict[str, int]] = {}
         self.known: set[tcp.Listener] = set()  # whose counts are not in `past`
-        self.past: dict[str, dict[str, Any]] = {}  # counts of listeners that are closed
+        self.past: dict[str, dict[str, Any]] = {}  # counts of closed ones, the latest last
+        self.most = 0  # listeners at a time
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> _Meter:
@@ -251,15 +257,16 @@ class _Meter:
         self.lag.add(max(0.0, now - self._due))
         self._due = now + _INTERVAL
         self._sampler = self._loop.call_at(self._due, self._sample)
+        self._retire()
 
     def opened(self, conn: tcp.Conn, listener: tcp.Listener) -> None:  # noqa: ARG002
         if listener._loop is self._loop:
             self.known.add(listener)
 
     def closed(self, conn: tcp.Conn, listener: tcp.Listener, ending: observer.Ending) -> None:  # noqa: ARG002
-        if listener._loop is not self._loop:
-            return
         address = listener.local_addr
+        if listener not in self.known and address not in self.past:  # nor of this loop
+            return
         if address not in self.handlers:
             self.handlers[address] = _Histogram(HANDLER_BUCKETS)
             self.endings[address] = {}
@@ -267,22 +274,35 @@ class _Meter:
         endings = self.endings[address]
         endings[ending.how] = endings.get(ending.how, 0) + 1
 
-    def listeners(self) -> dict[str, dict[str, Any]]:
-        """What is known of each address."""
+    def _retire(self) -> set[tcp.Listener]:
+        """Keep the counts of listeners that were closed, and return the others."""
         live = cast("set[tcp.Listener]", Live.of(self._loop).listeners)
         self.known |= live
-        for listener in self.known - live:  # closed since: their counts stay
-            counts = _counts(listener)
+        self.most = max(self.most, len(live))
+        for listener in self.known - live:
             address = listener.local_addr
-            kept = _without_gauges(counts, "listener")
-            self.past[address] = _added(self.past.get(address, {}), kept)
+            kept = _without_gauges(_counts(listener.stats), "listener")
+            self.past[address] = _added(self.past.pop(address, {}), kept)
         self.known &= live
+        if len(self.past) > max(_KEPT, self.most):
+            open_now = {listener.local_addr for listener in live}
+            for address in [each for each in self.past if each not in open_now]:
+                if len(self.past) > max(_KEPT, self.most):
+                    del self.past[address]
+                    self.handlers.pop(address, None)
+                    self.endings.pop(address, None)
+        return live
+
+    def listeners(self, stats: Mapping[tcp.Listener, tcp.ListenerStats]) -> dict[str, Any]:
+        """What is known of each address; *stats* of those listeners that were asked already."""
+        live = self._retire()
         found = dict(self.past)
         for listener in live:
             address = listener.local_addr
-            found[address] = _added(found.get(address, {}), _counts(listener))
+            counts = _counts(stats.get(listener) or listener.stats)
+            found[address] = _added(found.get(address, {}), counts)
         return {
-            address: {
+            printable(address): {
                 **counts,
                 "endings": dict(self.endings.get(address, {})),
                 "handler_seconds": self._handler_seconds(address),
@@ -294,8 +314,7 @@ class _Meter:
         return self.handlers.get(address, _Histogram(HANDLER_BUCKETS)).values()
 
 
-def _counts(listener: tcp.Listener) -> dict[str, Any]:
-    stats = listener.stats
+def _counts(stats: tcp.ListenerStats) -> dict[str, Any]:
     return {
         "connections": stats.connections,
         "accepted": stats.accepted,
@@ -335,14 +354,25 @@ def snapshot() -> Snapshot:
     Raises:
         RuntimeError: no event loop is running.
     """
-    meter = _Meter.of(asyncio.get_running_loop())
+    return _snapshot(_Meter.of(asyncio.get_running_loop()), {})
+
+
+async def snapshot_in_turns() -> Snapshot:
+    """Return what `snapshot` does; of many connections, let the loop have its turns meanwhile."""
+    loop = asyncio.get_running_loop()
+    listeners = cast("set[tcp.Listener]", Live.of(loop).listeners)
+    stats = {listener: await listener._stats_in_turns() for listener in list(listeners)}
+    return _snapshot(_Meter.of(loop), stats)
+
+
+def _snapshot(meter: _Meter, stats: Mapping[tcp.Listener, tcp.ListenerStats]) -> Snapshot:
     return {
         "about": {
             "version": silly.__version__,
             "engine": engine.NAME,
             "python": platform.python_version(),
         },
-        "listeners": meter.listeners(),
+        "listeners": meter.listeners(stats),
         "loop": {"lag_seconds": meter.lag.values()},
         "process": _process(),
     }
@@ -371,16 +401,29 @@ def merge(snapshots: Iterable[Snapshot]) -> Snapshot:
     return merged
 
 
-def retired(last: Snapshot) -> Snapshot:
-    """Return what stays of a process that has ended: its counts, without what it held."""
+def retired(last: Snapshot, before: Snapshot | None = None) -> Snapshot:
+    """Return what stays of a process that has ended: its counts, without what it held.
+
+    Args:
+        last: its last snapshot.
+        before: what stayed of those that ended earlier, to be added. Of listeners
+            that *last* does not know, the latest stay: ten altogether.
+    """
     listeners = last.get("listeners", {})
-    return {
+    counts = {address: _without_gauges(values, "listener") for address, values in listeners.items()}
+    stays = {
         **last,
-        "listeners": {
-            address: _without_gauges(values, "listener") for address, values in listeners.items()
-        },
+        "listeners": counts,
         "process": _without_gauges(last.get("process", {}), "process"),
     }
+    if before is None:
+        return stays
+    earlier = before.get("listeners", {})
+    others = [address for address in earlier if address not in counts]
+    others = others[max(0, len(others) + len(counts) - _KEPT) :]
+    merged = _added(before, stays)
+    merged["listeners"] = {address: merged["listeners"][address] for address in (*others, *counts)}
+    return cast("Snapshot", merged)
 
 
 def _without_gauges(values: dict[str, Any], where: str) -> dict[str, Any]:
@@ -452,7 +495,7 @@ class Collector:
         return asyncio.run_coroutine_threadsafe(self._called(), self._loop).result(5)
 
     async def _called(self) -> Snapshot:
-        return self._source()
+        return await snapshot_in_turns() if self._source is snapshot else self._source()
 
 
 def _families(taken: Snapshot, *, process: bool) -> Iterator[Metric]:
@@ -532,18 +575,63 @@ _REQUEST: Final = 16 * 1024  # bytes
 _PATIENCE: Final = 10.0  # seconds for a request to come
 
 
-class _All:
-    """What one scrape is answered with: a snapshot, and what the program registered itself."""
+class _Families:
+    """What an encoder is given."""
 
-    def __init__(self, taken: Snapshot, registry: _Registered | None, *, process: bool) -> None:
-        self._taken = taken
-        self._registry = registry
-        self._process = process
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
 
-    def collect(self) -> Iterator[Metric]:
-        yield from _families(self._taken, process=self._process)
-        if self._registry is not None:
-            yield from self._registry.collect()
+    def collect(self) -> list[Metric]:
+        return self._families
+
+
+Failures = list[BaseException]
+
+
+def _registered(registry: _Registered, failures: Failures) -> list[Metric]:
+    """What the program registered itself, without what cannot be had."""
+    try:
+        return list(registry.collect())
+    except ENDS_PROGRAM:
+        raise
+    except BaseException as failure:  # noqa: BLE001 - a collector is a program of the user's
+        collectors = list(getattr(registry, "_collector_to_names", ()))
+        if not collectors:
+            failures.append(failure)
+    found: list[Metric] = []
+    for collector in collectors:  # each by itself
+        try:
+            found += list(collector.collect())
+        except ENDS_PROGRAM:
+            raise
+        except BaseException as failure:  # noqa: BLE001
+            failures.append(failure)
+    return found
+
+
+def _page(accept: str, families: list[Metric], failures: Failures) -> tuple[bytes, str]:
+    """The families in the format that the client prefers, without those that have none."""
+    choose = sys.modules["prometheus_client.exposition"].choose_encoder
+    for preference in (printable(accept), ""):
+        try:
+            encode, content_type = choose(preference)
+            return encode(_Families(families)), content_type
+        except ENDS_PROGRAM:
+            raise
+        except BaseException:  # noqa: BLE001, S110 - an unknown version, or a bad family
+            pass
+    encode, content_type = choose("")
+    good = []
+    for family in families:
+        try:
+            encode(_Families([family]))
+        except ENDS_PROGRAM:
+            raise
+        except BaseException as failure:  # noqa: BLE001
+            failures.append(failure)
+        else:
+            good.append(family)
+    return encode(_Families(good)), content_type
 
 
 def serve(addr: str, source: Source | None = None) -> tcp.Listener:
@@ -566,10 +654,8 @@ def serve(addr: str, source: Source | None = None) -> tcp.Listener:
         ImportError: prometheus-client is not installed.
         OSError, TypeError, ValueError, RuntimeError: as `silly.net.tcp.listen`.
     """
-    client = _client()
-    choose_encoder = sys.modules["prometheus_client.exposition"].choose_encoder
-    registry = client.REGISTRY if source is None else None
-    take: Source = snapshot if source is None else source
+    registry = _client().REGISTRY if source is None else None
+    take: Source = snapshot_in_turns if source is None else source
 
     async def answer(conn: tcp.Conn) -> None:
         try:
@@ -582,12 +668,26 @@ def serve(addr: str, source: Source | None = None) -> tcp.Listener:
         elif method != "GET":
             conn.write(_response("405 Method Not Allowed", b"only GET\n", extra="Allow: GET\r\n"))
         else:
+            await answer_scrape(conn, accept)
+
+    async def answer_scrape(conn: tcp.Conn, accept: str) -> None:
+        failures: Failures = []
+        try:
             taken = take()
             if inspect.isawaitable(taken):
                 taken = await taken
-            encode, content_type = choose_encoder(accept)
-            body = encode(_All(taken, registry, process=source is not None))
-            conn.write(_response("200 OK", body, content_type))
+            families = list(_families(taken, process=source is not None))
+            if registry is not None:
+                families += _registered(registry, failures)
+            body, content_type = _page(accept, families, failures)
+        except Exception:
+            conn.write(
+                _response("500 Internal Server Error", b"there are no metrics: see the log\n")
+            )
+            raise
+        conn.write(_response("200 OK", body, content_type))
+        if failures:  # they are the log's; the client has what there is
+            raise BaseExceptionGroup("some metrics could not be had", failures)
 
     listener = tcp.listen(addr, answer)
     Live.of(listener._loop).attend(listener, measure() if source is None else None)

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from silly._logger import traceback_text
 from silly.net import addr as addresses
+from silly.text import printable
 
 try:
     from opentelemetry import context, trace
@@ -59,32 +61,47 @@ class Tracing:
 
     def closed(self, conn: Conn, listener: Listener, ending: Ending) -> None:  # noqa: ARG002
         """End the span; its status is an error if the connection ended with one."""
-        span = self._spans.pop(conn)
+        span = self._spans.pop(conn, None)
+        if span is None:  # it could not be begun
+            return
         stats = conn.stats
-        span.set_attribute("silly.connection.ending", ending.how)
-        span.set_attribute("silly.connection.bytes_in", stats.bytes_in)
-        span.set_attribute("silly.connection.bytes_out", stats.bytes_out)
-        if ending.how not in _NO_FAULTS:
-            kind = ending.how if ending.error is None else type(ending.error).__qualname__
-            span.set_attribute("error.type", kind)
-            span.set_status(Status(StatusCode.ERROR, ending.how))
-        if ending.how == "handler_error" and ending.error is not None:
-            span.record_exception(ending.error)
-        span.end()
+        try:
+            span.set_attribute("silly.connection.ending", ending.how)
+            span.set_attribute("silly.connection.bytes_in", stats.bytes_in)
+            span.set_attribute("silly.connection.bytes_out", stats.bytes_out)
+            if ending.how not in _NO_FAULTS:
+                kind = ending.how if ending.error is None else type(ending.error).__qualname__
+                span.set_attribute("error.type", printable(kind))
+                span.set_status(Status(StatusCode.ERROR, ending.how))
+            if ending.how == "handler_error" and ending.error is not None:
+                span.record_exception(ending.error, _texts(ending.error))
+        finally:
+            span.end()
+
+
+def _texts(error: BaseException) -> dict[str, Any]:
+    """What a peer may have chosen of an exception, escaped."""
+    kind = type(error)
+    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+    return {
+        "exception.type": printable(f"{module}{kind.__qualname__}"),
+        "exception.message": printable(str(error)),
+        "exception.stacktrace": traceback_text(error),
+    }
 
 
 def _attributes(conn: Conn) -> dict[str, Any]:
     """Both ends, as the semantic conventions for network attributes name them."""
     peer, local = conn._remote_sockaddr, conn._local_sockaddr
     if not isinstance(local, tuple):
-        path = addresses.format_sockaddr(local).removeprefix("unix:")
+        path = printable(addresses.format_sockaddr(local).removeprefix("unix:"))
         return {"network.transport": "unix", "network.local.address": path}
     found = {
         "network.transport": "tcp",
         "network.type": "ipv6" if ":" in local[0] else "ipv4",
-        "network.local.address": local[0],
+        "network.local.address": addresses.host_of(local),
         "network.local.port": local[1],
     }
     if isinstance(peer, tuple):
-        found |= {"network.peer.address": peer[0], "network.peer.port": peer[1]}
+        found |= {"network.peer.address": addresses.host_of(peer), "network.peer.port": peer[1]}
     return found

@@ -23,7 +23,6 @@ import contextlib
 import importlib
 import inspect
 import io
-import logging
 import os
 import signal
 import sys
@@ -32,9 +31,10 @@ import types
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
-from silly import _control, _inspection
+from silly import _control, _inspection, stdio
 from silly._arguments import seconds
 from silly._live import AFTER_CANCEL, Live
+from silly._logger import Logger
 from silly._signals import Presses, break_off, handling
 from silly.log import DroppingHandler, unconfigured_logging_drops
 from silly.net import resolving
@@ -44,7 +44,7 @@ __all__ = ["GRACE", "run", "run_function", "run_script"]
 
 T = TypeVar("T")
 
-logger = logging.getLogger("silly.runtime")
+logger = Logger("silly.runtime")
 
 GRACE: Final = 5.0  # seconds
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -89,6 +89,7 @@ def run(
                 "silly.run() cannot be called while an event loop is running; under "
                 "`silly FILE.py` one is: write `await main()` at the top level instead"
             )
+        stdio.reserve()
         with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
             result: T | None = runner.run(_Program(main, grace).run())
             return result
@@ -240,6 +241,7 @@ class _Program:
     def _react(self) -> None:
         if not self._reacted:
             self._reacted = True
+            self._signalled.set()
             self._overseer.stopping(told=True)
             handlers = sum(listener.connections for listener in self._live.listeners)
             if handlers and self._grace and _control.worker is None:
@@ -249,7 +251,6 @@ class _Program:
                     f"connection{'s' if handlers > 1 else ''} (again to stop now)\n"
                 )
                 notice.close()
-            self._signalled.set()
         else:
             self._grace = 0
             for listener in self._live.listeners:
@@ -270,6 +271,9 @@ def _reporting(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         yield
         return
 
+    # Not the log, nor print(): this may interrupt either, and nobody may read it.
+    output = stdio.Dropper(lambda: stdio.descriptor_of(sys.__stderr__), "reports")
+
     def report(_number: int, frame: types.FrameType | None) -> None:
         running = frame if asyncio.current_task(loop) is not None else None
         try:
@@ -277,11 +281,14 @@ def _reporting(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         except Exception:  # this may be in the middle of anything
             logger.exception("cannot report")
             return
-        # Not print(): this may have interrupted one, and buffers cannot be entered twice.
-        os.write(2, text.encode("utf-8", "backslashreplace"))
+        output.write(text.encode("utf-8", "backslashreplace"))
+        loop.call_soon_threadsafe(output.retry_later)
 
-    with handling(loop, {number: report}):
-        yield
+    try:
+        with handling(loop, {number: report}):
+            yield
+    finally:
+        output.close()
 
 
 # -------------------------------------------------------------------- script mode
@@ -321,7 +328,8 @@ def run_script(
             source, path, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
         )
         sys.argv = [path, *args]
-        sys.path.insert(0, os.path.dirname(os.path.abspath(path)))  # noqa: PTH100, PTH120
+        # Resolved, as Python does: a symbolic link may lead elsewhere before the last import.
+        sys.path.insert(0, os.path.dirname(os.path.realpath(path)))  # noqa: PTH120
         module = types.ModuleType("__main__")
         module.__file__ = path
         sys.modules["__main__"] = module
@@ -389,7 +397,8 @@ def _run_program(
     except BaseException as error:  # noqa: BLE001 - it is the script's, and is shown
         if not debug:
             _strip(error, set())
-        sys.excepthook(type(error), error, error.__traceback__)
+        with stdio.unhurried_errors():
+            sys.excepthook(type(error), error, error.__traceback__)
         return 1
     return 0
 
@@ -409,7 +418,8 @@ def _exit_code(leave: SystemExit) -> int:
         return 0
     if isinstance(leave.code, int):
         return leave.code
-    print(leave.code, file=sys.stderr)
+    with stdio.unhurried_errors():
+        print(leave.code, file=sys.stderr)
     return 1
 
 

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import socket
 import time
 from dataclasses import dataclass
 from typing import Any, Final
 
+from silly._logger import Logger
+
 __all__ = ["Activated", "Service", "activated", "notify", "watchdog_period"]
 
-logger = logging.getLogger("silly.systemd")
+logger = Logger("silly.systemd")
 
 _FIRST: Final = 3  # SD_LISTEN_FDS_START
 _PATIENCE: Final = 1.0  # seconds, for a service manager that does not read
@@ -122,8 +123,8 @@ class Service:
             self._timer.cancel()
 
     def _beat(self, period: float) -> None:
-        self._tell("WATCHDOG=1")
         self._timer = self._loop.call_later(period, self._beat, period)
+        self._tell("WATCHDOG=1")
 
     def _tell(self, *assignments: str) -> None:
         if assignments[0].startswith(("READY", "RELOADING", "STOPPING")):

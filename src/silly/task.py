@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, cast, overload
 
 from silly._live import Live
+from silly._logger import Logger
 
 __all__ = ["fork"]
 
-logger = logging.getLogger("silly.task")
+logger = Logger("silly.task")
 
 T = TypeVar("T")
 

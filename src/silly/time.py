@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from silly import _arguments
 from silly._live import Live
+from silly._logger import Logger
 from silly.task import fork
 
 __all__ = ["Timer", "after", "cancel", "sleep"]
 
-logger = logging.getLogger("silly.time")
+logger = Logger("silly.time")
 
 
 def sleep(seconds: float) -> Coroutine[Any, Any, None]:

@@ -476,6 +476,47 @@ def test_a_signal_prints_what_was_measured(
     assert result["errors"]["total"] == 0
 
 
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_to_the_whole_group_prints_what_was_measured(
+    echo: str, number: signal.Signals, code: int
+) -> None:
+    """As timeout(1), a terminal and a service manager send it: to the workers, too."""
+    with subprocess.Popen(
+        [*BENCH, echo, "-t", "60s", "-w", "2", "--interval", "50ms", "--json", "-"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    ) as process:
+        assert process.stderr is not None
+        assert "/s" in process.stderr.readline()
+        os.killpg(process.pid, number)
+        output, errors = process.communicate(timeout=30)
+    assert process.returncode == code, errors
+    result = json.loads(output)
+    assert result["outcome"] == "interrupted"
+    assert result["requests"] > 0
+    assert re.search(r"^requests +\d.* in .*, interrupted$", errors, re.MULTILINE)
+
+
+def test_nohup_is_respected(echo: str) -> None:
+    with subprocess.Popen(
+        ["nohup", *BENCH, echo, "-t", "300ms", "--interval", "50ms", "-q"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    ) as process:
+        _until_waiting(process.pid)
+        os.killpg(process.pid, signal.SIGHUP)
+        output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "interrupted" not in output
+
+
 def test_interrupted_while_connecting(tmp_path: Path) -> None:
     # A backlog that is full: whoever connects now gets no answer.
     with socket.socket() as listener:
@@ -578,6 +619,46 @@ def test_files_are_replaced_whole(echo: str, tmp_path: Path) -> None:
     bench(echo, "-n", 5, "--json", path, "--csv", "/dev/null")
     assert json.loads(path.read_text())["requests"] == 5
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_nothing_else_is_in_data_on_standard_output(echo: str, tmp_path: Path) -> None:
+    for name in ("-", "/dev/stdout"):
+        found = json.loads(bench(echo, "-n", 5, "--json", name).stdout)
+        assert found["requests"] == 5
+        search = ["find-max", echo, "--slo", "p99<10s", "--tries", "1", "-t", "100ms"]
+        done = subprocess.run(
+            [*BENCH, *search, "--json", name], check=False, capture_output=True, text=True,
+            timeout=30,
+        )  # fmt: skip
+        assert re.match(" +rate +answered", done.stderr)
+        assert not done.stdout or json.loads(done.stdout)["rate"] > 0
+    path = tmp_path / "out.json"
+    with path.open("w") as file:  # as a shell's redirection to the same file
+        subprocess.run(
+            [*BENCH, echo, "-n", "5", "-q", "--json", path], check=True, stdout=file, timeout=30,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+    assert json.loads(path.read_text())["requests"] == 5
+
+
+def test_one_file_cannot_be_two(echo: str, tmp_path: Path) -> None:
+    path = tmp_path / "result"
+    for options in (["--csv", path, "--json", path], ["--csv", "/dev/stdout", "--json", "-"]):
+        text = one_line(bench(echo, "-n", 5, *options, code=2))
+        assert "only one of --json, --csv and --html can be written to" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_files_are_written_whatever_becomes_of_the_summary(echo: str, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    command = 'exec "$@" > /dev/full'
+    done = subprocess.run(
+        ["sh", "-c", command, "sh", *BENCH, echo, "-n", "5", "-q", "--json", path],
+        check=False, capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "silly bench: cannot write standard output: No space left on device\n"
+    assert json.loads(path.read_text())["requests"] == 5
 
 
 def test_help_version_and_missing_arguments() -> None:

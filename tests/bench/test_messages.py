@@ -140,3 +140,12 @@ def test_losing_doubling_and_swapping_are_told_apart(first: int, count: int, dat
     for received, kind in ((lost, "lost"), (doubled, "duplicate"), (swapped, "reordered")):
         found = diagnose(LONG, first, first + count, came(*received))
         assert (found.kind, found.request) == (kind, numbers[at])
+
+
+def test_what_is_wrong_behind_very_many_right_replies() -> None:
+    """Each reply is looked at once: with copies of the rest for each it would take minutes."""
+    count = 20_000
+    messages = numbered("line", 2000)(1)
+    right = messages.batch(0, count)[1]
+    found = diagnose(messages, 0, count, right[:-10] + b"?" + right[-9:])
+    assert (found.kind, found.request, found.byte) == ("corrupt", count - 1, 1990)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from silly.bench import report
+from silly.text import printable
 from tests.bench import servers
 from tests.bench.servers import serving
 
@@ -83,6 +84,25 @@ def test_what_a_server_sends_cannot_break_the_page(pages: Path) -> None:
     assert "<script>alert" not in page
     assert page.count("<script>") == page.count("</script>") == 2
     assert "<b>&" not in page
+
+
+TEXTS = [
+    "%%PLOTLY%% %%DATA%% %%NOTES%%", "</script><!--<script>", "\x1b]0;x\x07\u202e\u2028\udc80\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_of_others_is_shown_as_it_is_and_does_nothing(pages: Path, text: str) -> None:
+    result: dict[str, Any] = json.loads((pages / "bad.json").read_text())
+    plain = report.html(result)
+    result["errors"]["first"] = result["warnings"] = [text]
+    result["errors"]["kinds"] = {text: 1}
+    result["addr"] = result["plan"]["addr"] = result["plan"]["template"] = text
+    page = report.html(result)
+    assert abs(len(page) - len(plain)) < 10_000
+    assert re.findall("<!--|</?script", page) == re.findall("<!--|</?script", plain)
+    assert not re.search("[\x1b\x07\u202e\u2028\udc80]", page)
+    assert printable(text) in Page(page).shown
 
 
 def test_a_run_without_any_reply(pages: Path) -> None:

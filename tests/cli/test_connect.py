@@ -15,7 +15,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.output import DummyOutput
 
+from silly.cli.connecting.prompt import Prompt, Recent
 from tests.cli.terminal import Echo, Terminal, refused, silly, started
 
 LOCAL = "127.0.0.1:0"
@@ -300,6 +303,30 @@ def test_help_has_examples_groups_and_exit_codes() -> None:
 
 
 # ------------------------------------------------------------------------------ --listen
+
+
+async def test_a_line_without_an_end_is_shown_in_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    with create_app_session(output=DummyOutput()):
+        prompt = Prompt()
+        shown = ""
+        for _ in range(100):
+            await prompt.show("x" * 1000)
+            shown += capsys.readouterr().out
+        await prompt.show("\nand on")
+        prompt.finish()
+        shown += capsys.readouterr().out
+    assert shown.replace("\n", "") == "x" * 100_000 + "and on"
+    assert shown.endswith("\nand on\n")
+
+
+async def test_the_history_is_bounded() -> None:
+    history = Recent()
+    for number in range(3000):
+        history.append_string(str(number))
+    assert [line async for line in history.load()] == [
+        str(number) for number in reversed(range(2000, 3000))
+    ]
+    assert history.get_strings() == [str(number) for number in range(2000, 3000)]
 
 
 @pytest.mark.parametrize("family", ["tcp", "unix"])

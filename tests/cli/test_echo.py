@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from silly.cli.echoing import chargen
+from silly.cli.echoing.datagrams import REPEATS
 from tests.cli.terminal import (
     SILLY,
     Echo,
@@ -263,7 +264,7 @@ def test_udp_never_answers_ports_that_may_answer_back() -> None:
     with Echo(LOCAL, "127.0.0.2:0", "--udp") as echo:
         own = [int(addr.rpartition(":")[2]) for addr in echo.listening["udp"]]
         refusals = 0
-        for port in (7, 13, 17, 19, *own):
+        for port in (7, 13, 17, 19, 53, 123, 161, 389, 1900, 11211, *own):
             with udp() as sock:
                 try:
                     sock.bind(("127.0.0.3", port))
@@ -278,6 +279,41 @@ def test_udp_never_answers_ports_that_may_answer_back() -> None:
     assert summary["datagrams"] == {
         "received": refusals + 1, "sent": 1, "refused": refusals, "lost": 0,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("mode", "loops"), [("--lines", 1), ("--raw", 40), ("--chargen", 3)])
+def test_a_loop_with_another_server_ends(mode: str, loops: int) -> None:
+    """One forged datagram must not make two echo servers answer each other for ever."""
+    with Echo(LOCAL, "--udp", mode) as echo, udp() as sock:
+        addr = ("127.0.0.1", echo.port)
+        for number in range(loops):
+            sock.sendto(b"forged %d" % number, addr)
+        sock.setblocking(False)
+        answers = 0
+        while answers <= loops * (REPEATS + 1):  # the peer echoes what comes
+            with udp() as other:  # datagrams of one machine are taken in order
+                other.sendto(b"%d" % answers, addr)
+                other.recv(65536)
+            try:
+                answer = sock.recv(65536)
+            except BlockingIOError:
+                break
+            answers += 1
+            sock.sendto(answer, addr)
+        else:
+            raise AssertionError(f"{answers} answers")
+        refused = echo.stop()["datagrams"]["refused"]
+    assert answers <= loops * REPEATS
+    assert refused == loops
+
+
+def test_datagrams_that_differ_are_all_answered() -> None:
+    with Echo(LOCAL, "--udp") as echo, udp() as sock:
+        for number in range(5 * REPEATS):
+            assert ask(sock, b"%d" % number, echo.port) == b"%d" % number
+        for _ in range(REPEATS):
+            assert ask(sock, b"the same", echo.port) == b"the same"
+        assert echo.stop()["datagrams"]["refused"] == 0
 
 
 def test_udp_discard_and_chargen() -> None:

@@ -114,6 +114,7 @@ def test_a_script_that_ends_does_not_stay_up_to_be_watched(tmp_path: Path) -> No
         (["--metrics", "9100"], 2, "argument --metrics: '9100' is not an address"),
         (["--metrics", "192.0.2.1:1"], 1, "silly: --metrics: [Errno "),
         (["--admin", "127.0.0.1:1"], 2, "expected such as 'unix:/run/app.sock'"),
+        (["--admin", "unix:@name"], 2, "is not the path of a Unix socket"),
         (["--admin", "unix:/no/such/directory/s"], 1, "silly: --admin: [Errno 2]"),
     ],
 )

@@ -29,6 +29,10 @@ class PlayedLink:
         self.sends = 0
         self.paused = False
 
+    def attach(self, upward: object) -> None: ...
+
+    def receive_at_most(self, size: int) -> None: ...
+
     def send(self, data: bytes) -> None:
         self.sent += data
         self.sends += 1

@@ -10,6 +10,8 @@ import asyncio
 import contextvars
 import gc
 import sys
+import threading
+import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from types import CoroutineType
@@ -18,7 +20,7 @@ from typing import Any
 import pytest
 
 from silly._engine.stream import IN_A_ROW
-from silly.errors import EndOfStream
+from silly.errors import ConcurrentRead, ConnectionClosed, EndOfStream
 from silly.net import tcp
 from silly.net.tcp import Conn
 
@@ -464,3 +466,232 @@ async def test_a_flood_of_short_reads_gives_others_their_turn(how: str) -> None:
         await other
         assert listener.stats.bytes_in == 100_000
     assert 1 < longest <= 2 * IN_A_ROW  # the task that turns may come before or after
+
+
+def eager_tasks() -> Any:
+    """Return the task factory, or skip the test where there is none that works."""
+    if sys.version_info < (3, 12):
+        pytest.skip("eager tasks came with Python 3.12")
+    if sys.version_info >= (3, 13) and "uvloop" in type(asyncio.get_running_loop()).__module__:
+        pytest.skip("uvloop cannot call the eager task factory of Python 3.13")
+    return vars(asyncio)["eager_task_factory"]
+
+
+async def test_an_eager_handler_ends_another_connection_in_its_first_step() -> None:
+    """One session for each user: the newer one wins. The reader of the older one is woken."""
+    current: list[Conn] = []
+    ended: list[str] = []
+
+    async def handler(conn: Conn) -> None:
+        if current:
+            current.pop().close()
+        current.append(conn)
+        try:
+            async for line in conn:
+                await conn.write(line)
+        except ConnectionClosed:
+            ended.append(conn.remote_addr)
+            raise
+
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(eager_tasks())
+    try:
+        async with tcp.listen(ANY, handler) as listener:
+            clients = []
+            for number in range(5):
+                client = await tcp.connect(listener.local_addr)
+                clients.append(client)
+                client.write(b"x\n")
+                assert await client.read(b"\n", timeout=10) == b"x\n"
+                await rest()
+                assert len(ended) == number
+            for client in clients[:-1]:
+                with pytest.raises(EndOfStream):
+                    await client.read(timeout=10)
+                client.close()
+            clients[-1].close()
+            async with asyncio.timeout(10):
+                while listener.connections:
+                    await asyncio.sleep(0)
+            assert not listener.stats.handler_errors
+    finally:
+        loop.set_task_factory(None)
+
+
+async def test_writers_of_an_eager_handler_wait_from_its_first_step_on() -> None:
+    async def handler(conn: Conn) -> None:
+        for _ in range(400):
+            await conn.write(b"x" * 100_000)
+
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(eager_tasks())
+    try:
+        async with tcp.listen(ANY, handler) as listener:
+            async with await tcp.connect(listener.local_addr, read_limit=1) as client:
+                await rest()
+                assert len(await client.read(40_000_000, timeout=20)) == 40_000_000
+            assert not listener.stats.ended
+    finally:
+        loop.set_task_factory(None)
+
+
+async def test_a_thread_in_the_handlers_own_context() -> None:
+    """Its bytes are handed to it when the thread has left; nobody else is concerned."""
+    leave = threading.Event()
+    threads: list[threading.Thread] = []
+
+    async def handler(conn: Conn) -> None:
+        async for line in conn:
+            if line == b"thread\n":
+                entered = threading.Event()
+                context = asyncio.current_task().get_context()  # type: ignore[union-attr]
+
+                def stay(entered: threading.Event = entered) -> None:
+                    entered.set()
+                    leave.wait(20)
+
+                thread = threading.Thread(target=lambda: run_in(context, stay))
+                thread.start()
+                threads.append(thread)
+                conn.write(line)
+                continue
+            await conn.write(line)
+
+    def run_in(context: contextvars.Context, call: Callable[[], None]) -> None:
+        while True:  # until the handler's step is over
+            try:
+                context.run(call)
+            except RuntimeError:
+                continue
+            return
+
+    if sys.version_info < (3, 12):
+        pytest.skip("tasks tell their context from Python 3.12 on")
+    async with (
+        tcp.listen(ANY, handler) as listener,
+        await tcp.connect(listener.local_addr) as a,
+        await tcp.connect(listener.local_addr) as b,
+    ):
+        a.write(b"thread\n")
+        assert await a.read(b"\n", timeout=10) == b"thread\n"
+        b.write(b"before\n")
+        assert await b.read(b"\n", timeout=10) == b"before\n"
+        await asyncio.get_running_loop().run_in_executor(None, time.sleep, 0)
+        a.write(b"again\n")
+        for _ in range(5):
+            b.write(b"meanwhile\n")
+            assert await b.read(b"\n", timeout=10) == b"meanwhile\n"
+        leave.set()
+        assert await a.read(b"\n", timeout=10) == b"again\n"
+        threads[0].join()
+
+
+@pytest.mark.parametrize("shared", ["lines", "conn"])
+@pytest.mark.parametrize("readers", ["tasks", "handlers"])
+async def test_two_tasks_on_one_iterator(shared: str, readers: str) -> None:
+    """The second is refused; the first has every line, and the end."""
+    source: asyncio.Future[Conn] = asyncio.get_running_loop().create_future()
+    got: list[list[bytes]] = []
+    refused: list[BaseException] = []
+    done: list[bytes] = []
+
+    async def serve(conn: Conn) -> None:
+        source.set_result(conn)
+        await conn.wait_closed()
+
+    async def take(lines: Any) -> None:
+        mine: list[bytes] = []
+        got.append(mine)
+        try:
+            async for line in lines:
+                mine.append(line)
+            done.extend(mine)
+        except ConcurrentRead as error:
+            refused.append(error)
+
+    async with (
+        tcp.listen(ANY, serve) as listener,
+        await tcp.connect(listener.local_addr) as client,
+    ):
+        conn = await source
+        lines = conn if shared == "conn" else aiter(conn)
+
+        async def handler(_: Conn) -> None:
+            await take(lines)
+
+        async with tcp.listen(ANY, handler) as others:
+            tasks, clients = [], []
+            for _ in range(2):
+                if readers == "tasks":
+                    tasks.append(asyncio.create_task(take(lines)))
+                else:
+                    clients.append(await tcp.connect(others.local_addr))
+                await rest()
+            async with asyncio.timeout(10):
+                while len(refused) < 1:
+                    await asyncio.sleep(0)
+                for number in range(4):
+                    client.write(b"%d\n" % number)
+                    await rest()
+                client.close_write()
+                while not done:
+                    await asyncio.sleep(0)
+                await asyncio.gather(*tasks)
+                for each in clients:
+                    each.close()
+        assert done == [b"0\n", b"1\n", b"2\n", b"3\n"]
+        assert len(refused) == 1
+        conn.close()
+
+
+async def test_two_tasks_on_one_read() -> None:
+    source: asyncio.Future[Conn] = asyncio.get_running_loop().create_future()
+
+    async def serve(conn: Conn) -> None:
+        source.set_result(conn)
+        await conn.wait_closed()
+
+    async with (
+        tcp.listen(ANY, serve) as listener,
+        await tcp.connect(listener.local_addr) as client,
+    ):
+        conn = await source
+        read = conn.read(b"\n")
+
+        async def take() -> bytes:
+            return await read
+
+        first, second = asyncio.create_task(take()), asyncio.create_task(take())
+        await rest()
+        with pytest.raises(RuntimeError, match="awaited already"):
+            await second
+        client.write(b"x\n")
+        assert await asyncio.wait_for(first, 10) == b"x\n"
+        client.write(b"y\n")
+        assert await conn.read(b"\n", timeout=10) == b"y\n"
+        conn.close()
+
+
+@pytest.mark.parametrize("how", ["close", "throw"])
+async def test_a_coroutine_that_somebody_else_ends_does_not_keep_its_task(how: str) -> None:
+    async def handler(conn: Conn) -> None:
+        async for line in conn:
+            await conn.write(line)
+
+    async with (
+        tcp.listen(ANY, handler) as listener,
+        await tcp.connect(listener.local_addr) as client,
+    ):
+        client.write(b"x\n")
+        assert await client.read(b"\n") == b"x\n"
+        await rest()
+        (task,) = listener._handling
+        coroutine = task.get_coro()
+        if how == "close":
+            coroutine.close()
+        else:
+            with pytest.raises(KeyError):
+                coroutine.throw(KeyError("thrown"))
+        with pytest.raises(EndOfStream):
+            await client.read(timeout=10)
+        assert listener.stats.handler_errors == 1

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import ipaddress
+import os
+import socket
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +19,10 @@ from silly.net.addr import TCPAddress, UnixAddress, format_sockaddr, parse
         ("[::1]:9999", TCPAddress("::1", 9999)),
         (":9999", TCPAddress("", 9999)),
         ("localhost:0", TCPAddress("localhost", 0)),
+        ("[fe80::1%eth0]:9999", TCPAddress("fe80::1%eth0", 9999)),
         ("unix:/run/x.sock", UnixAddress("/run/x.sock")),
+        ("unix:@name\0rest", UnixAddress("\0name\0rest")),
+        ("unix:./@file", UnixAddress("@file")),
     ],
 )
 def test_accepted_forms_and_back(text: str, expected: object) -> None:
@@ -43,7 +51,9 @@ def test_accepted_forms_and_back(text: str, expected: object) -> None:
         "http://x:80",
         "unix:",
         "unix:a\0b",
-        "unix:" + "x" * 200,
+        "unix:" + "x" * 108,
+        "unix:@" + "x" * 108,
+        "unix:\ud800",
         "x" * 64 + ":80",
     ],
 )
@@ -67,7 +77,63 @@ def test_any_text_is_an_address_or_a_value_error(text: str) -> None:
     assert parse(str(address)) == address
 
 
-@given(st.ip_addresses(), st.integers(0, 65535))
-def test_every_ip_address_survives_the_round_trip(ip: object, port: int) -> None:
-    text = format_sockaddr((str(ip), port))
-    assert parse(text) == TCPAddress(str(ip), port)
+def _as_the_system_writes_it(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    return socket.inet_ntop(socket.AF_INET6, ip.packed)
+
+
+PORTS = st.integers(0, 65535)
+HOSTS = st.ip_addresses(v=6) | st.sampled_from(["fe80::/10", "::ffff:0:0/96", "ff02::/16"]).flatmap(
+    lambda network: st.ip_addresses(network=network)
+)
+SOCKADDRS = st.one_of(
+    st.tuples(st.ip_addresses(v=4).map(str), PORTS),
+    st.tuples(
+        HOSTS.map(_as_the_system_writes_it),
+        PORTS,
+        st.just(0),
+        st.sampled_from([0, *(index for index, _ in socket.if_nameindex())])
+        | st.integers(0, 2**32 - 1),
+    ),
+    st.binary(min_size=1, max_size=107).map(lambda path: path.replace(b"\0", b"@")),
+    st.sampled_from([b"@", b"@a", b"./@a", b" a b ", b"a\nb", b"\xff\xfe", b"%41", b"unix:x"]),
+    st.binary(max_size=107).map(lambda name: b"\0" + name),
+)
+
+
+def named(text: str) -> Any:
+    """What the address in *text* is for the `socket` module."""
+    address = parse(text)
+    if isinstance(address, UnixAddress):
+        return os.fsencode(address.path)
+    ((*_, sockaddr),) = socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+    )
+    return sockaddr
+
+
+@given(SOCKADDRS)
+def test_what_is_formatted_is_parsed_as_the_same_address(sockaddr: Any) -> None:
+    wanted = sockaddr
+    if isinstance(sockaddr, bytes) and sockaddr.startswith(b"./@"):
+        wanted = sockaddr[2:]  # the same file
+    assert named(format_sockaddr(sockaddr)) == wanted
+    if isinstance(sockaddr, bytes) and sockaddr[0]:  # the socket module gives a str
+        assert named(format_sockaddr(os.fsdecode(sockaddr))) == wanted
+
+
+def test_a_scope_is_the_interfaces_name_where_that_can_be_resolved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    number, name = socket.if_nameindex()[0]
+    assert format_sockaddr(("fe80::1", 9, 0, number)) == f"[fe80::1%{name}]:9"
+    assert format_sockaddr(("fd00::1", 9, 0, number)) == f"[fd00::1%{number}]:9"
+    for strange in ("a%b", "a]:1", "\x1b[2J", "é"):
+        monkeypatch.setattr(socket, "if_indextoname", lambda _number, it=strange: it)
+        assert format_sockaddr(("fe80::1", 9, 0, number)) == f"[fe80::1%{number}]:9"
+
+
+@pytest.mark.parametrize(("nobody", "text"), [("", "unix:"), (b"", "unix:"), (None, "unknown")])
+def test_what_names_nobody_is_refused(nobody: object, text: str) -> None:
+    assert format_sockaddr(nobody) == text
+    with pytest.raises(ValueError, match="is not an address"):
+        parse(text)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from silly._control import Opened
 from silly.errors import (
     ConcurrentRead,
     ConnectionClosed,
@@ -780,10 +781,10 @@ async def test_what_was_accepted_when_the_listener_closes_is_served(
 ) -> None:
     kept: list[socket.socket] = []
 
-    def keeping(address: Address, backlog: int, *, reuse_port: bool) -> list[socket.socket]:
-        sockets = opening(address, backlog, reuse_port=reuse_port)
-        kept.extend(sock.dup() for sock in sockets)
-        return sockets
+    def keeping(address: Address, backlog: int, **options: Any) -> Opened:
+        opened = opening(address, backlog, **options)
+        kept.extend(sock.dup() for sock in opened.sockets)
+        return opened
 
     opening = listening.open_sockets
     monkeypatch.setattr(listening, "open_sockets", keeping)

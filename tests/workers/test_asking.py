@@ -73,6 +73,13 @@ async def test_answers_of_ended_workers_are_kept(tmp_path: Path) -> None:
     assert {each["pid"] for each in first} == set(supervisor.pids)
     assert await supervisor.ask("broken") == await supervisor.ask("unknown") == []
 
+    hung = supervisor.pids[0]
+    os.kill(hung, signal.SIGSTOP)
+    for _ in range(3):  # its answer to the latest question stands, and no question is kept
+        assert await supervisor.ask("stats", timeout=0.01) == first
+    assert not any(worker.asked for worker in supervisor._workers())
+    os.kill(hung, signal.SIGCONT)
+
     supervisor.restart()
     second = await answers(supervisor, 4)
     assert sum(each["accepted"] for each in second) == 10

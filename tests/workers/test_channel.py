@@ -67,7 +67,7 @@ async def test_converse_waits_and_puts_off_the_rest() -> None:
     other.send(Refused(98, "no", "x", unresolved=False))
     other.send(Ask(2, "after"))
     one.attach(loop, lambda message, _: arrived.put_nowait(message), lambda: None)
-    question = Open("x", 0, 128, reuse_port=False)
+    question = Open("x", 0, 128, reuse_port=False, mode=None)
     assert one.converse(question, 20) == (Refused(98, "no", "x", unresolved=False), [])
     assert [await arrived.get(), await arrived.get()] == [Ask(1, "before"), Ask(2, "after")]
     with pytest.raises(TimeoutError):

@@ -1,6 +1,8 @@
 """What a stream refuses, in words: the errors, and the arguments that it was given.
 
-Both engines' streams raise from here, so that the same mistake reads the same.
+Both engines' streams raise from here, so that the same mistake reads the same. The
+errors that tell of a connection's end carry a mark of that connection: a listener
+can tell a handler that ended with its connection from one that crashed.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
+from typing import Protocol, TypeVar
 
 from silly.errors import (
     ConcurrentRead,
@@ -15,26 +18,31 @@ from silly.errors import (
     EndOfStream,
     LimitExceeded,
     WriteQueueFull,
+    at_address,
 )
 
 __all__ = [
     "Buffer",
     "as_pieces",
+    "awaited_already",
     "belongs_to_parent",
     "closed",
     "concurrent_read",
+    "deadline_passed",
     "empty_delimiter",
     "end_of_stream",
     "half_closed",
     "idle",
+    "is_about",
     "limit_exceeded",
     "limit_without_delimiter",
+    "loss",
     "lost",
     "no_first_byte",
     "not_taken",
+    "over_budget",
     "queue_full",
     "read_timed_out",
-    "told_before",
     "unfinished",
     "until_of_wrong_type",
     "waits_for_bytes",
@@ -42,6 +50,23 @@ __all__ = [
 ]
 
 Buffer = bytes | bytearray | memoryview
+E = TypeVar("E", bound=Exception)
+
+
+class _Conn(Protocol):
+    @property
+    def remote_addr(self) -> str: ...
+
+
+def _about(conn: _Conn, error: E) -> E:
+    """Mark *error* as one that tells of the end of *conn*, or of a limit that it met."""
+    error._conn = id(conn)  # type: ignore[attr-defined] # not *conn*: errors are kept, and pickled
+    return error
+
+
+def is_about(conn: object, error: BaseException) -> bool:
+    """Tell whether *error* is the end of *conn* itself, or a limit that it met."""
+    return getattr(error, "_conn", None) == id(conn)
 
 
 def _in_words(delimiter: bytes | None, wanted: int) -> str:
@@ -84,16 +109,18 @@ def concurrent_read(address: str) -> ConcurrentRead:
     return ConcurrentRead("another task is reading", address=address)
 
 
-def end_of_stream(delimiter: bytes | None, wanted: int, unread: bytes, address: str) -> EndOfStream:
-    return EndOfStream(
-        f"end of stream before {_in_words(delimiter, wanted)}, {len(unread)} bytes unread",
-        unread,
-        address=address,
-    )
+def awaited_already() -> RuntimeError:
+    return RuntimeError("coroutine is being awaited already")
 
 
-def limit_exceeded(delimiter: bytes, limit: int, address: str) -> LimitExceeded:
-    return LimitExceeded(f"no {delimiter!r} within the limit of {limit} bytes", address=address)
+def end_of_stream(conn: _Conn, delimiter: bytes | None, wanted: int, unread: bytes) -> EndOfStream:
+    what = f"end of stream before {_in_words(delimiter, wanted)}, {len(unread)} bytes unread"
+    return _about(conn, EndOfStream(what, unread, address=conn.remote_addr))
+
+
+def limit_exceeded(conn: _Conn, delimiter: bytes, limit: int) -> LimitExceeded:
+    what = f"no {delimiter!r} within the limit of {limit} bytes"
+    return _about(conn, LimitExceeded(what, address=conn.remote_addr))
 
 
 def read_timed_out(
@@ -128,22 +155,21 @@ def as_pieces(data: Buffer | Iterable[Buffer]) -> list[bytes]:
     return pieces
 
 
-def queue_full(unsent: int, length: int, max_unsent: int, address: str) -> WriteQueueFull:
-    return WriteQueueFull(
-        f"{unsent} bytes are unsent, {length} more would be over max_unsent ({max_unsent} bytes)",
-        address=address,
-    )
+def queue_full(conn: _Conn, unsent: int, length: int, max_unsent: int) -> WriteQueueFull:
+    what = f"{unsent} bytes are unsent, {length} more would be over max_unsent ({max_unsent} bytes)"
+    return _about(conn, WriteQueueFull(what, address=conn.remote_addr))
 
 
-def half_closed(address: str) -> ConnectionClosed:
-    return ConnectionClosed("cannot write after close_write()", address=address)
+def half_closed(conn: _Conn) -> ConnectionClosed:
+    what = "cannot write after close_write()"
+    return _about(conn, ConnectionClosed(what, address=conn.remote_addr))
 
 
 # --------------------------------------------------------------------- the end
 
 
-def closed(address: str) -> ConnectionClosed:
-    return ConnectionClosed("active closed", address=address)
+def closed(conn: _Conn) -> ConnectionClosed:
+    return _about(conn, ConnectionClosed("active closed", address=conn.remote_addr))
 
 
 def lost(error: OSError | None) -> OSError:
@@ -151,15 +177,15 @@ def lost(error: OSError | None) -> OSError:
     return error or ConnectionAbortedError(errno.ECONNABORTED, os.strerror(errno.ECONNABORTED))
 
 
-def told_before(loss: OSError) -> OSError:
-    """Return what a reader, or a writer, is told that was told of *loss* before.
+def loss(conn: _Conn, error: OSError, *, told: bool) -> OSError:
+    """Return the error for a reader, or a writer, of *conn*, which was lost by *error*.
 
-    A `TimeoutError` is told each of them once: whoever takes it for that of its
-    own read, and tries again, must not do so for ever.
+    A `TimeoutError` is raised only if it was not *told* before: a task that takes it
+    for that of its own read, and tries again, must not do so for ever.
     """
-    if isinstance(loss, TimeoutError):
-        return ConnectionAbortedError(errno.ECONNABORTED, loss.strerror)
-    return loss
+    if told and isinstance(error, TimeoutError):
+        error = ConnectionAbortedError(errno.ECONNABORTED, error.strerror)
+    return _about(conn, at_address(error, conn.remote_addr))
 
 
 def idle(timeout: float) -> TimeoutError:
@@ -185,6 +211,16 @@ def not_taken(rate: float, window: float) -> TimeoutError:
         errno.ETIMEDOUT,
         f"Fewer than {rate:g} bytes per second taken over {window:g} seconds (min_send_rate), "
         "reset",
+    )
+
+
+def deadline_passed(seconds: float) -> TimeoutError:
+    return TimeoutError(errno.ETIMEDOUT, f"Not done within the deadline of {seconds:g} seconds")
+
+
+def over_budget(held: int) -> OSError:
+    return OSError(
+        errno.ENOBUFS, f"{held:,} bytes were held for it when memory_budget was used up, reset"
     )
 
 

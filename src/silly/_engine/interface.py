@@ -2,13 +2,13 @@
 
 A `Link` carries the bytes of one connection and knows nothing else: no
 delimiter, no limit, no timeout. A `Stream` (stream.py) gives them meaning and
-never meets a socket. Between the two there are ten calls down (`Link`) and
+never meets a socket. Between the two there are twelve calls down (`Link`) and
 five calls up (`Upward`). The portable engine is links over asyncio's transports;
 the native engine's stream is both in one.
 
 Calls up are made from the event loop's own callbacks, one at a time, and in
-this order: any number of `received`, at most one `ended`, `crowded` and
-`uncrowded` in turns, and at last one `lost`, after which the link is gone.
+this order: any number of `received`, at most one `ended`, `full` and
+`has_room` in turns, and at last one `lost`, after which the link is gone.
 A call down may be followed by a call up before it returns only where that is
 said below.
 """
@@ -17,12 +17,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
 __all__ = [
+    "OF_ONE_CONNECTION",
     "Accept",
+    "Budget",
     "Deadlines",
     "Engine",
     "Gate",
@@ -35,19 +38,34 @@ __all__ = [
 
 UNSENT_IN_KERNEL: Final = 256 * 1024  # bytes
 
+_NAMES_OF_ONE_CONNECTION: Final = (
+    "ECONNABORTED EINTR EPERM EPROTO ENETDOWN ENOPROTOOPT EHOSTDOWN ENONET EHOSTUNREACH "
+    "EOPNOTSUPP ENETUNREACH ETIMEDOUT"
+)
+OF_ONE_CONNECTION: Final = frozenset(
+    getattr(errno, name) for name in _NAMES_OF_ONE_CONNECTION.split() if hasattr(errno, name)
+)
+"""Errors of accept(2) that tell of one connection, which is gone; others will be accepted."""
+
 
 class Link(Protocol):
     """One connection's way to the other side."""
+
+    def attach(self, upward: Upward) -> None:
+        """Call *upward* from now on. The first call down."""
 
     def send(self, data: bytes) -> None:
         """Send *data* after all that was sent before; never blocks.
 
         What the operating system does not take now is queued. May call
-        `crowded` before it returns.
+        `full` before it returns.
         """
 
     def unsent(self) -> int:
         """Return how many bytes are queued here, not yet taken by the operating system."""
+
+    def receive_at_most(self, size: int) -> None:
+        """Bring pieces of *size* bytes at most, where that can be chosen."""
 
     def pause(self) -> None:
         """Stop receiving; TCP's flow control then holds the peer back."""
@@ -59,10 +77,10 @@ class Link(Protocol):
         """Send FIN when the queue is empty (half-close); receiving goes on."""
 
     def set_high_water(self, size: int) -> None:
-        """Call `crowded` above *size* queued bytes (64 KiB at first), `uncrowded` at a quarter."""
+        """Call `full` above *size* queued bytes (64 KiB at first), `has_room` at a quarter."""
 
     def call_when_empty(self) -> None:
-        """Call `uncrowded` once when the queue is empty. It is not empty now."""
+        """Call `has_room` once when the queue is empty. It is not empty now."""
 
     def has_unread(self) -> bool:
         """Tell whether the operating system holds bytes that were not received yet."""
@@ -97,10 +115,10 @@ class Upward(Protocol):
     def ended(self) -> None:
         """The peer sent FIN: nothing more will be received; sending still works."""
 
-    def crowded(self) -> None:
+    def full(self) -> None:
         """The link's queue grew past its high-water mark."""
 
-    def uncrowded(self) -> None:
+    def has_room(self) -> None:
         """The link's queue shrank to its low-water mark (or to nothing, if asked)."""
 
     def lost(self, error: OSError | None) -> None:
@@ -137,7 +155,16 @@ sending (bytes per second; 0: none) and the window over which that is taken (sec
 
 Accept = Callable[[Any], Any]
 """Called once for each connection with what the engine's `Stream` takes as its first
-argument (a `Link`; in the native engine a descriptor); returns the stream made of it."""
+argument (a `Link`; in the native engine a descriptor); returns the stream made of it.
+Until a stream was made, the connection is the engine's, which resets it if this raises;
+then it is the stream's."""
+
+
+class Budget(Protocol):
+    """Counts the bytes that several streams hold, unread and unsent."""
+
+    def change(self, by: int) -> None:
+        """Be told that a stream holds *by* bytes more (fewer, if negative)."""
 
 
 class Gate(Protocol):
@@ -169,8 +196,9 @@ class Server(Protocol):
     Out of descriptors (EMFILE, ENFILE), it closes one that it holds in reserve,
     accepts with it, and resets what it accepted, so that clients get an answer
     instead of waiting. Where that cannot be done either, and when memory is
-    short (ENOMEM, ENOBUFS), it leaves them in the backlog for a while. Errors of
-    one connection (ECONNABORTED and the like, accept(2)) are passed over.
+    short (ENOMEM, ENOBUFS) or it does not know the error (somebody else shut the
+    socket down), it leaves them in the backlog for a while. Errors of one
+    connection (ECONNABORTED and the like, accept(2)) are passed over.
     """
 
     def accept_queued(self) -> None:

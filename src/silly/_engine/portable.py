@@ -21,6 +21,7 @@ from typing import Any, Final, cast
 
 from silly._engine import complaints
 from silly._engine.interface import (
+    OF_ONE_CONNECTION,
     Accept,
     Gate,
     Link,
@@ -42,6 +43,7 @@ __all__ = ["NAME", "Stream", "attach", "disown", "serve", "spin", "stepped"]
 NAME: Final = "portable"
 
 _RECEIVE: Final = 64 * 1024  # bytes at a time
+_LEAST: Final = 4096  # a read limit below this does not make pieces smaller
 _RESET_ON_CLOSE: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
@@ -54,7 +56,7 @@ class AsyncioLink(asyncio.BaseProtocol):
 
     __slots__ = (
         "_accept",
-        "_crowded",
+        "_full",
         "_gate",
         "_gone",
         "_transport",
@@ -72,8 +74,15 @@ class AsyncioLink(asyncio.BaseProtocol):
         self._gate = gate  # to be asked, if the server did not
         self.remote_sockaddr = sockaddr
         self.was_made = False
-        self._crowded = self._gone = False
-        self._upward: Upward
+        self._full = self._gone = False
+        self._upward: Upward = _NOBODY
+
+    def attach(self, upward: Upward) -> None:
+        self._upward = upward
+        self.was_made = True
+
+    def receive_at_most(self, size: int) -> None:
+        pass  # the transport decides
 
     # -------------------------------------------- called by asyncio's transport
 
@@ -84,38 +93,42 @@ class AsyncioLink(asyncio.BaseProtocol):
         if self.remote_sockaddr is None:
             self.remote_sockaddr = transport.get_extra_info("peername")
         if self._gate is not None and not self._gate.enter(packed(self.remote_sockaddr)):
-            self._upward = _Nobody()
             self.abort()
             return
         self.send = transport.write
-        self._upward = self._accept(self)
-        self.was_made = True
-        del self._accept
+        try:
+            self._accept(self)
+        finally:
+            if not self.was_made:
+                self.abort()
+                if self._gate is not None:
+                    self._gate.leave(packed(self.remote_sockaddr))
+            del self._accept
 
     def eof_received(self) -> bool:
         self._upward.ended()
         return True  # keep the sending half open
 
     def pause_writing(self) -> None:
-        self._crowded = True
-        self._upward.crowded()
+        self._full = True
+        self._upward.full()
 
     def resume_writing(self) -> None:
         # Not at once: the stock loops' transports call this in the middle of
         # emptying their queue, and do not bear being closed there.
-        self._crowded = False
-        asyncio.get_running_loop().call_soon(self._uncrowd)
+        self._full = False
+        asyncio.get_running_loop().call_soon(self._tell_room)
 
-    def _uncrowd(self) -> None:
-        if not (self._gone or self._crowded):
-            self._upward.uncrowded()
+    def _tell_room(self) -> None:
+        if not (self._gone or self._full):
+            self._upward.has_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._gone = True
         if exc is not None and not isinstance(exc, OSError):
             exc = ConnectionAbortedError(f"{type(exc).__name__}: {exc}")
-        upward = self._upward
-        del self._upward  # stream and link refer to each other no more: no work for the collector
+        # Stream and link refer to each other no more: no work for the collector of cycles.
+        upward, self._upward = self._upward, _NOBODY
         upward.lost(exc)
 
     # --------------------------------------------------- called by the stream
@@ -185,9 +198,9 @@ class _PiecesLink(AsyncioLink, asyncio.Protocol):
         super().__init__(accept, sockaddr, gate)
         self.data_received = super().data_received  # type: ignore[method-assign]
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self.data_received = self._upward.received  # type: ignore[method-assign, assignment]
+    def attach(self, upward: Upward) -> None:
+        super().attach(upward)
+        self.data_received = upward.received  # type: ignore[method-assign, assignment]
         self._transport.set_protocol(self)  # uvloop looks the callback up once, here
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -203,7 +216,7 @@ class _ScratchLink(AsyncioLink, asyncio.BufferedProtocol):
     piece that is kept.
     """
 
-    __slots__ = ("_received", "_scratch")
+    __slots__ = ("_received", "_scratch", "_whole_scratch")
 
     def __init__(
         self,
@@ -213,11 +226,15 @@ class _ScratchLink(AsyncioLink, asyncio.BufferedProtocol):
         gate: Gate | None = None,
     ) -> None:
         super().__init__(accept, sockaddr, gate)
-        self._scratch = scratch
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
+        self._whole_scratch = self._scratch = scratch
         self._received = self._upward.received
+
+    def attach(self, upward: Upward) -> None:
+        super().attach(upward)
+        self._received = upward.received
+
+    def receive_at_most(self, size: int) -> None:
+        self._scratch = self._whole_scratch[: max(size, _LEAST)]
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - it is large
         return self._scratch
@@ -242,19 +259,23 @@ def link_factory(loop: asyncio.AbstractEventLoop, accept: Accept) -> Callable[..
 
 
 class _Nobody:
-    """Stands above a link that was not let in."""
+    """Stands above a link that has no stream: not yet, not any more, or it was not let in."""
 
     def received(self, piece: bytes) -> None: ...
     def ended(self) -> None: ...
-    def crowded(self) -> None: ...
-    def uncrowded(self) -> None: ...
+    def full(self) -> None: ...
+    def has_room(self) -> None: ...
     def lost(self, error: OSError | None) -> None: ...
+
+
+_NOBODY: Final = _Nobody()
 
 
 class SocketServer:
     """Accepts on one socket, whenever the loop says that somebody is waiting."""
 
     _reserve = -1  # a descriptor to give up when there are no others; -1: none
+    _failed = 0  # times in a row that accepting failed
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: Accept, gate: Gate
@@ -285,15 +306,21 @@ class SocketServer:
                 return False
             if error.errno in _OUT_OF_DESCRIPTORS and self._reserve >= 0:
                 return self._shed(error)
-            if error.errno in _OUT_OF_DESCRIPTORS or error.errno in _OUT_OF_MEMORY:
-                self._back_off(error)
-                return False
-            return True  # of that connection alone (accept(2))
-        client = packed(sockaddr)
-        if self._gate.enter(client):
+            self._failed += 1
+            if error.errno in OF_ONE_CONNECTION and self._failed < AT_ONCE:
+                return True
+            self._back_off(error)
+            return False
+        self._failed = 0
+        entered = False
+        try:
+            client = packed(sockaddr)
+            entered = self._gate.enter(client)
+        finally:
+            if not entered:
+                _reset(sock)
+        if entered:
             self._go_on_making(self._make(sock, sockaddr, client))
-        else:
-            _reset(sock)
         return True
 
     def _go_on_making(
@@ -317,6 +344,9 @@ class SocketServer:
             self._loop.call_exception_handler(
                 {"message": "a connection could not be set up", "exception": error}
             )
+        else:
+            if not link.was_made:
+                self._gate.leave(client)
 
     def _shed(self, error: OSError) -> bool:
         """Turn one away with the descriptor in reserve."""
@@ -328,7 +358,9 @@ class SocketServer:
             _reset(sock)
             self._gate.shed(packed(sockaddr))
         except OSError as again:
-            more = not isinstance(again, BlockingIOError)
+            more = again.errno in OF_ONE_CONNECTION
+            if not (more or isinstance(again, BlockingIOError)):
+                self._back_off(again)
         self._reserve = _open_reserve()
         if self._reserve < 0:
             self._back_off(error)
@@ -377,7 +409,6 @@ AT_ONCE: Final = 32  # connections accepted before others have their turn
 SOMAXCONN: Final = 4096  # as many as a backlog may hold (listen(2))
 BACK_OFF: Final = 1.0  # seconds
 _OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
-_OUT_OF_MEMORY: Final = (errno.ENOBUFS, errno.ENOMEM)
 
 
 def backlog_of(sock: socket.socket) -> tuple[int, int] | None:

@@ -12,12 +12,12 @@ Reading
     time.
 
 Flow control
-    The link is paused while `read_limit` bytes are unread and no reader needs
-    more, and resumed when half of that was read or a reader needs more.
+    The link is paused only while `read_limit` bytes are unread and no read waits
+    for more; it is resumed when half of that was read or a read waits.
 
 Writing
     Writes gather in a batch that leaves as one send (turn.py). While the link
-    is crowded, `await write()` waits. What would take the queue past
+    is full, `await write()` waits. What would take the queue past
     `max_unsent` is refused whole.
 
 The end comes in one of these ways, and each decides what later calls say:
@@ -44,7 +44,6 @@ talking, FIN is sent first and its bytes are thrown away until it finishes or
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -52,15 +51,12 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from silly._arguments import positive_seconds, seconds, seconds_or_none, size
 from silly._engine import complaints
 from silly._engine.complaints import Buffer
-from silly._engine.interface import Deadlines, Link, packed
+from silly._engine.interface import Budget, Deadlines, Link, packed
 from silly._engine.receive_buffer import INCOMPLETE, TOO_LONG, ReceiveBuffer
 from silly._engine.trampoline import PARKING, Trampoline, parking
 from silly._engine.turn import Turn
-from silly.errors import at_address
 
 __all__ = ["LINGER", "MAX_UNSENT", "READ_LIMIT", "Stream"]
-
-logger = logging.getLogger("silly.net")
 
 READ_LIMIT: Final = 1024 * 1024  # bytes
 MAX_UNSENT: Final = 16 * 1024 * 1024  # bytes
@@ -82,7 +78,7 @@ _HAS_ROOM: Final = cast(Awaitable[None], _HasRoom())
 
 
 class _Room:
-    """What `write` returns when the link is crowded: awaiting it waits for room."""
+    """What `write` returns when the link is full: awaiting it waits for room."""
 
     __slots__ = ("_stream",)
 
@@ -98,18 +94,21 @@ class Stream:
 
     __slots__ = (
         "__weakref__",
+        "_accounted",
         "_acked",
         "_acked_since",
+        "_all_acked",
         "_batch",
         "_batched",
+        "_budget",
         "_bytes_in",
         "_bytes_out",
         "_clock",
         "_closing",
-        "_crowded",
         "_delimiter",
         "_ended",
         "_ended_by",
+        "_full",
         "_gone",
         "_handed",
         "_high_water",
@@ -129,6 +128,7 @@ class Stream:
         "_on_gone",
         "_opened_at",
         "_opened_tick",
+        "_owed",
         "_partial",
         "_partial_since",
         "_paused",
@@ -145,7 +145,7 @@ class Stream:
         "_writer_told",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - it says what there is
         self,
         link: Link,
         loop: asyncio.AbstractEventLoop,
@@ -156,6 +156,7 @@ class Stream:
         linger: float = LINGER,
         idle_timeout: float | None = None,
         idle_swept: bool = False,
+        budget: Budget | None = None,
     ) -> None:
         self._link = link
         self._loop = loop
@@ -189,7 +190,7 @@ class Stream:
         self._batch: list[bytes] = []
         self._batched = 0
         self._in_turn = False
-        self._crowded = False
+        self._full = False
         self._max_unsent = max_unsent
         self._high_water = HIGH_WATER
         if max_unsent < 2 * HIGH_WATER:
@@ -213,9 +214,16 @@ class Stream:
         # what `_look_back` saw last
         self._partial = -1  # bytes read before those that a reader waits to complete; or -1
         self._partial_since = 0.0
-        self._acked = -1  # bytes that the peer had acknowledged, if more were queued; or -1
+        self._all_acked = 0  # of _bytes_out: so many the peer is known to have
+        self._acked = -1  # bytes that the peer had, when it did not have all; or -1 ...
+        self._owed = 0  # ... and how many had been written then
         self._acked_since = 0.0
         self._ended_by: str | None = None  # the limit that ended it
+
+        self._budget = budget
+        self._accounted = 0  # bytes that the budget was told of
+        link.attach(self)
+        link.receive_at_most(read_limit)
 
     # ---------------------------------------------------------------- reading
 
@@ -340,8 +348,10 @@ class Stream:
         if count == TOO_LONG:
             assert delimiter is not None
             self._control_flow()
-            raise complaints.limit_exceeded(delimiter, wanted, self.remote_addr)
+            raise complaints.limit_exceeded(self, delimiter, wanted)
         taken = incoming.take(count)
+        if self._accounted:
+            self._account()
         if self._paused and len(incoming) <= self._read_limit // 2:
             self._resume()
         return taken
@@ -373,25 +383,23 @@ class Stream:
     def _reader_error(self, delimiter: bytes | None, wanted: int) -> Exception:
         """Why such a read cannot be, in the state that this stream is in."""
         if self._closing:
-            return complaints.closed(self.remote_addr)
+            return complaints.closed(self)
         if self._reading:
             return complaints.concurrent_read(self.remote_addr)
         if self._ended or self._loss is None:
             unread = self._incoming.peek()
-            return complaints.end_of_stream(delimiter, wanted, unread, self.remote_addr)
+            return complaints.end_of_stream(self, delimiter, wanted, unread)
         told, self._reader_told = self._reader_told, True
-        return self._loss_error(self._loss, told=told)
-
-    def _loss_error(self, loss: OSError, *, told: bool) -> OSError:
-        return at_address(complaints.told_before(loss) if told else loss, self.remote_addr)
+        return complaints.loss(self, self._loss, told=told)
 
     # ----------------------------------------------------------- flow control
 
     def _control_flow(self) -> None:
-        """Pause the link if it brought as much as may stay unread."""
+        """Pause the link if it brought as much as may stay unread, and no read waits for more."""
         incoming = self._incoming
         if (
             incoming.data
+            and self._waiter is None
             and len(incoming) >= self._read_limit
             and not (self._paused or self._closing or self._ended or self._gone)
         ):
@@ -402,6 +410,15 @@ class Stream:
         self._paused = False
         if not (self._ended or self._gone):
             self._link.resume()
+
+    def _account(self) -> None:
+        """Tell the budget how many bytes are held now, unread and unsent."""
+        if self._budget is not None:
+            held = len(self._incoming) + (0 if self._gone else self._link.unsent())
+            change = held - self._accounted
+            if change:
+                self._accounted = held
+                self._budget.change(change)
 
     # ---------------------------------------------------------------- writing
 
@@ -415,7 +432,7 @@ class Stream:
         if not self._writable:
             raise self._writer_error()
         batched = self._batched + length
-        if self._crowded or batched > HIGH_WATER or batched > self._max_unsent:
+        if self._full or batched > HIGH_WATER or batched > self._max_unsent:
             return self._write_at_once([data] if pieces is None else pieces, length)  # type: ignore[list-item]
         if length:
             if pieces is None:
@@ -436,12 +453,12 @@ class Stream:
         # A queue that is nearly empty takes a write of any length: else a large
         # one could never leave, and who awaits each write could be refused.
         if unsent + length > self._max_unsent and unsent > self._high_water:
-            raise complaints.queue_full(unsent, length, self._max_unsent, self.remote_addr)
+            raise complaints.queue_full(self, unsent, length, self._max_unsent)
         self._batch += pieces
         self._batched = length
         self._last_activity = self._clock()
         self._flush()
-        return _Room(self) if self._crowded else _HAS_ROOM
+        return _Room(self) if self._full else _HAS_ROOM
 
     def _flush(self) -> None:
         batch = self._batch
@@ -460,7 +477,7 @@ class Stream:
             self._flush()
 
     async def _wait_for_room(self) -> None:
-        while self._crowded and self._writable:
+        while self._full and self._writable:
             waiter = self._loop.create_future()
             if self._wake_on_room is None:
                 self._wake_on_room = []
@@ -471,11 +488,11 @@ class Stream:
 
     def _writer_error(self) -> Exception:
         if self._closing:
-            return complaints.closed(self.remote_addr)
+            return complaints.closed(self)
         if self._loss is not None:
             told, self._writer_told = self._writer_told, True
-            return self._loss_error(self._loss, told=told)
-        return complaints.half_closed(self.remote_addr)
+            return complaints.loss(self, self._loss, told=told)
+        return complaints.half_closed(self)
 
     def _wake_writers(self) -> None:
         waiters, self._wake_on_room = self._wake_on_room, None
@@ -506,7 +523,7 @@ class Stream:
             self.abort()
         else:
             self._start_linger()
-            self._crowded = True  # until the link says that the queue is empty
+            self._full = True  # until the link says that the queue is empty
             self._link.call_when_empty()
 
     def abort(self) -> None:
@@ -521,6 +538,8 @@ class Stream:
         self._closing = True
         self._writable = False
         self._incoming.clear()
+        if self._accounted:
+            self._account()
         if self._waiter is not None:
             self._wake_reader()
         if self._wake_on_room is not None:
@@ -542,10 +561,8 @@ class Stream:
 
     def _end_linger(self) -> None:
         self._linger_timer = None
-        unsent = self._link.unsent()
-        if unsent:
+        if self._link.unsent():
             self._ended_by = "linger"
-            logger.debug("%s: %d bytes unsent after lingering", self.remote_addr, unsent)
             self.abort()
         else:
             self._link.close()
@@ -570,6 +587,7 @@ class Stream:
             if not self._closing:
                 incoming.feed(piece)
                 self._control_flow()
+                self._account()
             return
         delimiter, wanted = self._delimiter, self._wanted
         if not incoming.data and (
@@ -582,6 +600,7 @@ class Stream:
         else:
             incoming.feed(piece)
             if self._find(delimiter, wanted) == INCOMPLETE:
+                self._account()
                 return
         self._waiter = None
         # What the reader writes is sent below: without a visit to the loop's queue.
@@ -598,6 +617,7 @@ class Stream:
             self._flush()
         if incoming.data:
             self._control_flow()
+            self._account()
 
     def ended(self) -> None:
         """Note that the peer finished sending."""
@@ -607,13 +627,16 @@ class Stream:
         elif self._link.unsent() == 0:
             self._link.close()
 
-    def crowded(self) -> None:
+    def full(self) -> None:
         """Have writers wait."""
-        self._crowded = True
+        self._full = True
+        self._account()
 
-    def uncrowded(self) -> None:
+    def has_room(self) -> None:
         """Let waiting writers go on, or closing."""
-        self._crowded = False
+        self._full = False
+        if self._accounted:
+            self._account()
         if not self._closing:
             self._wake_writers()
         elif not self._gone:
@@ -622,6 +645,8 @@ class Stream:
     def lost(self, error: OSError | None) -> None:
         """Note that the link is gone."""
         self._mark_lost(error)
+        if self._accounted:
+            self._account()
         self._wake_reader()
         self._wake_writers()
         waiters, self._wake_on_gone = self._wake_on_gone, None
@@ -633,7 +658,7 @@ class Stream:
         if self._loss is None and not self._closing:
             self._loss = complaints.lost(error)
         self._gone = True
-        self._crowded = self._writable = False
+        self._full = self._writable = False
         self._batch.clear()
         self._batched = 0
         if self._linger_timer is not None:
@@ -690,17 +715,34 @@ class Stream:
         assert self._idle_timeout is not None
         self._end("idle_timeout", complaints.idle(self._idle_timeout))
 
+    def _end_for(self, limit: str, error: OSError) -> None:
+        """End the connection because of *limit*, if it is not at its end already.
+
+        For ``"memory_budget"`` it is whatever its state, and what is unread is dropped.
+        """
+        over_budget = limit == "memory_budget"
+        if over_budget:
+            self._incoming.clear()
+            self._account()
+        if self._gone:
+            return
+        if not (self._closing or self._loss is not None):
+            self._end(limit, error)
+        elif over_budget:  # it lingers
+            self._ended_by = limit
+            self.abort()
+
     def _end(self, limit: str, error: OSError) -> None:
-        """End the connection because of *limit*; reset it if bytes are still unsent."""
+        """End the connection because of *limit*; reset it if the peer has not taken all."""
         self._ended_by = limit
         self._loss = error
         self._writable = False
-        self._wake_reader()
-        self._wake_writers()
-        if self._link.unsent():
+        if limit == "memory_budget" or self._acknowledged() < self._bytes_out:
             self._link.abort()
         else:
             self._link.close()
+        self._wake_reader()
+        self._wake_writers()
 
     # ------------------------------------------------------------ looking back
 
@@ -713,17 +755,10 @@ class Stream:
         first_byte_timeout, read_deadline, receive_rate, send_rate, send_window = deadlines
         if self._closing or self._gone or self._loss is not None:
             return
-        queued = self._link.unsent()
-        if not queued or not send_rate:
-            self._acked = -1
-        elif self._acked < 0:
-            self._acked, self._acked_since = self._acknowledged(), now
-        elif now - self._acked_since >= send_window:
-            acked = self._acknowledged()
-            if acked - self._acked < send_rate * (now - self._acked_since):
-                self._end("min_send_rate", complaints.not_taken(send_rate, send_window))
-                return
-            self._acked, self._acked_since = acked, now
+        if self._accounted:
+            self._account()
+        if self._looked_at_sending(now, send_rate, send_window):
+            return
         unread = len(self._incoming)
         if self._waiter is None:
             self._partial = -1
@@ -742,9 +777,33 @@ class Stream:
         if self._idle_swept and self._idle_timeout is not None and now >= self._idle_until():
             self._end_idle()
 
+    def _looked_at_sending(self, now: float, rate: float, window: float) -> bool:
+        """See to bytes that wait to be taken, here or in the kernel; tell if that ended it."""
+        written = self._bytes_out
+        acked = written
+        if rate and written != self._all_acked:
+            acked = self._acknowledged()
+        if acked >= written:
+            self._all_acked = written
+            self._acked = -1
+            return False
+        if self._acked >= 0 and acked < self._owed:  # of what was owed then, some still is
+            if now - self._acked_since < window:
+                return False
+            if acked - self._acked < rate * (now - self._acked_since):
+                self._end("min_send_rate", complaints.not_taken(rate, window))
+                return True
+        self._acked, self._owed, self._acked_since = acked, written, now
+        return False
+
     def _acknowledged(self) -> int:
         """How many of the written bytes the peer has."""
         return self._bytes_out - self._link.unsent() - self._link.in_flight()
+
+    @property
+    def _held(self) -> int:
+        """Bytes that it holds, unread and unsent, as the budget was told."""
+        return self._accounted
 
     @property
     def _client(self) -> bytes:
@@ -799,9 +858,11 @@ class Stream:
     @read_limit.setter
     def read_limit(self, value: int) -> None:
         self._read_limit = size(value, "read_limit", least=1)
+        if not self._gone:
+            self._link.receive_at_most(value)
         if self._paused and len(self._incoming) < value:
             self._resume()
-        elif self._waiter is None:
+        else:
             self._control_flow()
 
     @property

@@ -39,7 +39,15 @@ _PARK: Final = object()  # yielded to a trampoline by a read that waits
 
 _NOTHING, _PARKED, _YIELDED, _RETURNED, _RAISED = range(5)  # what a trampoline holds
 
+_RETRY: Final = 0.001  # seconds, until a context that another thread is in is tried again
+
 _current: Trampoline | None = None  # whose coroutine runs
+
+
+def _could_not_enter(error: BaseException) -> bool:
+    """Tell whether `Context.run` itself raised: another thread is in the context."""
+    traceback = error.__traceback__
+    return type(error) is RuntimeError and traceback is not None and traceback.tb_next is None
 
 
 class _Parking:
@@ -117,6 +125,9 @@ class Trampoline(Coroutine[Any, Any, object]):
         except StopIteration as stop:
             self._hold(_RETURNED, stop.value)
         except BaseException as error:  # noqa: BLE001 - it is the task's
+            if _could_not_enter(error):
+                self._holds = _PARKED
+                return False
             ours = error.__traceback__
             self._hold(_RAISED, error.with_traceback(ours and ours.tb_next))
             del ours
@@ -137,8 +148,19 @@ class Trampoline(Coroutine[Any, Any, object]):
     def _call_back(self) -> None:
         self._done = True
         callback, self._callback = self._callback, None
-        if callback is not None:
-            self._loop.call_soon(callback, self, context=self._context)
+        if callback is not None and self._context is not None:
+            self._loop.call_soon(self._step_task, callback, self._context)
+
+    def _step_task(self, callback: Callable[[Any], object], context: Context) -> None:
+        """Step the task, in a callback of the loop."""
+        try:
+            context.run(callback, self)
+        except RuntimeError as error:
+            if not _could_not_enter(error):
+                raise
+            self._loop.call_later(_RETRY, self._step_task, callback, context)
+        finally:
+            del callback  # an error's traceback leads to this frame, and the task keeps the error
 
     def _hold(self, holds: int, held: Any) -> None:
         self._holds = holds
@@ -181,6 +203,7 @@ class Trampoline(Coroutine[Any, Any, object]):
             yielded = go_on(*arguments)
         except BaseException:
             self.task = None  # the end: nothing is left for the collector of cycles
+            self._call_back()  # if it was not the task that ended it
             raise
         finally:
             del arguments
@@ -200,6 +223,7 @@ class Trampoline(Coroutine[Any, Any, object]):
         self._holds = _NOTHING
         self._held = None
         self._coroutine.close()
+        self._call_back()
 
     def __await__(self) -> Generator[Any, None, object]:
         return self._coroutine.__await__()

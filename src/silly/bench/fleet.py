@@ -1,13 +1,15 @@
 """Running the workers: starting them together, and gathering what they report.
 
 The load is made in processes of its own, even if it is one, so that what the
-terminal shows costs the replies no time. They ignore SIGINT (it is blocked when
-they are started, and stays so): stopping them is the fleet's. If this process
-dies, their pipes end, and so do they.
+terminal shows costs the replies no time. They ignore the signals of `STOPPING`, which
+a terminal or timeout(1) sends to them, too (they are blocked when the workers are
+started, and stay so): stopping them is the fleet's. If this process dies, their
+pipes end, and so do they.
 """
 
 from __future__ import annotations
 
+import heapq
 import os
 import signal
 import socket
@@ -22,7 +24,10 @@ from silly.bench.plan import Plan
 from silly.bench.recorder import AFTER, Interval
 from silly.bench.worker import Job
 
-__all__ = ["Fleet", "NotStarted", "WorkerDied"]
+__all__ = ["STOPPING", "Fleet", "NotStarted", "WorkerDied"]
+
+STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that end a run early."""
 
 _START: Final = (
     "import sys; sys.path[:] = {path!r}\nfrom silly.bench.worker import main\nmain({descriptor})"
@@ -55,12 +60,12 @@ class Fleet:
         self._reported: dict[Connection, int] = {}
         self._connected: set[Connection] = set()
         self._finished: set[Connection] = set()
-        self._passed: set[int] = set()
+        self._waiting: list[int] = []  # the intervals that are not whole, a heap
         self._stopped = False
 
     def __enter__(self) -> Self:
         path = [os.path.abspath(entry) for entry in sys.path]  # noqa: PTH100
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         try:
             for part in range(self.plan.workers):
                 ours, theirs = socket.socketpair()
@@ -135,8 +140,10 @@ class Fleet:
                 self._reported[ready] = AFTER + 1
             else:
                 interval = Interval.from_dict(told)
-                known = self.series.setdefault(interval.index, Interval(interval.index))
-                known.merge(interval)
+                if interval.index not in self.series:
+                    self.series[interval.index] = Interval(interval.index)
+                    heapq.heappush(self._waiting, interval.index)
+                self.series[interval.index].merge(interval)
                 self._reported[ready] = interval.index
         self._pass_on(each)
         if len(self._finished) < len(self._pipes):
@@ -149,10 +156,8 @@ class Fleet:
         if len(self._reported) < len(self._pipes):
             return
         whole = min(self._reported.values())
-        for index in sorted(self.series):
-            if index < whole and index not in self._passed:
-                self._passed.add(index)
-                each(self.series[index])
+        while self._waiting and self._waiting[0] < whole:
+            each(self.series[heapq.heappop(self._waiting)])
 
     def _receive(self, pipe: Connection) -> tuple[str, Any]:
         try:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Coroutine
 from time import perf_counter_ns as clock
 from typing import Any, Final
@@ -62,7 +62,8 @@ class Generator:
         """Connections that are open."""
         self.left = _NEVER
         """Requests that may still be sent."""
-        self.free: deque[_OpenLane | _Once] = deque()
+        self.free: OrderedDict[Lane, int] = OrderedDict()
+        """Lanes with room, and for how many requests; the first is the one to be used."""
         self.next_due = _NEVER
         self.scheduled = 0
         self._part = part
@@ -283,7 +284,10 @@ class Generator:
         burst = _BURST
         while self.next_due <= now and self.free and burst and not self.stopping:
             burst -= 1
-            self.free.popleft().send_due(self.take_due(now, had_room=True), now)
+            lane, room = self.free.popitem(last=False)
+            if room > 1:
+                self.free[lane] = room - 1
+            lane.send_due(self.take_due(now, had_room=True), now)
 
     def take_due(self, now: int, *, had_room: bool = False) -> int:
         """Return when the next request was due, which is sent *now*; there is another after it."""
@@ -298,9 +302,9 @@ class Generator:
             self.next_due = _NEVER
         return due
 
-    def forget_free(self, lane: Lane) -> None:
-        """Give nothing to *lane*: it has no connection now."""
-        self.free = deque(other for other in self.free if other is not lane)
+    def has_room(self, lane: Lane) -> None:
+        """Give one request more to *lane*, when it is due."""
+        self.free[lane] = self.free.get(lane, 0) + 1
 
     # -------------------------------------------------------------------- connecting
 
@@ -393,7 +397,9 @@ class Lane:
         self._reset()
 
     def _reset(self) -> None:
-        self._expected = b""  # of the replies to come, and before `_at` already there
+        # Of the replies to come, and before `_at` already there. Where replies are always to
+        # come, a bytearray, to which adding, and from whose front taking, costs little.
+        self._expected: bytes | bytearray = b""
         self._at = self._received = 0
         self._sent = self._answered = 0
         self._sizes: deque[int] = deque()  # of the replies to come, if they differ
@@ -441,7 +447,7 @@ class Lane:
             except OSError as error:
                 self._fail("lost connection", cause(error))
             finally:
-                self._generator.forget_free(self)
+                self._generator.free.pop(self, None)
                 self._generator.alive -= 1
                 await self._leave(self._conn)
                 self._conn = None
@@ -503,8 +509,11 @@ class Lane:
             self._sizes.extend(sizes)
         self._flights.append((due, now, count))
         self._sent = number + count
-        if self._expected:
-            self._expected = self._expected[self._at :] + replies
+        if expected := self._expected:
+            if isinstance(expected, bytes):
+                self._expected = expected = bytearray(expected)
+            del expected[: self._at]
+            expected += replies
             self._at = 0
         else:
             self._expected = replies
@@ -530,6 +539,10 @@ class Lane:
             if self._conn.unread_bytes:
                 return  # it is about to read them
             self._conn.close()
+
+    def send_due(self, due: int, now: int) -> None:
+        """Send the request that was *due* (open loop)."""
+        raise NotImplementedError
 
     # ---------------------------------------------------------------------- failures
 
@@ -558,7 +571,7 @@ class Lane:
         """Record what is wrong with what came; some more is waited for, to tell what it is."""
         size = self._messages.reply_size
         partial = self._received - self._answered * size if size else self._received
-        received = self._messages.reply(self._answered)[:partial] + piece
+        received = bytearray(self._messages.reply(self._answered)[:partial] + piece)
         wanted = partial + len(self._expected) - self._at + 1
         try:
             async with asyncio.timeout(_AFTER_WRONG):
@@ -566,7 +579,7 @@ class Lane:
                     received += await conn.read()
         except (TimeoutError, EndOfStream, OSError):
             pass
-        violation = diagnose(self._messages, self._answered, self._sent, received)
+        violation = diagnose(self._messages, self._answered, self._sent, bytes(received))
         text = f"connection {self._number}: {violation.text}"
         self._generator.failed(violation.kind, text)
         self._ending = self._ending or self._generator.stopping
@@ -619,7 +632,7 @@ class _OpenLane(Lane):
             if generator.next_due <= now and not self._ending:
                 self.send_due(generator.take_due(now), now)
             else:
-                generator.free.append(self)
+                generator.has_room(self)
 
     def send_due(self, due: int, now: int) -> None:
         """Send the request that was *due*."""
@@ -670,7 +683,7 @@ class _Once(Lane):
         if generator.next_due <= now:
             return generator.take_due(now), now
         self._given = asyncio.get_running_loop().create_future()
-        generator.free.append(self)
+        generator.has_room(self)
         try:
             return await self._given
         except asyncio.CancelledError:

@@ -19,6 +19,7 @@ from silly.net import addr as addresses
 __all__ = ["MODES", "Plan"]
 
 MODES: Final = ("keep", "reconnect", "hold")
+LEAST_INTERVAL: Final = 0.001  # seconds
 _DEFAULT_SIZES: Final = Sizes(((1.0, 64, 64),))
 
 
@@ -102,6 +103,8 @@ class Plan:
         ):
             if seconds is not None and seconds <= 0:
                 raise ValueError(f"{name} must be more than 0, not {seconds:g}")
+        if self.interval < LEAST_INTERVAL:
+            raise ValueError(f"--interval must be {LEAST_INTERVAL * 1e3:g} ms or more")
         if self.rate is not None and (self.rate < 0 or (self.rate == 0 and not self.stages)):
             raise ValueError(f"--rate must be more than 0, not {self.rate:g}")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html as escaping
 import json
+import re
 from importlib import resources
 from typing import Any
 
@@ -17,6 +18,7 @@ from plotly.offline import get_plotlyjs
 from silly._units import duration_text, text_of_count
 from silly.bench.histogram import Histogram, middle
 from silly.bench.summary import described, lines
+from silly.text import printable
 
 __all__ = ["html"]
 
@@ -27,20 +29,22 @@ def html(result: dict[str, Any]) -> str:
     """Return the page for *result*, as published."""
     page = resources.files("silly.bench").joinpath("report.html").read_text("utf-8")
     parts = {
-        "TITLE": f"silly bench {escaping.escape(result['addr'])}",
-        "SUBTITLE": escaping.escape(
-            f"{described(result)}. {result['began'][:19].replace('T', ' ')} UTC"
-        ),
+        "TITLE": f"silly bench {_safe(result['addr'])}",
+        "SUBTITLE": _safe(f"{described(result)}. {result['began'][:19].replace('T', ' ')} UTC"),
         "CARDS": "\n".join(_cards(result)),
         "NOTES": "\n".join(_notes(result)),
-        "SUMMARY": escaping.escape("\n".join(lines(result))),
+        "SUMMARY": "\n".join(map(_safe, lines(result))),
         "PLAN": "\n".join(_plan(result)),
-        "DATA": json.dumps(_data(result)).replace("</", "<\\/"),
+        "DATA": json.dumps(_data(result)).replace("<", "\\u003c"),  # no tag, no comment
         "PLOTLY": get_plotlyjs().replace("</script", "<\\/script"),
     }
-    for name, text in parts.items():
-        page = page.replace(f"%%{name}%%", text)
-    return page
+    # In one go: what is put in may look like a place to put something in, too.
+    return re.sub(r"%%([A-Z]+)%%", lambda place: parts[place[1]], page)
+
+
+def _safe(text: str) -> str:
+    """Return *text*, some of which the server chose, for the page."""
+    return escaping.escape(printable(text))
 
 
 def _cards(result: dict[str, Any]) -> list[str]:
@@ -55,7 +59,7 @@ def _cards(result: dict[str, Any]) -> list[str]:
         ("errors", text_of_count(errors), "bad" if errors else "good"),
     ]
     return [
-        f'<div class="card {kind}"><b>{escaping.escape(value)}</b><span>{name}</span></div>'
+        f'<div class="card {kind}"><b>{_safe(value)}</b><span>{name}</span></div>'
         for name, value, kind in cards
     ]
 
@@ -71,7 +75,7 @@ def _notes(result: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
     notes += [("warn", warning) for warning in result["warnings"]]
     notes += [("bad", text) for text in result["errors"]["first"]]
-    return [f'<p class="note {kind}">{escaping.escape(text)}</p>' for kind, text in notes]
+    return [f'<p class="note {kind}">{_safe(text)}</p>' for kind, text in notes]
 
 
 def _plan(result: dict[str, Any]) -> list[str]:
@@ -80,8 +84,8 @@ def _plan(result: dict[str, Any]) -> list[str]:
         "silly": f"{result['silly']}, {result['engine']} engine, Python {result['python']}",
     }
     return [
-        f"<tr><th>{escaping.escape(name.replace('_', ' '))}</th>"
-        f"<td>{escaping.escape(json.dumps(value, ensure_ascii=False))}</td></tr>"
+        f"<tr><th>{_safe(name.replace('_', ' '))}</th>"
+        f"<td>{_safe(json.dumps(value, ensure_ascii=False))}</td></tr>"
         for name, value in told.items()
         if value not in (None, [], "")
     ]

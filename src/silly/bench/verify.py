@@ -46,13 +46,14 @@ def diagnose(messages: Messages, first: int, sent: int, received: bytes) -> Viol
         sent: how many requests were sent: the last is *sent* - 1.
         received: all that came, as far as it was waited for; not right, as a whole.
     """
-    number = first
+    number, at = first, 0
     while number < sent:
         reply = messages.reply(number)
-        if not received.startswith(reply):
+        if not received.startswith(reply, at):
             break
-        received = received[len(reply) :]
+        at += len(reply)
         number += 1
+    received = received[at:]
     before = _find(messages, range(number - 1, max(-1, number - _NEAR), -1), received)
     if number == sent:
         if before is not None:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final, TextIO
 
+from silly import stdio
 from silly.cli import run
 
 __all__ = ["VERBS", "main"]
@@ -29,19 +30,20 @@ VERBS: Final = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line *argv* (`sys.argv` if None) and return the exit code."""
+    stdio.reserve()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments and arguments[0] in VERBS:
         try:
             return _verb(arguments[0], arguments[1:])
         except KeyboardInterrupt:  # while it was imported
-            print(f"silly {arguments[0]}: interrupted", file=sys.stderr)
-            return INTERRUPTED
+            return _fail(f"silly {arguments[0]}: interrupted", INTERRUPTED)
     if arguments and arguments[0] not in ("-h", "--help"):
         return run.main(arguments)
     try:
         return run.main(arguments)
     finally:
-        _list_verbs(sys.stdout if arguments else sys.stderr)
+        with stdio.unhurried_errors():
+            _list_verbs(sys.stdout if arguments else sys.stderr)
 
 
 def _verb(verb: str, arguments: list[str]) -> int:
@@ -50,12 +52,15 @@ def _verb(verb: str, arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in EXTRA:
             raise
-        print(
-            f"silly {verb} needs {' and '.join(EXTRA)}: pip install 'silly-net[cli]'",
-            file=sys.stderr,
-        )
-        return USAGE_ERROR
+        needed = " and ".join(EXTRA)
+        return _fail(f"silly {verb} needs {needed}: pip install 'silly-net[cli]'", USAGE_ERROR)
     code: int = module.main(arguments)
+    return code
+
+
+def _fail(message: str, code: int) -> int:
+    with stdio.unhurried_errors():
+        print(message, file=sys.stderr)
     return code
 
 

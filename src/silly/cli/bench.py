@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import importlib.util
 import io
 import json
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TextIO
 
 import click
 from rich.console import Console
@@ -24,7 +25,7 @@ from silly.bench import find_max as finding
 from silly.bench import result as results
 from silly.bench import session, summary
 from silly.bench.asserts import Claim
-from silly.bench.fleet import NotStarted, WorkerDied
+from silly.bench.fleet import STOPPING, NotStarted, WorkerDied
 from silly.bench.messages import FRAMINGS, unescape
 from silly.bench.plan import MODES, Plan
 from silly.bench.schedule import Stage
@@ -41,6 +42,7 @@ from silly.cli.command import (
     run,
 )
 from silly.cli.output import Output
+from silly.text import printable
 
 __all__ = ["main"]
 
@@ -62,10 +64,10 @@ Examples:
 Exit codes:
   0    every reply was right, every --assert holds
   1    an --assert fails (find-max: no rate holds)
-  2    wrong usage, or a file cannot be read or written
+  2    wrong usage, or a file or standard output cannot be read or written
   3    the server could not be reached
   4    a reply was wrong, or a connection failed (unless an --assert allows errors)
-  130  interrupted (143: terminated): what was measured so far is printed
+  130  interrupted (143: terminated, 129: hung up): what was measured so far is printed
 """
 
 
@@ -175,15 +177,16 @@ def _flag(name: str) -> str:
 
 
 class _Signals:
-    """Notes SIGINT and SIGTERM, in ``with``; the second one interrupts whatever is done."""
+    """Notes SIGINT, SIGTERM and SIGHUP, in ``with``; the second interrupts whatever is done."""
 
     def __init__(self) -> None:
         self.number = 0
 
     def __enter__(self) -> Self:
-        self._before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-        for each in self._before:
-            signal.signal(each, self._note)
+        self._before = {each: signal.getsignal(each) for each in STOPPING}
+        for each, handler in self._before.items():
+            if each != signal.SIGHUP or handler is not signal.SIG_IGN:  # as nohup does
+                signal.signal(each, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -271,8 +274,6 @@ def _bench(
     if html_path is not None and importlib.util.find_spec("plotly") is None:
         raise Failure("--html needs plotly: pip install 'silly-net[cli]'")
     wanted = {"--json": json_path, "--csv": csv_path, "--html": html_path}
-    if sum(path == "-" for path in wanted.values()) > 1:
-        raise Failure("only one of --json, --csv and --html can be written to standard output")
     with _opened(wanted) as outputs, _Signals() as signals:
         title = f"silly bench {addr}"
         try:
@@ -281,12 +282,36 @@ def _bench(
             raise Failure(f"--pid {pid}: {error.strerror or error}") from None
         if result is None:
             raise Failure("interrupted before it had connected", signals.code)
-        aside = any(path == "-" for path in wanted.values())
-        for line in summary.lines(result):
-            print(line, file=sys.stderr if aside else sys.stdout)
-        for name, output in outputs.items():
-            output.write(_WRITERS[name](result))
+        _publish(outputs, result)
         return signals.code if signals() else _code(result, claims)
+
+
+def _publish(outputs: dict[str, Output], result: dict[str, Any]) -> None:
+    """Write the files, then print the summary, then what goes to standard output.
+
+    What fails keeps nothing else from being written. Raises Failure, OutputLost.
+    """
+    failures = []
+
+    def write(*, standard: bool) -> None:
+        for name, output in outputs.items():
+            if output.is_standard == standard:
+                try:
+                    output.write(_WRITERS[name](result))
+                except Failure as failure:
+                    failures.append(str(failure))
+
+    write(standard=False)
+    for line in summary.lines(result):
+        print(printable(line), file=_beside(outputs))
+    write(standard=True)
+    if failures:
+        raise Failure("; ".join(failures))
+
+
+def _beside(outputs: dict[str, Output]) -> TextIO:
+    """Return where text for people goes: not into data on standard output."""
+    return sys.stderr if any(each.is_standard for each in outputs.values()) else sys.stdout
 
 
 @contextlib.contextmanager
@@ -295,8 +320,16 @@ def _opened(wanted: dict[str, str | None]) -> Iterator[dict[str, Output]]:
     outputs: dict[str, Output] = {}
     try:
         for name, path in wanted.items():
-            if path is not None:
-                outputs[name] = Output(path, name)
+            if path is None:
+                continue
+            output = Output(path, name)
+            same = next((other for other in outputs if output.is_same(outputs[other])), None)
+            outputs[name] = output
+            if same is not None:
+                raise Failure(
+                    f"only one of --json, --csv and --html can be written to "
+                    f"{'standard output' if output.is_standard else repr(path)}"
+                )
         yield outputs
     finally:
         for output in outputs.values():
@@ -381,7 +414,7 @@ def _compare(first: str, second: str) -> int:
             f"{interval:<16}  {each.verdict}"
         )
     for difference in comparing.differences(one, two):
-        print(f"warning: {difference}")
+        print(printable(f"warning: {difference}"))
     return 0
 
 
@@ -436,16 +469,18 @@ def _find_max(
     best: dict[str, Any] | None = None
     wrong = 0
     with _opened({"--json": json_path}) as outputs, _Signals() as signals:
+        show = functools.partial(print, file=_beside(outputs), flush=True)
         search = finding.search(start, precision, tries)
         rate = next(search)
-        print(f"{'rate':>12}{'answered':>12}{'p50':>10}{'p99':>10}", flush=True)
+        show(f"{'rate':>12}{'answered':>12}{'p50':>10}{'p99':>10}")
         while True:
             result = _measure(replace(plan, rate=rate), Quiet(), signals, claims=claims)
             if result is None or signals():
                 break
             held, why = finding.holds(result, list(claims))
             wrong = result["errors"]["wrong"]
-            _show_try(rate, result, why)
+            for line in _try_lines(rate, result, why):
+                show(printable(line))
             if wrong:
                 break
             if held:
@@ -457,29 +492,28 @@ def _find_max(
                 break
         if best is not None:
             best_rate = best["open_loop"]["asked_rate"]
-            print(f"highest rate that held: {text_of_count(best_rate)} /s")
+            show(f"highest rate that held: {text_of_count(best_rate)} /s")
             for output in outputs.values():
                 output.write(_as_json(best))
         else:
-            print("no rate held")
+            show("no rate held")
         if signals():
             return signals.code
         return ERRORS if wrong else 0 if best is not None else CLAIM_FAILS
 
 
-def _show_try(rate: float, result: dict[str, Any], why: str) -> None:
+def _try_lines(rate: float, result: dict[str, Any], why: str) -> Iterator[str]:
     found = result["latency"]["percentiles"]
-    print(
+    yield (
         f"{text_of_count(rate):>12}{text_of_count(result['rate']):>12}"
         f"{duration_text(found.get('50')):>10}{duration_text(found.get('99')):>10}"
-        f"   {why or 'holds'}",
-        flush=True,
+        f"   {why or 'holds'}"
     )
     for text in result["errors"]["first"][:3]:
-        print(f"  {text}")
+        yield f"  {text}"
     for warning in result["warnings"]:
         if why and "the client itself" in warning:  # it is not the server's rate then
-            print(f"  warning: {warning}")
+            yield f"  warning: {warning}"
 
 
 _OTHERS: Final[dict[str, click.Command]] = {"compare": _compare, "find-max": _find_max}

@@ -6,15 +6,15 @@ documents; `run` prints it as one line, ``silly VERB: …``, and returns the cod
 
 from __future__ import annotations
 
-import io
-import os
+import contextlib
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 import click
 
-from silly import _units
+from silly import _units, stdio
+from silly.text import printable
 
 __all__ = [
     "COUNT",
@@ -111,10 +111,35 @@ class GroupedCommand(click.Command):
 
 
 def run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
-    """Run *command* as ``silly NAME …`` and return the exit code; errors become one line."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a µ must not end a run where there is none
+    """Run *command* as ``silly NAME …`` and return the exit code; errors become one line.
+
+    What it prints to standard output waits until it is read, and is whole; what it prints
+    to standard error never waits.
+    """
+    with _standard_streams():
+        try:
+            code = _run(command, name, arguments)
+            sys.stdout.flush()
+        except stdio.OutputLost as error:
+            return USAGE_ERROR if error.is_unwanted else _fail(name, str(error), USAGE_ERROR)
+        except KeyboardInterrupt:
+            return _fail(name, "interrupted", INTERRUPTED)
+        return code
+
+
+@contextlib.contextmanager
+def _standard_streams() -> Iterator[None]:
+    before = sys.stdout
+    with stdio.unhurried_errors():
+        if before is None or stdio.descriptor_of(before) is not None:
+            sys.stdout = cast("TextIO", stdio.data_stream(before, "standard output"))
+        try:
+            yield
+        finally:
+            sys.stdout = before
+
+
+def _run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
     try:
         code = command.main(args=list(arguments), prog_name=f"silly {name}", standalone_mode=False)
     except click.UsageError as error:
@@ -125,13 +150,9 @@ def run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
         return _fail(name, str(failure), failure.code)
     except (KeyboardInterrupt, click.Abort):
         return _fail(name, "interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output has enough; nothing else is to be written there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return USAGE_ERROR
     return code if isinstance(code, int) else 0
 
 
 def _fail(name: str, message: str, code: int) -> int:
-    print(f"silly {name}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"silly {name}: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code

@@ -29,6 +29,7 @@ from silly.errors import ConnectionClosed, EndOfStream
 from silly.net import addr as addresses
 from silly.net import tcp
 from silly.net.tcp import Conn, Limits
+from silly.text import printable
 
 __all__ = ["main"]
 
@@ -45,7 +46,8 @@ Examples:
 
 Exit codes (those of OpenBSD's netcat, but for wrong usage and idleness):
   0    the conversation ended: the peer finished, and so did the input
-  1    not connected, or the connection was lost, or idle for too long
+  1    not connected, or the connection was lost, or idle for too long, or the output
+       cannot be written
   2    wrong usage
   130  interrupted (143: terminated)
 """
@@ -96,7 +98,7 @@ def _connect(
     for flag, seconds in (("--timeout", timeout), ("--idle-timeout", idle_timeout)):
         if seconds == 0:
             raise Failure(f"{flag}: must be above 0")
-    if sys.stdin is None or sys.stdout is None:
+    if sys.stdin is None or sys.__stdout__ is None:
         raise Failure("standard input and output must be open")
     is_shown = sys.stdout.isatty()
     shape: Shape = SafeText() if is_shown else Plain()
@@ -129,7 +131,7 @@ def _now() -> str:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 class _Session:
@@ -222,7 +224,7 @@ async def _accept(addr: str, timeout: float | None) -> Conn:
 
 async def _pipe(conn: Conn, session: _Session, *, until_peer_ends: bool) -> int:
     source, sink = Source(sys.stdin.fileno()), Sink(sys.stdout.fileno())
-    has_output = True
+    lost: OSError | None = None  # why the output cannot be written any more
 
     async def send() -> None:
         while data := await source.read():
@@ -230,11 +232,11 @@ async def _pipe(conn: Conn, session: _Session, *, until_peer_ends: bool) -> int:
         session.end_input(conn)
 
     async def show(data: bytes) -> None:
-        nonlocal has_output
+        nonlocal lost
         try:
             await sink.write(data)
-        except OSError:
-            has_output = False
+        except OSError as error:
+            lost = error
             raise
 
     async def receive() -> None:
@@ -250,9 +252,11 @@ async def _pipe(conn: Conn, session: _Session, *, until_peer_ends: bool) -> int:
         await asyncio.wait(tasks)
     finally:
         await _stopped(tasks)
-    if not has_output:  # whoever read it has enough
+    if lost is not None:
         conn.abort()
-        return FAILED
+        if isinstance(lost, BrokenPipeError):  # whoever read it has enough
+            return FAILED
+        raise Failure(f"cannot write standard output: {lost.strerror}", FAILED)
     for task in (receiving, sending):
         if not task.cancelled():
             task.result()

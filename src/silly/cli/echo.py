@@ -14,7 +14,7 @@ from typing import Any, Final, TextIO
 
 import click
 
-from silly import _units, runtime
+from silly import _units, runtime, stdio
 from silly.cli.command import (
     DURATION,
     INTERRUPTED,
@@ -37,6 +37,7 @@ from silly.net import tcp
 __all__ = ["main"]
 
 DEFAULT: Final = "127.0.0.1:9999"
+OUTPUT_LOST: Final = 1
 CANNOT_LISTEN: Final = 3
 
 _EPILOG: Final = """\
@@ -51,6 +52,7 @@ Examples:
 
 Exit codes:
   0    stopped by Ctrl-C or SIGTERM; the summary is printed
+  1    the same, but not all output could be written: the disk is full, nobody reads it
   2    wrong usage: a bad address or value, modes that contradict each other
   3    an address cannot be used: taken, not permitted, not of this machine
   130  interrupted before it listened, or while it stopped
@@ -90,8 +92,10 @@ def _positive_size(text: str) -> int:
 @option(_MODE, "--chargen", is_flag=True, help="Send characters without end (RFC 864).")
 @option(_MODE, "--commands", is_flag=True, help="Answer help, time and quit, as the tutorial does.")
 @option("UDP", "--udp", is_flag=True,
-        help="Answer datagrams, too, on the same ports. Those from ports 0, 7, 13, 17, 19 and "
-        "from the server's own are never answered: their sender is forged.")  # fmt: skip
+        help="Answer datagrams, too, on the same ports. Those from ports below 1024 (and a few "
+        "others of services) and from the server's own are never answered: their sender is "
+        f"forged. A datagram that is repeated goes unanswered once in {datagrams.REPEATS} times: "
+        "that ends a loop with another server.")  # fmt: skip
 @option(_NETWORK, "--delay", type=DURATION, default="0s",
         help="Each answer leaves so much later (200ms).")  # fmt: skip
 @option(_NETWORK, "--drop", type=Parsed("probability", _share), default="0",
@@ -126,12 +130,32 @@ def _echo(
     limits = limits_of(options)
     addrs = addrs or (DEFAULT,)
     _check(addrs, mode, udp=udp, delay=delay, drop=drop)
+    # Nobody need read what it says: a server must not wait for that.
+    with stdio.unhurried("stdout") as output:
+        code = _serve(
+            mode, addrs, limits, Impairment(delay, drop, max_rate),
+            grace=grace, udp=udp, log=log, as_json=as_json,
+        )  # fmt: skip
+        lost = None if output is None else output.end()
+    if lost is not None and (as_json or not isinstance(lost, BrokenPipeError)):
+        raise Failure(f"cannot write standard output: {lost.strerror}", OUTPUT_LOST)
+    return code
+
+
+def _serve(
+    mode: str,
+    addrs: Sequence[str],
+    limits: tcp.Limits,
+    impairment: Impairment,
+    *,
+    grace: float,
+    udp: bool,
+    log: bool,
+    as_json: bool,
+) -> int:
     out = sys.stderr if as_json else sys.stdout
     on_screen = not log and _is_screen(out)
-    server = _Server(
-        mode, addrs, limits, Impairment(delay, drop, max_rate),
-        Log() if on_screen else Lines(out), udp=udp,
-    )  # fmt: skip
+    server = _Server(mode, addrs, limits, impairment, Log() if on_screen else Lines(out), udp=udp)
     interrupted = False
     try:
         runtime.run(server.run(out, on_screen=on_screen, as_json=as_json), grace=grace)

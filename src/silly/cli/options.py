@@ -85,9 +85,9 @@ def _address(text: str) -> str:
 
 
 def _unix_address(text: str) -> str:
-    if not text.startswith("unix:"):
+    if not text.startswith("unix:") or text.startswith("unix:@"):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not a Unix socket; expected such as 'unix:/run/app.sock'"
+            f"{text!r} is not the path of a Unix socket; expected such as 'unix:/run/app.sock'"
         )
     return _address(text)
 

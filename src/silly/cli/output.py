@@ -1,64 +1,150 @@
 """Files that a verb writes at its end, opened before it begins.
 
-A long run must not end with "permission denied". What is written goes to a file
-beside the one that is named, which takes its place when it is whole.
+A long run must not end with "permission denied". A file is opened when the run
+begins, and written in its place: so it stays what it is, be it a device, a pipe, a
+mount point, behind a symbolic link, or with permissions of its own. If that fails at
+the end, the result goes to a file of its own rather than being lost.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import sys
 import tempfile
 from pathlib import Path
+from typing import Final
 
+from silly import stdio
 from silly.cli.command import Failure
 
 __all__ = ["Output"]
+
+_STDOUT, _STDERR = 1, 2
+_MODE: Final = 0o666  # less the umask
 
 
 class Output:
     """One file to be written; ``-`` is standard output."""
 
     def __init__(self, path: str, option: str) -> None:
-        """Open it. Raises Failure, naming *option*, where it could not be written."""
+        """Open it. Raises Failure, naming *option*, where it cannot be written."""
         self.path = path
         self._option = option
-        self._part: str | None = None
-        if path == "-":
-            return
+        self._is_new = False
+        self._opened: int | None = None
         try:
-            if Path(path).exists() and not Path(path).is_file():
-                with open(path, "a", encoding="utf-8"):  # noqa: PTH123 - /dev/null, a pipe
-                    return
-            if Path(path).exists():
-                with open(path, "a", encoding="utf-8"):  # noqa: PTH123
-                    pass
-            folder, name = os.path.split(path)
-            descriptor, self._part = tempfile.mkstemp(prefix=f".{name}.", dir=folder or ".")
-            os.close(descriptor)
+            self._standard = _standard(path)
+            if self._standard == _STDOUT and stdio.descriptor_of(sys.__stdout__) is None:
+                raise Failure(f"{option}: standard output is closed")
+            if self._standard is None:
+                self._open()
+            self._status = os.fstat(self._standard or self._descriptor)
         except OSError as error:
             raise Failure(f"{option}: cannot write {path!r}: {error.strerror}") from None
 
-    def write(self, text: str) -> None:
-        """Write *text* as the whole of it. Raises Failure."""
+    @property
+    def is_standard(self) -> bool:
+        """True if it is standard output, by whatever name."""
+        return self._standard == _STDOUT
+
+    def is_same(self, other: Output) -> bool:
+        """True if *other* would overwrite it, or be mixed with it."""
+        return os.path.samestat(self._status, other._status) and not _is_device(self._status)
+
+    @property
+    def _descriptor(self) -> int:
+        assert self._opened is not None
+        return self._opened
+
+    def _open(self) -> None:
+        flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY
         try:
-            if self.path == "-":
-                sys.stdout.write(text)
-                return
-            Path(self._part or self.path).write_text(text, encoding="utf-8")
-            if self._part is not None:
-                mask = os.umask(0)
-                os.umask(mask)
-                Path(self._part).chmod(0o666 & ~mask)
-                Path(self._part).replace(self.path)
-                self._part = None
+            self._opened = os.open(self.path, flags)
+        except FileNotFoundError:  # a symbolic link may lead there
+            self._opened = os.open(self.path, flags | os.O_CREAT, _MODE)
+            self._is_new = True
+
+    def write(self, text: str) -> None:
+        """Write *text* as the whole of it.
+
+        Raises:
+            Failure: it cannot be written; the message says where the text is instead.
+            OutputLost: the same, of standard output.
+        """
+        if self._standard == _STDOUT:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            return
+        try:
+            self._write(text.encode("utf-8", "backslashreplace"))
+            self._is_new = False
         except OSError as error:
-            raise Failure(f"{self._option}: cannot write {self.path!r}: {error.strerror}") from None
+            told = f"{self._option}: cannot write {self.path!r}: {error.strerror}"
+            raise Failure(f"{told}; {self._saved(text)}") from None
+
+    def _write(self, data: bytes) -> None:
+        if self._standard is not None:
+            stdio.write_all(self._standard, data)
+            return
+        is_file = stat.S_ISREG(self._status.st_mode)
+        if is_file:
+            if not self._is_there():  # removed, or replaced, since it was opened
+                os.close(self._descriptor)
+                self._opened = None
+                self._open()
+            os.ftruncate(self._descriptor, 0)
+        stdio.write_all(self._descriptor, data)
+        if is_file:
+            os.fsync(self._descriptor)  # only that tells of some disks that they are full
+
+    def _is_there(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), Path(self.path).stat())
+        except OSError:
+            return False
+
+    def _saved(self, text: str) -> str:
+        """Save *text* where there is room; return where, in words."""
+        name = Path(self.path).name
+        try:
+            with tempfile.NamedTemporaryFile(
+                "w", encoding="utf-8", prefix="silly-", suffix=f"-{name}"[-80:], delete=False
+            ) as file:
+                file.write(text)
+        except OSError as error:
+            return f"the result is lost: {error.strerror}"
+        return f"the result is in {file.name!r}"
 
     def discard(self) -> None:
-        """Leave nothing behind, if it was not written."""
-        if self._part is not None:
-            with contextlib.suppress(OSError):
-                Path(self._part).unlink()
-            self._part = None
+        """Let go of it; a file that is new, and was not written, is removed."""
+        if self._opened is None:
+            return
+        with contextlib.suppress(OSError):
+            if self._is_new and self._is_there():
+                Path(self.path).resolve().unlink()
+        os.close(self._descriptor)
+        self._opened = None
+
+
+_NAMES: Final = {"-": _STDOUT, "/dev/stdout": _STDOUT, "/dev/stderr": _STDERR}
+
+
+def _standard(path: str) -> int | None:
+    """Return the standard descriptor that *path* stands for, or has been opened on, if any."""
+    if path in _NAMES:
+        return _NAMES[path]
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    for number in (_STDOUT, _STDERR):
+        if os.path.samestat(status, os.fstat(number)) and not _is_device(status):
+            return number
+    return None
+
+
+def _is_device(status: os.stat_result) -> bool:
+    """True of a device, such as the null device."""
+    return stat.S_ISCHR(status.st_mode)

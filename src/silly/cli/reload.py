@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
 from pathlib import Path
+from typing import Final
 
 import watchfiles
 
+from silly._logger import Logger
 from silly.workers import Supervisor
 
 __all__ = ["run_reloading"]
 
-logger = logging.getLogger("silly.workers")
+logger = Logger("silly.workers")
+
+_LOOK_AT_LINKS: Final = 1000  # milliseconds between looks where the directory's name leads
 
 
 async def run_reloading(supervisor: Supervisor, directory: Path) -> int:
-    """Run *supervisor*, and reload it when a ``.py`` file under *directory* changes."""
+    """Run *supervisor*, and reload it when a ``.py`` file under *directory* changes.
+
+    So it does when a symbolic link in the name of *directory* leads elsewhere.
+    """
     watching = asyncio.create_task(_watch(supervisor, directory))
     try:
         return await supervisor.run()
@@ -25,8 +32,26 @@ async def run_reloading(supervisor: Supervisor, directory: Path) -> int:
 
 
 async def _watch(supervisor: Supervisor, directory: Path) -> None:
-    logger.info("watching %s", directory)
-    async for changes in watchfiles.awatch(directory, watch_filter=watchfiles.PythonFilter()):
-        names = sorted({Path(path).name for _, path in changes})
-        logger.info("%s changed: starting afresh", ", ".join(names))
-        supervisor.reload()
+    while True:
+        real = await asyncio.to_thread(directory.resolve)
+        logger.info("watching %s", real)
+        watching = watchfiles.awatch(
+            real,
+            watch_filter=watchfiles.PythonFilter(),
+            rust_timeout=_LOOK_AT_LINKS,
+            yield_on_timeout=True,
+        )
+        async with contextlib.aclosing(watching):
+            async for changes in watching:
+                names = sorted({Path(path).name for _, path in changes})
+                is_elsewhere = await asyncio.to_thread(_is_elsewhere, directory, real)
+                if names or is_elsewhere:
+                    what = str(directory) if is_elsewhere else ", ".join(names)
+                    logger.info("%s changed: starting afresh", what)
+                    supervisor.reload()
+                if is_elsewhere:
+                    break
+
+
+def _is_elsewhere(directory: Path, before: Path) -> bool:
+    return directory.is_dir() and directory.resolve() != before

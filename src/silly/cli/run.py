@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import logging
 import platform
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import silly
-from silly import _control
+from silly import _control, stdio
 from silly.cli import watching
 from silly.cli.options import OPTIONS, add_options, split
+from silly.log import DroppingHandler, unconfigured_logging_drops
 from silly.runtime import run_function, run_script
 from silly.workers import Supervisor
+from silly.workers.process import working_directory
 
 __all__ = ["main"]
 
@@ -87,24 +90,24 @@ def _version() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line *argv* (`sys.argv` if None) and return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = _parser()
-    if not arguments:
-        parser.print_help(sys.stderr)
-        return USAGE_ERROR
-    ours, args = split(arguments)
-    options = parser.parse_args(ours)
-    supervised = options.reload or options.workers is not None
-    if options.reload and options.workers not in {None, 1}:
-        parser.error("--reload runs one worker: it does not go with --workers")
-    if options.watchdog is not None and not supervised:
-        parser.error("--watchdog goes with --workers: it is the supervisor that watches")
+    with stdio.unhurried_errors():
+        parser = _parser()
+        if not arguments:
+            parser.print_help(sys.stderr)
+            return USAGE_ERROR
+        ours, args = split(arguments)
+        options = parser.parse_args(ours)
+        supervised = options.reload or options.workers is not None
+        if options.reload and options.workers not in {None, 1}:
+            parser.error("--reload runs one worker: it does not go with --workers")
+        if options.watchdog is not None and not supervised:
+            parser.error("--watchdog goes with --workers: it is the supervisor that watches")
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     if options.uvloop:
         try:
             import uvloop  # noqa: PLC0415 - an extra
         except ImportError:
-            print("silly: --uvloop needs uvloop: pip install 'silly-net[uvloop]'", file=sys.stderr)
-            return USAGE_ERROR
+            return _fail("--uvloop needs uvloop: pip install 'silly-net[uvloop]'")
         loop_factory = uvloop.new_event_loop
     is_function = re.fullmatch(r"[\w.]+:[\w.]+", options.file) and not Path(options.file).exists()
     if options.access_log and not supervised:
@@ -125,8 +128,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             before=lambda: _watch(options),
         )
     except OSError as error:
-        print(f"silly: cannot read {options.file!r}: {error.strerror}", file=sys.stderr)
-        return USAGE_ERROR
+        return _fail(f"cannot read {options.file!r}: {error.strerror}")
+
+
+def _fail(message: str) -> int:
+    with stdio.unhurried_errors():
+        print(f"silly: {message}", file=sys.stderr)
+    return USAGE_ERROR
 
 
 def _watch(options: argparse.Namespace) -> None:
@@ -138,9 +146,8 @@ def _watch(options: argparse.Namespace) -> None:
 
 def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function: bool) -> int:
     if sys.platform == "win32":
-        print("silly: --workers and --reload need a Unix system", file=sys.stderr)
-        return USAGE_ERROR
-    handler = logging.StreamHandler()
+        return _fail("--workers and --reload need a Unix system")
+    handler = DroppingHandler()
     handler.setFormatter(logging.Formatter("silly: %(message)s"))
     logger = logging.getLogger("silly.workers")
     logger.addHandler(handler)
@@ -157,16 +164,27 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
         watchdog=options.watchdog,
         develop=options.reload,
     )
-    watch = (supervisor, options.metrics, options.admin)
-    if not options.reload:
-        return asyncio.run(watching.watched(supervisor.run, *watch))
+    supervise: Callable[[], Awaitable[int]] = supervisor.run
+    if options.reload:
+        try:
+            from silly.cli.reload import run_reloading  # noqa: PLC0415 - an extra
+        except ImportError:
+            return _fail("--reload needs watchfiles: pip install 'silly-net[reload]'")
+        directory = Path(working_directory() or ".")
+        if not is_function:
+            directory = (directory / options.file).parent
+        supervise = functools.partial(run_reloading, supervisor, directory)
     try:
-        from silly.cli.reload import run_reloading  # noqa: PLC0415 - an extra
-    except ImportError:
-        print("silly: --reload needs watchfiles: pip install 'silly-net[reload]'", file=sys.stderr)
-        return USAGE_ERROR
-    directory = Path.cwd() if is_function else Path(options.file).resolve().parent
-    return asyncio.run(watching.watched(lambda: run_reloading(supervisor, directory), *watch))
+        with unconfigured_logging_drops():
+            return asyncio.run(
+                watching.watched(supervise, supervisor, options.metrics, options.admin)
+            )
+    except SystemExit as leave:  # --metrics or --admin cannot be opened
+        with stdio.unhurried_errors():
+            print(leave.code, file=sys.stderr)
+        return 1
+    finally:
+        handler.flush_for(stdio.AT_END)
 
 
 def _watching(options: argparse.Namespace) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 from silly import _control, admin, metrics
 from silly._live import Live
+from silly._logger import Logger
 from silly.log import DroppingHandler
 from silly.net import observer, tcp
 from silly.net.access_log import AccessLog
@@ -29,7 +30,7 @@ __all__ = [
     "watched",
 ]
 
-logger = logging.getLogger("silly.workers")
+logger = Logger("silly.workers")
 
 _PERIOD: Final = 2.0  # seconds between two questions to the workers
 
@@ -77,7 +78,7 @@ class _Supervisor(Protocol):
 
 
 def _retire(so_far: Any, last: Any) -> Any:
-    return metrics.merge([so_far or {}, metrics.retired(last)])
+    return metrics.retired(last, so_far)
 
 
 def _forget(_so_far: Any, _last: Any) -> Any:
@@ -100,7 +101,8 @@ def measure_worker() -> None:
 
 def _provide() -> None:
     for name, (function, merge) in ANSWERS.items():
-        _control.provide(name, function, merge=merge)
+        meanwhile = metrics.snapshot_in_turns if name == "stats" else None
+        _control.provide(name, function, merge=merge, meanwhile=meanwhile)
 
 
 def watch_workers(

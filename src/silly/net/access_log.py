@@ -5,7 +5,8 @@ the logger ``silly.access``. ``tcp.listen(..., access_log=True)`` turns them on
 for one listener, ``silly --access-log FILE.py`` for all.
 
 What the line says is also in the record's attributes, as with logging's
-``extra``, for formatters that write JSON: `FIELDS` names them.
+``extra``, for formatters that write JSON: `FIELDS` names them. What a peer chose
+(the name of a Unix socket) is escaped in both: see `silly.text`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import logging
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from silly._logger import Logger
+from silly.text import printable
+
 if TYPE_CHECKING:
     from silly.net.conn import Conn
     from silly.net.observer import Ending
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FIELDS", "AccessLog"]
 
-logger = logging.getLogger("silly.access")
+logger = Logger("silly.access")
 
 FIELDS: Final = MappingProxyType(
     {
@@ -48,18 +52,18 @@ class AccessLog:
 
     def closed(self, conn: Conn, listener: Listener, ending: Ending) -> None:
         """Write the line."""
-        if not logger.isEnabledFor(logging.INFO):
+        if not logger.is_enabled_for(logging.INFO):
             return
         stats = conn.stats
         fields = {
-            "peer": conn.remote_addr,
-            "local": conn.local_addr,
-            "listener": listener.local_addr,
+            "peer": printable(conn.remote_addr),
+            "local": printable(conn.local_addr),
+            "listener": printable(listener.local_addr),
             "duration": round(ending.seconds, 6),
             "bytes_in": stats.bytes_in,
             "bytes_out": stats.bytes_out,
             "ending": ending.how,
-            "error": None if ending.error is None else type(ending.error).__name__,
+            "error": None if ending.error is None else printable(type(ending.error).__name__),
         }
         logger.info(
             "%s to %s: %s%s, %.3f s, %d bytes in, %d bytes out",

@@ -1,23 +1,26 @@
 """Addresses as text: ``"127.0.0.1:9999"``, ``"[::1]:9999"``, ``"unix:/run/x.sock"``.
 
 One string says everything, the same for listening and for connecting, on the
-command line and in a log line. Pure functions: nothing here resolves a name or
-opens a socket.
+command line and in a log line. Nothing here resolves a host name or opens a socket.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import os
+import re
+import socket
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Address", "TCPAddress", "UnixAddress", "format_sockaddr", "parse"]
+__all__ = ["Address", "TCPAddress", "UnixAddress", "format_sockaddr", "host_of", "parse"]
 
 FORMS = (
     "'127.0.0.1:9999', '[::1]:9999', 'localhost:9999', ':9999' (all interfaces) "
     "or 'unix:/run/x.sock'"
 )
-_UNIX_PATH_MAX = 107  # sun_path of unix(7), less its closing NUL
+_UNIX_PATH_MAX = 107  # sun_path of unix(7), less its closing NUL (or an abstract name's first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +36,24 @@ class TCPAddress:
 
 @dataclass(frozen=True, slots=True)
 class UnixAddress:
-    """The path of a Unix-domain socket (unix(7))."""
+    """The path of a Unix-domain socket (unix(7)).
+
+    A path that begins with a NUL is an abstract name (Linux); its text has an
+    ``@`` there: ``"unix:@name"``. A file whose name begins with ``@`` is
+    ``"unix:./@name"``.
+    """
 
     path: str
 
+    @property
+    def is_abstract(self) -> bool:
+        """True if there is no file: the name goes with its socket, and has no permissions."""
+        return self.path.startswith("\0")
+
     def __str__(self) -> str:
-        return f"unix:{self.path}"
+        if self.is_abstract:
+            return f"unix:@{self.path[1:]}"
+        return f"unix:./{self.path}" if self.path.startswith("@") else f"unix:{self.path}"
 
 
 Address = TCPAddress | UnixAddress
@@ -48,7 +63,9 @@ def parse(text: str, name: str = "addr") -> Address:
     """Take the text of an address apart.
 
     Args:
-        text: ``"HOST:PORT"``, ``"[IPV6]:PORT"``, ``":PORT"`` or ``"unix:PATH"``.
+        text: ``"HOST:PORT"``, ``"[IPV6]:PORT"`` (``"[IPV6%INTERFACE]:PORT"`` for a
+            link-local one), ``":PORT"``, ``"unix:PATH"`` or ``"unix:@NAME"``
+            (an abstract name: Linux).
         name: what the caller calls this argument, for the error message.
 
     Returns:
@@ -84,11 +101,18 @@ def _parse_unix(text: str, name: str) -> UnixAddress:
     path = text.removeprefix("unix:")
     if not path:
         raise _unusable(text, name, "the path is empty")
-    if "\0" in path:
+    is_abstract = path.startswith("@")
+    if "\0" in path and not is_abstract:
         raise _unusable(text, name, "the path has a NUL character")
-    if len(path.encode("utf-8", "surrogateescape")) > _UNIX_PATH_MAX:
+    try:
+        length = len(os.fsencode(path)) - is_abstract
+    except UnicodeEncodeError:
+        raise _unusable(text, name, "the path has characters that no file name can have") from None
+    if length > _UNIX_PATH_MAX:
         raise _unusable(text, name, f"the path is longer than {_UNIX_PATH_MAX} bytes")
-    return UnixAddress(path)
+    if is_abstract:
+        return UnixAddress("\0" + path[1:])
+    return UnixAddress(path[2:] if path.startswith("./@") else path)
 
 
 def _unbracket(text: str, host: str, name: str) -> str:
@@ -118,13 +142,29 @@ def _unusable(text: str, name: str, why: str) -> ValueError:
 def format_sockaddr(sockaddr: Any) -> str:
     """Return what the `socket` module calls an address as text that `parse` takes.
 
-    IPv4 ``(host, port)``, IPv6 ``(host, port, flow, scope)``, or a Unix path;
-    the unnamed end of a Unix connection is ``"unix:"``; None is ``"unknown"``.
+    IPv4 ``(host, port)``, IPv6 ``(host, port, flow, scope)``, or a Unix path.
+    Two texts name no address, and `parse` refuses them: the unnamed end of a
+    Unix connection is ``"unix:"``; None is ``"unknown"``.
     """
     if isinstance(sockaddr, tuple):
-        return str(TCPAddress(sockaddr[0], sockaddr[1]))
+        return str(TCPAddress(host_of(sockaddr), sockaddr[1]))
     if sockaddr is None:  # the peer was gone before it could be asked
         return "unknown"
-    if isinstance(sockaddr, bytes):
-        sockaddr = sockaddr.decode("utf-8", "surrogateescape")
-    return f"unix:{sockaddr or ''}"
+    return str(UnixAddress(os.fsdecode(sockaddr)))
+
+
+def host_of(sockaddr: tuple[Any, ...]) -> str:
+    """Return the host of an IP address as text, with the interface of one that has a scope.
+
+    The interface is named where its name can be resolved again: that of a
+    link-local address, as long as the interface exists. Elsewhere it is a number.
+    """
+    host, scope = str(sockaddr[0]), sockaddr[3] if len(sockaddr) > 3 else 0
+    if not scope or "%" in host:
+        return host
+    if ipaddress.IPv6Address(host).is_link_local:
+        with contextlib.suppress(OSError):
+            interface = socket.if_indextoname(scope)
+            if re.fullmatch(r"[\w.-]+", interface, re.ASCII):
+                return f"{host}%{interface}"
+    return f"{host}%{scope}"

@@ -15,7 +15,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from silly._engine.complaints import Buffer
+from silly._engine.interface import Deadlines
 from silly.net import addr as addresses
+from silly.net.deadline import Deadline
+from silly.text import printable
 
 __all__ = ["Conn", "ConnStats"]
 
@@ -138,6 +141,40 @@ class Conn(ABC):
                 lost. The await raises this also if it happens while it waits.
             TypeError: *data* is something else, such as a `str`.
         """
+
+    # -------------------------------------------------------------- deadlines
+
+    def deadline(self, seconds: float | None, *, rate: float | None = None) -> Deadline:
+        """Return a time limit for an exchange: everything in a ``with`` block.
+
+        ::
+
+            with conn.deadline(10):
+                size = int.from_bytes(await conn.read(4), "big")
+                frame = await conn.read(size)
+
+        A peer that has not done its part in time, however it spread its bytes, is
+        ended as by a limit: a read or write that waits, or the next one, raises
+        `TimeoutError`; the handler's end by that is a normal one, counted in
+        `ListenerStats.ended` as ``"deadline"``. If the peer has not taken all that
+        was written, the connection is reset, else closed. Put into the block what the
+        peer owes, from its first byte on: not the wait for that byte, nor work of
+        your own. Blocks may be nested; the one that ends first counts.
+
+        It costs no timer. Deadlines are looked at every so often (an eighth of the
+        shortest that is open): a connection is ended at its deadline, or up to a
+        quarter of it later.
+
+        Args:
+            seconds: for the whole block; None for no limit.
+            rate: bytes/second that are fast enough: for every *rate* bytes that move,
+                either way, the deadline is a second later. For what is long, such as a
+                file over a slow link. None: it is not put off.
+
+        Raises:
+            TypeError, ValueError: an argument is no number above 0.
+        """
+        return Deadline(self, seconds, rate)
 
     # ---------------------------------------------------------------- closing
 
@@ -274,7 +311,8 @@ class Conn(ABC):
 
     def __repr__(self) -> str:
         state = "open" if self.is_alive else "closed" if self._is_closing else "lost"
-        return f"<Conn {self.local_addr} to {self.remote_addr}, {state}>"
+        ends = f"{printable(self.local_addr)} to {printable(self.remote_addr)}"
+        return f"<Conn {ends}, {state}>"
 
     # ------------------------------------------------ what the engine's stream tells
 
@@ -301,6 +339,16 @@ class Conn(ABC):
     @property
     @abstractmethod
     def _ended_by(self) -> str | None: ...
+
+    @property
+    @abstractmethod
+    def _held(self) -> int: ...
+
+    @abstractmethod
+    def _end_for(self, limit: str, error: OSError) -> None: ...
+
+    @abstractmethod
+    def _look_back(self, now: float, deadlines: Deadlines) -> None: ...
 
     @property
     @abstractmethod

@@ -89,7 +89,7 @@ async def _attempt(
             sock.setblocking(False)
             if local is not None:
                 sock.bind(next(local_addr for at, local_addr in local if at == family))
-            await loop.sock_connect(sock, sockaddr)
+            await _connect(loop, sock, sockaddr)
             # Both ends picked the same port of the same host, and met (RFC 9293,
             # section 3.5, simultaneous open): nobody listens there.
             if family != getattr(socket, "AF_UNIX", None) and (
@@ -103,6 +103,23 @@ async def _attempt(
         cause = os.strerror(error.errno) if error.errno else ""
         raise at_address(error, named, cause) from None
     return sock
+
+
+async def _connect(loop: asyncio.AbstractEventLoop, sock: socket.socket, sockaddr: Any) -> None:
+    if sock.family != socket.AF_INET6 or not sockaddr[3]:
+        await loop.sock_connect(sock, sockaddr)
+        return
+    try:  # not sock_connect: uvloop's loses the scope
+        sock.connect(sockaddr)
+    except BlockingIOError:
+        writable = asyncio.Event()
+        loop.add_writer(sock, writable.set)
+        try:
+            await writable.wait()
+        finally:
+            loop.remove_writer(sock)
+        if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise OSError(error, os.strerror(error)) from None
 
 
 async def _race(

@@ -14,13 +14,14 @@ import math
 import os
 from typing import Final
 
+from silly._logger import Logger
 from silly.net.conn import Conn
 from silly.net.limits import Limits
 from silly.net.tally import Tally
 
 __all__ = ["Gate"]
 
-logger = logging.getLogger("silly.net")
+logger = Logger("silly.net")
 
 # What the log says of each reason, next to its name.
 _REFUSED: Final = {
@@ -34,6 +35,8 @@ _ENDED: Final = {
     "first_byte_timeout": (logging.INFO, "the client sent nothing"),
     "read_deadline": (logging.WARNING, "the client did not finish what it began to send"),
     "min_send_rate": (logging.WARNING, "the client did not take what was sent"),
+    "deadline": (logging.WARNING, "the client did not do its part in time"),
+    "memory_budget": (logging.WARNING, "it held most and gave least"),
     "linger": (logging.INFO, "the client did not take the rest after close()"),
     "read_limit": (logging.WARNING, "the client sent a line that is too long"),
     "max_unsent": (logging.WARNING, "the client left too much unsent"),
@@ -65,22 +68,20 @@ class Gate:
 
     def enter(self, client: bytes) -> bool:
         """Let one connection in, of this address (packed; empty if it has none), or refuse it."""
+        key = self._key(client) if client and self._max_per_client is not None else None
+        held = self._clients.get(key, 0) if key is not None else 0
         reason = None
         if self.connections >= self._max_connections:
             reason = "max_connections"
+        elif self._max_per_client is not None and held >= self._max_per_client:
+            reason = "max_per_client"
         elif self._rate is not None and not self._take_token():
-            reason = "accept_rate"
-        elif client and self._max_per_client is not None:
-            key = self._key(client)
-            if key is not None:
-                held = self._clients.get(key, 0)
-                if held >= self._max_per_client:
-                    reason = "max_per_client"
-                else:
-                    self._clients[key] = held + 1
+            reason = "accept_rate"  # asked last: what is refused anyway takes nobody's token
         if reason is None:
             self.connections += 1
             self.peak = max(self.peak, self.connections)
+            if key is not None:
+                self._clients[key] = held + 1
             return True
         self._refuse(reason, client)
         return False
@@ -113,11 +114,14 @@ class Gate:
 
     # ------------------------------------------------------- called by the listener
 
-    def end(self, reason: str, conn: Conn) -> None:
-        """Count a connection that a limit ended."""
-        if self.ended.add(reason):
-            level, why = _ENDED[reason]
-            logger.log(level, "%s: ended %s: %s (%s)", self._name, conn.remote_addr, reason, why)
+    def end(self, reason: str) -> bool:
+        """Count a connection that a limit ended; tell whether to log it."""
+        return self.ended.add(reason)
+
+    def log_end(self, reason: str, conn: Conn) -> None:
+        """Log it."""
+        level, why = _ENDED[reason]
+        logger.log(level, "%s: ended %s: %s (%s)", self._name, conn.remote_addr, reason, why)
 
     def close(self) -> None:
         """Log what is not logged yet."""

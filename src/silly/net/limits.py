@@ -62,7 +62,21 @@ def _networks(value: Any, name: str) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _memory(value: Any, name: str) -> int | str:
+    if isinstance(value, str):
+        number, percent, rest = value.partition("%")
+        if percent and not rest and 0 < float(number) <= 100:
+            return value
+        raise ValueError(f"{name} must be a number of bytes, or a share such as '25%'")
+    return size(value, name, least=1)
+
+
 _COUNT = _Kind(lambda value, name: size(value, name, least=1), int, "a whole number above 0")
+_MEMORY = _Kind(
+    _memory,
+    lambda text: text if text.endswith("%") else int(text),
+    "a whole number of bytes above 0, or a share of the machine's memory such as 25%",
+)
 _SECONDS = _Kind(seconds, float, "a number of seconds")
 _WINDOW = _Kind(positive_seconds, float, "a number of seconds above 0")
 _RATE = _Kind(_rate, float, "a number per second")
@@ -134,6 +148,13 @@ class Limits:
     max_unsent: int = _limit(
         MAX_UNSENT, _COUNT, "bytes", "queued before `write` refuses more", optional=False
     )
+    memory_budget: int | str | None = _limit(
+        "25%",
+        _MEMORY,
+        "bytes",
+        "held for all connections together, unread and unsent; or a share of the memory "
+        "of the machine or container. Beyond it those that hold most and give least are reset",
+    )
     idle_timeout: float | None = _limit(3600.0, _WINDOW, "seconds", "without a byte either way")
     first_byte_timeout: float | None = _limit(
         60.0,
@@ -158,7 +179,7 @@ class Limits:
         500.0,
         _RATE,
         "bytes/second",
-        "that the client must take on average, while it has more to take",
+        "that the client must take on average, while it has more to take, here or in the kernel",
     )
     send_window: float = _limit(
         120.0,

@@ -14,14 +14,14 @@ import os
 import socket
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from silly import _control
 from silly._control import Opened, Serve
 from silly.errors import at_address
-from silly.net.addr import Address, TCPAddress, UnixAddress
+from silly.net.addr import Address, TCPAddress, UnixAddress, parse
 from silly.net.resolving import getaddrinfo, getaddrinfo_now
 from silly.systemd import Activated, activated
 
@@ -32,7 +32,6 @@ __all__ = [
     "obtain_sockets",
     "open_sockets",
     "resolve",
-    "unlink_path",
 ]
 
 _PORT_TRIES = 20  # for one free port on both families
@@ -40,7 +39,9 @@ _PORT_TRIES = 20  # for one free port on both families
 Resolved = list[tuple[int, Any]]  # families and addresses, as the `socket` module takes them
 
 
-def obtain_sockets(address: Address, backlog: int, *, reuse_port: bool, serve: Serve) -> Opened:
+def obtain_sockets(
+    address: Address, backlog: int, *, reuse_port: bool, mode: int | None, serve: Serve
+) -> Opened:
     """Return the sockets for a listener on *address*, wherever they come from.
 
     *serve* accepts on one socket, until closed: a worker is sometimes lent more
@@ -48,21 +49,42 @@ def obtain_sockets(address: Address, backlog: int, *, reuse_port: bool, serve: S
 
     Raises:
         OSError: as `open_sockets`.
+        ValueError: the path is too long for the supervisor.
     """
     if _control.worker is not None:
         picks = isinstance(address, TCPAddress) and address.port == 0
         kept = _control.worker.open(
-            str(address), backlog, reuse_port=reuse_port, picks=picks, serve=serve
+            str(_from_where_we_started(address)),
+            backlog,
+            reuse_port=reuse_port,
+            mode=mode,
+            picks=picks,
+            serve=serve,
         )
         if kept is not None:
             return kept
     if passed := activated_sockets(address):
-        return Opened([each.dup() for each in passed], lambda: None)
-    sockets = open_sockets(address, backlog, reuse_port=reuse_port)
-    if isinstance(address, UnixAddress):
-        path = address.path
-        return Opened(sockets, lambda: unlink_path(path))
-    return Opened(sockets, lambda: None)
+        return Opened([each.dup() for each in passed])
+    return open_sockets(address, backlog, reuse_port=reuse_port, mode=mode)
+
+
+def _working_directory() -> os.stat_result | None:
+    with contextlib.suppress(OSError):
+        return os.stat(".")  # noqa: PTH116
+    return None
+
+
+_started_in = _working_directory()
+
+
+def _from_where_we_started(address: Address) -> Address:
+    """Return *address* as the supervisor must be told it: relative paths are those from there."""
+    if not isinstance(address, UnixAddress) or address.is_abstract:
+        return address
+    now = _working_directory()
+    if now is None or _started_in is None or os.path.samestat(now, _started_in):
+        return address
+    return parse(str(UnixAddress(os.path.abspath(address.path))))  # noqa: PTH100
 
 
 def activated_sockets(address: Address, where: Resolved | None = None) -> list[Activated]:
@@ -71,7 +93,8 @@ def activated_sockets(address: Address, where: Resolved | None = None) -> list[A
     *where* that is, if it was resolved already.
 
     A socket for every interface fits an address for every interface, also when
-    it is an IPv6 socket that takes IPv4 too (systemd makes such ones).
+    it is an IPv6 socket that takes IPv4 too (systemd makes such ones). A Unix
+    socket fits by whatever path its file is reached.
 
     Raises:
         OSError: the host name cannot be resolved.
@@ -80,19 +103,35 @@ def activated_sockets(address: Address, where: Resolved | None = None) -> list[A
     if not candidates:
         return []
     if isinstance(address, UnixAddress):
-        return [each for each in candidates if each.sockaddr == address.path]
-    wanted = {sockaddr[:2] for _, sockaddr in where or _resolve(address)}
-    everywhere = bool(wanted & {(host, address.port) for host in _EVERYWHERE})
+        return [each for each in candidates if _is_at(each, address.path)]
+    wanted = {_without_flow(sockaddr) for _, sockaddr in where or _resolve(address)}
+    everywhere = any(sockaddr[0] in _EVERYWHERE for sockaddr in wanted)
     return [
         each
         for each in candidates
         if isinstance(each.sockaddr, tuple)
         and each.sockaddr[1] != 0
-        and (each.sockaddr[:2] in wanted or (everywhere and _is_dual(each, address.port)))
+        and (
+            _without_flow(each.sockaddr) in wanted or (everywhere and _is_dual(each, address.port))
+        )
     ]
 
 
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - to recognize it
+
+
+def _is_at(each: Activated, path: str) -> bool:
+    if each.family != socket.AF_UNIX:
+        return False
+    passed = os.fsdecode(each.sockaddr)
+    with contextlib.suppress(OSError, ValueError):  # there is no file, or it is an abstract name
+        return passed == path or Path(passed).samefile(path)
+    return False
+
+
+def _without_flow(sockaddr: Any) -> Any:
+    """Return host, port and (IPv6) scope: with another scope it is another address."""
+    return sockaddr[:2] + sockaddr[3:]
 
 
 def _is_dual(each: Activated, port: int) -> bool:
@@ -103,22 +142,30 @@ def _is_dual(each: Activated, port: int) -> bool:
 
 
 def open_sockets(
-    address: Address, backlog: int, where: Resolved | None = None, *, reuse_port: bool
-) -> list[socket.socket]:
+    address: Address,
+    backlog: int,
+    where: Resolved | None = None,
+    *,
+    reuse_port: bool,
+    mode: int | None = None,
+) -> Opened:
     """Return sockets that listen on *address*, one for each interface address that it means.
 
-    *where* that is, if it was resolved already.
+    *where* that is, if it was resolved already. The file of a Unix socket has the
+    permissions *mode*, or those that the umask leaves; releasing what was opened
+    removes it, and only it.
 
     Raises:
         OSError: the operating system refused; of the fitting type, with the
             address in it. No socket stays open.
     """
     if isinstance(address, UnixAddress):
-        return [_listen_unix(address, backlog)]
+        return _listen_unix(address, backlog, mode)
     tries = _PORT_TRIES if address.port == 0 else 1
     for left in reversed(range(tries)):
         try:
-            return _listen_tcp(address, backlog, where or _resolve(address), reuse_port=reuse_port)
+            found = where or _resolve(address)
+            return Opened(_listen_tcp(address, backlog, found, reuse_port=reuse_port))
         except OSError as error:
             # Port 0: the port that one family gave may be taken in the other.
             if not (left and error.errno == errno.EADDRINUSE):
@@ -188,40 +235,125 @@ def _listen_tcp(
     return sockets
 
 
-def _listen_unix(address: UnixAddress, backlog: int) -> socket.socket:
+# ------------------------------------------------------------------ Unix sockets
+
+
+def _listen_unix(address: UnixAddress, backlog: int, mode: int | None) -> Opened:
     if not hasattr(socket, "AF_UNIX"):
         raise OSError(errno.EAFNOSUPPORT, "This system has no Unix sockets", str(address))
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
+    with contextlib.ExitStack() as undo:
         try:
-            sock.bind(address.path)
+            sock = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            sock.setblocking(False)
+            _bind_unix(sock, address.path)
+            opened = Opened([sock])
+            if not address.is_abstract:
+                opened = Opened([sock], _SocketFile(address.path).remove)
+            undo.callback(opened.release)
+            if mode is not None:
+                Path(address.path).chmod(mode)  # nobody can connect before it listens
+            sock.listen(backlog)
         except OSError as error:
-            if error.errno != errno.EADDRINUSE or not _is_stale(address.path):
-                raise
-            unlink_path(address.path)
-            sock.bind(address.path)
-        sock.listen(backlog)
+            raise _named(error, address) from None
+        undo.pop_all()
+    return opened
+
+
+def _bind_unix(sock: socket.socket, path: str) -> None:
+    try:
+        sock.bind(path)
     except OSError as error:
-        sock.close()
-        raise _named(error, address) from None
-    return sock
+        if error.errno != errno.EADDRINUSE or not _is_stale(path):
+            raise
+        with _locked(f"{path}.lock") as is_ours:
+            if not (is_ours and _is_stale(path)):
+                raise
+            Path(path).unlink()
+            sock.bind(path)
+
+
+@contextlib.contextmanager
+def _locked(path: str) -> Iterator[bool]:
+    """Hold a lock file that is there only meanwhile; give False if another program has it.
+
+    Of several programs that find the same stale socket, only one may remove it: the
+    next one would remove what the first has bound.
+    """
+    import fcntl  # noqa: PLC0415 - Windows has none
+
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        yield False
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_ours = os.path.samestat(os.fstat(lock), os.stat(path))  # noqa: PTH116
+    except OSError:  # it is taken, or has been taken and removed since
+        is_ours = False
+    try:
+        yield is_ours
+    finally:
+        if is_ours:
+            Path(path).unlink(missing_ok=True)
+        os.close(lock)
 
 
 def _is_stale(path: str) -> bool:
-    """Tell whether *path* is a socket that a dead program left behind."""
+    """Tell whether *path* is a socket that no process has open.
+
+    Connecting with another type of socket tells: it is refused where nobody has
+    the file's socket open, and is a wrong type where somebody has, listening or not.
+    """
     with contextlib.suppress(OSError):
         if stat.S_ISSOCK(Path(path).lstat().st_mode):
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
                 probe.setblocking(False)
                 return probe.connect_ex(path) == errno.ECONNREFUSED
     return False
 
 
-def unlink_path(path: str) -> None:
-    """Remove a Unix socket's path, if it is there."""
-    with contextlib.suppress(FileNotFoundError):
-        Path(path).unlink()
+_O_PATH: Final = getattr(os, "O_PATH", 0)  # Linux
+
+
+class _SocketFile:
+    """The file of a Unix socket that this process has bound, by what it is, not by its name.
+
+    Its directory is held open: its name may come to mean another one. So is the
+    file, where the system can: its inode's number may be given to another one.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._held: list[int] = []
+        directory, self._name = os.path.split(path)
+        self._directory = self._hold(directory or ".", _O_PATH | os.O_DIRECTORY)
+        self._status = self._look()
+        if _O_PATH:
+            self._hold(self._name, _O_PATH | os.O_NOFOLLOW, dir_fd=self._directory)
+        self._process = os.getpid()
+
+    def _hold(self, path: str, flags: int, dir_fd: int | None = None) -> int:
+        self._held.append(os.open(path, flags, dir_fd=dir_fd))
+        return self._held[-1]
+
+    def _look(self) -> os.stat_result:
+        return os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
+
+    def remove(self) -> None:
+        """Remove the file, if it is still there and may be removed: one that is left is stale."""
+        with contextlib.suppress(OSError):
+            if os.getpid() == self._process and os.path.samestat(self._look(), self._status):
+                os.unlink(self._name, dir_fd=self._directory)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        while self._held:
+            os.close(self._held.pop())
+
+    __del__ = _let_go
+
+
+# ------------------------------------------------------------------ what is told
 
 
 def backlog_overflows() -> int | None:

@@ -27,10 +27,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
+
+from silly._logger import ENDS_PROGRAM, Logger
+from silly.text import printable
 
 if TYPE_CHECKING:
     from silly.net.conn import Conn
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ENDINGS", "Ending", "Observer", "register", "unregister"]
 
-logger = logging.getLogger("silly.net")
+logger = Logger("silly.net")
 
 ENDINGS: Final = (
     "peer_finished",
@@ -136,8 +138,7 @@ class Observation:
         self._gone_at: float | None = None
         self.context = contextvars.copy_context()
         self._began = asyncio.get_running_loop().time()
-        for observer in self._observers:
-            self._tell(observer.opened, conn, listener)
+        self._tell("opened")
 
     def handled(self, task: asyncio.Task[object], how: str | None) -> None:
         """Note how the handler ended; its connection is not closed for it yet.
@@ -147,33 +148,40 @@ class Observation:
         error = None if task.cancelled() else task.exception()
         how = how or self._conn._ended_by or _how(self._conn, cancelled=task.cancelled())
         self._ending = (how, error, asyncio.get_running_loop().time())
-        self._tell_if_over()
+
+    def failed(self, error: BaseException) -> None:
+        """Note that there is no handler: it could not be begun."""
+        self._ending = ("handler_error", error, asyncio.get_running_loop().time())
 
     def gone(self) -> None:
         """Note that the socket is gone."""
         self._gone_at = asyncio.get_running_loop().time()
-        self._tell_if_over()
 
     @property
     def is_over(self) -> bool:
         return self._ending is not None and self._gone_at is not None
 
-    def _tell_if_over(self) -> None:
-        if self._ending is None or self._gone_at is None:
-            return
+    def tell_ending(self) -> None:
+        """Tell the observers that it is over."""
+        assert self._ending is not None
+        assert self._gone_at is not None
         how, error, handled_at = self._ending
         if how in ("peer_finished", "closed_here"):
             how = self._conn._ended_by or how  # lingering was too long
         over_at = max(self._gone_at, handled_at)
-        ending = Ending(how, error, handled_at - self._began, over_at - self._began)
-        for observer in self._observers:
-            self._tell(observer.closed, self._conn, self._listener, ending)
+        self._tell("closed", Ending(how, error, handled_at - self._began, over_at - self._began))
 
-    def _tell(self, call: Callable[..., None], *arguments: object) -> None:
-        try:
-            self.context.run(call, *arguments)
-        except Exception:
-            logger.exception("%s: observer %r failed", self._conn.remote_addr, call)
+    def _tell(self, method: str, *ending: Ending) -> None:
+        for observer in self._observers:
+            try:
+                call = getattr(observer, method)
+                self.context.run(call, self._conn, self._listener, *ending)
+            except ENDS_PROGRAM:
+                raise
+            except BaseException:
+                which = f"{type(observer).__qualname__}.{method}"
+                if self._listener._observer_failures.add(printable(which)):
+                    logger.exception("%s: observer %s failed", self._conn.remote_addr, which)
 
 
 def _how(conn: Conn, *, cancelled: bool) -> str:

@@ -92,7 +92,7 @@ def _numeric(question: _Question) -> Found | None:
     host, port, family, kind, proto, flags = question
     flags |= socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
     with contextlib.suppress(socket.gaierror):
-        return list(socket.getaddrinfo(host, port, family, kind, proto, flags))
+        return list(socket.getaddrinfo(host, port, family, kind, proto, flags=flags))
     return None
 
 

@@ -1,10 +1,10 @@
-"""Deadlines of all connections of a listener, without a timer for any of them.
+"""Looks at many things every so often, without a timer for any of them.
 
-Every so often the sweep asks each connection to look back: has one of its
-deadlines passed? So a connection costs no timer, and a message no more than it
-did. Many connections are swept in slices, between which the loop has its turn; so it
-has after each that was ended, which costs far more (its handler is woken, and fails).
-There is no timer while there are no connections, or no deadlines.
+A listener's connections are swept for their deadlines (has one of them passed?): so
+a connection costs no timer, and a message no more than it did. So are the deadlines
+that handlers set (deadline.py). Many are swept in slices, between which the loop has
+its turn; so it has after each that was ended, which costs far more (its handler is
+woken, and fails). There is no timer while there is nothing to look at.
 """
 
 from __future__ import annotations
@@ -12,77 +12,105 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Final, Generic, TypeVar
 
 from silly._engine.interface import Deadlines
 from silly.net.limits import Limits
 
-__all__ = ["Sweep"]
+__all__ = ["LOOKS", "MOST", "Sweep", "deadlines_of"]
 
-LOOKS: Final = 8  # at a connection, within the shortest deadline
+T = TypeVar("T")
+
+LOOKS: Final = 8  # at each, within the shortest deadline
 MOST: Final = 30.0  # seconds between two sweeps
-LOOKED_AT: Final = 100  # connections, until the loop has its turn
+LOOKED_AT: Final = 100  # until the loop has its turn
 
 
-class _Conn(Protocol):
-    @property
-    def _ended_by(self) -> str | None: ...
-    def _look_back(self, now: float, deadlines: Deadlines) -> None: ...
+class Sweep(Generic[T]):
+    """Has *look* look at each of *items*, from `start` until there are none.
 
+    Args:
+        loop: whose time it is.
+        items: returns a new list of what to look at now.
+        look: called with one of them and the time; tells whether that ended it.
+    """
 
-class Sweep:
-    """Looks back over the connections that *conns* lists, from `start` until there are none."""
-
-    __slots__ = ("_conns", "_deadlines", "_handle", "_interval", "_loop")
+    __slots__ = ("_handle", "_items", "_look", "_loop", "_sweeping", "interval")
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, limits: Limits, conns: Callable[[], list[Any]]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        items: Callable[[], list[T]],
+        look: Callable[[T, float], bool],
     ) -> None:
         self._loop = loop
-        self._conns = conns
+        self._items = items
+        self._look = look
         self._handle: asyncio.Handle | None = None
-        self._deadlines: Deadlines = (
-            limits.first_byte_timeout or math.inf,
-            limits.read_deadline or math.inf,
-            limits.min_receive_rate or math.inf,
-            limits.min_send_rate or 0.0,
-            limits.send_window,
-        )
-        shortest = min(
-            limits.idle_timeout or math.inf,
-            limits.first_byte_timeout or math.inf,
-            limits.read_deadline or math.inf,
-            limits.send_window if limits.min_send_rate else math.inf,
-        )
-        self._interval = None if shortest == math.inf else min(shortest / LOOKS, MOST)
+        self._sweeping = False
+        self.interval = math.inf  # seconds; *items* may set it
 
-    def start(self) -> None:
-        """Be told that there is a connection."""
-        if self._handle is None and self._interval is not None:
-            self._handle = self._loop.call_later(self._interval, self._begin)
+    def start(self, interval: float) -> None:
+        """Be told that there is something, to be looked at every *interval* seconds or more often.
+
+        With an infinite interval it is not.
+        """
+        if interval < self.interval:
+            self.interval = interval
+            if not self._sweeping:
+                self._wait()
 
     def stop(self) -> None:
         """Sweep no more."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
+        self._sweeping = False
+        self.interval = math.inf
+
+    def _wait(self) -> None:
+        self._sweeping = False
+        if self._handle is not None:
+            self._handle.cancel()
+        self._handle = self._loop.call_later(min(self.interval, MOST), self._begin)
 
     def _begin(self) -> None:
-        conns = self._conns()
-        if conns:
-            self._go_on(conns)
+        items = self._items()
+        if items:
+            self._sweeping = True
+            self._go_on(items)
         else:
-            self._handle = None
+            self.stop()
 
-    def _go_on(self, conns: list[_Conn]) -> None:
-        now, deadlines = self._loop.time(), self._deadlines
-        for _ in range(min(LOOKED_AT, len(conns))):
-            conn = conns.pop()
-            conn._look_back(now, deadlines)
-            if conn._ended_by is not None:
-                break
-        if conns:
-            self._handle = self._loop.call_soon(self._go_on, conns)
-        else:
-            self._handle = None
-            self.start()
+    def _go_on(self, items: list[T]) -> None:
+        now, look = self._loop.time(), self._look
+        try:
+            for _ in range(min(LOOKED_AT, len(items))):
+                if look(items.pop(), now):
+                    break
+        finally:  # whatever one of them raises, the others have their deadlines
+            if not self._sweeping:
+                pass  # stopped meanwhile
+            elif items:
+                self._handle = self._loop.call_soon(self._go_on, items)
+            else:
+                self._handle = None
+                self._wait()
+
+
+def deadlines_of(limits: Limits) -> tuple[Deadlines, float]:
+    """Return what connections look back for, and how often they are to, in seconds."""
+    deadlines = (
+        limits.first_byte_timeout or math.inf,
+        limits.read_deadline or math.inf,
+        limits.min_receive_rate or math.inf,
+        limits.min_send_rate or 0.0,
+        limits.send_window,
+    )
+    shortest = min(
+        limits.idle_timeout or math.inf,
+        limits.first_byte_timeout or math.inf,
+        limits.read_deadline or math.inf,
+        limits.send_window if limits.min_send_rate else math.inf,
+    )
+    return deadlines, shortest / LOOKS

@@ -2,6 +2,8 @@
 
 The first of a reason is logged at once; what follows within `QUIET` seconds is
 one line with their number. A timer exists only while there is something to say.
+Of reasons that are not known beforehand (the type of an exception), only so many
+are told apart.
 """
 
 from __future__ import annotations
@@ -10,9 +12,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["QUIET", "Tally"]
+__all__ = ["OTHER", "QUIET", "REASONS", "Tally"]
 
 QUIET: Final = 5.0  # seconds between two lines about the same reason
+REASONS: Final = 100  # that are told apart
+OTHER: Final = "other"  # stands for all reasons after those
 
 
 class Tally:
@@ -31,6 +35,8 @@ class Tally:
 
     def add(self, reason: str) -> bool:
         """Count one more; tell whether to log it now."""
+        if reason not in self.counts and len(self.counts) >= REASONS:
+            reason = OTHER
         self.counts[reason] = self.counts.get(reason, 0) + 1
         if reason in self._timers:
             self._unsaid[reason] = self._unsaid.get(reason, 0) + 1

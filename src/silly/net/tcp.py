@@ -13,6 +13,7 @@ Both speak to the other side through a `Conn`::
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import dataclasses
 import enum
@@ -20,27 +21,31 @@ import errno
 import inspect
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from silly._arguments import positive_seconds, seconds, seconds_or_none, size
-from silly._engine import engine
+from silly._engine import complaints, engine
 from silly._engine.interface import Server
 from silly._engine.stream import LINGER, MAX_UNSENT, READ_LIMIT
 from silly._live import Live
-from silly.errors import ConnectionClosed, EndOfStream, LimitExceeded, WriteQueueFull
+from silly._logger import Logger
+from silly.errors import LimitExceeded, WriteQueueFull
 from silly.net import addr as addresses
 from silly.net.access_log import AccessLog
-from silly.net.addr import TCPAddress
+from silly.net.addr import TCPAddress, UnixAddress
+from silly.net.budget import MemoryBudget, memory_of
 from silly.net.conn import Conn, ConnStats
 from silly.net.dialing import dial
 from silly.net.gate import Gate
 from silly.net.limits import Limits
 from silly.net.listening import backlog_overflows, obtain_sockets
 from silly.net.observer import Observation, Observer, checked, observers_of
-from silly.net.sweep import Sweep
+from silly.net.sweep import Sweep, deadlines_of
+from silly.net.tally import Tally
+from silly.text import printable
 
 __all__ = [
     "Conn",
@@ -53,11 +58,12 @@ __all__ = [
     "listen",
 ]
 
-logger = logging.getLogger("silly.net")
+logger = Logger("silly.net")
 
 BACKLOG: Final = 128
 GRACE: Final = 5.0  # seconds
 _AFTER_CANCEL: Final = 1.0  # seconds that a cancelled handler has to clean up
+_IN_A_TURN: Final = 500  # connections summed up, until the loop has its turn
 _PASSES: Final = 3  # of the loop, until the portable engine has handed on what it accepted
 
 Handler = Callable[["Conn"], Awaitable[object]]
@@ -111,6 +117,10 @@ class ListenerStats:
     """Bytes queued to be sent now, on all connections."""
     unread_bytes: int
     """Bytes received and not read by the handlers yet, on all connections."""
+    held_bytes: int
+    """Memory that connections hold now for such bytes, as `Limits.memory_budget` counts it."""
+    memory_budget: int | None
+    """The most that this may be, in bytes; None: no limit."""
     backlog_used: int | None
     """Connections that wait to be accepted; None where the system does not tell."""
     backlog_size: int | None
@@ -138,17 +148,6 @@ class _Conn(_EngineStream, Conn):
         engine.disown(self)
 
 
-# Losing the connection is how most handlers end; these are no defects of theirs.
-_NORMAL_ENDS: Final = (
-    EndOfStream,
-    ConnectionClosed,
-    ConnectionResetError,
-    ConnectionAbortedError,
-    BrokenPipeError,
-)
-_LIMITS: Final = (LimitExceeded, WriteQueueFull)  # nor are these, but they are counted
-
-
 class Listener:
     """Accepts connections and runs a handler for each; `listen` makes them.
 
@@ -164,6 +163,7 @@ class Listener:
         backlog: int,
         *,
         reuse_port: bool,
+        mode: int | None,
         busy_poll: float,
         limits: Limits,
         observers: tuple[Observer, ...],
@@ -183,8 +183,9 @@ class Listener:
         self._when_handled = self._handled
         self._context = contextvars.copy_context()  # a copy for each would be as much
         self._when_gone = self._forget
-        self._accepted = self._handler_errors = 0
-        self._errors_by_type: dict[str, int] = {}
+        self._accepted = 0
+        self._crashes = Tally(loop, self._summarize_crashes)  # by type
+        self._observer_failures = Tally(loop, self._summarize_observer_failures)
         self._past_bytes_in = self._past_bytes_out = 0
         self._closing: asyncio.Task[None] | None = None
         self._deadline = 0.0
@@ -195,22 +196,37 @@ class Listener:
                 loop, sock, backlog, self._accept, busy_poll=busy_poll, gate=self._gate
             )
 
-        opened = obtain_sockets(address, backlog, reuse_port=reuse_port, serve=serve)
+        opened = obtain_sockets(address, backlog, reuse_port=reuse_port, mode=mode, serve=serve)
         self._release = opened.release
         sockets = opened.sockets
         self._addrs = tuple(addresses.format_sockaddr(sock.getsockname()) for sock in sockets)
-        self._task_name = f"{_name(handler)} on {self._addrs[0]}"
+        self._handler_name = _name(handler)
+        self._task_name = f"{self._handler_name} on {self._addrs[0]}"
         self._overflows_before = backlog_overflows()
         self._gate = Gate(loop, limits, self._addrs[0])
-        self._sweep = Sweep(loop, limits, lambda: list(self._handling.values()))
+        self._deadlines, self._sweep_interval = deadlines_of(limits)
+        self._sweep = Sweep(loop, lambda: list(self._handling.values()), self._look_back)
+        self._budget = MemoryBudget(loop, memory_of(limits), self._holders)
         self._conn_limits: dict[str, Any] = {
             "read_limit": limits.read_limit,
             "max_unsent": limits.max_unsent,
             "linger": limits.linger,
             "idle_timeout": limits.idle_timeout,
             "idle_swept": True,
+            "budget": self._budget,
         }
-        self._servers = [serve(sock) for sock in sockets]
+        self._servers: list[Server] = []
+        try:
+            for sock in sockets:
+                _bound_closed(sock, limits)
+                self._servers.append(serve(sock))
+        except BaseException:
+            for server in self._servers:
+                server.close()
+            for sock in sockets:
+                sock.close()
+            self._release()
+            raise
         self._enter(ListenerState.ACCEPTING)
         Live.of(loop).listens(self)
 
@@ -223,23 +239,46 @@ class Listener:
             self._lingering.add(conn)
             loop.call_soon(conn.abort)
             return conn
+        try:
+            self._serve(conn)
+        except BaseException:
+            conn.abort()
+            raise
         self._accepted += 1
+        return conn
+
+    def _serve(self, conn: Conn) -> None:
+        """Run the handler for *conn*."""
+        loop = self._loop
         context = None
         if (observers := observers_of(self._observers)) and not self._is_attendant:
             observation = self._observed[conn] = Observation(observers, conn, self)
             context = observation.context
         # The name is shared: a string for each of a million tasks would be a tenth of them.
-        coroutine = engine.stepped(self._start(conn), loop)
-        task = loop.create_task(coroutine, name=self._task_name, context=context)
+        handling = self._start(conn)
+        try:
+            coroutine = engine.stepped(handling, loop)
+            task = loop.create_task(coroutine, name=self._task_name, context=context)
+        except BaseException as error:
+            handling.close()
+            if (failed := self._observed.get(conn)) is not None:
+                failed.failed(error)
+            raise
         self._handling[task] = conn
         task.add_done_callback(self._when_handled, context=self._context)
-        self._sweep.start()
-        return conn
+        self._sweep.start(self._sweep_interval)
+
+    def _look_back(self, conn: Conn, now: float) -> bool:
+        conn._look_back(now, self._deadlines)
+        return conn._ended_by is not None
+
+    def _holders(self) -> list[Conn]:
+        return [*self._handling.values(), *self._lingering]
 
     def _start(self, conn: Conn) -> Coroutine[Any, Any, object]:
         try:
             handling = self._handler(conn)
-        except Exception as error:  # noqa: BLE001 - a plain function's crash is the handler's
+        except BaseException as error:  # noqa: BLE001 - a plain function's crash is the handler's
             return _raise(error)
         if isinstance(handling, CoroutineType):
             return handling
@@ -247,56 +286,81 @@ class Listener:
             return _await(handling)
         return _raise(
             TypeError(
-                f"handler {_name(self._handler)} returned {type(handling).__name__}, not a "
+                f"handler {self._handler_name} returned {type(handling).__name__}, not a "
                 f"coroutine: declare it with `async def`"
             )
         )
 
+    # Wherever a connection ends, it is counted, closed and forgotten first; what may raise
+    # or take its time (the log, observers) comes last.
+
     def _handled(self, task: asyncio.Task[Any]) -> None:
         conn = self._handling.pop(task)
-        how = None
-        if not task.cancelled() and (error := task.exception()) is not None:
-            if isinstance(error, _NORMAL_ENDS) or (
-                isinstance(error, TimeoutError) and not (conn.is_alive or conn._is_closing)
-            ):
-                if logger.isEnabledFor(logging.DEBUG):
-                    logger.debug("%s: handler ended by %r", conn.remote_addr, error)
-            elif isinstance(error, _LIMITS) and error.address == conn.remote_addr:
-                limit = "read_limit" if isinstance(error, LimitExceeded) else "max_unsent"
-                self._gate.end(limit, conn)
-                how = limit
-            else:
-                how = "handler_error"
-                self._handler_errors += 1
-                kind = type(error).__name__
-                self._errors_by_type[kind] = self._errors_by_type.get(kind, 0) + 1
-                logger.error(
-                    "%s: handler %s failed", conn.remote_addr, _name(self._handler), exc_info=error
-                )
+        error = None if task.cancelled() else task.exception()
+        how = None if error is None else _fault(conn, error)
+        is_new = False  # and to be logged
+        if how == "handler_error":
+            is_new = self._crashes.add(printable(type(error).__name__))
+        elif how is not None:
+            is_new = self._gate.end(how)
         if self._observed and (observation := self._observed.get(conn)):
             observation.handled(task, how)
-            if observation.is_over:
-                del self._observed[conn]
-        conn.close()
-        if not conn._is_gone:
-            self._lingering.add(conn)
-        if self._closing is not None:
-            self._changed.set()
+        try:
+            conn.close()
+        finally:
+            if not conn._is_gone:
+                self._lingering.add(conn)
+            if self._closing is not None:
+                self._changed.set()
+        if error is not None:
+            self._log_error(conn, error, how, is_new=is_new)
+        self._tell_if_over(conn)
+
+    def _log_error(
+        self, conn: Conn, error: BaseException, how: str | None, *, is_new: bool
+    ) -> None:
+        if how is None:
+            if logger.is_enabled_for(logging.DEBUG):
+                logger.debug("%s: handler ended by %r", conn.remote_addr, error)
+        elif is_new and how == "handler_error":
+            logger.error(
+                "%s: handler %s failed", conn.remote_addr, self._handler_name, exc_info=error
+            )
+        elif is_new:
+            self._gate.log_end(how, conn)
 
     def _forget(self, conn: Conn) -> None:
         self._gate.leave(conn._client)
-        if conn._ended_by is not None:
-            self._gate.end(conn._ended_by, conn)
+        limit = conn._ended_by
+        is_new = limit is not None and self._gate.end(limit)
         bytes_in, bytes_out = conn._counts
         self._past_bytes_in += bytes_in
         self._past_bytes_out += bytes_out
         self._lingering.discard(conn)
-        if self._observed and (observation := self._observed.get(conn)):
-            observation.gone()
-            if observation.is_over:
-                del self._observed[conn]
         if self._closing is not None:
             self._changed.set()
+        if self._observed and (observation := self._observed.get(conn)):
+            observation.gone()
+        if limit is not None and is_new:
+            self._gate.log_end(limit, conn)
+        self._tell_if_over(conn)
+
+    def _tell_if_over(self, conn: Conn) -> None:
+        if self._observed and (observation := self._observed.get(conn)) and observation.is_over:
+            del self._observed[conn]
+            observation.tell_ending()
+
+    def _summarize_crashes(self, kind: str, count: int) -> None:
+        logger.error(
+            "%s: handler %s failed %s more times: %s",
+            self._addrs[0],
+            self._handler_name,
+            f"{count:,}",
+            kind,
+        )
+
+    def _summarize_observer_failures(self, which: str, count: int) -> None:
+        logger.error("%s: observer %s failed %s more times", self._addrs[0], which, f"{count:,}")
 
     def _conns(self) -> list[Conn]:
         """All connections that are alive."""
@@ -356,14 +420,35 @@ class Listener:
     @property
     def stats(self) -> ListenerStats:
         """Counts of connections, refusals, errors and bytes. Asks each live connection."""
+        *_, sums = self._sums()
+        return self._stats(*sums)
+
+    async def _stats_in_turns(self) -> ListenerStats:
+        """Return `stats`, and let the loop have its turn now and then."""
+        sums = (0, 0, 0, 0)
+        for sums in self._sums():  # noqa: B007
+            await asyncio.sleep(0)
+        return self._stats(*sums)
+
+    def _sums(self) -> Iterator[tuple[int, int, int, int]]:
+        """Yield the bytes in, out, unsent and unread, of more connections each time.
+
+        What is over before the next step is not lost, nor counted twice: the bytes of
+        past connections are looked up first, those of the others in the connections.
+        """
         bytes_in, bytes_out = self._past_bytes_in, self._past_bytes_out
         unsent = unread = 0
-        for conn in self._conns():
+        for number, conn in enumerate(self._conns(), 1):
             received, sent = conn._counts
             bytes_in += received
             bytes_out += sent
             unsent += conn.unsent_bytes
             unread += conn.unread_bytes
+            if number % _IN_A_TURN == 0:
+                yield bytes_in, bytes_out, unsent, unread
+        yield bytes_in, bytes_out, unsent, unread
+
+    def _stats(self, bytes_in: int, bytes_out: int, unsent: int, unread: int) -> ListenerStats:
         backlogs = [backlog for server in self._servers if (backlog := server.backlog())]
         overflows = backlog_overflows()
         gate = self._gate
@@ -374,12 +459,14 @@ class Listener:
             refused=dict(gate.refused.counts),
             ended=dict(gate.ended.counts),
             accept_stalls=sum(gate.stalls.counts.values()),
-            handler_errors=self._handler_errors,
-            handler_errors_by_type=dict(self._errors_by_type),
+            handler_errors=sum(self._crashes.counts.values()),
+            handler_errors_by_type=dict(self._crashes.counts),
             bytes_in=bytes_in,
             bytes_out=bytes_out,
             unsent_bytes=unsent,
             unread_bytes=unread,
+            held_bytes=self._budget.held,
+            memory_budget=self._budget.limit,
             backlog_used=sum(used for used, _ in backlogs) if backlogs else None,
             backlog_size=sum(size for _, size in backlogs) if backlogs else None,
             backlog_overflows=(
@@ -416,13 +503,16 @@ class Listener:
         deadline = self._loop.time() + seconds(grace, "grace")
         if self._closing is None:
             self._deadline = deadline
-            for server in self._servers:
-                if grace > 0:
-                    server.accept_queued()
-                server.close()
-            self._release()
-            self._enter(ListenerState.DRAINING)
-            self._closing = self._loop.create_task(self._drain(asyncio.current_task(self._loop)))
+            try:
+                for server in self._servers:
+                    if grace > 0:
+                        server.accept_queued()
+                    server.close()
+                self._release()
+            finally:
+                self._enter(ListenerState.DRAINING)
+                closer = asyncio.current_task(self._loop)
+                self._closing = self._loop.create_task(self._drain(closer))
         else:
             self._deadline = min(deadline, self._deadline)
             self._changed.set()
@@ -440,22 +530,26 @@ class Listener:
         if self._handling.keys() - own:
             self._deadline = self._loop.time() + _AFTER_CANCEL
             await self._wait_drained(own)
-        for task in self._handling.keys() - own:
-            logger.warning(
-                "handler %s goes on although it was cancelled: %r", _name(self._handler), task
-            )
+        stubborn = self._handling.keys() - own
         for conn in self._conns():
             if not own or conn._is_closing:
                 conn.abort()
+        for task in stubborn:
+            logger.warning(
+                "handler %s goes on although it was cancelled: %r", self._handler_name, task
+            )
         if not own:  # aborted: they leave within a pass or two of the loop
             self._deadline = self._loop.time() + _AFTER_CANCEL
             await self._wait_drained({*self._handling})
+        self._sweep.stop()
+        self._budget.close()
+        self._enter(ListenerState.CLOSED)
         live = Live.of(self._loop)
         live.listeners.discard(self)
         live.left()
-        self._sweep.stop()
         self._gate.close()
-        self._enter(ListenerState.CLOSED)
+        self._crashes.close()
+        self._observer_failures.close()
 
     async def _wait_drained(self, own: set[asyncio.Task[Any]]) -> None:
         """Wait until handlers and connections are gone, or the deadline."""
@@ -494,7 +588,57 @@ class Listener:
         await self.close()
 
 
-async def _raise(error: Exception) -> object:
+def _fault(conn: Conn, error: BaseException) -> str | None:
+    """Say why a handler that raised *error* ended.
+
+    None: its own connection ended, which is how most handlers end; or the limit of
+    its connection that it met; or ``"handler_error"``. What it was decides, however it
+    was wrapped: of a group each member must be so, of any other the error itself or
+    what it was explicitly raised from. An error that only came after the loss, or that
+    of another connection, is the handler's own.
+    """
+    ends: list[BaseException] = []
+    try:
+        if not _consists_of_ends(conn, error, ends, {}):
+            return "handler_error"
+    except Exception:  # noqa: BLE001 - exceptions can be programs, and chains of any length
+        return "handler_error"
+    if any(isinstance(end, LimitExceeded) for end in ends):
+        return "read_limit"
+    return "max_unsent" if any(isinstance(end, WriteQueueFull) for end in ends) else None
+
+
+def _consists_of_ends(
+    conn: Conn, error: BaseException | None, ends: list[BaseException], known: dict[int, bool]
+) -> bool:
+    """Tell whether *error* comes of the end of *conn* alone; add what that raised to *ends*."""
+    if error is None:
+        return False
+    if complaints.is_about(conn, error):
+        ends.append(error)
+        return True
+    if id(error) not in known:
+        known[id(error)] = False  # meanwhile: a chain may lead back to where it began
+        known[id(error)] = (
+            isinstance(error, BaseExceptionGroup)
+            and all(_consists_of_ends(conn, each, ends, known) for each in error.exceptions)
+        ) or _consists_of_ends(conn, error.__cause__, ends, known)
+    return known[id(error)]
+
+
+def _bound_closed(sock: socket.socket, limits: Limits) -> None:
+    """Have the kernel give up what it holds for a peer that takes nothing of it.
+
+    The sweep does so for connections that are there; what is closed, only the kernel
+    still knows (TCP_USER_TIMEOUT, tcp(7); accepted connections inherit it).
+    """
+    if limits.min_send_rate and hasattr(socket, "TCP_USER_TIMEOUT"):
+        with contextlib.suppress(OSError):  # of a Unix socket
+            milliseconds = min(int(limits.send_window * 2000), 2**31 - 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+
+async def _raise(error: BaseException) -> object:
     raise error
 
 
@@ -546,6 +690,7 @@ def listen(
     linger: float | _Unset = FROM_LIMITS,
     idle_timeout: float | _Unset | None = FROM_LIMITS,
     reuse_port: bool = False,
+    mode: int | None = None,
     busy_poll: float = 0,
     access_log: bool = False,
     observer: Observer | None = None,
@@ -560,9 +705,11 @@ def listen(
 
     Args:
         addr: ``"127.0.0.1:9999"``, ``"[::1]:9999"``, ``":9999"`` (all interfaces,
-            IPv4 and IPv6), ``"localhost:9999"`` or ``"unix:/run/x.sock"``. A host
-            name is resolved before this returns; a signal to stop breaks that off
-            (`asyncio.CancelledError`).
+            IPv4 and IPv6), ``"localhost:9999"``, ``"unix:/run/x.sock"`` or
+            ``"unix:@name"`` (an abstract name: Linux). A host name is resolved
+            before this returns; a signal to stop breaks that off
+            (`asyncio.CancelledError`). A Unix socket's file that no process has
+            open any more is replaced; closing the listener removes its own.
         handler: a coroutine function of one argument, the `Conn`.
         backlog: how many connections may wait to be accepted (listen(2)).
         limits: what its clients may take; None for the defaults, or what the
@@ -573,6 +720,9 @@ def listen(
         idle_timeout: seconds, or None for no timeout, likewise; see `Limits`.
         reuse_port: let several processes listen on the same port (SO_REUSEPORT,
             socket(7)).
+        mode: permissions of a Unix socket's file, such as ``0o660``, whatever
+            the umask is; None for what the umask leaves (the supervisor's, in a
+            worker). A client must be allowed to write to connect.
         busy_poll: seconds for which the event loop goes on looking for more after
             each event, before it sleeps. Spends processor time to save the time
             that waking up takes: with few connections that is most of a round
@@ -597,6 +747,11 @@ def listen(
             f"not {type(handler).__name__}"
         )
     size(backlog, "backlog", least=1)
+    if mode is not None:
+        if not isinstance(address, UnixAddress) or address.is_abstract:
+            raise ValueError(f"mode is for the file of a Unix socket, and {addr!r} has none")
+        if size(mode, "mode", least=0) > 0o777:
+            raise ValueError(f"mode must be permissions, 0 to 0o777, not {mode:#o}")
     busy_poll = seconds(busy_poll, "busy_poll")
     limits = _checked_limits(
         limits,
@@ -615,6 +770,7 @@ def listen(
         address,
         backlog,
         reuse_port=reuse_port,
+        mode=mode,
         busy_poll=busy_poll,
         limits=limits,
         observers=observers,

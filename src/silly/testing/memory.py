@@ -37,7 +37,7 @@ class _MemoryLink:
         self._arrived = bytearray()  # from the other end, not delivered yet
         self._high_water = _HIGH_WATER
         self._paused = False
-        self._crowded = False
+        self._full = False
         self._call_when_empty = False
         self._finishing = False  # finish() was called ...
         self._finished = False  # ... and the queue had left
@@ -46,12 +46,18 @@ class _MemoryLink:
         self._gone = False
         self._scheduled = False
 
+    def attach(self, upward: Upward) -> None:
+        self.upward = upward
+
+    def receive_at_most(self, size: int) -> None:
+        pass  # a piece is as long as the window
+
     def send(self, data: bytes) -> None:
         self._queue += data
         self._move()
-        if len(self._queue) > self._high_water and not self._crowded:
-            self._crowded = True
-            self.upward.crowded()
+        if len(self._queue) > self._high_water and not self._full:
+            self._full = True
+            self.upward.full()
 
     def unsent(self) -> int:
         return len(self._queue)
@@ -149,18 +155,16 @@ class _MemoryLink:
             return
         self._move()
         if (self._call_when_empty and not self._queue) or (
-            self._crowded
-            and len(self._queue) <= self._high_water // 4
-            and not self._call_when_empty
+            self._full and len(self._queue) <= self._high_water // 4 and not self._call_when_empty
         ):
-            self._crowded = self._call_when_empty = False
+            self._full = self._call_when_empty = False
             self._loop.call_soon(self._tell_room)
         if self._closing:
             self._schedule()
 
     def _tell_room(self) -> None:
         if not self._gone:
-            self.upward.uncrowded()
+            self.upward.has_room()
 
 
 def memory_pair(
@@ -202,6 +206,5 @@ def memory_pair(
             linger=linger,
             idle_timeout=idle_timeout,
         )
-        link.upward = conn
         conns.append(conn)
     return conns[0], conns[1]

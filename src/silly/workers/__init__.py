@@ -17,7 +17,8 @@ or waits while it listens everywhere its predecessor did.
 
 Signals: SIGTERM and SIGINT drain all (again: at once), SIGHUP restarts one
 worker after the other, SIGTTIN and SIGTTOU add and remove one, SIGUSR1 has each
-worker print what it is doing (`silly.runtime`).
+worker print what it is doing (`silly.runtime`). What the supervisor logs never
+waits for a reader: it would not supervise meanwhile.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from silly import stdio
+from silly.log import unconfigured_logging_drops
 from silly.workers.supervisor import Supervisor
 
 __all__ = ["Supervisor", "run_workers"]
@@ -47,4 +50,6 @@ def run_workers(target: str, args: Sequence[str] = (), **options: Any) -> int:
         supervisor = Supervisor(target, args, **options)
         return await supervisor.run()
 
-    return asyncio.run(supervise())
+    stdio.reserve()
+    with unconfigured_logging_drops():
+        return asyncio.run(supervise())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import os
 import re
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 
 from silly._channel import Channel, Key
 
-__all__ = ["Slot", "State", "Worker", "command_line", "manner"]
+__all__ = ["Slot", "State", "Worker", "command_line", "manner", "working_directory"]
 
 
 class State(enum.Enum):
@@ -124,6 +125,21 @@ def manner(code: int) -> str:
     return f"was killed by signal {-code}"
 
 
+def working_directory() -> str | None:
+    """Return the working directory by the name that it was entered under; None if it is gone.
+
+    A shell says that name in ``PWD``. It may lead through a symbolic link, such as
+    one to the current release, which leads elsewhere when the next one is installed.
+    """
+    name = os.environ.get("PWD", "")
+    with contextlib.suppress(OSError):
+        if Path(name).is_absolute() and Path(name).samefile("."):
+            return name
+    with contextlib.suppress(OSError):
+        return os.getcwd()  # noqa: PTH109
+    return None
+
+
 def command_line(
     target: str,
     args: Sequence[str],
@@ -150,7 +166,8 @@ def command_line(
     command = [sys.executable]
     command += ["-u"] * getattr(sys.stdout, "write_through", False)
     command += subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    if Path(__file__).parents[2] != Path.cwd():
+    directory = working_directory()
+    if directory is None or Path(__file__).parents[2] != Path(directory).resolve():
         command.append("-P")  # the current directory is no place to import silly from
     command += ["-m", "silly", "--grace", str(grace)]
     command += ["--debug"] * debug + ["--uvloop"] * uvloop

@@ -13,16 +13,11 @@ import socket
 import sys
 from typing import Final
 
-from silly._channel import Key
+from silly._channel import Key, Open
+from silly._control import Opened
 from silly.net import addr as addresses
 from silly.net.addr import TCPAddress, UnixAddress
-from silly.net.listening import (
-    Resolved,
-    activated_sockets,
-    open_sockets,
-    resolve,
-    unlink_path,
-)
+from silly.net.listening import Resolved, activated_sockets, open_sockets, resolve
 
 __all__ = ["Sockets"]
 
@@ -34,8 +29,7 @@ class Sockets:
 
     def __init__(self) -> None:
         self._own: dict[int, dict[Key, list[socket.socket]]] = {}
-        self._shared: dict[Key, list[socket.socket]] = {}
-        self._paths: dict[Key, str] = {}  # of those, the Unix sockets'
+        self._shared: dict[Key, Opened] = {}
         self._ports: dict[Key, int] = {}  # of the others
 
     def own(self, number: int) -> dict[Key, list[socket.socket]]:
@@ -53,33 +47,33 @@ class Sockets:
             return None
         return await resolve(address)
 
-    def open(
-        self, number: int, key: Key, backlog: int, where: Resolved | None, *, reuse_port: bool
-    ) -> list[socket.socket]:
-        """Return the sockets for worker *number* to listen on *key*, opened now if need be.
+    def open(self, number: int, wanted: Open, where: Resolved | None) -> list[socket.socket]:
+        """Return the sockets that worker *number* wants, opened now if need be.
 
         Raises:
             OSError: the operating system refused.
         """
+        key, reuse_port = (wanted.address, wanted.index), wanted.reuse_port
         own = self.own(number)
-        for held in (own, self._shared):
-            if key in held:
-                return held[key]
+        if key in own:
+            return own[key]
+        if key in self._shared:
+            return self._shared[key].sockets
         address = addresses.parse(key[0])
         if passed := activated_sockets(address, where):
-            self._shared[key] = [each.dup() for each in passed]
-            return self._shared[key]
+            self._shared[key] = Opened([each.dup() for each in passed])
+            return self._shared[key].sockets
         if isinstance(address, UnixAddress) or _IS_SHARED:
-            self._shared[key] = open_sockets(address, backlog, where, reuse_port=reuse_port)
-            if isinstance(address, UnixAddress):
-                self._paths[key] = address.path
-            return self._shared[key]
+            self._shared[key] = open_sockets(
+                address, wanted.backlog, where, reuse_port=reuse_port, mode=wanted.mode
+            )
+            return self._shared[key].sockets
         if key in self._ports:
             address = TCPAddress(address.host, self._ports[key])
         elif address.port and not reuse_port:
             # SO_REUSEPORT would share the port with another program: see whether it is free.
-            _close_all(open_sockets(address, backlog, where, reuse_port=False))
-        own[key] = open_sockets(address, backlog, where, reuse_port=True)
+            _close_all(open_sockets(address, wanted.backlog, where, reuse_port=False).sockets)
+        own[key] = open_sockets(address, wanted.backlog, where, reuse_port=True).sockets
         self._ports[key] = own[key][0].getsockname()[1]
         return own[key]
 
@@ -90,9 +84,9 @@ class Sockets:
     def forget(self, key: Key) -> None:
         """Close what is shared for *key*: no worker listens there any more."""
         self._ports.pop(key, None)
-        _close_all(self._shared.pop(key, []))
-        if key in self._paths:
-            unlink_path(self._paths.pop(key))
+        if (shared := self._shared.pop(key, None)) is not None:
+            _close_all(shared.sockets)
+            shared.release()
 
     def close(self) -> None:
         """Close all."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import logging
 import os
 import signal
 import socket
@@ -37,15 +36,16 @@ from silly._channel import (
     Stopping,
 )
 from silly._channel import Sockets as Granted
+from silly._logger import ENDS_PROGRAM, Logger
 from silly._signals import Presses, handling
 from silly.runtime import GRACE
 from silly.systemd import VARIABLES, Service, watchdog_period
-from silly.workers.process import Slot, State, Worker, command_line, manner
+from silly.workers.process import Slot, State, Worker, command_line, manner, working_directory
 from silly.workers.sockets import Sockets
 
 __all__ = ["Supervisor"]
 
-logger = logging.getLogger("silly.workers")
+logger = Logger("silly.workers")
 
 _OVERDUE: Final = 10.0  # seconds after the grace, until a worker is killed
 _FORCED: Final = 3.0  # the same when there is no grace
@@ -61,7 +61,9 @@ class Supervisor:
     Args:
         target: the path of a script, as for ``silly FILE.py``, or
             ``"module:function"``: a function or coroutine function without
-            arguments, importable from the current directory.
+            arguments, importable from the current directory. Symbolic links, in
+            it and in the current directory's name (``PWD``), are followed anew
+            for each worker that is started.
         args: what follows *target* in each worker's `sys.argv`.
         workers: how many; their numbers, from 1, are in ``SILLY_WORKER``.
         grace: seconds that handlers have to finish when a worker stops.
@@ -112,6 +114,7 @@ class Supervisor:
         self._command = command_line(
             target, args, grace=grace, debug=debug, uvloop=uvloop, options=worker_options
         )
+        self._directory = working_directory()
         self._sockets = Sockets()
         self._retired: dict[str, deque[Any]] = {}  # what ended workers answered
         self._asked = 0
@@ -185,6 +188,12 @@ class Supervisor:
         if self._stops > 2:  # to drain them again would put off the killing
             return
         workers = self._workers()
+        for slot in self._slots:
+            slot.cancel_retry()
+        for worker in workers:
+            if self._stops > 1 or worker.state is not State.STOPPING:
+                self._drain(worker, self._grace if self._stops == 1 else 0)
+        self._end_if_done()
         if self._stops == 1:
             self._service.stopping()
             if workers:
@@ -194,12 +203,6 @@ class Supervisor:
                     len(workers),
                     "s"[: len(workers) > 1],
                 )
-        for slot in self._slots:
-            slot.cancel_retry()
-        for worker in workers:
-            if self._stops > 1 or worker.state is not State.STOPPING:
-                self._drain(worker, self._grace if self._stops == 1 else 0)
-        self._end_if_done()
 
     def _workers(self) -> list[Worker]:
         return [worker for slot in self._slots for worker in slot.workers]
@@ -230,6 +233,7 @@ class Supervisor:
             try:
                 process = subprocess.Popen(  # noqa: S603 - ourselves
                     self._command,
+                    cwd=self._directory,
                     env=environment,
                     pass_fds=[theirs.fileno()],
                     stdin=None if self._develop else subprocess.DEVNULL,
@@ -238,9 +242,10 @@ class Supervisor:
                 )
             except OSError as error:
                 ours.close()
+                if slot.is_empty:
+                    slot.failures += 1
+                    self._retry(slot)
                 logger.error("cannot start worker %d: %s", slot.number, error)  # noqa: TRY400
-                slot.failures += 1
-                self._retry(slot)
                 return None
         predecessor = next((each for each in slot.workers if each.was_heard), None)
         worker = Worker(
@@ -312,8 +317,8 @@ class Supervisor:
 
     def _kill(self, worker: Worker) -> None:
         if worker.process.poll() is None:
-            logger.warning("%s does not stop: killing it", worker)
             worker.process.kill()
+            logger.warning("%s does not stop: killing it", worker)
 
     def _died(self, worker: Worker) -> None:
         slot = worker.slot
@@ -334,8 +339,8 @@ class Supervisor:
             slot.is_finished = True
             logger.info("the program %s; waiting for a change", manner(code))
         elif code == 0:
-            logger.info("%s has come to its end", worker)
             slot.is_finished = slot.is_empty
+            logger.info("%s has come to its end", worker)
         elif not self._stops:
             self._died_unexpectedly(worker, code)
         self._tend()
@@ -348,9 +353,9 @@ class Supervisor:
             why = "it was never ready"
             if self._deaths > 1:
                 why = f"{self._deaths} workers died, and none was ever ready"
-            logger.error("%s %s; giving up: %s", worker, manner(code), why)
             self._code = code if code > 0 else 1
             self.stop()
+            logger.error("%s %s; giving up: %s", worker, manner(code), why)
             return
         if worker.became_ready.result() and self._loop.time() - worker.started_at >= self._settled:
             slot.failures = 0
@@ -368,9 +373,8 @@ class Supervisor:
     def _received(self, worker: Worker, message: Message) -> None:
         worker.last_beat = self._loop.time()
         match message:
-            case Open(address, index, backlog, reuse_port):
-                opening = self._open(worker, (address, index), backlog, reuse_port=reuse_port)
-                worker.opening = self._loop.create_task(opening)
+            case Open():
+                worker.opening = self._loop.create_task(self._open(worker, message))
             case Release(address, index):
                 worker.listening.discard((address, index))
                 self._release(worker.slot, (address, index))
@@ -408,12 +412,12 @@ class Supervisor:
 
     # -------------------------------------------------------------------- sockets
 
-    async def _open(self, worker: Worker, key: Key, backlog: int, *, reuse_port: bool) -> None:
-        number = worker.slot.number
+    async def _open(self, worker: Worker, wanted: Open) -> None:
+        number, key = worker.slot.number, (wanted.address, wanted.index)
         try:
             async with asyncio.timeout(_RESOLVE_TIMEOUT):
                 where = await self._sockets.resolve(number, key)
-            sockets = self._sockets.open(number, key, backlog, where, reuse_port=reuse_port)
+            sockets = self._sockets.open(number, wanted, where)
         except asyncio.CancelledError:
             text = "The supervisor stops the worker"
             worker.channel.send(Refused(errno.ECANCELED, text, key[0], unresolved=False))
@@ -485,6 +489,8 @@ class Supervisor:
                     done = await self._replace(slot)
             if done:
                 logger.info("restarted")
+            elif not self._stops:
+                logger.error("the restart was abandoned; the workers that are left go on")
         self._restarting = None
         self._tend()
 
@@ -498,6 +504,7 @@ class Supervisor:
                 is_ready = await asyncio.shield(new.became_ready)
         except TimeoutError:
             is_ready = False
+            self._drain(new, 0)
             silent = (new.expected or set()) - new.listening
             missing = ", ".join(sorted(address for address, _ in silent))
             logger.error(  # noqa: TRY400
@@ -506,10 +513,7 @@ class Supervisor:
                 _START_TIMEOUT,
                 f": it does not listen on {missing}" if missing else "",
             )
-            self._drain(new, 0)
         if not is_ready:
-            if not self._stops:
-                logger.error("the restart was abandoned; the workers that are left go on")
             return False
         for worker in old:
             if worker in slot.workers and worker.state is not State.STOPPING:
@@ -572,16 +576,21 @@ class Supervisor:
             provider merges them, one for all of these).
         """
         asked: list[asyncio.Future[None]] = []
+        self._asked += 1
+        number = self._asked
         for worker in self._workers():
             if worker.was_heard and not worker.channel.ended and not worker.channel.is_clogged:
-                self._asked += 1
-                future = worker.asked[self._asked] = self._loop.create_future()
+                future = worker.asked[number] = self._loop.create_future()
                 asked.append(future)
-                worker.channel.send(Ask(self._asked, name))
-        if asked:
-            await asyncio.wait(asked, timeout=seconds(timeout, "timeout"))
+                worker.channel.send(Ask(number, name))
+        try:
+            if asked:
+                await asyncio.wait(asked, timeout=seconds(timeout, "timeout"))
+        finally:
             for future in asked:
                 future.cancel()
+            for worker in self._workers():
+                worker.asked.pop(number, None)  # one that does not answer keeps none
         living = [each.answers[name] for each in self._workers() if name in each.answers]
         return [*living, *self._retired.get(name, ())]
 
@@ -594,7 +603,9 @@ class Supervisor:
         try:
             so_far = retired[0] if retired else None
             merged = merge(so_far, answer)
-        except Exception:
+        except ENDS_PROGRAM:
+            raise
+        except BaseException:
             logger.exception("cannot merge the last answer for %r", name)
         else:
             retired.clear()
@@ -613,7 +624,7 @@ class Supervisor:
             for worker in self._workers():
                 silent = self._loop.time() - worker.last_beat
                 if worker.was_heard and silent > period:
-                    logger.error("%s has not answered for %.3g s: killing it", worker, silent)
                     worker.process.send_signal(signal.SIGABRT)
                     if silent > 2 * period:
                         worker.process.kill()
+                    logger.error("%s has not answered for %.3g s: killing it", worker, silent)

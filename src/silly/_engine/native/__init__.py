@@ -18,9 +18,9 @@ from typing import Final
 
 from silly._engine.interface import Gate, tune
 from silly._engine.native.reactor import spin
-from silly._engine.native.server import Server
+from silly._engine.native.server import Server, adopt
 from silly._engine.native.stream import Stream
-from silly._engine.native.trampoline import Trampoline as stepped  # noqa: N813 - called as one
+from silly._engine.native.trampoline import stepped
 
 __all__ = ["NAME", "Stream", "attach", "disown", "serve", "spin", "stepped"]
 
@@ -38,7 +38,9 @@ def serve(
 ) -> Server:
     """Accept connections on *sock* (see `silly._engine.interface.Engine.serve`)."""
     tune(sock)  # accepted connections inherit it
-    return Server(loop, sock.detach(), accept, busy_poll, gate)
+    server = Server(loop, sock.fileno(), accept, busy_poll, gate)
+    sock.detach()
+    return server
 
 
 def disown(of_parent: Stream | Server) -> None:
@@ -46,10 +48,10 @@ def disown(of_parent: Stream | Server) -> None:
 
 
 async def attach(
-    loop: asyncio.AbstractEventLoop,  # noqa: ARG001 - streams find their reactor by it
+    loop: asyncio.AbstractEventLoop,
     sock: socket.socket,
     accept: Callable[[int], object],
 ) -> None:
     """Make a connection of *sock* (see `silly._engine.interface.Engine.attach`)."""
     tune(sock)
-    accept(sock.detach())
+    adopt(loop, sock, accept)

@@ -61,7 +61,9 @@ cdef extern from "<sys/socket.h>" nogil:
         SOCK_CLOEXEC
         SOCK_NONBLOCK
         SOL_SOCKET
+        SO_ACCEPTCONN
         SO_LINGER
+        SO_TYPE
 
 
 cdef extern from "<netinet/in.h>" nogil:
@@ -106,6 +108,8 @@ cdef extern from "<sys/un.h>" nogil:
     cdef struct sockaddr_un:
         uint16_t sun_family
         char sun_path[108]
+    cdef struct sockaddr_storage:  # has room for the NUL that ends a path of 108 bytes (unix(7))
+        uint16_t ss_family
 
 
 cdef extern from "<sys/ioctl.h>" nogil:
@@ -141,9 +145,58 @@ cdef extern from "<time.h>" nogil:
         CLOCK_MONOTONIC
 
 
+cdef extern from "Python.h":
+    PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *data, Py_ssize_t size) except NULL
+    int _PyBytes_Resize(PyObject **bytes, Py_ssize_t size) except -1
+    object PyObject_CallOneArg(object callable, object arg)
+    int PyContext_Enter(object context) except -1
+    int PyContext_Exit(object context) except -1
+    int PyIter_Send(object iterator, object value, PyObject **result) except -1
+    ctypedef struct PyAsyncMethods:
+        void *am_send
+    ctypedef struct PyTypeObject:
+        PyAsyncMethods *tp_as_async
+        void *tp_iternext
+    void PyType_Modified(PyTypeObject *type)
+
+
 cdef extern from *:
     """
     static inline void silly_set_errno(int error) { errno = error; }
+
+    /* Leaves the making of objects of this kind to us: Python code, which has no way to
+       make them right, gets a TypeError. */
+    static inline void silly_forbid_making(PyTypeObject *kind) {
+    #if PY_VERSION_HEX >= 0x030C0000
+        PyObject *dict = PyType_GetDict(kind);
+    #else
+        PyObject *dict = Py_XNewRef(kind->tp_dict);
+    #endif
+        kind->tp_new = NULL;
+        kind->tp_vectorcall = NULL;
+        kind->tp_flags |= Py_TPFLAGS_DISALLOW_INSTANTIATION;
+        if (dict == NULL || PyDict_DelItemString(dict, "__new__") < 0) PyErr_Clear();
+        Py_XDECREF(dict);
+        PyType_Modified(kind);
+    }
+
+    /* These two tell whether it went well, instead of raising. */
+    static inline int silly_call_two(PyObject *callable, PyObject *first, PyObject *second) {
+        PyObject *arguments[3] = {NULL, first, second};
+        PyObject *result = PyObject_Vectorcall(
+            callable, arguments + 1, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+        if (result == NULL) {
+            PyErr_Clear();
+            return 0;
+        }
+        Py_DECREF(result);
+        return 1;
+    }
+    static inline int silly_enter_context(PyObject *context) {
+        if (PyContext_Enter(context) == 0) return 1;
+        PyErr_Clear();
+        return 0;
+    }
 
     /* Raises StopIteration(value), taking the reference. Python 3.12 and later make the
        exception at once; where nobody kept the last one, that one is raised again. */
@@ -168,22 +221,10 @@ cdef extern from *:
     }
     """
     void set_errno "silly_set_errno"(int error) noexcept nogil
+    void forbid_making "silly_forbid_making"(PyTypeObject *kind) noexcept
+    bint call_two "silly_call_two"(object callable, object first, object second) noexcept
+    bint enter_context "silly_enter_context"(object context) noexcept
     void stop_iteration "silly_stop_iteration"(PyObject *value) noexcept
-
-
-cdef extern from "Python.h":
-    PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *data, Py_ssize_t size) except NULL
-    int _PyBytes_Resize(PyObject **bytes, Py_ssize_t size) except -1
-    object PyObject_CallOneArg(object callable, object arg)
-    int PyContext_Enter(object context) except -1
-    int PyContext_Exit(object context) except -1
-    int PyIter_Send(object iterator, object value, PyObject **result) except -1
-    ctypedef struct PyAsyncMethods:
-        void *am_send
-    ctypedef struct PyTypeObject:
-        PyAsyncMethods *tp_as_async
-        void *tp_iternext
-    void PyType_Modified(PyTypeObject *type)
 
 
 cdef extern from "pthread.h" nogil:

@@ -8,7 +8,7 @@ cdef enum:
     HEADROOM = 16384  # unread bytes that are moved to where the next ones arrive, at most
     GROUP = 32  # sources that receive before the first of them is handed its bytes
     GROUP_BYTES = 65536  # received by a group, at which it is handed them: more leaves the cache
-    SCRATCH = 2 * GROUP_BYTES + 2 * RECEIVE  # for what a group received
+    SCRATCH = 2 * GROUP_BYTES + HEADROOM + RECEIVE  # for what a group received
     STAGE = 131072  # for what handlers write until it is sent
 
 
@@ -19,6 +19,7 @@ cdef class Source:
     cdef uint32_t interest  # the events it is registered for; 0: not registered
 
     cdef int watch(self, uint32_t interest) except -1
+    cdef int not_watched(self, int error) except -1
     cdef int release(self) except -1
     cdef int ready(self, uint32_t events) except -1
     cdef int try_receive(self) except -1
@@ -32,6 +33,7 @@ cdef class Reactor:
     cdef object __weakref__
     cdef readonly object loop
     cdef int epoll  # its descriptor; -1: none
+    cdef object context  # in which the loop calls us; None: it does not tell
     cdef list table  # sources by descriptor
     cdef int sources
     cdef uint32_t generation
@@ -52,8 +54,10 @@ cdef class Reactor:
     cdef size_t stage_used
     cdef PyObject *on_stage  # the last of them, which can add to it
 
-    # of the connection that is being accepted: its peer, and its own name if that is known
-    cdef const sockaddr_in6 *arriving_peer
+    # the connection that is being handed over: until a stream takes it, it is the giver's
+    cdef int arriving  # its descriptor; -1: none
+    cdef bint arriving_known  # its peer and its local name are the next two
+    cdef sockaddr_in6 arriving_peer
     cdef object arriving_name
 
     cdef double busy_poll
@@ -63,6 +67,7 @@ cdef class Reactor:
     cdef object loop_queue  # what the loop will call next; None: it does not tell
 
     cdef double now(self) except -1
+    cdef int open(self) except -1
     cdef int add(self, Source source) except -1
     cdef int remove(self, Source source) except -1
     cdef int flush_later(self, Source source) except -1
@@ -72,6 +77,7 @@ cdef class Reactor:
     cdef int end_batch(self, bint nested) except -1
     cdef int poll(self) except -1
     cdef int receive_hot(self) except -1
+    cdef uint8_t *room(self) except NULL
     cdef int hand_out(self) except -1
     cdef int take_away(self) except -1
     cdef int disown(self) except -1

@@ -20,13 +20,16 @@ The rules it keeps:
   the processor's caches. What a reader left unread is moved to memory of its
   own before the scratch buffer is used again. Should others receive before that
   (a loop run inside a handler), all of the group take their bytes away.
+- Whoever receives asks `Reactor.room` for the place. There is always room for
+  the longest piece and what is moved in front of it, whatever happened before:
+  where there is not, the group takes its bytes away first.
 - After a fork the child disowns everything: it closes its copies of the
   descriptors and leaves the shared epoll set alone.
 """
 
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
-from libc.errno cimport EINTR, ENOENT, errno
+from libc.errno cimport EEXIST, errno
 from libc.stdint cimport uint32_t, uint64_t
 
 from silly._engine.native.linux cimport (
@@ -34,11 +37,15 @@ from silly._engine.native.linux cimport (
     EPOLL_CTL_ADD,
     EPOLL_CTL_DEL,
     EPOLL_CTL_MOD,
+    PyContext_Enter,
+    PyContext_Exit,
+    PyTypeObject,
     close,
     epoll_create1,
     epoll_ctl,
     epoll_event,
     epoll_wait,
+    forbid_making,
     monotonic,
     pthread_atfork,
 )
@@ -63,9 +70,9 @@ cdef Reactor reactor_of(object loop):
     # an entry would keep both forever.
     reactor = getattr(loop, "_silly_reactor", None)
     if reactor is None:
-        reactor = loop._silly_reactor = Reactor(loop)
+        reactor = loop._silly_reactor = Reactor.__new__(Reactor, loop)
         _reactors.add(reactor)
-    return <Reactor>reactor
+    return <Reactor?>reactor
 
 
 cdef void _forking() noexcept nogil:
@@ -111,9 +118,14 @@ cdef class Source:
         event.events = interest
         event.data.u64 = (<uint64_t>self.generation << 32) | <uint32_t>self.fd
         if epoll_ctl(self.reactor.epoll, operation, self.fd, &event) < 0:
-            raise OSError(errno, f"epoll_ctl: {os.strerror(errno)}")
+            if interest != 0:
+                return self.not_watched(errno)
         self.interest = interest
         return 0
+
+    cdef int not_watched(self, int error) except -1:
+        """Cope with an epoll_ctl that failed."""
+        raise OSError(error, f"epoll_ctl: {os.strerror(error)}")
 
     cdef int release(self) except -1:
         """Close the descriptor, which also takes it out of the epoll set."""
@@ -161,7 +173,7 @@ cdef class Reactor:
 
     def __cinit__(self, loop):
         self.loop = loop
-        self.epoll = -1
+        self.epoll = self.arriving = -1
         self.table = []
         self.written = []
         self.received = []
@@ -191,12 +203,11 @@ cdef class Reactor:
         """Give *source*, which has its descriptor, a place in the table."""
         cdef int fd = source.fd
         if self.epoll < 0:
-            self.epoll = epoll_create1(EPOLL_CLOEXEC)
-            if self.epoll < 0:
-                raise OSError(errno, f"epoll_create1: {os.strerror(errno)}")
-            self.loop.add_reader(self.epoll, self._on_ready)
+            self.open()
         while fd >= PyList_GET_SIZE(self.table):
             self.table.extend([None] * (PyList_GET_SIZE(self.table) + 64))
+        if self.table[fd] is not None:
+            raise OSError(EEXIST, f"descriptor {fd} belongs to another connection or listener")
         self.table[fd] = source
         self.generation += 1
         source.generation = self.generation
@@ -204,8 +215,28 @@ cdef class Reactor:
         self.sources += 1
         return 0
 
+    cdef int open(self) except -1:
+        """Make the epoll set, and have the loop watch it."""
+        cdef int epoll = epoll_create1(EPOLL_CLOEXEC)
+        if epoll < 0:
+            raise OSError(errno, f"epoll_create1: {os.strerror(errno)}")
+        try:
+            self.loop.add_reader(epoll, self._on_ready)
+        except BaseException:
+            close(epoll)
+            raise
+        self.epoll = epoll
+        try:
+            self.context = self.loop._selector.get_key(epoll).data[0]._context
+        except (AttributeError, IndexError, KeyError, TypeError):
+            self.context = None
+        return 0
+
     cdef int remove(self, Source source) except -1:
-        self.table[source.fd] = None
+        cdef int fd = source.fd
+        if fd >= PyList_GET_SIZE(self.table) or self.table[fd] is not source:
+            return 0
+        self.table[fd] = None
         self.sources -= 1
         if self.sources == 0 and self.epoll >= 0:
             if not self.loop.is_closed():
@@ -226,7 +257,16 @@ cdef class Reactor:
         return monotonic()
 
     def _on_ready(self):
-        self.batch()
+        # Out of the context that the loop calls this in, always the same: a loop that runs
+        # inside a handler must be able to call this, too.
+        cdef object context = self.context
+        if context is not None:
+            PyContext_Exit(context)
+        try:
+            self.batch()
+        finally:
+            if context is not None:
+                PyContext_Enter(context)
         if self.busy_poll > 0 and not self.spinning:
             self.spinning = True
             self.loop.call_soon(self._spin)
@@ -303,6 +343,12 @@ cdef class Reactor:
 
     # ------------------------------------------------------------------- groups
 
+    cdef uint8_t *room(self) except NULL:
+        """Return a place in the scratch buffer with room for HEADROOM + RECEIVE bytes."""
+        if self.scratch_used > SCRATCH - HEADROOM - RECEIVE:
+            self.take_away()
+        return self.scratch + self.scratch_used
+
     cdef int hand_out(self) except -1:
         """Hand each of the group its bytes, and send what that made them write."""
         cdef list received = self.received
@@ -325,6 +371,7 @@ cdef class Reactor:
         """Have nothing in the scratch buffer that is still needed."""
         for entry in self.received:
             (<Source>entry).own()
+        self.scratch_used = 0
         return 0
 
     # ------------------------------------------------------------ ends of turns
@@ -350,8 +397,9 @@ cdef class Reactor:
         except BaseException:
             self.written += written
             raise
-        self.stage_used = 0
-        self.on_stage = NULL
+        if PyList_GET_SIZE(self.written) == 0:  # nobody wrote meanwhile
+            self.stage_used = 0
+            self.on_stage = NULL
         return 0
 
     # -------------------------------------------------------------- busy polling
@@ -406,6 +454,9 @@ cdef class Reactor:
                 source = <Source>entry
                 source.disown()
         return 0
+
+
+forbid_making(<PyTypeObject *>Reactor)
 
 
 def spin(loop, step):

@@ -1,4 +1,5 @@
 import asyncio
+import socket
 from collections.abc import Callable
 
 from silly._engine.interface import Gate
@@ -16,3 +17,7 @@ class Server(Source):
     def accept_queued(self) -> None: ...
     def backlog(self) -> tuple[int, int] | None: ...
     def close(self) -> None: ...
+
+def adopt(
+    loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: Callable[[int], object]
+) -> None: ...

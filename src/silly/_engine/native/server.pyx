@@ -4,7 +4,7 @@ What it does when accepting fails is said in `silly._engine.interface.Server`.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.errno cimport EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
+from libc.errno cimport EAGAIN, EMFILE, ENFILE, errno
 from libc.stdint cimport uint32_t
 
 from silly._engine.native.linux cimport (
@@ -18,6 +18,7 @@ from silly._engine.native.linux cimport (
     IPV6_TRANSPARENT,
     O_CLOEXEC,
     O_RDONLY,
+    SO_ACCEPTCONN,
     SO_LINGER,
     SOCK_CLOEXEC,
     SOCK_NONBLOCK,
@@ -36,7 +37,9 @@ from silly._engine.native.linux cimport (
     tcp_info,
 )
 from silly._engine.native.reactor cimport Reactor, Source, reactor_of
-from silly._engine.native.stream cimport raw_own_name
+from silly._engine.native.stream cimport raw_local_name
+
+from silly._engine.interface import OF_ONE_CONNECTION
 
 cdef enum:
     AT_ONCE = 32  # connections accepted before others have their turn
@@ -51,22 +54,30 @@ cdef class Server(Source):
     cdef object accept
     cdef object gate
     cdef object timer
-    cdef bytes name  # as `raw_own_name`, if those that it accepts have the same; or None
+    cdef bytes name  # as `raw_local_name`, if those that it accepts have the same; or None
     cdef int reserve  # a descriptor to give up when there are no others; -1: none
 
-    def __cinit__(self):
-        self.reserve = -1
-
-    def __init__(self, loop, int fd, accept, double busy_poll, gate):
+    def __cinit__(self, loop, int fd, accept, double busy_poll, gate):
+        # If this raises, *fd* is the caller's.
         cdef Reactor reactor = reactor_of(loop)
-        self.fd = fd
-        self.accept = accept
-        self.gate = gate
+        cdef int listens = 0
+        cdef socklen_t length = sizeof(listens)
+        self.reserve = -1
+        if getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) < 0 or not listens:
+            raise ValueError(f"descriptor {fd} is no socket that listens")
         self.name = name_of_accepted(fd)
         self.hold_reserve()
-        reactor.add(self)
+        self.fd = fd
+        try:
+            reactor.add(self)
+            self.watch(EPOLLIN)
+        except BaseException:
+            reactor.remove(self)
+            self.fd = -1
+            raise
+        self.accept = accept
+        self.gate = gate
         reactor.busy_poll = max(reactor.busy_poll, busy_poll)
-        self.watch(EPOLLIN)
 
     def __dealloc__(self):
         if self.reserve >= 0:
@@ -90,10 +101,9 @@ cdef class Server(Source):
     cdef int accept_some(self, int most) except -1:
         """Accept up to *most* connections; return how many were taken out of the backlog."""
         cdef int fd, count = 0
+        cdef int failed = 0  # in a row
         cdef sockaddr_in6 peer
         cdef socklen_t length
-        cdef bytes client
-        cdef Reactor reactor = self.reactor
         while count < most and self.fd >= 0:
             length = sizeof(peer)
             fd = accept4(
@@ -101,35 +111,53 @@ cdef class Server(Source):
             )
             if fd >= 0:
                 count += 1
-                client = packed(&peer)
-                if self.gate.enter(client):
-                    reactor.arriving_peer = &peer
-                    reactor.arriving_name = self.name
-                    self.greet(fd, client)
-                    reactor.arriving_peer = NULL
-                else:
-                    reset(fd)
+                failed = 0
+                self.admit(fd, &peer)
             elif errno == EAGAIN:
                 break
             elif errno in (EMFILE, ENFILE) and self.reserve >= 0:
                 if not self.shed():
                     break
                 count += 1
-            elif errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
+            elif errno in OF_ONE_CONNECTION and failed + 1 < AT_ONCE:
+                count += 1
+                failed += 1
+            else:
                 self.back_off(errno)
                 break
-            else:  # of that connection alone (it was aborted, its network failed: accept(2))
-                count += 1
         return count
 
-    cdef int greet(self, int fd, bytes client) except -1:
+    cdef int admit(self, int fd, const sockaddr_in6 *peer) except -1:
+        """Give the new connection *fd* to *accept*, if the gate lets it in."""
+        cdef Reactor reactor = self.reactor
+        cdef bytes client = None
+        cdef bint entered = False
+        cdef bint direct = reactor.direct
+        cdef int before = reactor.arriving
+        # What is called now is Python code, which may run tasks, or a loop.
+        reactor.direct = False
+        reactor.arriving = fd
+        reactor.arriving_known = True
+        reactor.arriving_peer = peer[0]
+        reactor.arriving_name = self.name
         try:
-            self.accept(fd)
+            try:
+                client = packed(peer)
+                entered = self.gate.enter(client)
+                if entered:
+                    self.accept(fd)
+            finally:
+                if reactor.arriving == fd:  # no stream took it
+                    reset(fd)
+                    if entered:
+                        self.gate.leave(client)
+                reactor.arriving = before
+                reactor.arriving_known = False
+                reactor.direct = direct
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
-            self.gate.leave(client)
-            self.reactor.loop.call_exception_handler(
+            reactor.loop.call_exception_handler(
                 {"message": "a connection could not be set up", "exception": error}
             )
         return 0
@@ -149,11 +177,19 @@ cdef class Server(Source):
             self.gate.shed(packed(&peer))
         elif errno == EAGAIN:
             more = False
+        elif not errno in OF_ONE_CONNECTION:
+            self.back_off(errno)
+            more = False
         self.hold_reserve()
         if self.reserve < 0:
             self.back_off(error)
             return False
         return more
+
+    cdef int not_watched(self, int error) except -1:
+        if self.gate is None:  # being made
+            return Source.not_watched(self, error)
+        return self.back_off(error)
 
     cdef int hold_reserve(self) except -1:
         if self.reserve < 0:
@@ -162,8 +198,8 @@ cdef class Server(Source):
 
     cdef int back_off(self, int error) except -1:
         if self.timer is None:
-            self.watch(0)
             self.timer = self.reactor.loop.call_later(BACK_OFF, self._go_on)
+            self.watch(0)
             self.gate.stalled(error, BACK_OFF)
         return 0
 
@@ -202,6 +238,21 @@ cdef class Server(Source):
         self.release()
 
 
+def adopt(loop, sock, accept):
+    """Give the connected socket *sock*, whose descriptor is no longer its own, to *accept*."""
+    cdef Reactor reactor = reactor_of(loop)
+    cdef int before = reactor.arriving
+    cdef int fd = sock.detach()
+    reactor.arriving = fd
+    reactor.arriving_known = False
+    try:
+        accept(fd)
+    finally:
+        if reactor.arriving == fd:  # no stream took it
+            close(fd)
+        reactor.arriving = before
+
+
 cdef int reset(int fd) except -1:
     """Close a socket with a reset (a zero linger time does that: socket(7))."""
     cdef linger_t now
@@ -216,7 +267,7 @@ cdef bytes name_of_accepted(int fd):
     """Return the own name of what *fd* accepts, if it listens on one address, and for it alone."""
     cdef int transparent = 0  # a proxy's: each connection has the address that its peer wanted
     cdef socklen_t length = sizeof(transparent)
-    cdef bytes name = raw_own_name(fd)
+    cdef bytes name = raw_local_name(fd)
     cdef bytes address = None if name is None else packed(<sockaddr_in6 *>PyBytes_AS_STRING(name))
     if not address or not address.strip(b"\0"):
         return None
@@ -227,10 +278,10 @@ cdef bytes name_of_accepted(int fd):
     return None if transparent else name
 
 
-cdef bytes packed(sockaddr_in6 *peer):
+cdef bytes packed(const sockaddr_in6 *peer):
     """Return an address as a `Gate` takes it."""
     if peer.sin6_family == AF_INET:
-        return PyBytes_FromStringAndSize(<char *>&(<sockaddr_in *>peer).sin_addr, 4)
+        return PyBytes_FromStringAndSize(<const char *>&(<const sockaddr_in *>peer).sin_addr, 4)
     if peer.sin6_family == AF_INET6:
-        return PyBytes_FromStringAndSize(<char *>&peer.sin6_addr, 16)
+        return PyBytes_FromStringAndSize(<const char *>&peer.sin6_addr, 16)
     return b""

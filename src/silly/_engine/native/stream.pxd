@@ -6,13 +6,15 @@ from silly._engine.native.waiter cimport Waiter
 
 
 cdef struct Marks:  # see silly._engine.stream
-    int64_t partial, acked
+    int64_t partial, acked, owed
     double partial_since, acked_since
 
 
 cdef class Stream(Source):
     cdef object __weakref__
     cdef object on_gone
+    cdef object budget  # see silly._engine.interface.Budget; or None
+    cdef size_t accounted  # what that was told of
 
     # receiving: the unread bytes are [in_start, in_end) of in_data
     cdef uint8_t *in_data
@@ -36,7 +38,7 @@ cdef class Stream(Source):
     cdef uint8_t bulk  # the last piece was long
     cdef uint8_t paused
     cdef uint8_t in_turn
-    cdef uint8_t crowded
+    cdef uint8_t full  # above the high-water mark: writers wait
     cdef uint8_t call_when_empty
     cdef uint8_t finishing
     cdef uint8_t writable
@@ -46,6 +48,7 @@ cdef class Stream(Source):
     cdef uint8_t gone
     cdef uint8_t reader_told, writer_told  # of the loss
     cdef uint8_t idle_swept
+    cdef uint8_t is_made, is_begun
     cdef uint8_t ended_by  # a limit of LIMITS
 
     cdef object loss
@@ -54,6 +57,7 @@ cdef class Stream(Source):
     cdef list wake_on_gone
 
     cdef int64_t bytes_in, bytes_out
+    cdef int64_t all_acked  # of bytes_out: so many the peer is known to have
     cdef double opened, last_activity
     cdef double idle_time  # 0: no timeout
     cdef size_t unsent_seen
@@ -62,16 +66,18 @@ cdef class Stream(Source):
 
     cdef sockaddr_in6 peer
     cdef object peer_name  # where `peer` cannot tell: of a Unix socket
-    cdef object own_name  # if known, and once closed; of an IP socket a sockaddr_in6 in bytes
+    cdef object local_name  # if known, and once closed; of an IP socket a sockaddr_in6 in bytes
 
     cdef Py_ssize_t find(self, bytes delimiter, size_t limit) except -2
     cdef Py_ssize_t match(self, Read read) except -2
     cdef bytes take(self, size_t count)
     cdef int drop_memory(self) except -1
-    cdef int reserve(self, size_t room) except -1
+    cdef bint reserve(self, size_t room) except -1
+    cdef int account(self) except -1
+    cdef size_t most(self, size_t unread) noexcept
     cdef int forget_incoming(self) except -1
     cdef int receive(self) except -1
-    cdef ssize_t receive_piece(self) except -2
+    cdef ssize_t receive_piece(self, size_t most) except -2
     cdef int receive_end(self) except -1
     cdef int wake_reader(self) except -1
     cdef int control_flow(self) except -1
@@ -80,8 +86,8 @@ cdef class Stream(Source):
     cdef object loss_error(self, bint told)
 
     cdef size_t high_water(self) noexcept
-    cdef int put(self, const void *data, size_t length) except -1
-    cdef int append(self, const void *data, size_t length) except -1
+    cdef bint put(self, const void *data, size_t length) except -1
+    cdef bint append(self, const void *data, size_t length) except -1
     cdef int release_outgoing(self) except -1
     cdef object write_at_once(self, bytes data)
     cdef int flush(self) except -1
@@ -90,7 +96,7 @@ cdef class Stream(Source):
     cdef object writer_error(self)
     cdef int wake_all(self, list waiters) except -1
     cdef int wake_writers(self) except -1
-    cdef int uncrowd(self) except -1
+    cdef int has_room(self) except -1
 
     cdef int finish(self) except -1
     cdef int enter_closing(self) except -1
@@ -99,14 +105,18 @@ cdef class Stream(Source):
     cdef int close_link(self) except -1
     cdef int reset_link(self) except -1
     cdef int lose(self, object error) except -1
-    cdef object ask_own_name(self)
+    cdef object ask_local_name(self)
     cdef bint has_inet_peer(self) noexcept
     cdef int mark_lost(self, object error) except -1
     cdef int arm_idle_timer(self, double when) except -1
     cdef double idle_until(self) except -1
-    cdef int end(self, uint8_t limit, object error) except -1
+    cdef int end(self, int limit, object error) except -1
     cdef int64_t acknowledged(self) noexcept
-    cdef int look_closer(self, double now, bint reading, tuple deadlines) except -1
+    cdef bint look_at_sending(self, double now, double rate, double window) except -1
+    cdef bint look_at_reading(
+        self, double now, double first_byte, double deadline, double rate
+    ) except -1
+    cdef Marks *remember(self) except NULL
     cdef int forget_marks(self) except -1
     cdef int stop_timer(self) except -1
 
@@ -124,8 +134,10 @@ cdef class Read:
 
     cdef object advance(self, object value)
     cdef int step(self, void **out) except -1
+    cdef bint is_pending(self) noexcept
     cdef int suspend(self) except -1
+    cdef int leave(self) except -1
     cdef int finish(self) except -1
 
 
-cdef bytes raw_own_name(int fd)
+cdef bytes raw_local_name(int fd)

@@ -3,7 +3,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from typing import Any
 
 from silly._engine.complaints import Buffer
-from silly._engine.interface import Deadlines
+from silly._engine.interface import Budget, Deadlines
 from silly._engine.native.reactor import Source
 
 class Stream(Source):
@@ -18,6 +18,7 @@ class Stream(Source):
         linger: float = ...,
         idle_timeout: float | None = None,
         idle_swept: bool = False,
+        budget: Budget | None = None,
     ) -> None: ...
     def read(
         self,
@@ -65,4 +66,7 @@ class Stream(Source):
     def _client(self) -> bytes: ...
     @property
     def _ended_by(self) -> str | None: ...
+    @property
+    def _held(self) -> int: ...
     def _look_back(self, now: float, deadlines: Deadlines) -> None: ...
+    def _end_for(self, limit: str, error: OSError) -> None: ...

@@ -42,15 +42,17 @@ from silly._engine.native.linux cimport (
     EPOLLOUT,
     FIONREAD,
     MSG_NOSIGNAL,
-    PyType_Modified,
     PyTypeObject,
     SHUT_WR,
     SO_LINGER,
+    SO_TYPE,
     SOL_SOCKET,
     TIOCOUTQ,
     _PyBytes_Resize,
+    forbid_making,
     getpeername,
     getsockname,
+    getsockopt,
     inet_ntop,
     ioctl,
     iovec,
@@ -70,6 +72,7 @@ from silly._engine.native.linux cimport (
     sockaddr,
     sockaddr_in,
     sockaddr_in6,
+    sockaddr_storage,
     sockaddr_un,
     socklen_t,
     stop_iteration,
@@ -82,23 +85,20 @@ from silly._engine.native.reactor cimport (
     Source,
     reactor_of,
 )
-from silly._engine.native.waiter cimport Waiter
+from silly._engine.native.waiter cimport PENDING, Waiter, new_waiter
 
-import logging
 import os
-import socket
 import time
 import warnings
 
 from silly._arguments import positive_seconds, seconds, seconds_or_none, size
 from silly._engine import complaints
 from silly._engine import stream as portable
-from silly.errors import at_address
 
-cdef object logger = logging.getLogger("silly.net")
 
 cdef enum:
     HIGH_WATER = 65536  # bytes: a batch this large leaves at once; writers wait above it
+    LEAST = 4096  # bytes: a read limit below this does not make pieces smaller
     LARGE = 16384  # bytes: a piece longer than this is received and sent without being copied
     IN_A_ROW = 1000  # reads that need not wait, until others have their turn
 
@@ -124,9 +124,12 @@ cdef enum:  # what ended a connection: indices into LIMITS
     BY_READ_DEADLINE = 3
     BY_MIN_SEND_RATE = 4
     BY_LINGER = 5
+    BY_DEADLINE = 6
+    BY_MEMORY_BUDGET = 7
 
 cdef tuple LIMITS = (
-    None, "idle_timeout", "first_byte_timeout", "read_deadline", "min_send_rate", "linger"
+    None, "idle_timeout", "first_byte_timeout", "read_deadline", "min_send_rate", "linger",
+    "deadline", "memory_budget",
 )
 
 cdef bytes NEWLINE = b"\n"
@@ -135,43 +138,62 @@ cdef bytes NEWLINE = b"\n"
 cdef class Stream(Source):
     """One connection's reading, writing and closing; the base of the native `Conn`."""
 
-    def __init__(
+    def __cinit__(
         self,
         int link,
         loop,
         on_gone,
         *,
-        size_t read_limit=portable.READ_LIMIT,
-        size_t max_unsent=portable.MAX_UNSENT,
+        read_limit=portable.READ_LIMIT,
+        max_unsent=portable.MAX_UNSENT,
         double linger=portable.LINGER,
         idle_timeout=None,
         bint idle_swept=False,
+        budget=None,
     ):
+        # If this raises, *link* is still the caller's.
         cdef socklen_t length = sizeof(sockaddr_in6)
         cdef Reactor reactor = reactor_of(loop)
-        self.fd = link
         self.on_gone = on_gone
-        self.limit_of_reads = read_limit
-        self.limit_of_queue = max_unsent
+        self.limit_of_reads = _capped(read_limit)
+        self.limit_of_queue = _capped(max_unsent)
         self.linger_time = linger
+        self.budget = budget
+        self.idle_swept = idle_swept
+        self.idle_time = 0 if idle_timeout is None else idle_timeout
         self.writable = True
         # Known from now on: a connection that was reset cannot tell.
-        if reactor.arriving_peer != NULL:
-            self.peer = reactor.arriving_peer[0]
-            self.own_name = reactor.arriving_name
-            reactor.arriving_peer = NULL
+        if reactor.arriving == link and reactor.arriving_known:
+            self.peer = reactor.arriving_peer
+            self.local_name = reactor.arriving_name
+        elif reactor.arriving != link and not is_socket(link):
+            raise ValueError(f"descriptor {link} is no socket")
         elif getpeername(link, <sockaddr *>&self.peer, &length) < 0:
             memset(&self.peer, 0, sizeof(self.peer))
         if not self.has_inet_peer():
             self.peer_name = name_of(link, &getpeername)
-        reactor.add(self)
         self.opened = self.last_activity = reactor.now()
-        self.idle_swept = idle_swept
-        if idle_swept:
-            self.idle_time = 0 if idle_timeout is None else idle_timeout
-        elif idle_timeout is not None:
-            self.idle_timeout = idle_timeout
-        self.watch(EPOLLIN)
+        self.fd = link
+        self.reactor = reactor
+        try:
+            if self.idle_time and not idle_swept:
+                self.arm_idle_timer(self.last_activity + self.idle_time)
+            reactor.add(self)
+            self.watch(EPOLLIN)  # at last: what is not watched needs no undoing
+        except BaseException:
+            self.stop_timer()
+            reactor.remove(self)
+            self.fd = -1
+            raise
+        if reactor.arriving == link:
+            reactor.arriving = -1
+        self.is_made = True
+
+    def __init__(self, *_, **__):
+        # All is done above, so that there is no connection without it; nor is it done twice.
+        if self.is_begun:
+            raise RuntimeError("a connection is set up once")
+        self.is_begun = True
 
     def __dealloc__(self):
         if self.in_capacity:
@@ -201,28 +223,24 @@ cdef class Stream(Source):
                 wanted = self.limit_of_reads
             else:
                 wanted = _capped(size(limit, "limit", least=1))
-            read = Read(DELIMITER)
+            read = new_read(self, DELIMITER)
             read.delimiter = <bytes>until
             read.wanted = wanted
         elif limit is not None:
             raise complaints.limit_without_delimiter()
         elif until is None:
-            read = Read(ALL)
+            read = new_read(self, ALL)
         elif isinstance(until, bool) or not isinstance(until, int):
             raise complaints.until_of_wrong_type(until)
         else:
             wanted = _capped(size(until, "until"))
-            read = Read(COUNT)
+            read = new_read(self, COUNT)
             read.wanted = wanted
-        read.stream = self
         read.timeout = timeout
         return read
 
     def __aiter__(self):
-        cdef Lines lines = Lines(LINE)
-        lines.stream = self
-        lines.delimiter = NEWLINE
-        return lines
+        return new_lines(self)
 
     def __anext__(self):
         return self.__aiter__()
@@ -300,48 +318,79 @@ cdef class Stream(Source):
         if self.in_capacity:
             PyMem_RawFree(self.in_data)
             self.in_capacity = 0
+            self.account()
         self.piece = None
         return 0
 
-    cdef int reserve(self, size_t room) except -1:
-        """Have *room* bytes free behind the unread ones, in memory of our own."""
+    cdef int account(self) except -1:
+        """Tell the budget how much memory this connection holds now."""
+        cdef size_t held = self.in_capacity + self.out_capacity
+        cdef int64_t change = <int64_t>held - <int64_t>self.accounted
+        if self.budget is not None and change:
+            self.accounted = held
+            self.budget.change(change)
+        return 0
+
+    cdef bint reserve(self, size_t room) except -1:
+        """Have *room* bytes free behind the unread ones, in memory of our own.
+
+        Without the memory for that the connection fails, and 0 is returned.
+        """
         cdef size_t unread = self.in_end - self.in_start
         cdef size_t capacity
         cdef uint8_t *data
         if self.in_capacity and self.in_capacity - self.in_end >= room:
-            return 0
+            return True
         if self.in_start and self.in_capacity >= unread + room and self.in_start >= unread:
             memcpy(self.in_data, self.in_data + self.in_start, unread)
         else:
             capacity = unread + unread // 2 + room
             data = <uint8_t *>PyMem_RawMalloc(capacity)
             if data == NULL:
-                raise MemoryError
+                self.forget_incoming()
+                self.fail(ENOMEM)
+                return False
             if unread:
                 memcpy(data, self.in_data + self.in_start, unread)
-            self.drop_memory()
+            if self.in_capacity:
+                PyMem_RawFree(self.in_data)
+            self.piece = None
             self.in_data = data
             self.in_capacity = capacity
         self.in_start = 0
         self.in_end = unread
-        return 0
+        self.account()
+        return True
 
     cdef int own(self) except -1:
-        """Move what is unread out of the scratch buffer."""
+        """Move what is unread out of the scratch buffer; without memory the connection fails."""
         cdef size_t unread = self.in_end - self.in_start
         cdef uint8_t *data
         if self.in_capacity or self.in_data == NULL:
             return 0
         data = <uint8_t *>PyMem_RawMalloc(unread)
         if data == NULL:
-            raise MemoryError
+            self.forget_incoming()
+            return self.fail(ENOMEM)
         memcpy(data, self.in_data + self.in_start, unread)
         self.in_data = data
         self.in_capacity = unread
         self.in_start = 0
         self.in_end = unread
         self.piece = None
-        return 0
+        return self.account()
+
+    cdef size_t most(self, size_t unread) noexcept:
+        """How many bytes to receive at most: no more stay unread than may, or a read wants."""
+        cdef Read reader = self.reader
+        cdef size_t held = self.limit_of_reads if self.limit_of_reads > LEAST else LEAST
+        if self.closing:
+            return RECEIVE
+        if reader is not None and reader.wanted > held and reader.is_pending():
+            held = reader.wanted
+        if held >= unread + RECEIVE:
+            return RECEIVE
+        return held - unread if held > unread else LEAST
 
     cdef int receive(self) except -1:
         """Receive once; what came is handed out when the group has received.
@@ -350,13 +399,14 @@ cdef class Stream(Source):
         """
         cdef Reactor reactor = self.reactor
         cdef size_t unread = self.in_end - self.in_start
+        cdef size_t most = self.most(unread)
         cdef uint8_t *place
         cdef ssize_t count
         if unread == 0 and self.bulk and self.reader is not None and self.reader.kind == ALL:
-            count = self.receive_piece()
+            count = self.receive_piece(most)
         elif unread <= HEADROOM:
-            place = reactor.scratch + reactor.scratch_used
-            count = recv(self.fd, place + unread, RECEIVE, 0)
+            place = reactor.room()
+            count = recv(self.fd, place + unread, most, 0)
             if count > 0:
                 if unread:
                     memcpy(place, self.in_data + self.in_start, unread)
@@ -365,11 +415,12 @@ cdef class Stream(Source):
                 self.in_start = 0
                 self.in_end = unread + <size_t>count
                 reactor.scratch_used += (self.in_end + 63) & ~<size_t>63
-        else:
-            self.reserve(RECEIVE)
-            count = recv(self.fd, self.in_data + self.in_end, self.in_capacity - self.in_end, 0)
+        elif self.reserve(most):
+            count = recv(self.fd, self.in_data + self.in_end, most, 0)
             if count > 0:
                 self.in_end += <size_t>count
+        else:
+            return 1  # it failed
         if count > 0:
             self.bulk = count > LARGE
             self.bytes_in += count
@@ -384,10 +435,10 @@ cdef class Stream(Source):
             self.lose(OSError(errno, os.strerror(errno)))
         return 1
 
-    cdef ssize_t receive_piece(self) except -2:
+    cdef ssize_t receive_piece(self, size_t most) except -2:
         """Receive into the very bytes object that the reader will be given: no copy."""
-        cdef PyObject *piece = new_bytes(NULL, RECEIVE)
-        cdef ssize_t count = recv(self.fd, PyBytes_AS_STRING(<bytes>piece), RECEIVE, 0)
+        cdef PyObject *piece = new_bytes(NULL, <Py_ssize_t>most)
+        cdef ssize_t count = recv(self.fd, PyBytes_AS_STRING(<bytes>piece), most, 0)
         cdef int error = errno
         if count > 0:
             _PyBytes_Resize(&piece, count)
@@ -404,16 +455,18 @@ cdef class Stream(Source):
 
     cdef int hand_out(self) except -1:
         """Step the reader if what was received completes its read."""
+        cdef Read reader = self.reader
         if self.closing:
             return self.forget_incoming()
         try:
-            if self.reader is not None and self.reader.waiter.is_pending():
-                if self.match(self.reader) == INCOMPLETE:
+            if reader is not None and reader.is_pending():
+                if self.match(reader) == INCOMPLETE:
                     return 0
-                self.reader.waiter.wake(self.reactor)
+                reader.waiter.wake(self.reactor)
         finally:
             self.own()
-        return self.control_flow()
+            self.control_flow()
+        return 0
 
     cdef int receive_end(self) except -1:
         self.ended = True
@@ -425,32 +478,33 @@ cdef class Stream(Source):
         return 0
 
     cdef int wake_reader(self) except -1:
-        if self.reader is not None and self.reader.waiter.is_pending():
-            self.reader.waiter.wake(self.reactor)
+        cdef Read reader = self.reader
+        if reader is not None and reader.is_pending():
+            reader.waiter.wake(self.reactor)
         return 0
 
     cdef object reader_error(self, bytes delimiter, size_t wanted):
         """Why such a read cannot be, in the state that this stream is in."""
         if self.closing:
-            return complaints.closed(self.remote_addr)
+            return complaints.closed(self)
         if self.reader is not None:
             return complaints.concurrent_read(self.remote_addr)
         if self.ended or self.loss is None:
             unread = self.in_data[self.in_start : self.in_end] if self.in_data != NULL else b""
-            return complaints.end_of_stream(delimiter, wanted, unread, self.remote_addr)
+            return complaints.end_of_stream(self, delimiter, wanted, unread)
         told, self.reader_told = self.reader_told, True
         return self.loss_error(told)
 
     cdef object loss_error(self, bint told):
-        loss = complaints.told_before(self.loss) if told else self.loss
-        return at_address(loss, self.remote_addr)
+        return complaints.loss(self, self.loss, told=told)
 
     # ----------------------------------------------------------- flow control
 
     cdef int control_flow(self) except -1:
-        """Stop receiving if as much as may stay unread is there."""
+        """Stop receiving if as much as may stay unread is there, and no read waits for more."""
         if self.in_end - self.in_start >= self.limit_of_reads and not (
             self.paused or self.closing or self.ended or self.gone
+            or (self.reader is not None and self.reader.is_pending())
         ):
             self.paused = True
             self.watch(self.interest & ~<uint32_t>EPOLLIN)
@@ -476,12 +530,13 @@ cdef class Stream(Source):
         if not self.writable:
             raise self.writer_error()
         batched = self.batched + length
-        if self.crowded or length > LARGE or batched > HIGH_WATER or (
+        if self.full or length > LARGE or batched > HIGH_WATER or (
             batched > self.limit_of_queue
         ):
             return self.write_at_once(<bytes>data)
         if length:
-            self.put(PyBytes_AS_STRING(<bytes>data), length)
+            if not self.put(PyBytes_AS_STRING(<bytes>data), length):
+                raise MemoryError
             self.batched = batched
             if not self.in_turn:
                 self.in_turn = True
@@ -495,8 +550,8 @@ cdef class Stream(Source):
         """
         return min(<size_t>HIGH_WATER, self.limit_of_queue // 2)
 
-    cdef int put(self, const void *data, size_t length) except -1:
-        """Put bytes behind those that are to be sent at the end of the turn."""
+    cdef bint put(self, const void *data, size_t length) except -1:
+        """Put bytes behind those to be sent at the end of the turn; tell if there was memory."""
         cdef Reactor reactor = self.reactor
         if self.out_data == NULL and STAGE - reactor.stage_used >= length:
             self.out_data = reactor.stage + reactor.stage_used
@@ -506,10 +561,10 @@ cdef class Stream(Source):
         memcpy(self.out_data + self.out_end, data, length)
         self.out_end += length
         reactor.stage_used += length
-        return 0
+        return True
 
-    cdef int append(self, const void *data, size_t length) except -1:
-        """Put bytes behind those that are to be sent, in memory of our own."""
+    cdef bint append(self, const void *data, size_t length) except -1:
+        """Put bytes behind those to be sent, in memory of our own; tell if there was memory."""
         cdef size_t unsent = self.out_end - self.out_start
         cdef size_t capacity
         cdef uint8_t *moved
@@ -522,27 +577,30 @@ cdef class Stream(Source):
                 capacity = unsent + unsent // 2 + length
                 moved = <uint8_t *>PyMem_RawMalloc(capacity)
                 if moved == NULL:
-                    raise MemoryError
+                    return False
                 if unsent:
                     memcpy(moved, self.out_data + self.out_start, unsent)
-                self.release_outgoing()
+                if self.out_capacity:
+                    PyMem_RawFree(self.out_data)
                 self.out_data = moved
                 self.out_capacity = capacity
             self.out_start = 0
             self.out_end = unsent
+            self.account()
         if length:
             memcpy(self.out_data + self.out_end, data, length)
             self.out_end += length
-        return 0
+        return True
 
     cdef int release_outgoing(self) except -1:
-        if self.out_capacity:
+        cdef bint owned = self.out_capacity > 0
+        if owned:
             PyMem_RawFree(self.out_data)
         elif self.reactor.on_stage == <PyObject *>self:
             self.reactor.on_stage = NULL
         self.out_data = NULL
         self.out_start = self.out_end = self.out_capacity = 0
-        return 0
+        return self.account() if owned else 0
 
     cdef object write_at_once(self, bytes data):
         """Write where the queue is long, or becomes so: no point in waiting for more."""
@@ -558,8 +616,9 @@ cdef class Stream(Source):
         if unsent > self.batched:
             self.flush()
             if unsent + length > self.limit_of_queue and unsent > self.high_water():
-                raise complaints.queue_full(unsent, length, self.limit_of_queue, self.remote_addr)
-            self.append(PyBytes_AS_STRING(data), length)
+                raise complaints.queue_full(self, unsent, length, self.limit_of_queue)
+            if not self.append(PyBytes_AS_STRING(data), length):
+                raise MemoryError
             self.bytes_out += length
             self.last_activity = self.reactor.now()
         else:
@@ -592,11 +651,13 @@ cdef class Stream(Source):
                 self.out_start += sent
                 sent = 0
             if sent < length or self.out_end:
-                self.append(PyBytes_AS_STRING(data) + sent, length - sent)
+                if not self.append(PyBytes_AS_STRING(data) + sent, length - sent):
+                    self.fail(ENOMEM)
+                    return HAS_ROOM
                 self.watch(self.interest | EPOLLOUT)
         if self.out_end - self.out_start > self.high_water():
-            self.crowded = True
-        return Room(self) if self.crowded else HAS_ROOM
+            self.full = True
+        return new_room(self) if self.full else HAS_ROOM
 
     cdef int flush(self) except -1:
         """Send what was written since the last time."""
@@ -611,7 +672,7 @@ cdef class Stream(Source):
         elif self.out_end - self.out_start == batched:
             self.send_queue()
         elif self.out_end - self.out_start > self.high_water():
-            self.crowded = True
+            self.full = True
         return 0
 
     cdef int send_queue(self) except -1:
@@ -632,20 +693,26 @@ cdef class Stream(Source):
         elif not may_try_again(errno):
             self.fail(errno)
             return 0
-        if self.out_capacity == 0:
-            self.append(NULL, 0)
+        if self.out_capacity == 0 and not self.append(NULL, 0):
+            return self.fail(ENOMEM)
         if self.out_end - self.out_start > self.high_water():
-            self.crowded = True
+            self.full = True
         self.watch(self.interest | EPOLLOUT)
         return 0
 
     cdef int fail(self, int error) except -1:
-        """Note that sending failed; the connection is lost as soon as no caller is in here."""
+        """Note that it cannot go on; the connection is lost as soon as no caller is in here."""
+        if self.failed or self.gone:
+            return 0
         self.failed = True
+        self.batched = 0
         self.release_outgoing()
         self.watch(0)
         self.reactor.loop.call_soon(self._lose, OSError(error, os.strerror(error)))
         return 0
+
+    cdef int not_watched(self, int error) except -1:
+        return self.fail(error) if self.is_made else Source.not_watched(self, error)
 
     def _lose(self, error):
         if not self.gone:
@@ -658,7 +725,7 @@ cdef class Stream(Source):
         return 0
 
     async def _wait_for_room(self):
-        while self.crowded and self.writable:
+        while self.full and self.writable:
             waiter = self.reactor.loop.create_future()
             if self.wake_on_room is None:
                 self.wake_on_room = []
@@ -669,11 +736,11 @@ cdef class Stream(Source):
 
     cdef object writer_error(self):
         if self.closing:
-            return complaints.closed(self.remote_addr)
+            return complaints.closed(self)
         if self.loss is not None:
             told, self.writer_told = self.writer_told, True
             return self.loss_error(told)
-        return complaints.half_closed(self.remote_addr)
+        return complaints.half_closed(self)
 
     cdef int wake_all(self, list waiters) except -1:
         if waiters is not None:
@@ -686,9 +753,9 @@ cdef class Stream(Source):
         waiters, self.wake_on_room = self.wake_on_room, None
         return self.wake_all(waiters)
 
-    cdef int uncrowd(self) except -1:
+    cdef int has_room(self) except -1:
         """Let waiting writers go on, or closing."""
-        self.crowded = self.call_when_empty = False
+        self.full = self.call_when_empty = False
         if not self.closing:
             self.wake_writers()
         elif not self.gone:
@@ -720,21 +787,26 @@ cdef class Stream(Source):
         if self.writable:
             self.flush()
         self.enter_closing()
-        if self.gone or self.failed:
-            return
-        if self.out_start == self.out_end:
-            self.close_sent()
-        elif self.linger_time == 0:
-            self.abort()
-        else:
-            self.start_linger()
-            self.crowded = self.call_when_empty = True
+        try:
+            if self.gone or self.failed:
+                pass
+            elif self.out_start == self.out_end:
+                self.close_sent()
+            elif self.linger_time == 0:
+                self.abort()
+            else:
+                self.start_linger()
+                self.full = self.call_when_empty = True
+        finally:
+            self.wake_reader()
 
     def abort(self):
         self.out_end -= self.batched
         self.batched = 0
         self.enter_closing()
-        if not self.gone:
+        if self.gone:
+            self.wake_reader()
+        else:
             self.bytes_out -= self.out_end - self.out_start
             self.reset_link()
 
@@ -743,7 +815,6 @@ cdef class Stream(Source):
         self.writable = False
         self.stop_timer()
         self.forget_incoming()
-        self.wake_reader()
         self.wake_writers()
         return 0
 
@@ -778,11 +849,6 @@ cdef class Stream(Source):
             return
         if self.out_start != self.out_end:
             self.ended_by = BY_LINGER
-            logger.debug(
-                "%s: %d bytes unsent after lingering",
-                self.remote_addr,
-                self.out_end - self.out_start,
-            )
             self.abort()
         else:
             self.close_link()
@@ -811,22 +877,26 @@ cdef class Stream(Source):
 
     cdef int lose(self, object error) except -1:
         """Be gone: closed as asked (None), or for *error*."""
-        if self.own_name is None:
-            self.own_name = self.ask_own_name()
+        if self.local_name is None:
+            self.local_name = self.ask_local_name()
         self.mark_lost(error)
         self.release_outgoing()
         self.release()
-        self.wake_reader()
         self.wake_writers()
         waiters, self.wake_on_gone = self.wake_on_gone, None
         self.wake_all(waiters)
         on_gone, self.on_gone = self.on_gone, None
-        if on_gone is not None:
-            on_gone(self)
+        direct, self.reactor.direct = self.reactor.direct, False  # it is Python code
+        try:
+            if on_gone is not None:
+                on_gone(self)
+        finally:
+            self.reactor.direct = direct
+            self.wake_reader()  # at last: this may step it, and it may raise
         return 0
 
-    cdef object ask_own_name(self):
-        return raw_own_name(self.fd) if self.has_inet_peer() else name_of(self.fd, &getsockname)
+    cdef object ask_local_name(self):
+        return raw_local_name(self.fd) if self.has_inet_peer() else name_of(self.fd, &getsockname)
 
     cdef bint has_inet_peer(self) noexcept:
         return self.peer.sin6_family == AF_INET or self.peer.sin6_family == AF_INET6
@@ -835,7 +905,7 @@ cdef class Stream(Source):
         if self.loss is None and not self.closing:
             self.loss = complaints.lost(error)
         self.gone = True
-        self.crowded = self.writable = False
+        self.full = self.writable = False
         self.batched = 0
         return self.stop_timer()
 
@@ -850,10 +920,10 @@ cdef class Stream(Source):
             self.receive()
         if self.interest & EPOLLOUT and events & (EPOLLOUT | EPOLLERR | EPOLLHUP):
             self.send_queue()
-            if self.crowded and self.out_end - self.out_start <= (
+            if self.full and self.out_end - self.out_start <= (
                 0 if self.call_when_empty else self.high_water() // 4
             ):
-                self.uncrowd()
+                self.has_room()
         return 0
 
     # ---------------------------------------------------------------- idleness
@@ -896,70 +966,104 @@ cdef class Stream(Source):
             self.last_activity = self.reactor.now()
         return self.last_activity + self.idle_time
 
-    cdef int end(self, uint8_t limit, object error) except -1:
-        """End the connection because of *limit*; reset it if bytes are still unsent."""
-        self.ended_by = limit
+    def _end_for(self, str limit not None, error):
+        """See `silly._engine.stream.Stream._end_for`."""
+        cdef int which = <int>LIMITS.index(limit)
+        if which == BY_MEMORY_BUDGET:
+            self.forget_incoming()
+        if self.gone or self.failed:
+            return
+        if not self.closing:
+            self.end(which, error)
+        elif which == BY_MEMORY_BUDGET:  # it lingers
+            self.ended_by = <uint8_t>which
+            self.abort()
+
+    cdef int end(self, int limit, object error) except -1:
+        """End the connection because of *limit*; reset it if the peer has not taken all."""
+        self.ended_by = <uint8_t>limit
         self.loss = error
         self.writable = False
         if self.failed:
             return 0
-        if self.out_end - self.out_start > self.batched:
+        if limit == BY_MEMORY_BUDGET or self.acknowledged() < self.bytes_out:
             return self.reset_link()
         return self.close_link()
 
     # ------------------------------------------------------------ looking back
 
-    def _look_back(self, double now, tuple deadlines):
+    def _look_back(self, double now, tuple deadlines not None):
         """End the connection if one of *deadlines* has passed: see `silly._engine.stream`."""
-        cdef bint reading = self.reader is not None and self.reader.waiter.is_pending()
+        cdef double first_byte, read_deadline, receive_rate, send_rate, send_window
         if self.closing or self.gone or self.failed or self.loss is not None:
             return
-        if self.out_end - self.out_start > self.batched or (
-            reading and self.in_end > self.in_start
-        ):
-            self.look_closer(now, reading, deadlines)
-        else:
+        first_byte, read_deadline, receive_rate, send_rate, send_window = deadlines
+        if self.look_at_sending(now, send_rate, send_window):
+            return
+        if self.look_at_reading(now, first_byte, read_deadline, receive_rate):
+            return
+        if self.marks != NULL and self.marks.acked < 0 and self.marks.partial < 0:
             self.forget_marks()
-            if reading and self.bytes_in == 0 and self.bytes_out == 0 and self.batched == 0 and (
-                now - self.opened >= <double>deadlines[0]
-            ):
-                self.end(BY_FIRST_BYTE_TIMEOUT, complaints.no_first_byte(deadlines[0]))
-        if self.idle_swept and self.idle_time and self.loss is None and now >= self.idle_until():
+        if self.idle_swept and self.idle_time and now >= self.idle_until():
             self.end(BY_IDLE_TIMEOUT, complaints.idle(self.idle_time))
 
-    cdef int look_closer(self, double now, bint reading, tuple deadlines) except -1:
-        """See to a read that is not complete, and to bytes that wait to be taken."""
-        cdef double read_deadline, receive_rate, send_rate, send_window
-        cdef size_t unread = self.in_end - self.in_start
-        cdef int64_t counted
+    cdef bint look_at_sending(self, double now, double rate, double window) except -1:
+        """See to bytes that wait to be taken, here or in the kernel; tell if that ended it."""
         cdef Marks *marks = self.marks
-        _, read_deadline, receive_rate, send_rate, send_window = deadlines
-        if marks == NULL:
-            marks = self.marks = <Marks *>PyMem_RawMalloc(sizeof(Marks))
-            if marks == NULL:
-                raise MemoryError
-            marks.partial = marks.acked = -1
-        if self.out_end - self.out_start == self.batched or send_rate == 0:
-            marks.acked = -1
-        elif marks.acked < 0:
-            marks.acked = self.acknowledged()
-            marks.acked_since = now
-        elif now - marks.acked_since >= send_window:
-            counted = self.acknowledged()
-            if counted - marks.acked < send_rate * (now - marks.acked_since):
-                return self.end(BY_MIN_SEND_RATE, complaints.not_taken(send_rate, send_window))
-            marks.acked = counted
-            marks.acked_since = now
-        if not reading or unread == 0:
-            marks.partial = -1
-            return 0
-        counted = self.bytes_in - <int64_t>unread
-        if counted != marks.partial:
-            marks.partial = counted
+        cdef int64_t acked
+        if rate == 0 or self.bytes_out == self.all_acked:
+            acked = self.bytes_out
+        else:
+            acked = self.acknowledged()
+        if acked >= self.bytes_out:
+            self.all_acked = self.bytes_out
+            if marks != NULL:
+                marks.acked = -1
+            return False
+        marks = self.remember()
+        if marks.acked >= 0 and acked < marks.owed:  # of what was owed then, some still is
+            if now - marks.acked_since < window:
+                return False
+            if acked - marks.acked < rate * (now - marks.acked_since):
+                self.end(BY_MIN_SEND_RATE, complaints.not_taken(rate, window))
+                return True
+        marks.acked = acked
+        marks.owed = self.bytes_out
+        marks.acked_since = now
+        return False
+
+    cdef bint look_at_reading(
+        self, double now, double first_byte, double deadline, double rate
+    ) except -1:
+        """See to a read that is not complete; tell if that ended it."""
+        cdef size_t unread = self.in_end - self.in_start
+        cdef int64_t taken = self.bytes_in - <int64_t>unread
+        cdef Marks *marks = self.marks
+        if self.reader is None or not self.reader.is_pending() or unread == 0:
+            if marks != NULL:
+                marks.partial = -1
+            if self.reader is not None and self.reader.is_pending() and now - self.opened >= (
+                first_byte
+            ) and self.bytes_in == 0 and self.bytes_out == 0 and self.batched == 0:
+                self.end(BY_FIRST_BYTE_TIMEOUT, complaints.no_first_byte(first_byte))
+                return True
+            return False
+        marks = self.remember()
+        if marks.partial != taken:
+            marks.partial = taken
             marks.partial_since = now
-        elif now - marks.partial_since >= read_deadline + <double>unread / receive_rate:
-            self.end(BY_READ_DEADLINE, complaints.unfinished(unread, read_deadline))
-        return 0
+        elif now - marks.partial_since >= deadline + <double>unread / rate:
+            self.end(BY_READ_DEADLINE, complaints.unfinished(unread, deadline))
+            return True
+        return False
+
+    cdef Marks *remember(self) except NULL:
+        if self.marks == NULL:
+            self.marks = <Marks *>PyMem_RawMalloc(sizeof(Marks))
+            if self.marks == NULL:
+                raise MemoryError
+            self.marks.partial = self.marks.acked = -1
+        return self.marks
 
     cdef int forget_marks(self) except -1:
         if self.marks != NULL:
@@ -986,6 +1090,10 @@ cdef class Stream(Source):
     def _ended_by(self):
         return LIMITS[self.ended_by]
 
+    @property
+    def _held(self):
+        return self.in_capacity + self.out_capacity
+
     # -------------------------------------------------------------- properties
 
     @property
@@ -1011,7 +1119,7 @@ cdef class Stream(Source):
     @property
     def _waits_for(self):
         cdef Read read = self.reader
-        if read is not None and read.waiter.is_pending():
+        if read is not None and read.is_pending():
             return complaints.waits_for_bytes(read.delimiter, read.wanted)
         if self.wake_on_room:
             return complaints.waits_for_room(self.unsent_bytes)
@@ -1034,7 +1142,7 @@ cdef class Stream(Source):
         self.limit_of_reads = _capped(size(value, "read_limit", least=1))
         if self.paused and self.in_end - self.in_start < self.limit_of_reads:
             self.resume()
-        elif self.reader is None or not self.reader.waiter.is_pending():
+        else:
             self.control_flow()
 
     @property
@@ -1055,11 +1163,11 @@ cdef class Stream(Source):
 
     @property
     def _local_sockaddr(self):
-        if self.fd >= 0 and self.own_name is None:
+        if self.fd >= 0 and self.local_name is None:
             return name_of(self.fd, &getsockname)
-        if self.own_name is not None and self.has_inet_peer():
-            return inet_name(<sockaddr_in6 *>PyBytes_AS_STRING(self.own_name))
-        return self.own_name
+        if self.local_name is not None and self.has_inet_peer():
+            return inet_name(<sockaddr_in6 *>PyBytes_AS_STRING(self.local_name))
+        return self.local_name
 
     @property
     def _remote_sockaddr(self):
@@ -1083,9 +1191,6 @@ cdef class Stream(Source):
 @cython.freelist(64)
 cdef class Read:
     """One `Stream.read`: a coroutine object, and its own iterator."""
-
-    def __cinit__(self, uint8_t kind):
-        self.kind = kind
 
     def __dealloc__(self):
         if self.state == NEW and self.kind != LINE:
@@ -1124,6 +1229,8 @@ cdef class Read:
                 return 1
             stream.in_a_row += 1
         elif self.state == WAITING:
+            if self.waiter.is_pending():  # it is another task that goes on here
+                raise complaints.awaited_already()
             count = INCOMPLETE
             if not stream.closing:
                 count = stream.match(self)
@@ -1133,6 +1240,8 @@ cdef class Read:
                         raise complaints.read_timed_out(
                             self.delimiter, self.wanted, self.timeout, stream.remote_addr
                         )
+                    if stream.paused:
+                        stream.resume()
                     self.waiter.wait()  # woken for nothing
                     Py_INCREF(self.waiter)
                     out[0] = <void *>self.waiter
@@ -1149,7 +1258,7 @@ cdef class Read:
                 raise stream.reader_error(self.delimiter, self.wanted)
         elif count == TOO_LONG:
             stream.control_flow()
-            raise complaints.limit_exceeded(self.delimiter, self.wanted, stream.remote_addr)
+            raise complaints.limit_exceeded(stream, self.delimiter, self.wanted)
         taken = stream.take(<size_t>count)
         Py_INCREF(taken)
         out[0] = <void *>taken
@@ -1162,7 +1271,7 @@ cdef class Read:
         if stream.paused:
             stream.resume()
         if self.waiter is None:
-            self.waiter = Waiter(stream.reactor.loop)
+            self.waiter = new_waiter(stream.reactor.loop)
         self.waiter.purpose = self
         stream.in_a_row = 0
         self.waiter.wait()
@@ -1171,6 +1280,9 @@ cdef class Read:
         self.state = WAITING
         stream.reader = self
         return 0
+
+    cdef bint is_pending(self) noexcept:
+        return self.state == WAITING and self.waiter.state == PENDING
 
     cdef int finish(self) except -1:
         """Leave the stream to the next reader."""
@@ -1190,6 +1302,8 @@ cdef class Read:
     # ------------------------------------------ what a coroutine object can do
 
     def __await__(self):
+        if self.state == WAITING:
+            raise complaints.awaited_already()
         return self
 
     def __iter__(self):
@@ -1214,11 +1328,7 @@ cdef class Read:
         raise StopIteration(result)
 
     def throw(self, kind, value=None, traceback=None):
-        if self.state == WAITING:
-            self.finish()
-            self.stream.control_flow()
-        elif self.kind != LINE:
-            self.state = DONE
+        self.leave()
         if value is None:
             value = kind() if isinstance(kind, type) else kind
         elif not isinstance(value, BaseException):
@@ -1228,11 +1338,18 @@ cdef class Read:
         raise value
 
     def close(self):
+        self.leave()
+
+    cdef int leave(self) except -1:
+        """End without a result."""
         if self.state == WAITING:
             self.finish()
             self.stream.control_flow()
+            if self.waiter.is_pending():  # it was not the waiting task that ended this: let it know
+                self.waiter.wake(self.stream.reactor)
         elif self.kind != LINE:
             self.state = DONE
+        return 0
 
     @property
     def __name__(self):
@@ -1269,7 +1386,23 @@ cdef class Lines(Read):
         return self
 
     def __anext__(self):
-        return self
+        # While one task waits in here, another has its own: which raises `ConcurrentRead`.
+        return self if self.state == NEW else new_lines(self.stream)
+
+
+cdef Read new_read(Stream stream, uint8_t kind):
+    cdef Read read = Read.__new__(Read)
+    read.stream = stream
+    read.kind = kind
+    return read
+
+
+cdef Lines new_lines(Stream stream):
+    cdef Lines lines = Lines.__new__(Lines)
+    lines.stream = stream
+    lines.kind = LINE
+    lines.delimiter = NEWLINE
+    return lines
 
 
 cdef int _send(Read self, object value, void **out) except -1:
@@ -1298,7 +1431,7 @@ cdef int _send_none(object self, object value, void **out) except -1:
     return 0
 
 
-cdef HasRoom HAS_ROOM = HasRoom()
+cdef HasRoom HAS_ROOM = HasRoom.__new__(HasRoom)
 
 
 @cython.final
@@ -1307,11 +1440,14 @@ cdef class Room:
 
     cdef Stream stream
 
-    def __cinit__(self, Stream stream):
-        self.stream = stream
-
     def __await__(self):
         return self.stream._wait_for_room().__await__()
+
+
+cdef Room new_room(Stream stream):
+    cdef Room room = Room.__new__(Room)
+    room.stream = stream
+    return room
 
 
 cdef PyObject *_next(Read self) except? NULL:
@@ -1331,13 +1467,14 @@ cdef int _set_slots(object kind, void *send, void *next) except -1:
     slots.tp_as_async.am_send = send
     if next != NULL:
         slots.tp_iternext = next
-    PyType_Modified(slots)
+    forbid_making(slots)
     return 0
 
 
 _set_slots(Read, <void *>_send, <void *>_next)
 _set_slots(Lines, <void *>_send, <void *>_next)
 _set_slots(HasRoom, <void *>_send_none, NULL)
+forbid_making(<PyTypeObject *>Room)
 
 
 # ------------------------------------------------------------- small translations
@@ -1348,19 +1485,20 @@ ctypedef int (*_ask_name)(int fd, sockaddr *name, socklen_t *length) noexcept no
 
 cdef object name_of(int fd, _ask_name ask):
     """Return a socket's own or its peer's address, as the `socket` module gives it."""
-    cdef sockaddr_un name
-    cdef socklen_t length = sizeof(name)
-    if ask(fd, <sockaddr *>&name, &length) < 0:
+    cdef sockaddr_storage storage
+    cdef sockaddr_un *name = <sockaddr_un *>&storage
+    cdef socklen_t length = sizeof(storage)
+    if ask(fd, <sockaddr *>name, &length) < 0:
         return None
     if name.sun_family == AF_INET or name.sun_family == AF_INET6:
-        return inet_name(<sockaddr_in6 *>&name)
+        return inet_name(<sockaddr_in6 *>name)
     if name.sun_family != AF_UNIX or length <= sizeof(name.sun_family):
         return ""
-    path = name.sun_path[: length - sizeof(name.sun_family)]
+    path = (<char *>name.sun_path)[: length - sizeof(name.sun_family)]
     return path if path[:1] == b"\0" else os.fsdecode(path.rstrip(b"\0"))
 
 
-cdef bytes raw_own_name(int fd):
+cdef bytes raw_local_name(int fd):
     """Return an IP socket's own address as a sockaddr_in6: few ask for it in words."""
     cdef sockaddr_in6 name
     cdef socklen_t length = sizeof(name)
@@ -1376,10 +1514,8 @@ cdef object inet_name(sockaddr_in6 *name):
         inet_ntop(AF_INET, &name4.sin_addr, text, sizeof(text))
         return (text.decode("ascii"), ntohs(name4.sin_port))
     inet_ntop(AF_INET6, &name.sin6_addr, text, sizeof(text))
-    host = text.decode("ascii")
-    if name.sin6_scope_id:
-        host += "%" + socket.if_indextoname(name.sin6_scope_id)
-    return (host, ntohs(name.sin6_port), ntohl(name.sin6_flowinfo), name.sin6_scope_id)
+    flow, scope = ntohl(name.sin6_flowinfo), name.sin6_scope_id
+    return (text.decode("ascii"), ntohs(name.sin6_port), flow, scope)
 
 
 cdef inline bint may_try_again(int error) noexcept:
@@ -1388,3 +1524,9 @@ cdef inline bint may_try_again(int error) noexcept:
 
 cdef size_t _capped(value) except? 0:
     return min(value, 1 << 62)
+
+
+cdef bint is_socket(int fd) noexcept:
+    cdef int kind = 0
+    cdef socklen_t length = sizeof(kind)
+    return getsockopt(fd, SOL_SOCKET, SO_TYPE, &kind, &length) == 0

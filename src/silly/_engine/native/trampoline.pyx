@@ -20,11 +20,12 @@ as the coroutine waits again.
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from silly._engine.native.linux cimport (
-    PyContext_Enter,
     PyContext_Exit,
     PyIter_Send,
-    PyType_Modified,
     PyTypeObject,
+    call_two,
+    enter_context,
+    forbid_making,
 )
 from silly._engine.native.reactor cimport Reactor
 from silly._engine.native.waiter cimport CANCELLED, PENDING, WOKEN, ForeignFuture, Waiter
@@ -56,10 +57,6 @@ cdef class Trampoline(ForeignFuture):
     cdef unsigned char running  # the coroutine, without the task
     cdef unsigned char interrupted  # cancelled in that time
 
-    def __init__(self, coroutine, loop):
-        self.coroutine = coroutine
-        self.loop = loop
-
     # ------------------------------------------- stepping the coroutine directly
 
     cdef int wake(self, Reactor reactor) except -1:
@@ -67,26 +64,31 @@ cdef class Trampoline(ForeignFuture):
         cdef object context = self.context
         cdef int result
         self.hold(NOTHING, None)
-        if not reactor.direct or self.callback is None:
+        if not reactor.direct or self.callback is None or not self.enter(context):
             return ForeignFuture.wake(self, reactor)
         reactor.direct = False
         self.running = True
         try:
-            enter_task(self.loop, self.task)
-            PyContext_Enter(context)
-            try:
-                result = PyIter_Send(self.coroutine, None, &out)
-                if self.take(result, out) and not self.interrupted:
-                    return 0
-            except BaseException as error:
-                self.hold(RAISED, error)
-            finally:
-                PyContext_Exit(context)
-                leave_task(self.loop, self.task)
+            result = PyIter_Send(self.coroutine, None, &out)
+            if self.take(result, out) and not self.interrupted:
+                return 0
+        except BaseException as error:
+            self.hold(RAISED, error)
         finally:
+            PyContext_Exit(context)
+            call_two(leave_task, self.loop, self.task)
             self.running = self.interrupted = False
             reactor.direct = True
         return ForeignFuture.wake(self, reactor)
+
+    cdef bint enter(self, object context) noexcept:
+        """Enter the task and its context; tell whether that could be."""
+        if not call_two(enter_task, self.loop, self.task):
+            return False  # a task is running after all: an eager one (asyncio.eager_task_factory)
+        if enter_context(context):
+            return True
+        call_two(leave_task, self.loop, self.task)
+        return False
 
     cdef bint take(self, int result, PyObject *out) except -1:
         """Take what a step came to; tell whether that is waiting in a read."""
@@ -184,6 +186,7 @@ cdef class Trampoline(ForeignFuture):
                 yielded = self.coroutine.throw(kind, value, traceback)
         except BaseException:
             self.task = None
+            self.wake_waiting()
             raise
         if self.park(yielded):
             self.wait()
@@ -199,6 +202,16 @@ cdef class Trampoline(ForeignFuture):
     def close(self):
         self.drop()
         self.coroutine.close()
+        self.wake_waiting()
+
+    cdef int wake_waiting(self) except -1:
+        """Wake the task, if it waits for a coroutine that somebody else has ended."""
+        cdef object callback = self.callback
+        if callback is not None:
+            self.callback = None
+            self.state = WOKEN
+            self.loop.call_soon(self._call_back, callback, self.context)
+        return 0
 
     # --------------------------------------------------- the task's future
 
@@ -254,6 +267,14 @@ cdef int _send(Trampoline self, object value, PyObject **out) except -1:
     return self.step(value, out)
 
 
+def stepped(coroutine, loop):
+    """See `silly._engine.interface.Engine.stepped`."""
+    cdef Trampoline trampoline = Trampoline.__new__(Trampoline)
+    trampoline.coroutine = coroutine
+    trampoline.loop = loop
+    return trampoline
+
+
 cdef PyTypeObject *_slots = <PyTypeObject *>Trampoline
 _slots.tp_as_async.am_send = <void *>_send
-PyType_Modified(_slots)
+forbid_making(_slots)

@@ -17,6 +17,10 @@ cdef class ForeignFuture:
     cdef bint is_pending(self) noexcept
     cdef int wake(self, Reactor reactor) except -1
     cdef int call_back(self, Reactor reactor) except -1
+    cdef int call_later(self, object callback, object context) except -1
+
+
+cdef Waiter new_waiter(object loop)
 
 
 cdef class Waiter(ForeignFuture):

@@ -8,13 +8,24 @@ from the reactor's callback, inside the task's context, so that the task is
 stepped there and then.
 
 That is right only while no task is running, which `Reactor.direct` tells; in
-every other case the wake-up goes through `call_soon` like everybody's.
+every other case the wake-up goes through `call_soon` like everybody's. A context
+that another thread is in cannot be entered: then the wake-up is tried again a
+little later. No wake-up is lost.
 """
 
-from silly._engine.native.linux cimport PyContext_Enter, PyContext_Exit, PyObject_CallOneArg
+from silly._engine.native.linux cimport (
+    PyContext_Exit,
+    PyObject_CallOneArg,
+    PyTypeObject,
+    enter_context,
+    forbid_making,
+)
 from silly._engine.native.reactor cimport Reactor
 
 import asyncio
+import contextvars
+
+cdef double RETRY = 0.001  # seconds, until a context that another thread is in is tried again
 
 cdef object CancelledError = asyncio.CancelledError
 
@@ -44,11 +55,12 @@ cdef class ForeignFuture:
             return 0
         self.callback = self.context = None
         if not reactor.direct:
-            self.loop.call_soon(callback, self, context=context)
+            self.loop.call_soon(self._call_back, callback, context)
             return 0
+        if not enter_context(context):
+            return self.call_later(callback, context)
         reactor.direct = False
         try:
-            PyContext_Enter(context)
             try:
                 PyObject_CallOneArg(callback, self)
             finally:
@@ -63,6 +75,23 @@ cdef class ForeignFuture:
             reactor.direct = True
         return 0
 
+    cdef int call_later(self, object callback, object context) except -1:
+        """Try again in a moment: another thread is in *context*."""
+        self.loop.call_later(
+            RETRY, self._call_back, callback, context, context=contextvars.Context()
+        )
+        return 0
+
+    def _call_back(self, callback, context):
+        """Step the waiting task, in a callback of the loop."""
+        if not enter_context(context):
+            self.call_later(callback, context)
+            return
+        try:
+            callback(self)
+        finally:
+            PyContext_Exit(context)
+
     # -------------------------------------------- asyncio's side of the contract
 
     def get_loop(self):
@@ -72,7 +101,7 @@ cdef class ForeignFuture:
         if self.callback is not None:
             raise RuntimeError("only one task can wait on this")
         if self.state != PENDING:
-            self.loop.call_soon(callback, self, context=context)
+            self.loop.call_soon(self._call_back, callback, context)
             return
         self.callback = callback
         self.context = context
@@ -89,7 +118,7 @@ cdef class ForeignFuture:
         self.state = CANCELLED
         callback, self.callback = self.callback, None
         if callback is not None:
-            self.loop.call_soon(callback, self, context=self.context)
+            self.loop.call_soon(self._call_back, callback, self.context)
         self.context = msg
         return True
 
@@ -115,9 +144,6 @@ cdef class ForeignFuture:
 cdef class Waiter(ForeignFuture):
     """What one reader waits on."""
 
-    def __init__(self, loop):
-        self.loop = loop
-
     cdef int wake(self, Reactor reactor) except -1:
         cdef ForeignFuture trampoline = self.trampoline
         if trampoline is None:
@@ -128,3 +154,12 @@ cdef class Waiter(ForeignFuture):
 
     def __repr__(self):
         return f"<{self.purpose!r}>" if self.state == PENDING else "<Waiter, done>"
+
+
+cdef Waiter new_waiter(object loop):
+    cdef Waiter waiter = Waiter.__new__(Waiter)
+    waiter.loop = loop
+    return waiter
+
+
+forbid_making(<PyTypeObject *>Waiter)

@@ -9,10 +9,13 @@ one piece at a time, so that who writes waits for who reads.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import queue
 import threading
 from typing import Final
+
+from silly import stdio
 
 __all__ = ["Sink", "Source"]
 
@@ -28,6 +31,11 @@ class Source:
 
     async def read(self) -> bytes:
         """Return what is there, ``b""`` at the end. Cancelling loses nothing. Raises OSError."""
+        while True:
+            with contextlib.suppress(BlockingIOError):  # somebody else took it
+                return await self._read()
+
+    async def _read(self) -> bytes:
         ready = self._loop.create_future()
         try:
             self._loop.add_reader(self._descriptor, _set, ready)
@@ -72,9 +80,7 @@ class Sink:
             data, done = self._work.get()
             error: OSError | None = None
             try:
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[os.write(self._descriptor, rest) :]
+                stdio.write_all(self._descriptor, data)
             except OSError as failed:
                 error = failed
             try:

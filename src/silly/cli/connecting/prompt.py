@@ -8,15 +8,47 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import run_in_terminal
 from prompt_toolkit.formatted_text import FormattedText
-from prompt_toolkit.history import InMemoryHistory
+from prompt_toolkit.history import History
 
-__all__ = ["Prompt"]
+__all__ = ["Prompt", "Recent"]
 
-_LONGEST = 200  # characters of an unfinished line before the one that is typed
+_SHOWN = 200  # characters of an unfinished line before the one that is typed
+_HELD = 4096  # characters of an unfinished line; a longer one is printed in parts
+_REMEMBERED = 1000  # lines that were typed
+
+
+class Recent(History):
+    """The last lines that were typed; none is kept on disk, as one may be a password."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: deque[str] = deque(maxlen=_REMEMBERED)
+
+    async def load(self) -> AsyncGenerator[str, None]:
+        """Yield them, the last one first."""
+        for line in reversed(self._lines):
+            yield line
+
+    def get_strings(self) -> list[str]:
+        """Return them, the last one last."""
+        return list(self._lines)
+
+    def append_string(self, string: str) -> None:
+        """Add a line; the oldest may be forgotten."""
+        self._lines.append(string)
+
+    def load_history_strings(self) -> Iterable[str]:
+        """Return them, the last one first."""
+        return reversed(self._lines)
+
+    def store_string(self, string: str) -> None:
+        """Store nothing more."""
 
 
 class Prompt:
@@ -28,8 +60,8 @@ class Prompt:
         self._unfinished = ""
         self._asking = False
         self._session: PromptSession[str] = PromptSession(
-            message=lambda: FormattedText([("", self._unfinished[-_LONGEST:])]),
-            history=InMemoryHistory(),  # nothing of it is kept: it may hold passwords
+            message=lambda: FormattedText([("", self._unfinished[-_SHOWN:])]),
+            history=Recent(),
         )
 
     async def ask(self) -> str:
@@ -50,6 +82,8 @@ class Prompt:
     async def show(self, text: str) -> None:
         """Print *text*, which must be safe for a terminal, above what is being typed."""
         whole, newline, self._unfinished = (self._unfinished + text).rpartition("\n")
+        if len(self._unfinished) > _HELD:
+            whole, newline, self._unfinished = whole + newline + self._unfinished, "\n", ""
         if not self._asking:
             _print(whole + newline)
         elif newline:

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from silly.text import printable
+
 __all__ = ["CRLF", "HexDump", "Plain", "SafeText", "Shape", "Stamped", "bytes_per_row", "safe"]
 
 
@@ -53,33 +55,19 @@ class CRLF:
 
 # ----------------------------------------------------------------------- safe text
 
-_CONTROL: Final = {code: "^" + chr(code ^ 0x40) for code in (*range(0x20), 0x7F)}
-_SPACES: Final = "\u00a0\u2002\u2003\u2009\u202f\u3000"
+
+_CARETS: Final = {code: "^" + chr(code ^ 0x40) for code in (*range(0x20), 0x7F)}
+for _kept in "\n\t":
+    del _CARETS[ord(_kept)]
 
 
 def safe(text: str) -> str:
     r"""Return *text* with nothing in it that a terminal would obey, but ``\n`` and ``\t``.
 
-    Control characters become ``^X``; what else has no form of its own (C1
-    controls, marks that reverse the direction of writing, unassigned code
-    points) becomes ``\u202e`` and the like.
+    Control characters become ``^X``, as a terminal shows them when they are typed; the
+    others are escaped (`printable`).
     """
-    if text.isprintable():
-        return text
-    return "".join(char if _is_safe(char) else _escape(char) for char in text)
-
-
-def _is_safe(char: str) -> bool:
-    return char.isprintable() or char in "\n\t" or char in _SPACES
-
-
-def _escape(char: str) -> str:
-    code = ord(char)
-    if code in _CONTROL:
-        return _CONTROL[code]
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else (
-        f"\\U{code:08x}"
-    )  # fmt: skip
+    return printable(text.translate(_CARETS), keep="\n\t")
 
 
 class SafeText:

@@ -1,10 +1,11 @@
 """UDP beside TCP: answers to datagrams (RFC 862, 863, 864).
 
 A forged source address must not start two services answering each other for
-ever, as echo and chargen once did (CERT CA-1996-01). So datagrams from the
-ports of echo (7), daytime (13), qotd (17) and chargen (19) are never answered,
-nor those from a port that this server itself answers on, nor those from port 0,
-which nobody can have.
+ever, as echo and chargen once did (CERT CA-1996-01). So datagrams from ports
+below 1024, where services are, and from some others whose services answer
+anything, are never answered, nor those from a port that this server itself
+answers on. Another such server may be anywhere: a datagram that one sender
+repeats is not answered each `REPEATS` times, and with that, such a loop is over.
 
 The answer leaves from the address that the datagram was sent to, also where the
 socket is bound to all of them (IP_PKTINFO in ip(7), RFC 3542 for IPv6).
@@ -27,16 +28,22 @@ from silly.cli.echoing.meter import Meter
 from silly.errors import at_address
 from silly.net import addr as addresses
 
-__all__ = ["NEVER_ANSWERED", "Answer", "Datagrams", "characters", "echo", "nothing"]
+__all__ = ["NEVER_ANSWERED", "REPEATS", "Answer", "Datagrams", "characters", "echo", "nothing"]
 
-NEVER_ANSWERED: Final = frozenset({0, 7, 13, 17, 19})
+# Above 1023: SSDP, WS-Discovery, SIP, mDNS, LLMNR, memcached.
+NEVER_ANSWERED: Final = frozenset({*range(1024), 1900, 3702, 5060, 5353, 5355, 11211})
 """Source ports whose datagrams are not answered."""
+
+REPEATS: Final = 100
+"""How often a sender may repeat a datagram until one is not answered."""
 
 Answer = Callable[[bytes], bytes | None]
 
 _LARGEST: Final = 65535
 _BATCH: Final = 64  # datagrams taken before the loop may do something else
 _LATE_BYTES: Final = 16 << 20  # that wait for their delay; more are lost
+_LATE: Final = 10_000  # datagrams that do; fewer than are remembered, which may loop
+_REMEMBERED: Final = 20_000  # datagrams, with their senders
 _BURST: Final = 1.0  # seconds' worth of --max-rate that may come at once
 _IP_PKTINFO: Final = getattr(socket, "IP_PKTINFO", 8)  # Linux's number
 
@@ -77,6 +84,7 @@ class Datagrams:
         self._meter = meter
         self._late: set[asyncio.TimerHandle] = set()
         self._late_bytes = 0
+        self._repeats = _Repeats()
         self._socket = _bound(addr)
         self.local_addr: str = addresses.format_sockaddr(self._socket.getsockname())
         self.refused_ports: frozenset[int] = NEVER_ANSWERED
@@ -116,6 +124,9 @@ class Datagrams:
         answer = self._answer(data)
         if answer is None:
             return
+        if self._repeats.ends_loop(sender, data if answer == data else b""):
+            self._meter.datagrams_refused += 1
+            return
         if self._impairment.drops():
             self._meter.dropped += 1
             return
@@ -128,7 +139,7 @@ class Datagrams:
             self._send(answer, extras, sender, name)
 
     def _send_later(self, answer: bytes, extras: list[Any], sender: Any, name: str) -> None:
-        if self._late_bytes + len(answer) > _LATE_BYTES:
+        if self._late_bytes + len(answer) > _LATE_BYTES or len(self._late) >= _LATE:
             self._meter.datagrams_lost += 1
             return
         self._late_bytes += len(answer)
@@ -148,6 +159,27 @@ class Datagrams:
             self._meter.datagrams_lost += 1
         else:
             self._meter.answered(name, len(answer))
+
+
+class _Repeats:
+    """Counts the datagrams that came again, of the last tens of thousands."""
+
+    def __init__(self) -> None:
+        self._counts: dict[int, int] = {}
+        self._older: dict[int, int] = {}
+
+    def ends_loop(self, sender: Any, data: bytes) -> bool:
+        """Count that *sender* sent *data*; tell whether that must not be answered now."""
+        key = hash((sender, data))
+        count = self._counts.get(key) or self._older.get(key, 0)
+        if count >= REPEATS:
+            self._counts[key] = 0
+            self._older.pop(key, None)
+            return True
+        if len(self._counts) >= _REMEMBERED:
+            self._older, self._counts = self._counts, {}
+        self._counts[key] = count + 1
+        return False
 
 
 def _bound(addr: str) -> socket.socket:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 from silly._units import duration_text, size_text, text_of_count
 from silly.net.tcp import Conn
+from silly.text import printable
 
 __all__ = ["Lines", "Log", "summary_lines", "warnings_to"]
 
@@ -30,7 +30,7 @@ class Log:
 
 
 class Lines(Log):
-    """Writes a line for each event to *file*, until nobody reads it any more."""
+    """Writes a line for each event to *file*, which never waits for its reader."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -49,13 +49,9 @@ class Lines(Log):
         )
 
     def say(self, text: str) -> None:
-        """Write *text* with the time before it."""
-        try:
-            print(f"{datetime.now().astimezone():%H:%M:%S} {text}", file=self._file, flush=True)
-        except BrokenPipeError:  # nobody reads it any more: the service goes on
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, self._file.fileno())
-            os.close(null)
+        """Write *text* with the time before it; what a peer chose is escaped."""
+        now = datetime.now().astimezone()
+        print(f"{now:%H:%M:%S} {printable(text)}", file=self._file, flush=True)
 
 
 @contextlib.contextmanager
@@ -76,7 +72,16 @@ class _Handler(logging.Handler):
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._log.say(self.format(record))
+        try:
+            self._log.say(record.getMessage())
+            if record.exc_info:
+                for line in _PLAIN.formatException(record.exc_info).splitlines():
+                    self._log.say(f"  {line}")
+        except Exception:  # noqa: BLE001 - as every handler of logging does
+            self.handleError(record)
+
+
+_PLAIN: Final = logging.Formatter()
 
 
 def _named(conn: Conn) -> str:

@@ -1,0 +1,1344 @@
+"""Random programs on the engine under test: ``make stress [SECONDS=60] [SEED=n]``.
+
+The invariant: whatever a program does, in Python and from the other end of its
+connections, the interpreter lives on, each peer receives a prefix of what was
+written to it, and afterwards nothing is left: no connection is counted, no
+descriptor is open, and a new connection works.
+
+A program is a listener or two, handlers, clients and bare sockets in one process,
+all of which follow scripts that are made from the seed alone. Programs run in child
+processes, some in each, so that a crash or a hang is seen. What is printed of a
+failure is its seed, the program, and what the child said.
+
+``make stress`` builds the native engine with AddressSanitizer. The tests run some
+dozen programs without it, on each engine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import contextvars
+import copy
+import ctypes
+import dataclasses
+import faulthandler
+import gc
+import heapq
+import logging
+import os
+import pickle
+import random
+import selectors
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import silly
+from silly.errors import SillyError
+from silly.net import tcp
+from silly.net.tcp import Conn, Limits, Listener
+
+NATIVE: Final = silly.engine() == "native"
+EAGER: Final = getattr(asyncio, "eager_task_factory", None)
+ANY: Final = "127.0.0.1:0"
+PER_CHILD: Final = 25  # programs that one process runs
+DEADLINE: Final = 40.0  # seconds for one program, on a busy machine
+PATIENCE: Final = 10.0  # seconds for what should happen at once
+MOST_FAILURES: Final = 10
+
+
+class Boom(Exception):  # noqa: N818
+    """What a program raises on purpose."""
+
+
+class BaseBoom(BaseException):
+    """Likewise, and not an `Exception`."""
+
+
+RAISED: Final[dict[str, Callable[[], BaseException]]] = {
+    "Boom": Boom,
+    "BaseBoom": BaseBoom,
+    "SystemExit": lambda: SystemExit(3),
+    "KeyboardInterrupt": KeyboardInterrupt,
+    "GeneratorExit": GeneratorExit,
+    "CancelledError": asyncio.CancelledError,
+    "StopAsyncIteration": StopAsyncIteration,
+    "TimeoutError": TimeoutError,
+    "MemoryError": MemoryError,
+}
+ON_PURPOSE: Final = (Boom, BaseBoom, GeneratorExit, StopAsyncIteration, MemoryError)
+STOPS: Final = (SystemExit, KeyboardInterrupt)  # the loop
+EXPECTED: Final = (SillyError, OSError, TimeoutError, Boom, ExceptionGroup)
+
+# ------------------------------------------------------------------ what is sent
+
+LENGTH: Final = 4 << 20  # bytes that one end writes, at most
+
+
+def _texture(lines: int) -> bytes:
+    """Random bytes, where each window tells its place, with about so many lines in a MiB."""
+    rng = random.Random(lines)
+    often = lines >> 12  # of 256 bytes
+    table = bytes(10 if byte < often else 13 if byte == 10 else byte for byte in range(256))
+    data = bytearray(rng.randbytes(LENGTH).translate(table))
+    if not often:
+        for _ in range(lines * (LENGTH >> 20)):
+            data[rng.randrange(LENGTH)] = 10
+    return bytes(data) * 2
+
+
+_textures: dict[int, bytes] = {}
+
+
+def texture(lines: int) -> bytes:
+    if lines not in _textures:
+        _textures[lines] = _texture(lines)
+    return _textures[lines]
+
+
+@dataclass(eq=False)
+class End:
+    """One end of a connection: what it wrote, and what it received."""
+
+    name: str
+    stream: bytes
+    offset: int
+    sent: int = 0
+    got: bytearray = field(default_factory=bytearray)
+
+    def next(self, size: int) -> bytes:
+        start = self.offset + self.sent
+        return self.stream[start : start + min(size, LENGTH - self.sent)]
+
+    def wrote(self, data: bytes) -> bool:
+        """Tell whether *data* is how what it wrote begins."""
+        return self.stream.startswith(data, self.offset, self.offset + self.sent)
+
+
+# --------------------------------------------------------------------- programs
+
+RECEIVE: Final = 131_072  # bytes that the engines receive at once (65,536: the portable one)
+HEADROOM: Final = 16_384  # unread bytes that are moved to where the next ones arrive
+SIZES: Final = (
+    *(0, 1, 2, 10, 100, 1000, 4096),
+    *(HEADROOM - 1, HEADROOM, HEADROOM + 1),
+    *(65_535, 65_536, 65_537, RECEIVE - 1, RECEIVE, RECEIVE + 1),
+    *(200_000, 1_000_000, 3_000_000),
+)
+FEW: Final = (0, 1, 2, 5, 100, 4096, 20_000)
+COUNTS: Final = (0, 1, 2, 3, 100, 4096, 16_383, 20_000, 131_072, 300_000)
+MOMENTS: Final = (0, 0, 0.0, 0.001, 0.003)  # seconds
+SHORT: Final = (0, 0.0005, 0.002, 0.01)
+READS: Final = (
+    *((None, None, t) for t in (None, 0, 0.001, 0.02)),
+    *((count, None, t) for count in COUNTS for t in (None, 0.01)),
+    *((b"\n", limit, t) for limit in (None, 1, 1000, 1 << 24, 1 << 24) for t in (None, 0.01)),
+    *((delimiter, 1 << 24, None) for delimiter in (b"\n", b"\n", b"\r\n", b"\0\n\0")),
+)
+
+# Each operation: how likely it is, and the values of which it gets one.
+PLAIN: Final[dict[str, tuple[float, tuple[Any, ...]]]] = {
+    "write": (8, (*FEW, *FEW, *SIZES)),
+    "write_pieces": (2, (0, 1, 3, 50)),
+    "close": (1.5, (0,)),
+    "abort": (1, (0,)),
+    "close_write": (1, (0,)),
+    "read_limit": (1, (1, 100, 4096, 65_536, 1 << 20, 2**63, 2**64)),
+    "max_unsent": (0.5, (1, 1000, 100_000, 1 << 24)),
+    "linger": (0.5, (0, 0.001, 0.05, 5)),
+    "idle_timeout": (0.5, (None, 0.001, 0.02, 5.0)),
+    "cancel": (1.5, (0,)),
+    "collect": (0.3, (0, 1, 2)),
+    "look": (1, (0,)),
+    "burst": (3, tuple((size, every) for size in SIZES[1:] for every in (1, 2, 3, 7))),
+    "reset": (0.7, (0,)),
+    "finish": (0.7, (0,)),
+    "receive": (2, (1, 100_000, 1 << 20)),
+    "connect": (1, (1, 2, 5)),
+    "client": (1, (1, 2)),
+    "read_other": (0.7, READS),
+    "relisten": (0.3, (0, 0.01)),
+    "accept_queued": (0.2, (0,)),
+    "when_done": (0.5, (0,)),
+    "later": (0.7, MOMENTS),
+}
+AWAITED: Final[dict[str, tuple[float, tuple[Any, ...]]]] = {
+    "read": (20, READS),
+    "lines": (4, (1, 2, 10)),
+    "write_and_wait": (6, (*FEW, *SIZES)),
+    "wait_for_read": (2, SHORT),
+    "timeout_read": (2, SHORT),
+    "write_in_task": (1, FEW),
+    "sleep": (3, MOMENTS),
+    "group": (0.7, READS),
+    "shared_lines": (0.7, SHORT),
+    "shared_read": (0.7, SHORT),
+    "many_reads": (0.7, (1, 2, 10, 1500)),
+    "thread": (0.2, (0, 0.001)),
+    "wait_closed": (0.5, SHORT),
+    "read_after_cancel": (1, READS),
+}
+Op = tuple[str, int, Any]  # its name, on which connection (0: one's own), a value
+
+
+@dataclass
+class Script:
+    """What a handler or a client does."""
+
+    ops: list[Op]
+    tolerant: bool  # of the errors of a connection
+    stubborn: bool  # goes on once after a cancellation
+
+
+@dataclass
+class Program:
+    seed: int
+    loop: str = "plain"  # or nested, debug
+    tasks: str = "plain"  # or eager, python, raising
+    handler: str = "coroutine"  # or function, future, nonsense
+    raises: tuple[str, ...] = ()
+    lines: int = 1000  # in a MiB
+    addresses: tuple[str, ...] = ("tcp",)
+    busy_poll: float = 0.0
+    limits: dict[str, Any] = field(default_factory=dict)
+    observer: list[Op] | None = None  # operations, one at each call
+    peers: int = 3  # bare sockets at the start
+    handlers: list[Script] = field(default_factory=list)
+    clients: list[Script] = field(default_factory=list)
+    steps: list[tuple[list[Op], float]] = field(default_factory=list)
+    faults: int = 0  # system calls that fail, of 1000
+    threads: bool = False
+    forks: bool = False
+    misuse: bool = False
+    abandoned: bool = False  # the loop is closed with all that is in it
+    in_thread: bool = False
+
+    def __str__(self) -> str:
+        lines = [f"program {self.seed} on {silly.engine()}, Python {sys.version.split()[0]}"]
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            if value != each.default and each.name != "seed":
+                if isinstance(value, list):
+                    lines += [f"  {each.name}:", *(f"    {item}" for item in value)]
+                else:
+                    lines.append(f"  {each.name}: {value}")
+        return "\n".join(lines)
+
+
+def _pick(rng: random.Random, table: dict[str, tuple[float, tuple[Any, ...]]]) -> Op:
+    name = rng.choices(list(table), [weight for weight, _ in table.values()])[0]
+    return name, rng.choice((0, 0, rng.randrange(100))), rng.choice(table[name][1])
+
+
+def make(seed: int) -> Program:
+    """Return the program of *seed*: always the same."""
+    rng = random.Random(seed)
+    often = rng.random
+    program = Program(seed)
+    program.loop = rng.choice(("plain", "plain", "nested", "debug"))
+    program.tasks = rng.choice(("plain", "plain", "plain", "eager", "eager", "python", "raising"))
+    program.handler = rng.choice(
+        ("coroutine",) * 5 + ("function", "function", "future", "nonsense")
+    )
+    program.raises = tuple(rng.sample(list(RAISED), rng.choice((0, 0, 1, 2, 4))))
+    program.lines = rng.choice((8, 100, 1000, 10_000, 200_000))
+    program.addresses = rng.choice((("tcp",), ("unix",), ("tcp", "unix")))
+    program.busy_poll = rng.choice((0.0, 0.0, 0.001, 1.0))
+    program.limits = {
+        "read_limit": rng.choice((1, 1000, 4096, 65_536, 1 << 20, 1 << 24)),
+        "max_unsent": rng.choice((1, 1000, 1 << 20, 1 << 24)),
+        "linger": rng.choice((0, 0.01, 1.0)),
+        "idle_timeout": rng.choice((None, 0.02, 5.0)),
+        "first_byte_timeout": rng.choice((None, 0.02)),
+        "read_deadline": rng.choice((None, None, 0.03)),
+        "min_send_rate": rng.choice((None, 1e6)),
+        "send_window": 0.03,
+        "max_connections": rng.choice((None, None, 8)),
+    }
+    program.faults = rng.choice((0, 0, 0, 10, 100))
+    program.threads = often() < 0.25
+    program.misuse = often() < 0.15 and NATIVE
+    program.abandoned = often() < 0.1
+    program.in_thread = often() < 0.1
+    program.forks = often() < 0.1 and not program.threads and not program.in_thread and NATIVE
+    program.peers = rng.choice((0, 2, 6, 20, 40))
+    plain, awaited = dict(PLAIN), dict(AWAITED)
+    for name in rng.sample(sorted(plain), 8):  # each program has habits
+        plain[name] = plain[name][0] * rng.choice((0, 0, 3, 10)), plain[name][1]
+    for name in rng.sample(sorted(awaited), 4):
+        awaited[name] = awaited[name][0] * rng.choice((0, 0, 3, 10)), awaited[name][1]
+    if program.raises:
+        plain["raise"] = rng.choice((0.5, 2, 5)), program.raises
+    if program.loop == "nested":
+        plain["nest"] = rng.choice((1, 5)), (1, 2, 5)
+    if program.threads:
+        plain["thread_in_context"] = rng.choice((1, 5)), (0.001, 0.01)
+    if program.forks:
+        plain["fork"] = 0.3, (0,)
+    if program.misuse:
+        plain["misuse"] = 10, tuple(range(200))
+
+    def script(most: int) -> Script:
+        plainly = rng.choice((0.1, 0.3, 0.6))
+        ops = [
+            _pick(rng, plain if often() < plainly else awaited)
+            for _ in range(rng.randrange(1, most))
+        ]
+        return Script(ops, tolerant=often() < 0.8, stubborn=often() < 0.2)
+
+    program.handlers = [script(rng.choice((4, 10, 40))) for _ in range(rng.randrange(1, 6))]
+    program.clients = [script(10) for _ in range(rng.randrange(1, 4))]
+    if often() < 0.3:
+        program.observer = [_pick(rng, plain) for _ in range(rng.randrange(1, 6))]
+    # What would be the end of the program itself is not for the one who directs it.
+    others = ("raise", "nest", "misuse", "thread_in_context")
+    director = {name: plain[name] for name in plain if name not in others}
+    for name in ("connect", "client", "burst", "receive"):
+        director[name] = director[name][0] + 4, director[name][1]
+    for _ in range(rng.choice((5, 20, 40))):
+        ops = [_pick(rng, director) for _ in range(rng.choice((1, 3, 12)))]
+        program.steps.append((ops, rng.choice(MOMENTS)))
+    if often() < 0.2:
+        fill(program, rng)
+    return program
+
+
+def fill(program: Program, rng: random.Random) -> None:
+    """Have buffers be as full as they can be while handlers stop the loop, or run it."""
+    stop = rng.choice(("SystemExit", "KeyboardInterrupt", "BaseBoom", "Boom"))
+    leave: tuple[Op, ...] = (("raise", 0, stop),)
+    if program.loop == "nested":
+        leave = (*leave, ("nest", 0, 1), ("nest", 0, 2))
+    reads = ((b"\n", 1 << 24, None), (HEADROOM + 1, None, None), (HEADROOM + 2, None, None))
+    program.addresses = ("unix",)
+    program.peers, program.lines, program.raises = rng.randrange(10, 50), 8, (stop,)
+    program.busy_poll = rng.choice((0.0, 1.0, 1.0))
+    program.limits = {"read_limit": 1 << 24}
+    program.handlers = []
+    for _ in range(4):
+        ops: list[Op] = [("read", 0, rng.choice(reads)) for _ in range(12)]
+        ops.insert(rng.randrange(1, 6), rng.choice(leave))
+        program.handlers.append(Script(ops, tolerant=True, stubborn=rng.random() < 0.5))
+    program.steps = []
+    for _ in range(8):
+        few, many = rng.choice((1, 1, 2)), rng.choice((RECEIVE - 1, RECEIVE, 2 * RECEIVE))
+        first: list[Op] = [("burst", 0, (HEADROOM, 1))]
+        then: list[Op] = [
+            ("burst", 0, (few, rng.choice((1, 2, 3, 7)))),
+            ("burst", 0, (many, rng.choice((2, 3, 7)))),
+        ]
+        pause = rng.choice((0, 0.003, 0.003))
+        program.steps += [(first, 0.003), (then, pause)]
+
+
+# -------------------------------------------------------------------- their loops
+
+
+class NestableLoop(asyncio.SelectorEventLoop):
+    """A loop that can be run inside its own callbacks, as nest_asyncio makes one."""
+
+    _ready: Any
+    _scheduled: Any
+
+    def _run_once(self) -> None:
+        ready, scheduled = self._ready, self._scheduled
+        while scheduled and scheduled[0]._cancelled:
+            heapq.heappop(scheduled)._scheduled = False
+        timeout = None
+        if ready or self._stopping:  # type: ignore[attr-defined]
+            timeout = 0.0
+        elif scheduled:
+            timeout = max(0.0, scheduled[0]._when - self.time())
+        self._process_events(self._selector.select(timeout))  # type: ignore[attr-defined]
+        end = self.time() + self._clock_resolution  # type: ignore[attr-defined]
+        while scheduled and scheduled[0]._when < end:
+            handle = heapq.heappop(scheduled)
+            handle._scheduled = False
+            ready.append(handle)
+        for _ in range(len(ready)):
+            if not ready:  # one that was run inside took them
+                break
+            handle = ready.popleft()
+            if not handle._cancelled:
+                handle._run()
+
+    def run_inside(self, turns: int) -> None:
+        task = asyncio.current_task(self)
+        if task is not None:
+            asyncio.tasks._leave_task(self, task)
+        try:
+            for _ in range(turns):
+                self.call_soon(int)
+                self._run_once()
+        finally:
+            if task is not None:
+                asyncio.tasks._enter_task(self, task)
+
+
+class Failure(AssertionError):  # noqa: N818
+    """The invariant does not hold."""
+
+
+# ----------------------------------------------------------------- running programs
+
+
+class World:
+    """One program that runs, and what it has made."""
+
+    def __init__(self, program: Program, loop: asyncio.AbstractEventLoop, folder: str) -> None:
+        self.program = program
+        self.loop = loop
+        self.folder = folder
+        self.stream = texture(program.lines)
+        self.ends: list[End] = []
+        self.conns: list[Conn] = []
+        self.end_of: dict[Conn, End] = {}
+        self.peers: list[tuple[socket.socket, End]] = []
+        self.tasks: list[asyncio.Future[Any]] = []
+        self.threads: list[threading.Thread] = []
+        self.listeners: list[Listener] = []
+        self.old: list[Listener] = []
+        self.served = self.told = self.made = self.opened = 0
+        self.depth = 0
+        self.over = False
+        self.problems: list[str] = []
+        self.pids: list[int] = []
+
+    # ------------------------------------------------------------- its makings
+
+    def end(self, name: str) -> End:
+        offset = (self.program.seed + len(self.ends)) * 20_011 % LENGTH  # of each another
+        end = End(f"{name} {len(self.ends)}", self.stream, offset)
+        self.ends.append(end)
+        return end
+
+    def adopt(self, conn: Conn, name: str) -> End:
+        end = self.end_of[conn] = self.end(name)
+        self.conns.append(conn)
+        return end
+
+    def pick(self, conn: Conn | None, which: int) -> Conn | None:
+        if which == 0 and conn is not None:
+            return conn
+        return self.conns[which % len(self.conns)] if self.conns else conn
+
+    def keep(self, task: asyncio.Future[Any]) -> None:
+        task.add_done_callback(_look_at)
+        self.tasks.append(task)
+
+    def listen(self, kind: str) -> Listener:
+        self.opened += 1
+        addr = ANY if kind == "tcp" else f"unix:{self.folder}/{self.opened}"
+        return tcp.listen(
+            addr,
+            self.handle,
+            limits=Limits(**self.program.limits),
+            busy_poll=self.program.busy_poll,
+            observer=_Observer(self) if self.program.observer else None,
+        )
+
+    def note(self, _loop: object, context: dict[str, Any]) -> None:
+        """Take what goes to the loop's exception handler."""
+        error = context.get("exception")
+        if error is None or isinstance(error, (*ON_PURPOSE, *STOPS, OSError, SillyError)):
+            return
+        if isinstance(error, asyncio.CancelledError) and "CancelledError" in self.program.raises:
+            return
+        if (self.program.threads or self.program.loop == "nested") and "enter" in str(error):
+            return  # asyncio itself loses what is to run in a context that is in use
+        if "never retrieved" in context["message"]:
+            return
+        self.problems.append(f"to the loop's exception handler: {context!r}")
+
+    # ----------------------------------------------------------------- handlers
+
+    def handle(self, conn: Conn) -> Awaitable[object]:
+        kind = self.program.handler
+        self.served += 1
+        script = self.program.handlers[self.served % len(self.program.handlers)]
+        self.adopt(conn, "handler")
+        if kind == "function" and script.ops[0][0] in _PLAIN_OPS:
+            self.do(conn, script.ops[0])
+        if kind == "nonsense" and self.served % 3 == 0:
+            return 42  # type: ignore[return-value]
+        running = self.follow(conn, script)
+        if kind == "future":
+            return self.loop.create_task(running)
+        return running
+
+    async def follow(self, conn: Conn, script: Script) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.keep(task)
+        stubborn = script.stubborn
+        for op in script.ops:
+            if self.over:
+                break
+            try:
+                if op[0] in _PLAIN_OPS:
+                    self.do(conn, op)
+                else:
+                    await self.perform(conn, op)
+            except EXPECTED:
+                if not script.tolerant:
+                    raise
+            except asyncio.CancelledError:
+                if not stubborn or self.over:
+                    raise
+                stubborn = False
+
+    async def client(self, script: Script, addr: str) -> None:
+        try:
+            conn = await tcp.connect(addr, timeout=1)
+        except OSError:
+            return
+        self.adopt(conn, "client")
+        try:
+            await self.follow(conn, script)
+        finally:
+            if script.tolerant:
+                conn.close()
+            else:
+                conn.abort()
+
+    # --------------------------------------------------- operations, done at once
+
+    def do(self, conn: Conn | None, op: Op) -> None:
+        name, which, value = op
+        method = getattr(self, f"do_{name}")
+        with contextlib.suppress(*EXPECTED):
+            method(self.pick(conn, which), value)
+
+    def do_write(self, conn: Conn | None, size: int) -> None:
+        if conn is not None:
+            self.write(conn, size)
+
+    def write(self, conn: Conn, size: int) -> Awaitable[None]:
+        end = self.end_of[conn]
+        data = end.next(size)
+        written = conn.write(data)
+        end.sent += len(data)
+        return written
+
+    def do_write_pieces(self, conn: Conn | None, count: int) -> None:
+        if conn is not None:
+            end = self.end_of[conn]
+            data = end.next(count * 100)
+            pieces = [data[at : at + 100] for at in range(0, len(data), 100)]
+            conn.write([bytearray(pieces[0]), *pieces[1:]] if pieces else [])
+            end.sent += len(data)
+
+    def do_close(self, conn: Conn | None, _: int) -> None:
+        if conn is not None:
+            conn.close()
+
+    def do_abort(self, conn: Conn | None, _: int) -> None:
+        if conn is not None:
+            conn.abort()
+
+    def do_close_write(self, conn: Conn | None, _: int) -> None:
+        if conn is not None:
+            conn.close_write()
+
+    def do_read_limit(self, conn: Conn | None, value: int) -> None:
+        if conn is not None:
+            conn.read_limit = value
+
+    def do_max_unsent(self, conn: Conn | None, value: int) -> None:
+        if conn is not None:
+            conn.max_unsent = value
+
+    def do_linger(self, conn: Conn | None, value: float) -> None:
+        if conn is not None:
+            conn.linger = value
+
+    def do_idle_timeout(self, conn: Conn | None, value: float | None) -> None:
+        if conn is not None:
+            conn.idle_timeout = value
+
+    def do_cancel(self, _conn: Conn | None, _: int) -> None:
+        self.made += 1
+        if self.tasks:
+            self.tasks[self.made * 7 % len(self.tasks)].cancel()
+
+    def do_collect(self, _conn: Conn | None, generation: int) -> None:
+        gc.collect(generation)
+
+    def do_look(self, conn: Conn | None, _: int) -> None:
+        if conn is not None:
+            repr(conn)
+            seen = conn.stats, conn.unsent_bytes, conn.unread_bytes, conn.is_alive, conn._waits_for
+            assert seen
+        for listener in self.listeners:
+            repr(listener)
+            assert listener.stats
+
+    def do_raise(self, _conn: Conn | None, name: str) -> None:
+        if not self.over:
+            raise RAISED[name]()
+
+    def do_nest(self, _conn: Conn | None, turns: int) -> None:
+        if self.depth < 3 and not self.over and isinstance(self.loop, NestableLoop):
+            self.depth += 1
+            try:
+                self.loop.run_inside(turns)
+            finally:
+                self.depth -= 1
+
+    def do_read_other(self, conn: Conn | None, wanted: tuple[Any, Any, Any]) -> None:
+        if conn is not None and len(self.tasks) < 500:
+            self.spawn(self.read(conn, *wanted))
+
+    def spawn(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        try:
+            task = self.loop.create_task(coroutine)
+        except BaseException:
+            coroutine.close()
+            raise
+        self.keep(task)
+
+    def do_relisten(self, _conn: Conn | None, grace: float) -> None:
+        if len(self.old) < 5 and not self.over and self.listeners:
+            index = len(self.old) % len(self.listeners)
+            old = self.listeners[index]
+            kind = "unix" if old.local_addr.startswith("unix") else "tcp"
+            try:
+                old.close(grace)
+            finally:
+                self.old.append(old)
+                del self.listeners[index]
+                self.listeners.append(self.listen(kind))
+
+    def do_accept_queued(self, _conn: Conn | None, _: int) -> None:
+        for listener in self.listeners:
+            for server in listener._servers:
+                server.accept_queued()
+
+    def do_when_done(self, conn: Conn | None, _: int) -> None:
+        """Leave an operation with a task, for when it is done."""
+        if self.tasks:
+            task = self.tasks[self.made % len(self.tasks)]
+            task.add_done_callback(lambda _task: self.do_one(conn))
+
+    def do_later(self, conn: Conn | None, seconds: float) -> None:
+        if seconds:
+            self.loop.call_later(seconds, self.do_one, conn)
+        else:
+            self.loop.call_soon(self.do_one, conn)
+
+    def do_one(self, conn: Conn | None) -> None:
+        """Do what no script says where it says nothing of it: the next of the observer's kind."""
+        if self.over:
+            return
+        self.told += 1
+        ops = self.program.observer or self.program.handlers[0].ops
+        op = ops[self.told % len(ops)]
+        if op[0] in _PLAIN_OPS and op[0] not in ("nest", "later", "when_done"):
+            self.do(conn, op)
+
+    def do_thread_in_context(self, _conn: Conn | None, seconds: float) -> None:
+        """Run in the context of a task of this loop, in a thread, as soon as it is left."""
+        task = asyncio.current_task(self.loop)
+        if task is None or task not in self.tasks or len(self.threads) > 20:
+            return  # (the task that directs the program is none of them)
+        get_context = getattr(task, "get_context", contextvars.copy_context)
+        context = get_context()
+
+        def run() -> None:
+            for _ in range(10):
+                try:
+                    context.run(time.sleep, seconds)
+                except RuntimeError:  # it is in use
+                    time.sleep(0.0005)
+                else:
+                    break
+
+        thread = threading.Thread(target=run, daemon=True)
+        self.threads.append(thread)
+        thread.start()
+
+    def do_fork(self, _conn: Conn | None, _: int) -> None:
+        if len(self.pids) > 3:  # (asyncio's own epoll set would be shared with the child)
+            return
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                signal.alarm(int(PATIENCE))
+                for number, conn in enumerate(self.conns):
+                    with contextlib.suppress(Exception):
+                        repr(conn)
+                        assert conn.stats
+                        if number % 3 == 0:
+                            conn.write(b"x")
+                        if number % 3 == 1:
+                            conn.close()
+                        if number % 5 == 2:
+                            conn.abort()
+                gc.collect()
+                status = 0
+            finally:
+                os._exit(status)
+        self.pids.append(pid)
+
+    def do_misuse(self, conn: Conn | None, number: int) -> None:
+        self.made += 1
+        misuse(self, conn, random.Random(number * 1000 + self.made))
+
+    # ---------------------------------------------------------------- bare sockets
+
+    def do_connect(self, _conn: Conn | None, count: int) -> None:
+        for _ in range(count):
+            if len(self.peers) >= 60 or not self.listeners or self.over:
+                return
+            addr = self.listeners[len(self.peers) % len(self.listeners)].local_addr
+            kind, _, path = addr.partition(":")
+            sock = socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET)
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
+            with contextlib.suppress(BlockingIOError):
+                try:
+                    sock.connect(path if kind == "unix" else (kind, int(path)))
+                except BlockingIOError:
+                    pass
+                except OSError:
+                    sock.close()
+                    return
+            self.peers.append((sock, self.end("peer")))
+
+    def do_burst(self, _conn: Conn | None, value: tuple[int, int]) -> None:
+        """Send to many at once: these bytes arrive in one batch."""
+        size, every = value
+        self.made += 1
+        for sock, end in self.peers[self.made % every :: every]:
+            data = end.next(size)
+            with contextlib.suppress(OSError):
+                end.sent += sock.send(data)
+
+    def one_peer(self) -> tuple[socket.socket, End] | None:
+        self.made += 1
+        return self.peers[self.made * 5 % len(self.peers)] if self.peers else None
+
+    def do_reset(self, _conn: Conn | None, _: int) -> None:
+        if (peer := self.one_peer()) is not None:
+            peer[0].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.peers.remove(peer)
+            peer[0].close()
+
+    def do_finish(self, _conn: Conn | None, _: int) -> None:
+        if (peer := self.one_peer()) is not None:
+            peer[0].shutdown(socket.SHUT_WR)
+
+    def do_receive(self, _conn: Conn | None, size: int) -> None:
+        self.made += 1
+        for sock, end in self.peers[self.made % 2 :: 2]:
+            with contextlib.suppress(OSError):
+                end.got += sock.recv(size)
+
+    def do_client(self, _conn: Conn | None, count: int) -> None:
+        for _ in range(count):
+            if len(self.ends) < 200 and self.listeners and not self.over:
+                self.made += 1
+                script = self.program.clients[self.made % len(self.program.clients)]
+                listener = self.listeners[self.made % len(self.listeners)]
+                self.spawn(self.client(script, listener.local_addr))
+
+    # ----------------------------------------------------- operations that wait
+
+    async def perform(self, own: Conn, op: Op) -> None:
+        name, which, value = op
+        conn = self.pick(own, which if which % 3 == 0 else 0) or own
+        if name == "read":
+            await self.read(conn, *value)
+        else:
+            await getattr(self, name)(conn, value)
+
+    async def read(
+        self, conn: Conn, until: Any, limit: int | None = None, timeout: float | None = None
+    ) -> None:
+        limited = {"limit": limit} if isinstance(until, bytes) else {}
+        self.end_of[conn].got += await conn.read(until, timeout=timeout, **limited)
+
+    async def lines(self, conn: Conn, count: int) -> None:
+        async for line in conn:
+            self.end_of[conn].got += line
+            count -= 1
+            if count == 0 or self.over:
+                break
+
+    async def write_and_wait(self, conn: Conn, size: int) -> None:
+        async with asyncio.timeout(0.05):
+            await self.write(conn, size)
+
+    async def wait_for_read(self, conn: Conn, seconds: float) -> None:
+        await asyncio.wait_for(self.read(conn, None), seconds)
+
+    async def timeout_read(self, conn: Conn, seconds: float) -> None:
+        async with asyncio.timeout(seconds):
+            await self.read(conn, b"\n", 1 << 24)
+
+    async def write_in_task(self, conn: Conn, size: int) -> None:
+        async def write() -> None:
+            await self.write(conn, size)
+
+        self.spawn(write())
+
+    async def sleep(self, _conn: Conn, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def group(self, conn: Conn, wanted: tuple[Any, Any, Any]) -> None:
+        async with asyncio.timeout(0.05), asyncio.TaskGroup() as group:
+            group.create_task(self.read(conn, *wanted))
+            group.create_task(self.write_and_wait(conn, 10))
+
+    async def shared_lines(self, conn: Conn, seconds: float) -> None:
+        """Two tasks read from one iterator."""
+        lines = aiter(conn)
+
+        async def one() -> None:
+            self.end_of[conn].got += await anext(lines)
+
+        await self.two(one(), one(), seconds)
+
+    async def shared_read(self, conn: Conn, seconds: float) -> None:
+        """Two tasks await one read."""
+        read = conn.read()
+
+        async def one() -> None:
+            self.end_of[conn].got += await read
+
+        await self.two(one(), one(), seconds)
+
+    async def two(
+        self, first: Coroutine[Any, Any, None], second: Coroutine[Any, Any, None], seconds: float
+    ) -> None:
+        before = len(self.tasks)
+        self.spawn(first)
+        await asyncio.sleep(0)
+        self.spawn(second)
+        await asyncio.sleep(seconds)
+        pair = self.tasks[before : before + 2]
+        for task in pair:
+            task.cancel()
+        _, left = await asyncio.wait(pair, timeout=PATIENCE)
+        if left and not self.program.threads:
+            self.problems.append(f"of two tasks on one read, these did not end: {left}")
+
+    async def many_reads(self, conn: Conn, count: int) -> None:
+        for _ in range(count):
+            await self.read(conn, 1, None, 0.01)
+
+    async def thread(self, _conn: Conn, seconds: float) -> None:
+        await asyncio.to_thread(time.sleep, seconds)
+
+    async def wait_closed(self, conn: Conn, seconds: float) -> None:
+        await asyncio.wait_for(conn.wait_closed(), seconds)
+
+    async def read_after_cancel(self, conn: Conn, wanted: tuple[Any, Any, Any]) -> None:
+        try:
+            await self.read(conn, *wanted)
+        except asyncio.CancelledError:
+            if not self.over:
+                await self.read(conn, *wanted)
+            raise
+
+    # ------------------------------------------------------- from begin to end
+
+    async def run(self) -> None:
+        """Follow the program's steps, then see that nothing is left."""
+        for kind in self.program.addresses:
+            self.listeners.append(self.listen(kind))
+        set_factory(self)
+        set_faults(self.program.seed, self.program.faults)
+        self.do_connect(None, self.program.peers)
+        until = time.monotonic() + 1
+        for ops, pause in self.program.steps:
+            for op in ops:
+                with contextlib.suppress(*ON_PURPOSE, *STOPS):  # of a task that began eagerly
+                    self.do(None, op)
+            await asyncio.sleep(pause)
+            if time.monotonic() > until:
+                break
+
+    async def end_all(self) -> None:
+        self.over = True
+        set_faults(0, 0)
+        if self.program.abandoned:
+            return
+        await asyncio.sleep(0)
+        for task in list(self.tasks):
+            task.cancel()
+        await asyncio.sleep(0.001)
+        listeners = [*self.listeners, *self.old]
+        for listener in listeners:
+            self.keep(listener.close(0))
+        for listener in listeners:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await listener.wait_closed()
+            except TimeoutError:
+                self.problems.append(f"it does not close: {listener!r}, {listener._handling}")
+            if listener.connections:
+                self.problems.append(f"still counted: {listener!r}")
+        for conn in self.conns:
+            conn.abort()
+        for task in list(self.tasks):
+            task.cancel()
+        await asyncio.sleep(0.001)
+        left = [task for task in self.tasks if not task.done()]
+        if left:
+            _, pending = await asyncio.wait(left, timeout=1)
+            if pending and not self.program.threads:
+                self.problems.append(f"these do not end: {pending}")
+
+    def close_peers(self) -> None:
+        for sock, end in self.peers:
+            with contextlib.suppress(OSError):
+                while piece := sock.recv(1 << 20):
+                    end.got += piece
+            with contextlib.suppress(OSError):
+                sock.close()
+        self.peers.clear()
+
+    def check_bytes(self) -> None:
+        """Each end received a prefix of what some other end wrote, and no two the same."""
+        received: set[str] = set()
+        senders = {end.stream[end.offset : end.offset + 24]: end for end in self.ends}
+        for end in self.ends:
+            got = bytes(end.got)
+            sender = senders.get(got[:24])
+            if sender is None:
+                if got and not any(each.wrote(got) for each in self.ends):
+                    self.problems.append(f"{end.name} got what nobody wrote: {got[:40]!r}")
+            elif not sender.wrote(got):
+                self.problems.append(
+                    f"{end.name} got other bytes than {sender.name} wrote, "
+                    f"{len(got)} of {sender.sent}, right up to {self.right(sender, got)}"
+                )
+            elif len(got) >= 24 and sender.name in received:
+                self.problems.append(f"two got what {sender.name} wrote; one is {end.name}")
+            else:
+                received.add(sender.name)
+
+    def right(self, sender: End, got: bytes) -> int:
+        """How many bytes are what *sender* wrote."""
+        low, high = 0, len(got)
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if sender.wrote(got[:middle]) else (low, middle - 1)
+        return low
+
+
+class _Observer:
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def opened(self, conn: Conn, _listener: Listener) -> None:
+        world = self.world
+        if conn in world.end_of:
+            return
+        self.act(None)
+
+    def closed(self, conn: Conn, _listener: Listener, _ending: object) -> None:
+        self.act(conn if conn in self.world.end_of else None)
+
+    def act(self, conn: Conn | None) -> None:
+        self.world.do_one(conn)
+
+
+_PLAIN_OPS: Final = frozenset(name[3:] for name in dir(World) if name.startswith("do_"))
+
+
+def _look_at(task: asyncio.Future[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
+
+
+def set_factory(world: World) -> None:
+    """Give the loop the program's task factory."""
+    kind, loop = world.program.tasks, world.loop
+    if kind == "eager" and EAGER is not None:
+        loop.set_task_factory(EAGER)
+    elif kind == "python":
+        loop.set_task_factory(
+            lambda loop, coroutine, **options: asyncio.tasks._PyTask(  # type: ignore[attr-defined]
+                coroutine, loop=loop, **options
+            )
+        )
+    elif kind == "raising":
+        count = 0
+
+        def factory(
+            loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any
+        ) -> asyncio.Task[Any]:
+            nonlocal count
+            count += 1
+            if count % 5 == 4 and not world.over:
+                if isinstance(coroutine, Coroutine):
+                    coroutine.close()
+                raise Boom if count % 10 == 4 else BaseBoom
+            return asyncio.Task(coroutine, loop=loop, **options)
+
+        loop.set_task_factory(factory)
+
+
+# ----------------------------------------------------------------------- misuse
+
+
+def misuse(world: World, conn: Conn | None, rng: random.Random) -> None:
+    """Do with something that the API hands out what nobody should."""
+    if conn is None:
+        return
+    loop: Any = world.loop
+    read = conn.read(rng.choice((None, 3, b"\n")))
+    objects: list[Any] = [conn, conn, read, read, aiter(conn)]
+    with contextlib.suppress(BaseException):
+        objects.append(read.send(None))
+    with contextlib.suppress(BaseException):
+        objects.append(conn.write(b"x" * rng.choice((1, 1 << 20))))
+    for listener in world.listeners:
+        objects += [*listener._servers, *(task.get_coro() for task in listener._handling)]
+    if getattr(loop, "_silly_reactor", None) is not None:
+        objects += [loop._silly_reactor] * 2
+    thing = rng.choice(objects)
+    for _ in range(rng.randrange(1, 4)):
+        with contextlib.suppress(BaseException):
+            made = misuse_once(thing, objects, rng)
+            if type(made).__module__.startswith("silly._engine"):  # not the loop, or a socket
+                thing = made
+    for each in objects:
+        if isinstance(each, type(read)):
+            with contextlib.suppress(BaseException):
+                each.close()
+
+
+def misuse_once(thing: Any, objects: list[Any], rng: random.Random) -> Any:
+    kind = type(thing)
+    arguments = [_argument(objects, rng) for _ in range(rng.randrange(4))]
+    # A descriptor of the process would be taken over, as asked: it is none of these.
+    numbers = [-1, 1 << 20, 2**31 - 1, 2**70]
+    for_init = [rng.choice(numbers) if isinstance(a, int | float) else a for a in arguments]
+    match rng.randrange(9):
+        case 0:
+            return kind.__new__(kind)  # type: ignore[call-overload]
+        case 1:
+            return kind.__new__(kind, *for_init)
+        case 2:
+            return kind(*for_init)
+        case 3:
+            thing.__init__(*for_init)
+        case 4:
+            return rng.choice((copy.copy, copy.deepcopy, pickle.dumps, repr, iter, hash))(thing)
+        case 5:
+            return type("Sub", (kind,), {})(*for_init)
+        case 6:
+            setattr(thing, rng.choice(dir(thing)), rng.choice((None, "x", -1, 2**70, thing)))
+        case _:
+            names = [name for name in dir(thing) if name not in ("__class__", "__init__")]
+            value = getattr(thing, rng.choice(names))
+            return value(*arguments) if callable(value) else value
+    return None
+
+
+def _argument(objects: list[Any], rng: random.Random) -> Any:
+    return rng.choice(
+        (
+            *(None, None, 0, -1, 1, 2**70, 0.5, float("nan"), b"", b"\n", "x", (), object()),
+            *(ValueError, ValueError("thrown"), GeneratorExit, asyncio.CancelledError()),
+            *(print_nothing, asyncio.get_event_loop_policy(), (1.0,) * 5, contextvars.Context()),
+            *objects,
+        )
+    )
+
+
+def print_nothing(*_: object) -> None:
+    """A callback."""
+
+
+# ----------------------------------------------------------------------- faults
+
+_faults: Any = None
+
+
+def set_faults(seed: int, per_mille: int) -> None:
+    """Have system calls fail from now on, if the library that makes them is preloaded."""
+    global _faults  # noqa: PLW0603
+    if _faults is None:
+        try:
+            _faults = ctypes.CDLL(None).silly_faults
+        except AttributeError:
+            _faults = print_nothing
+    _faults(seed, per_mille)
+
+
+# --------------------------------------------------------------------- a program
+
+
+def descriptors() -> set[str]:
+    found = set()
+    for number in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.add(f"{number.name} -> {number.readlink()}")
+    return found
+
+
+async def fresh_echo(rng: random.Random) -> None:
+    """See that a new connection works: a line, then more bytes than a read limit."""
+    read_limit = rng.choice((64, 4096, 70_000))
+    size = rng.choice((1, 100, 5000, 200_000))
+
+    async def echo(conn: Conn) -> None:
+        await conn.read(b"\n")
+        await conn.write(await conn.read(size))
+
+    data = rng.randbytes(size)
+    listener = tcp.listen(ANY, echo, limits=Limits(read_limit=read_limit))
+    async with asyncio.timeout(PATIENCE):
+        conn = await tcp.connect(listener.local_addr)
+        await conn.write(b"line\n" + data)
+        if await conn.read(size) != data:
+            raise Failure("a new connection gets wrong bytes")
+        conn.close()
+        await conn.wait_closed()
+        await listener.close()
+    if listener.connections:
+        raise Failure(f"still counted: {listener!r}")
+
+
+def drive(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None], what: str) -> None:
+    """Run *main* to its end, whatever stops the loop in between."""
+    task = loop.create_task(main)
+    stops = 0
+    while not task.done():
+        try:
+            loop.run_until_complete(asyncio.wait([task], timeout=PATIENCE * 2))
+        except (*ON_PURPOSE, *STOPS, asyncio.CancelledError):
+            stops += 1
+            if stops < 1000:
+                continue
+        except RuntimeError as error:
+            if "Event loop stopped before" in str(error):
+                continue
+            raise
+        if not task.done():
+            raise Failure(f"{what} does not end: {task!r}, stopped {stops} times")
+    if not task.cancelled():
+        task.result()
+
+
+def run_program(program: Program) -> list[str]:
+    """Run *program*; return what is wrong afterwards."""
+    kind = NestableLoop if program.loop == "nested" else asyncio.SelectorEventLoop
+    loop = kind(selectors.DefaultSelector())
+    rng = random.Random(program.seed)
+    asyncio.set_event_loop(loop)
+    loop.set_debug(program.loop == "debug")
+    problems: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        world = World(program, loop, folder)
+        loop.set_exception_handler(world.note)
+        try:
+            drive(loop, guarded(world.run()), "the program")
+            loop.set_task_factory(None)
+            drive(loop, guarded(world.end_all()), "its end")
+            if not program.abandoned and not program.misuse:
+                drive(loop, fresh_echo(rng), "a new connection")
+        except (Exception, asyncio.CancelledError) as error:
+            problems.append(f"on its loop: {error!r}")
+        finally:
+            set_faults(0, 0)
+        for thread in world.threads:
+            thread.join(PATIENCE)
+        world.close_peers()
+        with contextlib.suppress(Exception):
+            loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+        asyncio.set_event_loop(None)
+        world.check_bytes()
+        problems += world.problems
+        for pid in world.pids:
+            _, status = os.waitpid(pid, 0)
+            if status:
+                problems.append(f"a forked child ended with {status:#x}")
+    loop.set_exception_handler(None)
+    return [] if program.misuse else problems  # what is misused need not work: it must not crash
+
+
+async def guarded(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run it; that the program cancels it, or raises in it, is of the program."""
+    try:
+        await coroutine
+    except (*ON_PURPOSE, *STOPS, OSError, SillyError, asyncio.CancelledError):
+        pass
+
+
+def check(program: Program) -> list[str]:
+    """Run *program*, in a thread if it says so, and look for what it left."""
+    before = descriptors()
+    problems: list[str] = []
+    if program.in_thread:
+        thread = threading.Thread(target=lambda: problems.extend(run_program(program)))
+        thread.start()
+        thread.join()
+    else:
+        problems = run_program(program)
+    for _ in range(3):
+        gc.collect()
+    left = descriptors() - before
+    if left and not program.misuse:
+        problems.append(f"descriptors left: {sorted(left)}")
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        try:
+            runner.run(fresh_echo(random.Random(program.seed + 1)))
+        except Exception as error:
+            problems.append(f"on a new loop: {error!r}")
+    return problems
+
+
+# ---------------------------------------------------------------- child and parent
+
+
+def run_child(first: int, count: int) -> None:
+    """Run programs one after the other; tell of each on standard output."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    sys.unraisablehook = print_nothing
+    threading.excepthook = print_nothing
+    for seed in range(first, first + count):
+        print("begin", seed, flush=True)
+        problems = check(make(seed))
+        if problems:
+            print(*problems, sep="\n", file=sys.stderr, flush=True)
+            print("fail", seed, flush=True)
+            break  # the process may not be what it was
+        print("end", seed, flush=True)
+    sys.stdout.flush()
+    os._exit(0)  # whatever the programs left behind
+
+
+@dataclass
+class Child:
+    """A process that runs programs."""
+
+    first: int
+    count: int
+    process: subprocess.Popen[bytes]
+    errors: Any
+
+    @classmethod
+    def start(cls, first: int, count: int) -> Child:
+        errors = tempfile.TemporaryFile()  # noqa: SIM115
+        process = subprocess.Popen(
+            [sys.executable, __file__, "--child", str(first), str(count)],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+        return cls(first, count, process, errors)
+
+    def messages(self, deadline: float) -> Iterator[tuple[str, int]]:
+        """What it tells, until its end; at last one "hang" if it tells nothing for so long."""
+        assert self.process.stdout is not None
+        output = self.process.stdout
+        held = b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(output, selectors.EVENT_READ)
+            while True:
+                if not selector.select(deadline):
+                    self.process.send_signal(signal.SIGUSR1)
+                    time.sleep(1)
+                    yield "hang", 0
+                    return
+                piece = os.read(output.fileno(), 65536)
+                if not piece:
+                    return
+                *lines, held = (held + piece).split(b"\n")
+                for line in lines:
+                    word, _, number = line.decode().partition(" ")
+                    if word in ("begin", "end", "fail"):
+                        yield word, int(number)
+
+    def said(self) -> str:
+        self.errors.seek(0)
+        text: str = self.errors.read().decode(errors="replace")
+        lines = [line[:2000] for line in text.splitlines()]
+        return "\n".join(lines[:150])
+
+    def stop(self) -> int:
+        self.process.kill()
+        return self.process.wait()
+
+
+def run_some(first: int, count: int) -> tuple[int, str | None]:
+    """Run *count* programs in one process; return how many ran, and what failed."""
+    child = Child.start(first, count)
+    seed, running, why = first, False, None
+    try:
+        for word, number in child.messages(DEADLINE):
+            if word == "begin":
+                seed, running = number, True
+            elif word == "end":
+                running = False
+            elif word == "fail":
+                running, why = False, "is wrong"
+            else:
+                why = f"did not end in {DEADLINE:g} seconds"
+        if why is None:
+            status = child.process.wait(DEADLINE)
+            if running or status:
+                why = f"ended its process (status {status})"
+    finally:
+        child.stop()
+    if why is None:
+        return count, None
+    before = f" (after {first} to {seed - 1} in the same process)" if seed > first else ""
+    return seed - first + 1, f"seed {seed} {why}{before}\n{make(seed)}\n{child.said()}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=60, help="for which to go on")
+    parser.add_argument("--seed", type=int, help="of the first program")
+    parser.add_argument("--programs", type=int, help="how many; without it, as time allows")
+    parser.add_argument("--show", action="store_true", help="print the program, run nothing")
+    parser.add_argument("--child", type=int, nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        run_child(*options.child)
+    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**9)
+    if options.show:
+        print(make(seed))
+        return 0
+    print(
+        f"stress: {silly.engine()}, Python {sys.version.split()[0]}, from seed {seed}", flush=True
+    )
+    end = time.monotonic() + options.seconds
+    ran, failures = 0, 0
+    while time.monotonic() < end and (options.programs is None or ran < options.programs):
+        left = PER_CHILD if options.programs is None else options.programs - ran
+        count, failure = run_some(seed + ran, min(left, PER_CHILD))
+        ran += count
+        if failure is not None:
+            failures += 1
+            print(f"\n{failure}\nreplay it: make stress SEED={seed + ran - 1}\n", flush=True)
+            if failures == MOST_FAILURES:
+                break
+    print(f"stress: {ran} programs, {failures} failed", flush=True)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""Receiving goes on while a read waits for more, and brings no more than may stay unread."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import silly
+from silly.errors import EndOfStream, LimitExceeded
+from silly.net import tcp
+from silly.net.tcp import Conn
+
+ANY = "127.0.0.1:0"
+
+
+async def serve_one(
+    handler: Callable[[Conn], Awaitable[None]], data: bytes, pieces: list[int], **limits: Any
+) -> None:
+    """Send *data* to *handler*, in pieces of these sizes and the rest; wait until it is done."""
+    done = asyncio.get_running_loop().create_future()
+
+    async def wrapped(conn: Conn) -> None:
+        try:
+            await handler(conn)
+        except BaseException as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    async with (
+        tcp.listen(ANY, wrapped, **limits) as listener,
+        await tcp.connect(listener.local_addr) as conn,
+    ):
+        at = 0
+        for size in [*pieces, len(data)]:
+            await conn.write(data[at : at + size])
+            at += size
+            for _ in range(3):  # let it arrive as a piece of its own
+                await asyncio.sleep(0)
+        async with asyncio.timeout(20):
+            await done
+
+
+async def test_a_body_longer_than_the_limit_arrives_with_its_header() -> None:
+    body = bytes(range(256)) * 100
+
+    async def handler(conn: Conn) -> None:
+        assert await conn.read(b"\n") == b"header\n"
+        assert await conn.read(len(body)) == body
+
+    await serve_one(handler, b"header\n" + body, [7 + 8192], read_limit=4096)
+
+
+async def test_what_was_too_long_for_a_line_is_read_as_a_count() -> None:
+    data = b"x" * 3_000_000
+
+    async def handler(conn: Conn) -> None:
+        with pytest.raises(LimitExceeded):
+            await conn.read(b"\n")
+        assert await conn.read(len(data)) == data
+
+    await serve_one(handler, data, [])
+
+
+reads = st.lists(
+    st.one_of(
+        st.integers(1, 3000),
+        st.just(b"\n"),
+        st.just(b"\r\n\r\n"),
+        st.none(),
+        st.tuples(st.just("read_limit"), st.integers(1, 2000)),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=60)
+@given(
+    st.binary(max_size=6000).map(lambda data: data.replace(b"a", b"\n").replace(b"b", b"\r\n\r\n")),
+    st.lists(st.integers(1, 2000), max_size=4),
+    reads,
+    st.integers(1, 1500),
+)
+def test_reads_in_one_step_never_stall(
+    data: bytes, pieces: list[int], wanted: list[Any], limit: int
+) -> None:
+    """Whatever the limit, and whichever step a read begins in, it comes to its end."""
+
+    async def handler(conn: Conn) -> None:
+        taken = b""
+        for what in wanted:
+            try:
+                if isinstance(what, tuple):
+                    conn.read_limit = what[1]
+                else:
+                    taken += await conn.read(what)
+            except LimitExceeded:
+                pass  # all of it is still there
+            except EndOfStream:
+                break
+        while True:
+            try:
+                taken += await conn.read(1000)
+            except EndOfStream as end:
+                taken += end.partial
+                break
+        assert taken == data
+
+    async def main() -> None:
+        listener = tcp.listen(ANY, handler, read_limit=limit)
+        async with await tcp.connect(listener.local_addr) as conn:
+            at = 0
+            for size in [*pieces, len(data)]:
+                await conn.write(data[at : at + size])
+                at += size
+                await asyncio.sleep(0)
+            conn.close_write()
+            async with asyncio.timeout(20):
+                with pytest.raises(EndOfStream):
+                    await conn.read(1)
+        await listener.close()
+        assert not listener.stats.handler_errors_by_type
+
+    asyncio.run(main())
+
+
+LEAST = 4096  # bytes that are received at once, whatever the limit
+
+
+@pytest.mark.parametrize("limit", [1, 1000, 4096, 20_000, 200_000])
+@pytest.mark.parametrize("before", [0, 1, 30_000])
+async def test_no_more_stays_unread_than_may(limit: int, before: int, loop_kind: str) -> None:
+    if loop_kind == "uvloop" and silly.engine() == "portable":
+        pytest.skip("uvloop's transports receive up to 256 KiB at once")
+    most = 0
+    full = asyncio.Event()
+    go_on = asyncio.Event()
+
+    async def handler(conn: Conn) -> None:
+        nonlocal most
+        await conn.read(before)
+        for unread in itertools.count():  # busy with something else, until no more comes
+            await asyncio.sleep(0)
+            if unread > 20 and conn.unread_bytes == most:
+                break
+            most = max(most, conn.unread_bytes)
+        full.set()
+        await go_on.wait()
+
+    async with (
+        tcp.listen(ANY, handler, read_limit=limit) as listener,
+        await tcp.connect(listener.local_addr) as conn,
+    ):
+        writing = asyncio.ensure_future(conn.write(b"x" * 2_000_000))
+        await asyncio.wait_for(full.wait(), 20)
+        if silly.engine() == "native":
+            assert most <= max(limit, LEAST)
+        else:  # a piece may come when nearly as much is unread as may be
+            assert most < limit + max(limit, LEAST)
+        go_on.set()
+        await asyncio.wait([writing])
+        writing.exception()

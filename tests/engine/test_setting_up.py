@@ -1,0 +1,261 @@
+"""A connection that cannot be set up: it is let go, counted out once, and its client is told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import silly
+from silly.net import tcp
+from silly.net.observer import Ending
+from silly.net.tcp import Conn, Limits, Listener
+
+ANY = "127.0.0.1:0"
+COUNTED = Limits(max_connections=3, max_per_client=3, exempt_networks=())
+
+
+class FromAnywhere(BaseException):
+    """As no `except Exception` catches it."""
+
+
+async def echo(conn: Conn) -> None:
+    async for line in conn:
+        await conn.write(line)
+
+
+def client_of(listener: Listener) -> socket.socket:
+    host, port = listener.local_addr.rsplit(":", 1)
+    client = socket.create_connection((host, int(port)), timeout=10)
+    client.setblocking(False)
+    return client
+
+
+async def end_of(client: socket.socket) -> bytes | OSError:
+    """What the client sees: bytes, b"" for the end of the stream, or an error."""
+    try:
+        return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 100), 10)
+    except OSError as error:
+        return error
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def is_served(listener: Listener) -> bool:
+    async with await tcp.connect(listener.local_addr) as conn:
+        await conn.write(b"well?\n")
+        return await conn.read(b"\n", timeout=10) == b"well?\n"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, FromAnywhere])
+async def test_no_task_can_be_made(error: type[BaseException]) -> None:
+    loop = asyncio.get_running_loop()
+    reported: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: reported.append(context))
+    makes_tasks = False
+
+    def factory(
+        loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any
+    ) -> asyncio.Task[Any]:
+        if "echo" in getattr(coroutine, "__qualname__", "") and not makes_tasks:
+            raise error("no task")
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+    loop.set_task_factory(factory)  # type: ignore[arg-type]
+    try:
+        async with tcp.listen(ANY, echo, limits=COUNTED) as listener:
+            for _ in range(5):  # more than there may be at a time
+                with client_of(listener) as client:
+                    assert isinstance(await end_of(client), ConnectionResetError)
+                await until(lambda: listener.connections == 0)
+            assert len(reported) == 5
+            makes_tasks = True
+            assert await is_served(listener)
+            assert listener.stats.accepted == 1
+            assert not listener.stats.refused
+    finally:
+        loop.set_task_factory(None)
+
+
+@pytest.mark.parametrize("error", [ValueError, FromAnywhere])
+async def test_a_plain_function_crashes(error: type[BaseException]) -> None:
+    crashes = True
+
+    def handler(conn: Conn) -> Coroutine[Any, Any, None]:
+        if crashes:
+            raise error("at once")
+        return echo(conn)
+
+    async with tcp.listen(ANY, handler, limits=COUNTED) as listener:
+        for _ in range(5):
+            with client_of(listener) as client:
+                assert await end_of(client) == b""
+            await until(lambda: listener.connections == 0)
+        assert listener.stats.handler_errors_by_type == {error.__name__: 5}
+        crashes = False
+        assert await is_served(listener)
+
+
+async def test_an_observer_is_told_the_end_of_what_had_no_handler() -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda *_: None)
+    told: list[Ending] = []
+
+    class Watcher:
+        def opened(self, conn: Conn, listener: Listener) -> None: ...
+        def closed(self, conn: Conn, listener: Listener, ending: Ending) -> None:
+            told.append(ending)
+
+    def factory(
+        loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any
+    ) -> asyncio.Task[Any]:
+        if "echo" in getattr(coroutine, "__qualname__", ""):
+            raise ZeroDivisionError
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+    async with tcp.listen(ANY, echo, observer=Watcher()) as listener:
+        loop.set_task_factory(factory)  # type: ignore[arg-type]
+        try:
+            with client_of(listener) as client:
+                assert isinstance(await end_of(client), ConnectionResetError)
+            await until(lambda: bool(told))
+        finally:
+            loop.set_task_factory(None)
+    assert [ending.how for ending in told] == ["handler_error"]
+    assert isinstance(told[0].error, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("value", [2**62, 2**64, 2**100])
+async def test_limits_of_any_size(value: int) -> None:
+    async with tcp.listen(ANY, echo, read_limit=value, max_unsent=value) as listener:
+        assert await is_served(listener)
+        async with await tcp.connect(
+            listener.local_addr, read_limit=value, max_unsent=value
+        ) as conn:
+            conn.read_limit = conn.max_unsent = value
+            await conn.write(b"x\n")
+            assert await conn.read(b"\n") == b"x\n"
+
+
+async def test_an_interruption_while_accepting_concerns_that_connection_alone() -> None:
+    """As that of a signal's handler (Ctrl-C), which comes between any two steps."""
+    loop = asyncio.get_running_loop()
+    reported: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: reported.append(context))
+    interrupted = False
+
+    class Interrupting:
+        def opened(self, conn: Conn, listener: Listener) -> None:
+            nonlocal interrupted
+            if not interrupted:
+                interrupted = True
+                raise FromAnywhere
+
+        def closed(self, conn: Conn, listener: Listener, ending: Ending) -> None: ...
+
+    async with tcp.listen(ANY, echo, observer=Interrupting()) as listener:
+        with client_of(listener) as client:
+            await loop.sock_sendall(client, b"x\n")
+            await end_of(client)
+        assert interrupted
+        # The next connection has its own addresses, not those of the interrupted one.
+        async with await tcp.connect(listener.local_addr) as conn:
+            assert conn.remote_addr == listener.local_addr
+        assert await is_served(listener)
+
+
+OBSERVED = b"g" * 1_000_000
+
+
+async def test_what_an_observer_writes_counts_for_backpressure() -> None:
+    full = asyncio.Event()
+
+    class Greeter:
+        def opened(self, conn: Conn, listener: Listener) -> None:
+            for _ in range(8):
+                conn.write(OBSERVED)
+
+        def closed(self, conn: Conn, listener: Listener, ending: Ending) -> None: ...
+
+    async def handler(conn: Conn) -> None:
+        room = asyncio.ensure_future(conn.write(b"x"))
+        await asyncio.sleep(0)
+        if not room.done():
+            full.set()
+        await room
+
+    async with (
+        tcp.listen(ANY, handler, observer=Greeter()) as listener,
+        await tcp.connect(listener.local_addr, read_limit=10) as conn,
+    ):
+        await asyncio.wait_for(full.wait(), 10)
+        assert len(await conn.read(len(OBSERVED) * 8 + 1)) == len(OBSERVED) * 8 + 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what others do to a socket, on Linux")
+async def test_a_listening_socket_that_somebody_shut_down(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with (
+        tcp.listen(ANY, echo) as listener,
+        await tcp.connect(listener.local_addr) as conn,
+    ):
+        await conn.write(b"before\n")
+        assert await conn.read(b"\n") == b"before\n"
+        port = int(listener.local_addr.rpartition(":")[2])
+        for number in [int(name) for name in os.listdir("/proc/self/fd")]:  # noqa: PTH208
+            try:
+                mode = os.fstat(number).st_mode
+            except OSError:
+                continue  # it was that of the listing
+            if stat.S_ISSOCK(mode):
+                with socket.socket(fileno=os.dup(number)) as other:  # as if it were inherited
+                    if (
+                        other.family == socket.AF_INET
+                        and other.getsockname()[1] == port
+                        and other.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                    ):
+                        other.shutdown(socket.SHUT_RDWR)
+        await until(lambda: listener.stats.accept_stalls > 0)
+        turns = 0
+        while turns < 50:  # nothing goes round in circles meanwhile
+            await asyncio.sleep(0)
+            turns += 1
+        assert listener.stats.accept_stalls == 1
+        await conn.write(b"after\n")
+        assert await conn.read(b"\n") == b"after\n"
+    assert "cannot accept: Invalid argument" in caplog.text
+
+
+@pytest.mark.skipif(silly.engine() != "native", reason="in the other it is the loop's epoll set")
+def test_epoll_ctl_fails(tmp_path: Path) -> None:
+    """No watches are left (ENOSPC, epoll_ctl(2)): connections are refused, and later are not."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    library = tmp_path / "no_watches.so"
+    source = Path(__file__).with_name("no_watches.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("no_watches.py")],
+        env={**os.environ, "LD_PRELOAD": str(library), "NO_WATCHES": str(tmp_path / "now")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["refused", "0", "counts", "0", "others", "served", "later"]

@@ -1,0 +1,198 @@
+"""What all connections of a listener hold together is bounded, and who goes when it is more."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from silly.net import budget, tcp
+from silly.net.budget import machine_memory, memory_of
+from silly.net.tcp import Conn, Limits
+
+ANY = "127.0.0.1:0"
+MIB = 1 << 20
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def wait(conn: Conn) -> None:
+    """Read a line, which may never come to its end."""
+    await conn.read(b"\n", limit=1 << 30)
+
+
+async def test_unread_bytes_are_counted_and_given_back() -> None:
+    async with tcp.listen(ANY, wait) as listener:
+        clients = [await tcp.connect(listener.local_addr) for _ in range(3)]
+        for client in clients:
+            await client.write(b"x" * 300_000)
+        await until(lambda: listener.stats.unread_bytes == 900_000)
+        assert 900_000 <= listener.stats.held_bytes <= 4 * 900_000
+        assert listener.stats.memory_budget == int(machine_memory() * 0.25)
+        clients[0].close()
+        clients[1].abort()
+        await clients[2].write(b"\n")
+        await until(lambda: listener.connections == 0)
+        assert listener.stats.held_bytes == 0
+        clients[2].close()
+
+
+async def test_unsent_bytes_are_counted_and_given_back() -> None:
+    async def send(conn: Conn) -> None:
+        conn.write(b"x" * 6_000_000)
+        await conn.read(b"\n")
+
+    async with (
+        tcp.listen(ANY, send) as listener,
+        await tcp.connect(listener.local_addr, read_limit=1000) as client,
+    ):
+        await until(lambda: listener.stats.unsent_bytes > 1_000_000)
+        assert listener.stats.held_bytes >= 1_000_000
+        await client.read(6_000_000)
+        await until(lambda: listener.stats.unsent_bytes == 0)
+        await client.write(b"\n")
+        await until(lambda: listener.connections == 0)
+        assert listener.stats.held_bytes == 0
+
+
+async def test_those_that_hold_most_and_give_least_go_first(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "silly.net")
+    ended: list[BaseException] = []
+
+    async def handler(conn: Conn) -> None:
+        try:
+            while True:
+                await conn.read(b"\n", limit=1 << 30)
+        except OSError as error:
+            ended.append(error)
+            raise
+
+    limits = Limits(memory_budget=8 * MIB)
+    async with tcp.listen(ANY, handler, limits=limits) as listener:
+        modest = await tcp.connect(listener.local_addr)
+        await modest.write(b"x" * 10_000)
+        diligent = await tcp.connect(listener.local_addr)
+        for _ in range(30):  # gives much, and holds as much as each of the others
+            await diligent.write(b"x" * 999_999 + b"\n")
+        await diligent.write(b"x" * 1_000_000)
+        greedy = [await tcp.connect(listener.local_addr) for _ in range(12)]
+        for conn in greedy:
+            conn.write(b"x" * 1_000_000)
+        await until(lambda: bool(listener.stats.ended))
+        await until(lambda: listener.stats.held_bytes <= 8 * MIB)
+        await until(lambda: listener.connections == 14 - listener.stats.ended["memory_budget"])
+        assert modest.is_alive
+        await modest.write(b"\n")
+        await diligent.write(b"\n")
+        await until(lambda: len(ended) == listener.stats.ended["memory_budget"])
+        assert listener.stats.handler_errors == 0
+        assert all("memory_budget was used up" in str(error) for error in ended)
+        left = listener.connections
+        for conn in greedy:
+            conn.abort()
+        assert left >= 2
+        await until(lambda: listener.connections == 2)  # these two are left
+        modest.close()
+        diligent.close()
+        await until(lambda: listener.connections == 0)
+        assert listener.stats.held_bytes == 0
+    assert "memory_budget (it held most and gave least)" in caplog.text
+
+
+async def test_connections_that_linger_or_are_not_read_count_too() -> None:
+    stuck = asyncio.Event()
+
+    async def handler(conn: Conn) -> None:
+        conn.write(b"x" * 4_000_000)
+        if stuck.is_set():
+            return  # its bytes are sent while it lingers
+        await asyncio.Event().wait()  # busy with something else
+
+    limits = Limits(memory_budget=MIB, linger=1000)
+    async with tcp.listen(ANY, handler, limits=limits) as listener:
+        for _ in range(2):
+            async with await tcp.connect(listener.local_addr, read_limit=1000) as client:
+                await until(lambda: client.unread_bytes > 0)
+                await until(lambda: listener.stats.held_bytes == 0)
+                with pytest.raises(ConnectionResetError):
+                    while True:
+                        await client.read(4_000_000, timeout=20)
+            stuck.set()
+        assert listener.stats.ended == {"memory_budget": 2}
+        await listener.close(0)
+
+
+def test_a_share_is_of_the_machine_or_the_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(budget, "_CGROUP_LIMITS", (str(limit),))
+    machine_memory.cache_clear()
+    try:
+        whole = machine_memory()
+        for text, expected in (("max\n", whole), ("1000000\n", 1_000_000), (f"{1 << 62}", whole)):
+            limit.write_text(text)
+            machine_memory.cache_clear()
+            assert memory_of(Limits(memory_budget="50%")) == int(expected * 0.5)
+        assert memory_of(Limits(memory_budget=12345)) == 12345
+        assert memory_of(Limits(memory_budget=None)) is None
+    finally:
+        machine_memory.cache_clear()
+
+
+@pytest.mark.parametrize("text", ["0%", "101%", "x%", "%", "25 percent", "0", "-5", "nan%", "1%1"])
+def test_bad_budgets_are_named(text: str) -> None:
+    with pytest.raises(ValueError, match=r"SILLY_MEMORY_BUDGET: .* such as 25%"):
+        Limits.from_env({"SILLY_MEMORY_BUDGET": text})
+
+
+def test_no_slice_is_too_long_for_the_loop() -> None:
+    """Ranking and ending give the loop its turn."""
+
+    class Holder:
+        _held = 100
+        _counts = (0, 0)
+        _times = (0.0, 0.0)
+        unread_bytes = 100
+        is_gone = False
+
+        def _end_for(self, limit: str, error: OSError) -> None:
+            self.is_gone = True
+            shared.change(-100)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        turns = 0
+
+        def count() -> None:
+            nonlocal turns
+            turns += 1
+            if shared.held > 200_000 * 0.8:
+                loop.call_soon(count)
+
+        loop.call_soon(count)
+        shared.change(100 * len(holders))
+        async with asyncio.timeout(20):
+            while shared.held > 200_000 * 0.8:
+                await asyncio.sleep(0)
+        assert turns >= len(holders) / budget.RANKED
+        assert sum(holder.is_gone for holder in holders) == len(holders) - 1600
+
+    holders = [Holder() for _ in range(3000)]
+
+    async def run() -> None:
+        nonlocal shared
+        shared = budget.MemoryBudget(asyncio.get_running_loop(), 200_000, lambda: list(holders))  # type: ignore[arg-type]
+        await main()
+
+    shared: budget.MemoryBudget
+    asyncio.run(run())
