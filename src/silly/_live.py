@@ -161,7 +161,7 @@ def _end_with(loop: asyncio.AbstractEventLoop, live: Live) -> None:
         if loop.is_running():
             close()  # which refuses
             return
-        del loop.close
+        vars(loop).pop("close", None)
         try:
             if (live or live.attendants) and asyncio._get_running_loop() is None:
                 loop.run_until_complete(live.end())
@@ -198,7 +198,7 @@ def _part(loop: asyncio.AbstractEventLoop) -> None:
     """
     selector = getattr(loop, "_selector", None)
     if hasattr(select, "epoll") and isinstance(selector, selectors.EpollSelector):
-        with contextlib.suppress(ValueError), select.epoll() as own:  # it is closed
+        with contextlib.suppress(ValueError, OSError), select.epoll() as own:  # it may be closed
             os.dup2(own.fileno(), selector.fileno(), inheritable=False)
 
 

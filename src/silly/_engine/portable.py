@@ -399,10 +399,10 @@ class SocketServer:
 
     def disown(self) -> None:
         """Close in a forked child, without a word to the loop, which is the parent's."""
-        let_go(self._sock)
-        if self._reserve >= 0:
+        if self._reserve >= 0:  # the first: where no descriptor is free, the next step takes it
             os.close(self._reserve)
             self._reserve = -1
+        let_go(self._sock)
 
 
 AT_ONCE: Final = 32  # connections accepted before others have their turn
