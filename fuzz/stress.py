@@ -1012,12 +1012,13 @@ def misuse(world: World, conn: Conn | None, rng: random.Random) -> None:
         objects += [*listener._servers, *(task.get_coro() for task in listener._handling)]
     if getattr(loop, "_silly_reactor", None) is not None:
         objects += [loop._silly_reactor] * 2
-    thing = rng.choice(objects)
-    for _ in range(rng.randrange(1, 4)):
-        with contextlib.suppress(BaseException):
-            made = misuse_once(thing, objects, rng)
-            if type(made).__module__.startswith("silly._engine"):  # not the loop, or a socket
-                thing = made
+    for _ in range(5):
+        thing = rng.choice(objects)
+        for _ in range(rng.randrange(1, 5)):
+            with contextlib.suppress(BaseException):
+                made = misuse_once(thing, objects, rng)
+                if type(made).__module__.startswith("silly."):  # not the loop, or a socket
+                    thing = made
     for each in objects:
         if isinstance(each, type(read)):
             with contextlib.suppress(BaseException):
@@ -1027,8 +1028,10 @@ def misuse(world: World, conn: Conn | None, rng: random.Random) -> None:
 def misuse_once(thing: Any, objects: list[Any], rng: random.Random) -> Any:
     kind = type(thing)
     arguments = [_argument(objects, rng) for _ in range(rng.randrange(4))]
-    # A descriptor of the process would be taken over, as asked: it is none of these.
     numbers = [-1, 1 << 20, 2**31 - 1, 2**70]
+    if not isinstance(thing, Conn) and not hasattr(thing, "backlog"):
+        # To those it would be a descriptor, to be taken over as asked.
+        numbers += [0, 1, 2, 3]
     for_init = [rng.choice(numbers) if isinstance(a, int | float) else a for a in arguments]
     match rng.randrange(9):
         case 0:

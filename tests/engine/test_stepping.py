@@ -550,7 +550,7 @@ async def test_a_thread_in_the_handlers_own_context() -> None:
                     entered.set()
                     leave.wait(20)
 
-                thread = threading.Thread(target=lambda: run_in(context, stay))
+                thread = threading.Thread(target=run_in, args=(context, stay))
                 thread.start()
                 threads.append(thread)
                 conn.write(line)
@@ -604,7 +604,7 @@ async def test_two_tasks_on_one_iterator(shared: str, readers: str) -> None:
         got.append(mine)
         try:
             async for line in lines:
-                mine.append(line)
+                mine.append(line)  # noqa: PERF401 - one after the other
             done.extend(mine)
         except ConcurrentRead as error:
             refused.append(error)
@@ -625,7 +625,8 @@ async def test_two_tasks_on_one_iterator(shared: str, readers: str) -> None:
                 if readers == "tasks":
                     tasks.append(asyncio.create_task(take(lines)))
                 else:
-                    clients.append(await tcp.connect(others.local_addr))
+                    client_of_others = await tcp.connect(others.local_addr)
+                    clients.append(client_of_others)
                 await rest()
             async with asyncio.timeout(10):
                 while len(refused) < 1:

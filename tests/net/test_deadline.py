@@ -220,7 +220,7 @@ async def test_none_is_no_deadline() -> None:
 async def test_it_begins_once() -> None:
     a, b = memory_pair()
     deadline = a.deadline(1)
-    with deadline, pytest.raises(RuntimeError, match="call conn.deadline"), deadline:
+    with deadline, pytest.raises(RuntimeError, match="has begun already"), deadline:
         pass
     with deadline:  # it ended
         pass

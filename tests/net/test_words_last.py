@@ -350,10 +350,9 @@ async def test_an_observer_is_told_when_all_is_done_and_counted() -> None:
 
 def test_a_look_back_that_fails_does_not_end_the_sweep() -> None:
     class Fails:
-        _ended_by = None
         looks = 0
 
-        def _look_back(self, _now: float, _deadlines: object) -> None:
+        def look(self, _now: float) -> bool:
             self.looks += 1
             raise Odd
 
@@ -362,8 +361,8 @@ def test_a_look_back_that_fails_does_not_end_the_sweep() -> None:
         complaints: list[dict[str, Any]] = []
         loop.set_exception_handler(lambda _loop, context: complaints.append(context))
         conns = [Fails() for _ in range(3)]
-        swept = sweep.Sweep(loop, Limits(first_byte_timeout=8), lambda: list(conns))
-        swept.start()
+        swept = sweep.Sweep(loop, lambda: list(conns), Fails.look)
+        swept.start(1)
         while min(conn.looks for conn in conns) < 5:
             await asyncio.sleep(1)
         swept.stop()
