@@ -29,6 +29,7 @@ FLOORS = (
         "silly.errors",
         "silly._arguments",
         "silly._live",
+        "silly._signals",
         "silly._units",
         "silly.log",
         "silly._logger",

@@ -217,11 +217,16 @@ class Channel:
 
     def close(self) -> None:
         """Say and hear nothing more."""
-        self.ended = self._read_all = True
         if self._loop is not None:
             self._loop.remove_reader(self._sock)
             self._loop.remove_writer(self._sock)
-            self._loop = None
+        self.disown()
+
+    def disown(self) -> None:
+        """Close this process's end without a word: in a forked child, to whom the loop is not."""
+        self.ended = self._read_all = True
+        self._loop = None
+        self._unsent.clear()
         while self._descriptors:
             os.close(self._descriptors.popleft())
         self._sock.close()
@@ -271,6 +276,8 @@ class Channel:
 
     def send_all(self, timeout: float) -> None:
         """Wait, *timeout* seconds at most, until all that is queued was sent."""
+        if not self._unsent:
+            return
         poll = select.poll()
         poll.register(self._sock, select.POLLOUT)
         deadline = time.monotonic() + timeout

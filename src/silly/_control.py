@@ -33,7 +33,9 @@ from silly._channel import (
     Running,
     Stopping,
 )
+from silly._engine import engine
 from silly._logger import ENDS_PROGRAM, Logger
+from silly._signals import breakable
 
 __all__ = ["CHANNEL", "Opened", "Worker", "merging", "provide", "worker"]
 
@@ -140,6 +142,14 @@ class Worker:
                 self._channel.send(Heartbeat())
             self._loop.call_later(self._beat, self._heartbeat)
 
+    def disown(self) -> None:
+        """In a forked child, which is no worker: hold nothing of the parent's open."""
+        self._loop = None
+        self._channel.disown()
+        for servers in self._lent.values():
+            for server in servers:
+                engine.disown(server)
+
     # ---------------------------------------------------- what the runtime tells
 
     def running(self, *, started: bool, listening: bool) -> None:  # noqa: ARG002 - which, is known
@@ -236,9 +246,10 @@ class Worker:
         if key in self._open or (picks and asyncio.current_task() is not self._main):
             return None
         try:
-            answer, descriptors = self._channel.converse(
-                Open(address, index, backlog, reuse_port, mode), _PATIENCE
-            )
+            with breakable():
+                answer, descriptors = self._channel.converse(
+                    Open(address, index, backlog, reuse_port, mode), _PATIENCE
+                )
         except OSError as error:
             raise type(error)(error.errno, "The supervisor did not answer", address) from None
         if isinstance(answer, Refused):
@@ -298,3 +309,14 @@ def _from_environment() -> Worker | None:
 
 worker: Worker | None = _from_environment()
 """This process as a worker; None if it is none."""
+
+
+def _forked() -> None:
+    global worker  # noqa: PLW0603 - the child is none
+    if worker is not None:
+        worker.disown()
+        worker = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

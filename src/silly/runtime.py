@@ -7,7 +7,9 @@ pending timer.
 SIGINT and SIGTERM drain: listeners stop accepting and let their handlers finish
 for up to the grace period, then cancel, then abort; forked tasks and the main
 coroutine are cancelled once the handlers are done. A second signal ends the
-grace period at once. All of this is a normal end.
+grace period at once; the same one within a tenth of a second is not a second one
+(`silly._signals.Presses`). All of this is a normal end. Forked children have none
+of these handlers.
 
 SIGUSR1 prints what every listener, connection and task is doing on standard
 error (`silly._inspection`), and the program goes on.
@@ -31,9 +33,11 @@ from typing import Any, Final, Protocol, TypeVar
 
 from silly import _control, _inspection, stdio
 from silly._arguments import seconds
-from silly._live import Live
+from silly._live import AFTER_CANCEL, Live
 from silly._logger import Logger
+from silly._signals import Presses, break_off, handling
 from silly.log import DroppingHandler, unconfigured_logging_drops
+from silly.net import resolving
 from silly.systemd import Service
 
 __all__ = ["GRACE", "run", "run_function", "run_script"]
@@ -43,7 +47,6 @@ T = TypeVar("T")
 logger = Logger("silly.runtime")
 
 GRACE: Final = 5.0  # seconds
-_AFTER_CANCEL: Final = 1.0  # seconds that a cancelled task has to clean up
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -59,7 +62,8 @@ def run(
     As `asyncio.run`, but: after *main* returned, listeners, connections, forked
     tasks and pending timers are waited for; and SIGINT and SIGTERM drain the
     program (handlers may finish) instead of raising `KeyboardInterrupt`. A
-    second signal ends the drain at once.
+    second signal ends the drain at once. Names that are being resolved, also for
+    libraries that ask the event loop (``loop.getaddrinfo``), are not waited for.
 
     Args:
         main: a coroutine.
@@ -121,11 +125,14 @@ class _Program:
         self._main = main
         self._grace = grace
         self._signals = 0
+        self._presses = Presses()
         self._reacted = False  # the loop has seen the first signal
 
     async def run(self) -> Any:
         self._loop = loop = asyncio.get_running_loop()
         self._live = Live.of(loop)
+        # What libraries ask for is not waited for at the end, either.
+        loop.getaddrinfo = resolving.getaddrinfo  # type: ignore[method-assign]
         self._signalled = asyncio.Event()
         main = loop.create_task(self._guard())
         # The last to be told is the overseer, while SIGUSR1 still does no harm.
@@ -135,7 +142,7 @@ class _Program:
                 signalled = loop.create_task(self._signalled.wait())
                 await asyncio.wait((done, signalled), return_when=asyncio.FIRST_COMPLETED)
                 signalled.cancel()
-                if not done.done():
+                if self._reacted or not done.done():
                     done.cancel()
                     await self._drain(main)
             finally:
@@ -171,30 +178,16 @@ class _Program:
         tasks = {main, *live.tasks}
         for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks, timeout=_AFTER_CANCEL)
+        await asyncio.wait(tasks, timeout=AFTER_CANCEL)
         for conn in list(live.conns):
             conn.close()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_AFTER_CANCEL):
+            async with asyncio.timeout(AFTER_CANCEL):
                 await live.wait_empty()
 
     async def _end_now(self, main: asyncio.Task[Any]) -> None:
-        live = self._live
         self._overseer.stopping(told=False)
-        closings = [listener.close(0) for listener in [*live.listeners, *live.attendants]]
-        for timer in list(live.timers):
-            timer.cancel()
-        for conn in list(live.conns):
-            conn.abort()
-        tasks = {main, *live.tasks}
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks, timeout=_AFTER_CANCEL)
-        if closings:
-            await asyncio.wait(closings)
-        with contextlib.suppress(TimeoutError):  # aborted: they leave within a pass or two
-            async with asyncio.timeout(_AFTER_CANCEL):
-                await live.wait_empty()
+        await self._live.end(main)
 
     # --------------------------------------------------------------- overseer
 
@@ -233,26 +226,17 @@ class _Program:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        # asyncio's own handlers: the loop's wake-up descriptor is set with them, so a
-        # signal takes it out of its wait.
-        before = {number: signal.getsignal(number) for number in _SIGNALS}
-        for number in _SIGNALS:
-            with contextlib.suppress(NotImplementedError):  # Windows has no wake-up for these
-                self._loop.add_signal_handler(number, lambda: None)
-            signal.signal(number, self._on_signal)
-        try:
+        with handling(self._loop, dict.fromkeys(_SIGNALS, self._on_signal)):
             yield
-        finally:
-            for number, handler in before.items():
-                with contextlib.suppress(NotImplementedError):
-                    self._loop.remove_signal_handler(number)
-                signal.signal(number, handler)
 
-    def _on_signal(self, _number: int, _frame: types.FrameType | None) -> None:
+    def _on_signal(self, number: int, _frame: types.FrameType | None) -> None:
+        if not self._presses.is_another(number):
+            return
         self._signals += 1
         if self._signals > 1 and not self._reacted:
             raise KeyboardInterrupt  # the program's own code holds the loop: break in
         self._loop.call_soon_threadsafe(self._react)
+        break_off()
 
     def _react(self) -> None:
         if not self._reacted:
@@ -283,8 +267,7 @@ def _reporting(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     if number is None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.getsignal(number)
-    if before is not signal.SIG_DFL:  # the program has its own use for it
+    if signal.getsignal(number) is not signal.SIG_DFL:  # the program has its own use for it
         yield
         return
 
@@ -301,14 +284,10 @@ def _reporting(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         output.write(text.encode("utf-8", "backslashreplace"))
         loop.call_soon_threadsafe(output.retry_later)
 
-    loop.add_signal_handler(number, lambda: None)  # as in _signals_caught
-    signal.signal(number, report)
     try:
-        yield
+        with handling(loop, {number: report}):
+            yield
     finally:
-        if signal.getsignal(number) is report:
-            loop.remove_signal_handler(number)
-            signal.signal(number, before)
         output.close()
 
 

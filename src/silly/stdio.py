@@ -22,6 +22,7 @@ import socket
 import stat
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Final, Literal, TextIO
 
@@ -181,6 +182,9 @@ def data_stream(stream: TextIO | None, name: str) -> Stream:
 # -------------------------------------------------------------------------- messages
 
 
+_droppers: weakref.WeakSet[Dropper] = weakref.WeakSet()
+
+
 class Dropper:
     """Writes to a descriptor without ever waiting for it.
 
@@ -208,6 +212,7 @@ class Dropper:
         self._is_pushing = False
         self.error: OSError | None = None
         """Why something was lost without a word in its place; None if nothing was."""
+        _droppers.add(self)
 
     def write(self, data: bytes) -> bool:
         """Write *data*, or keep it; return False if there is no room even to keep it."""
@@ -279,6 +284,14 @@ class Dropper:
             self.error = _unread()
         self._let_go()
 
+    def _disown(self) -> None:
+        """In a forked child: what is kept is the parent's to write."""
+        self._kept.clear()
+        self._untold = 0
+        self._retrying = None
+        self._is_pushing = False
+        self._let_go()
+
     def _let_go(self) -> None:
         if self._own is not None:
             os.close(self._own[0])
@@ -316,6 +329,15 @@ class Dropper:
             return None
         self._own = ours, status.st_dev, status.st_ino
         return ours
+
+
+def _forked() -> None:
+    for dropper in list(_droppers):
+        dropper._disown()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _unread() -> OSError:

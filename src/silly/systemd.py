@@ -87,6 +87,7 @@ class Service:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._state = ""
+        self._pid = os.getpid()
         self._timer: asyncio.TimerHandle | None = None
         period = watchdog_period()
         if period is not None:
@@ -128,6 +129,8 @@ class Service:
     def _tell(self, *assignments: str) -> None:
         if assignments[0].startswith(("READY", "RELOADING", "STOPPING")):
             self._state = assignments[0]
+        if os.getpid() != self._pid:  # a forked child is another's business
+            return
         try:
             notify(*assignments)
         except OSError as error:
@@ -192,3 +195,14 @@ def _listening(fd: int, name: str) -> list[Activated]:
     finally:
         sock.detach()
     return []
+
+
+def _forked() -> None:
+    global _found  # noqa: PLW0603 - they are the parent's
+    for each in _found or ():
+        os.close(each.fd)
+    _found = [] if _found else _found
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

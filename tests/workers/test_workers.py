@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import pytest
@@ -233,7 +234,8 @@ def test_signal_drains_and_the_second_forces(tmp_path: Path, number: signal.Sign
             silly.until("stopping; waiting up to 600 s for 1 worker ")
             sock.sendall(b"two\n")  # the handler goes on
             assert sock.recv(100) == b"two\n"
-            silly.send(number)
+            # The same, at once, would be the first one, twice.
+            silly.send(signal.SIGINT if number == signal.SIGTERM else signal.SIGTERM)
             silly.rest()
             assert silly.process.returncode == 0
 
@@ -249,8 +251,17 @@ def test_worker_that_does_not_stop_is_killed(tmp_path: Path) -> None:
         silly.until("ignoring")
         silly.send(signal.SIGTERM)
         silly.until("stopping")
-        silly.send(signal.SIGTERM)
+        over = threading.Event()
+
+        def press_again() -> None:  # which does not put it off
+            while not over.wait(0.2):
+                silly.send(signal.SIGINT)
+
+        hammer = threading.Thread(target=press_again)
+        hammer.start()
         silly.until("does not stop: killing it")
+        over.set()
+        hammer.join()
         silly.rest()
         assert silly.process.returncode == 0
 

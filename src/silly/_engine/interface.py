@@ -251,6 +251,13 @@ class Engine(Protocol):
         is cancelled.
         """
 
+    def disown(self, of_parent: Any) -> None:
+        """In a forked child: close its copy of a stream's or server's descriptors.
+
+        Without a trace on the wire, and without touching the event loop, whose
+        epoll set is the parent's, too.
+        """
+
     def spin(self, loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None:
         """Call *step*, and serve what is ready, by turns, for as long as the loop can spare.
 

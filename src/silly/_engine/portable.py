@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, cast
 
+from silly._engine import complaints
 from silly._engine.interface import (
     OF_ONE_CONNECTION,
     Accept,
@@ -31,12 +32,13 @@ from silly._engine.interface import (
 )
 from silly._engine.stream import Stream
 from silly._engine.trampoline import Trampoline as stepped  # noqa: N813 - called as one
+from silly._live import let_go
 
 if sys.platform != "win32":
     import fcntl
     import termios
 
-__all__ = ["NAME", "Stream", "attach", "serve", "stepped"]
+__all__ = ["NAME", "Stream", "attach", "disown", "serve", "spin", "stepped"]
 
 NAME: Final = "portable"
 
@@ -395,6 +397,13 @@ class SocketServer:
             os.close(self._reserve)
             self._reserve = -1
 
+    def disown(self) -> None:
+        """Close in a forked child, without a word to the loop, which is the parent's."""
+        if self._reserve >= 0:  # the first: where no descriptor is free, the next step takes it
+            os.close(self._reserve)
+            self._reserve = -1
+        let_go(self._sock)
+
 
 AT_ONCE: Final = 32  # connections accepted before others have their turn
 SOMAXCONN: Final = 4096  # as many as a backlog may hold (listen(2))
@@ -507,6 +516,15 @@ async def attach(loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: A
     except BaseException:
         sock.close()
         raise
+
+
+def disown(of_parent: Stream | Server) -> None:
+    """Close a descriptor in a forked child (see `silly._engine.interface.Engine.disown`)."""
+    if isinstance(of_parent, Stream):
+        of_parent._mark_lost(complaints.belongs_to_parent())
+        let_go(cast(AsyncioLink, of_parent._link)._socket)
+    else:
+        cast(SocketServer, of_parent).disown()
 
 
 def spin(loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None:  # noqa: ARG001

@@ -644,6 +644,17 @@ class Stream:
 
     def lost(self, error: OSError | None) -> None:
         """Note that the link is gone."""
+        self._mark_lost(error)
+        if self._accounted:
+            self._account()
+        self._wake_reader()
+        self._wake_writers()
+        waiters, self._wake_on_gone = self._wake_on_gone, None
+        if waiters is not None:
+            _wake_all(waiters)
+        self._on_gone(self)
+
+    def _mark_lost(self, error: OSError | None) -> None:
         if self._loss is None and not self._closing:
             self._loss = complaints.lost(error)
         self._gone = True
@@ -656,14 +667,6 @@ class Stream:
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
-        if self._accounted:
-            self._account()
-        self._wake_reader()
-        self._wake_writers()
-        waiters, self._wake_on_gone = self._wake_on_gone, None
-        if waiters is not None:
-            _wake_all(waiters)
-        self._on_gone(self)
 
     # ---------------------------------------------------------------- idleness
 

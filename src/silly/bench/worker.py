@@ -77,17 +77,19 @@ async def _work(job: Job, pipe: Connection) -> None:
             started.set_result(order[1])
         else:
             generator.stop("interrupted")
+            opening.cancel()
             if not started.done():
                 started.cancel()
 
+    opening = asyncio.create_task(generator.open())
     asyncio.get_running_loop().add_reader(pipe.fileno(), told)
-    await generator.open()
-    pipe.send(("ready", recorder.first_errors))
-    # What is there now stays; collecting it again and again would stall replies.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
     try:
+        await opening
+        pipe.send(("ready", recorder.first_errors))
+        # What is there now stays; collecting it again and again would stall replies.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
         start = await started
     except asyncio.CancelledError:
         return

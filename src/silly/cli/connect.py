@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import shutil
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime
+from types import FrameType
 from typing import Any, Final
 
 import click
 
+from silly._signals import break_off, handling
 from silly.cli.command import DURATION, INTERRUPTED, Failure, GroupedCommand, option, run
 from silly.cli.connecting.pipe import Sink, Source
 from silly.cli.connecting.shaping import (
@@ -162,14 +163,13 @@ def _run(program: Coroutine[Any, Any, int]) -> int:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
 
-        def stop(number: int) -> None:
+        def stop(number: int, _frame: FrameType | None) -> None:
             signalled.append(number)
-            task.cancel()
+            loop.call_soon_threadsafe(task.cancel)
+            break_off()
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(NotImplementedError):  # Windows
-                loop.add_signal_handler(number, stop, number)
-        return await program
+        with handling(loop, dict.fromkeys((signal.SIGINT, signal.SIGTERM), stop)):
+            return await program
 
     try:
         with asyncio.Runner() as runner:

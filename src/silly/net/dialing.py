@@ -8,22 +8,26 @@ next one begin beside it; the first to succeed wins and the others are closed.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import itertools
 import os
 import socket
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from silly._live import let_go
 from silly.errors import at_address
 from silly.net.addr import Address, TCPAddress, UnixAddress, format_sockaddr
+from silly.net.resolving import getaddrinfo
 
 __all__ = ["dial"]
 
 STAGGER: Final = 0.25  # seconds: the "Connection Attempt Delay" of RFC 8305, section 5
 
 _Target = tuple[int, Any]  # family, sockaddr
+
+_connecting: weakref.WeakSet[socket.socket] = weakref.WeakSet()  # for forked children to close
 
 
 async def dial(
@@ -39,10 +43,10 @@ async def dial(
         if not hasattr(socket, "AF_UNIX"):
             raise OSError(errno.EAFNOSUPPORT, "This system has no Unix sockets", str(address))
         return await _attempt(loop, (socket.AF_UNIX, address.path), None, str(address))
-    targets = _take_turns(await _resolve(loop, address.host or None, address.port, address))
+    targets = _take_turns(await _resolve(address.host or None, address.port, address))
     local: list[_Target] | None = None
     if bind is not None:
-        local = await _resolve(loop, bind.host or "0.0.0.0", bind.port, bind)  # noqa: S104
+        local = await _resolve(bind.host or "0.0.0.0", bind.port, bind)  # noqa: S104
         families = {family for family, _ in local}
         targets = [target for target in targets if target[0] in families]
         if not targets:
@@ -56,20 +60,12 @@ async def dial(
     return await _race(loop, targets, local, address)
 
 
-async def _resolve(
-    loop: asyncio.AbstractEventLoop, host: str | None, port: int, address: Address
-) -> list[_Target]:
-    # None (the loopback addresses) and numeric hosts need no resolver.
-    numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-    with contextlib.suppress(socket.gaierror):
-        return _targets(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=numeric))
+async def _resolve(host: str | None, port: int, address: Address) -> list[_Target]:
+    # Without a host: this machine's loopback addresses (getaddrinfo(3)).
     try:
-        return _targets(await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-    except socket.gaierror as error:
+        found = await getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
         raise at_address(error, str(address)) from None
-
-
-def _targets(found: Iterable[tuple[Any, ...]]) -> list[_Target]:
     return list(dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found))
 
 
@@ -89,6 +85,7 @@ async def _attempt(
     try:
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
+            _connecting.add(sock)
             sock.setblocking(False)
             if local is not None:
                 sock.bind(next(local_addr for at, local_addr in local if at == family))
@@ -174,3 +171,12 @@ async def _stop(running: Iterable[asyncio.Task[socket.socket]]) -> None:
 def _close_connected(task: asyncio.Task[socket.socket]) -> None:
     if not task.cancelled() and task.exception() is None:
         task.result().close()
+
+
+def _forked() -> None:
+    for sock in list(_connecting):
+        let_go(sock)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

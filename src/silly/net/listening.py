@@ -14,7 +14,7 @@ import os
 import socket
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,16 +22,21 @@ from silly import _control
 from silly._control import Opened, Serve
 from silly.errors import at_address
 from silly.net.addr import Address, TCPAddress, UnixAddress, parse
+from silly.net.resolving import getaddrinfo, getaddrinfo_now
 from silly.systemd import Activated, activated
 
 __all__ = [
+    "Resolved",
     "activated_sockets",
     "backlog_overflows",
     "obtain_sockets",
     "open_sockets",
+    "resolve",
 ]
 
 _PORT_TRIES = 20  # for one free port on both families
+
+Resolved = list[tuple[int, Any]]  # families and addresses, as the `socket` module takes them
 
 
 def obtain_sockets(
@@ -82,8 +87,10 @@ def _from_where_we_started(address: Address) -> Address:
     return parse(str(UnixAddress(os.path.abspath(address.path))))  # noqa: PTH100
 
 
-def activated_sockets(address: Address) -> list[Activated]:
+def activated_sockets(address: Address, where: Resolved | None = None) -> list[Activated]:
     """Return those sockets of socket activation that listen on *address*.
+
+    *where* that is, if it was resolved already.
 
     A socket for every interface fits an address for every interface, also when
     it is an IPv6 socket that takes IPv4 too (systemd makes such ones). A Unix
@@ -97,7 +104,7 @@ def activated_sockets(address: Address) -> list[Activated]:
         return []
     if isinstance(address, UnixAddress):
         return [each for each in candidates if _is_at(each, address.path)]
-    wanted = {_without_flow(sockaddr) for _, sockaddr in _resolve(address)}
+    wanted = {_without_flow(sockaddr) for _, sockaddr in where or _resolve(address)}
     everywhere = any(sockaddr[0] in _EVERYWHERE for sockaddr in wanted)
     return [
         each
@@ -135,12 +142,18 @@ def _is_dual(each: Activated, port: int) -> bool:
 
 
 def open_sockets(
-    address: Address, backlog: int, *, reuse_port: bool, mode: int | None = None
+    address: Address,
+    backlog: int,
+    where: Resolved | None = None,
+    *,
+    reuse_port: bool,
+    mode: int | None = None,
 ) -> Opened:
     """Return sockets that listen on *address*, one for each interface address that it means.
 
-    The file of a Unix socket has the permissions *mode*, or those that the umask leaves;
-    releasing what was opened removes it, and only it.
+    *where* that is, if it was resolved already. The file of a Unix socket has the
+    permissions *mode*, or those that the umask leaves; releasing what was opened
+    removes it, and only it.
 
     Raises:
         OSError: the operating system refused; of the fitting type, with the
@@ -151,7 +164,8 @@ def open_sockets(
     tries = _PORT_TRIES if address.port == 0 else 1
     for left in reversed(range(tries)):
         try:
-            return Opened(_listen_tcp(address, backlog, reuse_port=reuse_port))
+            found = where or _resolve(address)
+            return Opened(_listen_tcp(address, backlog, found, reuse_port=reuse_port))
         except OSError as error:
             # Port 0: the port that one family gave may be taken in the other.
             if not (left and error.errno == errno.EADDRINUSE):
@@ -159,21 +173,37 @@ def open_sockets(
     raise AssertionError("unreachable")
 
 
-def _resolve(address: TCPAddress) -> list[tuple[int, Any]]:
+async def resolve(address: TCPAddress) -> Resolved:
+    """Return where *address* is, without holding up the event loop.
+
+    Raises:
+        OSError: the host name cannot be resolved.
+    """
     try:
-        found = socket.getaddrinfo(
-            address.host or None,
-            address.port,
-            type=socket.SOCK_STREAM,
-            flags=socket.AI_PASSIVE,
-        )
-    except socket.gaierror as error:
+        found = await getaddrinfo(address.host or None, address.port, **_PASSIVE)
+    except OSError as error:
         raise at_address(error, str(address)) from None
+    return _distinct(found)
+
+
+def _resolve(address: TCPAddress) -> Resolved:
+    try:
+        found = getaddrinfo_now(address.host or None, address.port, **_PASSIVE)
+    except OSError as error:
+        raise at_address(error, str(address)) from None
+    return _distinct(found)
+
+
+_PASSIVE: Final[dict[str, int]] = {"type": socket.SOCK_STREAM, "flags": socket.AI_PASSIVE}
+
+
+def _distinct(found: Iterable[tuple[Any, ...]]) -> Resolved:
     return list(dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found))
 
 
-def _listen_tcp(address: TCPAddress, backlog: int, *, reuse_port: bool) -> list[socket.socket]:
-    wanted = _resolve(address)
+def _listen_tcp(
+    address: TCPAddress, backlog: int, wanted: Resolved, *, reuse_port: bool
+) -> list[socket.socket]:
     port = address.port
     sockets: list[socket.socket] = []
     with contextlib.ExitStack() as undo:

@@ -144,6 +144,9 @@ class _Conn(_EngineStream, Conn):
 
     __slots__ = ()
 
+    def _disown(self) -> None:
+        engine.disown(self)
+
 
 class Listener:
     """Accepts connections and runs a handler for each; `listen` makes them.
@@ -513,6 +516,8 @@ class Listener:
         else:
             self._deadline = min(deadline, self._deadline)
             self._changed.set()
+            if self._closing.cancelled():  # with all tasks, at the end of the loop
+                self._closing = self._loop.create_task(self._drain(None))
         return asyncio.shield(self._closing)
 
     async def _drain(self, closer: asyncio.Task[Any] | None) -> None:
@@ -558,6 +563,11 @@ class Listener:
                     await self._changed.wait()
             except TimeoutError:
                 return
+
+    def _disown(self) -> None:
+        """In a forked child: have nothing open that is the parent's."""
+        for each in (*self._servers, *self._conns()):
+            engine.disown(each)
 
     async def wait_closed(self) -> None:
         """Wait until `close`, by whomever it was called, is done. Safe to cancel."""
@@ -698,8 +708,9 @@ def listen(
         addr: ``"127.0.0.1:9999"``, ``"[::1]:9999"``, ``":9999"`` (all interfaces,
             IPv4 and IPv6), ``"localhost:9999"``, ``"unix:/run/x.sock"`` or
             ``"unix:@name"`` (an abstract name: Linux). A host name is resolved
-            before this returns. A Unix socket's file that no process has open
-            any more is replaced; closing the listener removes its own.
+            before this returns; a signal to stop breaks that off
+            (`asyncio.CancelledError`). A Unix socket's file that no process has
+            open any more is replaced; closing the listener removes its own.
         handler: a coroutine function of one argument, the `Conn`.
         backlog: how many connections may wait to be accepted (listen(2)).
         limits: what its clients may take; None for the defaults, or what the

@@ -50,6 +50,7 @@ class Worker:
         self.expected = expected  # where its predecessor listens; None without one
         self.listening: set[Key] = set()
         self.answers: dict[str, Any] = {}  # the latest, by name
+        self.opening: asyncio.Task[None] | None = None  # the sockets that it waits for
         self.asked: dict[int, asyncio.Future[None]] = {}
         self.became_ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # accepting
@@ -63,8 +64,14 @@ class Worker:
             return bool(self.listening)
         return self.listening >= self.expected
 
+    def cancel_opening(self) -> None:
+        """Let it wait no longer for the sockets that it asked for."""
+        if self.opening is not None:
+            self.opening.cancel()
+
     def died(self) -> None:
         """Let nobody wait for it any more."""
+        self.cancel_opening()
         if self.overdue is not None:
             self.overdue.cancel()
         for asked in self.asked.values():

@@ -13,11 +13,11 @@ import socket
 import sys
 from typing import Final
 
-from silly._channel import Key
+from silly._channel import Key, Open
 from silly._control import Opened
 from silly.net import addr as addresses
 from silly.net.addr import TCPAddress, UnixAddress
-from silly.net.listening import activated_sockets, open_sockets
+from silly.net.listening import Resolved, activated_sockets, open_sockets, resolve
 
 __all__ = ["Sockets"]
 
@@ -36,32 +36,44 @@ class Sockets:
         """Return those that only worker *number* accepts on."""
         return self._own.setdefault(number, {})
 
-    def open(
-        self, number: int, key: Key, backlog: int, *, reuse_port: bool, mode: int | None
-    ) -> list[socket.socket]:
-        """Return the sockets for worker *number* to listen on *key*, opened now if need be.
+    async def resolve(self, number: int, key: Key) -> Resolved | None:
+        """Return where *key* is, to be given to `open`; None if that need not be known.
+
+        Raises:
+            OSError: the host name cannot be resolved.
+        """
+        address = addresses.parse(key[0])
+        if key in self.own(number) or key in self._shared or isinstance(address, UnixAddress):
+            return None
+        return await resolve(address)
+
+    def open(self, number: int, wanted: Open, where: Resolved | None) -> list[socket.socket]:
+        """Return the sockets that worker *number* wants, opened now if need be.
 
         Raises:
             OSError: the operating system refused.
         """
+        key, reuse_port = (wanted.address, wanted.index), wanted.reuse_port
         own = self.own(number)
         if key in own:
             return own[key]
         if key in self._shared:
             return self._shared[key].sockets
         address = addresses.parse(key[0])
-        if passed := activated_sockets(address):
+        if passed := activated_sockets(address, where):
             self._shared[key] = Opened([each.dup() for each in passed])
             return self._shared[key].sockets
         if isinstance(address, UnixAddress) or _IS_SHARED:
-            self._shared[key] = open_sockets(address, backlog, reuse_port=reuse_port, mode=mode)
+            self._shared[key] = open_sockets(
+                address, wanted.backlog, where, reuse_port=reuse_port, mode=wanted.mode
+            )
             return self._shared[key].sockets
         if key in self._ports:
             address = TCPAddress(address.host, self._ports[key])
         elif address.port and not reuse_port:
             # SO_REUSEPORT would share the port with another program: see whether it is free.
-            _close_all(open_sockets(address, backlog, reuse_port=False).sockets)
-        own[key] = open_sockets(address, backlog, reuse_port=True).sockets
+            _close_all(open_sockets(address, wanted.backlog, where, reuse_port=False).sockets)
+        own[key] = open_sockets(address, wanted.backlog, where, reuse_port=True).sockets
         self._ports[key] = own[key][0].getsockname()[1]
         return own[key]
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import types
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -35,6 +37,7 @@ from silly._channel import (
 )
 from silly._channel import Sockets as Granted
 from silly._logger import ENDS_PROGRAM, Logger
+from silly._signals import Presses, handling
 from silly.runtime import GRACE
 from silly.systemd import VARIABLES, Service, watchdog_period
 from silly.workers.process import Slot, State, Worker, command_line, manner, working_directory
@@ -46,6 +49,7 @@ logger = Logger("silly.workers")
 
 _OVERDUE: Final = 10.0  # seconds after the grace, until a worker is killed
 _FORCED: Final = 3.0  # the same when there is no grace
+_RESOLVE_TIMEOUT: Final = 20.0  # seconds; a worker waits for longer
 _START_TIMEOUT: Final = 60.0  # seconds for a replacement to become ready
 _OURS: Final = {"SILLY_WORKERS", "SILLY_RELOAD", "SILLY_WATCHDOG"}  # not for workers
 _ANSWERS_KEPT: Final = 1000  # of ended workers, where they are not merged
@@ -151,15 +155,18 @@ class Supervisor:
             signal.SIGTTOU: self.remove_worker,
             signal.SIGUSR1: self._report,
         }
+        presses = Presses()
+
+        def on_signal(number: int, _frame: types.FrameType | None) -> None:
+            if number not in (signal.SIGTERM, signal.SIGINT) or presses.is_another(number):
+                loop.call_soon_threadsafe(signals[number])
+
         self._has_terminal = os.isatty(sys.stderr.fileno()) if sys.stderr else False
-        for number, react in signals.items():
-            loop.add_signal_handler(number, react)
         try:
-            self._start(self._slots[0])  # the others follow when its script has begun well
-            return await self._result
+            with handling(loop, dict.fromkeys(signals, on_signal)):
+                self._start(self._slots[0])  # the others follow when its script has begun well
+                return await self._result
         finally:
-            for number in signals:
-                loop.remove_signal_handler(number)
             if self._restarting is not None:
                 self._restarting.cancel()
             if self._watchdog is not None:
@@ -171,12 +178,15 @@ class Supervisor:
         for slot in self._slots:
             slot.cancel_retry()
             for worker in slot.workers:  # only after a crash of ours: it drains
+                worker.cancel_opening()
                 worker.channel.close()
         self._sockets.close()
 
     def stop(self) -> None:
         """Drain all workers; called again, end them at once."""
         self._stops += 1
+        if self._stops > 2:  # to drain them again would put off the killing
+            return
         workers = self._workers()
         for slot in self._slots:
             slot.cancel_retry()
@@ -294,6 +304,7 @@ class Supervisor:
         if not worker.became_ready.done():
             worker.became_ready.set_result(False)
         if worker.was_heard:
+            worker.cancel_opening()
             worker.channel.send(Drain(grace))
         else:  # its event loop does not turn yet
             worker.process.send_signal(signal.SIGTERM)
@@ -362,8 +373,8 @@ class Supervisor:
     def _received(self, worker: Worker, message: Message) -> None:
         worker.last_beat = self._loop.time()
         match message:
-            case Open(address, index):
-                self._open(worker, (address, index), message)
+            case Open():
+                worker.opening = self._loop.create_task(self._open(worker, message))
             case Release(address, index):
                 worker.listening.discard((address, index))
                 self._release(worker.slot, (address, index))
@@ -401,15 +412,19 @@ class Supervisor:
 
     # -------------------------------------------------------------------- sockets
 
-    def _open(self, worker: Worker, key: Key, wanted: Open) -> None:
+    async def _open(self, worker: Worker, wanted: Open) -> None:
+        number, key = worker.slot.number, (wanted.address, wanted.index)
         try:
-            sockets = self._sockets.open(
-                worker.slot.number,
-                key,
-                wanted.backlog,
-                reuse_port=wanted.reuse_port,
-                mode=wanted.mode,
-            )
+            async with asyncio.timeout(_RESOLVE_TIMEOUT):
+                where = await self._sockets.resolve(number, key)
+            sockets = self._sockets.open(number, wanted, where)
+        except asyncio.CancelledError:
+            text = "The supervisor stops the worker"
+            worker.channel.send(Refused(errno.ECANCELED, text, key[0], unresolved=False))
+            raise
+        except TimeoutError:
+            text = "No name server answered"
+            worker.channel.send(Refused(socket.EAI_AGAIN, text, key[0], unresolved=True))
         except OSError as error:
             text = error.strerror or str(error)
             unresolved = isinstance(error, socket.gaierror)

@@ -22,7 +22,7 @@ from silly._engine.native.server import Server, adopt
 from silly._engine.native.stream import Stream
 from silly._engine.native.trampoline import stepped
 
-__all__ = ["NAME", "Stream", "attach", "serve", "spin", "stepped"]
+__all__ = ["NAME", "Stream", "attach", "disown", "serve", "spin", "stepped"]
 
 NAME: Final = "native"
 
@@ -41,6 +41,10 @@ def serve(
     server = Server(loop, sock.fileno(), accept, busy_poll, gate)
     sock.detach()
     return server
+
+
+def disown(of_parent: Stream | Server) -> None:
+    """Do nothing: the reactor does it (see `silly._engine.interface.Engine.disown`)."""
 
 
 async def attach(
