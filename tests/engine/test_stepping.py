@@ -7,8 +7,11 @@ Each behaviour here is had twice, from a plain task that awaits an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import gc
+import socket
+import struct
 import sys
 import threading
 import time
@@ -696,3 +699,61 @@ async def test_a_coroutine_that_somebody_else_ends_does_not_keep_its_task(how: s
         with pytest.raises(EndOfStream):
             await client.read(timeout=10)
         assert listener.stats.handler_errors == 1
+
+
+@pytest.mark.parametrize("size", [1, 100, 10_000, 100_000])
+async def test_a_writer_is_told_that_the_peer_is_gone(size: int) -> None:
+    """Also if it writes on and on, and no write needs to wait."""
+    gone = asyncio.Event()
+    ended: list[BaseException] = []
+
+    async def handler(conn: Conn) -> None:
+        await gone.wait()
+        try:
+            while True:
+                await conn.write(b"x" * size)
+        except OSError as error:
+            ended.append(error)
+            raise
+
+    async with tcp.listen(ANY, handler, read_limit=1000) as listener:
+        with socket.create_connection(host_and_port(listener), timeout=20) as client:
+            client.sendall(b"x" * 20_000)  # it is not received from, which would tell of the reset
+            await rest()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        gone.set()
+        async with asyncio.timeout(20):
+            while not ended:
+                await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("size", [1000, 100_000])
+async def test_a_handler_that_only_writes_leaves_others_their_turn(size: int) -> None:
+    """Although no write needs to wait, since the peer takes all at once."""
+    written = 0
+
+    async def handler(conn: Conn) -> None:
+        nonlocal written
+        while not over:
+            await conn.write(b"x" * size)
+            written += size
+
+    over = False
+    async with tcp.listen(ANY, handler) as listener:
+        with socket.create_connection(host_and_port(listener), timeout=20) as client:
+
+            def take_all() -> None:
+                while client.recv(1 << 22):
+                    pass
+
+            thread = threading.Thread(target=take_all)
+            thread.start()
+            async with asyncio.timeout(20):
+                for _ in range(20):
+                    before = written
+                    await asyncio.sleep(0)
+                    assert written - before <= 4_000_000
+                while not written:
+                    await asyncio.sleep(0)
+            over = True
+            await asyncio.to_thread(thread.join)

@@ -62,7 +62,8 @@ READ_LIMIT: Final = 1024 * 1024  # bytes
 MAX_UNSENT: Final = 16 * 1024 * 1024  # bytes
 LINGER: Final = 10.0  # seconds
 HIGH_WATER: Final = 64 * 1024  # bytes: a batch this large leaves at once
-IN_A_ROW: Final = 1000  # reads that need not wait, until others have their turn
+IN_A_ROW: Final = 1000  # reads that need not wait, until others have their turn ...
+_LARGE_WRITE: Final = 50  # ... and for how many of these a large write counts
 
 _ALL: Final = 0  # the wanted count of `read()`: whatever is there
 
@@ -458,7 +459,15 @@ class Stream:
         self._batched = length
         self._last_activity = self._clock()
         self._flush()
-        return _Room(self) if self._full else _HAS_ROOM
+        if self._full:
+            return _Room(self)
+        # A peer that takes all at once, or a link that is lost and does not say so before the
+        # loop's next turn: others have a turn after some writes.
+        self._in_a_row += _LARGE_WRITE
+        if self._in_a_row < IN_A_ROW:
+            return _HAS_ROOM
+        self._in_a_row = 0
+        return _Room(self)
 
     def _flush(self) -> None:
         batch = self._batch
@@ -477,6 +486,8 @@ class Stream:
             self._flush()
 
     async def _wait_for_room(self) -> None:
+        if not self._full:
+            await asyncio.sleep(0)  # others have their turn
         while self._full and self._writable:
             waiter = self._loop.create_future()
             if self._wake_on_room is None:

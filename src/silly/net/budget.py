@@ -82,16 +82,15 @@ class MemoryBudget:
 
     def _end(self, ranked: list[tuple[float, int, Conn]]) -> None:
         """Reset the last of *ranked*, in slices, until there is relief."""
+        self._handle = self._loop.call_later(PAUSE, self._look_again)  # whatever ending raises
         for _, _, conn in ranked[-1 : -ENDED - 1 : -1]:
             if self.limit is None or self.held <= self.limit * RELIEF:
-                self._handle = None
                 return
             ranked.pop()
             conn._end_for("memory_budget", complaints.over_budget(conn._held))
         if ranked:
+            self._handle.cancel()
             self._handle = self._loop.call_soon(self._end, ranked)
-        else:
-            self._handle = self._loop.call_later(PAUSE, self._look_again)
 
     def _look_again(self) -> None:
         self._handle = None

@@ -90,6 +90,7 @@ cdef class Stream(Source):
     cdef bint append(self, const void *data, size_t length) except -1
     cdef int release_outgoing(self) except -1
     cdef object write_at_once(self, bytes data)
+    cdef object has_room_for_now(self)
     cdef int flush(self) except -1
     cdef int send_queue(self) except -1
     cdef int fail(self, int error) except -1

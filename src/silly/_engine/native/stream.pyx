@@ -87,6 +87,7 @@ from silly._engine.native.reactor cimport (
 )
 from silly._engine.native.waiter cimport PENDING, Waiter, new_waiter
 
+import asyncio
 import os
 import time
 import warnings
@@ -100,7 +101,8 @@ cdef enum:
     HIGH_WATER = 65536  # bytes: a batch this large leaves at once; writers wait above it
     LEAST = 4096  # bytes: a read limit below this does not make pieces smaller
     LARGE = 16384  # bytes: a piece longer than this is received and sent without being copied
-    IN_A_ROW = 1000  # reads that need not wait, until others have their turn
+    IN_A_ROW = 1000  # reads that need not wait, until others have their turn ...
+    LARGE_WRITE = 50  # ... and for how many of these a large write counts
 
 cdef enum:  # what `find` and `match` return instead of a number of bytes
     INCOMPLETE = 0
@@ -399,9 +401,11 @@ cdef class Stream(Source):
         """
         cdef Reactor reactor = self.reactor
         cdef size_t unread = self.in_end - self.in_start
-        cdef size_t most = self.most(unread)
+        cdef size_t most = RECEIVE
         cdef uint8_t *place
         cdef ssize_t count
+        if unread + RECEIVE > self.limit_of_reads:
+            most = self.most(unread)
         if unread == 0 and self.bulk and self.reader is not None and self.reader.kind == ALL:
             count = self.receive_piece(most)
         elif unread <= HEADROOM:
@@ -625,9 +629,9 @@ cdef class Stream(Source):
             batched, self.batched = self.batched, 0
             self.bytes_out += batched + length
             self.last_activity = self.reactor.now()
-            if self.failed:
+            if self.failed:  # the writer is told of it in the loop's next turn
                 self.release_outgoing()
-                return HAS_ROOM
+                return new_room(self)
             pieces[0].iov_base = self.out_data + self.out_start
             pieces[0].iov_len = batched
             pieces[1].iov_base = PyBytes_AS_STRING(data)
@@ -643,7 +647,7 @@ cdef class Stream(Source):
                 sent = <size_t>count
             elif not may_try_again(errno):
                 self.fail(errno)
-                return HAS_ROOM
+                return new_room(self)
             if sent >= batched:
                 self.release_outgoing()
                 sent -= batched
@@ -653,11 +657,19 @@ cdef class Stream(Source):
             if sent < length or self.out_end:
                 if not self.append(PyBytes_AS_STRING(data) + sent, length - sent):
                     self.fail(ENOMEM)
-                    return HAS_ROOM
+                    return new_room(self)
                 self.watch(self.interest | EPOLLOUT)
         if self.out_end - self.out_start > self.high_water():
             self.full = True
-        return new_room(self) if self.full else HAS_ROOM
+        return new_room(self) if self.full else self.has_room_for_now()
+
+    cdef object has_room_for_now(self):
+        """Return what `write` returns after a large one: others have a turn after some of them."""
+        self.in_a_row += LARGE_WRITE
+        if self.in_a_row < IN_A_ROW:
+            return HAS_ROOM
+        self.in_a_row = 0
+        return new_room(self)
 
     cdef int flush(self) except -1:
         """Send what was written since the last time."""
@@ -725,6 +737,8 @@ cdef class Stream(Source):
         return 0
 
     async def _wait_for_room(self):
+        if not self.full:
+            await asyncio.sleep(0)  # others have their turn
         while self.full and self.writable:
             waiter = self.reactor.loop.create_future()
             if self.wake_on_room is None:
