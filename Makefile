@@ -74,7 +74,7 @@ stress:
 	gcc -O1 -g -shared -fPIC -o faults.so ../../fuzz/faults.c; \
 	PYTHONPATH=src PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 SILLY_ENGINE=native \
 	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$PWD/faults.so" \
-	  venv/bin/python ../../fuzz/stress.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED) --programs 1)
+	  venv/bin/python ../../fuzz/random_programs.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED) --programs 1)
 
 SESSIONS ?= 10000
 

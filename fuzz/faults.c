@@ -1,4 +1,4 @@
-/* Preloaded into the programs of stress.py: of their system calls, `per_mille` fail with
+/* Preloaded into the programs of random_programs.py: of their system calls, `per_mille` fail with
  * errors that a machine short of something gives, or do less than was asked for. */
 #define _GNU_SOURCE
 #include <dlfcn.h>

@@ -7,7 +7,6 @@ Each behaviour here is had twice, from a plain task that awaits an
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import gc
 import socket

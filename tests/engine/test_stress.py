@@ -1,4 +1,4 @@
-"""Random programs of fuzz/stress.py; `make stress` runs many more, under AddressSanitizer."""
+"""Random programs of fuzz/random_programs.py; `make stress` runs many more, under AddressSanitizer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-STRESS = Path(__file__).parents[2] / "fuzz" / "stress.py"
+STRESS = Path(__file__).parents[2] / "fuzz" / "random_programs.py"
 
 
 def test_whatever_a_program_does_nothing_is_left_and_a_new_connection_works() -> None:
