@@ -1,4 +1,4 @@
-"""Random programs of fuzz/random_programs.py; `make stress` runs many more, under AddressSanitizer."""
+"""Some of fuzz/random_programs.py; `make stress` runs many more, under AddressSanitizer."""
 
 from __future__ import annotations
 
