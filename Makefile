@@ -17,7 +17,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ADDR ?= 127.0.0.1:9999
-PYTEST ?= --numprocesses 3
+PYTEST ?= --numprocesses 4 --dist worksteal
 
 .PHONY: run test bench bench-full soak restarts asan stress sessions fuzz clean
 .SILENT:
@@ -25,7 +25,7 @@ PYTEST ?= --numprocesses 3
 run: $(VENV)/.installed
 	exec $(VENV)/bin/silly examples/echo.py $(ADDR)
 
-# Every test runs on every engine that was built.
+# Every test runs on every engine that was built; what is the same on all, on one.
 test: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -33,7 +33,7 @@ test: $(VENV)/.installed-dev
 	$(VENV)/bin/mypy benchmarks/*.py experiments/*.py  # apart: an example is named as a module of theirs
 	$(VENV)/bin/python -m pytest $(PYTEST)
 	if [ "$$($(VENV)/bin/python -c "import silly; print(silly.engine())")" = native ]; then \
-	  SILLY_ENGINE=portable $(VENV)/bin/python -m pytest --quiet $(PYTEST); \
+	  SILLY_ENGINE=portable $(VENV)/bin/python -m pytest --quiet --engine-only $(PYTEST); \
 	else echo "silly: the native engine was not built: tested the portable one only"; fi
 
 bench: $(VENV)/.installed-bench

@@ -35,15 +35,8 @@ TESTS = [
 ]
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 @pytest.mark.parametrize("block", BLOCKS)
-def test_block_serves(block: str, tmp_path: Path) -> None:
-    port = free_port()
+def test_block_serves(block: str, port: int, tmp_path: Path) -> None:
     path = tmp_path / "block.py"
     path.write_text(block.replace("9999", str(port)) + "\nprint('ready', flush=True)\n")
     process = subprocess.Popen(

@@ -195,12 +195,9 @@ def test_unix_sockets(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- other servers
 
 
-def test_redis_answers_pings(tmp_path: Path) -> None:
+def test_redis_answers_pings(port: int, tmp_path: Path) -> None:
     if shutil.which("redis-server") is None:
         pytest.skip("redis-server is not installed")
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
     with subprocess.Popen(
         ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", ""],
         cwd=tmp_path,
@@ -228,12 +225,9 @@ def test_redis_answers_pings(tmp_path: Path) -> None:
             server.terminate()
 
 
-def test_socat_echoes() -> None:
+def test_socat_echoes(port: int) -> None:
     if shutil.which("socat") is None:
         pytest.skip("socat is not installed")
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
     with subprocess.Popen(
         ["socat", "-d", "-d", f"tcp-listen:{port},bind=127.0.0.1,reuseaddr,fork", "exec:cat"],
         stderr=subprocess.PIPE,

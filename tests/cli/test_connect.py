@@ -330,8 +330,8 @@ async def test_the_history_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("family", ["tcp", "unix"])
-def test_listen_takes_one_connection(family: str, tmp_path: Path) -> None:
-    addr = LOCAL if family == "tcp" else f"unix:{tmp_path}/x.sock"
+def test_listen_takes_one_connection(family: str, port: int, tmp_path: Path) -> None:
+    addr = f"127.0.0.1:{port}" if family == "tcp" else f"unix:{tmp_path}/x.sock"
     with started("connect", "--listen", addr) as listening:
         line = listening.stderr.readline().decode()
         found = re.fullmatch(r"Listening on (\S+)\n", line)

@@ -266,9 +266,10 @@ def test_worker_that_does_not_stop_is_killed(tmp_path: Path) -> None:
         assert silly.process.returncode == 0
 
 
-def test_workers_leave_when_their_supervisor_is_killed(tmp_path: Path) -> None:
-    with running("-m", "silly", "--workers", "2", script(tmp_path)) as silly:
-        addr = silly.until(LISTENING)[0]
+def test_workers_leave_when_their_supervisor_is_killed(port: int, tmp_path: Path) -> None:
+    addr = f"127.0.0.1:{port}"
+    with running("-m", "silly", "--workers", "2", script(tmp_path), addr) as silly:
+        assert silly.until(LISTENING) == [addr]
         silly.until("is ready", times=2)
         silly.send(signal.SIGKILL)
         assert silly.rest().count("the supervisor is gone: stopping") == 2  # they have left
