@@ -82,6 +82,8 @@ def test_the_program_is_healthy_until_it_is_stopped(port: int, tmp_path: Path) -
     with running(serve) as process:
         assert is_healthy(health)
         with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as sock:
+            sock.sendall(b"hello\n")
+            assert sock.recv(100) == b"hello\n"  # it was accepted
             process.send_signal(signal.SIGTERM)
             assert process.stdout is not None
             assert "waiting up to 8 s for 1 connection" in process.stdout.readline()

@@ -122,6 +122,7 @@ def test_sockets_of_a_missing_worker_are_served_by_another(tmp_path: Path) -> No
         silly.stop()
 
 
+@pytest.mark.no_engine
 def test_crash_loop_backs_off_and_is_given_up(tmp_path: Path) -> None:
     path = script(tmp_path, "import sys\nsys.exit(7)\n")
     with running(*api(workers=3, back_off=0.01, back_off_limit=0.02, give_up=4), path) as silly:
@@ -386,6 +387,7 @@ def test_module_and_function(tmp_path: Path) -> None:
             assert silly.process.returncode == 1
 
 
+@pytest.mark.no_engine
 def test_options_stand_before_the_file_or_right_behind_it(tmp_path: Path) -> None:
     text = "import os, sys\nprint(os.environ.get('SILLY_WORKER'), sys.argv[1:], flush=True)\n"
     path = script(tmp_path, text)
@@ -406,6 +408,7 @@ def test_options_stand_before_the_file_or_right_behind_it(tmp_path: Path) -> Non
             assert silly.process.returncode == 0
 
 
+@pytest.mark.no_engine
 @pytest.mark.parametrize(
     ("words", "environ", "complaint"),
     [
