@@ -4,6 +4,8 @@ A test that is a coroutine function runs on the stock loop, on the stock loop in
 debug mode, and on uvloop. After it, no task may still run, no descriptor may
 have been leaked, and nothing may have gone to the loop's exception handler.
 
+Each test has a deadline: SIGALRM breaks off whatever its main thread waits for.
+
 `pytest --engine-only` leaves out what is marked `no_engine`: tests that give the same
 result on every engine.
 """
@@ -27,7 +29,8 @@ import uvloop
 from tests.ports import held_port
 
 KINDS = ("asyncio", "debug", "uvloop")
-DEADLINE = 60.0  # seconds for one test
+DEADLINE = 60.0  # seconds for one coroutine test
+PATIENCE = 180  # seconds for any test
 
 _soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (_hard, _hard))
@@ -79,6 +82,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("loop_kind", [k for k in KINDS if not (heavy and k == "debug")])
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    def give_up(*_: object) -> None:
+        raise TimeoutError(f"{item.nodeid} was not done within {PATIENCE} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(PATIENCE)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     test = pyfuncitem.obj
@@ -124,6 +141,6 @@ async def _run(test: Callable[..., Any], arguments: dict[str, Any]) -> None:
         await test(**arguments)
     left = asyncio.all_tasks() - {asyncio.current_task()}
     if left:
-        _, left = await asyncio.wait(left, timeout=2)
+        _, left = await asyncio.wait(left, timeout=20)
     assert not left, f"tasks left behind: {left}"
     assert not complaints, complaints
