@@ -136,7 +136,7 @@ class Live:
                 task.cancel()
             await asyncio.wait(tasks, timeout=AFTER_CANCEL)
         if closings:
-            await asyncio.wait(closings)
+            await asyncio.gather(*closings, return_exceptions=True)
         if self._attending:
             await asyncio.wait(self._attending, timeout=AFTER_CANCEL)
         with contextlib.suppress(TimeoutError):  # aborted: they leave within a pass or two

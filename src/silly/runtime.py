@@ -36,6 +36,7 @@ from silly._arguments import seconds
 from silly._live import AFTER_CANCEL, Live
 from silly._logger import Logger
 from silly._signals import Presses, break_off, handling
+from silly._tracebacks import clarify
 from silly.log import DroppingHandler, unconfigured_logging_drops
 from silly.net import resolving
 from silly.systemd import Service
@@ -79,7 +80,7 @@ def run(
         RuntimeError: an event loop is running in this thread already.
         BaseException: whatever *main* raised, after everything was closed.
     """
-    if not inspect.iscoroutine(main):
+    if not isinstance(main, Coroutine):
         hint = ": call it, as in silly.run(main())" if callable(main) else ""
         raise TypeError(f"main must be a coroutine, not {type(main).__name__}{hint}")
     try:
@@ -172,7 +173,7 @@ class _Program:
         live = self._live
         closings = [listener.close(self._grace) for listener in list(live.listeners)]
         if closings:
-            await asyncio.wait(closings)
+            await asyncio.gather(*closings, return_exceptions=True)
         for timer in list(live.timers):
             timer.cancel()
         tasks = {main, *live.tasks}
@@ -395,8 +396,7 @@ def _run_program(
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BaseException as error:  # noqa: BLE001 - it is the script's, and is shown
-        if not debug:
-            _strip(error, set())
+        clarify(error, whole=debug)
         with stdio.unhurried_errors():
             sys.excepthook(type(error), error, error.__traceback__)
         return 1
@@ -421,35 +421,3 @@ def _exit_code(leave: SystemExit) -> int:
     with stdio.unhurried_errors():
         print(leave.code, file=sys.stderr)
     return 1
-
-
-_OURS: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120
-
-
-def _strip(error: BaseException | None, seen: set[int]) -> None:
-    """Take the frames of this package, and of asyncio around it, out of a traceback."""
-    if error is None or id(error) in seen:
-        return
-    seen.add(id(error))
-    kept: types.TracebackType | None = None
-    entries = []
-    trace = error.__traceback__
-    while trace is not None:
-        entries.append(trace)
-        trace = trace.tb_next
-    users = [entry for entry in entries if not _is_ours(entry.tb_frame.f_code.co_filename)]
-    for entry in reversed(users):
-        kept = types.TracebackType(kept, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
-    error.__traceback__ = kept
-    _strip(error.__cause__, seen)
-    _strip(error.__context__, seen)
-    if isinstance(error, BaseExceptionGroup):
-        for member in error.exceptions:
-            _strip(member, seen)
-
-
-def _is_ours(filename: str) -> bool:
-    return filename.startswith((_OURS, _ASYNCIO))
-
-
-_ASYNCIO: Final = os.path.dirname(os.path.abspath(asyncio.__file__)) + os.sep  # noqa: PTH100, PTH120
