@@ -396,6 +396,8 @@ def _run_program(
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BaseException as error:  # noqa: BLE001 - it is the script's, and is shown
+        if _control.is_told(error) and not debug:
+            return 1
         clarify(error, whole=debug)
         with stdio.unhurried_errors():
             sys.excepthook(type(error), error, error.__traceback__)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import difflib
 import functools
 import logging
 import platform
 import re
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 
 import silly
@@ -24,6 +25,7 @@ from silly.workers.process import working_directory
 __all__ = ["main"]
 
 USAGE_ERROR = 2
+_FORMS = "expected a script (FILE.py), MODULE:FUNCTION or a verb (see: silly --help)"
 
 _EPILOG = """\
 The script runs inside an event loop: tcp.listen(...), task.fork(...) and `await`
@@ -87,8 +89,11 @@ def _version() -> str:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line *argv* (`sys.argv` if None) and return the exit code."""
+def main(argv: Sequence[str] | None = None, *, verbs: Collection[str] = ()) -> int:
+    """Run the command line *argv* (`sys.argv` if None) and return the exit code.
+
+    *verbs* are what FILE.py might be a misspelling of.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     with stdio.unhurried_errors():
         parser = _parser()
@@ -128,7 +133,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             before=lambda: _watch(options),
         )
     except OSError as error:
-        return _fail(f"cannot read {options.file!r}: {error.strerror}")
+        hint = _meant(options.file, verbs) if isinstance(error, FileNotFoundError) else ""
+        return _fail(f"cannot read {options.file!r}: {error.strerror}{hint}")
+
+
+def _meant(name: str, verbs: Collection[str]) -> str:
+    """Guess what was meant by *name*, which is no file."""
+    meant = None
+    if Path(f"{name}.py").is_file():
+        meant = f"{name}.py"
+    elif found := difflib.get_close_matches(name, verbs, n=1):
+        meant = found[0]
+    elif Path(name).parent.is_dir():
+        beside = [str(path) for path in Path(name).parent.glob("*.py")]
+        meant = next(iter(difflib.get_close_matches(name, beside, n=1)), None)
+    return f"; did you mean: silly {meant}" if meant else f"; {_FORMS}"
 
 
 def _fail(message: str) -> int:
