@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -13,7 +14,8 @@ import pytest
 
 from silly.cli import main
 from silly.net import addr
-from tests.workers.harness import running, script
+from silly.net.limits import Limits
+from tests.workers.harness import environment, running, script
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) -> str:
@@ -126,3 +128,125 @@ def test_another_error_than_the_refusal_is_shown(tmp_path: Path) -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with running("-m", "silly", "--workers", "1", script(tmp_path, text), address) as silly:
             assert silly.rest().count("LookupError: another one") == 1
+
+
+# ------------------------------------------------------------- options and variables
+
+PRINTS_LIMITS = """
+import json, sys
+from silly import metrics
+from silly.net import tcp
+from silly.net.tcp import Limits
+
+listener = tcp.listen("127.0.0.1:0", print, **eval(sys.argv[1]))
+print(json.dumps(metrics.snapshot()["listeners"][listener.local_addr]["limits_set"]))
+listener.close(0)
+"""
+
+
+def limits_of(
+    tmp_path: Path, *flags: str, code: str = "{}", **variables: str
+) -> tuple[dict[str, str], str]:
+    """What `stats` says of a listener's limits, and what was printed besides."""
+    path = script(tmp_path, PRINTS_LIMITS)
+    done = subprocess.run(
+        [sys.executable, "-m", "silly", *flags, str(path), code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env=environment(**variables),
+    )
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+def test_code_wins_over_flags_and_flags_over_the_environment(tmp_path: Path) -> None:
+    stated, _ = limits_of(
+        tmp_path,
+        "--idle-timeout",
+        "2m",
+        "--read-limit=64k",
+        "--min-send-rate",
+        "1k/s",
+        "--accept-rate=none",
+        code="{'linger': 3, 'idle_timeout': 5}",
+        SILLY_READ_LIMIT="1M",
+        SILLY_MAX_CONNECTIONS="10k",
+        SILLY_MEMORY_BUDGET="512M",
+        SILLY_FIRST_BYTE_TIMEOUT="1500ms",
+        SILLY_LINGER="1m",
+    )
+    assert stated["idle_timeout"] == "5 (code)"
+    assert stated["linger"] == "3 (code)"
+    assert stated["read_limit"] == "65536 (flag)"
+    assert stated["min_send_rate"] == "1024 (flag)"
+    assert stated["accept_rate"] == "none (flag)"
+    assert stated["max_connections"] == "10000 (environment)"
+    assert stated["memory_budget"] == "536870912 (environment)"
+    assert stated["first_byte_timeout"] == "1.5 (environment)"
+    assert stated["max_unsent"] == "16777216 (default)"
+
+
+def test_flags_reach_workers(tmp_path: Path) -> None:
+    path = script(
+        tmp_path,
+        """
+        from silly.net import tcp
+        listener = tcp.listen("127.0.0.1:0", print)
+        print("has", listener.limits.max_connections, listener.limits.origins["max_connections"])
+        listener.close(0)
+        """,
+    )
+    options = ("--workers", "1", "--max-connections", "2k")
+    with running("-m", "silly", *options, path) as silly:
+        assert silly.until("^has (.*)") == ["2000 flag"]
+        silly.rest()
+
+
+@pytest.mark.parametrize(
+    ("flag", "right", "wrong"),
+    [
+        ("--grace", "5s", "soon"),
+        ("--grace", "1m", "5 parsecs"),
+        ("--grace", "inf", "-1"),
+        ("--max-connections", "10k", "many"),
+        ("--idle-timeout", "none", "0s"),
+        ("--linger", "1500ms", "none"),
+        ("--exempt-networks", "10.0.0.0/8", "loopback"),
+    ],
+)
+def test_values_are_written_the_same_everywhere(
+    flag: str,
+    right: str,
+    wrong: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("silly.net.limits._flags", {})
+    variable = "SILLY_" + flag.removeprefix("--").replace("-", "_").upper()
+    missing = str(tmp_path / "missing.py")
+    assert main([flag, right, missing]) == 2
+    assert "cannot read" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([flag, wrong, missing])
+    assert f"argument {flag}: '{wrong}' is not " in capsys.readouterr().err
+    monkeypatch.setenv(variable, right)
+    Limits.from_env()
+    assert main([missing]) == 2
+    assert "cannot read" in capsys.readouterr().err
+
+
+def test_an_unknown_variable_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SILLY_MAX_CONECTIONS", "7")
+    monkeypatch.setenv("SILLY_GRASE", "7s")
+    monkeypatch.setenv("SILLY_HILLS", "7")
+    for command in ([str(tmp_path / "missing.py")], ["connect", "nonsense"]):
+        main(command)
+        err = capsys.readouterr().err
+        assert "SILLY_MAX_CONECTIONS is not known, and ignored: did you mean SILLY_MAX_C" in err
+        assert "SILLY_GRASE is not known, and ignored: did you mean SILLY_GRACE?" in err
+        assert "SILLY_HILLS is not known, and ignored\n" in err
+        assert err.count("not known") == 3

@@ -418,7 +418,7 @@ def test_options_stand_before_the_file_or_right_behind_it(tmp_path: Path) -> Non
         (
             ["--workers", "1", "FILE", "--watchdog", "0"],
             {},
-            "'0' is not a number of seconds above 0",
+            "'0' is not a duration above 0",
         ),
         (["--workers", "2"], {}, "the following arguments are required: FILE.py"),
     ],

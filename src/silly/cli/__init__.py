@@ -16,6 +16,7 @@ from typing import Final, TextIO
 
 from silly import stdio
 from silly.cli import run
+from silly.cli.options import unknown_variables
 
 __all__ = ["VERBS", "main"]
 
@@ -37,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["help"] and not Path("help").exists():
         arguments = [*arguments[1:2], "--help"]
     if arguments and arguments[0] in VERBS:
+        with stdio.unhurried_errors():
+            for line in unknown_variables():
+                print(f"silly {arguments[0]}: {line}", file=sys.stderr)
         try:
             return _verb(arguments[0], arguments[1:])
         except KeyboardInterrupt:  # while it was imported

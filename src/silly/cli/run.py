@@ -16,8 +16,16 @@ from pathlib import Path
 import silly
 from silly import _control, stdio
 from silly.cli import watching
-from silly.cli.options import OPTIONS, add_options, split
+from silly.cli.options import (
+    LIMITS,
+    OPTIONS,
+    add_options,
+    limit_flags,
+    split,
+    unknown_variables,
+)
 from silly.log import DroppingHandler, unconfigured_logging_drops
+from silly.net.limits import Limits, set_flags
 from silly.runtime import run_function, run_script
 from silly.workers import Supervisor
 from silly.workers.process import working_directory
@@ -71,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser = argparse.ArgumentParser(
         prog="silly",
-        usage=f"silly [-h] [--version] {flags} FILE.py [ARG ...]",
+        usage=f"silly [-h] [--version] {flags} [LIMIT ...] FILE.py [ARG ...]",
         description="Run a Python script as a TCP service or client.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -107,6 +115,17 @@ def main(argv: Sequence[str] | None = None, *, verbs: Collection[str] = ()) -> i
             parser.error("--reload runs one worker: it does not go with --workers")
         if options.watchdog is not None and not supervised:
             parser.error("--watchdog goes with --workers: it is the supervisor that watches")
+        if _control.worker is None:
+            for line in unknown_variables():
+                print(f"silly: {line}", file=sys.stderr)
+        limits = limit_flags(options)
+    set_flags(
+        {
+            each.name: each.parse(limits[each.name])
+            for each in Limits.fields()
+            if each.name in limits
+        }
+    )
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     if options.uvloop:
         try:
@@ -179,7 +198,7 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
         grace=options.grace,
         debug=options.debug,
         uvloop=options.uvloop,
-        worker_options=_watching(options),
+        worker_options=[*_watching(options), *_limits(options)],
         watchdog=options.watchdog,
         develop=options.reload,
     )
@@ -204,6 +223,11 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
         return 1
     finally:
         handler.flush_for(stdio.AT_END)
+
+
+def _limits(options: argparse.Namespace) -> list[str]:
+    given = limit_flags(options)
+    return [f"{each.flag}={given[each.name]}" for each in LIMITS if each.name in given]
 
 
 def _watching(options: argparse.Namespace) -> list[str]:
