@@ -87,6 +87,7 @@ def test_the_program_is_healthy_until_it_is_stopped(tmp_path: Path) -> None:
         with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as sock:
             process.send_signal(signal.SIGTERM)
             assert process.stdout is not None
+            assert "listening on" in process.stdout.readline()
             assert "waiting up to 8 s for 1 connection" in process.stdout.readline()
             sock.sendall(b"last words\n")
             assert sock.recv(100) == b"last words\n"

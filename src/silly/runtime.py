@@ -23,16 +23,19 @@ import contextlib
 import importlib
 import inspect
 import io
+import logging
 import os
 import signal
 import sys
 import threading
 import types
+import weakref
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from silly import _control, _inspection, stdio
 from silly._arguments import seconds
+from silly._engine import engine
 from silly._live import AFTER_CANCEL, Live
 from silly._logger import Logger
 from silly._signals import Presses, break_off, handling
@@ -205,7 +208,17 @@ class _Program:
             if not main.done():
                 self._overseer.running(started=False, listening=bool(live.listeners))
 
-        live.when_listening = lambda: loop.call_soon(report)
+        told: weakref.WeakSet[Any] = weakref.WeakSet()
+
+        def listens() -> None:
+            report()
+            new = [each for each in live.listeners if each not in told]
+            told.update(new)
+            for listener in new if _control.worker is None else ():
+                addrs = ", ".join(listener.local_addrs)
+                _notify("listening on %s (%s engine); Ctrl-C or SIGTERM stops", addrs, engine.NAME)
+
+        live.when_listening = lambda: loop.call_soon(listens)
         loop.call_soon(report)  # after the first step of main
         try:
             yield
@@ -246,16 +259,35 @@ class _Program:
             self._overseer.stopping(told=True)
             handlers = sum(listener.connections for listener in self._live.listeners)
             if handlers and self._grace and _control.worker is None:
-                notice = DroppingHandler()  # a full pipe must not hold up the drain
-                notice.write(
-                    f"silly: stopping; waiting up to {self._grace:g} s for {handlers} "
-                    f"connection{'s' if handlers > 1 else ''} (again to stop now)\n"
+                _notify(
+                    "stopping; waiting up to %s s for %d connection%s (again to stop now)",
+                    f"{self._grace:g}",
+                    handlers,
+                    "s"[: handlers > 1],
+                    always=True,
                 )
-                notice.close()
         else:
             self._grace = 0
             for listener in self._live.listeners:
                 listener.close(0)
+
+
+def _notify(message: str, *args: object, always: bool = False) -> None:
+    """Tell whoever started the program what it does, in its log or on standard error.
+
+    Where a program that is not run by ``silly FILE.py`` configures no logging, only what
+    *always* is to be told. A full pipe holds nothing up.
+    """
+    last = logging.lastResort
+    if logging.getLogger().handlers:
+        logger.info(message, *args)
+    elif isinstance(last, DroppingHandler):
+        if last.level <= logging.INFO:  # whatever the level of the loggers is
+            last.handle(logging.LogRecord("silly", logging.INFO, "", 0, message, args, None))
+    elif always:
+        notice = DroppingHandler()
+        notice.write(f"silly: {message % args}\n")
+        notice.close()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+import silly
+from silly._engine import portable
 from silly.cli import main
 from silly.net import addr
 from silly.net.limits import Limits
@@ -250,3 +253,128 @@ def test_an_unknown_variable_is_warned_of(
         assert "SILLY_GRASE is not known, and ignored: did you mean SILLY_GRACE?" in err
         assert "SILLY_HILLS is not known, and ignored\n" in err
         assert err.count("not known") == 3
+
+
+# ------------------------------------------------------------------- what it says of itself
+
+STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
+STOPS = """
+import os, signal
+from silly.net import tcp
+listener = tcp.listen("127.0.0.1:0", print)
+print("at", listener.local_addr, flush=True)
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+@pytest.mark.parametrize("engine", sorted({silly.engine(), "portable"}))
+def test_it_says_where_it_listens(tmp_path: Path, engine: str) -> None:
+    path = script(tmp_path)
+    admin = f"unix:{tmp_path}/admin"
+    options = ("--admin", admin, path)
+    with running("-m", "silly", *options, env=environment(SILLY_ENGINE=engine)) as program:
+        (address,) = program.until(r"^listening None \d+ (\S+)")  # its own line, which is first
+        (where,) = program.until(rf"^{STAMP} INFO \[\d+\] silly: listening on (.*)$")
+        assert where == f"{address} ({engine} engine); Ctrl-C or SIGTERM stops"
+        program.stop()
+        assert program.output.count("silly: listening on") == 1  # not of the admin socket
+
+
+def test_a_supervisor_says_it_once(tmp_path: Path) -> None:
+    with running("-m", "silly", "--workers", "2", script(tmp_path)) as program:
+        program.until("is ready", times=2)
+        program.stop()
+        addresses = set(re.findall(r"^listening \d+ \d+ (\S+)", program.output, re.MULTILINE))
+        told = re.findall(
+            rf"^{STAMP} INFO \[{program.process.pid}\] silly\.workers: listening on (\S+) ",
+            program.output,
+            re.MULTILINE,
+        )
+        assert set(told) == addresses
+        assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "text", "line"),
+    [
+        (["--log-level", "warning"], STOPS, ""),
+        ([], "import logging; logging.basicConfig(level=30)" + STOPS, ""),
+        (
+            [],
+            "import logging; logging.basicConfig(level=20, format='own: %(message)s')" + STOPS,
+            r"own: listening on \S+ .*\n",
+        ),
+    ],
+)
+def test_a_program_may_not_want_to_hear_it(
+    tmp_path: Path, options: list[str], text: str, line: str
+) -> None:
+    with running("-m", "silly", *options, script(tmp_path, text)) as program:
+        output = program.rest()
+        assert program.process.returncode == 0
+    assert re.fullmatch(line, re.sub(r"^at .*\n", "", output, flags=re.MULTILINE)), output
+
+
+CRASHES = """
+from silly.net import tcp
+
+async def handler(conn):
+    raise ZeroDivisionError("on purpose")
+
+async with tcp.listen("127.0.0.1:0", handler) as listener:
+    async with tcp.connect(listener.local_addr) as conn:
+        try:
+            await conn.read()
+        except (EOFError, OSError):
+            pass
+"""
+
+
+def test_logs_in_json(tmp_path: Path) -> None:
+    options = ("--log-format", "json", "--log-level", "debug")
+    with running("-m", "silly", *options, script(tmp_path, CRASHES)) as program:
+        records = [json.loads(line) for line in program.rest().splitlines()]
+    (crash,) = [each for each in records if each["level"] == "ERROR"]
+    assert crash["logger"] == "silly.net"
+    assert crash["process"] == program.process.pid
+    assert "handler handler failed" in crash["message"]
+    assert crash["exception"].endswith("ZeroDivisionError: on purpose")
+    assert crash["time"].endswith("Z")
+
+
+def test_logs_in_text_and_of_workers(tmp_path: Path) -> None:
+    for options in ((), ("--workers", "1")):
+        with running("-m", "silly", *options, script(tmp_path, CRASHES)) as program:
+            output = program.rest()
+        crash = rf"^{STAMP} ERROR \[\d+\] silly\.net: \S+: handler handler failed\nTraceback"
+        assert len(re.findall(crash, output, re.MULTILINE)) == 1
+    assert re.search(rf"^{STAMP} INFO \[\d+\] silly\.workers: worker 1", output, re.MULTILINE)
+
+
+def test_version_says_why_the_native_engine_is_absent(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said() -> str:
+        with pytest.raises(SystemExit):
+            main(["--version"])
+        return capsys.readouterr().out
+
+    if silly.engine() == "native":
+        assert said().count("\n") == 1
+    monkeypatch.setattr("silly._engine.engine", portable)
+    monkeypatch.setenv("SILLY_ENGINE", "portable")
+    assert "why not the native engine: SILLY_ENGINE=portable says so" in said()
+    monkeypatch.delenv("SILLY_ENGINE")
+    monkeypatch.setattr(importlib, "import_module", missing)
+    assert "it was not built when silly was installed" in said()
+    assert "--no-cache-dir" in said()
+    monkeypatch.setattr(importlib, "import_module", broken)
+    assert "it cannot be loaded: undefined symbol" in said()
+
+
+def missing(name: str) -> None:
+    raise ModuleNotFoundError(f"No module named '{name}.reactor'", name=f"{name}.reactor")
+
+
+def broken(_name: str) -> None:
+    raise ImportError("undefined symbol: x")

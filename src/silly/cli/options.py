@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, Final
 
 from silly import _units
 from silly._arguments import size
+from silly.log import FORMATS
 from silly.net import addr as addresses
 from silly.net.limits import Limits
 from silly.runtime import GRACE
@@ -89,6 +91,18 @@ def _count(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more") from None
 
 
+def _level(text: str) -> int:
+    if text.lower() not in {"debug", "info", "warning", "error"}:
+        raise argparse.ArgumentTypeError(f"{text!r} is not debug, info, warning or error")
+    return logging.getLevelNamesMapping()[text.upper()]
+
+
+def _format(text: str) -> str:
+    if text.lower() not in FORMATS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {' or '.join(FORMATS)}")
+    return text.lower()
+
+
 def _address(text: str) -> str:
     try:
         addresses.parse(text)
@@ -128,6 +142,20 @@ OPTIONS: Final = (
     ),
     Option("--uvloop", "run on uvloop (extra: silly-net[uvloop])", default=False),
     Option("--debug", "asyncio's debug mode, and whole tracebacks", default=False),
+    Option(
+        "--log-level",
+        "what to log: debug, info, warning or error (default: what the program configures, "
+        "or warnings, and where it listens)",
+        _level,
+        "LEVEL",
+    ),
+    Option(
+        "--log-format",
+        "how, where the program does not configure it: text or json (default: text)",
+        _format,
+        "FORMAT",
+        "text",
+    ),
     Option(
         "--access-log",
         "write a line for each connection to standard error when it is over",

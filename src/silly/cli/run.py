@@ -15,6 +15,7 @@ from pathlib import Path
 
 import silly
 from silly import _control, stdio
+from silly._engine import native_is_absent
 from silly.cli import watching
 from silly.cli.options import (
     LIMITS,
@@ -24,7 +25,7 @@ from silly.cli.options import (
     split,
     unknown_variables,
 )
-from silly.log import DroppingHandler, unconfigured_logging_drops
+from silly.log import unconfigured_logging_drops
 from silly.net.limits import Limits, set_flags
 from silly.runtime import run_function, run_script
 from silly.workers import Supervisor
@@ -92,9 +93,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _version() -> str:
-    return (
-        f"silly {silly.__version__} ({silly.engine()} engine, Python {platform.python_version()})"
-    )
+    absent = native_is_absent()
+    why = f"\nwhy not the native engine: {absent}" if absent else ""
+    python = platform.python_version()
+    return f"silly {silly.__version__} ({silly.engine()} engine, Python {python}){why}"
 
 
 def main(argv: Sequence[str] | None = None, *, verbs: Collection[str] = ()) -> int:
@@ -133,9 +135,23 @@ def main(argv: Sequence[str] | None = None, *, verbs: Collection[str] = ()) -> i
         except ImportError:
             return _fail("--uvloop needs uvloop: pip install 'silly-net[uvloop]'")
         loop_factory = uvloop.new_event_loop
-    is_function = re.fullmatch(r"[\w.]+:[\w.]+", options.file) and not Path(options.file).exists()
     if options.access_log and not supervised:
-        watching.log_access()
+        watching.log_access(options.log_format)
+    if options.log_level is not None:
+        logging.getLogger("silly").setLevel(options.log_level)
+    with unconfigured_logging_drops(options.log_level or logging.INFO, options.log_format):
+        return _run(options, args, loop_factory, supervised=supervised, verbs=verbs)
+
+
+def _run(
+    options: argparse.Namespace,
+    args: Sequence[str],
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None,
+    *,
+    supervised: bool,
+    verbs: Collection[str],
+) -> int:
+    is_function = re.fullmatch(r"[\w.]+:[\w.]+", options.file) and not Path(options.file).exists()
     try:
         if supervised:
             if not is_function:
@@ -185,12 +201,7 @@ def _watch(options: argparse.Namespace) -> None:
 def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function: bool) -> int:
     if sys.platform == "win32":
         return _fail("--workers and --reload need a Unix system")
-    handler = DroppingHandler()
-    handler.setFormatter(logging.Formatter("silly: %(message)s"))
-    logger = logging.getLogger("silly.workers")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    logging.getLogger("silly.workers").setLevel(options.log_level or logging.INFO)
     supervisor = Supervisor(
         options.file,
         args,
@@ -213,16 +224,11 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
             directory = (directory / options.file).parent
         supervise = functools.partial(run_reloading, supervisor, directory)
     try:
-        with unconfigured_logging_drops():
-            return asyncio.run(
-                watching.watched(supervise, supervisor, options.metrics, options.admin)
-            )
+        return asyncio.run(watching.watched(supervise, supervisor, options.metrics, options.admin))
     except SystemExit as leave:  # --metrics or --admin cannot be opened
         with stdio.unhurried_errors():
             print(leave.code, file=sys.stderr)
         return 1
-    finally:
-        handler.flush_for(stdio.AT_END)
 
 
 def _limits(options: argparse.Namespace) -> list[str]:
@@ -232,7 +238,9 @@ def _limits(options: argparse.Namespace) -> list[str]:
 
 def _watching(options: argparse.Namespace) -> list[str]:
     """The options with which a worker can be watched."""
-    found = ["--access-log"] * options.access_log
+    found = ["--access-log"] * options.access_log + ["--log-format", options.log_format]
+    if options.log_level is not None:
+        found += ["--log-level", logging.getLevelName(options.log_level).lower()]
     for flag, addr in (("--metrics", options.metrics), ("--admin", options.admin)):
         if addr is not None:
             found += [flag, addr]

@@ -36,6 +36,7 @@ from silly._channel import (
     Stopping,
 )
 from silly._channel import Sockets as Granted
+from silly._engine import engine
 from silly._logger import ENDS_PROGRAM, Logger
 from silly._signals import Presses, handling
 from silly.runtime import GRACE
@@ -409,8 +410,20 @@ class Supervisor:
             self._has_begun = True
         if worker.state is State.RUNNING and (started or worker.is_ready_now):
             worker.state = State.READY
+            is_first = not self._was_ready
             self._was_ready = worker.slot.was_ready = True
             worker.became_ready.set_result(True)
+            if is_first and worker.listening:
+                names = [
+                    name
+                    for key in sorted(worker.listening)
+                    for name in self._sockets.names(worker.slot.number, key)
+                ]
+                logger.info(
+                    "listening on %s (%s engine); Ctrl-C or SIGTERM stops, SIGHUP restarts",
+                    ", ".join(names),
+                    engine.NAME,
+                )
             logger.info("%s is ready", worker)
         self._tend()
 
