@@ -30,8 +30,10 @@ FLOORS = (
     (
         "silly.errors",
         "silly._arguments",
+        "silly._awaitables",
         "silly._live",
         "silly._signals",
+        "silly._tracebacks",
         "silly._units",
         "silly.log",
         "silly._logger",
