@@ -29,8 +29,8 @@ import uvloop
 from tests.ports import held_port
 
 KINDS = ("asyncio", "debug", "uvloop")
-DEADLINE = 60.0  # seconds for one coroutine test
-PATIENCE = 180  # seconds for any test
+DEADLINE = 120.0  # seconds for one coroutine test
+PATIENCE = 300  # seconds for any test
 
 _soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (_hard, _hard))
