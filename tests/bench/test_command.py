@@ -132,10 +132,11 @@ def test_data_of_a_file(echo: str, tmp_path: Path, framing: str) -> None:
 def test_a_duration(echo: str) -> None:
     result = measured(echo, "-t", "200ms", "--interval", "50ms", "--warmup", "100ms")
     assert result["duration"] == 0.2
-    assert [part["start"] for part in result["intervals"]] == pytest.approx([0, 0.05, 0.1, 0.15])
+    parts = [part for part in result["intervals"] if part["phase"] == "measured"]
+    assert [part["start"] for part in parts] == pytest.approx([0, 0.05, 0.1, 0.15])
     assert result["plan"]["warmup"] == 0.1
     # What was answered after the time counts for the latencies alone.
-    within = sum(part["requests"] for part in result["intervals"])
+    within = sum(part["requests"] for part in parts)
     assert within <= result["requests"] == result["latency"]["count"]
     assert result["rate"] == pytest.approx(within / 0.2)
 
@@ -604,12 +605,13 @@ def test_csv(echo: str, tmp_path: Path) -> None:
     path = tmp_path / "result.csv"
     bench(echo, "-t", "200ms", "--interval", "50ms", "--csv", path)
     rows = list(csv.DictReader(io.StringIO(path.read_text())))
+    rows = [row for row in rows if row["phase"] == "measured"]
     assert [float(row["start"]) for row in rows] == pytest.approx([0, 0.05, 0.1, 0.15])
     answered = [row for row in rows if row["requests"] != "0"]
     assert answered
     assert all(0 < float(row["p50"]) <= float(row["p99"]) <= float(row["max"]) for row in answered)
     piped = bench(echo, "-n", 5, "--csv", "-")
-    assert piped.stdout.startswith("start,length,requests,rate,errors,late,p50")
+    assert piped.stdout.startswith("phase,start,length,requests,rate,errors,unanswered,late,p50")
     assert "requests    5" in piped.stderr
 
 

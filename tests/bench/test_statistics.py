@@ -17,6 +17,7 @@ from silly.bench.asserts import Claim
 from silly.bench.compare import compare
 from silly.bench.find_max import search
 from silly.bench.histogram import ERROR, Histogram
+from silly.bench.plan import Plan
 from silly.bench.recorder import AFTER, Interval
 from silly.bench.schedule import Ramp, Schedule, Stage
 from silly.bench.sizes import Sizes
@@ -353,6 +354,7 @@ def test_the_search_gives_up() -> None:
 
 
 def test_intervals_in_which_nothing_was_reported_are_there() -> None:
-    intervals = results._intervals({1: Interval(1), AFTER: Interval(AFTER)}, 0.1, 0.35)
+    plan = Plan("localhost:9999", interval=0.1)
+    intervals = results._intervals(plan, {1: Interval(1), AFTER: Interval(AFTER)}, 0.35)
     assert [each["start"] for each in intervals] == pytest.approx([0, 0.1, 0.2, 0.3])
     assert [each["length"] for each in intervals] == pytest.approx([0.1, 0.1, 0.1, 0.05])

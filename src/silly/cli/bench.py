@@ -358,7 +358,7 @@ def _as_csv(result: dict[str, Any]) -> str:
 
 
 _COLUMNS: Final = (
-    "start", "length", "requests", "rate", "errors", "late",
+    "phase", "start", "length", "requests", "rate", "errors", "unanswered", "late",
     "p50", "p90", "p99", "p99.9", "max",
 )  # fmt: skip
 
