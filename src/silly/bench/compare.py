@@ -150,5 +150,5 @@ def differences(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
     for result, which in ((first, "first"), (second, "second")):
         if result["errors"]["total"]:
             yield f"the {which} run had {result['errors']['total']} errors"
-        if any("the client itself" in warning for warning in result["warnings"]):
+        if result["client"].get("is_limit"):
             yield f"the client may have been the limit of the {which} run"

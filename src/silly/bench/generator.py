@@ -74,6 +74,7 @@ class Generator:
         self._overdue = 0
         """Requests that were due before the end, were not sent, and are not recorded yet."""
         self._part = part
+        self._polled = self._done = 0  # when there was a look at what is due, and what was done
         self._schedule = plan.schedule(part)
         self._zero = self._start = self._end = 0
         self._number = 0  # the next request of the schedule
@@ -287,6 +288,7 @@ class Generator:
     async def _spin(self) -> None:
         """Poll instead of sleeping, from which it would take time to wake up."""
         await _sleep_until(self._start)
+        self._polled = clock()
         loop = asyncio.get_running_loop()
         failed: asyncio.Future[None] = loop.create_future()
 
@@ -306,6 +308,11 @@ class Generator:
     def _send_what_is_due(self) -> None:
         """Give each request of the schedule that is due to a lane that has room."""
         now = clock()
+        interval = self.recorder.now
+        done = interval.bytes_in + interval.sent
+        if done == self._done:
+            interval.idle += now - self._polled
+        self._polled, self._done = now, done
         burst = _BURST
         while self.next_due <= now and self.free and burst and not self.stopping:
             burst -= 1

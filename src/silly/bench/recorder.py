@@ -33,6 +33,7 @@ class Interval:
         "connects",
         "cpu",
         "errors",
+        "idle",
         "index",
         "late",
         "latency",
@@ -66,6 +67,8 @@ class Interval:
         """Sent late though a connection was free."""
         self.max_lag = 0
         self.cpu = 0.0
+        self.idle = 0
+        """Nanoseconds of polling in which there was nothing to do (busy polling)."""
 
     @property
     def requests(self) -> int:
@@ -93,6 +96,7 @@ class Interval:
         self.own_late += other.own_late
         self.max_lag = max(self.max_lag, other.max_lag)
         self.cpu += other.cpu
+        self.idle += other.idle
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as plain data, which `from_dict` takes."""

@@ -119,11 +119,15 @@ def build(
             "workers": plan.workers,
             "cpu": within.cpu / duration if duration else 0.0,
             "busy_poll": plan.busy_poll,
+            "busy": _busy(plan, within, duration),
+            "is_limit": False,
         },
         "server": _server(server, pid, total.requests),
         "intervals": _intervals(plan, fleet.series, duration),
     }
-    result["warnings"] = list(_warnings(plan, result, within))
+    doubts = list(_client_doubts(result, within))
+    result["client"]["is_limit"] = bool(doubts)
+    result["warnings"] = [*doubts, *_warnings(result, within)]
     result["claims"] = [
         {"text": claim.text, "actual": claim.actual_text(result), "holds": claim.holds(result)}
         for claim in claims
@@ -233,28 +237,46 @@ def _row(phase: str, part: Interval, start: float, length: float) -> dict[str, A
     }
 
 
-def _warnings(plan: Plan, result: dict[str, Any], within: Interval) -> Iterable[str]:
-    if result["duration"] == 0:
-        yield "the run ended before it measured anything"
-        return
-    cores = result["client"]["cpu"]
-    if not plan.busy_poll and cores / plan.workers >= _BUSY:
+def _busy(plan: Plan, within: Interval, duration: float) -> float:
+    """Return the share of the time in which each worker had something to do."""
+    if not duration:
+        return 0.0
+    busy = within.cpu / plan.workers
+    if plan.busy_poll and plan.rate is not None:  # polling takes all of a core, busy or not
+        busy = duration - within.idle / 1e9 / plan.workers
+    return min(1.0, max(0.0, busy / duration))
+
+
+def _client_doubts(result: dict[str, Any], within: Interval) -> Iterable[str]:
+    """Yield why the client may have been the limit, and not the server."""
+    client, open_loop = result["client"], result["open_loop"]
+    if (open_loop is not None or not client["busy_poll"]) and client["busy"] >= _BUSY:
         yield (
-            f"the client itself may be the limit: it used {cores / plan.workers:.0%} of a core "
-            f"for each worker (more --workers, on cores that the server does not use)"
+            f"the client itself may be the limit: each worker was busy for "
+            f"{client['busy']:.0%} of the time (more --workers, on cores that the server does "
+            f"not use)"
         )
-    open_loop = result["open_loop"]
     if open_loop is None:
         return
-    own, many = open_loop["late_for_the_client"], _LATE * max(1, within.sent)
-    if own > many:
+    own = open_loop["late_for_the_client"]
+    if own > _LATE * max(1, within.sent):
         yield (
             f"the client itself was late: {own} requests were sent more than 1 ms behind their "
             f"time though a connection was free (more --workers)"
         )
-    if open_loop["late"] - own > many or open_loop["unsent"]:
+
+
+def _warnings(result: dict[str, Any], within: Interval) -> Iterable[str]:
+    if result["duration"] == 0:
+        yield "the run ended before it measured anything"
+        return
+    open_loop = result["open_loop"]
+    if open_loop is None:
+        return
+    waited = open_loop["late"] - open_loop["late_for_the_client"] + open_loop["unsent"]
+    if open_loop["unsent"] or waited > _LATE * max(1, within.sent):
         yield (
-            f"all connections were busy when {open_loop['late'] - own + open_loop['unsent']} "
+            f"all connections were busy when {waited} "
             f"requests were due: the server does not keep up, or needs more --connections "
             f"(or --depth)"
         )
