@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import csv
 import functools
-import importlib.util
 import io
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -23,8 +24,8 @@ from rich.console import Console
 from silly._units import duration_text, number, text_of_count
 from silly.bench import compare as comparing
 from silly.bench import find_max as finding
+from silly.bench import report, session, summary
 from silly.bench import result as results
-from silly.bench import session, summary
 from silly.bench.asserts import Claim
 from silly.bench.fleet import STOPPING, NotStarted, WorkerDied
 from silly.bench.messages import FRAMINGS, unescape
@@ -48,6 +49,9 @@ from silly.text import printable
 __all__ = ["main"]
 
 CLAIM_FAILS, UNREACHABLE, ERRORS, CLIENT_LIMIT = 1, 3, 4, 5
+
+_COMMAND: Final = ContextVar("command", default="")
+"""The command line, which is published with the result."""
 
 _EPILOG: Final = """\
 Other verbs of it (each has a --help):
@@ -75,6 +79,7 @@ Exit codes:
 
 def main(arguments: Sequence[str]) -> int:
     """Run ``silly bench`` with *arguments* and return the exit code."""
+    _COMMAND.set(shlex.join(("silly", "bench", *arguments)))
     if arguments and arguments[0] in _OTHERS:
         return run(_OTHERS[arguments[0]], f"bench {arguments[0]}", arguments[1:])
     return run(_bench, "bench", arguments)
@@ -214,11 +219,12 @@ def _measure(
 ) -> dict[str, Any] | None:
     try:
         with watcher:
-            return session.run(plan, watcher, signals, **settings)
+            result = session.run(plan, watcher, signals, **settings)
     except NotStarted as error:
         raise Failure(f"cannot reach {plan.addr}: {_reason(error)}", UNREACHABLE) from None
     except WorkerDied as error:
         raise Failure(str(error), ERRORS) from None
+    return None if result is None else {**result, "command": _COMMAND.get()}
 
 
 def _reason(error: NotStarted) -> str:
@@ -273,8 +279,6 @@ def _bench(
     unless --send and --expect say what it does.
     """
     plan = _plan(addr, options)
-    if html_path is not None and importlib.util.find_spec("plotly") is None:
-        raise Failure("--html needs plotly: pip install 'silly-net[cli]'")
     wanted = {"--json": json_path, "--csv": csv_path, "--html": html_path}
     with _opened(wanted) as outputs, _Signals() as signals:
         title = f"silly bench {addr}"
@@ -366,8 +370,6 @@ _COLUMNS: Final = (
 
 
 def _as_html(result: dict[str, Any]) -> str:
-    from silly.bench import report  # noqa: PLC0415 - plotly takes its time to import
-
     return report.html(result)
 
 
