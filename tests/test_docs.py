@@ -128,7 +128,10 @@ def test_commands_of_silly_bench_are_run(tmp_path: Path) -> None:
                     [sys.executable, "-m", *shlex.split(quick)],
                     cwd=tmp_path, capture_output=True, text=True, check=False, timeout=50,
                 )  # fmt: skip
-                assert (done.returncode, "Traceback" in done.stderr) == (0, False), (quick, done)
+                # On a busy machine the client is the limit in a search, and that is told.
+                codes = (0, 5) if "find-max" in quick else (0,)
+                assert done.returncode in codes, (quick, done)
+                assert "Traceback" not in done.stderr, (quick, done)
         finally:
             server.terminate()
 

@@ -17,7 +17,7 @@ from silly._units import duration_text, text_of_count
 __all__ = ["Axis", "bars", "counts", "lines", "percents", "seconds", "spread"]
 
 _WIDTH, _HEIGHT = 640, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 74, 16, 10, 42
+_LEFT, _RIGHT, _TOP, _BOTTOM = 74, 30, 10, 42
 _TITLED = 400  # marks that have titles, at most: they make the page long
 
 Point = tuple[float, float | None, str]
