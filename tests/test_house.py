@@ -16,6 +16,8 @@ import pytest
 import silly
 from silly.crypto.utils import randomkey
 
+pytestmark = pytest.mark.no_engine
+
 ROOT = Path(silly.__file__).parent
 MODULES = sorted(
     module.name

@@ -165,6 +165,10 @@ def _end_with(loop: asyncio.AbstractEventLoop, live: Live) -> None:
         try:
             if (live or live.attendants) and asyncio._get_running_loop() is None:
                 loop.run_until_complete(live.end())
+        except Exception as error:  # noqa: BLE001 - such as a loop that cannot run any more
+            loop.call_exception_handler(
+                {"message": "what was open could not be closed with its loop", "exception": error}
+            )
         finally:
             close()
             # It and the loop refer to each other.

@@ -19,6 +19,8 @@ from silly.text import printable
 from tests.bench import servers
 from tests.bench.servers import serving
 
+pytestmark = pytest.mark.no_engine
+
 CHROMIUM = [
     "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",

@@ -23,6 +23,8 @@ from silly.bench.schedule import Ramp, Schedule, Stage
 from silly.bench.sizes import Sizes
 from silly.cli.bench import _Found
 
+pytestmark = pytest.mark.no_engine
+
 nanoseconds = st.one_of(st.integers(0, 5000), st.integers(0, 10**12))
 some = st.lists(nanoseconds, min_size=1, max_size=200)
 

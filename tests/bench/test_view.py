@@ -24,6 +24,8 @@ from silly.bench.view import View, sparkline
 from tests.bench import servers
 from tests.bench.servers import serving
 
+pytestmark = pytest.mark.no_engine
+
 
 @pytest.fixture(scope="module")
 def echo() -> Iterator[str]:

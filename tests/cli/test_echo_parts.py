@@ -15,6 +15,8 @@ from silly.cli.echoing.log import Log
 from silly.cli.echoing.meter import HOSTS_KEPT, Meter, Peer
 from silly.testing import memory_pair, run_virtual
 
+pytestmark = pytest.mark.no_engine
+
 
 def test_chargen_is_the_pattern_of_the_rfc() -> None:
     assert chargen.line(0) == (

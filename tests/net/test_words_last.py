@@ -495,3 +495,53 @@ def test_an_argument_that_cannot_be_shown_takes_nothing_away(
     Logger("silly.test").error("%s: %r", "peer", Shy())
     (message,) = caplog.messages
     assert message.startswith("peer: <Shy")
+
+
+# ------------------------------------------------------------- what ends the program
+
+
+@pytest.mark.parametrize("method", ["opened", "closed"])
+def test_an_observer_that_ends_the_program_leaves_nothing_half_done(method: str) -> None:
+    """Whether it does so in the middle of accepting, or of a drain."""
+
+    class Leaves:
+        def opened(self, *_: object) -> None:
+            if method == "opened":
+                raise SystemExit(7)
+
+        def closed(self, *_: object) -> None:
+            if method == "closed":
+                raise SystemExit(7)
+
+    loop = asyncio.new_event_loop()
+    exits: list[object] = []
+
+    def run(main: Coroutine[Any, Any, Any]) -> Any:
+        """Run the loop as somebody who goes on after SystemExit."""
+        task = loop.create_task(main)
+        while not task.done():
+            try:
+                loop.run_until_complete(task)
+            except SystemExit as leave:
+                exits.append(leave.code)
+        return task.result()
+
+    async def begin() -> tcp.Listener:
+        return tcp.listen(ANY, echo, observer=Leaves())
+
+    async def rest(listener: tcp.Listener) -> None:
+        clients = [await tcp.connect(listener.local_addr) for _ in range(3)]
+        for client in clients:
+            client.write(b"x\n")
+            assert await client.read(b"\n", timeout=10) == b"x\n"
+        await listener.close(0)
+        assert listener.connections == 0
+        assert listener.state == "closed"
+        for client in clients:
+            client.abort()
+
+    listener = run(begin())
+    run(rest(listener))
+    run(asyncio.sleep(0))
+    assert exits == [7, 7, 7]
+    loop.close()

@@ -176,12 +176,17 @@ class Observation:
             try:
                 call = getattr(observer, method)
                 self.context.run(call, self._conn, self._listener, *ending)
-            except ENDS_PROGRAM:
-                raise
+            except ENDS_PROGRAM as error:
+                # In a callback of its own: it must not end what is being done for the connection.
+                self._listener._loop.call_soon(_raise, error)
             except BaseException:
                 which = f"{type(observer).__qualname__}.{method}"
                 if self._listener._observer_failures.add(printable(which)):
                     logger.exception("%s: observer %s failed", self._conn.remote_addr, which)
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 def _how(conn: Conn, *, cancelled: bool) -> str:

@@ -503,22 +503,26 @@ class Listener:
         deadline = self._loop.time() + seconds(grace, "grace")
         if self._closing is None:
             self._deadline = deadline
-            try:
+            with contextlib.ExitStack() as ending:  # all of it, whatever a part of it raises
+                ending.callback(self._begin_draining)
+                ending.callback(self._release)
                 for server in self._servers:
-                    if grace > 0:
+                    ending.callback(server.close)
+                if grace > 0:
+                    for server in self._servers:
                         server.accept_queued()
-                    server.close()
-                self._release()
-            finally:
-                self._enter(ListenerState.DRAINING)
-                closer = asyncio.current_task(self._loop)
-                self._closing = self._loop.create_task(self._drain(closer))
+            assert self._closing is not None
         else:
             self._deadline = min(deadline, self._deadline)
             self._changed.set()
             if self._closing.cancelled():  # with all tasks, at the end of the loop
                 self._closing = self._loop.create_task(self._drain(None))
         return asyncio.shield(self._closing)
+
+    def _begin_draining(self) -> None:
+        self._enter(ListenerState.DRAINING)
+        closer = asyncio.current_task(self._loop)
+        self._closing = self._loop.create_task(self._drain(closer))
 
     async def _drain(self, closer: asyncio.Task[Any] | None) -> None:
         own = {closer} if closer is not None and closer in self._handling else set()
@@ -531,8 +535,9 @@ class Listener:
             self._deadline = self._loop.time() + _AFTER_CANCEL
             await self._wait_drained(own)
         stubborn = self._handling.keys() - own
+        spared = {self._handling[task] for task in own & self._handling.keys()}
         for conn in self._conns():
-            if not own or conn._is_closing:
+            if conn not in spared or conn._is_closing:
                 conn.abort()
         for task in stubborn:
             logger.warning(

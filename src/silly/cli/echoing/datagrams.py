@@ -123,7 +123,7 @@ class Datagrams:
         answer = self._answer(data)
         if answer is None:
             return
-        if self._repeats.ends_loop(sender, data if answer == data else b""):
+        if self._repeats.ends_loop(sender, data if self._answer is echo else b""):
             self._meter.datagrams_refused += 1
             return
         if self._impairment.drops():
