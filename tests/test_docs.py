@@ -125,8 +125,8 @@ def test_commands_of_silly_bench_are_run(tmp_path: Path) -> None:
                     [sys.executable, "-m", *shlex.split(quick)],
                     cwd=tmp_path, capture_output=True, text=True, check=False, timeout=50,
                 )  # fmt: skip
-                # Whether a claim holds is up to the machine.
-                codes = (0, 1) if re.search(" --(slo|assert) ", quick) else (0,)
+                # Whether a claim holds, or the client is the limit, is up to the machine.
+                codes = (0, 1, 5) if re.search(" --(slo|assert) ", quick) else (0,)
                 assert done.returncode in codes, (quick, done)
                 assert "Traceback" not in done.stderr, (quick, done)
         finally:

@@ -99,7 +99,6 @@ NEEDS = {
     "cli/reload.py": {"watchfiles"},
     "cli/run.py": {"uvloop"},
     "bench/view.py": {"rich"},
-    "bench/report.py": {"plotly"},
     "metrics.py": {"prometheus_client"},
     "otel.py": {"opentelemetry"},
 }
