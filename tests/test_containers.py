@@ -86,6 +86,7 @@ def test_the_program_is_healthy_until_it_is_stopped(port: int, tmp_path: Path) -
             assert sock.recv(100) == b"hello\n"  # it was accepted
             process.send_signal(signal.SIGTERM)
             assert process.stdout is not None
+            assert "listening on" in process.stdout.readline()
             assert "waiting up to 8 s for 1 connection" in process.stdout.readline()
             sock.sendall(b"last words\n")
             assert sock.recv(100) == b"last words\n"

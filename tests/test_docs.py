@@ -40,7 +40,7 @@ def test_block_serves(block: str, port: int, tmp_path: Path) -> None:
     path = tmp_path / "block.py"
     path.write_text(block.replace("9999", str(port)) + "\nprint('ready', flush=True)\n")
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "silly", str(path)],
+        [sys.executable, "-u", "-m", "silly", "--log-level", "warning", str(path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -54,12 +54,12 @@ def test_block_serves(block: str, port: int, tmp_path: Path) -> None:
             address = "{}:{}".format(*sock.getsockname())
             echoed = b""
             # A handler that ends at once may have reset the connection before "hello" came.
-            with contextlib.suppress(*[] if "write" in block else [OSError]):
+            with contextlib.suppress(*[] if "write(line)" in block else [OSError]):
                 sock.sendall(b"hello\n")
                 sock.shutdown(socket.SHUT_WR)
                 with sock.makefile("rb") as file:
                     echoed = file.read()
-        assert echoed == (b"hello\n" if "write" in block else b"")
+        assert echoed == (b"hello\n" if "write(line)" in block else b"")
         if "print" in block:
             assert address in process.stdout.readline()
         process.send_signal(signal.SIGTERM)
@@ -125,8 +125,8 @@ def test_commands_of_silly_bench_are_run(tmp_path: Path) -> None:
                     [sys.executable, "-m", *shlex.split(quick)],
                     cwd=tmp_path, capture_output=True, text=True, check=False, timeout=50,
                 )  # fmt: skip
-                # Whether a claim holds is up to the machine.
-                codes = (0, 1) if re.search(" --(slo|assert) ", quick) else (0,)
+                # Whether a claim holds, or the client is the limit, is up to the machine.
+                codes = (0, 1, 5) if re.search(" --(slo|assert) ", quick) else (0,)
                 assert done.returncode in codes, (quick, done)
                 assert "Traceback" not in done.stderr, (quick, done)
         finally:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+QUIET = ("--log-level", "warning")  # without the line that says where it listens
 
 
 class Running:
@@ -20,7 +21,7 @@ class Running:
 
     def __init__(self, name: str, *args: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "silly", str(EXAMPLES / name), *args],
+            [sys.executable, "-u", "-m", "silly", *QUIET, str(EXAMPLES / name), *args],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -30,8 +30,10 @@ FLOORS = (
     (
         "silly.errors",
         "silly._arguments",
+        "silly._awaitables",
         "silly._live",
         "silly._signals",
+        "silly._tracebacks",
         "silly._units",
         "silly.log",
         "silly._logger",
@@ -97,7 +99,6 @@ NEEDS = {
     "cli/reload.py": {"watchfiles"},
     "cli/run.py": {"uvloop"},
     "bench/view.py": {"rich"},
-    "bench/report.py": {"plotly"},
     "metrics.py": {"prometheus_client"},
     "otel.py": {"opentelemetry"},
 }

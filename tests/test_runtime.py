@@ -98,7 +98,8 @@ def test_runs_until_there_is_nothing_to_live_for(tmp_path: Path) -> None:
         """,
     )
     done = silly_command(path, "--flag", "value")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    assert re.fullmatch(r".* INFO .* listening on \S+ .*\n", done.stderr)
     assert sorted(done.stdout.splitlines()) == [
         "b'hello\\n'",
         "timer __main__ ['--flag', 'value']",
@@ -113,6 +114,7 @@ def test_signal_drains(tmp_path: Path, number: signal.Signals, options: list[str
         assert sock.recv(100) == b"one\n"
         process.send_signal(number)
         assert process.stderr is not None
+        assert "listening on" in process.stderr.readline()
         assert "waiting up to 5 s for 1 connection" in process.stderr.readline()
         sock.sendall(b"two\n")  # the handler goes on
         assert sock.recv(100) == b"two\n"
@@ -127,6 +129,7 @@ def test_second_signal_forces(tmp_path: Path) -> None:
         assert sock.recv(100) == b"one\n"
         process.send_signal(signal.SIGTERM)
         assert process.stderr is not None
+        assert "listening on" in process.stderr.readline()
         assert "600 s" in process.stderr.readline()
         process.send_signal(signal.SIGINT)  # SIGTERM, at once, would be the first one, twice
         assert process.wait(10) == 0

@@ -37,7 +37,7 @@ from silly._engine import engine
 from silly._logger import ENDS_PROGRAM, Logger
 from silly._signals import breakable
 
-__all__ = ["CHANNEL", "Opened", "Worker", "merging", "provide", "worker"]
+__all__ = ["CHANNEL", "Opened", "Worker", "is_told", "merging", "provide", "worker"]
 
 logger = Logger("silly.workers")
 
@@ -293,7 +293,13 @@ def _refusal(answer: Refused) -> OSError:
     else:
         error = kind(answer.errno, answer.text)
     error.filename = answer.address
+    error._is_told = True  # type: ignore[attr-defined]
     return error
+
+
+def is_told(error: BaseException) -> bool:
+    """Tell whether the supervisor, which refused, says so in a line of its own."""
+    return getattr(error, "_is_told", False)
 
 
 def _from_environment() -> Worker | None:

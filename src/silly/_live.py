@@ -35,6 +35,8 @@ class _Listener(Protocol):
 
     @property
     def connections(self) -> int: ...
+    @property
+    def local_addrs(self) -> tuple[str, ...]: ...
     def close(self, grace: float = ...) -> asyncio.Future[None]: ...
     async def wait_closed(self) -> None: ...
     def _disown(self) -> None: ...
@@ -136,7 +138,7 @@ class Live:
                 task.cancel()
             await asyncio.wait(tasks, timeout=AFTER_CANCEL)
         if closings:
-            await asyncio.wait(closings)
+            await asyncio.gather(*closings, return_exceptions=True)
         if self._attending:
             await asyncio.wait(self._attending, timeout=AFTER_CANCEL)
         with contextlib.suppress(TimeoutError):  # aborted: they leave within a pass or two

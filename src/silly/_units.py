@@ -10,6 +10,7 @@ import math
 import re
 
 __all__ = [
+    "byte_rate",
     "count",
     "duration",
     "duration_text",
@@ -58,6 +59,11 @@ def rate(text: str) -> float:
         text.strip().removesuffix("/s"), _COUNTS, "a rate such as 1000 or 10k (for each second)"
     )
     return value * _COUNTS[unit]
+
+
+def byte_rate(text: str) -> float:
+    """Return *text* in bytes for each second: ``"500"``, ``"4k"`` (of 1024), ``"1M/s"``."""
+    return float(size(text.strip().removesuffix("/s")))
 
 
 def number(text: str) -> float:

@@ -21,15 +21,17 @@ for this one::
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import sys
 from collections.abc import Iterator
-from typing import TextIO
+from datetime import UTC, datetime
+from typing import Final, TextIO
 
 from silly import stdio
 from silly._arguments import size
 
-__all__ = ["DroppingHandler"]
+__all__ = ["FORMATS", "DroppingHandler", "JSONFormatter"]
 
 
 class DroppingHandler(logging.Handler):
@@ -112,14 +114,51 @@ class DroppingHandler(logging.Handler):
         return stdio.descriptor_of(self._now())
 
 
+class JSONFormatter(logging.Formatter):
+    """Makes one line of JSON of a record.
+
+    Its keys are ``time`` (ISO 8601, UTC), ``level``, ``process`` (the pid), ``logger``,
+    ``message``, and ``exception`` (the traceback) where there is one.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return *record* as JSON."""
+        moment = datetime.fromtimestamp(record.created, UTC)
+        fields = {
+            "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname,
+            "process": record.process,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info and not record.exc_text:
+            record.exc_text = self.formatException(record.exc_info)
+        if record.exc_text:
+            fields["exception"] = record.exc_text
+        return json.dumps(fields, ensure_ascii=False)
+
+
+FORMATS: Final = {
+    "text": lambda: logging.Formatter(
+        "%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s"
+    ),
+    "json": JSONFormatter,
+}
+"""What makes a formatter, by the name of the format."""
+
+
 @contextlib.contextmanager
-def unconfigured_logging_drops() -> Iterator[None]:
-    """Put a `DroppingHandler` in the place of `logging.lastResort`.
+def unconfigured_logging_drops(level: int = logging.INFO, form: str = "text") -> Iterator[None]:
+    """Put a `DroppingHandler` in the place of `logging.lastResort`, unless one is there.
 
     That is what records come to when the program configured nothing.
     """
     before = logging.lastResort
-    handler = DroppingHandler(level=logging.WARNING)
+    if isinstance(before, DroppingHandler):
+        yield
+        return
+    handler = DroppingHandler(level=level)
+    handler.setFormatter(FORMATS[form]())
     logging.lastResort = handler
     try:
         yield

@@ -301,6 +301,7 @@ class _Meter:
             address = listener.local_addr
             counts = _counts(stats.get(listener) or listener.stats)
             found[address] = _added(found.get(address, {}), counts)
+            found[address]["limits_set"] = _in_force(listener.limits)
         return {
             printable(address): {
                 **counts,
@@ -312,6 +313,15 @@ class _Meter:
 
     def _handler_seconds(self, address: str) -> dict[str, Any]:
         return self.handlers.get(address, _Histogram(HANDLER_BUCKETS)).values()
+
+
+def _in_force(limits: tcp.Limits) -> dict[str, str]:
+    """Return the limits in force, and who set them: ``"60 (flag)"``; text is not added up."""
+    origins = limits.origins
+    return {
+        each.name: f"{each.text(getattr(limits, each.name))} ({origins[each.name]})"
+        for each in limits.fields()
+    }
 
 
 def _counts(stats: tcp.ListenerStats) -> dict[str, Any]:

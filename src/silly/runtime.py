@@ -23,19 +23,23 @@ import contextlib
 import importlib
 import inspect
 import io
+import logging
 import os
 import signal
 import sys
 import threading
 import types
+import weakref
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from silly import _control, _inspection, stdio
 from silly._arguments import seconds
+from silly._engine import engine
 from silly._live import AFTER_CANCEL, Live
 from silly._logger import Logger
 from silly._signals import Presses, break_off, handling
+from silly._tracebacks import clarify
 from silly.log import DroppingHandler, unconfigured_logging_drops
 from silly.net import resolving
 from silly.systemd import Service
@@ -79,7 +83,7 @@ def run(
         RuntimeError: an event loop is running in this thread already.
         BaseException: whatever *main* raised, after everything was closed.
     """
-    if not inspect.iscoroutine(main):
+    if not isinstance(main, Coroutine):
         hint = ": call it, as in silly.run(main())" if callable(main) else ""
         raise TypeError(f"main must be a coroutine, not {type(main).__name__}{hint}")
     try:
@@ -172,7 +176,7 @@ class _Program:
         live = self._live
         closings = [listener.close(self._grace) for listener in list(live.listeners)]
         if closings:
-            await asyncio.wait(closings)
+            await asyncio.gather(*closings, return_exceptions=True)
         for timer in list(live.timers):
             timer.cancel()
         tasks = {main, *live.tasks}
@@ -204,7 +208,17 @@ class _Program:
             if not main.done():
                 self._overseer.running(started=False, listening=bool(live.listeners))
 
-        live.when_listening = lambda: loop.call_soon(report)
+        told: weakref.WeakSet[Any] = weakref.WeakSet()
+
+        def listens() -> None:
+            report()
+            new = [each for each in live.listeners if each not in told]
+            told.update(new)
+            for listener in new if _control.worker is None else ():
+                addrs = ", ".join(listener.local_addrs)
+                _notify("listening on %s (%s engine); Ctrl-C or SIGTERM stops", addrs, engine.NAME)
+
+        live.when_listening = lambda: loop.call_soon(listens)
         loop.call_soon(report)  # after the first step of main
         try:
             yield
@@ -245,16 +259,35 @@ class _Program:
             self._overseer.stopping(told=True)
             handlers = sum(listener.connections for listener in self._live.listeners)
             if handlers and self._grace and _control.worker is None:
-                notice = DroppingHandler()  # a full pipe must not hold up the drain
-                notice.write(
-                    f"silly: stopping; waiting up to {self._grace:g} s for {handlers} "
-                    f"connection{'s' if handlers > 1 else ''} (again to stop now)\n"
+                _notify(
+                    "stopping; waiting up to %s s for %d connection%s (again to stop now)",
+                    f"{self._grace:g}",
+                    handlers,
+                    "s"[: handlers > 1],
+                    always=True,
                 )
-                notice.close()
         else:
             self._grace = 0
             for listener in self._live.listeners:
                 listener.close(0)
+
+
+def _notify(message: str, *args: object, always: bool = False) -> None:
+    """Tell whoever started the program what it does, in its log or on standard error.
+
+    Where a program that is not run by ``silly FILE.py`` configures no logging, only what
+    *always* is to be told. A full pipe holds nothing up.
+    """
+    last = logging.lastResort
+    if logging.getLogger().handlers:
+        logger.info(message, *args)
+    elif isinstance(last, DroppingHandler):
+        if last.level <= logging.INFO:  # whatever the level of the loggers is
+            last.handle(logging.LogRecord("silly", logging.INFO, "", 0, message, args, None))
+    elif always:
+        notice = DroppingHandler()
+        notice.write(f"silly: {message % args}\n")
+        notice.close()
 
 
 @contextlib.contextmanager
@@ -395,8 +428,9 @@ def _run_program(
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BaseException as error:  # noqa: BLE001 - it is the script's, and is shown
-        if not debug:
-            _strip(error, set())
+        if _control.is_told(error) and not debug:
+            return 1
+        clarify(error, whole=debug)
         with stdio.unhurried_errors():
             sys.excepthook(type(error), error, error.__traceback__)
         return 1
@@ -421,35 +455,3 @@ def _exit_code(leave: SystemExit) -> int:
     with stdio.unhurried_errors():
         print(leave.code, file=sys.stderr)
     return 1
-
-
-_OURS: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120
-
-
-def _strip(error: BaseException | None, seen: set[int]) -> None:
-    """Take the frames of this package, and of asyncio around it, out of a traceback."""
-    if error is None or id(error) in seen:
-        return
-    seen.add(id(error))
-    kept: types.TracebackType | None = None
-    entries = []
-    trace = error.__traceback__
-    while trace is not None:
-        entries.append(trace)
-        trace = trace.tb_next
-    users = [entry for entry in entries if not _is_ours(entry.tb_frame.f_code.co_filename)]
-    for entry in reversed(users):
-        kept = types.TracebackType(kept, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
-    error.__traceback__ = kept
-    _strip(error.__cause__, seen)
-    _strip(error.__context__, seen)
-    if isinstance(error, BaseExceptionGroup):
-        for member in error.exceptions:
-            _strip(member, seen)
-
-
-def _is_ours(filename: str) -> bool:
-    return filename.startswith((_OURS, _ASYNCIO))
-
-
-_ASYNCIO: Final = os.path.dirname(os.path.abspath(asyncio.__file__)) + os.sep  # noqa: PTH100, PTH120

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar, cast, overload
+from typing import Any, TypeVar, overload
 
 from silly._live import Live
 from silly._logger import Logger
+from silly._tracebacks import clarify
 
 __all__ = ["fork"]
 
@@ -47,7 +48,7 @@ def fork(fn: Any, *args: Any) -> asyncio.Task[Any]:
         TypeError: *fn* is neither callable nor a coroutine.
         RuntimeError: no event loop is running.
     """
-    if inspect.iscoroutine(fn):
+    if isinstance(fn, Coroutine):
         if args:
             fn.close()
             raise TypeError("args go with a function: fork(fn, *args), or fork(fn(*args))")
@@ -56,14 +57,14 @@ def fork(fn: Any, *args: Any) -> asyncio.Task[Any]:
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
-        if inspect.iscoroutine(fn):
+        if isinstance(fn, Coroutine):
             fn.close()
         raise RuntimeError(
             "task.fork() needs a running event loop: start the script with "
             "`silly FILE.py`, or call it inside silly.run(main())"
         ) from None
-    if inspect.iscoroutine(fn):
-        coroutine = cast(Coroutine[Any, Any, Any], fn)
+    if isinstance(fn, Coroutine):
+        coroutine: Coroutine[Any, Any, Any] = fn
     elif inspect.iscoroutinefunction(fn):
         coroutine = fn(*args)
     else:
@@ -89,4 +90,5 @@ def _forked_done(task: asyncio.Task[Any]) -> None:
         return
     error = task.exception()
     if isinstance(error, Exception):  # sys.exit() is no crash
+        clarify(error, whole=task.get_loop().get_debug())
         logger.error("forked task %s failed", task.get_name(), exc_info=error)

@@ -264,6 +264,7 @@ def test_a_report_reaches_standard_error_and_no_client(tmp_path: Path) -> None:
             started.send_signal(signal.SIGUSR1)
             assert exchanged(sock, b"one\n") == b"one\n"
             if started.stderr is not None:
+                assert b"listening on" in started.stderr.readline()
                 assert started.stderr.readline().startswith(b"silly: process ")
             started.terminate()
             sock.shutdown(socket.SHUT_WR)

@@ -72,6 +72,7 @@ def test_all_three(port: int, tmp_path: Path) -> None:
     with serving(tmp_path, *options) as (process, addr):
         peer = echo(addr)
         assert process.stderr is not None
+        assert f"listening on {addr} " in process.stderr.readline()
         assert f" {peer} to {addr}: peer_finished, " in process.stderr.readline()
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
             text = response.read().decode()

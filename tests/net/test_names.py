@@ -144,7 +144,7 @@ def test_a_program_that_gives_up_its_rights_after_binding_drains(
                 assert file.readline() == line
                 if line == b"1\n":
                     silly.send(signal.SIGTERM)
-                    silly.until("silly: stopping; waiting")
+                    silly.until("stopping; waiting")
         assert "Traceback" not in silly.rest()
         assert silly.process.returncode == 0
     rights.chmod(0o755)

@@ -68,7 +68,7 @@ def test_a_restart_runs_the_release_that_the_link_leads_to(
             assert early.recv(10) == b"1"
         shutil.rmtree(tmp_path / "releases" / "1")
         silly.send(signal.SIGHUP)
-        silly.until("^silly: restarted$")
+        silly.until(": restarted$")
         assert ask(addr, b"\n") == b"2"
         silly.stop()
 
@@ -86,7 +86,7 @@ def test_a_link_that_is_missing_leaves_the_old_release_in_service(tmp_path: Path
         assert ask(addr, b"\n") == b"1"
         install(tmp_path, 2)
         silly.send(signal.SIGHUP)
-        silly.until("^silly: restarted$")
+        silly.until(": restarted$")
         assert ask(addr, b"\n") == b"2"
         silly.stop()
 
@@ -123,7 +123,7 @@ def test_reloading_follows_the_link(tmp_path: Path) -> None:
         addr = silly.until(r"listening (\S+)")[0]
         silly.until("is ready")
         install(tmp_path, 2)
-        silly.until(f"silly: {current} changed: starting afresh")
+        silly.until(f": {current} changed: starting afresh")
         silly.until(f"watching {os.path.realpath(current)}$")
         silly.until("is ready")
         assert ask(addr, b"\n") == b"2"

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from typing import Final, cast
 
 from silly._engine import portable
 from silly._engine.interface import Engine
 
-__all__ = ["engine"]
+__all__ = ["engine", "native_is_absent"]
 
 _NAMES: Final = ("native", "portable")  # the better first
 
@@ -33,6 +34,28 @@ def _choose(name: str | None) -> Engine:
                 f"{error}"
             ) from error
         return cast(Engine, portable)
+
+
+def native_is_absent() -> str | None:
+    """Return why the native engine does not serve, and what to do; None if it does."""
+    if engine.NAME == "native":
+        return None
+    if os.environ.get("SILLY_ENGINE") == portable.NAME:
+        return "SILLY_ENGINE=portable says so"
+    if not sys.platform.startswith("linux"):
+        return f"it needs Linux, and this is {sys.platform}"
+    try:
+        importlib.import_module("silly._engine.native")
+    except ModuleNotFoundError:
+        return (
+            "it was not built when silly was installed: that needs a C compiler and Python's "
+            "headers (Debian: apt install gcc python3-dev). Then install again without pip's "
+            "cache, which keeps what it built before: pip install --force-reinstall "
+            "--no-cache-dir"
+        )
+    except ImportError as error:
+        return f"it cannot be loaded: {error}"
+    return None
 
 
 engine: Engine = _choose(os.environ.get("SILLY_ENGINE"))

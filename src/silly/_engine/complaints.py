@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
 from typing import Protocol, TypeVar
 
+from silly._tracebacks import AWAIT_IS_MISSING
 from silly.errors import (
     ConcurrentRead,
     ConnectionClosed,
@@ -141,6 +142,8 @@ def as_pieces(data: Buffer | Iterable[Buffer]) -> list[bytes]:
         return [bytes(data)]
     if isinstance(data, str):
         raise TypeError("data must be bytes, not str: encode it, as in text.encode()")
+    if isinstance(data, Coroutine):
+        raise TypeError(f"data must be bytes: {AWAIT_IS_MISSING}")
     try:
         items = iter(data)
     except TypeError:
@@ -150,6 +153,8 @@ def as_pieces(data: Buffer | Iterable[Buffer]) -> list[bytes]:
         ) from None
     pieces = []
     for index, item in enumerate(items):
+        if isinstance(item, Coroutine):
+            raise TypeError(f"data[{index}] must be bytes-like: {AWAIT_IS_MISSING}")
         if not isinstance(item, bytes | bytearray | memoryview):
             raise TypeError(f"data[{index}] must be bytes-like, not {type(item).__name__}")
         pieces.append(bytes(item))

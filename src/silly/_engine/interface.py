@@ -30,6 +30,7 @@ __all__ = [
     "Engine",
     "Gate",
     "Link",
+    "Room",
     "Server",
     "Upward",
     "packed",
@@ -123,6 +124,16 @@ class Upward(Protocol):
 
     def lost(self, error: OSError | None) -> None:
         """The link is gone: closed as asked (None), or for *error*."""
+
+
+class Room(Coroutine[Any, Any, None]):
+    """What a stream's `write` returns: waits for room when it is awaited.
+
+    It is a coroutine object so that `asyncio.create_task` takes it, but nothing is left
+    undone if it is not awaited: Python does not warn, nor do type checkers.
+    """
+
+    __slots__ = ()
 
 
 def packed(sockaddr: Any) -> bytes:

@@ -46,12 +46,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from silly._arguments import positive_seconds, seconds, seconds_or_none, size
 from silly._engine import complaints
 from silly._engine.complaints import Buffer
-from silly._engine.interface import Budget, Deadlines, Link, packed
+from silly._engine.interface import Budget, Deadlines, Link, Room, packed
 from silly._engine.receive_buffer import INCOMPLETE, TOO_LONG, ReceiveBuffer
 from silly._engine.trampoline import PARKING, Trampoline, parking
 from silly._engine.turn import Turn
@@ -68,26 +68,50 @@ _LARGE_WRITE: Final = 50  # ... and for how many of these a large write counts
 _ALL: Final = 0  # the wanted count of `read()`: whatever is there
 
 
-class _HasRoom:
+class _HasRoom(Room):
     """What `write` returns when there is room: awaiting it does not suspend."""
 
     __slots__ = ()
-    __await__ = staticmethod(().__iter__)
+    __await__ = staticmethod(().__iter__)  # type: ignore[assignment]
+
+    def send(self, value: Any) -> Any:  # noqa: ARG002
+        raise StopIteration
+
+    def throw(self, *error: Any) -> Any:
+        return (None for _ in ()).throw(*error)
+
+    def close(self) -> None:
+        pass
 
 
-_HAS_ROOM: Final = cast(Awaitable[None], _HasRoom())
+_HAS_ROOM: Final = _HasRoom()
 
 
-class _Room:
+class _Room(Room):
     """What `write` returns when the link is full: awaiting it waits for room."""
 
-    __slots__ = ("_stream",)
+    __slots__ = ("_stream", "_waiting")
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
+        self._waiting: Coroutine[Any, Any, None] | None = None  # what a task made of it steps
 
     def __await__(self) -> Generator[Any, None, None]:
         return self._stream._wait_for_room().__await__()
+
+    def send(self, value: Any) -> Any:
+        if self._waiting is None:
+            self._waiting = self._stream._wait_for_room()
+        return self._waiting.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        if self._waiting is None:
+            self._waiting = self._stream._wait_for_room()
+        return self._waiting.throw(*error)
+
+    def close(self) -> None:
+        if self._waiting is not None:
+            self._waiting.close()
 
 
 class Stream:
@@ -293,6 +317,8 @@ class Stream:
                 raise complaints.read_timed_out(delimiter, wanted, timeout, self.remote_addr)
         return taken
 
+    _read.__qualname__ = "Conn.read"  # as a program calls it: Python names what was not awaited
+
     async def _read_nothing(self) -> bytes:
         if self._reading or self._closing:
             raise self._reader_error(None, 0)
@@ -423,7 +449,7 @@ class Stream:
 
     # ---------------------------------------------------------------- writing
 
-    def write(self, data: Buffer | Iterable[Buffer]) -> Awaitable[None]:
+    def write(self, data: Buffer | Iterable[Buffer]) -> Room:
         pieces: list[bytes] | None = None
         if type(data) is bytes:
             length = len(data)
@@ -447,7 +473,7 @@ class Stream:
                 self._turn.add(self, self._loop)
         return _HAS_ROOM
 
-    def _write_at_once(self, pieces: list[bytes], length: int) -> Awaitable[None]:
+    def _write_at_once(self, pieces: list[bytes], length: int) -> Room:
         """Write where the queue is long, or becomes so: no point in waiting for more."""
         self._flush()
         unsent = self._link.unsent()

@@ -8,12 +8,15 @@ file that is called like a verb is run as ``silly ./bench``.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final, TextIO
 
 from silly import stdio
 from silly.cli import run
+from silly.cli.options import unknown_variables
 
 __all__ = ["VERBS", "main"]
 
@@ -32,18 +35,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line *argv* (`sys.argv` if None) and return the exit code."""
     stdio.reserve()
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["help"] and not Path("help").exists():
+        arguments = [*arguments[1:2], "--help"]
     if arguments and arguments[0] in VERBS:
+        with stdio.unhurried_errors():
+            for line in unknown_variables():
+                print(f"silly {arguments[0]}: {line}", file=sys.stderr)
         try:
             return _verb(arguments[0], arguments[1:])
         except KeyboardInterrupt:  # while it was imported
             return _fail(f"silly {arguments[0]}: interrupted", INTERRUPTED)
     if arguments and arguments[0] not in ("-h", "--help"):
-        return run.main(arguments)
+        return run.main(arguments, verbs=VERBS)
     try:
-        return run.main(arguments)
-    finally:
-        with stdio.unhurried_errors():
-            _list_verbs(sys.stdout if arguments else sys.stderr)
+        try:
+            return run.main(arguments)
+        finally:
+            with stdio.unhurried_errors():
+                _list_verbs(sys.stdout if arguments else sys.stderr)
+    except BrokenPipeError:  # read as far as was wanted, as by `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left to be flushed goes there
+        return 0
 
 
 def _verb(verb: str, arguments: list[str]) -> int:
@@ -68,3 +80,4 @@ def _list_verbs(file: TextIO) -> None:
     print("\nverbs (each has a --help of its own; a file of that name is ./NAME):", file=file)
     for verb, what in VERBS.items():
         print(f"  silly {verb:<9} {what}", file=file)
+    file.flush()

@@ -7,6 +7,7 @@ documents; `run` prints it as one line, ``silly VERB: …``, and returns the cod
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
@@ -143,7 +144,8 @@ def _run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
     try:
         code = command.main(args=list(arguments), prog_name=f"silly {name}", standalone_mode=False)
     except click.UsageError as error:
-        return _fail(name, f"{error.format_message()} (see: silly {name} --help)", USAGE_ERROR)
+        hint = _apart(name, arguments) or f"see: silly {name} --help"
+        return _fail(name, f"{error.format_message()} ({hint})", USAGE_ERROR)
     except click.ClickException as error:
         return _fail(name, error.format_message(), USAGE_ERROR)
     except Failure as failure:
@@ -151,6 +153,14 @@ def _run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return _fail(name, "interrupted", INTERRUPTED)
     return code if isinstance(code, int) else 0
+
+
+def _apart(name: str, arguments: Sequence[str]) -> str | None:
+    """Return what was meant where host and port are two arguments, as of netcat."""
+    for host, port in itertools.pairwise(arguments):
+        if port.isdigit() and not host.startswith("-") and ":" not in host:
+            return f"host and port are one argument: silly {name} {host}:{port}"
+    return None
 
 
 def _fail(name: str, message: str, code: int) -> int:

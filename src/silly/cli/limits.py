@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from silly import _units
 from silly.cli.command import Failure, Parsed, option
 from silly.net.limits import LimitField, Limits
 
 __all__ = ["limit_flags", "limits_of"]
 
 _GROUP = "Limits"
-_WITH_UNITS: dict[str, Callable[[str], object]] = {
-    "seconds": _units.duration,
-    "bytes": _units.size,
-}
 
 
 def limit_flags(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,11 +43,7 @@ _OFF = object()  # an option's None is "not given"
 
 def _parser(limit: LimitField) -> Callable[[str], object]:
     def parse(text: str) -> object:
-        value = None
-        if limit.unit in _WITH_UNITS and text.strip().lower() != "none":
-            value = limit.parse(str(_WITH_UNITS[limit.unit](text)))
-        else:
-            value = limit.parse(text)
+        value = limit.parse(text)
         return _OFF if value is None else value
 
     return parse

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from silly._arguments import seconds, size
+from silly import _units
+from silly._arguments import size
+from silly.log import FORMATS
 from silly.net import addr as addresses
+from silly.net.limits import Limits
 from silly.runtime import GRACE
 
-__all__ = ["OPTIONS", "Option", "add_options", "split"]
+__all__ = [
+    "LIMITS",
+    "OPTIONS",
+    "Option",
+    "add_options",
+    "limit_flags",
+    "split",
+    "unknown_variables",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,24 +69,38 @@ def _switch(text: str) -> bool:
     return text.lower() in {"1", "true", "yes", "on"}
 
 
-def _seconds(text: str) -> float:
+def _duration(text: str) -> float:
+    if text.strip().lower() == "inf":
+        return float("inf")
     try:
-        return seconds(float(text), "it")
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
+        return _units.duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _period(text: str) -> float:
-    if not 0 < (period := _seconds(text)) < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    if not 0 < (period := _duration(text)) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration above 0")
     return period
 
 
 def _count(text: str) -> int:
     try:
-        return size(int(text), "it", least=1)
+        return size(_units.count(text), "it", least=1)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more") from None
+
+
+def _level(text: str) -> int:
+    if text.lower() not in {"debug", "info", "warning", "error"}:
+        raise argparse.ArgumentTypeError(f"{text!r} is not debug, info, warning or error")
+    return logging.getLevelNamesMapping()[text.upper()]
+
+
+def _format(text: str) -> str:
+    if text.lower() not in FORMATS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {' or '.join(FORMATS)}")
+    return text.lower()
 
 
 def _address(text: str) -> str:
@@ -102,19 +129,33 @@ OPTIONS: Final = (
     Option("--reload", "run it afresh when a source file changes (extra: silly-net[reload])"),
     Option(
         "--grace",
-        "how long handlers may go on after a signal (default: %(default)g)",
-        _seconds,
-        "SECONDS",
+        "how long handlers may go on after a signal, such as 500ms, 30s or 1m (default: 5s)",
+        _duration,
+        "DURATION",
         GRACE,
     ),
     Option(
         "--watchdog",
         "with --workers: kill a worker whose event loop is stuck for longer",
         _period,
-        "SECONDS",
+        "DURATION",
     ),
     Option("--uvloop", "run on uvloop (extra: silly-net[uvloop])", default=False),
     Option("--debug", "asyncio's debug mode, and whole tracebacks", default=False),
+    Option(
+        "--log-level",
+        "what to log: debug, info, warning or error (default: what the program configures, "
+        "or warnings, and where it listens)",
+        _level,
+        "LEVEL",
+    ),
+    Option(
+        "--log-format",
+        "how, where the program does not configure it: text or json (default: text)",
+        _format,
+        "FORMAT",
+        "text",
+    ),
     Option(
         "--access-log",
         "write a line for each connection to standard error when it is over",
@@ -135,8 +176,77 @@ OPTIONS: Final = (
 )
 
 
+def limit_flags(options: argparse.Namespace) -> dict[str, str]:
+    """Return the limits that the command line sets, as text, by field."""
+    given = {each.name: getattr(options, each.name) for each in Limits.fields()}
+    return {name: text for name, text in given.items() if text is not None}
+
+
+def _limit(flag: str) -> Callable[[str], str]:
+    field = next(each for each in Limits.fields() if each.flag == flag)
+
+    def check(text: str) -> str:
+        try:
+            field.parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error).removeprefix(f"{flag}: ")) from None
+        return text
+
+    return check
+
+
+_METAVARS: Final = {"seconds": "DURATION", "bytes": "SIZE", "networks": "NETWORKS"}
+
+
+def _metavar(unit: str) -> str:
+    return _METAVARS.get(unit, "RATE" if unit.endswith("/second") else "N")
+
+
+LIMITS: Final = tuple(
+    Option(
+        each.flag,
+        f"{each.unit} {each.help} (default: {each.default_text})".replace("%", "%%"),
+        _limit(each.flag),
+        _metavar(each.unit),
+    )
+    for each in Limits.fields()
+)
+"""The limits of `silly.net.limits`, for listeners whose code does not set them."""
+
+_OTHER_VARIABLES: Final = ("SILLY_ENGINE", "SILLY_WORKER", "SILLY_CHANNEL", "SILLY_SESSIONS")
+_OF_BUILDING: Final = ("SILLY_BUILD_NATIVE", "SILLY_CFLAGS", "SILLY_LDFLAGS")
+
+
+def unknown_variables() -> list[str]:
+    """Return a line for each variable ``SILLY_…`` of the environment that nothing reads."""
+    known = [each.variable for each in (*OPTIONS, *LIMITS)]
+    known += [*_OTHER_VARIABLES, *_OF_BUILDING]
+    lines = []
+    for name in sorted(os.environ):
+        if name.startswith("SILLY_") and name not in known:
+            meant = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+            hint = f": did you mean {meant[0]}?" if meant else ""
+            lines.append(f"the variable {name} is not known, and ignored{hint}")
+    return lines
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Give *parser* all options, with the environment's values as defaults."""
+    group = parser.add_argument_group(
+        "limits",
+        "They count for listeners whose code does not set them; `none` switches one off. A\n"
+        "flag wins over the environment (SILLY_MAX_CONNECTIONS=500), the code over both;\n"
+        "`stats` of the admin socket shows each value and who set it. Sizes are 64k or 1M,\n"
+        "durations 500ms, 30s or 1m, rates 100 or 10k for each second.",
+    )
+    for option in LIMITS:
+        group.add_argument(
+            option.flag,
+            dest=option.name,
+            type=option.parse or str,
+            metavar=option.metavar,
+            help=option.help,
+        )
     for option in OPTIONS:
         try:
             default = option.from_environment()
@@ -172,7 +282,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _ours(arguments: Sequence[str], at: int, *, any_flag: bool) -> int:
     """Return where, from *at* on, our options end."""
-    flags = {option.flag: option for option in OPTIONS}
+    flags = {option.flag: option for option in (*OPTIONS, *LIMITS)}
     while at < len(arguments):
         flag, equals, _ = arguments[at].partition("=")
         if flag in flags:

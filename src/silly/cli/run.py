@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import difflib
 import functools
 import logging
 import platform
 import re
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 
 import silly
 from silly import _control, stdio
+from silly._engine import native_is_absent
 from silly.cli import watching
-from silly.cli.options import OPTIONS, add_options, split
-from silly.log import DroppingHandler, unconfigured_logging_drops
+from silly.cli.options import (
+    LIMITS,
+    OPTIONS,
+    add_options,
+    limit_flags,
+    split,
+    unknown_variables,
+)
+from silly.log import unconfigured_logging_drops
+from silly.net.limits import Limits, set_flags
 from silly.runtime import run_function, run_script
 from silly.workers import Supervisor
 from silly.workers.process import working_directory
@@ -24,6 +34,7 @@ from silly.workers.process import working_directory
 __all__ = ["main"]
 
 USAGE_ERROR = 2
+_FORMS = "expected a script (FILE.py), MODULE:FUNCTION or a verb (see: silly --help)"
 
 _EPILOG = """\
 The script runs inside an event loop: tcp.listen(...), task.fork(...) and `await`
@@ -69,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser = argparse.ArgumentParser(
         prog="silly",
-        usage=f"silly [-h] [--version] {flags} FILE.py [ARG ...]",
+        usage=f"silly [-h] [--version] {flags} [LIMIT ...] FILE.py [ARG ...]",
         description="Run a Python script as a TCP service or client.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -82,13 +93,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _version() -> str:
-    return (
-        f"silly {silly.__version__} ({silly.engine()} engine, Python {platform.python_version()})"
-    )
+    absent = native_is_absent()
+    why = f"\nwhy not the native engine: {absent}" if absent else ""
+    python = platform.python_version()
+    return f"silly {silly.__version__} ({silly.engine()} engine, Python {python}){why}"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line *argv* (`sys.argv` if None) and return the exit code."""
+def main(argv: Sequence[str] | None = None, *, verbs: Collection[str] = ()) -> int:
+    """Run the command line *argv* (`sys.argv` if None) and return the exit code.
+
+    *verbs* are what FILE.py might be a misspelling of.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     with stdio.unhurried_errors():
         parser = _parser()
@@ -102,6 +117,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error("--reload runs one worker: it does not go with --workers")
         if options.watchdog is not None and not supervised:
             parser.error("--watchdog goes with --workers: it is the supervisor that watches")
+        if _control.worker is None:
+            for line in unknown_variables():
+                print(f"silly: {line}", file=sys.stderr)
+        limits = limit_flags(options)
+    set_flags(
+        {
+            each.name: each.parse(limits[each.name])
+            for each in Limits.fields()
+            if each.name in limits
+        }
+    )
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     if options.uvloop:
         try:
@@ -109,9 +135,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ImportError:
             return _fail("--uvloop needs uvloop: pip install 'silly-net[uvloop]'")
         loop_factory = uvloop.new_event_loop
-    is_function = re.fullmatch(r"[\w.]+:[\w.]+", options.file) and not Path(options.file).exists()
     if options.access_log and not supervised:
-        watching.log_access()
+        watching.log_access(options.log_format)
+    if options.log_level is not None:
+        logging.getLogger("silly").setLevel(options.log_level)
+    with unconfigured_logging_drops(options.log_level or logging.INFO, options.log_format):
+        return _run(options, args, loop_factory, supervised=supervised, verbs=verbs)
+
+
+def _run(
+    options: argparse.Namespace,
+    args: Sequence[str],
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None,
+    *,
+    supervised: bool,
+    verbs: Collection[str],
+) -> int:
+    is_function = re.fullmatch(r"[\w.]+:[\w.]+", options.file) and not Path(options.file).exists()
     try:
         if supervised:
             if not is_function:
@@ -128,7 +168,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             before=lambda: _watch(options),
         )
     except OSError as error:
-        return _fail(f"cannot read {options.file!r}: {error.strerror}")
+        hint = _meant(options.file, verbs) if isinstance(error, FileNotFoundError) else ""
+        return _fail(f"cannot read {options.file!r}: {error.strerror}{hint}")
+
+
+def _meant(name: str, verbs: Collection[str]) -> str:
+    """Guess what was meant by *name*, which is no file."""
+    meant = None
+    if Path(f"{name}.py").is_file():
+        meant = f"{name}.py"
+    elif found := difflib.get_close_matches(name, verbs, n=1):
+        meant = found[0]
+    elif Path(name).parent.is_dir():
+        beside = [str(path) for path in Path(name).parent.glob("*.py")]
+        meant = next(iter(difflib.get_close_matches(name, beside, n=1)), None)
+    return f"; did you mean: silly {meant}" if meant else f"; {_FORMS}"
 
 
 def _fail(message: str) -> int:
@@ -147,12 +201,7 @@ def _watch(options: argparse.Namespace) -> None:
 def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function: bool) -> int:
     if sys.platform == "win32":
         return _fail("--workers and --reload need a Unix system")
-    handler = DroppingHandler()
-    handler.setFormatter(logging.Formatter("silly: %(message)s"))
-    logger = logging.getLogger("silly.workers")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    logging.getLogger("silly.workers").setLevel(options.log_level or logging.INFO)
     supervisor = Supervisor(
         options.file,
         args,
@@ -160,7 +209,7 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
         grace=options.grace,
         debug=options.debug,
         uvloop=options.uvloop,
-        worker_options=_watching(options),
+        worker_options=[*_watching(options), *_limits(options)],
         watchdog=options.watchdog,
         develop=options.reload,
     )
@@ -175,21 +224,23 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
             directory = (directory / options.file).parent
         supervise = functools.partial(run_reloading, supervisor, directory)
     try:
-        with unconfigured_logging_drops():
-            return asyncio.run(
-                watching.watched(supervise, supervisor, options.metrics, options.admin)
-            )
+        return asyncio.run(watching.watched(supervise, supervisor, options.metrics, options.admin))
     except SystemExit as leave:  # --metrics or --admin cannot be opened
         with stdio.unhurried_errors():
             print(leave.code, file=sys.stderr)
         return 1
-    finally:
-        handler.flush_for(stdio.AT_END)
+
+
+def _limits(options: argparse.Namespace) -> list[str]:
+    given = limit_flags(options)
+    return [f"{each.flag}={given[each.name]}" for each in LIMITS if each.name in given]
 
 
 def _watching(options: argparse.Namespace) -> list[str]:
     """The options with which a worker can be watched."""
-    found = ["--access-log"] * options.access_log
+    found = ["--access-log"] * options.access_log + ["--log-format", options.log_format]
+    if options.log_level is not None:
+        found += ["--log-level", logging.getLevelName(options.log_level).lower()]
     for flag, addr in (("--metrics", options.metrics), ("--admin", options.admin)):
         if addr is not None:
             found += [flag, addr]

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 from silly import _control, admin, metrics
 from silly._live import Live
 from silly._logger import Logger
-from silly.log import DroppingHandler
+from silly.log import FORMATS, DroppingHandler
 from silly.net import observer, tcp
 from silly.net.access_log import AccessLog
 
@@ -35,12 +35,14 @@ logger = Logger("silly.workers")
 _PERIOD: Final = 2.0  # seconds between two questions to the workers
 
 
-def log_access() -> None:
+def log_access(form: str = "text") -> None:
     """Log the connections of all listeners, to standard error unless the program decides else."""
     access = logging.getLogger("silly.access")
     if not access.handlers:
         handler = DroppingHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        handler.setFormatter(
+            FORMATS[form]() if form != "text" else logging.Formatter("%(asctime)s %(message)s")
+        )
         access.addHandler(handler)
         access.propagate = False
     if access.level == logging.NOTSET:

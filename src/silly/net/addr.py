@@ -79,6 +79,8 @@ def parse(text: str, name: str = "addr") -> Address:
         raise TypeError(f"{name} must be a str such as {FORMS}, not {type(text).__name__}")
     if text.startswith("unix:"):
         return _parse_unix(text, name)
+    if "://" in text:
+        raise _unusable(text, name, f"it is a URL, and its host and port are {_in_url(text)!r}")
     host, colon, port = text.rpartition(":")
     if not text:
         raise _unusable(text, name, "it is empty")
@@ -124,6 +126,14 @@ def _unbracket(text: str, host: str, name: str) -> str:
     except ValueError:
         raise _unusable(text, name, f"{host!r} is not an IPv6 address in brackets") from None
     return inside
+
+
+def _in_url(text: str) -> str:
+    scheme, _, rest = text.partition("://")
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2] or "localhost"
+    if re.search(r":\d+$", authority):
+        return authority
+    return f"{authority}:{443 if scheme in {'https', 'wss'} else 80}"
 
 
 def _check_host(text: str, host: str, name: str) -> None:

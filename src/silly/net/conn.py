@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from silly._engine.complaints import Buffer
-from silly._engine.interface import Deadlines
+from silly._engine.interface import Deadlines, Room
 from silly.net import addr as addresses
 from silly.net.deadline import Deadline
 from silly.text import printable
@@ -114,7 +114,7 @@ class Conn(ABC):
     # ---------------------------------------------------------------- writing
 
     @abstractmethod
-    def write(self, data: Buffer | Iterable[Buffer]) -> Awaitable[None]:
+    def write(self, data: Buffer | Iterable[Buffer]) -> Room:
         """Queue *data* to be sent; with ``await``, also wait until there is room.
 
         The call itself never waits: *data* is queued when it returns, all of it,
@@ -128,8 +128,8 @@ class Conn(ABC):
                 joined. What is not immutable is copied at the call.
 
         Returns:
-            An awaitable of None. It need not be awaited. Cancelling it takes
-            nothing back: what was queued is sent.
+            An awaitable of None, which `asyncio.create_task` takes, too. It need not
+            be awaited. Cancelling it takes nothing back: what was queued is sent.
 
         Raises:
             WriteQueueFull: this would take the queue past `max_unsent` bytes;

@@ -12,6 +12,7 @@ memory, a connection or a descriptor for ever, and none that means well is hurt.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import ipaddress
 import os
@@ -19,10 +20,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeVar
 
+from silly import _units
 from silly._arguments import positive_seconds, seconds, size
 from silly._engine.stream import LINGER, MAX_UNSENT, READ_LIMIT
 
-__all__ = ["LimitField", "Limits"]
+__all__ = ["LimitField", "Limits", "set_flags"]
 
 T = TypeVar("T")
 
@@ -71,15 +73,21 @@ def _memory(value: Any, name: str) -> int | str:
     return size(value, name, least=1)
 
 
-_COUNT = _Kind(lambda value, name: size(value, name, least=1), int, "a whole number above 0")
+_COUNT = _Kind(
+    lambda value, name: size(value, name, least=1), _units.count, "a number such as 1000 or 10k"
+)
+_SIZE = _Kind(
+    lambda value, name: size(value, name, least=1), _units.size, "a size such as 4096, 64k or 1M"
+)
 _MEMORY = _Kind(
     _memory,
-    lambda text: text if text.endswith("%") else int(text),
-    "a whole number of bytes above 0, or a share of the machine's memory such as 25%",
+    lambda text: text if text.endswith("%") else _units.size(text),
+    "a size such as 512M, or a share of the machine's memory such as 25%",
 )
-_SECONDS = _Kind(seconds, float, "a number of seconds")
-_WINDOW = _Kind(positive_seconds, float, "a number of seconds above 0")
-_RATE = _Kind(_rate, float, "a number per second")
+_SECONDS = _Kind(seconds, _units.duration, "a duration such as 500ms, 30s or 1m")
+_WINDOW = _Kind(positive_seconds, _units.duration, "a duration above 0 such as 500ms, 30s or 1m")
+_RATE = _Kind(_rate, _units.rate, "a rate such as 100 or 10k (for each second)")
+_BYTE_RATE = _Kind(_rate, _units.byte_rate, "a rate such as 500 or 4k (bytes for each second)")
 _NETWORKS = _Kind(
     _networks,
     lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
@@ -144,13 +152,13 @@ class Limits:
     )
     read_limit: int = _limit(
         READ_LIMIT,
-        _COUNT,
+        _SIZE,
         "bytes",
         "unread before receiving stops; the longest line",
         optional=False,
     )
     max_unsent: int = _limit(
-        MAX_UNSENT, _COUNT, "bytes", "queued before `write` refuses more", optional=False
+        MAX_UNSENT, _SIZE, "bytes", "queued before `write` refuses more", optional=False
     )
     memory_budget: int | str | None = _limit(
         "25%",
@@ -175,13 +183,13 @@ class Limits:
     )
     min_receive_rate: float | None = _limit(
         4096.0,
-        _RATE,
+        _BYTE_RATE,
         "bytes/second",
         "that are fast enough: the read deadline is a second later for so many bytes that came",
     )
     min_send_rate: float | None = _limit(
         500.0,
-        _RATE,
+        _BYTE_RATE,
         "bytes/second",
         "that the client must take on average, while it has more to take, here or in the kernel",
     )
@@ -208,25 +216,58 @@ class Limits:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """Return the defaults, with what the environment (`os.environ` if None) sets.
+        """Return the defaults, with what the environment sets, and flags of the command line.
 
-        ``SILLY_MAX_CONNECTIONS=500`` and so on; ``none`` switches a limit off.
+        ``SILLY_MAX_CONNECTIONS=500``, ``SILLY_IDLE_TIMEOUT=30s`` and so on; ``none``
+        switches a limit off. The flags of ``silly FILE.py``, such as
+        ``--max-connections``, come before the environment's variables.
+
+        Args:
+            environ: these variables alone, without flags; None for `os.environ`.
 
         Raises:
             ValueError: a variable holds no such value; the message names it.
         """
+        flags = _flags if environ is None else {}
         environ = os.environ if environ is None else environ
         values: dict[str, Any] = {}
         for each in cls.fields():
             text = environ.get(each.env)
             if text is not None:
                 values[each.name] = each.parse(text, each.env)
-        return cls(**values)
+        return cls(**(values | flags))
+
+    @property
+    def origins(self) -> Mapping[str, str]:
+        """Who set each field: ``"code"``, ``"flag"``, ``"environment"`` or ``"default"``.
+
+        That is the order of who wins. What the code sets to the same as one of the
+        others is said to be of that one.
+        """
+        return {each.name: self._origin(each) for each in self.fields()}
+
+    def _origin(self, field: LimitField) -> str:
+        value = getattr(self, field.name)
+        if field.name in _flags and value == _flags[field.name]:
+            return "flag"
+        with contextlib.suppress(ValueError):
+            if (text := os.environ.get(field.env)) is not None and value == field.parse(text):
+                return "environment"
+        return "default" if value == field.default else "code"
 
     @classmethod
     def fields(cls) -> tuple[LimitField, ...]:
         """Return what is known of each field: its name, flag, environment variable, unit, help."""
         return tuple(LimitField(each) for each in dataclasses.fields(cls))
+
+
+_flags: dict[str, Any] = {}
+
+
+def set_flags(values: Mapping[str, Any]) -> None:
+    """Have *values*, by field, go before the environment: the command line says them."""
+    _flags.clear()
+    _flags.update(values)
 
 
 class LimitField:
@@ -278,11 +319,15 @@ class LimitField:
     @property
     def default_text(self) -> str:
         """The default, as `parse` takes it."""
-        if self.default is None:
+        return self.text(self.default)
+
+    def text(self, value: Any) -> str:
+        """Return *value* as `parse` takes it."""
+        if value is None:
             return OFF
-        if isinstance(self.default, tuple):
-            return ",".join(self.default)
-        return f"{self.default:.0f}" if isinstance(self.default, float) else str(self.default)
+        if isinstance(value, tuple):
+            return ",".join(value)
+        return f"{value:.15g}" if isinstance(value, float) else str(value)
 
 
 def table() -> str:

@@ -27,11 +27,13 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from silly._arguments import positive_seconds, seconds, seconds_or_none, size
+from silly._awaitables import Closing, Connecting
 from silly._engine import complaints, engine
 from silly._engine.interface import Server
 from silly._engine.stream import LINGER, MAX_UNSENT, READ_LIMIT
 from silly._live import Live
 from silly._logger import Logger
+from silly._tracebacks import clarify
 from silly.errors import LimitExceeded, WriteQueueFull
 from silly.net import addr as addresses
 from silly.net.access_log import AccessLog
@@ -323,6 +325,7 @@ class Listener:
             if logger.is_enabled_for(logging.DEBUG):
                 logger.debug("%s: handler ended by %r", conn.remote_addr, error)
         elif is_new and how == "handler_error":
+            clarify(error, whole=self._loop.get_debug())
             logger.error(
                 "%s: handler %s failed", conn.remote_addr, self._handler_name, exc_info=error
             )
@@ -482,15 +485,16 @@ class Listener:
 
     # ----------------------------------------------------------------- closing
 
-    def close(self, grace: float = GRACE) -> asyncio.Future[None]:
+    def close(self, grace: float = GRACE) -> Closing:
         """Stop accepting at once; let handlers finish, then cancel, then abort.
 
         The port is free when this returns. Connections that wait in the backlog
         are accepted before, unless *grace* is 0. Handlers have *grace* seconds to
         finish and have their last bytes sent; those still running are then
         cancelled, and connections that are still there after that are reset.
-        Awaiting the result waits for all of it; cancelling that wait, or not
-        awaiting it, does not stop the closing. Called again, it can only
+        Awaiting the result (an `asyncio.Future`, which `asyncio.create_task` takes,
+        too) waits for all of it; cancelling that wait, or not awaiting it, does not
+        stop the closing. Called again, it can only
         shorten the grace. A handler may close its own listener; it is not
         waited for, nor cancelled.
 
@@ -517,7 +521,7 @@ class Listener:
             self._changed.set()
             if self._closing.cancelled():  # with all tasks, at the end of the loop
                 self._closing = self._loop.create_task(self._drain(None))
-        return asyncio.shield(self._closing)
+        return Closing(self._closing)
 
     def _begin_draining(self) -> None:
         self._enter(ListenerState.DRAINING)
@@ -792,8 +796,8 @@ def connect(
     max_unsent: int = MAX_UNSENT,
     linger: float = LINGER,
     idle_timeout: float | None = None,
-) -> Coroutine[Any, Any, Conn]:
-    """Connect to *addr*.
+) -> Connecting[Conn]:
+    """Connect to *addr*: ``async with tcp.connect(addr) as conn``, or ``await tcp.connect(addr)``.
 
     A name that has several addresses is tried at all of them, one joining the
     race every 250 ms, families taking turns (RFC 8305); the first to answer
@@ -810,7 +814,8 @@ def connect(
         idle_timeout: seconds, or None; see `Conn.idle_timeout`.
 
     Returns:
-        The connection. Close it, or use it in ``async with``.
+        What gives the connection when it is awaited: close that, or use it in ``async with``.
+        In ``async with`` it needs no ``await``. `asyncio.create_task` takes it.
 
     Raises:
         ConnectionRefusedError: nobody listens there.
@@ -837,7 +842,7 @@ def connect(
         "linger": seconds(linger, "linger"),
         "idle_timeout": positive_seconds(idle_timeout, "idle_timeout"),
     }
-    return _connect(address, timeout, local, limits)
+    return Connecting(_connect(address, timeout, local, limits))
 
 
 async def _connect(
@@ -873,3 +878,6 @@ async def _connect(
             ) from None
         raise
     return made[0]
+
+
+_connect.__qualname__ = "tcp.connect"  # as a program calls it: Python names what was not awaited

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from silly._channel import Channel, Key
+from silly._channel import Channel, Key, Refused
 
 __all__ = ["Slot", "State", "Worker", "command_line", "manner", "working_directory"]
 
@@ -56,6 +56,14 @@ class Worker:
         self.stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # accepting
         self.was_heard = False
         self.overdue: asyncio.TimerHandle | None = None
+        self.refused: Refused | None = None  # where it last wanted to listen, unless it goes on
+
+    @property
+    def manner(self) -> str:
+        """How it ended, when it has."""
+        if self.refused is not None and self.process.returncode == 1:
+            return f"cannot listen on {self.refused.address}: {self.refused.text}"
+        return manner(self.process.returncode)
 
     @property
     def is_ready_now(self) -> bool:

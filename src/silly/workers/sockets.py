@@ -77,6 +77,12 @@ class Sockets:
         self._ports[key] = own[key][0].getsockname()[1]
         return own[key]
 
+    def names(self, number: int, key: Key) -> list[str]:
+        """Return the addresses that worker *number* listens on for *key*."""
+        shared = self._shared[key].sockets if key in self._shared else []
+        sockets = self.own(number).get(key, shared)
+        return [addresses.format_sockaddr(sock.getsockname()) for sock in sockets]
+
     def release(self, number: int, key: Key) -> None:
         """Close what only worker *number* accepts on for *key*."""
         _close_all(self.own(number).pop(key, []))

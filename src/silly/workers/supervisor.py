@@ -36,6 +36,7 @@ from silly._channel import (
     Stopping,
 )
 from silly._channel import Sockets as Granted
+from silly._engine import engine
 from silly._logger import ENDS_PROGRAM, Logger
 from silly._signals import Presses, handling
 from silly.runtime import GRACE
@@ -52,6 +53,7 @@ _FORCED: Final = 3.0  # the same when there is no grace
 _RESOLVE_TIMEOUT: Final = 20.0  # seconds; a worker waits for longer
 _START_TIMEOUT: Final = 60.0  # seconds for a replacement to become ready
 _OURS: Final = {"SILLY_WORKERS", "SILLY_RELOAD", "SILLY_WATCHDOG"}  # not for workers
+_FINAL: Final = (errno.EADDRINUSE, errno.EACCES)  # from listening: trying again soon is no use
 _ANSWERS_KEPT: Final = 1000  # of ended workers, where they are not merged
 
 
@@ -78,7 +80,8 @@ class Supervisor:
         back_off: seconds until a worker that died young is started again; they
             double each time, up to *back_off_limit*.
         settled: seconds after which a worker does not die young any more.
-        give_up: how many may die when none was ever ready.
+        give_up: how many may die when none was ever ready; one is enough if the address
+            to listen on is in use or not permitted.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type or value.
@@ -349,24 +352,25 @@ class Supervisor:
     def _died_unexpectedly(self, worker: Worker, code: int) -> None:
         slot = worker.slot
         self._deaths += not self._was_ready
-        if self._deaths >= self._give_up and not self._was_ready:
-            why = "it was never ready"
+        refused = worker.refused is not None and worker.refused.errno in _FINAL and code == 1
+        if (self._deaths >= self._give_up or refused) and not self._was_ready:
+            why = "; giving up: it was never ready"
             if self._deaths > 1:
-                why = f"{self._deaths} workers died, and none was ever ready"
+                why = f"; giving up: {self._deaths} workers died, and none was ever ready"
             self._code = code if code > 0 else 1
             self.stop()
-            logger.error("%s %s; giving up: %s", worker, manner(code), why)
+            logger.error("%s %s%s", worker, worker.manner, "" if refused else why)
             return
         if worker.became_ready.result() and self._loop.time() - worker.started_at >= self._settled:
             slot.failures = 0
         else:
             slot.failures += 1
         if not slot.is_empty:
-            logger.error("%s %s; another one has its place", worker, manner(code))
+            logger.error("%s %s; another one has its place", worker, worker.manner)
             return
         delay = self._retry(slot)
         when = f"in {delay:g} s" if delay else "now"
-        logger.error("%s %s; starting another %s", worker, manner(code), when)
+        logger.error("%s %s; starting another %s", worker, worker.manner, when)
 
     # -------------------------------------------------------------- what they say
 
@@ -400,13 +404,26 @@ class Supervisor:
 
     def _is_running(self, worker: Worker, *, started: bool) -> None:
         worker.was_heard = True
+        worker.refused = None
         if worker.state is State.STARTING:
             worker.state = State.RUNNING
             self._has_begun = True
         if worker.state is State.RUNNING and (started or worker.is_ready_now):
             worker.state = State.READY
+            is_first = not self._was_ready
             self._was_ready = worker.slot.was_ready = True
             worker.became_ready.set_result(True)
+            if is_first and worker.listening:
+                names = [
+                    name
+                    for key in sorted(worker.listening)
+                    for name in self._sockets.names(worker.slot.number, key)
+                ]
+                logger.info(
+                    "listening on %s (%s engine); Ctrl-C or SIGTERM stops, SIGHUP restarts",
+                    ", ".join(names),
+                    engine.NAME,
+                )
             logger.info("%s is ready", worker)
         self._tend()
 
@@ -428,8 +445,10 @@ class Supervisor:
         except OSError as error:
             text = error.strerror or str(error)
             unresolved = isinstance(error, socket.gaierror)
-            worker.channel.send(Refused(error.errno, text, error.filename or key[0], unresolved))
+            worker.refused = Refused(error.errno, text, error.filename or key[0], unresolved)
+            worker.channel.send(worker.refused)
         else:
+            worker.refused = None
             worker.listening.add(key)
             worker.channel.send(Granted(), [sock.fileno() for sock in sockets])
 

@@ -1209,7 +1209,7 @@ cdef class Read:
     def __dealloc__(self):
         if self.state == NEW and self.kind != LINE:
             try:
-                warnings.warn("a read was never awaited", RuntimeWarning)
+                warnings.warn("coroutine 'Conn.read' was never awaited", RuntimeWarning)
             except BaseException:
                 pass
 
@@ -1343,13 +1343,7 @@ cdef class Read:
 
     def throw(self, kind, value=None, traceback=None):
         self.leave()
-        if value is None:
-            value = kind() if isinstance(kind, type) else kind
-        elif not isinstance(value, BaseException):
-            value = kind(value)
-        if traceback is not None:
-            value = value.with_traceback(traceback)
-        raise value
+        _throw(kind, value, traceback)
 
     def close(self):
         self.leave()
@@ -1419,6 +1413,17 @@ cdef Lines new_lines(Stream stream):
     return lines
 
 
+cdef _throw(kind, value, traceback):
+    """Raise what a coroutine's `throw` was given."""
+    if value is None:
+        value = kind() if isinstance(kind, type) else kind
+    elif not isinstance(value, BaseException):
+        value = kind(value)
+    if traceback is not None:
+        value = value.with_traceback(traceback)
+    raise value
+
+
 cdef int _send(Read self, object value, void **out) except -1:
     if self.state == NEW and value is not None:
         raise TypeError("can't send non-None value to a just-started coroutine")
@@ -1438,6 +1443,17 @@ cdef class HasRoom:
     def __next__(self):
         raise StopIteration
 
+    # With these it is a coroutine object, of which a task can be made.
+
+    def send(self, value):
+        raise StopIteration
+
+    def throw(self, kind, value=None, traceback=None):
+        _throw(kind, value, traceback)
+
+    def close(self):
+        pass
+
 
 cdef int _send_none(object self, object value, void **out) except -1:
     Py_INCREF(None)
@@ -1453,9 +1469,23 @@ cdef class Room:
     """What `write` returns when the queue is long: awaiting it waits for room."""
 
     cdef Stream stream
+    cdef object waiting  # what a task that is made of this steps
 
     def __await__(self):
         return self.stream._wait_for_room().__await__()
+
+    def send(self, value):
+        if self.waiting is None:
+            self.waiting = self.stream._wait_for_room()
+        return self.waiting.send(value)
+
+    def throw(self, kind, value=None, traceback=None):
+        self.close()
+        _throw(kind, value, traceback)
+
+    def close(self):
+        if self.waiting is not None:
+            self.waiting.close()
 
 
 cdef Room new_room(Stream stream):

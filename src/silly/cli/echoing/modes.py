@@ -24,6 +24,8 @@ from silly.net.tcp import Conn, Limits
 
 __all__ = ["MODES", "Mode", "handler"]
 
+_LEAST_READ: Final = 64  # bytes
+
 Converse = Callable[[Conn, Path, Meter], Awaitable[None]]
 
 _USUAL: Final = Limits()  # what a frame, which no limit can know of, is to be read within
@@ -168,12 +170,14 @@ async def _answer(mode: Mode, conn: Conn, to: Path, meter: Meter) -> None:
 
 
 async def _take(conn: Conn, impairment: Impairment) -> None:
-    pace = Pace(impairment.max_rate) if impairment.max_rate else None
     loop = asyncio.get_running_loop()
+    pace = Pace(impairment.max_rate, loop.time()) if impairment.max_rate else None
+    if pace is not None:
+        conn.read_limit = min(conn.read_limit, max(_LEAST_READ, pace.piece))  # no megabyte at once
     while True:
         try:
             taken = await conn.read()
         except EndOfStream:
             return
-        if pace is not None:
-            await asyncio.sleep(pace.wait(len(taken), loop.time()))
+        if pace is not None and (wait := pace.wait(len(taken), loop.time())):
+            await asyncio.sleep(wait)

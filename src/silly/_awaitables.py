@@ -1,0 +1,111 @@
+"""Awaitables that may also be given to `asyncio.create_task`, or used with ``async with``.
+
+`asyncio.create_task` and `asyncio.TaskGroup.create_task` take coroutine objects
+(`collections.abc.Coroutine`) and nothing else that can be awaited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Generator
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+__all__ = ["Closing", "Connecting"]
+
+
+class Closing(asyncio.Future[None], Coroutine[Any, Any, None]):
+    """The end of *work*, a task that goes on if the wait for it is cancelled."""
+
+    def __init__(self, work: asyncio.Task[None]) -> None:
+        super().__init__(loop=work.get_loop())
+        self._steps: Generator[Any, Any, None] | None = None
+        work.add_done_callback(self._settle)
+
+    def _settle(self, work: asyncio.Task[None]) -> None:
+        if self.done():
+            return
+        if work.cancelled():
+            self.cancel()
+        elif (error := work.exception()) is not None:
+            self.set_exception(error)
+        else:
+            self.set_result(None)
+
+    # A task that is made of it steps it by these.
+
+    def send(self, value: Any) -> Any:
+        """Go on waiting (see `collections.abc.Coroutine.send`)."""
+        if self._steps is None:
+            self._steps = cast("Generator[Any, Any, None]", self.__await__())
+        return self._steps.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """End the wait with *error* (see `collections.abc.Coroutine.throw`)."""
+        self.close()
+        return _nothing().throw(*error)
+
+    def close(self) -> None:
+        """Wait no more; the work goes on."""
+        self._steps = None
+
+
+def _nothing() -> Generator[Any, Any, None]:
+    yield
+
+
+class _Connection(Protocol):
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None: ...
+
+
+C = TypeVar("C", bound=_Connection)
+
+
+class Connecting(Coroutine[Any, Any, C], Generic[C]):
+    """A connection that is being made: await it, or use it in ``async with``."""
+
+    __slots__ = ("_conn", "_steps")
+
+    def __init__(self, connecting: Coroutine[Any, Any, C]) -> None:
+        self._steps = connecting
+
+    def __await__(self) -> Generator[Any, Any, C]:
+        return self._steps.__await__()
+
+    def send(self, value: Any) -> Any:
+        """Go on connecting (see `collections.abc.Coroutine.send`)."""
+        return self._steps.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Have *error* raised where it waits (see `collections.abc.Coroutine.throw`)."""
+        return self._steps.throw(*error)
+
+    def close(self) -> None:
+        """Give up (see `collections.abc.Coroutine.close`)."""
+        self._steps.close()
+
+    async def __aenter__(self) -> C:
+        self._conn = await self._steps
+        return self._conn
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._conn.__aexit__(kind, error, traceback)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"there is no connection with a {name!r} yet: `await` is missing, as in "
+            "`conn = await tcp.connect(...)`",
+            name=name,
+            obj=self,
+        )
