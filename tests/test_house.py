@@ -42,7 +42,7 @@ FLOORS = (
     ),
     ("silly._engine", "silly.task", "silly.crypto", "silly._control"),
     ("silly.net", "silly.time"),
-    ("silly.testing", "silly.runtime", "silly._inspection"),
+    ("silly.testing", "silly.runtime", "silly._blocking", "silly._inspection"),
     ("silly.workers",),
     ("silly",),
     ("silly.metrics", "silly.otel"),

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import os
 import socket
+import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -130,6 +132,9 @@ class Worker:
         self._channel.attach(loop, self._on_message, self._on_end)
         if self._beat:
             loop.call_soon(self._heartbeat)
+            if sys.__stderr__ is not None:  # where it is stuck, at the watchdog's SIGABRT
+                with contextlib.suppress(OSError, RuntimeError, ValueError):
+                    faulthandler.enable(sys.__stderr__)
 
     @property
     def awaits_program(self) -> bool:

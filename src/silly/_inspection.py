@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from silly.net.conn import Conn
     from silly.net.tcp import Listener
 
-__all__ = ["LISTED", "connections", "listeners", "report", "tasks"]
+__all__ = ["LISTED", "connections", "is_program", "listeners", "place_of", "report", "tasks"]
 
 LISTED: Final = 100  # connections of a listener, or tasks, that are listed one by one
 _COUNTED: Final = 2_000  # of the others, those that are counted by where they wait
@@ -183,9 +183,9 @@ def _suspended(
         frame = _frame(link)
         if frame is not None:
             last = frame
-            if place is None or _is_program(frame.f_code.co_filename):
+            if place is None or is_program(frame.f_code.co_filename):
                 place = frame
-    at = None if place is None else _at(place)
+    at = None if place is None else place_of(place)
     if getattr(chain[0], "cr_running", False):
         return at, None
     return at, waits_for or _awaited(chain[-1], last, place) or _future(task)
@@ -210,11 +210,11 @@ def _frame(link: Any) -> types.FrameType | None:
     return None
 
 
-def _is_program(filename: str) -> bool:
+def is_program(filename: str) -> bool:
     return not filename.startswith((_OURS, *_LIBRARIES))
 
 
-def _at(frame: types.FrameType) -> str:
+def place_of(frame: types.FrameType) -> str:
     code = frame.f_code
     return f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}"
 
@@ -257,7 +257,7 @@ def report(loop: asyncio.AbstractEventLoop, running: types.FrameType | None = No
     ]
     lines = [f"{heading}: {', '.join(counts)}"]
     if running is not None:
-        lines.append(f"running now: {_at(running)}")
+        lines.append(f"running now: {place_of(running)}")
     groups = {group["listener"]: group for group in found}
     for each in listeners(loop):
         moved = ""

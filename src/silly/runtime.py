@@ -35,6 +35,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from silly import _control, _inspection, stdio
 from silly._arguments import seconds
+from silly._blocking import blocking_reported
 from silly._engine import engine
 from silly._live import AFTER_CANCEL, Live
 from silly._logger import Logger
@@ -140,7 +141,8 @@ class _Program:
         self._signalled = asyncio.Event()
         main = loop.create_task(self._guard())
         # The last to be told is the overseer, while SIGUSR1 still does no harm.
-        with self._signals_caught(), _reporting(loop), self._overseen(main):
+        watched = blocking_reported(loop) if _is_script() else contextlib.nullcontext()
+        with watched, self._signals_caught(), _reporting(loop), self._overseen(main):
             try:
                 done = loop.create_task(self._until_done(main))
                 signalled = loop.create_task(self._signalled.wait())
@@ -270,6 +272,11 @@ class _Program:
             self._grace = 0
             for listener in self._live.listeners:
                 listener.close(0)
+
+
+def _is_script() -> bool:
+    """Tell whether the program is run by ``silly FILE.py``, which says what it does."""
+    return isinstance(logging.lastResort, DroppingHandler)
 
 
 def _notify(message: str, *args: object, always: bool = False) -> None:
