@@ -22,7 +22,8 @@ PYTEST ?= --numprocesses 3
 .PHONY: run test bench bench-full soak restarts asan stress sessions fuzz clean
 .SILENT:
 
-run: $(VENV)/.installed
+run: $(VENV)/.installed-cli
+	echo "In another shell: . $(VENV)/bin/activate; then: silly --version, silly bench $(ADDR)"
 	exec $(VENV)/bin/silly examples/echo.py $(ADDR)
 
 # Every test runs on every engine that was built.
@@ -105,6 +106,13 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	if [ "$$($(VENV)/bin/python -c "import silly; print(silly.engine())")" != native ]; then \
 	  echo "silly: the native engine was not built (it needs Linux, gcc and Python's headers);"; \
 	  echo "silly: the portable engine serves instead: all works, at half the speed"; fi
+	touch $@
+
+# What the README uses next.
+$(VENV)/.installed-cli: $(VENV)/.installed
+	echo "Installing the tools' libraries into $(VENV)"
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[cli]' || \
+	  echo "silly: the tools (silly bench, silly connect, silly echo) need these; the rest works" >&2
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

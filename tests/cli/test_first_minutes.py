@@ -406,8 +406,8 @@ def test_what_blocks_the_loop_is_reported(tmp_path: Path) -> None:
     with running("-m", "silly", path, stdin=subprocess.PIPE) as program:
         told = program.until(r"WARNING .* the event loop is blocked: .*: (\S+ in \w+)")
         assert told == [f"{path}:6 in compute"]
-        program.process.stdin.write("\n")  # type: ignore[union-attr]
-        program.process.stdin.close()  # type: ignore[union-attr]
+        program.process.stdin.write("\n")
+        program.process.stdin.close()
         program.until("^answered")
         program.rest()
         assert program.output.count("the event loop is blocked") == 1

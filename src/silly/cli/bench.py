@@ -19,6 +19,7 @@ from typing import Any, Final, Self, TextIO
 import click
 from rich.console import Console
 
+from silly._extras import how_to_get
 from silly._units import duration_text, number, text_of_count
 from silly.bench import compare as comparing
 from silly.bench import find_max as finding
@@ -272,7 +273,7 @@ def _bench(
     """
     plan = _plan(addr, options)
     if html_path is not None and importlib.util.find_spec("plotly") is None:
-        raise Failure("--html needs plotly: pip install 'silly-net[cli]'")
+        raise Failure(f"--html needs plotly: {how_to_get('cli')}")
     wanted = {"--json": json_path, "--csv": csv_path, "--html": html_path}
     with _opened(wanted) as outputs, _Signals() as signals:
         title = f"silly bench {addr}"
