@@ -111,9 +111,8 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 # What the README uses next.
 $(VENV)/.installed-cli: $(VENV)/.installed
 	echo "Installing the tools' libraries into $(VENV)"
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[cli]' || \
-	  echo "silly: the tools (silly bench, silly connect, silly echo) need these; the rest works" >&2
-	touch $@
+	if $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[cli]'; \
+	then touch $@; else echo "silly: only silly bench, silly connect and silly echo need them" >&2; fi
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	echo "Installing what the tests need into $(VENV)"

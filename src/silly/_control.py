@@ -36,6 +36,7 @@ from silly._channel import (
     Stopping,
 )
 from silly._engine import engine
+from silly._live import OWN_TASK
 from silly._logger import ENDS_PROGRAM, Logger
 from silly._signals import breakable
 
@@ -189,7 +190,9 @@ class Worker:
                     known, value = self._answer(name)
                     self._channel.send(Answer(number, name, known, value))
                 elif self._loop is not None:
-                    answering = self._loop.create_task(self._answer_later(number, name, meanwhile))
+                    answering = self._loop.create_task(
+                        self._answer_later(number, name, meanwhile), name=f"{OWN_TASK}answering"
+                    )
                     self._answering.add(answering)
                     answering.add_done_callback(self._answering.discard)
             case Lend(address, index, slot):

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from silly._engine import engine
 from silly._engine import stream as portable
-from silly._live import Live
+from silly._live import OWN_TASK, Live
 from silly.text import printable
 
 if TYPE_CHECKING:
@@ -91,12 +91,14 @@ def connections(loop: asyncio.AbstractEventLoop, listed: int = LISTED) -> list[d
 
 
 def tasks(loop: asyncio.AbstractEventLoop, listed: int = LISTED) -> dict[str, Any]:
-    """Return the tasks of *loop* that are no listener's handlers, *listed* of them at most."""
+    """Return the program's tasks on *loop* that are no handlers, *listed* of them at most."""
     handling = [listener._handling for listener in _listeners(loop)]
+    attending = [cast("Listener", each)._handling for each in Live.of(loop).attendants]
     others = [
         task
         for task in asyncio.all_tasks(loop)
-        if not any(task in handlers for handlers in handling)
+        if not task.get_name().startswith(OWN_TASK)
+        and not any(task in handlers for handlers in (*handling, *attending))
     ]
     others.sort(key=lambda task: task.get_name())
     return {

@@ -37,7 +37,7 @@ from silly import _control, _inspection, stdio
 from silly._arguments import seconds
 from silly._blocking import blocking_reported
 from silly._engine import engine
-from silly._live import AFTER_CANCEL, Live
+from silly._live import AFTER_CANCEL, OWN_TASK, Live
 from silly._logger import Logger
 from silly._signals import Presses, break_off, handling
 from silly._tracebacks import clarify
@@ -139,13 +139,15 @@ class _Program:
         # What libraries ask for is not waited for at the end, either.
         loop.getaddrinfo = resolving.getaddrinfo  # type: ignore[method-assign]
         self._signalled = asyncio.Event()
-        main = loop.create_task(self._guard())
+        if (runs := asyncio.current_task()) is not None:
+            runs.set_name(f"{OWN_TASK}program")
+        main = loop.create_task(self._guard(), name="main")
         # The last to be told is the overseer, while SIGUSR1 still does no harm.
         watched = blocking_reported(loop) if _is_script() else contextlib.nullcontext()
         with watched, self._signals_caught(), _reporting(loop), self._overseen(main):
             try:
-                done = loop.create_task(self._until_done(main))
-                signalled = loop.create_task(self._signalled.wait())
+                done = loop.create_task(self._until_done(main), name=f"{OWN_TASK}waiting")
+                signalled = loop.create_task(self._signalled.wait(), name=f"{OWN_TASK}signals")
                 await asyncio.wait((done, signalled), return_when=asyncio.FIRST_COMPLETED)
                 signalled.cancel()
                 if self._reacted or not done.done():
