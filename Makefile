@@ -5,6 +5,7 @@
 # make soak   attack an echo server for two minutes, and see whether it keeps its promises
 # make asan   the engines' tests under AddressSanitizer (needs gcc)
 # make stress  random programs under AddressSanitizer for SECONDS=60 (needs gcc); SEED=n replays
+# make coverage  the lines and branches that no test reaches, on both engines (needs gcc)
 # make sessions     SESSIONS=10000 random sessions over bad networks, on each engine
 # make restarts   a hundred rolling restarts under load: no connection may be lost
 # make fuzz   fuzz reading for SECONDS=1200 (needs Python 3.11 or 3.12)
@@ -17,16 +18,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 ADDR ?= 127.0.0.1:9999
-PYTEST ?= --numprocesses 3
+PYTEST ?= --numprocesses 4 --dist worksteal
 
-.PHONY: run test bench bench-full soak restarts asan stress sessions fuzz clean
+.PHONY: run test bench bench-full soak restarts asan coverage stress sessions fuzz clean
 .SILENT:
 
 run: $(VENV)/.installed-cli
 	echo "In another shell: . $(VENV)/bin/activate; then: silly --version, silly bench $(ADDR)"
 	exec $(VENV)/bin/silly examples/echo.py $(ADDR)
 
-# Every test runs on every engine that was built.
+# Every test runs on every engine that was built; what is the same on all, on one.
 test: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -34,7 +35,7 @@ test: $(VENV)/.installed-dev
 	$(VENV)/bin/mypy benchmarks/*.py experiments/*.py  # apart: an example is named as a module of theirs
 	$(VENV)/bin/python -m pytest $(PYTEST)
 	if [ "$$($(VENV)/bin/python -c "import silly; print(silly.engine())")" = native ]; then \
-	  SILLY_ENGINE=portable $(VENV)/bin/python -m pytest --quiet $(PYTEST); \
+	  SILLY_ENGINE=portable $(VENV)/bin/python -m pytest --quiet --engine-only $(PYTEST); \
 	else echo "silly: the native engine was not built: tested the portable one only"; fi
 
 bench: $(VENV)/.installed-bench
@@ -58,6 +59,21 @@ asan: $(VENV)/.installed-dev
 	cd build/asan && PYTHONPATH=src PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 SILLY_ENGINE=native \
 	  LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ../../$(VENV)/bin/python -m pytest -q \
 	  tests/engine tests/net/test_tcp.py -k "not failing_system_calls"
+
+# Tests that compare times or messages may fail here: each line is traced. A program that
+# is killed keeps its figures for itself.
+coverage: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'coverage>=7.10' 'Cython>=3.1' 'setuptools>=77'
+	rm -rf build/coverage && mkdir -p build/coverage
+	cp -r src tests docs examples benchmarks experiments fuzz setup.py pyproject.toml LICENSE *.md build/coverage
+	rm -f build/coverage/src/silly/_engine/native/*.so
+	set -e; cd build/coverage; export PYTHONPATH=$$PWD/src; python=$$OLDPWD/$(VENV)/bin/python; \
+	SILLY_BUILD_NATIVE=1 SILLY_CFLAGS="-O1 -DCYTHON_TRACE=1" $$python setup.py -q build_ext --inplace; \
+	cp build/src/silly/_engine/native/*.c src/silly/_engine/native; \
+	$$python -m coverage run -m pytest --quiet $(PYTEST) || true; \
+	SILLY_ENGINE=portable $$python -m coverage run -m pytest --quiet --engine-only $(PYTEST) || true; \
+	$$python -m coverage combine --quiet; \
+	$$python -m coverage report --show-missing --sort=cover
 
 # A build and an environment for each version of Python. What fails is printed with its seed.
 stress: SECONDS ?= 60

@@ -50,6 +50,7 @@ def extensions() -> list[Extension]:
             "initializedcheck": False,
             "cdivision": True,
             "auto_pickle": False,
+            "linetrace": "CYTHON_TRACE" in os.environ.get("SILLY_CFLAGS", ""),  # for coverage
             "binding": False,  # else a method of the class does not check what it is called with
         },
     )

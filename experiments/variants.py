@@ -53,8 +53,8 @@ VARIANTS = (
     Variant(
         "task",
         "src/silly/net/tcp.py",
-        "coroutine = engine.stepped(self._start(conn), loop)",
-        "coroutine = self._start(conn)",
+        "coroutine = engine.stepped(handling, loop)",
+        "coroutine = handling",
         "no trampoline: each step is the task's own",
     ),
     Variant(

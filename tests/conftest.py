@@ -3,6 +3,11 @@
 A test that is a coroutine function runs on the stock loop, on the stock loop in
 debug mode, and on uvloop. After it, no task may still run, no descriptor may
 have been leaked, and nothing may have gone to the loop's exception handler.
+
+Each test has a deadline: SIGALRM breaks off whatever its main thread waits for.
+
+`pytest --engine-only` leaves out what is marked `no_engine`: tests that give the same
+result on every engine.
 """
 
 from __future__ import annotations
@@ -12,7 +17,8 @@ import gc
 import inspect
 import os
 import resource
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +26,11 @@ import hypothesis
 import pytest
 import uvloop
 
+from tests.ports import held_port
+
 KINDS = ("asyncio", "debug", "uvloop")
-DEADLINE = 60.0  # seconds for one test
+DEADLINE = 120.0  # seconds for one coroutine test
+PATIENCE = 300  # seconds for any test
 
 _soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (_hard, _hard))
@@ -33,6 +42,14 @@ hypothesis.settings.load_profile("silly")
 # several that share an output are mixed.
 os.environ.pop("PYTHONUNBUFFERED", None)
 
+# A shell starts `make test &` with SIGINT and SIGQUIT ignored, nohup with SIGHUP, and
+# programs inherit that. One that is handled is at its default again in a program that is
+# started; and a terminal that hangs up still does not end the tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for _number in (signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)
+
 _first = uvloop.new_event_loop()  # the first one makes a pipe that the process keeps
 _first.run_until_complete(asyncio.sleep(0))
 _first.close()
@@ -40,6 +57,22 @@ _first.close()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "heavy: not repeated in debug mode")
+    config.addinivalue_line("markers", "no_engine: not repeated on the other engine")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--engine-only", action="store_true", help="leave out what needs no engine")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--engine-only"):
+        left_out = [item for item in items if item.get_closest_marker("no_engine")]
+        items[:] = [item for item in items if not item.get_closest_marker("no_engine")]
+        config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # the modules stay: looking through them after each test takes 0.1 s
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -47,6 +80,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         heavy = metafunc.definition.get_closest_marker("heavy") is not None
         metafunc.fixturenames.append("loop_kind")
         metafunc.parametrize("loop_kind", [k for k in KINDS if not (heavy and k == "debug")])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    def give_up(*_: object) -> None:
+        raise TimeoutError(f"{item.nodeid} was not done within {PATIENCE} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(PATIENCE)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -68,6 +115,13 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port of 127.0.0.1 that nobody else gets (tests/ports.py)."""
+    with held_port() as port:
+        yield port
+
+
 def open_descriptors() -> set[str]:
     """The open descriptors, as "number -> what", without those that came and went."""
     found = set()
@@ -87,6 +141,6 @@ async def _run(test: Callable[..., Any], arguments: dict[str, Any]) -> None:
         await test(**arguments)
     left = asyncio.all_tasks() - {asyncio.current_task()}
     if left:
-        _, left = await asyncio.wait(left, timeout=2)
+        _, left = await asyncio.wait(left, timeout=20)
     assert not left, f"tasks left behind: {left}"
     assert not complaints, complaints

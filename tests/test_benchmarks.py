@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.no_engine
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 PROGRAM = "import machine; print(machine.own_network())"
 

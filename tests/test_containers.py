@@ -36,18 +36,15 @@ def command(text: str) -> list[str]:
     return [sys.executable, "-m", "silly", *args]
 
 
-def parts(tmp_path: Path) -> tuple[list[str], list[str], int]:
-    """The page's two commands, for the page's program at a port that is free."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+def parts(tmp_path: Path, port: int) -> tuple[list[str], list[str]]:
+    """The page's two commands, for the page's program at *port*."""
     (program,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     (dockerfile,) = re.findall(r"```dockerfile\n(.*?)```", PAGE, re.DOTALL)
     health, serve = (command(each) for each in re.findall(r"CMD (\[.*\])", dockerfile))
     path = tmp_path / serve[-1]
     path.write_text(f"{program.replace('9999', str(port))}\nprint('serving', flush=True)\n")
     health = [word.replace("9999", str(port)) for word in health]
-    return [*serve[:-1], str(path)], health, port
+    return [*serve[:-1], str(path)], health
 
 
 @contextlib.contextmanager
@@ -79,12 +76,14 @@ def is_healthy(health: Sequence[str]) -> bool:
     return done.returncode == 0
 
 
-def test_the_program_is_healthy_until_it_is_stopped(tmp_path: Path) -> None:
-    serve, health, port = parts(tmp_path)
+def test_the_program_is_healthy_until_it_is_stopped(port: int, tmp_path: Path) -> None:
+    serve, health = parts(tmp_path, port)
     assert not is_healthy(health)
     with running(serve) as process:
         assert is_healthy(health)
         with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as sock:
+            sock.sendall(b"hello\n")
+            assert sock.recv(100) == b"hello\n"  # it was accepted
             process.send_signal(signal.SIGTERM)
             assert process.stdout is not None
             assert "listening on" in process.stdout.readline()
@@ -96,8 +95,8 @@ def test_the_program_is_healthy_until_it_is_stopped(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not may_unshare(), reason="no namespaces for us")
 @pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=" ".join)
-def test_as_process_1(tmp_path: Path, options: tuple[str, ...]) -> None:
-    serve, _, port = parts(tmp_path)
+def test_as_process_1(port: int, tmp_path: Path, options: tuple[str, ...]) -> None:
+    serve, _ = parts(tmp_path, port)
     path = Path(serve[-1])
     children = """
 import multiprocessing, time

@@ -35,15 +35,8 @@ TESTS = [
 ]
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 @pytest.mark.parametrize("block", BLOCKS)
-def test_block_serves(block: str, tmp_path: Path) -> None:
-    port = free_port()
+def test_block_serves(block: str, port: int, tmp_path: Path) -> None:
     path = tmp_path / "block.py"
     path.write_text(block.replace("9999", str(port)) + "\nprint('ready', flush=True)\n")
     process = subprocess.Popen(
@@ -75,6 +68,7 @@ def test_block_serves(block: str, tmp_path: Path) -> None:
     watchdog.cancel()
 
 
+@pytest.mark.no_engine
 @pytest.mark.parametrize("block", TESTS)
 def test_block_of_tests_passes(block: str, tmp_path: Path) -> None:
     path = tmp_path / "test_block.py"
@@ -86,6 +80,7 @@ def test_block_of_tests_passes(block: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.no_engine
 def test_the_tutorial_holds_the_examples_word_for_word() -> None:
     tutorial = (ROOT / "docs" / "tutorial" / "echo-server.md").read_text()
     for text, name in EXAMPLES.items():
@@ -93,6 +88,7 @@ def test_the_tutorial_holds_the_examples_word_for_word() -> None:
             assert f"```python\n{text}```" in tutorial, f"{name} differs from the tutorial"
 
 
+@pytest.mark.no_engine
 @pytest.mark.parametrize("page", [*PAGES, *ROOT.glob("*.md")], ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
@@ -109,6 +105,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.no_engine
 def test_commands_of_silly_bench_are_run(tmp_path: Path) -> None:
     assert len(COMMANDS) > 8
     with subprocess.Popen(
@@ -128,11 +125,15 @@ def test_commands_of_silly_bench_are_run(tmp_path: Path) -> None:
                     [sys.executable, "-m", *shlex.split(quick)],
                     cwd=tmp_path, capture_output=True, text=True, check=False, timeout=50,
                 )  # fmt: skip
-                assert (done.returncode, "Traceback" in done.stderr) == (0, False), (quick, done)
+                # Whether a claim holds, or the client is the limit, is up to the machine.
+                codes = (0, 1, 5) if re.search(" --(slo|assert) ", quick) else (0,)
+                assert done.returncode in codes, (quick, done)
+                assert "Traceback" not in done.stderr, (quick, done)
         finally:
             server.terminate()
 
 
+@pytest.mark.no_engine
 def test_every_public_name_is_in_the_reference() -> None:
     import silly
     from silly import admin, errors, log, metrics, otel, systemd, task, testing, workers
@@ -153,6 +154,7 @@ def test_every_public_name_is_in_the_reference() -> None:
                 assert name in reference, f"{kind.__name__}.{name} is not in the reference"
 
 
+@pytest.mark.no_engine
 def test_what_to_watch_has_every_metric_field_and_command() -> None:
     from silly import admin, metrics
     from silly.net import access_log, observer

@@ -106,9 +106,10 @@ def test_echo_server_makes_fifteen_verified_round_trips() -> None:
     assert sum(line.startswith("Client close connection") for line in lines) == 3
 
 
-def test_echo_client() -> None:
-    with running("echo.py", "127.0.0.1:0") as server:
-        addr = server.addr()
+def test_echo_client(port: int) -> None:
+    addr = f"127.0.0.1:{port}"
+    with running("echo.py", addr) as server:
+        assert server.addr() == addr
         with running("echo_client.py", addr) as client:
             assert client.rest() == (
                 f"Connected to server: {addr}\nReceived echo: b'Hello from client\\n'\n"
@@ -161,9 +162,10 @@ def test_commands() -> None:
     assert "> Echo: hello\r\n> Goodbye!\n" in output
 
 
-def test_stress_reports_when_the_last_has_finished() -> None:
-    with running("echo.py", "127.0.0.1:0") as server:
-        addr = server.addr()
+def test_stress_reports_when_the_last_has_finished(port: int) -> None:
+    addr = f"127.0.0.1:{port}"
+    with running("echo.py", addr) as server:
+        assert server.addr() == addr
         with running("stress.py", addr) as stress:
             output = stress.rest()
             assert stress.process.returncode == 0

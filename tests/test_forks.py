@@ -87,8 +87,8 @@ def waiting_child() -> Iterator[Child]:
 # ------------------------------------------------------------------------- descriptors
 
 
-async def test_a_port_is_free_though_a_child_lives() -> None:
-    listener = tcp.listen("127.0.0.1:0", echo)
+async def test_a_port_is_free_though_a_child_lives(port: int) -> None:
+    listener = tcp.listen(f"127.0.0.1:{port}", echo)
     with waiting_child():
         addr = listener.local_addr
         await listener.close(0)

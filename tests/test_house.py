@@ -18,6 +18,8 @@ import silly
 from silly._extras import EXTRAS
 from silly.crypto.utils import randomkey
 
+pytestmark = pytest.mark.no_engine
+
 ROOT = Path(silly.__file__).parent
 MODULES = sorted(
     module.name
@@ -109,7 +111,6 @@ NEEDS = {
     "cli/reload.py": {"watchfiles"},
     "cli/run.py": {"uvloop"},
     "bench/view.py": {"rich"},
-    "bench/report.py": {"plotly"},
     "metrics.py": {"prometheus_client"},
     "otel.py": {"opentelemetry"},
 }

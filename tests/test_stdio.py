@@ -15,6 +15,8 @@ import pytest
 from silly import stdio
 from tests.conftest import open_descriptors
 
+pytestmark = pytest.mark.no_engine
+
 
 def test_all_is_written_to_a_full_non_blocking_pipe() -> None:
     reading, writing = os.pipe()

@@ -251,10 +251,8 @@ def test_sockets_for_another_process_are_left_alone(
     shutil.which("systemd-socket-activate") is None, reason="systemd-socket-activate is missing"
 )
 @pytest.mark.parametrize("options", [[], ["--workers", "2"]], ids=["alone", "workers"])
-def test_real_socket_activation(tmp_path: Path, options: list[str]) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        addr = f"127.0.0.1:{probe.getsockname()[1]}"
+def test_real_socket_activation(port: int, tmp_path: Path, options: list[str]) -> None:
+    addr = f"127.0.0.1:{port}"
     process = start(
         "systemd-socket-activate",
         f"--listen={addr}",

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from silly.text import printable
 
+pytestmark = pytest.mark.no_engine
+
 any_text = st.text(st.characters(exclude_categories=()))  # lone surrogates too
 
 

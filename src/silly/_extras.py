@@ -10,7 +10,7 @@ from typing import Final
 __all__ = ["EXTRAS", "how_to_get"]
 
 EXTRAS: Final = {
-    "cli": ("click", "plotly", "prompt-toolkit", "rich"),
+    "cli": ("click", "prompt-toolkit", "rich"),
     "otel": ("opentelemetry-api",),
     "prometheus": ("prometheus-client",),
     "reload": ("watchfiles",),

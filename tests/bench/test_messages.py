@@ -13,6 +13,8 @@ from silly.bench.messages import FRAMINGS, Messages, listed, mixed, numbered, un
 from silly.bench.sizes import Sizes
 from silly.bench.verify import diagnose
 
+pytestmark = pytest.mark.no_engine
+
 framings = st.sampled_from(FRAMINGS)
 
 

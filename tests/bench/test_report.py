@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
-from silly.bench import report
+from silly.bench import charts, report
 from silly.text import printable
 from tests.bench import servers
 from tests.bench.servers import serving
+
+pytestmark = pytest.mark.no_engine
 
 CHROMIUM = [
     "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -63,10 +65,15 @@ def test_one_file_that_needs_nothing_else(pages: Path) -> None:
     text = (pages / "good.html").read_text()
     page = Page(text)
     assert page.elsewhere == []
-    assert "%%" not in re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
+    assert "%%" not in text
+    assert "<script" not in text
+    assert len(text) < 200_000
     assert "every reply was right, byte for byte" in page.shown
     assert "prefers-color-scheme: dark" in text
     assert 'name="viewport"' in text
+    command = json.loads((pages / "good.json").read_text())["command"]
+    assert re.match("silly bench 127.0.0.1:[0-9]+ --rate 2000 -t 300ms ", command)
+    assert command in page.shown
 
 
 def test_what_went_wrong_is_in_it(pages: Path) -> None:
@@ -79,15 +86,16 @@ def test_what_a_server_sends_cannot_break_the_page(pages: Path) -> None:
     result: dict[str, Any] = json.loads((pages / "bad.json").read_text())
     result["errors"]["first"] = ["</script><script>alert(1)</script>"]
     result["errors"]["kinds"] = {"</script>": 1}
+    result["command"] = "silly bench '<script>alert(1)'"
     result["addr"] = "<b>&"
     page = report.html(result)
     assert "<script>alert" not in page
-    assert page.count("<script>") == page.count("</script>") == 2
+    assert page.count("<script>") == page.count("</script>") == 0
     assert "<b>&" not in page
 
 
 TEXTS = [
-    "%%PLOTLY%% %%DATA%% %%NOTES%%", "</script><!--<script>", "\x1b]0;x\x07\u202e\u2028\udc80\n",
+    "%%CHARTS%% %%COMMAND%% %%NOTES%%", "</script><!--<script>", "\x1b]0;x\x07\u202e\u2028\udc80\n",
 ]  # fmt: skip
 
 
@@ -113,6 +121,51 @@ def test_a_run_without_any_reply(pages: Path) -> None:
     assert "no latencies: nothing was answered" in Page(report.html(result)).shown
 
 
+def test_no_axis_repeats_a_label() -> None:
+    for values in ([], [0], [1], [2, 3], [7], [1234.5], [99_999], [3e6], [5e9]):
+        axis = charts.counts(values)
+        labels = [label for _, label in axis.ticks]
+        assert len(set(labels)) == len(labels) >= 2
+        assert all(axis.low <= at <= axis.high for at, _ in axis.ticks)
+    for start, end in ((0, 0.003), (-0.5, 0.3), (0, 1), (0, 10), (0, 0), (-2, 3600), (5, 86400.5)):
+        labels = [label for _, label in charts.seconds(start, end).ticks]
+        assert len(set(labels)) == len(labels) >= 2
+    for latencies in ([], [0.0], [1e-3], [20e-6, 30e-6], [1e-6, 9.0], [0.011, 0.012]):
+        labels = [label for _, label in charts.spread(latencies).ticks]
+        assert len(set(labels)) == len(labels) >= 2
+    for count in (0, 1, 10, 100, 1000, 10**6):
+        labels = [label for _, label in charts.percents(count).ticks]
+        assert len(set(labels)) == len(labels) >= 3
+    assert charts.percents(10_000).ticks[-2:] == [(1000.0, "99.9"), (10_000.0, "99.99")]
+
+
+def test_bars_are_as_high_as_what_they_count(pages: Path) -> None:
+    for name in ("good", "bad"):
+        result = json.loads((pages / f"{name}.json").read_text())
+        page = (pages / f"{name}.html").read_text()
+        # The titles of the marks hold the figures: they add up to what the result says.
+        errors = re.findall(r": (\d+) errors</title>", page)
+        assert sum(map(int, errors)) == result["errors"]["total"]
+        about = re.findall(r"about [^<]*: (\d+)</title>", page)
+        assert sum(map(int, about)) == result["latency"]["count"]
+        if name == "good":
+            late = re.findall(r": (\d+) sent late</title>", page)
+            assert sum(map(int, late)) == result["open_loop"]["late"]
+    chart = charts.bars(
+        "x", charts.seconds(0, 2), charts.counts([5]), [(0, 1, 5, ""), (1, 2, 2.5, "")]
+    )
+    heights = [float(high) for high in re.findall(r'height="([\d.]+)"', chart)]
+    assert heights[0] == pytest.approx(2 * heights[1], rel=0.01)
+
+
+def test_gaps_are_gaps() -> None:
+    points: list[charts.Point] = [(0, 1.0, ""), (1, None, ""), (2, 1.0, ""), (3, 1.0, "")]
+    chart = charts.lines("x", charts.seconds(0, 3), charts.spread([1.0]), [points])
+    path = re.search(r'class="line c0" d="([^"]*)"', chart)
+    assert path is not None
+    assert (path[1].count("M"), path[1].count("L")) == (2, 1)
+
+
 def test_a_browser_draws_it(pages: Path, tmp_path: Path) -> None:
     if shutil.which("chromium") is None:
         pytest.skip("chromium is not installed")
@@ -127,14 +180,14 @@ def test_a_browser_draws_it(pages: Path, tmp_path: Path) -> None:
                 "document.title = JSON.stringify({"
                 "wide: page.documentElement.scrollWidth,"
                 "plots: [...page.querySelectorAll('.plot')].map(plot => ({id: plot.id,"
-                "paths: plot.querySelectorAll('path').length,"
+                "paths: plot.querySelectorAll('path, rect').length,"
                 "fits: plot.querySelector('svg').getBoundingClientRect().right"
                 " <= plot.parentNode.getBoundingClientRect().right + 1}))}) }</script>"
             )
             seen = json.loads(_browse(wrapper, tmp_path / f"{name}{width}", "--dump-dom"))
             assert seen["wide"] <= width
             assert [plot["id"] for plot in seen["plots"]] == [
-                "curve", "bars", "times", "rates", "errors",
+                "curve", "bars", "times", "rates", "errors", *(["late"] if name == "good" else []),
             ]  # fmt: skip
             assert all(plot["fits"] and plot["paths"] > 5 for plot in seen["plots"]), seen
 

@@ -15,11 +15,15 @@ from silly import _units
 from silly.bench import result as results
 from silly.bench.asserts import Claim
 from silly.bench.compare import compare
-from silly.bench.find_max import search
+from silly.bench.find_max import Try, judge, limit, plans, search, stronger
 from silly.bench.histogram import ERROR, Histogram
+from silly.bench.plan import Plan
 from silly.bench.recorder import AFTER, Interval
 from silly.bench.schedule import Ramp, Schedule, Stage
 from silly.bench.sizes import Sizes
+from silly.cli.bench import _Found
+
+pytestmark = pytest.mark.no_engine
 
 nanoseconds = st.one_of(st.integers(0, 5000), st.integers(0, 10**12))
 some = st.lists(nanoseconds, min_size=1, max_size=200)
@@ -352,7 +356,83 @@ def test_the_search_gives_up() -> None:
     assert end.value.value is None
 
 
+def searched(server: float, client: float, cores: int) -> tuple[list[Try], list[Plan]]:
+    """Search where the server holds up to *server* a second, each worker up to *client*."""
+    search = plans(Plan("x:1", rate=1000.0, busy_poll=True), 0.05, 30, cores)
+    tries: list[Try] = []
+    tried = [next(search)]
+    while True:
+        plan, rate = tried[-1], tried[-1].rate or 0.0
+        by = "client" if rate > client * plan.workers else "server" if rate > server else ""
+        tries.append(Try(rate, rate, not by, by, by, plan.workers, plan.busy_poll))
+        try:
+            tried.append(search.send(tries[-1]))
+        except StopIteration:
+            return tries, tried
+
+
+@pytest.mark.parametrize(
+    ("server", "client", "cores", "found", "by"),
+    [
+        (5000, 9000, 2, 5000, "server"),
+        (30_000, 9000, 2, 18_000, "client"),
+        (30_000, 9000, 8, 30_000, "server"),
+        (30_000, 9000, 0, 9000, "client"),  # as it is
+        (1e12, 9000, 0, 9000, "client"),
+        (30, 1e9, 2, 30, "server"),
+    ],
+)
+def test_a_search_reaches_as_far_as_client_and_server_do(
+    server: float, client: float, cores: int, found: float, by: str
+) -> None:
+    tries, tried = searched(server, client, cores)
+    best = max(each.rate for each in tries if each.holds)
+    assert found / 1.06 <= best <= found
+    assert limit(tries) == by
+    assert max(plan.workers for plan in tried) <= max(1, cores)
+
+
+def test_a_stronger_client_leaves_the_server_a_core() -> None:
+    plan, seen = Plan("x:1", rate=1.0, busy_poll=True), []
+    while (further := stronger(plan, 4)) is not None:
+        plan = further
+        seen.append((plan.workers, plan.busy_poll))
+    assert seen == [(2, True), (2, False), (4, False)]
+    assert stronger(Plan("x:1", connections=1, busy_poll=False), 4) is None
+    assert limit([Try(5.0, 5.0, True, "", "", 1, True)]) == "tries"
+
+
+@pytest.mark.parametrize(
+    ("is_limit", "errors", "by"), [(1, 0, "client"), (0, 0, "server"), (1, 2, "server")]
+)
+def test_what_a_rate_fails_for(is_limit: int, errors: int, by: str) -> None:
+    plan = Plan("x:1", rate=100.0)
+    result: dict[str, Any] = {
+        "rate": 50.0, "errors": {"total": errors}, "client": {"is_limit": bool(is_limit)},
+        "open_loop": {"asked_rate": 100.0, "scheduled": 100, "unsent": 0},
+    }  # fmt: skip
+    one = judge(plan, result, [])
+    assert (one.holds, one.limit, one.answered) == (False, by, 50.0)
+    assert judge(plan, {**result, "rate": 99.0, "errors": {"total": 0}}, []).holds
+
+
+def test_a_client_that_is_the_limit_has_a_verdict_and_an_exit_code() -> None:
+    for is_limit, code in ((True, 5), (False, 1)):
+        found = _Found()
+        result: dict[str, Any] = {
+            "rate": 50.0, "errors": {"total": 0, "wrong": 0}, "client": {"is_limit": is_limit},
+            "open_loop": {"asked_rate": 100.0, "scheduled": 100, "unsent": 0},
+        }  # fmt: skip
+        found.add(Plan("x:1", rate=100.0), result, [])
+        assert found.code == code
+        published = found.published()
+        assert published is not None
+        assert published["find_max"]["limit"] == ("client" if is_limit else "server")
+        assert any("the server may hold more" in line for line in found.lines()) is is_limit
+
+
 def test_intervals_in_which_nothing_was_reported_are_there() -> None:
-    intervals = results._intervals({1: Interval(1), AFTER: Interval(AFTER)}, 0.1, 0.35)
+    plan = Plan("localhost:9999", interval=0.1)
+    intervals = results._intervals(plan, {1: Interval(1), AFTER: Interval(AFTER)}, 0.35)
     assert [each["start"] for each in intervals] == pytest.approx([0, 0.1, 0.2, 0.3])
     assert [each["length"] for each in intervals] == pytest.approx([0.1, 0.1, 0.1, 0.05])

@@ -24,6 +24,8 @@ from silly.bench.view import View, sparkline
 from tests.bench import servers
 from tests.bench.servers import serving
 
+pytestmark = pytest.mark.no_engine
+
 
 @pytest.fixture(scope="module")
 def echo() -> Iterator[str]:
@@ -157,17 +159,69 @@ def test_progress_and_remaining_time() -> None:
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
 def test_figures(width: int) -> None:
     intervals = [an_interval(n, 100 * n, 1_000_000, errors=n == 3) for n in range(1, 5)]
+    intervals[-1].connections = 12
     after = an_interval(AFTER, 7, 9_000_000)
     text = shown(Plan("x:1"), *intervals, after, seconds=5, width=width)
     assert max(map(len, text.splitlines())) <= width
     if width >= 60:
-        assert re.search(r"requests +errors +p50 +p90 +p99 +max", text)
-        assert re.search(r"^ +1 007 +1 ", text, re.MULTILINE)
-        assert "▂▄▆█" in text
+        assert re.search(r"requests +errors +connections\n", text)
+        assert re.search(r"^in all +1 007 +1 +12 *$", text, re.MULTILINE)
+        assert re.search(r"^ +p50 +p90 +p99 +max\nlast 1 s( +1 ms){4}", text, re.MULTILINE)
+        assert re.search("▂+▄+▆+█+", text)
         assert "400 /s" in text
+
+
+def test_figures_of_an_open_loop() -> None:
+    interval = an_interval(0, 100, 1_000_000)
+    interval.late, interval.max_lag = 7, 30_000_000
+    text = shown(Plan("x:1", rate=500.0), interval, seconds=1)
+    assert re.search(r"sent late\nin all .* 7 *\n", text)
+    assert re.search(r"target .* behind\nlast 1 s +500 /s .* 30 ms", text)
+    ramp = Plan("x:1", rate=0.0, stages=(Stage(10, 1000),), warmup=2)
+    assert "500 /s" in shown(ramp, seconds=7)
+
+
+def test_a_server_that_stalls_is_seen_to() -> None:
+    before = an_interval(0, 100, 4_000_000)
+    text = shown(Plan("x:1"), before, Interval(1), an_interval(2, 0, 1), seconds=3)
+    assert re.search(r"^last 1 s( +-){4} *$", text, re.MULTILINE)
+    assert "no reply for 1 s" in text
+    assert re.search(r"^rate +0 /s +█+▁+$", text, re.MULTILINE)
+    assert re.search(r"^p99 +- +█+ *$", text, re.MULTILINE)
+    again = shown(
+        Plan("x:1"), before, an_interval(1, 0, 1), an_interval(2, 50, 4_000_000), seconds=3
+    )
+    assert "no reply" not in again
+    assert re.search(r"^p99 +4 ms +█+ +█+$", again, re.MULTILINE)
+
+
+def test_first_figures_are_early() -> None:
+    view = View(Console(width=80, height=24), "title")
+    view.started(Plan("x:1"))
+    first = an_interval(0, 25, 1_000_000)
+    first.length = 0.25
+    view.early(first)
+    with view._console.capture() as capture:
+        view._console.print(view)
+    assert "last 250 ms" in capture.get()
+    assert "100 /s" in capture.get()
+
+
+def test_a_large_terminal_has_large_graphs() -> None:
+    console = Console(width=140, height=40, force_terminal=False)
+    view = View(console, "title")
+    view.started(Plan("x:1"))
+    for number in range(10):
+        view.interval(an_interval(number, number + 1, 1_000_000))
+    with console.capture() as capture:
+        console.print(view)
+    graphs = [line for line in capture.get().splitlines() if "█" in line]
+    assert len(graphs) >= 8
+    assert max(map(len, graphs)) > 120
 
 
 def test_sparklines() -> None:
     assert sparkline([]) == ""
     assert sparkline([0, 0]) == "▁▁"
     assert sparkline([0, 1, 2, 4, 8]) == "▁▁▂▄█"
+    assert sparkline([None, 8, None, 4]) == " █ ▄"

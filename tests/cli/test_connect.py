@@ -124,6 +124,7 @@ def test_crlf() -> None:
     assert received == [b"one\r\ntwo\r\n\r\nthree"]
 
 
+@pytest.mark.no_engine
 def test_hexdump_and_timestamps_in_a_pipe() -> None:
     with Echo(LOCAL, "--raw") as echo:
         dump = silly("connect", echo.addr, "--hex", data=bytes(20)).stdout
@@ -272,6 +273,7 @@ def test_signals_in_a_pipe(number: int, code: int) -> None:
         echo.stop()
 
 
+@pytest.mark.no_engine
 @pytest.mark.parametrize(
     ("args", "why"),
     [
@@ -287,6 +289,7 @@ def test_bad_usage_is_one_line(args: list[str], why: str) -> None:
     assert why in refused("connect", *args)
 
 
+@pytest.mark.no_engine
 def test_closed_standard_streams_are_one_line() -> None:
     command = ["sh", "-c", 'exec "$0" -m silly connect :5 <&-', sys.executable]
     with started(command=command) as process:
@@ -294,6 +297,7 @@ def test_closed_standard_streams_are_one_line() -> None:
         assert process.stderr.read() == (b"silly connect: standard input and output must be open\n")
 
 
+@pytest.mark.no_engine
 def test_help_has_examples_groups_and_exit_codes() -> None:
     told = silly("connect", "--help").stdout.decode()
     for part in ("Connection:", "What is sent:", "What is shown:"):
@@ -305,6 +309,7 @@ def test_help_has_examples_groups_and_exit_codes() -> None:
 # ------------------------------------------------------------------------------ --listen
 
 
+@pytest.mark.no_engine
 async def test_a_line_without_an_end_is_shown_in_parts(capsys: pytest.CaptureFixture[str]) -> None:
     with create_app_session(output=DummyOutput()):
         prompt = Prompt()
@@ -319,6 +324,7 @@ async def test_a_line_without_an_end_is_shown_in_parts(capsys: pytest.CaptureFix
     assert shown.endswith("\nand on\n")
 
 
+@pytest.mark.no_engine
 async def test_the_history_is_bounded() -> None:
     history = Recent()
     for number in range(3000):
@@ -330,8 +336,8 @@ async def test_the_history_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("family", ["tcp", "unix"])
-def test_listen_takes_one_connection(family: str, tmp_path: Path) -> None:
-    addr = LOCAL if family == "tcp" else f"unix:{tmp_path}/x.sock"
+def test_listen_takes_one_connection(family: str, port: int, tmp_path: Path) -> None:
+    addr = f"127.0.0.1:{port}" if family == "tcp" else f"unix:{tmp_path}/x.sock"
     with started("connect", "--listen", addr) as listening:
         line = listening.stderr.readline().decode()
         found = re.fullmatch(r"Listening on (\S+)\n", line)
@@ -364,6 +370,7 @@ def test_listen_where_another_listens() -> None:
 SIZES = pytest.mark.parametrize("size", [(80, 24), (40, 12)])
 
 
+@pytest.mark.no_engine
 @SIZES
 def test_line_mode_has_editing_history_and_the_peers_prompt(size: tuple[int, int]) -> None:
     with Echo(LOCAL, "--commands") as echo:
@@ -386,6 +393,7 @@ def test_line_mode_has_editing_history_and_the_peers_prompt(size: tuple[int, int
         assert echo.stop()["answers"] == 3
 
 
+@pytest.mark.no_engine
 @SIZES
 def test_what_the_peer_sends_cannot_command_the_terminal(size: tuple[int, int]) -> None:
     evil = b"\x1b]0;owned\x07\x1b[2J\x1b[31mred \xc2\x9b5m\xff\r\n"
@@ -477,6 +485,7 @@ def test_sigterm_on_a_terminal() -> None:
         echo.stop()
 
 
+@pytest.mark.no_engine
 @SIZES
 def test_hexdump_and_timestamps_on_a_terminal(size: tuple[int, int]) -> None:
     with Echo(LOCAL) as echo:
@@ -492,6 +501,7 @@ def test_hexdump_and_timestamps_on_a_terminal(size: tuple[int, int]) -> None:
         echo.stop()
 
 
+@pytest.mark.no_engine
 def test_a_dumb_terminal_gets_lines_without_escapes() -> None:
     with Echo(LOCAL) as echo, Terminal("connect", echo.addr, TERM="dumb") as terminal:
         terminal.wait_for_prompt()
@@ -504,6 +514,7 @@ def test_a_dumb_terminal_gets_lines_without_escapes() -> None:
         echo.stop()
 
 
+@pytest.mark.no_engine
 def test_no_color() -> None:
     with Echo(LOCAL) as echo, Terminal("connect", echo.addr, NO_COLOR="1") as terminal:
         terminal.wait_for_prompt()
@@ -524,6 +535,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.no_engine
 def test_a_missing_library_is_one_line_that_names_the_extra() -> None:
     without = [sys.executable, "-c", WITHOUT]
     with Terminal("echo", LOCAL, command=without) as terminal:

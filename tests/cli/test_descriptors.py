@@ -347,6 +347,7 @@ def commands(
 NAMES = ["connect", "bench --json", "bench", "compare", "--help"]
 
 
+@pytest.mark.no_engine
 @pytest.mark.parametrize("name", NAMES)
 def test_data_on_a_non_blocking_pipe_is_whole(name: str, commands: dict[str, Any]) -> None:
     args, check = commands[name]
@@ -360,6 +361,7 @@ def test_data_on_a_non_blocking_pipe_is_whole(name: str, commands: dict[str, Any
         assert started.wait(DEADLINE) == 0
 
 
+@pytest.mark.no_engine
 @pytest.mark.parametrize(
     ("state", "words"),
     [(closed, r"closed|must be open"), (gone, ""), (full, "No space left on device")],
@@ -380,6 +382,7 @@ def test_data_that_is_lost_is_told(
     assert name == "bench --json" or lines == told  # that prints its summary there
 
 
+@pytest.mark.no_engine
 @pytest.mark.parametrize("state", [closed, gone, unread, unread_terminal, full])
 @pytest.mark.parametrize("name", ["connect", "bench --json"])
 def test_messages_that_nobody_reads_hold_no_data_up(
@@ -396,6 +399,7 @@ def test_messages_that_nobody_reads_hold_no_data_up(
         assert started.wait(DEADLINE) == 0
 
 
+@pytest.mark.no_engine
 @pytest.mark.parametrize("state", [closed, unread], ids=["closed", "unread"])
 @pytest.mark.parametrize(
     ("args", "code"),

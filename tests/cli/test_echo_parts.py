@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
-from silly.cli.echoing import chargen
+from silly.cli.echoing import chargen, impairment, modes
 from silly.cli.echoing.impairment import Dropped, Impaired, Impairment, Pace, path
+from silly.cli.echoing.log import Log
 from silly.cli.echoing.meter import HOSTS_KEPT, Meter, Peer
 from silly.testing import memory_pair, run_virtual
+
+pytestmark = pytest.mark.no_engine
 
 
 def test_chargen_is_the_pattern_of_the_rfc() -> None:
@@ -27,22 +30,100 @@ def test_chargen_is_the_pattern_of_the_rfc() -> None:
 
 
 def test_a_pace_is_kept() -> None:
-    pace = Pace(100)
-    assert pace.piece == 5
+    pace = Pace(100, 10.0)
+    assert pace.piece == 1
     assert pace.wait(50, 10.0) == pytest.approx(0.5)
     assert pace.wait(50, 10.5) == pytest.approx(0.5)
     assert pace.wait(50, 10.6) == pytest.approx(0.9)
-    assert pace.wait(50, 20.0) == pytest.approx(0.5)  # what was not used is not saved
-    assert Pace(0.1).piece == 1
+    assert pace.wait(50, 11.54) == pytest.approx(0.46)  # a late timer is made up for
+    assert pace.wait(50, 20.0) == pytest.approx(0.45)  # what was not used is not saved
+    assert Pace(1e6, 10.0).wait(64, 10.0) == 0  # a wait too short for a timer
+    assert Pace(0.1, 0.0).piece == 1
 
 
-def test_a_pace_admits_a_burst() -> None:
-    pace = Pace(100)
-    assert [pace.admits(60, 0.0, 1.0), pace.admits(60, 0.0, 1.0), pace.admits(40, 0.0, 1.0)] == [
-        True, False, True,
-    ]  # fmt: skip
-    assert not pace.admits(1, 0.0, 1.0)
-    assert pace.admits(50, 0.5, 1.0)
+class LateTimers:
+    """The module asyncio, whose sleepers wake up late: by 1.1 ms, on the clock of the loop."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds and seconds + 0.0011)
+
+
+@pytest.mark.parametrize("rate", [1_000, 64_000, 1_000_000])
+@pytest.mark.parametrize(
+    ("mode", "request_", "one_by_one"),
+    [
+        ("lines", b"123456\n", False),
+        ("lines", bytes(63) + b"\n", False),
+        ("lines", bytes(63) + b"\n", True),
+        ("lines", bytes(30_000) + b"\n", False),
+        ("raw", bytes(100), True),
+        ("raw", bytes(100_000), False),
+        ("frames", (60).to_bytes(4, "big") + bytes(60), False),
+        ("commands", b"help\n", True),
+        ("chargen", b"x", True),
+        ("discard", bytes(1000), False),
+    ],
+    ids=lambda value: f"{len(value)}B" if isinstance(value, bytes) else None,
+)
+def test_the_rate_named_is_the_rate_held(
+    mode: str, request_: bytes, one_by_one: bool, rate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(impairment, "asyncio", LateTimers())
+    monkeypatch.setattr(modes, "asyncio", LateTimers())
+    monkeypatch.setattr(impairment, "ROOM", 10_000)
+
+    async def main() -> None:
+        theirs, ours = memory_pair()
+        loop = asyncio.get_running_loop()
+
+        async def send() -> None:
+            while True:
+                await theirs.write(request_)
+
+        def moved() -> int:
+            return ours.stats.bytes_in - ours.unread_bytes if silent else ours.stats.bytes_out
+
+        silent = mode == "discard"
+        handle = modes.handler(
+            modes.MODES[mode], Impairment(max_rate=rate), Meter(loop.time()), Log()
+        )
+        tasks = [asyncio.ensure_future(handle(ours))]
+        if not one_by_one:
+            tasks.append(loop.create_task(send()))
+        start = loop.time()
+        await theirs.write(request_)
+        # What is in the buffers at the start is taken at once where nothing is answered.
+        while loop.time() < start + max(0.5, (30 * 65536 if silent else 3000) / rate):
+            if silent:
+                await asyncio.sleep(1000 / rate)
+                continue
+            await theirs.read()
+            if one_by_one:
+                await theirs.write(request_)
+        held = moved() / (loop.time() - start)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert held == pytest.approx(rate, rel=0.05)
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(
+    ("size", "rate"),
+    [(1, 100), (1, 1000), (64, 1000), (64, 64_000), (1400, 64_000), (60_000, 1000)],
+)
+def test_datagrams_above_the_rate_are_lost_and_no_others(size: int, rate: int) -> None:
+    pace, step, admitted = Pace(rate, 0.0), size / rate / 3.3, 0
+    count = round(max(4 / step, 300))
+    for number in range(count):  # 3.3 times what is allowed
+        admitted += pace.admits(size, number * step)
+    assert admitted * size == pytest.approx(rate * count * step, rel=0.05)
+    slow = Pace(rate, 0.0)
+    assert all(slow.admits(size, number * size / rate * 1.01) for number in range(100))
 
 
 def test_answers_that_are_late_are_late_together() -> None:

@@ -18,7 +18,9 @@ from pathlib import Path
 import pytest
 
 from tests.cli.terminal import DEADLINE, SILLY, Terminal, environment, started
-from tests.cli.test_peers import free_port
+from tests.ports import held_port
+
+pytestmark = pytest.mark.no_engine
 
 HOWTO = Path(__file__).parent.parent.parent / "docs" / "howto"
 NUMBER = r"(?:[\d.]+ (?:ns|µs|ms|s)|\d+)"
@@ -82,15 +84,16 @@ def test_the_page_shows_what_happens(page: str) -> None:
     found = blocks(page)
     assert len(found) >= 5
     while found:
-        block, port = found.pop(0), free_port()
+        block = found.pop(0)
         mine: list[str] = []
-        if block.startswith("$ silly echo"):
-            while found and not found[0].startswith("$ silly echo"):
-                mine.append(found.pop(0))
-            running: contextlib.AbstractContextManager[None] = server(block, port)
-        else:
-            mine, running = [block], contextlib.nullcontext()
-        with running:
+        with contextlib.ExitStack() as stack:
+            port = stack.enter_context(held_port())
+            if block.startswith("$ silly echo"):
+                while found and not found[0].startswith("$ silly echo"):
+                    mine.append(found.pop(0))
+                stack.enter_context(server(block, port))
+            else:
+                mine = [block]
             for one in mine:
                 if "Connected to" in one:
                     converse(one, port)

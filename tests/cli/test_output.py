@@ -15,6 +15,8 @@ from silly.cli.command import Failure
 from silly.cli.output import Output
 from tests.conftest import open_descriptors
 
+pytestmark = pytest.mark.no_engine
+
 TEXT = "the result\n" * 10
 
 

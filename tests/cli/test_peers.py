@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from silly.net import tcp
 from silly.net.tcp import Conn
 from tests.cli.terminal import DEADLINE, Echo, Terminal, exchange, silly, started
+from tests.ports import held_port
 
 LOCAL = "127.0.0.1:0"
 
@@ -111,10 +111,10 @@ def test_nc_to_connect_that_listens() -> None:
 
 @needs("nc")
 @pytest.mark.parametrize("client", ["nc", "silly"])
-def test_exit_codes_are_those_of_netcat(client: str) -> None:
+def test_exit_codes_are_those_of_netcat(client: str, port: int) -> None:
     """What the two do with the same server: refused, and ended."""
 
-    def code(port: int) -> int:
+    def code() -> int:
         command = (
             ["nc", "-N", "127.0.0.1", str(port)]
             if client == "nc"
@@ -124,10 +124,10 @@ def test_exit_codes_are_those_of_netcat(client: str) -> None:
             command, input=b"x", capture_output=True, timeout=DEADLINE, check=False
         ).returncode
 
-    with Echo(LOCAL) as echo:
-        assert code(echo.port) == 0
+    with Echo(f"127.0.0.1:{port}") as echo:
+        assert code() == 0
         echo.stop()
-        assert code(echo.port) == 1
+    assert code() == 1
 
 
 def silly_command() -> list[str]:
@@ -148,30 +148,25 @@ def test_connect_to_a_program_behind_socat(tmp_path: Path) -> None:
 # ----------------------------------------------------------------- HAProxy in between
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 @contextlib.contextmanager
 def haproxy(backend: str, folder: Path) -> Iterator[str]:
     """A HAProxy in TCP mode before *backend*; its address."""
-    port = free_port()
     config = folder / "haproxy.cfg"
-    config.write_text(
-        "defaults\n  mode tcp\n  timeout connect 10s\n  timeout client 60s\n"
-        "  timeout server 60s\n"
-        f"listen silly\n  bind 127.0.0.1:{port}\n  server one {backend}\n"
-    )
-    with started("-W", "-S", f"{folder}/master.sock", "-f", str(config), command=["haproxy"]) as it:
-        while b"Loading success" not in (line := it.stderr.readline()):
-            assert line, "HAProxy did not start"
-        try:
-            yield f"127.0.0.1:{port}"
-        finally:
-            it.terminate()
-            it.wait()
+    command = ["haproxy", "-W", "-S", f"{folder}/master.sock", "-f", str(config)]
+    with held_port() as port:
+        config.write_text(
+            "defaults\n  mode tcp\n  timeout connect 10s\n  timeout client 60s\n"
+            "  timeout server 60s\n"
+            f"listen silly\n  bind 127.0.0.1:{port}\n  server one {backend}\n"
+        )
+        with started(command=command) as it:
+            while b"Loading success" not in (line := it.stderr.readline()):
+                assert line, "HAProxy did not start"
+            try:
+                yield f"127.0.0.1:{port}"
+            finally:
+                it.terminate()
+                it.wait()
 
 
 @needs("haproxy")

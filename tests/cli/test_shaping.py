@@ -20,6 +20,8 @@ from silly.cli.connecting.shaping import (
     safe,
 )
 
+pytestmark = pytest.mark.no_engine
+
 PIECES = st.lists(st.binary(max_size=40), max_size=8)
 SHAPES: list[Callable[[], Shape]] = [
     Plain,

@@ -36,12 +36,6 @@ print(listener.local_addr, flush=True)
 """
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 @contextmanager
 def serving(tmp_path: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     path = tmp_path / "app.py"
@@ -72,8 +66,7 @@ def echo(addr: str) -> str:
         return "{}:{}".format(*sock.getsockname())
 
 
-def test_all_three(tmp_path: Path) -> None:
-    port = free_port()
+def test_all_three(port: int, tmp_path: Path) -> None:
     path = tmp_path / "app.sock"
     options = ["--access-log", "--metrics", f"127.0.0.1:{port}", "--admin", f"unix:{path}"]
     with serving(tmp_path, *options) as (process, addr):
@@ -167,8 +160,7 @@ async def handler(conn: Conn) -> None:
         await conn.write(line)
 
 
-async def test_a_supervisor_answers_for_all(tmp_path: Path) -> None:
-    port = free_port()
+async def test_a_supervisor_answers_for_all(port: int, tmp_path: Path) -> None:
     path = f"{tmp_path}/s"
     watching.watch_workers(Supervisor(), f"127.0.0.1:{port}", f"unix:{path}")
     async with tcp.listen("127.0.0.1:0", handler) as listener:

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from silly.errors import EndOfStream, LimitExceeded
 from silly.testing.memory import MemoryConn
 
+pytestmark = pytest.mark.no_engine
+
 
 class PlayedLink:
     """A link whose other side is the test."""

@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 from silly._engine import portable
 from silly.net.conn import Conn
 
+pytestmark = pytest.mark.no_engine
+
 native = pytest.importorskip("silly._engine.native", reason="the native engine was not built")
 
 Step = tuple[Any, ...]

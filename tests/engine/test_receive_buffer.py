@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from silly._engine import receive_buffer
 from silly._engine.receive_buffer import INCOMPLETE, TOO_LONG, ReceiveBuffer
 
+pytestmark = pytest.mark.no_engine
+
 pieces = st.lists(st.binary(min_size=1, max_size=6).map(lambda b: bytes(c % 3 for c in b)))
 delimiters = st.binary(min_size=1, max_size=4).map(lambda b: bytes(c % 3 for c in b))
 

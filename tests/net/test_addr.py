@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from silly.net.addr import TCPAddress, UnixAddress, format_sockaddr, parse
 
+pytestmark = pytest.mark.no_engine
+
 
 @pytest.mark.parametrize(
     ("text", "expected"),

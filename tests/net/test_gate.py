@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 
+import pytest
+
 from silly.net.gate import Gate
 from silly.net.limits import Limits
 from silly.testing import run_virtual
+
+pytestmark = pytest.mark.no_engine
 
 GREEDY, HONEST = b"\x0a\0\0\1", b"\x0a\0\0\2"
 

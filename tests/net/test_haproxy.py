@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
-import socket
 from pathlib import Path
 
 import pytest
@@ -21,12 +20,6 @@ async def echo(conn: Conn) -> None:
         await conn.write(line)
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 async def dialled(addr: str) -> Conn:
     async with asyncio.timeout(20):
         while True:
@@ -37,9 +30,8 @@ async def dialled(addr: str) -> Conn:
 
 
 @pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed")
-async def test_many_clients_come_through_one_address(tmp_path: Path) -> None:
+async def test_many_clients_come_through_one_address(port: int, tmp_path: Path) -> None:
     async with tcp.listen("127.0.0.1:0", echo, limits=Limits(max_per_client=3)) as listener:
-        port = free_port()
         (block,) = re.findall(r"```haproxy\n(.*?)```", PAGE.read_text(), re.DOTALL)
         config = tmp_path / "haproxy.cfg"
         config.write_text(

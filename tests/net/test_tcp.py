@@ -220,9 +220,8 @@ async def test_refused_and_unresolvable_name_the_address() -> None:
         tcp.listen("192.0.2.1:0", echo)
 
 
-async def test_all_resolved_addresses_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with tcp.listen(ANY, echo) as listener:
-        port = int(listener.local_addr.rpartition(":")[2])
+async def test_all_resolved_addresses_are_tried(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with tcp.listen(f"127.0.0.1:{port}", echo):
 
         async def resolve(*_: object) -> list[tuple[int, Any]]:
             return [
@@ -565,7 +564,7 @@ async def test_plain_function_as_handler_is_named(caplog: pytest.LogCaptureFixtu
     assert "async def" in str(caplog.records[0].exc_info)
 
 
-async def test_close_lets_handlers_finish_then_cancels() -> None:
+async def test_close_lets_handlers_finish_then_cancels(port: int) -> None:
     reached = asyncio.Event()
     cancelled: list[str] = []
 
@@ -580,7 +579,7 @@ async def test_close_lets_handlers_finish_then_cancels() -> None:
             cancelled.append(conn.remote_addr)
             raise
 
-    listener = tcp.listen(ANY, handler)
+    listener = tcp.listen(f"127.0.0.1:{port}", handler)
     short = await tcp.connect(listener.local_addr)
     long = await tcp.connect(listener.local_addr)
     long.write(b"long\n")

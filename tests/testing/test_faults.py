@@ -61,6 +61,7 @@ def in_memory(
 # ------------------------------------------------------------------- without faults
 
 
+@pytest.mark.no_engine
 @pytest.mark.parametrize("check", CONN_CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize(
     "some",

@@ -54,11 +54,13 @@ async def make_memory_pair() -> tuple[Conn, Conn]:
     return memory_pair()
 
 
+@pytest.mark.no_engine
 @CHECKS
 async def test_memory(check: Check) -> None:
     await run_check(check, make_memory_pair)
 
 
+@pytest.mark.no_engine
 @CHECKS
 def test_memory_on_virtual_time(check: Check) -> None:
     run_virtual(run_check(check, make_memory_pair))

@@ -10,6 +10,8 @@ import pytest
 
 from silly._channel import Answer, Ask, Channel, Drain, Message, Open, Refused, Sockets
 
+pytestmark = pytest.mark.no_engine
+
 
 def pair() -> tuple[Channel, Channel]:
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)

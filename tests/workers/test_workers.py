@@ -122,6 +122,7 @@ def test_sockets_of_a_missing_worker_are_served_by_another(tmp_path: Path) -> No
         silly.stop()
 
 
+@pytest.mark.no_engine
 def test_crash_loop_backs_off_and_is_given_up(tmp_path: Path) -> None:
     path = script(tmp_path, "import sys\nsys.exit(7)\n")
     with running(*api(workers=3, back_off=0.01, back_off_limit=0.02, give_up=4), path) as silly:
@@ -266,9 +267,10 @@ def test_worker_that_does_not_stop_is_killed(tmp_path: Path) -> None:
         assert silly.process.returncode == 0
 
 
-def test_workers_leave_when_their_supervisor_is_killed(tmp_path: Path) -> None:
-    with running("-m", "silly", "--workers", "2", script(tmp_path)) as silly:
-        addr = silly.until(LISTENING)[0]
+def test_workers_leave_when_their_supervisor_is_killed(port: int, tmp_path: Path) -> None:
+    addr = f"127.0.0.1:{port}"
+    with running("-m", "silly", "--workers", "2", script(tmp_path), addr) as silly:
+        assert silly.until(LISTENING) == [addr]
         silly.until("is ready", times=2)
         silly.send(signal.SIGKILL)
         assert silly.rest().count("the supervisor is gone: stopping") == 2  # they have left
@@ -388,6 +390,7 @@ def test_module_and_function(tmp_path: Path) -> None:
             assert silly.process.returncode == 1
 
 
+@pytest.mark.no_engine
 def test_options_stand_before_the_file_or_right_behind_it(tmp_path: Path) -> None:
     text = "import os, sys\nprint(os.environ.get('SILLY_WORKER'), sys.argv[1:], flush=True)\n"
     path = script(tmp_path, text)
@@ -408,6 +411,7 @@ def test_options_stand_before_the_file_or_right_behind_it(tmp_path: Path) -> Non
             assert silly.process.returncode == 0
 
 
+@pytest.mark.no_engine
 @pytest.mark.parametrize(
     ("words", "environ", "complaint"),
     [

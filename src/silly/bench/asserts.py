@@ -25,11 +25,12 @@ _COMPARE: Final[dict[str, Callable[[float, float], bool]]] = {
     ">": operator.gt,
 }
 _TIMES: Final = ("min", "mean", "max")
-_COUNTS: Final = ("requests", "errors", "late", "unsent")
+_COUNTS: Final = ("requests", "errors", "unanswered", "late", "unsent")
 _FORMS: Final = (
     "FIGURE COMPARISON VALUE such as 'p99<5ms', 'errors==0' or 'rate>=10k'; figures: "
-    "p50 to p99.999, min, mean, max (durations), rate (a second), requests, errors, late, unsent, "
-    "error_rate (a share), client_cpu (cores), rss (bytes), cpu_per_request (a duration)"
+    "p50 to p99.999, min, mean, max (durations), rate (a second), requests, errors, "
+    "unanswered, late, unsent, error_rate (a share), client_cpu (cores), "
+    "rss (bytes), cpu_per_request (a duration)"
 )
 _CLAIM: Final = re.compile(r"\s*([a-z_]+(?:\d+(?:\.\d+)?)?)\s*(<=|>=|==|!=|<|>)\s*(\S.*?)\s*")
 
@@ -120,6 +121,6 @@ def figure(result: dict[str, Any], name: str) -> float | None:
         tried = result["requests"] + result["errors"]["total"]
         value = result["errors"]["total"] / tried if tried else None
     else:
-        value = {"requests": "requests", "rate": "rate"}.get(name)
+        value = name if name in ("requests", "rate", "unanswered") else None
         value = result["client"]["cpu"] if value is None else result[value]
     return None if value is None else float(value)

@@ -45,8 +45,9 @@ class _Blocks:
     """A run's intervals, grouped: for each block, seconds, requests and counts by slot."""
 
     def __init__(self, intervals: Sequence[dict[str, Any]]) -> None:
-        longest = max((part["length"] for part in intervals), default=0)
-        whole = [part for part in intervals if part["length"] > longest / 2]
+        measured = [part for part in intervals if part.get("phase") in (None, "measured")]
+        longest = max((part["length"] for part in measured), default=0)
+        whole = [part for part in measured if part["length"] > longest / 2]
         size = -(-len(whole) // _BLOCKS) or 1
         groups = [whole[at : at + size] for at in range(0, len(whole), size)]
         self.seconds = [sum(part["length"] for part in group) for group in groups]
@@ -149,5 +150,5 @@ def differences(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
     for result, which in ((first, "first"), (second, "second")):
         if result["errors"]["total"]:
             yield f"the {which} run had {result['errors']['total']} errors"
-        if any("the client itself" in warning for warning in result["warnings"]):
+        if result["client"].get("is_limit"):
             yield f"the client may have been the limit of the {which} run"

@@ -51,6 +51,10 @@ class Fleet:
         self.series: dict[int, Interval] = {}
         """What was reported, by the interval; the workers' intervals are merged."""
         self.summaries: list[dict[str, Any]] = []
+        self.early = Interval(0)
+        """The first figures, before the first interval is whole."""
+        self.has_early = False
+        """Whether all workers have reported them."""
         self.started = 0
         """When the load started, on the clock `time.perf_counter_ns`."""
         self.ended = 0
@@ -61,6 +65,7 @@ class Fleet:
         self._connected: set[Connection] = set()
         self._finished: set[Connection] = set()
         self._waiting: list[int] = []  # the intervals that are not whole, a heap
+        self._early_left = plan.workers
         self._stopped = False
 
     def __enter__(self) -> Self:
@@ -138,6 +143,10 @@ class Fleet:
                 self.summaries.append(told)
                 self._finished.add(ready)
                 self._reported[ready] = AFTER + 1
+            elif kind == "early":
+                self.early.merge(Interval.from_dict(told))
+                self._early_left -= 1
+                self.has_early = self._early_left == 0
             else:
                 interval = Interval.from_dict(told)
                 if interval.index not in self.series:

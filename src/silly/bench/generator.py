@@ -23,14 +23,14 @@ import asyncio
 import errno
 import os
 from collections import OrderedDict, deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from time import perf_counter_ns as clock
 from typing import Any, Final
 
 from silly._engine import engine
 from silly.bench.messages import Messages
 from silly.bench.plan import Plan
-from silly.bench.recorder import Recorder
+from silly.bench.recorder import Interval, Recorder
 from silly.bench.verify import diagnose
 from silly.errors import ConnectionClosed, EndOfStream
 from silly.net import tcp
@@ -42,7 +42,9 @@ _AFTER_WRONG: Final = 0.1  # seconds in which more bytes may show what is wrong 
 _PAUSE: Final = 0.05  # seconds between attempts to connect
 _GIVE_UP: Final = 10  # attempts that failed one after the other, with no connection alive
 _WATCH: Final = 0.05  # seconds between looks at the clock
+_EARLY: Final = 0.25  # seconds after which there are figures, though the interval goes on
 _LOOKS: Final = 10  # at what waits for too long, within the timeout, at most one each `_WATCH`
+_STEPS: Final = 4096  # in which requests that were never sent are recorded, at most
 _BURST: Final = 512  # requests that are sent before replies have their turn
 _NEVER: Final = 1 << 62
 
@@ -54,6 +56,9 @@ class Generator:
         self.plan = plan
         self.recorder = recorder
         recorder.began = self._count_requests
+        recorder.connections = lambda: self.alive
+        self.on_early: Callable[[Interval], None] = lambda _: None
+        """Called once, with the first `_EARLY` seconds, if the first interval is longer."""
         self.messages = plan.factory()
         self.stopping = False
         self.why = ""
@@ -66,7 +71,10 @@ class Generator:
         """Lanes with room, and for how many requests; the first is the one to be used."""
         self.next_due = _NEVER
         self.scheduled = 0
+        self._overdue = 0
+        """Requests that were due before the end, were not sent, and are not recorded yet."""
         self._part = part
+        self._polled = self._done = 0  # when there was a look at what is due, and what was done
         self._schedule = plan.schedule(part)
         self._zero = self._start = self._end = 0
         self._number = 0  # the next request of the schedule
@@ -81,7 +89,7 @@ class Generator:
     @property
     def end(self) -> int:
         """When measuring ended, on the clock."""
-        return self.recorder.last_answer if self._end == _NEVER else self._end
+        return self.recorder.last_event if self._end == _NEVER else self._end
 
     # ------------------------------------------------------------------ the course
 
@@ -125,6 +133,7 @@ class Generator:
             for helper in helpers[1:]:
                 helper.cancel()
             await self._end_lanes()
+            self._record_overdue(clock())
             helpers[0].cancel()
             await asyncio.wait(helpers)
             self.recorder.roll(clock())
@@ -166,13 +175,30 @@ class Generator:
             return
         self.stopping = True
         if self._schedule is not None and self._start:
-            time = (min(clock(), self._end) - self._start) / 1e9
-            due = self._number if self.plan.requests is not None else self._schedule.count(time)
-            self.scheduled = max(self._number, due)
+            now = clock()
+            due = self._schedule.count((min(now, self._end) - self._start) / 1e9)
+            self.scheduled = max(self._number, min(due, self._number + self.left))
+            self._overdue = self.scheduled - self._number
+            if self.free:
+                self._record_overdue(now)
         self._ended.set()
         self.next_due = _NEVER
         for lane in list(self._lanes):
             lane.finish()
+
+    def _record_overdue(self, now: int) -> None:
+        """Record that what was due and was not sent has waited until *now*.
+
+        That is when a connection had room again after the end: had the run gone on, the
+        oldest would have been sent then. If none had, it is when the lanes have ended.
+        """
+        count, self._overdue = self._overdue, 0
+        step = -(-count // _STEPS) or 1
+        for at in range(0, count, step):
+            size = min(step, count - at)
+            assert self._schedule is not None
+            due = self._schedule.due(self._number + at + size // 2)
+            self.recorder.waited(now, self._start + round(due * 1e9), None, size)
 
     async def _end_lanes(self) -> None:
         tasks = set(self._lanes.values())
@@ -262,6 +288,7 @@ class Generator:
     async def _spin(self) -> None:
         """Poll instead of sleeping, from which it would take time to wake up."""
         await _sleep_until(self._start)
+        self._polled = clock()
         loop = asyncio.get_running_loop()
         failed: asyncio.Future[None] = loop.create_future()
 
@@ -281,6 +308,11 @@ class Generator:
     def _send_what_is_due(self) -> None:
         """Give each request of the schedule that is due to a lane that has room."""
         now = clock()
+        interval = self.recorder.now
+        done = interval.bytes_in + interval.sent
+        if done == self._done:
+            interval.idle += now - self._polled
+        self._polled, self._done = now, done
         burst = _BURST
         while self.next_due <= now and self.free and burst and not self.stopping:
             burst -= 1
@@ -304,6 +336,8 @@ class Generator:
 
     def has_room(self, lane: Lane) -> None:
         """Give one request more to *lane*, when it is due."""
+        if self._overdue:
+            self._record_overdue(clock())
         self.free[lane] = self.free.get(lane, 0) + 1
 
     # -------------------------------------------------------------------- connecting
@@ -323,7 +357,7 @@ class Generator:
                     linger=1,
                 )
         except OSError as error:
-            self.recorder.failed("connect", f"connection {number}: {cause(error)}")
+            self.recorder.failed(clock(), "connect", f"connection {number}: {cause(error)}")
             self._failures += 1
             if self._failures >= _GIVE_UP and not self.alive:
                 self.stop(f"no connection could be made any more: {cause(error)}")
@@ -336,7 +370,7 @@ class Generator:
 
     def failed(self, kind: str, text: str, count: int = 1) -> None:
         """Record an error, and stop when there are too many."""
-        self.recorder.failed(kind, text, count)
+        self.recorder.failed(clock(), kind, text, count)
         self._check_errors()
 
     def _check_errors(self) -> None:
@@ -349,10 +383,15 @@ class Generator:
         """End what waits for too long, and see that intervals end when nothing happens."""
         timeout = round(self.plan.timeout * 1e9)
         looked = clock()
+        early = self._start + round(_EARLY * 1e9)
         while True:
             await asyncio.sleep(_WATCH)
             now = clock()
             self.recorder.roll(now)
+            if now >= early:
+                early = _NEVER
+                if not self.stopping:
+                    self.on_early(self.recorder.so_far(now))
             if now - looked < timeout / _LOOKS:  # there may be many lanes
                 continue
             looked = now
@@ -442,8 +481,7 @@ class Lane:
                 if error.partial or self._flights or not self._done():
                     self._fail("closed", "the server closed the connection")
             except ConnectionClosed:  # by us
-                if self._timed_out:
-                    self._fail("timeout", f"no reply within {self._generator.plan.timeout:g} s")
+                self._give_up()
             except OSError as error:
                 self._fail("lost connection", cause(error))
             finally:
@@ -558,6 +596,21 @@ class Lane:
             self._timed_out = True
             self._conn.abort()
 
+    def _give_up(self) -> None:
+        """Record that requests waited in vain: they timed out, or the run was interrupted."""
+        now, plan = clock(), self._generator.plan
+        for due, sent, count in self._flights:
+            self._recorder.waited(now, due, None if plan.rate is None else sent, count)
+        if self._timed_out:
+            whole = "whole " if self._partial else ""
+            self._fail("timeout", f"no {whole}reply within {plan.timeout:g} s")
+
+    @property
+    def _partial(self) -> int:
+        """How many bytes have come of the first reply that is not whole."""
+        size = self._messages.reply_size
+        return self._received if size is None else self._received - self._answered * size
+
     def _fail(self, kind: str, what: str) -> None:
         """Record that the connection failed, with what was in flight on it."""
         lost = max(1, self.in_flight)
@@ -565,12 +618,14 @@ class Lane:
             what = f"{what} while request {self._answered} was unanswered"
             if lost > 1:
                 what += f" (and {lost - 1} more)"
+            if partial := self._partial:
+                whole = len(self._messages.reply(self._answered))
+                what += f"; {partial} of {whole} bytes of its reply had come"
         self._generator.failed(kind, f"connection {self._number}: {what}", lost)
 
     async def _complain(self, conn: tcp.Conn, piece: bytes) -> None:
         """Record what is wrong with what came; some more is waited for, to tell what it is."""
-        size = self._messages.reply_size
-        partial = self._received - self._answered * size if size else self._received
+        partial = self._partial
         received = bytearray(self._messages.reply(self._answered)[:partial] + piece)
         wanted = partial + len(self._expected) - self._at + 1
         try:
@@ -713,8 +768,7 @@ class _Once(Lane):
         except EndOfStream:
             self._fail("closed", "the server closed the connection")
         except ConnectionClosed:
-            if self._timed_out:
-                self._fail("timeout", f"no reply within {self._generator.plan.timeout:g} s")
+            self._give_up()
         except OSError as error:
             self._fail("lost connection", cause(error))
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ __all__ = ["Usage", "usage"]
 class Usage:
     """At the time of asking."""
 
+    at: float
+    """When it was asked for, in seconds of `time.monotonic`."""
     cpu: float
     """Processor seconds of all its threads so far, user and system."""
     rss: int
@@ -30,4 +33,6 @@ def usage(pid: int) -> Usage:
     fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
     ticks = int(fields[11]) + int(fields[12])
     pages = int((directory / "statm").read_text(encoding="ascii").split()[1])
-    return Usage(ticks / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE"))
+    return Usage(
+        time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE")
+    )

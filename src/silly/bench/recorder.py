@@ -3,6 +3,10 @@
 Interval 0 begins when measuring does; those before it are the warm-up. What is
 answered after the measured time (it was sent within it) is in the interval
 `AFTER`: it counts for the latencies, and not for the rate.
+
+A request that was not answered in the end (it timed out, was due and never sent, or
+was in flight when the run was interrupted) counts in the latencies, too, with the
+time it had waited: left out, the worst would improve the percentiles.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ __all__ = ["AFTER", "LATE", "Interval", "Recorder"]
 
 AFTER: Final = 1 << 40
 LATE: Final = 1_000_000  # nanoseconds behind its time after which a request is sent late
-_DESCRIBED: Final = 10  # errors that are described in each worker; the others are counted
+_DESCRIBED: Final = 10  # errors of each kind that a worker describes; the others are counted
 
 
 class Interval:
@@ -25,9 +29,11 @@ class Interval:
     __slots__ = (
         "bytes_in",
         "bytes_out",
+        "connections",
         "connects",
         "cpu",
         "errors",
+        "idle",
         "index",
         "late",
         "latency",
@@ -36,6 +42,7 @@ class Interval:
         "own_late",
         "sent",
         "service",
+        "unanswered",
     )
 
     def __init__(self, index: int) -> None:
@@ -49,18 +56,24 @@ class Interval:
         self.connects: Histogram | None = None
         """How long connecting took."""
         self.errors: dict[str, int] = {}
+        self.connections = 0
+        """How many were open at its end, in all workers; of no use in a sum over time."""
         self.sent = 0
         self.bytes_in = self.bytes_out = 0
+        self.unanswered = 0
+        """Of those in `latency`, how many were not answered."""
         self.late = 0
         self.own_late = 0
         """Sent late though a connection was free."""
         self.max_lag = 0
         self.cpu = 0.0
+        self.idle = 0
+        """Nanoseconds of polling in which there was nothing to do (busy polling)."""
 
     @property
     def requests(self) -> int:
         """How many were answered, rightly."""
-        return self.latency.count
+        return self.latency.count - self.unanswered
 
     def merge(self, other: Interval) -> None:
         """Add what happened in *other*, an interval of the same index, or any to sum up."""
@@ -74,13 +87,16 @@ class Interval:
                 getattr(self, name).merge(theirs)
         for kind, count in other.errors.items():
             self.errors[kind] = self.errors.get(kind, 0) + count
+        self.connections += other.connections
         self.sent += other.sent
+        self.unanswered += other.unanswered
         self.bytes_in += other.bytes_in
         self.bytes_out += other.bytes_out
         self.late += other.late
         self.own_late += other.own_late
         self.max_lag = max(self.max_lag, other.max_lag)
         self.cpu += other.cpu
+        self.idle += other.idle
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as plain data, which `from_dict` takes."""
@@ -119,12 +135,15 @@ class Recorder:
         self.now = Interval(-1)  # before the start: connecting
         self.ends = 1 << 62
         """When the present interval ends."""
-        self.first_errors: list[str] = []
+        self.first_errors: dict[str, list[str]] = {}
+        """Descriptions of the first errors of each kind."""
         self.error_count = 0
+        self.connections: Callable[[], int] = lambda: 0
+        """Tells how many connections are open."""
         self.began: Callable[[], None] = lambda: None
         """Called when the warm-up is over, before anything is measured."""
-        self.last_answer = 0
-        """When the last right reply came."""
+        self.last_event = 0
+        """When the last right reply came, or the last request failed."""
 
     def start(self, now: int, zero: int, end: int) -> None:
         """Begin to record at *now*; interval 0 begins at *zero*, measuring ends at *end*."""
@@ -171,15 +190,23 @@ class Recorder:
         """Report the present interval as it is."""
         begin = self._end if self.now.index == AFTER else self._zero + self.now.index * self._length
         self.now.length = (min(now, self.ends) - max(begin, self._begun)) / 1e9
+        self.now.connections = self.connections()
         cpu = self._cpu()
         self.now.cpu, self._cpu_before = cpu - self._cpu_before, cpu
         self._report(self.now)
+
+    def so_far(self, now: int) -> Interval:
+        """Return the present interval, which goes on, with its length until *now*."""
+        begin = self._zero + self.now.index * self._length
+        self.now.length = (now - max(begin, self._begun)) / 1e9
+        self.now.connections = self.connections()
+        return self.now
 
     # ----------------------------------------------------------------- what happens
 
     def answered(self, now: int, nanoseconds: int, count: int) -> None:
         """Record *count* right replies at *now*, each after *nanoseconds*; `roll` comes before."""
-        self.last_answer = now
+        self.last_event = now
         self.now.latency.record(nanoseconds, count)
 
     def served(self, now: int, due: int, sent: int) -> None:
@@ -187,12 +214,31 @@ class Recorder:
 
         `roll` comes before.
         """
-        self.last_answer = now
+        self.last_event = now
         interval = self.now
         interval.latency.record(now - due)
         if interval.service is None:
             interval.service = Histogram()
         interval.service.record(now - sent)
+
+    def waited(self, now: int, due: int, sent: int | None, count: int = 1) -> None:
+        """Record that *count* requests are given up at *now*, unanswered.
+
+        Args:
+            now: on the clock.
+            due: when they were due (closed loop: when they were sent).
+            sent: open loop: when they were sent; None if they never were.
+            count: how many.
+        """
+        self.roll(now)
+        self.last_event = now
+        interval = self.now
+        interval.unanswered += count
+        interval.latency.record(now - due, count)
+        if sent is not None:
+            if interval.service is None:
+                interval.service = Histogram()
+            interval.service.record(now - sent, count)
 
     def lagged(self, lag: int, had_room: bool) -> None:
         """Record that a request of the schedule was sent *lag* nanoseconds behind its time.
@@ -211,9 +257,12 @@ class Recorder:
             self.now.connects = Histogram()
         self.now.connects.record(nanoseconds)
 
-    def failed(self, kind: str, text: str, count: int = 1) -> None:
+    def failed(self, now: int, kind: str, text: str, count: int = 1) -> None:
         """Record *count* errors of a kind; *text* says which connection, which request, what."""
+        self.roll(now)
+        self.last_event = now
         self.now.errors[kind] = self.now.errors.get(kind, 0) + count
         self.error_count += count
-        if len(self.first_errors) < _DESCRIBED:
-            self.first_errors.append(text)
+        described = self.first_errors.setdefault(kind, [])
+        if len(described) < _DESCRIBED:
+            described.append(text)

@@ -1,21 +1,19 @@
 """A result as one HTML page with graphs, which needs nothing else: no network, no other file.
 
-plotly.js (MIT; from the package plotly, extra ``silly-net[cli]``) is put into
-the page, and the page is told what is in the result. It follows the reader's
-choice of light or dark, and the width of the screen.
+The graphs are SVG (`silly.bench.charts`). The page has no script; it follows the
+reader's choice of light or dark, and the width of the screen.
 """
 
 from __future__ import annotations
 
 import html as escaping
-import json
 import re
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from typing import Any
 
-from plotly.offline import get_plotlyjs
-
 from silly._units import duration_text, text_of_count
+from silly.bench import charts
 from silly.bench.histogram import Histogram, middle
 from silly.bench.summary import described, lines
 from silly.text import printable
@@ -34,9 +32,11 @@ def html(result: dict[str, Any]) -> str:
         "CARDS": "\n".join(_cards(result)),
         "NOTES": "\n".join(_notes(result)),
         "SUMMARY": "\n".join(map(_safe, lines(result))),
-        "PLAN": "\n".join(_plan(result)),
-        "DATA": json.dumps(_data(result)).replace("<", "\\u003c"),  # no tag, no comment
-        "PLOTLY": get_plotlyjs().replace("</script", "<\\/script"),
+        "COMMAND": _safe(result.get("command", "")),
+        "CHARTS": "\n".join(_charts(result)),
+        "MADE": _safe(
+            f"silly {result['silly']}, {result['engine']} engine, Python {result['python']}"
+        ),
     }
     # In one go: what is put in may look like a place to put something in, too.
     return re.sub(r"%%([A-Z]+)%%", lambda place: parts[place[1]], page)
@@ -78,58 +78,118 @@ def _notes(result: dict[str, Any]) -> list[str]:
     return [f'<p class="note {kind}">{_safe(text)}</p>' for kind, text in notes]
 
 
-def _plan(result: dict[str, Any]) -> list[str]:
-    told = {
-        **result["plan"],
-        "silly": f"{result['silly']}, {result['engine']} engine, Python {result['python']}",
-    }
-    return [
-        f"<tr><th>{_safe(name.replace('_', ' '))}</th>"
-        f"<td>{_safe(json.dumps(value, ensure_ascii=False))}</td></tr>"
-        for name, value in told.items()
-        if value not in (None, [], "")
+def _charts(result: dict[str, Any]) -> Iterator[str]:
+    yield _panel("Latency by percentile", "to the right: the slowest requests", _curves(result))
+    yield _panel("Latency distribution", "how many requests took how long", _distribution(result))
+    rows = result["intervals"]
+    counted = [row for row in rows if row["phase"] != "warm-up"]
+    measured = [row for row in rows if row["phase"] == "measured"]
+    yield _panel("Latency over time", "in each interval", _over_time(counted))
+    yield _panel(
+        "Throughput over time", "right replies for each second",
+        charts.bars("rates", _time(measured), charts.counts([row["rate"] for row in measured]),
+                    [_bar(row, row["rate"], " /s") for row in measured]),
+    )  # fmt: skip
+    kinds = ", ".join(f"{count} {kind}" for kind, count in result["errors"]["kinds"].items())
+    yield _panel(
+        "Errors over time", kinds or "none: every reply was right, byte for byte",
+        charts.bars("errors", _time(rows), charts.counts([row["errors"] for row in rows]),
+                    [_bar(row, row["errors"], " errors") for row in rows], "failed"),
+    )  # fmt: skip
+    if result["open_loop"] is not None:
+        yield _panel(
+            "Sent late over time", "more than 1 ms behind their time: they waited for a "
+            "connection, or for the client",
+            charts.bars("late", _time(rows), charts.counts([row["late"] for row in rows]),
+                        [_bar(row, row["late"], " sent late") for row in rows], "warned"),
+        )  # fmt: skip
+
+
+def _panel(title: str, hint: str, chart: str) -> str:
+    return (
+        f'<section class="panel"><h2>{title}</h2><p class="hint">{_safe(hint)}</p>\n'
+        f"{chart}</section>"
+    )
+
+
+def _legend(names: Sequence[str]) -> str:
+    parts = [f'<span class="c{at}"><i></i>{name}</span>' for at, name in enumerate(names)]
+    return f'<p class="hint legend">{"".join(parts)}</p>'
+
+
+def _time(rows: Sequence[dict[str, Any]]) -> charts.Axis:
+    start = min((row["start"] for row in rows), default=0.0)
+    return charts.seconds(start, max((row["start"] + row["length"] for row in rows), default=1.0))
+
+
+def _bar(row: dict[str, Any], value: float, unit: str) -> charts.Bar:
+    begin = row["start"]
+    title = f"{_when(row)}: {text_of_count(value)}{unit}"
+    return begin, begin + row["length"], value, title
+
+
+def _when(row: dict[str, Any]) -> str:
+    told = f"{row['start']:.3g} s to {row['start'] + row['length']:.3g} s"
+    return told if row["phase"] == "measured" else f"{row['phase']}, {told}"
+
+
+def _over_time(rows: Sequence[dict[str, Any]]) -> str:
+    names = ("p50", "p90", "p99", "p99.9", "max")
+    series = [
+        [
+            (
+                row["start"] + row["length"] / 2,
+                row[name],
+                f"{_when(row)}: {name} {duration_text(row[name])}",
+            )
+            for row in rows
+        ]
+        for name in names
     ]
+    values = [value for points in series for _, value, _ in points if value is not None]
+    return _legend(names) + charts.lines("times", _time(rows), charts.spread(values), series)
 
 
-def _data(result: dict[str, Any]) -> dict[str, Any]:
-    views = [("from due time" if result["service"] else "latency", result["latency"])]
+def _curves(result: dict[str, Any]) -> str:
+    named = [("from due time" if result["service"] else "latency", result["latency"])]
     if result["service"]:
-        views.append(("from sending", result["service"]))
-    intervals = [
-        {name: value for name, value in part.items() if name != "histogram"}
-        for part in result["intervals"]
-    ]
-    return {
-        "curves": [{"name": name, **_curve(latency)} for name, latency in views],
-        "bars": _bars(result["latency"]),
-        "intervals": intervals,
-        "kinds": result["errors"]["kinds"],
-    }
+        named.append(("from sending", result["service"]))
+    series = [_curve(latency) for _, latency in named]
+    values = [value for points in series for _, value, _ in points if value is not None]
+    most = max(latency["count"] for _, latency in named)
+    legend = _legend([name for name, _ in named]) if len(named) > 1 else ""
+    return legend + charts.lines("curve", charts.percents(most), charts.spread(values), series)
 
 
-def _curve(latency: dict[str, Any]) -> dict[str, list[float]]:
+def _curve(latency: dict[str, Any]) -> list[charts.Point]:
     """Return latencies by percentile, as far into the tail as there are requests."""
     if not latency["count"]:
-        return {"x": [], "y": [], "percent": []}
+        return []
     histogram = Histogram.from_list(latency["histogram"])
     percents = [100 * (1 - 10 ** -(step / 20)) for step in range(101)]
     percents = [p for p in percents if histogram.count * (1 - p / 100) >= 1] or [0.0]
-    found = histogram.percentiles(percents)
-    return {
-        "x": [1 / (1 - percent / 100) for percent in percents] + [float(histogram.count) + 1e-9],
-        "y": [value / 1e6 for value in found] + [histogram.high / 1e6],
-        "percent": [round(percent, 5) for percent in percents] + [100.0],
-    }
+    points: list[charts.Point] = [
+        (1 / (1 - percent / 100), value / 1e9, f"p{percent:.5g}: {duration_text(value / 1e9)}")
+        for percent, value in zip(percents, histogram.percentiles(percents), strict=True)
+    ]
+    most = histogram.high / 1e9
+    return [*points, (float(histogram.count), most, f"max: {duration_text(most)}")]
 
 
-def _bars(latency: dict[str, Any]) -> dict[str, list[float]]:
+def _distribution(result: dict[str, Any]) -> str:
     """Return how many requests took how long, in steps of at least five hundredths."""
     edges: list[tuple[float, int]] = []
+    latency = result["latency"]
     if latency["count"]:
         for slot, count in Histogram.from_list(latency["histogram"]).slots():
-            value = middle(slot) / 1e6
+            value = middle(slot) / 1e9
             if edges and value < edges[-1][0] * _NARROW:
                 edges[-1] = (edges[-1][0], edges[-1][1] + count)
             else:
                 edges.append((value, count))
-    return {"x": [value for value, _ in edges], "y": [float(count) for _, count in edges]}
+    drawn = [
+        (value, value * _NARROW, float(count), f"about {duration_text(value)}: {count}")
+        for value, count in edges
+    ]
+    x = charts.spread([value for value, _ in edges], "latency")
+    return charts.bars("bars", x, charts.counts([count for _, count in edges]), drawn)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import json
+import math
 import platform
 from collections.abc import Iterable, Sequence
 from importlib import resources
@@ -28,6 +29,7 @@ SCHEMA: Final = "silly-bench/1"
 PERCENTILES: Final = (50.0, 75.0, 90.0, 95.0, 99.0, 99.9, 99.99, 99.999)
 WRONG: Final = ("corrupt", "lost", "reordered", "duplicate", "misdelivered", "unasked")
 _BUSY: Final = 0.9  # of a core, from which the client is suspected to be the limit
+_EXAMPLES: Final = 20  # of errors
 _LATE: Final = 0.01  # of the requests
 
 
@@ -98,8 +100,11 @@ def build(
         "duration": duration,
         "requests": total.requests,
         "rate": within.requests / duration if duration else 0.0,
+        "unanswered": total.unanswered,
         "bytes_in": total.bytes_in,
         "bytes_out": total.bytes_out,
+        "bytes_in_rate": within.bytes_in / duration if duration else 0.0,
+        "bytes_out_rate": within.bytes_out / duration if duration else 0.0,
         "latency": _latencies(total.latency),
         "service": None if total.service is None else _latencies(total.service),
         "connect": None if everything.connects is None else _latencies(everything.connects),
@@ -108,17 +113,21 @@ def build(
             "total": sum(everything.errors.values()),
             "wrong": sum(everything.errors.get(kind, 0) for kind in WRONG),
             "kinds": everything.errors,
-            "first": [text for summary in fleet.summaries for text in summary["first_errors"]][:20],
+            "first": _examples([summary["first_errors"] for summary in fleet.summaries]),
         },
         "client": {
             "workers": plan.workers,
             "cpu": within.cpu / duration if duration else 0.0,
             "busy_poll": plan.busy_poll,
+            "busy": _busy(plan, within, duration),
+            "is_limit": False,
         },
-        "server": _server(server, pid, total.requests, duration),
-        "intervals": _intervals(measured, plan.interval, duration),
+        "server": _server(server, pid, total.requests),
+        "intervals": _intervals(plan, fleet.series, duration),
     }
-    result["warnings"] = list(_warnings(plan, result, within))
+    doubts = list(_client_doubts(result, within))
+    result["client"]["is_limit"] = bool(doubts)
+    result["warnings"] = [*doubts, *_warnings(result, within)]
     result["claims"] = [
         {"text": claim.text, "actual": claim.actual_text(result), "holds": claim.holds(result)}
         for claim in claims
@@ -160,74 +169,114 @@ def _open_loop(plan: Plan, fleet: Fleet, total: Interval) -> dict[str, Any] | No
     }
 
 
-def _server(
-    seen: Sequence[Usage], pid: int | None, requests: int, duration: float
-) -> dict[str, Any] | None:
+def _server(seen: Sequence[Usage], pid: int | None, requests: int) -> dict[str, Any] | None:
     if pid is None or len(seen) < 2:
         return None
-    cpu = seen[-1].cpu - seen[0].cpu
+    cpu, seconds = seen[-1].cpu - seen[0].cpu, seen[-1].at - seen[0].at
     return {
         "pid": pid,
         "cpu_seconds": cpu,
-        "cpu": cpu / duration if duration else 0.0,
+        "cpu": cpu / seconds if seconds else 0.0,
         "cpu_per_request": cpu / requests if requests else None,
         "rss": max(usage.rss for usage in seen),
         "rss_growth": seen[-1].rss - seen[0].rss,
     }
 
 
-def _intervals(
-    measured: dict[int, Interval], interval: float, duration: float
-) -> list[dict[str, Any]]:
-    """Return what happened in each interval; those in which nothing was reported, too."""
-    published = []
-    for index in itertools.count():
-        length = min(interval, duration - index * interval)
-        if length <= interval * 1e-6:
-            break
-        part = measured.get(index) or Interval(index)
-        found = part.latency.percentiles((50, 90, 99, 99.9))
-        published.append(
-            {
-                "start": index * interval,
-                "length": length,
-                "requests": part.requests,
-                "rate": part.requests / length,
-                "errors": sum(part.errors.values()),
-                "late": part.late,
-                "p50": found[0] / 1e9 if found else None,
-                "p90": found[1] / 1e9 if found else None,
-                "p99": found[2] / 1e9 if found else None,
-                "p99.9": found[3] / 1e9 if found else None,
-                "max": _seconds(part.latency.maximum),
-                "histogram": part.latency.to_list() if part.requests else [],
-            }
-        )
-    return published
+def _examples(workers: Sequence[dict[str, list[str]]]) -> list[str]:
+    """Return descriptions of errors, by turns of each kind, so that no kind hides another."""
+    kinds: dict[str, list[str]] = {}
+    for described in workers:
+        for kind, texts in described.items():
+            kinds.setdefault(kind, []).extend(texts)
+    turns = itertools.zip_longest(*kinds.values())
+    return [text for turn in turns for text in turn if text is not None][:_EXAMPLES]
 
 
-def _warnings(plan: Plan, result: dict[str, Any], within: Interval) -> Iterable[str]:
-    if result["duration"] == 0:
-        yield "the run ended before it measured anything"
-        return
-    cores = result["client"]["cpu"]
-    if not plan.busy_poll and cores / plan.workers >= _BUSY:
+def _intervals(plan: Plan, series: dict[int, Interval], duration: float) -> list[dict[str, Any]]:
+    """Return what happened in each interval; those in which nothing was reported, too.
+
+    What happened in the warm-up, and after the measured time, has a row of its own if
+    anything did: the rows add up to all that is reported.
+    """
+    interval, rows = plan.interval, []
+    before = summed(part for index, part in series.items() if index < 0)
+    if before.latency.count or before.errors:
+        rows.append(_row("warm-up", before, -plan.warmup, plan.warmup))
+    count = max(0, math.ceil(duration / interval - 1e-6))
+    for index in range(count):
+        begin = index * interval
+        parts = [series[index]] if index in series else []
+        if index == count - 1:  # it has what came at the very end, too
+            parts += [part for at, part in series.items() if index < at < AFTER]
+        length = min(interval, duration - begin)
+        rows.append(_row("measured", summed(parts), begin, length))
+    after = summed(part for index, part in series.items() if index >= (0 if not count else AFTER))
+    if after.latency.count or after.errors:
+        rows.append(_row("after", after, duration, after.length))
+    return rows
+
+
+def _row(phase: str, part: Interval, start: float, length: float) -> dict[str, Any]:
+    found = part.latency.percentiles((50, 90, 99, 99.9))
+    return {
+        "phase": phase,
+        "start": start,
+        "length": length,
+        "requests": part.requests,
+        "rate": part.requests / length if length and phase != "after" else None,
+        "errors": sum(part.errors.values()),
+        "unanswered": part.unanswered,
+        "late": part.late,
+        "p50": found[0] / 1e9 if found else None,
+        "p90": found[1] / 1e9 if found else None,
+        "p99": found[2] / 1e9 if found else None,
+        "p99.9": found[3] / 1e9 if found else None,
+        "max": _seconds(part.latency.maximum),
+        "histogram": part.latency.to_list() if part.latency.count else [],
+    }
+
+
+def _busy(plan: Plan, within: Interval, duration: float) -> float:
+    """Return the share of the time in which each worker had something to do."""
+    if not duration:
+        return 0.0
+    busy = within.cpu / plan.workers
+    if plan.busy_poll and plan.rate is not None:  # polling takes all of a core, busy or not
+        busy = duration - within.idle / 1e9 / plan.workers
+    return min(1.0, max(0.0, busy / duration))
+
+
+def _client_doubts(result: dict[str, Any], within: Interval) -> Iterable[str]:
+    """Yield why the client may have been the limit, and not the server."""
+    client, open_loop = result["client"], result["open_loop"]
+    if (open_loop is not None or not client["busy_poll"]) and client["busy"] >= _BUSY:
         yield (
-            f"the client itself may be the limit: it used {cores / plan.workers:.0%} of a core "
-            f"for each worker (more --workers, on cores that the server does not use)"
+            f"the client itself may be the limit: each worker was busy for "
+            f"{client['busy']:.0%} of the time (more --workers, on cores that the server does "
+            f"not use)"
         )
-    open_loop = result["open_loop"]
     if open_loop is None:
         return
-    own, many = open_loop["late_for_the_client"], _LATE * max(1, within.sent)
-    if own > many:
+    own = open_loop["late_for_the_client"]
+    if own > _LATE * max(1, within.sent):
         yield (
             f"the client itself was late: {own} requests were sent more than 1 ms behind their "
             f"time though a connection was free (more --workers)"
         )
-    if open_loop["late"] - own > many or open_loop["unsent"]:
+
+
+def _warnings(result: dict[str, Any], within: Interval) -> Iterable[str]:
+    if result["duration"] == 0:
+        yield "the run ended before it measured anything"
+        return
+    open_loop = result["open_loop"]
+    if open_loop is None:
+        return
+    waited = open_loop["late"] - open_loop["late_for_the_client"] + open_loop["unsent"]
+    if open_loop["unsent"] or waited > _LATE * max(1, within.sent):
         yield (
-            f"all connections were busy when {open_loop['late'] - own + open_loop['unsent']} "
+            f"all connections were busy when {waited} "
             f"requests were due: the server does not keep up, or needs more --connections "
             f"(or --depth)"
         )

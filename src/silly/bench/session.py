@@ -34,6 +34,9 @@ class Watcher(Protocol):
     def interval(self, interval: Interval) -> None:
         """An interval is over, and this is what happened in it."""
 
+    def early(self, interval: Interval) -> None:
+        """The first interval goes on, and this is what happened so far."""
+
     def tick(self, seconds: float) -> None:
         """It is so many seconds since the start."""
 
@@ -73,11 +76,15 @@ def run(
         while not fleet.connect(_PATIENCE):
             if is_interrupted():
                 return None
+        seen.clear()  # connecting is not of the load
+        look()
         fleet.start()
         watcher.started(plan)
         while not fleet.gather(watcher.period, interval_over):
             if is_interrupted():
                 fleet.stop()
+            if fleet.has_early:
+                watcher.early(fleet.early)
             watcher.tick((time.perf_counter_ns() - fleet.started) / 1e9)
         look()
         return result.build(

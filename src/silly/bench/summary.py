@@ -43,7 +43,6 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
     ended = {"interrupted": ", interrupted", "stopped": f", {result['why']}"}
     yield f"{result['addr']}: {described(result)}"
     yield ""
-    share = result["duration"] or 1
     idle = result["plan"]["mode"] == "hold"
     yield _row(
         "requests",
@@ -54,8 +53,8 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
         yield _row(
             "rate",
             f"{text_of_count(result['rate'])} /s   "
-            f"({size_text(result['bytes_out'] / share)}/s out, "
-            f"{size_text(result['bytes_in'] / share)}/s in)",
+            f"({size_text(result['bytes_out_rate'])}/s out, "
+            f"{size_text(result['bytes_in_rate'])}/s in)",
         )
     yield from _errors(result)
     yield from _open_loop(result)
@@ -118,6 +117,12 @@ def _latencies(result: dict[str, Any]) -> Iterator[str]:
     rows.append(("max", [c["max"] for c in columns]))
     for name, values in rows:
         yield f"  {name:<10}" + "".join(f"{duration_text(value):>14}" for value in values)
+    if result["unanswered"]:
+        count = result["unanswered"]
+        yield (
+            f"  ({text_of_count(count)} {'was' if count == 1 else 'were'} not answered, and "
+            f"{'counts' if count == 1 else 'count'} with the time waited so far)"
+        )
     if unsupported:
         yield f"  ({', '.join(unsupported)}: too few requests to tell from the maximum)"
 

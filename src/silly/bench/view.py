@@ -6,6 +6,7 @@ Needs rich (the extra ``silly-net[cli]``).
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Final, Self, TextIO
 
@@ -23,6 +24,7 @@ __all__ = ["Lines", "Quiet", "View"]
 
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _KEPT: Final = 400  # intervals that a graph may show
+_TALL: Final = 30  # rows, from which graphs have more than one
 _NARROW: Final = 60  # columns, below which the graphs stand alone
 
 
@@ -51,6 +53,9 @@ class Quiet:
     def interval(self, interval: Interval) -> None:
         """Show nothing."""
 
+    def early(self, interval: Interval) -> None:
+        """Show nothing."""
+
     def tick(self, seconds: float) -> None:
         """Show nothing."""
 
@@ -68,18 +73,20 @@ class Lines(Quiet):
 
     def interval(self, interval: Interval) -> None:
         """Print the line of *interval*."""
-        if self._plan is None or (interval.index in (-1, AFTER) and not interval.requests):
+        errors = sum(interval.errors.values())
+        is_empty = not (interval.latency.count or errors)
+        if self._plan is None or (interval.index in (-1, AFTER) and is_empty):
             return
-        when = f"{(interval.index + 1) * self._plan.interval:g} s"
+        when = f"{round(interval.index * self._plan.interval + interval.length, 3):g} s"
+        rate = text_of_count(_rate(interval))
         if interval.index < 0:
             when = "warm-up"
         elif interval.index == AFTER:
-            when = "after"
+            when, rate = "after", "-"
         found = interval.latency.percentiles((50, 99))
         p50, p99 = (value / 1e9 for value in found) if found else (None, None)
-        errors = sum(interval.errors.values())
         print(
-            f"{when:>8}  {text_of_count(_rate(interval)):>10} /s  "
+            f"{when:>8}  {rate:>10} /s  "
             f"p50 {duration_text(p50):>8}  p99 {duration_text(p99):>8}  "
             f"max {duration_text(_seconds(interval.latency.maximum)):>8}  errors {errors}",
             file=self._file,
@@ -91,12 +98,12 @@ def _rate(interval: Interval) -> float:
     return interval.requests / interval.length if interval.length > 0 else 0.0
 
 
-def _seconds(nanoseconds: int | None) -> float | None:
+def _seconds(nanoseconds: float | None) -> float | None:
     return None if nanoseconds is None else nanoseconds / 1e9
 
 
 class View(Quiet):
-    """A live view: progress and remaining time, figures of the last interval, and graphs."""
+    """A live view: progress, figures in all and of the last interval, and graphs."""
 
     period = 0.25
 
@@ -105,10 +112,11 @@ class View(Quiet):
         self._title = title
         self._plan: Plan | None = None
         self._seconds = 0.0
-        self._requests = self._errors = 0
+        self._requests = self._errors = self._late = 0
         self._last: Interval | None = None
-        self._rates: deque[float] = deque(maxlen=_KEPT)
-        self._tails: deque[float] = deque(maxlen=_KEPT)
+        self._silent = 0.0  # seconds for which nothing has come back
+        self._rates: deque[float | None] = deque(maxlen=_KEPT)
+        self._tails: deque[float | None] = deque(maxlen=_KEPT)
         self._live = Live(
             self, console=console, auto_refresh=False, transient=True, redirect_stderr=False,
             redirect_stdout=False,
@@ -138,13 +146,21 @@ class View(Quiet):
     def interval(self, interval: Interval) -> None:
         """Show the figures of *interval*."""
         self._errors += sum(interval.errors.values())
-        if interval.requests and self._plan is not None:
+        if self._plan is None:
+            return
+        if interval.index >= 0:
+            self._requests += interval.requests
+            self._late += interval.late
+        if interval.index != AFTER:
             self._last = interval
-            if interval.index >= 0:
-                self._requests += interval.requests
-            if interval.index != AFTER:
-                self._rates.append(_rate(interval))
-                self._tails.append((interval.latency.percentile(99) or 0) / 1e9)
+            self._silent = 0.0 if interval.requests else self._silent + interval.length
+            self._rates.append(_rate(interval))
+            self._tails.append(_seconds(interval.latency.percentile(99)))
+
+    def early(self, interval: Interval) -> None:
+        """Show the first figures, until there is a whole interval."""
+        if not self._rates:
+            self._last = interval
 
     def tick(self, seconds: float) -> None:
         """Show that time goes by."""
@@ -154,25 +170,43 @@ class View(Quiet):
     # ------------------------------------------------------------------ the picture
 
     def __rich__(self) -> RenderableType:
-        width = self._console.width
+        width, height = self._console.size
         rows: list[RenderableType] = [_cut(Text(self._title, style="bold"))]
         if self._plan is None:
             return Group(*rows, Text("connecting …"))
-        rows += [self._progress(self._plan, width), Text(""), self._figures(width), Text("")]
+        rows += [self._progress(self._plan, width), Text("")]
+        rows += self._figures(self._plan, width)
+        if self._silent:
+            rows.append(_cut(Text(f"no reply for {duration_text(self._silent)}", style="bold red")))
+        rows.append(Text(""))
         graph = max(8, width - 26) if width >= _NARROW else max(8, width - 2)
-        rate = text_of_count(self._rates[-1]) + " /s" if self._rates else "-"
-        tail = duration_text(self._tails[-1]) if self._tails else "-"
+        tall = 1 if height < _TALL else min(8, (height - _TALL) // 4 + 2)
+        last = self._last
+        rate = text_of_count(_rate(last)) + " /s" if last else "-"
+        tail = duration_text(_seconds(last.latency.percentile(99))) if last else "-"
         for name, now, values, style in (
             ("rate", rate, self._rates, "green"),
             ("p99", tail, self._tails, "yellow"),
         ):
-            line = Text(f"{name:<6}{now:>14}  ")
+            bars = _graph(self._wide(self._plan, list(values), graph), tall)
+            label = f"{name:<6}{now:>14}  "
             if width < _NARROW:
-                rows.append(_cut(line))
-                line = Text("  ")
-            line.append(sparkline(list(values)[-graph:]), style=style)
-            rows.append(_cut(line))
+                rows.append(_cut(Text(label)))
+                label = "  "
+            for bar in bars:
+                is_last = bar is bars[-1]
+                line = Text(label if is_last else " " * len(label))
+                rows.append(_cut(line.append(bar, style=style)))
         return Group(*rows)
+
+    def _wide(self, plan: Plan, values: list[float | None], width: int) -> list[float | None]:
+        """Return the last of *values*, each as often as the graph of the whole run has room for."""
+        seconds = plan.measured_seconds
+        count = len(values)
+        if seconds is not None:
+            count = max(count, round((plan.warmup + seconds) / plan.interval))
+        times = max(1, width // max(1, count))
+        return [value for value in values for _ in range(times)][-width:]
 
     def _progress(self, plan: Plan, width: int) -> RenderableType:
         measured, warmup = plan.measured_seconds, plan.warmup
@@ -191,28 +225,47 @@ class View(Quiet):
         grid.add_row(ProgressBar(total=1, completed=share, width=bar), _cut(Text(told)))
         return grid
 
-    def _figures(self, width: int) -> RenderableType:
+    def _figures(self, plan: Plan, width: int) -> Iterator[RenderableType]:
         last = self._last
         found = last.latency.percentiles((50, 90, 99)) if last is not None else []
         p50, p90, p99 = (value / 1e9 for value in found) if found else (None, None, None)
-        errors = Text(text_of_count(self._errors), style="bold red" if self._errors else "")
-        cells: list[tuple[str, Text]] = [
+        totals: list[tuple[str, Text]] = [
             ("requests", Text(text_of_count(self._requests))),
-            ("errors", errors),
+            ("errors", Text(text_of_count(self._errors), "bold red" if self._errors else "")),
+            ("connections", Text(text_of_count(last.connections) if last else "-")),
+        ]
+        lately: list[tuple[str, Text]] = [
             ("p50", Text(duration_text(p50))),
             ("p90", Text(duration_text(p90))),
             ("p99", Text(duration_text(p99))),
             ("max", Text(duration_text(_seconds(last.latency.maximum) if last else None))),
         ]
-        shown = 6 if width >= _NARROW else 3
+        if plan.open_ramp is not None:
+            target = plan.open_ramp.level(self._seconds - plan.warmup * bool(plan.stages))
+            totals.append(("sent late", Text(text_of_count(self._late))))
+            lately.insert(0, ("target", Text(f"{text_of_count(target)} /s")))
+            lately.append(("behind", Text(duration_text(last.max_lag / 1e9 if last else None))))
+        length = last.length if last is not None else plan.interval
+        yield from _labelled("in all", totals, width)
+        yield from _labelled(f"last {duration_text(length)}", lately, width)
+
+
+def _labelled(label: str, cells: list[tuple[str, Text]], width: int) -> Iterator[RenderableType]:
+    """Yield *cells*, names above values, behind their *label*; in a narrow one, in two parts."""
+    shown = len(cells) if width >= _NARROW else 3
+    if width < _NARROW:
+        yield _cut(Text(label, style="dim"))
+    for at in range(0, len(cells), shown):
         grid = Table.grid(padding=(0, 2), pad_edge=False)
-        for _ in range(min(shown, len(cells))):
+        part = cells[at : at + shown]
+        if width >= _NARROW:
+            grid.add_column(width=12, no_wrap=True)
+            part = [("", Text(label, style="dim")), *part]
+        for _ in range(len(part) - len(grid.columns)):
             grid.add_column(justify="right", no_wrap=True)
-        for at in range(0, len(cells), shown):
-            part = cells[at : at + shown]
-            grid.add_row(*(Text(name, style="dim") for name, _ in part))
-            grid.add_row(*(value for _, value in part))
-        return grid
+        grid.add_row(*(Text(name, style="dim") for name, _ in part))
+        grid.add_row(*(value for _, value in part))
+        yield grid
 
 
 def _cut(text: Text) -> Text:
@@ -229,7 +282,19 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
-def sparkline(values: list[float]) -> str:
-    """Return one bar for each of *values*, from nothing to the highest of them."""
-    most = max(values, default=0) or 1
-    return "".join(_BARS[min(7, int(value / most * 7.999))] for value in values)
+def sparkline(values: Sequence[float | None]) -> str:
+    """Return one bar for each of *values*, from nothing to the highest; a gap for None."""
+    return _graph(values, 1)[0]
+
+
+def _graph(values: Sequence[float | None], rows: int) -> list[str]:
+    """Return *rows* lines, the highest first, with one bar for each of *values*."""
+    most = max((value for value in values if value is not None), default=0) or 1
+    levels = [None if value is None else int(value / most * (8 * rows - 0.001)) for value in values]
+    return [
+        "".join(
+            " " if level is None or (level < row * 8 and row) else _BARS[min(7, level - row * 8)]
+            for level in levels
+        )
+        for row in reversed(range(rows))
+    ]

@@ -2,8 +2,9 @@
 
 Down the pipe come a job (`Job`), then ``("start", clock)``, then perhaps
 ``("stop",)``; the end of the pipe means the same. Up go, in this order:
-``("ready", errors)``, any number of ``("interval", plain)``, and ``("done",
-summary)``; or ``("crash", traceback)`` at any time.
+``("ready", errors)``, ``("early", plain)`` perhaps (the first quarter of a second of an
+interval that goes on), any number of ``("interval", plain)``, and ``("done", summary)``;
+or ``("crash", traceback)`` at any time.
 
 The clock is `time.perf_counter_ns`, which on Linux and macOS is the same in all
 processes.
@@ -65,6 +66,7 @@ async def _work(job: Job, pipe: Connection) -> None:
 
     recorder = Recorder(job.plan.interval, report, time.process_time)
     generator = Generator(job.plan, job.part, recorder)
+    generator.on_early = lambda interval: pipe.send(("early", interval.to_dict()))
     started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     def told() -> None:
@@ -85,7 +87,7 @@ async def _work(job: Job, pipe: Connection) -> None:
     asyncio.get_running_loop().add_reader(pipe.fileno(), told)
     try:
         await opening
-        pipe.send(("ready", recorder.first_errors))
+        pipe.send(("ready", [text for texts in recorder.first_errors.values() for text in texts]))
         # What is there now stays; collecting it again and again would stall replies.
         gc.collect()
         gc.freeze()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import csv
 import functools
-import importlib.util
 import io
 import json
+import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from contextvars import ContextVar
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Self, TextIO
@@ -19,12 +21,11 @@ from typing import Any, Final, Self, TextIO
 import click
 from rich.console import Console
 
-from silly._extras import how_to_get
 from silly._units import duration_text, number, text_of_count
 from silly.bench import compare as comparing
 from silly.bench import find_max as finding
+from silly.bench import report, session, summary
 from silly.bench import result as results
-from silly.bench import session, summary
 from silly.bench.asserts import Claim
 from silly.bench.fleet import STOPPING, NotStarted, WorkerDied
 from silly.bench.messages import FRAMINGS, unescape
@@ -47,7 +48,10 @@ from silly.text import printable
 
 __all__ = ["main"]
 
-CLAIM_FAILS, UNREACHABLE, ERRORS = 1, 3, 4
+CLAIM_FAILS, UNREACHABLE, ERRORS, CLIENT_LIMIT = 1, 3, 4, 5
+
+_COMMAND: Final = ContextVar("command", default="")
+"""The command line, which is published with the result."""
 
 _EPILOG: Final = """\
 Other verbs of it (each has a --help):
@@ -68,12 +72,14 @@ Exit codes:
   2    wrong usage, or a file or standard output cannot be read or written
   3    the server could not be reached
   4    a reply was wrong, or a connection failed (unless an --assert allows errors)
+  5    find-max: the client was the limit, and the server may hold more
   130  interrupted (143: terminated, 129: hung up): what was measured so far is printed
 """
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run ``silly bench`` with *arguments* and return the exit code."""
+    _COMMAND.set(shlex.join(("silly", "bench", *arguments)))
     if arguments and arguments[0] in _OTHERS:
         return run(_OTHERS[arguments[0]], f"bench {arguments[0]}", arguments[1:])
     return run(_bench, "bench", arguments)
@@ -213,11 +219,12 @@ def _measure(
 ) -> dict[str, Any] | None:
     try:
         with watcher:
-            return session.run(plan, watcher, signals, **settings)
+            result = session.run(plan, watcher, signals, **settings)
     except NotStarted as error:
         raise Failure(f"cannot reach {plan.addr}: {_reason(error)}", UNREACHABLE) from None
     except WorkerDied as error:
         raise Failure(str(error), ERRORS) from None
+    return None if result is None else {**result, "command": _COMMAND.get()}
 
 
 def _reason(error: NotStarted) -> str:
@@ -272,8 +279,6 @@ def _bench(
     unless --send and --expect say what it does.
     """
     plan = _plan(addr, options)
-    if html_path is not None and importlib.util.find_spec("plotly") is None:
-        raise Failure(f"--html needs plotly: {how_to_get('cli')}")
     wanted = {"--json": json_path, "--csv": csv_path, "--html": html_path}
     with _opened(wanted) as outputs, _Signals() as signals:
         title = f"silly bench {addr}"
@@ -359,14 +364,12 @@ def _as_csv(result: dict[str, Any]) -> str:
 
 
 _COLUMNS: Final = (
-    "start", "length", "requests", "rate", "errors", "late",
+    "phase", "start", "length", "requests", "rate", "errors", "unanswered", "late",
     "p50", "p90", "p99", "p99.9", "max",
 )  # fmt: skip
 
 
 def _as_html(result: dict[str, Any]) -> str:
-    from silly.bench import report  # noqa: PLC0415 - plotly takes its time to import
-
     return report.html(result)
 
 
@@ -433,13 +436,17 @@ def _share(text: str) -> float:
     cls=GroupedCommand,
     epilog="""\
 Rates are doubled until one fails, then halved in between. A rate holds if every
---slo does, no reply is wrong or missing, and 98% of it is reached.
+--slo does, no reply is wrong or missing, and 98% of it is reached. A rate that fails
+while the client is at its own limit (busy, or late though a connection was free) says
+nothing of the server: it is tried again with more workers, or with workers that sleep,
+unless --workers or --busy-poll say how many, and how.
 
 Example:
   silly bench find-max localhost:9999 -c 100 --slo 'p99<10ms'
 
 Exit codes: 0; 1 if no rate holds; 2 wrong usage; 3 the server could not be reached;
-4 a reply was wrong; 130 interrupted.
+4 a reply was wrong; 5 the client was the limit, and the server may hold more (the JSON
+says so, too: find_max.limit); 130 interrupted.
 """,
 )
 @click.argument("addr")
@@ -467,54 +474,103 @@ def _find_max(
 ) -> int:
     """Find the highest rate of requests at which the server at ADDR keeps what --slo says."""
     plan = _plan(addr, {**options, "rate": start})
-    best: dict[str, Any] | None = None
-    wrong = 0
+    is_fixed = _was_given("workers") or _was_given("busy_poll")
+    search = finding.plans(plan, precision, tries, 0 if is_fixed else _cores())
+    found = _Found()
     with _opened({"--json": json_path}) as outputs, _Signals() as signals:
         show = functools.partial(print, file=_beside(outputs), flush=True)
-        search = finding.search(start, precision, tries)
-        rate = next(search)
         show(f"{'rate':>12}{'answered':>12}{'p50':>10}{'p99':>10}")
-        while True:
-            result = _measure(replace(plan, rate=rate), Quiet(), signals, claims=claims)
-            if result is None or signals():
-                break
-            held, why = finding.holds(result, list(claims))
-            wrong = result["errors"]["wrong"]
-            for line in _try_lines(rate, result, why):
-                show(printable(line))
-            if wrong:
-                break
-            if held:
-                best = result
-            try:
-                rate = search.send(held)
-            except StopIteration as end:
-                rate = end.value or 0.0
-                break
-        if best is not None:
-            best_rate = best["open_loop"]["asked_rate"]
-            show(f"highest rate that held: {text_of_count(best_rate)} /s")
+        with contextlib.suppress(StopIteration):
+            plan = next(search)
+            while result := _measure(plan, Quiet(), signals, claims=claims):
+                if signals():
+                    break
+                one = found.add(plan, result, claims)
+                for line in _try_lines(one, result):
+                    show(printable(line))
+                if result["errors"]["wrong"]:
+                    break
+                plan = search.send(one)
+        for line in found.lines():
+            show(line)
+        if (published := found.published()) is not None:
             for output in outputs.values():
-                output.write(_as_json(best))
+                output.write(_as_json(published))
+        return signals.code if signals() else found.code
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+class _Found:
+    """What a search has found so far."""
+
+    def __init__(self) -> None:
+        self._tries: list[finding.Try] = []
+        self._best: dict[str, Any] | None = None
+        self._last: dict[str, Any] | None = None
+
+    def add(self, plan: Plan, result: dict[str, Any], claims: Sequence[Claim]) -> finding.Try:
+        """Judge *result*, and remember it."""
+        one = finding.judge(plan, result, claims)
+        self._tries.append(one)
+        self._last = result
+        if one.holds:
+            self._best = result
+        return one
+
+    @property
+    def _rate(self) -> float | None:
+        return None if self._best is None else float(self._best["open_loop"]["asked_rate"])
+
+    @property
+    def _limit(self) -> str:
+        return finding.limit(self._tries)
+
+    def lines(self) -> Iterator[str]:
+        """Yield the verdict."""
+        if self._rate is None:
+            yield "no rate held"
         else:
-            show("no rate held")
-        if signals():
-            return signals.code
-        return ERRORS if wrong else 0 if best is not None else CLAIM_FAILS
+            yield f"highest rate that held: {text_of_count(self._rate)} /s"
+        if self._limit == "client":
+            yield "the client was the limit: the server may hold more than that"
+
+    def published(self) -> dict[str, Any] | None:
+        """Return the best result, or the last if no rate held; None if there is none."""
+        result = self._best or self._last
+        if result is None:
+            return None
+        tries = [asdict(each) for each in self._tries]
+        return {**result, "find_max": {"rate": self._rate, "limit": self._limit, "tries": tries}}
+
+    @property
+    def code(self) -> int:
+        """The exit code."""
+        if self._last is not None and self._last["errors"]["wrong"]:
+            return ERRORS
+        if self._limit == "client":
+            return CLIENT_LIMIT
+        return 0 if self._best is not None else CLAIM_FAILS
 
 
-def _try_lines(rate: float, result: dict[str, Any], why: str) -> Iterator[str]:
+def _try_lines(one: finding.Try, result: dict[str, Any]) -> Iterator[str]:
     found = result["latency"]["percentiles"]
     yield (
-        f"{text_of_count(rate):>12}{text_of_count(result['rate']):>12}"
+        f"{text_of_count(one.rate):>12}{text_of_count(result['rate']):>12}"
         f"{duration_text(found.get('50')):>10}{duration_text(found.get('99')):>10}"
-        f"   {why or 'holds'}"
+        f"   {one.why or 'holds'}{_client(one)}"
     )
     for text in result["errors"]["first"][:3]:
         yield f"  {text}"
-    for warning in result["warnings"]:
-        if why and "the client itself" in warning:  # it is not the server's rate then
-            yield f"  warning: {warning}"
+
+
+def _client(one: finding.Try) -> str:
+    if one.limit != "client":
+        return ""
+    workers = f"{one.workers} worker{'s' if one.workers > 1 else ''}"
+    return f" (the client was the limit: {workers}, {'polling' if one.busy_poll else 'sleeping'})"
 
 
 _OTHERS: Final[dict[str, click.Command]] = {"compare": _compare, "find-max": _find_max}

@@ -540,8 +540,9 @@ class Listener:
             self._deadline = self._loop.time() + _AFTER_CANCEL
             await self._wait_drained(own)
         stubborn = self._handling.keys() - own
+        spared = {self._handling[task] for task in own & self._handling.keys()}
         for conn in self._conns():
-            if not own or conn._is_closing:
+            if conn not in spared or conn._is_closing:
                 conn.abort()
         for task in stubborn:
             logger.warning(

@@ -44,7 +44,6 @@ _BATCH: Final = 64  # datagrams taken before the loop may do something else
 _LATE_BYTES: Final = 16 << 20  # that wait for their delay; more are lost
 _LATE: Final = 10_000  # datagrams that do; fewer than are remembered, which may loop
 _REMEMBERED: Final = 20_000  # datagrams, with their senders
-_BURST: Final = 1.0  # seconds' worth of --max-rate that may come at once
 _IP_PKTINFO: Final = getattr(socket, "IP_PKTINFO", 8)  # Linux's number
 
 
@@ -80,7 +79,7 @@ class Datagrams:
         self._loop = loop
         self._answer = answer
         self._impairment = impairment
-        self._pace = Pace(impairment.max_rate) if impairment.max_rate else None
+        self._pace = Pace(impairment.max_rate, loop.time()) if impairment.max_rate else None
         self._meter = meter
         self._late: set[asyncio.TimerHandle] = set()
         self._late_bytes = 0
@@ -124,13 +123,13 @@ class Datagrams:
         answer = self._answer(data)
         if answer is None:
             return
-        if self._repeats.ends_loop(sender, data if answer == data else b""):
+        if self._repeats.ends_loop(sender, data if self._answer is echo else b""):
             self._meter.datagrams_refused += 1
             return
         if self._impairment.drops():
             self._meter.dropped += 1
             return
-        if self._pace is not None and not self._pace.admits(len(answer), self._loop.time(), _BURST):
+        if self._pace is not None and not self._pace.admits(len(answer), self._loop.time()):
             self._meter.datagrams_lost += 1
             return
         if self._impairment.delay:

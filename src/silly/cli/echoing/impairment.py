@@ -24,7 +24,9 @@ from silly.net.tcp import Conn
 __all__ = ["Direct", "Dropped", "Impaired", "Impairment", "Pace", "Path", "path"]
 
 ROOM: Final = 1 << 20  # bytes that wait for their time
-_PIECE: Final = 0.05  # seconds' worth of bytes that leave at once
+_PIECE: Final = 0.01  # seconds' worth of bytes that leave at once
+_EARLY: Final = 0.001  # seconds: timers are no finer
+_CREDIT: Final = 0.05  # seconds that may be made up for: timers are late
 
 
 class Dropped(Exception):  # noqa: N818 - named by what happened
@@ -51,24 +53,35 @@ class Impairment:
 
 
 class Pace:
-    """When the next bytes may leave, at *rate* bytes a second."""
+    """When the next bytes may leave, at *rate* bytes a second, from the time *now* on.
 
-    def __init__(self, rate: float) -> None:
+    Whoever waits wakes up late, by about as much as an answer of a few bytes takes. So
+    up to `_CREDIT` seconds that were not used are made up for, and waits too short for
+    a timer are left out: what is kept is the rate, not each pause.
+    """
+
+    def __init__(self, rate: float, now: float) -> None:
         self._rate = rate
-        self._free = 0.0
+        self._free = now  # when all that was taken has left
         self.piece = max(1, int(rate * _PIECE))
         """Bytes that may leave at once."""
 
     def wait(self, count: int, now: float) -> float:
         """Take *count* bytes at the time *now*; return the seconds until the next may follow."""
-        self._free = max(self._free, now) + count / self._rate
-        return self._free - now
+        self._free = max(self._free, now - _CREDIT) + count / self._rate
+        ahead = self._free - now
+        return ahead if ahead > _EARLY else 0.0
 
-    def admits(self, count: int, now: float, burst: float) -> bool:
-        """Take *count* bytes, unless that makes more than *burst* seconds' worth at a time."""
-        if max(self._free, now) + count / self._rate > now + burst:
+    def admits(self, count: int, now: float) -> bool:
+        """Take *count* bytes, unless those before are more than `_CREDIT` seconds ahead.
+
+        What was not used while a datagram of this size might have been taken is made up
+        for, too: the next one comes when it likes, not when it may.
+        """
+        if self._free > now + _CREDIT:
             return False
-        self.wait(count, now)
+        seconds = count / self._rate
+        self._free = max(self._free, now - max(_CREDIT, seconds)) + seconds
         return True
 
 
@@ -110,8 +123,8 @@ class Impaired:
     def __init__(self, conn: Conn, impairment: Impairment) -> None:
         self._conn = conn
         self._impairment = impairment
-        self._pace = Pace(impairment.max_rate) if impairment.max_rate else None
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
+        self._pace = Pace(impairment.max_rate, loop.time()) if impairment.max_rate else None
         self._queue: deque[tuple[float, bytes]] = deque()
         self._held = 0
         self._changed = asyncio.Event()
@@ -159,7 +172,8 @@ class Impaired:
         for at in range(0, len(data), self._pace.piece):
             piece = data[at : at + self._pace.piece]
             await self._conn.write(piece)
-            await asyncio.sleep(self._pace.wait(len(piece), self._loop.time()))
+            if wait := self._pace.wait(len(piece), self._loop.time()):
+                await asyncio.sleep(wait)
 
     async def finish(self) -> None:
         """See `Path`."""

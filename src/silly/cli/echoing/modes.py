@@ -20,11 +20,15 @@ from silly.cli.echoing.impairment import Dropped, Impairment, Pace, Path, path
 from silly.cli.echoing.log import Log
 from silly.cli.echoing.meter import Meter
 from silly.errors import EndOfStream, LimitExceeded
-from silly.net.tcp import Conn
+from silly.net.tcp import Conn, Limits
 
 __all__ = ["MODES", "Mode", "handler"]
 
+_LEAST_READ: Final = 64  # bytes
+
 Converse = Callable[[Conn, Path, Meter], Awaitable[None]]
+
+_USUAL: Final = Limits()  # what a frame, which no limit can know of, is to be read within
 
 
 async def lines(conn: Conn, to: Path, meter: Meter) -> None:
@@ -44,12 +48,15 @@ async def raw(conn: Conn, to: Path, meter: Meter) -> None:
 async def frames(conn: Conn, to: Path, meter: Meter) -> None:
     """Send each frame back: four bytes of length, big-endian, then so many bytes."""
     while True:
-        head = await conn.read(4)
-        size = int.from_bytes(head, "big")
-        if size > conn.read_limit:
-            what = f"a frame of {size} bytes is longer than read_limit, {conn.read_limit}"
-            raise complaints.about(conn, LimitExceeded(what, address=conn.remote_addr))
-        await to.send(head + await conn.read(size))
+        start = await conn.read(1)
+        with conn.deadline(_USUAL.read_deadline, rate=_USUAL.min_receive_rate):
+            head = start + await conn.read(3)
+            size = int.from_bytes(head, "big")
+            if size > conn.read_limit:
+                what = f"a frame of {size} bytes is longer than read_limit, {conn.read_limit}"
+                raise complaints.about(conn, LimitExceeded(what, address=conn.remote_addr))
+            frame = head + await conn.read(size)
+        await to.send(frame)
         meter.answers += 1
 
 
@@ -163,12 +170,14 @@ async def _answer(mode: Mode, conn: Conn, to: Path, meter: Meter) -> None:
 
 
 async def _take(conn: Conn, impairment: Impairment) -> None:
-    pace = Pace(impairment.max_rate) if impairment.max_rate else None
     loop = asyncio.get_running_loop()
+    pace = Pace(impairment.max_rate, loop.time()) if impairment.max_rate else None
+    if pace is not None:
+        conn.read_limit = min(conn.read_limit, max(_LEAST_READ, pace.piece))  # no megabyte at once
     while True:
         try:
             taken = await conn.read()
         except EndOfStream:
             return
-        if pace is not None:
-            await asyncio.sleep(pace.wait(len(taken), loop.time()))
+        if pace is not None and (wait := pace.wait(len(taken), loop.time())):
+            await asyncio.sleep(wait)

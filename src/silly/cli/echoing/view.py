@@ -70,7 +70,7 @@ class View:
         width, height = self._console.size
         meter = self._meter
         rows = [self._heading(width), *self._listening(width, height), _EMPTY]
-        rows += [*self._counts(width), _EMPTY, *self._rates(width), _EMPTY]
+        rows += [*self._counts(width), _EMPTY, *self._rates(width, height), _EMPTY]
         if height < _LOW:
             rows = [row for row in rows if row is not _EMPTY]
         room = height - len(rows) - 4  # the peers' heading, and the end
@@ -127,10 +127,12 @@ class View:
             values.append(f"{told:<{column}}", style="red" if name == "refused" and value else "")
         return [names, values]
 
-    def _rates(self, width: int) -> list[Text]:
+    def _rates(self, width: int, height: int) -> list[Text]:
         samples = self._meter.samples
         last = samples[-1] if samples else Sample(0, 0, 0)
         rows = []
+        if width >= _NARROW and height >= _LOW:
+            rows.append(Text(f"{'':<4}{'lately':>12}  {'in all':>9}", style="dim"))
         total_in, total_out = self._meter.totals()
         for name, now, total, values, style in (
             ("in", last.bytes_in, total_in, [each.bytes_in for each in samples], "green"),

@@ -1,0 +1,222 @@
+"""Every figure that is shown, counted in another way: by the server, or from what it sums up."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from silly._units import text_of_count
+from silly.bench.histogram import Histogram
+from silly.bench.recorder import Recorder
+from silly.bench.result import PERCENTILES, _examples, schema
+from tests.bench import servers
+from tests.bench.servers import lines, serving
+
+VALIDATOR = jsonschema.Draft202012Validator(schema())
+
+
+class Counting:
+    """An echo server of lines that counts, and answers only so many, on each connection."""
+
+    def __init__(self, answered: int | None = None) -> None:
+        self.seen = Counter[str]()
+        self._answered = answered
+        self._lock = threading.Lock()
+
+    def __call__(self, sock: socket.socket) -> None:
+        self._add("connections", 1)
+        for number, line in enumerate(lines(sock)):
+            self._add("requests", 1)
+            self._add("bytes in", len(line))
+            if self._answered is None or number < self._answered:
+                sock.sendall(line)
+                self._add("answers", 1)
+                self._add("bytes out", len(line))
+
+    def _add(self, name: str, count: int) -> None:
+        with self._lock:
+            self.seen[name] += count
+
+
+class Run:
+    """A run of ``silly bench``, with all that it writes."""
+
+    def __init__(self, folder: Path, addr: str, *options: object) -> None:
+        names = {name: folder / f"result.{name}" for name in ("json", "csv", "html")}
+        files = [text for name, path in names.items() for text in (f"--{name}", str(path))]
+        self.done = subprocess.run(
+            [sys.executable, "-m", "silly", "bench", addr, *files, *map(str, options)],
+            capture_output=True, check=False, text=True, timeout=50,
+        )  # fmt: skip
+        assert "Traceback" not in self.done.stderr
+        self.result: dict[str, Any] = json.loads(names["json"].read_text())
+        VALIDATOR.validate(self.result)
+        self.rows = list(csv.DictReader(names["csv"].read_text().splitlines()))
+        self.page = names["html"].read_text()
+
+    def check(self) -> None:
+        """Compare each figure with the others that it is made of."""
+        result, rows = self.result, self.result["intervals"]
+        counted = [row for row in rows if row["phase"] != "warm-up"]
+        measured = [row for row in rows if row["phase"] == "measured"]
+        for name in ("requests", "unanswered"):
+            assert sum(row[name] for row in counted) == result[name]
+        assert sum(row["errors"] for row in rows) == result["errors"]["total"]
+        assert sum(result["errors"]["kinds"].values()) == result["errors"]["total"]
+        for csv_row, row in zip(self.rows, rows, strict=True):
+            for name, text in csv_row.items():
+                assert text == ("" if row[name] is None else str(row[name]))
+        # Rates are of the time that was measured.
+        assert sum(row["length"] for row in measured) == pytest.approx(result["duration"])
+        answered = sum(row["requests"] for row in measured)
+        assert result["rate"] == pytest.approx(answered / result["duration"])
+        for row in measured:
+            assert row["rate"] == pytest.approx(row["requests"] / row["length"])
+        # Latencies: what is in the intervals, and nothing else.
+        latency = result["latency"]
+        assert latency["count"] == result["requests"] + result["unanswered"]
+        whole = Histogram.merged(
+            Histogram.from_list(row["histogram"]) for row in counted if row["histogram"]
+        )
+        assert whole.to_list() == latency["histogram"]
+        assert [latency["percentiles"][f"{percent:g}"] for percent in PERCENTILES] == [
+            value / 1e9 for value in whole.percentiles(PERCENTILES)
+        ]
+        assert (latency["min"], latency["max"]) == (whole.low / 1e9, whole.high / 1e9)
+        assert latency["mean"] == pytest.approx(whole.total / whole.count / 1e9)
+        # What is printed, and what is on the page.
+        text = self.done.stdout
+        assert re.search(rf"^requests +{text_of_count(result['requests'])} in ", text, re.MULTILINE)
+        lost = text_of_count(result["errors"]["total"])
+        assert re.search(rf"^errors +{lost}: ", text, re.MULTILINE)
+        for name, value in (
+            ("requests / s", result["rate"]),
+            ("requests", result["requests"]),
+            ("errors", result["errors"]["total"]),
+        ):
+            assert f"<b>{text_of_count(value)}</b><span>{name}</span>" in self.page
+        for line in self.done.stderr.splitlines():
+            assert re.search(r"p50 .* p99 .* errors \d", line)
+        told = re.findall(r"errors (\d+)$", self.done.stderr, re.MULTILINE)
+        assert sum(map(int, told)) == result["errors"]["total"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["-n", 300, "-c", 3, "-w", 2],
+        ["-t", "150ms", "--interval", "40ms", "--warmup", "50ms", "-d", 3],
+        ["-t", "150ms", "--interval", "1s", "--rate", 1000],
+        ["-n", 100, "--mode", "reconnect"],
+    ],
+)
+def test_the_client_counts_what_the_server_counts(options: list[object], tmp_path: Path) -> None:
+    server = Counting()
+    with serving(server) as addr:
+        run = Run(tmp_path, addr, *options)
+    run.check()
+    result = run.result
+    assert run.done.returncode == 0
+    assert result["connect"]["count"] == server.seen["connections"]
+    warm = sum(row["requests"] for row in result["intervals"] if row["phase"] == "warm-up")
+    assert result["requests"] + warm == server.seen["requests"]
+    if "--warmup" not in options:
+        assert result["bytes_out"] == server.seen["bytes in"]
+        assert result["bytes_in"] == server.seen["bytes out"]
+    if "--rate" in options:
+        assert result["open_loop"]["sent"] == server.seen["requests"]
+
+
+@pytest.mark.parametrize("rate", [[], ["--rate", 400]])
+def test_what_is_never_answered_counts_with_the_time_it_waited(
+    rate: list[object], tmp_path: Path
+) -> None:
+    # Each connection answers twice; then, whatever is in flight times out after the end.
+    server = Counting(answered=2)
+    with serving(server) as addr:
+        run = Run(
+            tmp_path, addr, "-c", 3, "-t", "300ms", "--interval", "100ms", "--timeout", "400ms",
+            "--assert", "p99<100ms", "--assert", "errors<100", *rate,
+        )  # fmt: skip
+    run.check()
+    result = run.result
+    assert run.done.returncode == 1  # the claim about p99 fails
+    assert [claim["holds"] for claim in result["claims"]] == [False, True]
+    assert result["requests"] == server.seen["answers"] == 6
+    assert result["errors"]["kinds"] == {"timeout": 3}
+    if rate:
+        open_loop = result["open_loop"]
+        assert (open_loop["scheduled"], open_loop["sent"]) == (120, 9)
+        assert result["unanswered"] == 3 + open_loop["unsent"] == 114
+        assert result["service"]["count"] == 9
+        # Due one after the other, 2.5 ms apart, and all of them until the end, or later.
+        assert result["latency"]["percentiles"]["50"] >= 0.15
+    else:
+        assert result["unanswered"] == 3
+    assert "were not answered, and count with the time waited" in run.done.stdout
+
+
+def test_the_rate_of_a_run_with_timeouts_is_of_its_whole_time(tmp_path: Path) -> None:
+    with serving(Counting(answered=5)) as addr:
+        run = Run(tmp_path, addr, "-n", 6, "-c", 1, "--timeout", "200ms")
+    run.check()
+    assert run.result["requests"] == 5
+    assert run.result["duration"] >= 0.2
+    assert run.result["rate"] <= 25
+
+
+def test_partial_replies_are_named(tmp_path: Path) -> None:
+    def half(sock: socket.socket) -> None:
+        for line in lines(sock):
+            sock.sendall(line[:29])
+
+    with serving(half) as addr:
+        run = Run(tmp_path, addr, "-n", 1, "-c", 1, "--timeout", "100ms")
+    assert run.result["errors"]["first"] == [
+        (
+            "connection 0: no whole reply within 0.1 s while request 0 was unanswered; "
+            "29 of 64 bytes of its reply had come"
+        )
+    ]
+
+
+def test_examples_of_errors_are_of_each_kind() -> None:
+    recorder = Recorder(1.0, lambda _: None, lambda: 0.0)
+    for number in range(100):
+        recorder.failed(0, "timeout", f"timeout {number}")
+    recorder.failed(0, "corrupt", "corrupt", 3)
+    assert sum(recorder.now.errors.values()) == recorder.error_count == 103
+    examples = _examples([recorder.first_errors, {"closed": ["closed"]}])
+    assert examples[:4] == ["timeout 0", "corrupt", "closed", "timeout 1"]
+    assert len(examples) <= 20
+
+
+def test_a_wrong_server_in_all_figures(tmp_path: Path) -> None:
+    kinds: Sequence[servers.Serve] = (servers.corrupting, servers.closing, servers.losing)
+    turn = iter(range(1000))
+
+    def serve(sock: socket.socket) -> None:
+        kinds[next(turn) % 3](sock)
+
+    with serving(serve) as addr:
+        run = Run(
+            tmp_path, addr, "-c", 3, "-t", "300ms", "--interval", "40ms", "--warmup", "20ms",
+            "--max-errors", 30, "--timeout", "100ms",
+        )  # fmt: skip
+    run.check()
+    described = " ".join(run.result["errors"]["first"])
+    assert run.result["errors"]["total"] >= 6
+    for text in ("is wrong", "closed the connection", "no reply within"):
+        assert text in described
