@@ -23,7 +23,8 @@ PYTEST ?= --numprocesses 4 --dist worksteal
 .PHONY: run test bench bench-full soak restarts asan coverage stress sessions fuzz clean
 .SILENT:
 
-run: $(VENV)/.installed
+run: $(VENV)/.installed-cli
+	echo "In another shell: . $(VENV)/bin/activate; then: silly --version, silly bench $(ADDR)"
 	exec $(VENV)/bin/silly examples/echo.py $(ADDR)
 
 # Every test runs on every engine that was built; what is the same on all, on one.
@@ -122,6 +123,12 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	  echo "silly: the native engine was not built (it needs Linux, gcc and Python's headers);"; \
 	  echo "silly: the portable engine serves instead: all works, at half the speed"; fi
 	touch $@
+
+# What the README uses next.
+$(VENV)/.installed-cli: $(VENV)/.installed
+	echo "Installing the tools' libraries into $(VENV)"
+	if $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[cli]'; \
+	then touch $@; else echo "silly: only silly bench, silly connect and silly echo need them" >&2; fi
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	echo "Installing what the tests need into $(VENV)"

@@ -17,7 +17,7 @@ async def echo(conn: tcp.Conn) -> None:
 
 async def client(number: int) -> None:
     """Send five random lines, a second apart, and check every echo."""
-    async with await tcp.connect(listener.local_addr) as conn:
+    async with tcp.connect(listener.local_addr) as conn:
         print("Client", number, "connected:", conn.remote_addr)
         for _ in range(5):
             message = randomkey(5) + b"\n"

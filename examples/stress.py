@@ -11,7 +11,7 @@ from silly.net import tcp
 async def client(addr: str, messages: int) -> int:
     """Send *messages* lines, each after the echo of the one before; count the right echoes."""
     right = 0
-    async with await tcp.connect(addr) as conn:
+    async with tcp.connect(addr) as conn:
         for number in range(messages):
             message = b"test message %d\n" % number
             conn.write(message)

@@ -9,11 +9,13 @@ import pickle
 import pkgutil
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 import silly
+from silly._extras import EXTRAS
 from silly.crypto.utils import randomkey
 
 pytestmark = pytest.mark.no_engine
@@ -32,6 +34,7 @@ FLOORS = (
         "silly._arguments",
         "silly._awaitables",
         "silly._live",
+        "silly._extras",
         "silly._signals",
         "silly._tracebacks",
         "silly._units",
@@ -44,7 +47,7 @@ FLOORS = (
     ),
     ("silly._engine", "silly.task", "silly.crypto", "silly._control"),
     ("silly.net", "silly.time"),
-    ("silly.testing", "silly.runtime", "silly._inspection"),
+    ("silly.testing", "silly.runtime", "silly._blocking", "silly._inspection"),
     ("silly.workers",),
     ("silly",),
     ("silly.metrics", "silly.otel"),
@@ -86,6 +89,15 @@ def test_imports_point_down(name: str) -> None:
     path = Path(inspect.getfile(importlib.import_module(name)))
     for target in imported(path):
         assert floor(target) <= floor(name), f"{name} imports {target}, which is above it"
+
+
+def test_extras_are_those_of_the_project() -> None:
+    project = tomllib.loads((ROOT.parents[1] / "pyproject.toml").read_text())["project"]
+    stated = {
+        extra: tuple(re.split(r"[<>=;]", each)[0] for each in needed)
+        for extra, needed in project["optional-dependencies"].items()
+    }
+    assert {extra: stated[extra] for extra in EXTRAS} == EXTRAS
 
 
 # Who needs a library, behind an extra; nobody else may.

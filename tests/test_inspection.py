@@ -308,3 +308,25 @@ def test_a_program_may_have_its_own_use_for_the_signal(tmp_path: Path) -> None:
         assert process.wait(20) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""
+
+
+def test_only_the_programs_own_tasks_are_shown(tmp_path: Path) -> None:
+    text = f"""
+        import asyncio, os, signal, sys
+        from silly import _inspection, admin, task
+        from silly.net import tcp
+
+        listener = tcp.listen("127.0.0.1:0", print)
+        admin.serve("unix:{tmp_path}/admin.sock")
+        task.fork(asyncio.Event().wait).set_name("forked")
+        await asyncio.sleep(0)
+        async with tcp.connect("unix:{tmp_path}/admin.sock") as conn:
+            await conn.write(b"tasks\\n")
+            print((await conn.read(b"\\n")).decode(), end="", flush=True)
+        sys.exit()
+    """
+    with running(tmp_path, text) as process:
+        assert process.stdout is not None
+        found = json.loads(process.stdout.readline())
+        assert sorted(each["name"] for each in found["tasks"]) == ["forked", "main"]
+        assert process.wait(20) == 0

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import os
 import socket
+import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -34,6 +36,7 @@ from silly._channel import (
     Stopping,
 )
 from silly._engine import engine
+from silly._live import OWN_TASK
 from silly._logger import ENDS_PROGRAM, Logger
 from silly._signals import breakable
 
@@ -130,6 +133,9 @@ class Worker:
         self._channel.attach(loop, self._on_message, self._on_end)
         if self._beat:
             loop.call_soon(self._heartbeat)
+            if sys.__stderr__ is not None:  # where it is stuck, at the watchdog's SIGABRT
+                with contextlib.suppress(OSError, RuntimeError, ValueError):
+                    faulthandler.enable(sys.__stderr__)
 
     @property
     def awaits_program(self) -> bool:
@@ -184,7 +190,9 @@ class Worker:
                     known, value = self._answer(name)
                     self._channel.send(Answer(number, name, known, value))
                 elif self._loop is not None:
-                    answering = self._loop.create_task(self._answer_later(number, name, meanwhile))
+                    answering = self._loop.create_task(
+                        self._answer_later(number, name, meanwhile), name=f"{OWN_TASK}answering"
+                    )
                     self._answering.add(answering)
                     answering.add_done_callback(self._answering.discard)
             case Lend(address, index, slot):

@@ -25,14 +25,14 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from silly._engine import engine
 from silly._engine import stream as portable
-from silly._live import Live
+from silly._live import OWN_TASK, Live
 from silly.text import printable
 
 if TYPE_CHECKING:
     from silly.net.conn import Conn
     from silly.net.tcp import Listener
 
-__all__ = ["LISTED", "connections", "listeners", "report", "tasks"]
+__all__ = ["LISTED", "connections", "is_program", "listeners", "place_of", "report", "tasks"]
 
 LISTED: Final = 100  # connections of a listener, or tasks, that are listed one by one
 _COUNTED: Final = 2_000  # of the others, those that are counted by where they wait
@@ -91,12 +91,14 @@ def connections(loop: asyncio.AbstractEventLoop, listed: int = LISTED) -> list[d
 
 
 def tasks(loop: asyncio.AbstractEventLoop, listed: int = LISTED) -> dict[str, Any]:
-    """Return the tasks of *loop* that are no listener's handlers, *listed* of them at most."""
+    """Return the program's tasks on *loop* that are no handlers, *listed* of them at most."""
     handling = [listener._handling for listener in _listeners(loop)]
+    attending = [cast("Listener", each)._handling for each in Live.of(loop).attendants]
     others = [
         task
         for task in asyncio.all_tasks(loop)
-        if not any(task in handlers for handlers in handling)
+        if not task.get_name().startswith(OWN_TASK)
+        and not any(task in handlers for handlers in (*handling, *attending))
     ]
     others.sort(key=lambda task: task.get_name())
     return {
@@ -183,9 +185,9 @@ def _suspended(
         frame = _frame(link)
         if frame is not None:
             last = frame
-            if place is None or _is_program(frame.f_code.co_filename):
+            if place is None or is_program(frame.f_code.co_filename):
                 place = frame
-    at = None if place is None else _at(place)
+    at = None if place is None else place_of(place)
     if getattr(chain[0], "cr_running", False):
         return at, None
     return at, waits_for or _awaited(chain[-1], last, place) or _future(task)
@@ -210,11 +212,11 @@ def _frame(link: Any) -> types.FrameType | None:
     return None
 
 
-def _is_program(filename: str) -> bool:
+def is_program(filename: str) -> bool:
     return not filename.startswith((_OURS, *_LIBRARIES))
 
 
-def _at(frame: types.FrameType) -> str:
+def place_of(frame: types.FrameType) -> str:
     code = frame.f_code
     return f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}"
 
@@ -257,7 +259,7 @@ def report(loop: asyncio.AbstractEventLoop, running: types.FrameType | None = No
     ]
     lines = [f"{heading}: {', '.join(counts)}"]
     if running is not None:
-        lines.append(f"running now: {_at(running)}")
+        lines.append(f"running now: {place_of(running)}")
     groups = {group["listener"]: group for group in found}
     for each in listeners(loop):
         moved = ""

@@ -23,9 +23,10 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-__all__ = ["AFTER_CANCEL", "Live", "let_go"]
+__all__ = ["AFTER_CANCEL", "OWN_TASK", "Live", "let_go"]
 
 AFTER_CANCEL: Final = 1.0  # seconds that a cancelled task has to clean up
+OWN_TASK: Final = "silly: "  # begins the names of tasks that are no program's
 
 _loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()  # which have a `Live`
 
@@ -103,7 +104,9 @@ class Live:
         self.listeners.discard(listener)
         self.attendants.add(listener)
         listener._is_attendant = True
-        task = asyncio.get_running_loop().create_task(self._attend(listener, stop))
+        task = asyncio.get_running_loop().create_task(
+            self._attend(listener, stop), name=f"{OWN_TASK}attending"
+        )
         self._attending.add(task)
         task.add_done_callback(self._attending.discard)
 

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import silly
 from silly._engine import engine
+from silly._extras import how_to_get
 from silly._live import Live
 from silly._logger import ENDS_PROGRAM
 from silly.errors import SillyError
@@ -574,7 +575,7 @@ def _client() -> Any:
     except ImportError:
         raise ImportError(
             "silly.metrics gives metrics to Prometheus with prometheus-client: "
-            "pip install 'silly-net[prometheus]'"
+            + how_to_get("prometheus")
         ) from None
     return prometheus_client.core
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from silly._extras import how_to_get
 from silly._logger import traceback_text
 from silly.net import addr as addresses
 from silly.text import printable
@@ -21,9 +22,7 @@ try:
     from opentelemetry import context, trace
     from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
 except ImportError:
-    raise ImportError(
-        "silly.otel traces with opentelemetry-api: pip install 'silly-net[otel]'"
-    ) from None
+    raise ImportError(f"silly.otel traces with opentelemetry-api: {how_to_get('otel')}") from None
 
 if TYPE_CHECKING:
     from silly.net.conn import Conn

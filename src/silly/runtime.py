@@ -35,8 +35,9 @@ from typing import Any, Final, Protocol, TypeVar
 
 from silly import _control, _inspection, stdio
 from silly._arguments import seconds
+from silly._blocking import blocking_reported
 from silly._engine import engine
-from silly._live import AFTER_CANCEL, Live
+from silly._live import AFTER_CANCEL, OWN_TASK, Live
 from silly._logger import Logger
 from silly._signals import Presses, break_off, handling
 from silly._tracebacks import clarify
@@ -138,12 +139,15 @@ class _Program:
         # What libraries ask for is not waited for at the end, either.
         loop.getaddrinfo = resolving.getaddrinfo  # type: ignore[method-assign]
         self._signalled = asyncio.Event()
-        main = loop.create_task(self._guard())
+        if (runs := asyncio.current_task()) is not None:
+            runs.set_name(f"{OWN_TASK}program")
+        main = loop.create_task(self._guard(), name="main")
         # The last to be told is the overseer, while SIGUSR1 still does no harm.
-        with self._signals_caught(), _reporting(loop), self._overseen(main):
+        watched = blocking_reported(loop) if _is_script() else contextlib.nullcontext()
+        with watched, self._signals_caught(), _reporting(loop), self._overseen(main):
             try:
-                done = loop.create_task(self._until_done(main))
-                signalled = loop.create_task(self._signalled.wait())
+                done = loop.create_task(self._until_done(main), name=f"{OWN_TASK}waiting")
+                signalled = loop.create_task(self._signalled.wait(), name=f"{OWN_TASK}signals")
                 await asyncio.wait((done, signalled), return_when=asyncio.FIRST_COMPLETED)
                 signalled.cancel()
                 if self._reacted or not done.done():
@@ -270,6 +274,11 @@ class _Program:
             self._grace = 0
             for listener in self._live.listeners:
                 listener.close(0)
+
+
+def _is_script() -> bool:
+    """Tell whether the program is run by ``silly FILE.py``, which says what it does."""
+    return isinstance(logging.lastResort, DroppingHandler)
 
 
 def _notify(message: str, *args: object, always: bool = False) -> None:

@@ -292,6 +292,9 @@ def test_stuck_worker_is_replaced(tmp_path: Path) -> None:
             sock.sendall(b"stick\n")
             silly.until("has not answered for .*: killing it")
             silly.until("was killed by SIGABRT; starting another")
+            assert re.search(
+                r'script\.py", line \d+ in handler', silly.output
+            )  # where it was stuck
             silly.until("is ready")
         assert ask(addr, b"fine\n") == b"fine\n"
         silly.stop()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from silly import stdio
+from silly._extras import how_to_get
 from silly.cli import run
 from silly.cli.options import unknown_variables
 
@@ -65,7 +66,7 @@ def _verb(verb: str, arguments: list[str]) -> int:
         if error.name is None or error.name.partition(".")[0] not in EXTRA:
             raise
         needed = " and ".join(EXTRA)
-        return _fail(f"silly {verb} needs {needed}: pip install 'silly-net[cli]'", USAGE_ERROR)
+        return _fail(f"silly {verb} needs {needed}: {how_to_get('cli')}", USAGE_ERROR)
     code: int = module.main(arguments)
     return code
 

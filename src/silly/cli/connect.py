@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import click
 
+from silly._extras import how_to_get
 from silly._signals import break_off, handling
 from silly.cli.command import DURATION, INTERRUPTED, Failure, GroupedCommand, option, run
 from silly.cli.connecting.pipe import Sink, Source
@@ -290,7 +291,7 @@ async def _converse(conn: Conn, session: _Session, *, until_peer_ends: bool) -> 
         from silly.cli.connecting.prompt import Prompt  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:
         raise Failure(
-            "the line mode needs prompt_toolkit: pip install 'silly-net[cli]' (in a pipe, "
+            f"the line mode needs prompt_toolkit: {how_to_get('cli')} (in a pipe, "
             "such as `cat | silly connect ADDR`, it is not needed)"
         ) from None
     prompt = Prompt()

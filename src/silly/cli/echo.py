@@ -15,6 +15,7 @@ from typing import Any, Final, TextIO
 import click
 
 from silly import _units, runtime, stdio
+from silly._extras import how_to_get
 from silly.cli.command import (
     DURATION,
     INTERRUPTED,
@@ -213,7 +214,7 @@ def _is_screen(file: TextIO) -> bool:
     try:
         from rich.console import Console  # noqa: PLC0415 - takes its time to import
     except ModuleNotFoundError:
-        raise Failure("the live view needs rich: pip install 'silly-net[cli]' (or --log)") from None
+        raise Failure(f"the live view needs rich: {how_to_get('cli')} (or --log)") from None
     return not Console(file=file).is_dumb_terminal
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import silly
 from silly import _control, stdio
 from silly._engine import native_is_absent
+from silly._extras import how_to_get
 from silly.cli import watching
 from silly.cli.options import (
     LIMITS,
@@ -133,7 +134,7 @@ def main(argv: Sequence[str] | None = None, *, verbs: Collection[str] = ()) -> i
         try:
             import uvloop  # noqa: PLC0415 - an extra
         except ImportError:
-            return _fail("--uvloop needs uvloop: pip install 'silly-net[uvloop]'")
+            return _fail(f"--uvloop needs uvloop: {how_to_get('uvloop')}")
         loop_factory = uvloop.new_event_loop
     if options.access_log and not supervised:
         watching.log_access(options.log_format)
@@ -218,7 +219,7 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
         try:
             from silly.cli.reload import run_reloading  # noqa: PLC0415 - an extra
         except ImportError:
-            return _fail("--reload needs watchfiles: pip install 'silly-net[reload]'")
+            return _fail(f"--reload needs watchfiles: {how_to_get('reload')}")
         directory = Path(working_directory() or ".")
         if not is_function:
             directory = (directory / options.file).parent

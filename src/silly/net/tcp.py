@@ -31,7 +31,7 @@ from silly._awaitables import Closing, Connecting
 from silly._engine import complaints, engine
 from silly._engine.interface import Server
 from silly._engine.stream import LINGER, MAX_UNSENT, READ_LIMIT
-from silly._live import Live
+from silly._live import OWN_TASK, Live
 from silly._logger import Logger
 from silly._tracebacks import clarify
 from silly.errors import LimitExceeded, WriteQueueFull
@@ -65,6 +65,7 @@ logger = Logger("silly.net")
 BACKLOG: Final = 128
 GRACE: Final = 5.0  # seconds
 _AFTER_CANCEL: Final = 1.0  # seconds that a cancelled handler has to clean up
+_DRAINING: Final = f"{OWN_TASK}closing a listener"
 _IN_A_TURN: Final = 500  # connections summed up, until the loop has its turn
 _PASSES: Final = 3  # of the loop, until the portable engine has handed on what it accepted
 
@@ -520,13 +521,13 @@ class Listener:
             self._deadline = min(deadline, self._deadline)
             self._changed.set()
             if self._closing.cancelled():  # with all tasks, at the end of the loop
-                self._closing = self._loop.create_task(self._drain(None))
+                self._closing = self._loop.create_task(self._drain(None), name=_DRAINING)
         return Closing(self._closing)
 
     def _begin_draining(self) -> None:
         self._enter(ListenerState.DRAINING)
         closer = asyncio.current_task(self._loop)
-        self._closing = self._loop.create_task(self._drain(closer))
+        self._closing = self._loop.create_task(self._drain(closer), name=_DRAINING)
 
     async def _drain(self, closer: asyncio.Task[Any] | None) -> None:
         own = {closer} if closer is not None and closer in self._handling else set()
