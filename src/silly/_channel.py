@@ -23,6 +23,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from silly._signals import SLICE
+
 __all__ = [
     "Answer",
     "Ask",
@@ -282,7 +284,7 @@ class Channel:
         poll.register(self._sock, select.POLLOUT)
         deadline = time.monotonic() + timeout
         while self._unsent and (left := deadline - time.monotonic()) > 0:
-            poll.poll(left * 1000)
+            poll.poll(min(left, SLICE) * 1000)
             self.flush()
 
     def _send(self, data: bytes, descriptors: Sequence[int]) -> int:
@@ -349,5 +351,5 @@ class Channel:
             if left <= 0:
                 raise TimeoutError
             poll.register(self._sock, select.POLLIN | (select.POLLOUT if self._unsent else 0))
-            poll.poll(left * 1000)
+            poll.poll(min(left, SLICE) * 1000)
             self.flush()

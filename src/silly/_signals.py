@@ -20,7 +20,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-__all__ = ["Presses", "break_off", "breakable", "handling"]
+__all__ = ["SLICE", "Presses", "break_off", "breakable", "handling"]
 
 TOGETHER: Final = 0.1  # seconds
 
@@ -39,6 +39,7 @@ def handling(loop: asyncio.AbstractEventLoop, handlers: Mapping[int, Handler]) -
 
     To be entered in the main thread. What the program itself sets meanwhile is left alone.
     """
+    global _is_stopping  # noqa: PLW0603 - it is the state of the process
     mine: list[tuple[int, Handler, Any]] = []
     try:
         for number, handler in handlers.items():
@@ -51,6 +52,7 @@ def handling(loop: asyncio.AbstractEventLoop, handlers: Mapping[int, Handler]) -
             signal.signal(number, handler)
         yield
     finally:
+        _is_stopping = False
         for number, handler, before in mine:
             if signal.getsignal(number) is handler:
                 with contextlib.suppress(NotImplementedError):
@@ -113,15 +115,20 @@ class Presses:
 
 # --------------------------------------------------------------- waits they break off
 
+SLICE: Final = 0.1  # seconds: a signal that comes just before a wait does not interrupt it
+
 _is_waiting = False
+_is_stopping = False  # a signal to stop came
 
 
 @contextlib.contextmanager
 def breakable() -> Iterator[None]:
     """Around a wait that holds up the event loop: a signal to stop may break it off.
 
+    The wait is to be one of `SLICE` seconds at most, again and again.
+
     Raises:
-        asyncio.CancelledError: it did.
+        asyncio.CancelledError: it did, or had come before.
     """
     global _is_waiting  # noqa: PLW0603 - signals are handled in one thread
     if threading.current_thread() is not threading.main_thread():
@@ -129,12 +136,16 @@ def breakable() -> Iterator[None]:
         return
     _is_waiting = True
     try:
+        if _is_stopping:
+            raise asyncio.CancelledError
         yield
     finally:
         _is_waiting = False
 
 
 def break_off() -> None:
-    """In a handler of a signal to stop: break off what `breakable` is around."""
+    """In a handler of a signal to stop: break off what `breakable` is around, or will be."""
+    global _is_stopping  # noqa: PLW0603 - signals are handled in one thread
+    _is_stopping = True
     if _is_waiting:
         raise asyncio.CancelledError

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from silly._signals import breakable
+from silly._signals import SLICE, breakable
 
 __all__ = ["getaddrinfo", "getaddrinfo_now"]
 
@@ -79,10 +79,12 @@ def getaddrinfo_now(
     question = (host, port, family, type, proto, flags)
     if (found := _numeric(question)) is not None:
         return found
-    # Signal handlers run while a SimpleQueue is waited for.
     answers: queue.SimpleQueue[Found | Exception] = queue.SimpleQueue()
+    answer: Found | Exception | None = None
     with _resolver.asked(question, answers.put), breakable():
-        answer = answers.get()
+        while answer is None:
+            with contextlib.suppress(queue.Empty):
+                answer = answers.get(timeout=SLICE)
     if isinstance(answer, Exception):
         raise answer
     return answer
