@@ -352,11 +352,11 @@ class SocketServer:
         """Turn one away with the descriptor in reserve."""
         os.close(self._reserve)
         self._reserve = -1
+        shed: Any = None
         more = True
         try:
-            sock, sockaddr = self._sock.accept()
+            sock, shed = self._sock.accept()
             _reset(sock)
-            self._gate.shed(packed(sockaddr))
         except OSError as again:
             more = again.errno in OF_ONE_CONNECTION
             if not (more or isinstance(again, BlockingIOError)):
@@ -364,7 +364,9 @@ class SocketServer:
         self._reserve = _open_reserve()
         if self._reserve < 0:
             self._back_off(error)
-            return False
+            more = False
+        if shed is not None:
+            self._gate.shed(packed(shed))
         return more
 
     def _back_off(self, error: OSError) -> None:

@@ -100,7 +100,7 @@ cdef class Server(Source):
 
     cdef int accept_some(self, int most) except -1:
         """Accept up to *most* connections; return how many were taken out of the backlog."""
-        cdef int fd, count = 0
+        cdef int fd, error, count = 0
         cdef int failed = 0  # in a row
         cdef sockaddr_in6 peer
         cdef socklen_t length
@@ -109,21 +109,22 @@ cdef class Server(Source):
             fd = accept4(
                 self.fd, <sockaddr *>&peer, &length, SOCK_NONBLOCK | SOCK_CLOEXEC
             )
+            error = errno
             if fd >= 0:
                 count += 1
                 failed = 0
                 self.admit(fd, &peer)
-            elif errno == EAGAIN:
+            elif error == EAGAIN:
                 break
-            elif errno in (EMFILE, ENFILE) and self.reserve >= 0:
-                if not self.shed():
+            elif error in (EMFILE, ENFILE) and self.reserve >= 0:
+                if not self.shed(error):
                     break
                 count += 1
-            elif errno in OF_ONE_CONNECTION and failed + 1 < AT_ONCE:
+            elif error in OF_ONE_CONNECTION and failed + 1 < AT_ONCE:
                 count += 1
                 failed += 1
             else:
-                self.back_off(errno)
+                self.back_off(error)
                 break
         return count
 
@@ -162,29 +163,25 @@ cdef class Server(Source):
             )
         return 0
 
-    cdef bint shed(self) except -1:
+    cdef bint shed(self, int error) except -1:
         """Turn one connection away with the descriptor in reserve; tell whether to go on."""
-        cdef int error = errno
-        cdef int fd
-        cdef bint more = True
+        cdef int fd, again
         cdef sockaddr_in6 peer
         cdef socklen_t length = sizeof(peer)
         close(self.reserve)
         self.reserve = -1
         fd = accept4(self.fd, <sockaddr *>&peer, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        again = errno
         if fd >= 0:
             reset(fd)
-            self.gate.shed(packed(&peer))
-        elif errno == EAGAIN:
-            more = False
-        elif not errno in OF_ONE_CONNECTION:
-            self.back_off(errno)
-            more = False
         self.hold_reserve()
         if self.reserve < 0:
             self.back_off(error)
-            return False
-        return more
+        elif fd < 0 and again != EAGAIN and again not in OF_ONE_CONNECTION:
+            self.back_off(again)
+        if fd >= 0:
+            self.gate.shed(packed(&peer))
+        return self.timer is None and (fd >= 0 or again != EAGAIN)
 
     cdef int not_watched(self, int error) except -1:
         if self.gate is None:  # being made
