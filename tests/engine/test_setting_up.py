@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import os
 import shutil
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -150,31 +153,71 @@ async def test_limits_of_any_size(value: int) -> None:
             assert await conn.read(b"\n") == b"x\n"
 
 
-async def test_an_interruption_while_accepting_concerns_that_connection_alone() -> None:
-    """As that of a signal's handler (Ctrl-C), which comes between any two steps."""
-    loop = asyncio.get_running_loop()
-    reported: list[dict[str, Any]] = []
-    loop.set_exception_handler(lambda _, context: reported.append(context))
-    interrupted = False
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_interruption_while_accepting_concerns_that_connection_alone(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of a signal's handler, which comes between any two steps."""
+    accept = Listener._accept
+    interruptions = [error]
 
-    class Interrupting:
-        def opened(self, conn: Conn, listener: Listener) -> None:
-            nonlocal interrupted
-            if not interrupted:
-                interrupted = True
-                raise FromAnywhere
+    def interrupted(self: Listener, link: Any) -> Conn:
+        if interruptions:
+            raise interruptions.pop()
+        return accept(self, link)
 
-        def closed(self, conn: Conn, listener: Listener, ending: Ending) -> None: ...
+    monkeypatch.setattr(Listener, "_accept", interrupted)
+    loop = asyncio.new_event_loop()
 
-    async with tcp.listen(ANY, echo, observer=Interrupting()) as listener:
+    def run(main: Coroutine[Any, Any, Any]) -> Any:
+        """Run the loop as somebody who goes on after such an error."""
+        task = loop.create_task(main)
+        while not task.done():
+            with contextlib.suppress(error):
+                loop.run_until_complete(task)
+        return task.result()
+
+    async def begin() -> Listener:
+        return tcp.listen(ANY, echo)
+
+    async def rest(listener: Listener) -> None:
         with client_of(listener) as client:
-            await loop.sock_sendall(client, b"x\n")
-            await end_of(client)
-        assert interrupted
-        # The next connection has its own addresses, not those of the interrupted one.
+            assert isinstance(await end_of(client), ConnectionResetError)
+        assert not interruptions
+        assert listener.connections == 0
+        # Who connects next has its own addresses, not those of the interrupted one.
         async with await tcp.connect(listener.local_addr) as conn:
             assert conn.remote_addr == listener.local_addr
         assert await is_served(listener)
+        await listener.close()
+
+    run(rest(run(begin())))
+    loop.close()
+
+
+@pytest.mark.parametrize("name", ["path", "abstract"])
+async def test_a_peer_whose_unix_name_fills_its_place(name: str, tmp_path: Path) -> None:
+    """108 bytes, without the NUL that ends shorter ones (unix(7))."""
+    told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def tell(conn: Conn) -> None:
+        told.set_result(conn.remote_addr)
+
+    directory = Path(tempfile.mkdtemp(prefix="s"))
+    full = os.fsencode(directory / "p") if name == "path" else b"\0a"
+    full += b"x" * (108 - len(full))
+    try:
+        async with tcp.listen(f"unix:{tmp_path / 'listens'}", tell):
+            with socket.socket(socket.AF_UNIX) as client:
+                # Not with Python's own bind, which takes no such path.
+                address = socket.AF_UNIX.to_bytes(2, sys.byteorder) + full
+                libc = ctypes.CDLL(None, use_errno=True)
+                assert libc.bind(client.fileno(), address, len(address)) == 0, ctypes.get_errno()
+                client.connect(str(tmp_path / "listens"))
+                shown = await asyncio.wait_for(told, 10)
+        assert shown == (f"unix:{os.fsdecode(full)}" if name == "path" else f"unix:@a{'x' * 106}")
+    finally:
+        shutil.rmtree(directory)
 
 
 OBSERVED = b"g" * 1_000_000
