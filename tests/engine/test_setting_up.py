@@ -204,7 +204,7 @@ async def test_a_peer_whose_unix_name_fills_its_place(name: str, tmp_path: Path)
         told.set_result(conn.remote_addr)
 
     directory = Path(tempfile.mkdtemp(prefix="s"))
-    full = os.fsencode(directory / "p") if name == "path" else b"\0a"
+    full = os.fsencode(directory / "p") if name == "path" else b"\0%d" % os.getpid()
     full += b"x" * (108 - len(full))
     try:
         async with tcp.listen(f"unix:{tmp_path / 'listens'}", tell):
@@ -215,7 +215,9 @@ async def test_a_peer_whose_unix_name_fills_its_place(name: str, tmp_path: Path)
                 assert libc.bind(client.fileno(), address, len(address)) == 0, ctypes.get_errno()
                 client.connect(str(tmp_path / "listens"))
                 shown = await asyncio.wait_for(told, 10)
-        assert shown == (f"unix:{os.fsdecode(full)}" if name == "path" else f"unix:@a{'x' * 106}")
+        assert shown == (
+            f"unix:{os.fsdecode(full)}" if name == "path" else f"unix:@{os.fsdecode(full[1:])}"
+        )
     finally:
         shutil.rmtree(directory)
 

@@ -114,6 +114,7 @@ def bound_to(name: bytes, folder: Path, *, abstract: bool) -> socket.socket:
 async def test_every_sink(
     name: bytes, abstract: bool, tmp_path: Path, written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    name += b" %d" % os.getpid()  # abstract names are the machine's, and tests run side by side
     loop = asyncio.get_running_loop()
     monkeypatch.chdir(tmp_path)  # names of Unix sockets are short
     exporter = InMemorySpanExporter()
