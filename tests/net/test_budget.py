@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 import pytest
 
+import silly
 from silly.net import budget, tcp
 from silly.net.budget import machine_memory, memory_of
 from silly.net.tcp import Conn, Limits
@@ -187,3 +189,35 @@ def test_no_slice_is_too_long_for_the_loop() -> None:
         assert sum(holder.is_gone for holder in holders) == len(holders) - relief // 100
 
     asyncio.run(main())
+
+
+@pytest.mark.skipif(silly.engine() != "native", reason="native engine only")
+async def test_memory_is_kept_right_although_counting_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is counted where memory was freed, and is not forgotten yet."""
+    told: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda failure: told.append(failure.exc_value))
+
+    def fail(self: budget.MemoryBudget, by: int) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(budget.MemoryBudget, "change", fail)
+    lines = [bytes([65 + number]) * 100_000 + b"\n" for number in range(20)]
+
+    async def echo(conn: Conn) -> None:
+        async for line in conn:
+            await conn.write(line)
+
+    async with (
+        tcp.listen(ANY, echo) as listener,
+        await tcp.connect(listener.local_addr) as client,
+    ):
+        for line in lines:
+            client.write(line[:50_000])
+            await asyncio.sleep(0)
+            client.write(line[50_000:])
+        for line in lines:
+            assert await client.read(b"\n", timeout=20) == line
+    assert told
+    assert all(type(error) is ZeroDivisionError for error in told)

@@ -55,7 +55,12 @@ class MemoryBudget:
     def change(self, by: int) -> None:
         """Be told that a connection holds *by* bytes more (fewer, if negative)."""
         self.held += by
-        if self.limit is not None and self.held > self.limit and self._handle is None:
+        if (
+            self.limit is not None
+            and self.held > self.limit
+            and self._handle is None
+            and not self._loop.is_closed()
+        ):
             self._handle = self._loop.call_soon(self._relieve)
 
     def close(self) -> None:

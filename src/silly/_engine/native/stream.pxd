@@ -73,7 +73,7 @@ cdef class Stream(Source):
     cdef bytes take(self, size_t count)
     cdef int drop_memory(self) except -1
     cdef bint reserve(self, size_t room) except -1
-    cdef int account(self) except -1
+    cdef void account(self) noexcept
     cdef size_t most(self, size_t unread) noexcept
     cdef int forget_incoming(self) except -1
     cdef int receive(self) except -1

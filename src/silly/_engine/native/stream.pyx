@@ -324,14 +324,16 @@ cdef class Stream(Source):
         self.piece = None
         return 0
 
-    cdef int account(self) except -1:
-        """Tell the budget how much memory this connection holds now."""
+    cdef void account(self) noexcept:
+        """Tell the budget how much memory this connection holds now.
+
+        What that raises is only printed: here, memory has been freed, and is not forgotten yet.
+        """
         cdef size_t held = self.in_capacity + self.out_capacity
         cdef int64_t change = <int64_t>held - <int64_t>self.accounted
         if self.budget is not None and change:
             self.accounted = held
             self.budget.change(change)
-        return 0
 
     cdef bint reserve(self, size_t room) except -1:
         """Have *room* bytes free behind the unread ones, in memory of our own.
@@ -380,7 +382,8 @@ cdef class Stream(Source):
         self.in_start = 0
         self.in_end = unread
         self.piece = None
-        return self.account()
+        self.account()
+        return 0
 
     cdef size_t most(self, size_t unread) noexcept:
         """How many bytes to receive at most: no more stay unread than may, or a read wants."""
@@ -604,7 +607,9 @@ cdef class Stream(Source):
             self.reactor.on_stage = NULL
         self.out_data = NULL
         self.out_start = self.out_end = self.out_capacity = 0
-        return self.account() if owned else 0
+        if owned:
+            self.account()
+        return 0
 
     cdef object write_at_once(self, bytes data):
         """Write where the queue is long, or becomes so: no point in waiting for more."""
