@@ -1174,7 +1174,8 @@ def run_program(program: Program) -> list[str]:
         world.close_peers()
         with contextlib.suppress(Exception):
             loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
+        with contextlib.suppress(SystemExit, KeyboardInterrupt):  # of what ends with the loop
+            loop.close()
         asyncio.set_event_loop(None)
         world.check_bytes()
         problems += world.problems
