@@ -1172,7 +1172,7 @@ def run_program(program: Program) -> list[str]:
         for thread in world.threads:
             thread.join(PATIENCE)
         world.close_peers()
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception, SystemExit, KeyboardInterrupt):
             loop.run_until_complete(loop.shutdown_default_executor())
         with contextlib.suppress(SystemExit, KeyboardInterrupt):  # of what ends with the loop
             loop.close()
