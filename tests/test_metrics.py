@@ -310,7 +310,7 @@ def test_ended_processes_leave_no_series() -> None:
 
 
 async def test_summing_up_gives_the_loop_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tcp, "_IN_A_TURN", 2)
+    monkeypatch.setattr(tcp, "_SUM_BATCH", 2)
     web = metrics.serve(ANY)
     turns = 0
 
@@ -348,7 +348,7 @@ async def test_measuring_ends_with_the_listener() -> None:
     loop = asyncio.get_running_loop()
     web = metrics.serve(ANY)
     meter = metrics._Meter.of(loop)
-    assert web in Live.of(loop).attendants
+    assert web in Live.of(loop).auxiliaries
     assert not Live.of(loop)  # no reason to stay up
     assert meter in observer.observers_of(())
     while not meter.lag.counts.count(1):
@@ -356,7 +356,7 @@ async def test_measuring_ends_with_the_listener() -> None:
     assert sum(metrics.snapshot()["loop"]["lag_seconds"]["buckets"]) >= 1
     await web.close()
     await until(lambda: meter not in observer.observers_of(()))
-    assert web not in Live.of(loop).attendants
+    assert web not in Live.of(loop).auxiliaries
 
 
 async def test_an_own_registry_and_another_thread() -> None:

@@ -93,12 +93,12 @@ def connections(loop: asyncio.AbstractEventLoop, listed: int = LISTED) -> list[d
 def tasks(loop: asyncio.AbstractEventLoop, listed: int = LISTED) -> dict[str, Any]:
     """Return the program's tasks on *loop* that are no handlers, *listed* of them at most."""
     handling = [listener._handling for listener in _listeners(loop)]
-    attending = [cast("Listener", each)._handling for each in Live.of(loop).attendants]
+    auxiliary = [cast("Listener", each)._handling for each in Live.of(loop).auxiliaries]
     others = [
         task
         for task in asyncio.all_tasks(loop)
         if not task.get_name().startswith(OWN_TASK)
-        and not any(task in handlers for handlers in (*handling, *attending))
+        and not any(task in handlers for handlers in (*handling, *auxiliary))
     ]
     others.sort(key=lambda task: task.get_name())
     return {

@@ -32,7 +32,7 @@ _loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()  # which 
 
 
 class _Listener(Protocol):
-    _is_attendant: bool
+    _is_auxiliary: bool
 
     @property
     def connections(self) -> int: ...
@@ -57,9 +57,9 @@ class Live:
     """The reasons to stay up, of one event loop."""
 
     __slots__ = (
-        "_attending",
         "_empty",
-        "attendants",
+        "_watchers",
+        "auxiliaries",
         "conns",
         "listeners",
         "tasks",
@@ -69,8 +69,8 @@ class Live:
 
     def __init__(self) -> None:
         self.listeners: set[_Listener] = set()
-        self.attendants: set[_Listener] = set()  # no reason to stay up: they tell of the others
-        self._attending: set[asyncio.Task[None]] = set()
+        self.auxiliaries: set[_Listener] = set()  # no reason to stay up: they tell of the others
+        self._watchers: set[asyncio.Task[None]] = set()
         self.conns: set[_Conn] = set()  # those that no listener accepted
         self.tasks: set[asyncio.Task[Any]] = set()  # forked
         self.timers: set[_Timer] = set()
@@ -99,21 +99,21 @@ class Live:
         if self.when_listening is not None:
             self.when_listening()
 
-    def attend(self, listener: _Listener, stop: Callable[[], None] | None = None) -> None:
-        """Make *listener* an attendant; call *stop* when it is closed, or the loop ends."""
+    def add_auxiliary(self, listener: _Listener, stop: Callable[[], None] | None = None) -> None:
+        """Make *listener* an auxiliary; call *stop* when it is closed, or the loop ends."""
         self.listeners.discard(listener)
-        self.attendants.add(listener)
-        listener._is_attendant = True
+        self.auxiliaries.add(listener)
+        listener._is_auxiliary = True
         task = asyncio.get_running_loop().create_task(
-            self._attend(listener, stop), name=f"{OWN_TASK}attending"
+            self._watch(listener, stop), name=f"{OWN_TASK}watching a listener"
         )
-        self._attending.add(task)
-        task.add_done_callback(self._attending.discard)
+        self._watchers.add(task)
+        task.add_done_callback(self._watchers.discard)
 
-    async def _attend(self, listener: _Listener, stop: Callable[[], None] | None) -> None:
+    async def _watch(self, listener: _Listener, stop: Callable[[], None] | None) -> None:
         try:
             await listener.wait_closed()
-            self.attendants.discard(listener)
+            self.auxiliaries.discard(listener)
         finally:
             if stop is not None:
                 stop()
@@ -131,7 +131,7 @@ class Live:
 
     async def end(self, *others: asyncio.Task[Any]) -> None:
         """Close all at once: the *others*, too, are cancelled and waited for, a second at most."""
-        closings = [listener.close(0) for listener in [*self.listeners, *self.attendants]]
+        closings = [listener.close(0) for listener in [*self.listeners, *self.auxiliaries]]
         for timer in list(self.timers):
             timer.cancel()
         for conn in list(self.conns):
@@ -142,19 +142,19 @@ class Live:
             await asyncio.wait(tasks, timeout=AFTER_CANCEL)
         if closings:
             await asyncio.gather(*closings, return_exceptions=True)
-        if self._attending:
-            await asyncio.wait(self._attending, timeout=AFTER_CANCEL)
+        if self._watchers:
+            await asyncio.wait(self._watchers, timeout=AFTER_CANCEL)
         with contextlib.suppress(TimeoutError):  # aborted: they leave within a pass or two
             async with asyncio.timeout(AFTER_CANCEL):
                 await self.wait_empty()
 
     def disown(self) -> None:
         """In a forked child: let go of everything that is the parent's."""
-        for listener in (*self.listeners, *self.attendants):
+        for listener in (*self.listeners, *self.auxiliaries):
             listener._disown()
         for conn in self.conns:
             conn._disown()
-        for each in (self.listeners, self.attendants, self.conns, self.tasks, self.timers):
+        for each in (self.listeners, self.auxiliaries, self.conns, self.tasks, self.timers):
             each.clear()
 
 
@@ -168,7 +168,7 @@ def _end_with(loop: asyncio.AbstractEventLoop, live: Live) -> None:
             return
         vars(loop).pop("close", None)
         try:
-            if (live or live.attendants) and asyncio._get_running_loop() is None:
+            if (live or live.auxiliaries) and asyncio._get_running_loop() is None:
                 loop.run_until_complete(live.end())
         except Exception as error:  # noqa: BLE001 - such as a loop that cannot run any more
             loop.call_exception_handler(

@@ -121,5 +121,5 @@ def serve(addr: str, source: Answer | None = None) -> tcp.Listener:
             raise
 
     listener = tcp.listen(addr, converse, mode=0o600, read_limit=_LINE)
-    Live.of(asyncio.get_running_loop()).attend(listener, metrics.measure())
+    Live.of(asyncio.get_running_loop()).add_auxiliary(listener, metrics.measure())
     return listener

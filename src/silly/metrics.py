@@ -372,7 +372,7 @@ async def snapshot_in_turns() -> Snapshot:
     """Return what `snapshot` does; of many connections, let the loop have its turns meanwhile."""
     loop = asyncio.get_running_loop()
     listeners = cast("set[tcp.Listener]", Live.of(loop).listeners)
-    stats = {listener: await listener._stats_in_turns() for listener in list(listeners)}
+    stats = {listener: await listener._stats_in_batches() for listener in list(listeners)}
     return _snapshot(_Meter.of(loop), stats)
 
 
@@ -701,7 +701,7 @@ def serve(addr: str, source: Source | None = None) -> tcp.Listener:
             raise BaseExceptionGroup("some metrics could not be had", failures)
 
     listener = tcp.listen(addr, answer)
-    Live.of(listener._loop).attend(listener, measure() if source is None else None)
+    Live.of(listener._loop).add_auxiliary(listener, measure() if source is None else None)
     return listener
 
 

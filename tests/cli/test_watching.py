@@ -187,8 +187,8 @@ async def test_a_supervisor_answers_for_all(port: int, tmp_path: Path) -> None:
     assert "takes no argument where there are workers" in answers[4]["error"]
     assert "is not a command" in answers[5]["error"]
     loop = asyncio.get_running_loop()
-    for attendant in list(Live.of(loop).attendants):
-        await attendant.close()
+    for auxiliary in list(Live.of(loop).auxiliaries):
+        await auxiliary.close()
 
 
 async def test_a_worker_is_measured() -> None:

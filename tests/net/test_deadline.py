@@ -112,7 +112,7 @@ def test_evasions_end_at_the_deadline(
 
     caplog.set_level(logging.INFO, "silly.net")
     run_virtual(main())
-    assert "deadline (the client did not do its part in time)" in caplog.text
+    assert "deadline (the exchange was not finished in time)" in caplog.text
 
 
 @virtual
@@ -220,7 +220,7 @@ async def test_none_is_no_deadline() -> None:
 async def test_it_begins_once() -> None:
     a, b = memory_pair()
     deadline = a.deadline(1)
-    with deadline, pytest.raises(RuntimeError, match="has begun already"), deadline:
+    with deadline, pytest.raises(RuntimeError, match="has already begun"), deadline:
         pass
     with deadline:  # it ended
         pass

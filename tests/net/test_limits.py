@@ -382,7 +382,7 @@ async def test_the_kernel_holds_little_for_a_peer_that_does_not_read() -> None:
 @virtual
 async def test_sweep_goes_in_slices_and_rests_when_there_is_nothing_to_do() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep, "LOOKED_AT", 2)
+        patch.setattr(sweep, "BATCH", 2)
         limits = Limits(first_byte_timeout=10)
         async with tcp.listen(ANY, echo, limits=limits) as listener:
             assert listener._sweep._handle is None
@@ -467,7 +467,7 @@ async def test_connections_above_the_limit_are_reset_and_start_no_handler(
             await conn.wait_closed()
     first, second = [r for r in caplog.messages if "refused" in r]
     assert re.search(r"refused 127\.0\.0\.1: max_connections", first)
-    assert "refused 1 more connections: max_connections" in second  # said when it closed
+    assert "refused 1 more connection: max_connections" in second  # said when it closed
 
 
 async def test_connections_of_one_client_are_counted_apart() -> None:

@@ -155,8 +155,8 @@ async def watched(
         return await run()
     finally:
         asking.cancel()
-        for attendant in list(Live.of(asyncio.get_running_loop()).attendants):
-            await attendant.close(0)
+        for auxiliary in list(Live.of(asyncio.get_running_loop()).auxiliaries):
+            await auxiliary.close(0)
 
 
 async def _ask_regularly(supervisor: _Supervisor) -> None:

@@ -1,9 +1,9 @@
-"""Counts by reason, and a log of them that no flood can flood.
+"""Counts by reason, logged at a bounded rate.
 
-The first of a reason is logged at once; what follows within `QUIET` seconds is
-one line with their number. A timer exists only while there is something to say.
-Of reasons that are not known beforehand (the type of an exception), only so many
-are told apart.
+The first occurrence of a reason is logged at once; those that follow within
+`QUIET_PERIOD` seconds are summarized in one line. A timer runs only for reasons that
+were logged lately. At most `MAX_REASONS` are distinguished, because they may be
+unbounded (the types of exceptions).
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["OTHER", "QUIET", "REASONS", "Tally"]
+__all__ = ["MAX_REASONS", "OTHER", "QUIET_PERIOD", "Tally"]
 
-QUIET: Final = 5.0  # seconds between two lines about the same reason
-REASONS: Final = 100  # that are told apart
-OTHER: Final = "other"  # stands for all reasons after those
+QUIET_PERIOD: Final = 5.0  # seconds between two lines about the same reason
+MAX_REASONS: Final = 100
+OTHER: Final = "other"  # stands for all further reasons
 
 
 class Tally:
-    """How often each reason occurred; *summarize* is called for those not logged one by one."""
+    """Counts each reason; calls *summarize* with the number of those not logged one by one."""
 
-    __slots__ = ("_loop", "_summarize", "_timers", "_unsaid", "counts")
+    __slots__ = ("_loop", "_summarize", "_timers", "_unlogged", "counts")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, summarize: Callable[[str, int], None]
@@ -30,32 +30,32 @@ class Tally:
         self._loop = loop
         self._summarize = summarize
         self.counts: dict[str, int] = {}
-        self._unsaid: dict[str, int] = {}
-        self._timers: dict[str, asyncio.TimerHandle] = {}  # of reasons that were logged lately
+        self._unlogged: dict[str, int] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}  # of reasons logged lately
 
     def add(self, reason: str) -> bool:
-        """Count one more; tell whether to log it now."""
-        if reason not in self.counts and len(self.counts) >= REASONS:
+        """Count one occurrence; return whether to log it now."""
+        if reason not in self.counts and len(self.counts) >= MAX_REASONS:
             reason = OTHER
         self.counts[reason] = self.counts.get(reason, 0) + 1
         if reason in self._timers:
-            self._unsaid[reason] = self._unsaid.get(reason, 0) + 1
+            self._unlogged[reason] = self._unlogged.get(reason, 0) + 1
             return False
-        self._timers[reason] = self._loop.call_later(QUIET, self._say, reason)
+        self._timers[reason] = self._loop.call_later(QUIET_PERIOD, self._report, reason)
         return True
 
-    def _say(self, reason: str) -> None:
+    def _report(self, reason: str) -> None:
         del self._timers[reason]
-        unsaid = self._unsaid.pop(reason, 0)
-        if unsaid:
-            self._timers[reason] = self._loop.call_later(QUIET, self._say, reason)
-            self._summarize(reason, unsaid)
+        unlogged = self._unlogged.pop(reason, 0)
+        if unlogged:
+            self._timers[reason] = self._loop.call_later(QUIET_PERIOD, self._report, reason)
+            self._summarize(reason, unlogged)
 
     def close(self) -> None:
-        """Say what is unsaid, and stop."""
+        """Summarize what is not logged yet, and stop the timers."""
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        unsaid, self._unsaid = self._unsaid, {}
-        for reason, count in unsaid.items():
+        unlogged, self._unlogged = self._unlogged, {}
+        for reason, count in unlogged.items():
             self._summarize(reason, count)

@@ -1,7 +1,7 @@
 r"""TCP (and Unix-socket) services and clients: one coroutine for each connection.
 
-`listen` gives every connection that comes in to a handler; `connect` opens one.
-Both speak to the other side through a `Conn`::
+`listen` runs a handler for every incoming connection; `connect` opens one.
+Both use a `Conn`::
 
     async def echo(conn):
         async for line in conn:
@@ -34,6 +34,7 @@ from silly._engine.stream import LINGER, MAX_UNSENT, READ_LIMIT
 from silly._live import OWN_TASK, Live
 from silly._logger import Logger
 from silly._tracebacks import clarify
+from silly._units import counted
 from silly.errors import LimitExceeded, WriteQueueFull
 from silly.net import addr as addresses
 from silly.net.access_log import AccessLog
@@ -66,21 +67,21 @@ BACKLOG: Final = 128
 GRACE: Final = 5.0  # seconds
 _AFTER_CANCEL: Final = 1.0  # seconds that a cancelled handler has to clean up
 _DRAINING: Final = f"{OWN_TASK}closing a listener"
-_IN_A_TURN: Final = 500  # connections summed up, until the loop has its turn
-_PASSES: Final = 3  # of the loop, until the portable engine has handed on what it accepted
+_SUM_BATCH: Final = 500  # connections whose bytes are summed up without a pause
+_PASSES: Final = 3  # of the loop, for the portable engine to pass on what it has accepted
 
 Handler = Callable[["Conn"], Awaitable[object]]
 
 
 class ListenerState(enum.StrEnum):
-    """Where a listener is in its life; it only ever goes on to the next."""
+    """The states of a listener, which it passes through in this order."""
 
     STARTING = "starting"
     """Being set up: nothing is accepted yet."""
     ACCEPTING = "accepting"
-    """Bound and accepting; so it is when `listen` returns."""
+    """Bound and accepting: the state when `listen` returns."""
     DRAINING = "draining"
-    """`Listener.close` was called: the port is free; handlers finish, or are cancelled."""
+    """`Listener.close` was called: the port is free; handlers finish or are cancelled."""
     CLOSED = "closed"
     """All handlers and connections are gone."""
 
@@ -94,45 +95,45 @@ _STATES: Final = tuple(ListenerState)
 
 @dataclass(frozen=True, slots=True)
 class ListenerStats:
-    """The record of a listener, at the time of asking."""
+    """Statistics of a listener, at the time of the call."""
 
     accepted: int
-    """Connections accepted so far, and given to a handler."""
+    """Connections accepted so far, with a handler started for each."""
     connections: int
-    """Connections that are alive now."""
+    """Connections open now."""
     peak_connections: int
-    """The most that were alive at a time."""
+    """The most connections that were open at the same time."""
     refused: Mapping[str, int]
-    """Connections that were reset at once, by reason: a field of `Limits`, or ``"descriptors"``."""
+    """Connections reset on arrival, by reason: a field of `Limits`, or ``"descriptors"``."""
     ended: Mapping[str, int]
     """Connections that a limit ended, by the field of `Limits`."""
     accept_stalls: int
-    """How often accepting failed and was put off for a moment: no memory or descriptors left."""
+    """How often accepting failed for lack of memory or descriptors, and was paused."""
     handler_errors: int
-    """Handlers that crashed (the end of their own connections and limits do not count)."""
+    """Handlers that crashed (ends of their own connections, and limits, do not count)."""
     handler_errors_by_type: Mapping[str, int]
-    """The same, by the name of the exception's type: of 100 at most, the rest is ``"other"``."""
+    """The same, by exception type; types beyond the first 100 count as ``"other"``."""
     bytes_in: int
     """Bytes received on all connections, past and present."""
     bytes_out: int
     """Bytes sent on all connections, past and present."""
     unsent_bytes: int
-    """Bytes queued to be sent now, on all connections."""
+    """Bytes queued for sending now, on all connections."""
     unread_bytes: int
-    """Bytes received and not read by the handlers yet, on all connections."""
+    """Bytes received but not yet read by the handlers, on all connections."""
     held_bytes: int
-    """Memory that connections hold now for such bytes, as `Limits.memory_budget` counts it."""
+    """Memory held now for such bytes, as counted for `Limits.memory_budget`."""
     memory_budget: int | None
-    """The most that this may be, in bytes; None: no limit."""
+    """The limit of `held_bytes`, in bytes; None: no limit."""
     backlog_used: int | None
-    """Connections that wait to be accepted; None where the system does not tell."""
+    """Connections waiting to be accepted; None where the system does not say."""
     backlog_size: int | None
-    """How many of them the system lets wait (it may be fewer than asked for)."""
+    """How many connections the system lets wait (possibly fewer than requested)."""
     backlog_overflows: int | None
-    """Connections that found a full backlog since this listener began.
+    """Connections dropped because of a full backlog, since this listener was made.
 
-    Of all listeners of this machine (of its network namespace): the kernel does
-    not count them apart (ListenOverflows of ``/proc/net/netstat``).
+    Counts all listeners of this machine (network namespace), because the kernel does
+    not separate them (ListenOverflows in ``/proc/net/netstat``).
     """
 
 
@@ -143,7 +144,7 @@ else:
 
 
 class _Conn(_EngineStream, Conn):
-    """A connection of the engine in use."""
+    """The `Conn` of the engine in use."""
 
     __slots__ = ()
 
@@ -152,10 +153,10 @@ class _Conn(_EngineStream, Conn):
 
 
 class Listener:
-    """Accepts connections and runs a handler for each; `listen` makes them.
+    """Accepts connections and runs a handler for each; made by `listen`.
 
     ``async with listener`` closes it at the end of the block, with the default
-    grace.
+    grace period.
     """
 
     def __init__(
@@ -176,16 +177,17 @@ class Listener:
         self._limits = limits
         self._observers = observers
         self._observed: dict[Conn, Observation] = {}
-        self._is_attendant = False  # its connections are not observed
+        self._is_auxiliary = False  # if True, its connections are not observed
         self._state = ListenerState.STARTING
         self._next_state: asyncio.Future[None] = loop.create_future()
-        # A connection is in one of these: with its handler, or lingering after it.
+        # Each connection is in one of these: while its handler runs, or lingering after it.
         self._handling: dict[asyncio.Task[Any], Conn] = {}
         self._lingering: set[Conn] = set()
-        # Bound once: a method object for each of a million connections would be megabytes.
-        self._when_handled = self._handled
-        self._context = contextvars.copy_context()  # a copy for each would be as much
-        self._when_gone = self._forget
+        # Shared by all connections: with a million of them, a bound method or a context for
+        # each would take megabytes.
+        self._on_handled = self._handled
+        self._on_gone = self._forget
+        self._context = contextvars.copy_context()
         self._accepted = 0
         self._crashes = Tally(loop, self._summarize_crashes)  # by type
         self._observer_failures = Tally(loop, self._summarize_observer_failures)
@@ -208,8 +210,8 @@ class Listener:
         self._overflows_before = backlog_overflows()
         self._gate = Gate(loop, limits, self._addrs[0])
         self._deadlines, self._sweep_interval = deadlines_of(limits)
-        self._sweep = Sweep(loop, lambda: list(self._handling.values()), self._look_back)
-        self._budget = MemoryBudget(loop, memory_of(limits), self._holders)
+        self._sweep = Sweep(loop, lambda: list(self._handling.values()), self._check_deadlines)
+        self._budget = MemoryBudget(loop, memory_of(limits), self._all_conns)
         self._conn_limits: dict[str, Any] = {
             "read_limit": limits.read_limit,
             "max_unsent": limits.max_unsent,
@@ -221,7 +223,7 @@ class Listener:
         self._servers: list[Server] = []
         try:
             for sock in sockets:
-                _bound_closed(sock, limits)
+                _limit_send_time(sock, limits)
                 self._servers.append(serve(sock))
         except BaseException:
             for server in self._servers:
@@ -237,7 +239,7 @@ class Listener:
 
     def _accept(self, link: Any) -> Conn:
         loop = self._loop
-        conn = _Conn(link, loop, self._when_gone, **self._conn_limits)
+        conn = _Conn(link, loop, self._on_gone, **self._conn_limits)
         if self._closing is not None and loop.time() >= self._deadline:  # too late
             self._lingering.add(conn)
             loop.call_soon(conn.abort)
@@ -254,11 +256,12 @@ class Listener:
         """Run the handler for *conn*."""
         loop = self._loop
         context = None
-        if (observers := observers_of(self._observers)) and not self._is_attendant:
+        if (observers := observers_of(self._observers)) and not self._is_auxiliary:
             observation = self._observed[conn] = Observation(observers, conn, self)
             context = observation.context
-        # The name is shared: a string for each of a million tasks would be a tenth of them.
-        handling = self._start(conn)
+        # The task name is shared: with a million tasks, a string for each would be a tenth of
+        # their memory.
+        handling = self._call_handler(conn)
         try:
             coroutine = engine.stepped(handling, loop)
             task = loop.create_task(coroutine, name=self._task_name, context=context)
@@ -268,20 +271,20 @@ class Listener:
                 failed.failed(error)
             raise
         self._handling[task] = conn
-        task.add_done_callback(self._when_handled, context=self._context)
+        task.add_done_callback(self._on_handled, context=self._context)
         self._sweep.start(self._sweep_interval)
 
-    def _look_back(self, conn: Conn, now: float) -> bool:
+    def _check_deadlines(self, conn: Conn, now: float) -> bool:
         conn._look_back(now, self._deadlines)
         return conn._ended_by is not None
 
-    def _holders(self) -> list[Conn]:
+    def _all_conns(self) -> list[Conn]:
         return [*self._handling.values(), *self._lingering]
 
-    def _start(self, conn: Conn) -> Coroutine[Any, Any, object]:
+    def _call_handler(self, conn: Conn) -> Coroutine[Any, Any, object]:
         try:
             handling = self._handler(conn)
-        except BaseException as error:  # noqa: BLE001 - a plain function's crash is the handler's
+        except BaseException as error:  # noqa: BLE001 - a plain function may crash, too
             return _raise(error)
         if isinstance(handling, CoroutineType):
             return handling
@@ -294,18 +297,18 @@ class Listener:
             )
         )
 
-    # Wherever a connection ends, it is counted, closed and forgotten first; what may raise
-    # or take its time (the log, observers) comes last.
+    # When a connection ends, it is counted, closed and forgotten first; what may raise or
+    # take long (logging, observers) comes last.
 
     def _handled(self, task: asyncio.Task[Any]) -> None:
         conn = self._handling.pop(task)
         error = None if task.cancelled() else task.exception()
         how = None if error is None else _fault(conn, error)
-        is_new = False  # and to be logged
+        log_it = False
         if how == "handler_error":
-            is_new = self._crashes.add(printable(type(error).__name__))
+            log_it = self._crashes.add(printable(type(error).__name__))
         elif how is not None:
-            is_new = self._gate.end(how)
+            log_it = self._gate.end(how)
         if self._observed and (observation := self._observed.get(conn)):
             observation.handled(task, how)
         try:
@@ -316,27 +319,27 @@ class Listener:
             if self._closing is not None:
                 self._changed.set()
         if error is not None:
-            self._log_error(conn, error, how, is_new=is_new)
-        self._tell_if_over(conn)
+            self._log_error(conn, error, how, log_it=log_it)
+        self._notify_if_over(conn)
 
     def _log_error(
-        self, conn: Conn, error: BaseException, how: str | None, *, is_new: bool
+        self, conn: Conn, error: BaseException, how: str | None, *, log_it: bool
     ) -> None:
         if how is None:
             if logger.is_enabled_for(logging.DEBUG):
                 logger.debug("%s: handler ended by %r", conn.remote_addr, error)
-        elif is_new and how == "handler_error":
+        elif log_it and how == "handler_error":
             clarify(error, whole=self._loop.get_debug())
             logger.error(
                 "%s: handler %s failed", conn.remote_addr, self._handler_name, exc_info=error
             )
-        elif is_new:
+        elif log_it:
             self._gate.log_end(how, conn)
 
     def _forget(self, conn: Conn) -> None:
         self._gate.leave(conn._client)
         limit = conn._ended_by
-        is_new = limit is not None and self._gate.end(limit)
+        log_it = limit is not None and self._gate.end(limit)
         bytes_in, bytes_out = conn._counts
         self._past_bytes_in += bytes_in
         self._past_bytes_out += bytes_out
@@ -345,29 +348,31 @@ class Listener:
             self._changed.set()
         if self._observed and (observation := self._observed.get(conn)):
             observation.gone()
-        if limit is not None and is_new:
+        if limit is not None and log_it:
             self._gate.log_end(limit, conn)
-        self._tell_if_over(conn)
+        self._notify_if_over(conn)
 
-    def _tell_if_over(self, conn: Conn) -> None:
+    def _notify_if_over(self, conn: Conn) -> None:
         if self._observed and (observation := self._observed.get(conn)) and observation.is_over:
             del self._observed[conn]
-            observation.tell_ending()
+            observation.notify_closed()
 
     def _summarize_crashes(self, kind: str, count: int) -> None:
         logger.error(
-            "%s: handler %s failed %s more times: %s",
+            "%s: handler %s failed %s: %s",
             self._addrs[0],
             self._handler_name,
-            f"{count:,}",
+            counted(count, "more time"),
             kind,
         )
 
     def _summarize_observer_failures(self, which: str, count: int) -> None:
-        logger.error("%s: observer %s failed %s more times", self._addrs[0], which, f"{count:,}")
+        logger.error(
+            "%s: observer %s failed %s", self._addrs[0], which, counted(count, "more time")
+        )
 
     def _conns(self) -> list[Conn]:
-        """All connections that are alive."""
+        """Return the connections that are open."""
         handled = [conn for conn in self._handling.values() if not conn._is_gone]
         return [*handled, *self._lingering]
 
@@ -375,42 +380,42 @@ class Listener:
 
     @property
     def local_addr(self) -> str:
-        """The address it listens on, with the port that was picked for port 0.
+        """The address that it listens on, with the port that was picked for port 0.
 
-        Of several (``":9999"``, ``"localhost:9999"``), the first; see `local_addrs`.
+        If there are several (``":9999"``, ``"localhost:9999"``), the first; see `local_addrs`.
         """
         return self._addrs[0]
 
     @property
     def local_addrs(self) -> tuple[str, ...]:
-        """All addresses it listens on; they share one port."""
+        """All addresses that it listens on; they share one port."""
         return self._addrs
 
     @property
     def connections(self) -> int:
-        """How many connections are alive now, those that are being closed included."""
+        """How many connections are open now, including those being closed."""
         return self._gate.connections
 
     @property
     def limits(self) -> Limits:
-        """The limits that its connections are under."""
+        """The limits of its connections."""
         return self._limits
 
     @property
     def is_accepting(self) -> bool:
-        """False once `close` was called."""
+        """False once `close` has been called."""
         return self._state is ListenerState.ACCEPTING
 
     @property
     def state(self) -> ListenerState:
-        """Where it is in its life: starting, accepting, draining, closed."""
+        """The state of the listener: starting, accepting, draining or closed."""
         return self._state
 
     async def wait(self, state: ListenerState | str) -> None:
-        """Wait until *state* is reached, or was passed already. Safe to cancel.
+        """Wait until *state* is reached or passed. Safe to cancel.
 
         Raises:
-            ValueError: *state* is not a `ListenerState`, nor the text of one.
+            ValueError: *state* is neither a `ListenerState` nor the text of one.
         """
         wanted = ListenerState(state)._rank
         while self._state._rank < wanted:
@@ -423,22 +428,22 @@ class Listener:
 
     @property
     def stats(self) -> ListenerStats:
-        """Counts of connections, refusals, errors and bytes. Asks each live connection."""
+        """Counts of connections, refusals, errors and bytes; takes time for each connection."""
         *_, sums = self._sums()
         return self._stats(*sums)
 
-    async def _stats_in_turns(self) -> ListenerStats:
-        """Return `stats`, and let the loop have its turn now and then."""
+    async def _stats_in_batches(self) -> ListenerStats:
+        """Return `stats`, letting the event loop run between batches of connections."""
         sums = (0, 0, 0, 0)
         for sums in self._sums():  # noqa: B007
             await asyncio.sleep(0)
         return self._stats(*sums)
 
     def _sums(self) -> Iterator[tuple[int, int, int, int]]:
-        """Yield the bytes in, out, unsent and unread, of more connections each time.
+        """Yield running sums of the bytes in, out, unsent and unread, after each batch.
 
-        What is over before the next step is not lost, nor counted twice: the bytes of
-        past connections are looked up first, those of the others in the connections.
+        A connection that ends between batches is counted exactly once: the sums of past
+        connections are read first, and the list of open ones is made then.
         """
         bytes_in, bytes_out = self._past_bytes_in, self._past_bytes_out
         unsent = unread = 0
@@ -448,7 +453,7 @@ class Listener:
             bytes_out += sent
             unsent += conn.unsent_bytes
             unread += conn.unread_bytes
-            if number % _IN_A_TURN == 0:
+            if number % _SUM_BATCH == 0:
                 yield bytes_in, bytes_out, unsent, unread
         yield bytes_in, bytes_out, unsent, unread
 
@@ -482,22 +487,21 @@ class Listener:
 
     def __repr__(self) -> str:
         addrs = " ".join(self._addrs)
-        return f"<Listener {addrs}, {self._state}, {self.connections} connections>"
+        return f"<Listener {addrs}, {self._state}, {counted(self.connections, 'connection')}>"
 
     # ----------------------------------------------------------------- closing
 
     def close(self, grace: float = GRACE) -> Closing:
-        """Stop accepting at once; let handlers finish, then cancel, then abort.
+        """Stop accepting at once; let handlers finish, then cancel them, then reset the rest.
 
-        The port is free when this returns. Connections that wait in the backlog
-        are accepted before, unless *grace* is 0. Handlers have *grace* seconds to
-        finish and have their last bytes sent; those still running are then
-        cancelled, and connections that are still there after that are reset.
-        Awaiting the result (an `asyncio.Future`, which `asyncio.create_task` takes,
-        too) waits for all of it; cancelling that wait, or not awaiting it, does not
-        stop the closing. Called again, it can only
-        shorten the grace. A handler may close its own listener; it is not
-        waited for, nor cancelled.
+        The port is free when this returns. Connections waiting in the backlog are
+        accepted first, unless *grace* is 0. Handlers have *grace* seconds to finish and
+        get their last bytes sent; those still running are then cancelled, and
+        connections still open after that are reset. Awaiting the result (an
+        `asyncio.Future`, which `asyncio.create_task` also accepts) waits for all of it;
+        cancelling that wait, or not awaiting it, does not stop the closing. Calling it
+        again can only shorten the grace period. A handler may close its own listener:
+        that handler is neither waited for nor cancelled.
 
         Args:
             grace: seconds; 0 cancels at once.
@@ -508,7 +512,7 @@ class Listener:
         deadline = self._loop.time() + seconds(grace, "grace")
         if self._closing is None:
             self._deadline = deadline
-            with contextlib.ExitStack() as ending:  # all of it, whatever a part of it raises
+            with contextlib.ExitStack() as ending:  # run all steps, even if one raises
                 ending.callback(self._begin_draining)
                 ending.callback(self._release)
                 for server in self._servers:
@@ -520,7 +524,7 @@ class Listener:
         else:
             self._deadline = min(deadline, self._deadline)
             self._changed.set()
-            if self._closing.cancelled():  # with all tasks, at the end of the loop
+            if self._closing.cancelled():  # with all other tasks, by asyncio.run
                 self._closing = self._loop.create_task(self._drain(None), name=_DRAINING)
         return Closing(self._closing)
 
@@ -546,9 +550,9 @@ class Listener:
                 conn.abort()
         for task in stubborn:
             logger.warning(
-                "handler %s goes on although it was cancelled: %r", self._handler_name, task
+                "handler %s is still running after it was cancelled: %r", self._handler_name, task
             )
-        if not own:  # aborted: they leave within a pass or two of the loop
+        if not own:  # aborted connections are gone within a pass or two of the loop
             self._deadline = self._loop.time() + _AFTER_CANCEL
             await self._wait_drained({*self._handling})
         self._sweep.stop()
@@ -562,7 +566,7 @@ class Listener:
         self._observer_failures.close()
 
     async def _wait_drained(self, own: set[asyncio.Task[Any]]) -> None:
-        """Wait until handlers and connections are gone, or the deadline."""
+        """Wait until all handlers and connections but *own* are gone, or until the deadline."""
         while self._handling.keys() - own or self._gate.connections > len(own):
             self._changed.clear()
             left = self._deadline - self._loop.time()
@@ -575,16 +579,16 @@ class Listener:
                 return
 
     def _disown(self) -> None:
-        """In a forked child: have nothing open that is the parent's."""
+        """In a forked child: drop the descriptors, which are the parent's."""
         for each in (*self._servers, *self._conns()):
             engine.disown(each)
 
     async def wait_closed(self) -> None:
-        """Wait until `close`, by whomever it was called, is done. Safe to cancel."""
+        """Wait until the listener has been closed, by any task. Safe to cancel."""
         await self.wait(ListenerState.CLOSED)
 
     async def serve_forever(self) -> None:
-        """Wait until the listener is closed; if this is cancelled, close it (default grace)."""
+        """Wait until the listener is closed; on cancellation, close it with the default grace."""
         try:
             await self.wait_closed()
         except asyncio.CancelledError:
@@ -599,19 +603,19 @@ class Listener:
 
 
 def _fault(conn: Conn, error: BaseException) -> str | None:
-    """Say why a handler that raised *error* ended.
+    """Return why a handler that raised *error* ended.
 
-    None: its own connection ended, which is how most handlers end; or the limit of
-    its connection that it met; or ``"handler_error"``. What it was decides, however it
-    was wrapped: of a group each member must be so, of any other the error itself or
-    what it was explicitly raised from. An error that only came after the loss, or that
-    of another connection, is the handler's own.
+    That is None if its own connection ended (as for most handlers), the limit of its
+    connection that it exceeded, or ``"handler_error"``. Wrapping is looked through: an
+    exception group counts as an end if every member does, any other exception if it or
+    its explicit cause does. An error that merely followed the loss, or that is about
+    another connection, is a handler error.
     """
     ends: list[BaseException] = []
     try:
         if not _consists_of_ends(conn, error, ends, {}):
             return "handler_error"
-    except Exception:  # noqa: BLE001 - exceptions can be programs, and chains of any length
+    except Exception:  # noqa: BLE001 - exceptions may have code of their own, or endless chains
         return "handler_error"
     if any(isinstance(end, LimitExceeded) for end in ends):
         return "read_limit"
@@ -621,14 +625,14 @@ def _fault(conn: Conn, error: BaseException) -> str | None:
 def _consists_of_ends(
     conn: Conn, error: BaseException | None, ends: list[BaseException], known: dict[int, bool]
 ) -> bool:
-    """Tell whether *error* comes of the end of *conn* alone; add what that raised to *ends*."""
+    """Return whether *error* comes only from the end of *conn*; collect its errors in *ends*."""
     if error is None:
         return False
     if complaints.is_about(conn, error):
         ends.append(error)
         return True
     if id(error) not in known:
-        known[id(error)] = False  # meanwhile: a chain may lead back to where it began
+        known[id(error)] = False  # for now: chains may be circular
         known[id(error)] = (
             isinstance(error, BaseExceptionGroup)
             and all(_consists_of_ends(conn, each, ends, known) for each in error.exceptions)
@@ -636,14 +640,14 @@ def _consists_of_ends(
     return known[id(error)]
 
 
-def _bound_closed(sock: socket.socket, limits: Limits) -> None:
-    """Have the kernel give up what it holds for a peer that takes nothing of it.
+def _limit_send_time(sock: socket.socket, limits: Limits) -> None:
+    """Make the kernel drop closed connections whose peer acknowledges nothing.
 
-    The sweep does so for connections that are there; what is closed, only the kernel
-    still knows (TCP_USER_TIMEOUT, tcp(7); accepted connections inherit it).
+    The sweep ends open connections; only the kernel still knows the closed ones
+    (TCP_USER_TIMEOUT, tcp(7); accepted connections inherit it).
     """
     if limits.min_send_rate and hasattr(socket, "TCP_USER_TIMEOUT"):
-        with contextlib.suppress(OSError):  # of a Unix socket
+        with contextlib.suppress(OSError):  # it is a Unix socket
             milliseconds = min(int(limits.send_window * 2000), 2**31 - 1)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
@@ -709,46 +713,46 @@ def listen(
 
     When this returns, the socket is bound and connections are queued; port 0 has
     been replaced by a free one (`Listener.local_addr`). When a handler returns
-    or raises, its connection is closed. The end or the loss of that connection is
-    a normal end of a handler, however it is wrapped (a group, ``raise X from error``);
-    any other exception, the loss of another connection included, is counted, logged
-    with the peer's address (at a bounded rate), and hurts no other connection.
+    or raises, its connection is closed. An exception that comes from the end or loss of
+    that connection is a normal end of the handler, even if it is wrapped (in a group, or
+    by ``raise X from error``). Any other exception, including the loss of another
+    connection, is counted, logged with the peer's address (at a bounded rate), and does
+    not affect other connections.
 
     Args:
         addr: ``"127.0.0.1:9999"``, ``"[::1]:9999"``, ``":9999"`` (all interfaces,
             IPv4 and IPv6), ``"localhost:9999"``, ``"unix:/run/x.sock"`` or
             ``"unix:@name"`` (an abstract name: Linux). A host name is resolved
-            before this returns; a signal to stop breaks that off
-            (`asyncio.CancelledError`). A Unix socket's file that no process has
-            open any more is replaced; closing the listener removes its own.
+            before this returns; a signal to stop interrupts that
+            (`asyncio.CancelledError`). An existing Unix socket file is replaced if
+            no process has it open; closing the listener removes its file.
         handler: a coroutine function of one argument, the `Conn`.
         backlog: how many connections may wait to be accepted (listen(2)).
-        limits: what its clients may take; None for the defaults, or what the
-            environment says (`Limits.from_env`).
-        read_limit: bytes, instead of what *limits* says; see `Conn.read_limit`.
+        limits: the resources that its clients may use; None for
+            `Limits.from_env`: flags, environment, defaults.
+        read_limit: bytes, overriding *limits*; see `Conn.read_limit`.
         max_unsent: bytes, likewise; see `Conn.max_unsent`.
         linger: seconds, likewise; see `Conn.linger`.
         idle_timeout: seconds, or None for no timeout, likewise; see `Limits`.
         reuse_port: let several processes listen on the same port (SO_REUSEPORT,
             socket(7)).
-        mode: permissions of a Unix socket's file, such as ``0o660``, whatever
-            the umask is; None for what the umask leaves (the supervisor's, in a
-            worker). A client must be allowed to write to connect.
-        busy_poll: seconds for which the event loop goes on looking for more after
-            each event, before it sleeps. Spends processor time to save the time
-            that waking up takes: with few connections that is most of a round
-            trip. 0.0001 is a good value on a core of its own. Of several
-            listeners on one loop the largest counts. The portable engine sleeps
-            all the same.
+        mode: permissions of a Unix socket's file, such as ``0o660``, regardless of
+            the umask; None for what the umask leaves (in a worker, the
+            supervisor's). Clients need write permission to connect.
+        busy_poll: seconds for which the event loop keeps polling after each event
+            before it sleeps. This spends processor time to save the time of waking
+            up, which is most of a round trip with few connections. 0.0001 is a good
+            value on a dedicated core. The largest value among the listeners of a
+            loop counts. The portable engine ignores it.
         access_log: log a line for each connection when it is over, to the logger
             ``silly.access``; see `silly.net.access_log`.
-        observer: what is told of each connection; see `silly.net.observer`.
+        observer: an object to notify of each connection; see `silly.net.observer`.
 
     Raises:
-        OSError: the address is in use (EADDRINUSE), not of this machine, not
-            permitted, or its name cannot be resolved; the address is in it.
-        TypeError, ValueError: an argument, or a variable of the environment, is of
-            the wrong type or value.
+        OSError: the address is in use (EADDRINUSE), not available on this machine or
+            not permitted, or its name cannot be resolved; the error names the address.
+        TypeError, ValueError: an argument or an environment variable has the wrong
+            type or value.
         RuntimeError: no event loop is running.
     """
     address = addresses.parse(addr)
@@ -760,7 +764,7 @@ def listen(
     size(backlog, "backlog", least=1)
     if mode is not None:
         if not isinstance(address, UnixAddress) or address.is_abstract:
-            raise ValueError(f"mode is for the file of a Unix socket, and {addr!r} has none")
+            raise ValueError(f"mode needs the file of a Unix socket, and {addr!r} has none")
         if size(mode, "mode", least=0) > 0o777:
             raise ValueError(f"mode must be permissions, 0 to 0o777, not {mode:#o}")
     busy_poll = seconds(busy_poll, "busy_poll")
@@ -800,14 +804,13 @@ def connect(
 ) -> Connecting[Conn]:
     """Connect to *addr*: ``async with tcp.connect(addr) as conn``, or ``await tcp.connect(addr)``.
 
-    A name that has several addresses is tried at all of them, one joining the
-    race every 250 ms, families taking turns (RFC 8305); the first to answer
-    wins.
+    If a name has several addresses, they are raced: a new attempt starts every 250 ms,
+    alternating between address families (RFC 8305), and the first to succeed is used.
 
     Args:
         addr: as for `listen`; ``":9999"`` is this machine.
-        timeout: seconds for all of it, resolving included; None leaves it to the
-            operating system (minutes).
+        timeout: seconds for everything, including name resolution; None leaves it to
+            the operating system (minutes).
         bind: the local address to connect from, such as ``"127.0.0.2:0"``.
         read_limit: bytes; see `Conn.read_limit`.
         max_unsent: bytes; see `Conn.max_unsent`.
@@ -815,21 +818,23 @@ def connect(
         idle_timeout: seconds, or None; see `Conn.idle_timeout`.
 
     Returns:
-        What gives the connection when it is awaited: close that, or use it in ``async with``.
-        In ``async with`` it needs no ``await``. `asyncio.create_task` takes it.
+        An object to await for the `Conn`, or to use in ``async with`` directly.
+        `asyncio.create_task` also accepts it.
 
     Raises:
-        ConnectionRefusedError: nobody listens there.
-        TimeoutError: no answer in time.
-        OSError: unreachable, unresolvable (`socket.gaierror`), and so on; the
-            address is in it. When several addresses were tried, the error of the
-            first, with notes about each.
-        TypeError, ValueError: an argument is of the wrong type or value; raised
+        ConnectionRefusedError: no program listens on *addr*.
+        TimeoutError: not connected in time.
+        OSError: unreachable, unresolvable (`socket.gaierror`), and so on; the error
+            names the address. If several addresses were tried, it is the error of
+            the first, with a note for each attempt.
+        TypeError, ValueError: an argument has the wrong type or value; raised
             at the call, before the await.
     """
     address = addresses.parse(addr)
     if isinstance(address, TCPAddress) and address.port == 0:
-        raise ValueError(f"addr {addr!r} has port 0: that is for listening, name the peer's port")
+        raise ValueError(
+            f"addr {addr!r} has port 0, which is only for listening: give the peer's port"
+        )
     local: TCPAddress | None = None
     if bind is not None:
         parsed = addresses.parse(bind, "bind")
@@ -881,4 +886,4 @@ async def _connect(
     return made[0]
 
 
-_connect.__qualname__ = "tcp.connect"  # as a program calls it: Python names what was not awaited
+_connect.__qualname__ = "tcp.connect"  # for Python's warning if it is never awaited
