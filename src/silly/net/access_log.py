@@ -13,15 +13,12 @@ from __future__ import annotations
 
 import logging
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from silly._logger import Logger
+from silly.net.conn import Conn
+from silly.net.observer import Ending, ObservedListener
 from silly.text import printable
-
-if TYPE_CHECKING:
-    from silly.net.conn import Conn
-    from silly.net.observer import Ending
-    from silly.net.tcp import Listener
 
 __all__ = ["FIELDS", "AccessLog"]
 
@@ -47,10 +44,10 @@ class AccessLog:
 
     __slots__ = ()
 
-    def opened(self, conn: Conn, listener: Listener) -> None:
+    def opened(self, conn: Conn, listener: ObservedListener) -> None:
         """Do nothing: the line is written at the end."""
 
-    def closed(self, conn: Conn, listener: Listener, ending: Ending) -> None:
+    def closed(self, conn: Conn, listener: ObservedListener, ending: Ending) -> None:
         """Write the line."""
         if not logger.is_enabled_for(logging.INFO):
             return

@@ -16,9 +16,9 @@ from typing import Final
 
 from silly._logger import Logger
 from silly._units import counted
-from silly.net.conn import Conn
 from silly.net.limits import Limits
 from silly.net.tally import Tally
+from silly.text import printable
 
 __all__ = ["Gate"]
 
@@ -87,17 +87,19 @@ class Gate:
         self._refuse(reason, client)
         return False
 
-    def leave(self, client: bytes) -> None:
-        """Count a connection that `enter` admitted as gone."""
+    def leave(self, ticket: bytes) -> None:
+        """Count a connection as gone: the *ticket* is the client that it is charged to."""
         self.connections -= 1
-        if client and self._max_per_client is not None:
-            key = self._key(client)
-            if key is not None:
-                held = self._clients[key] - 1
-                if held:
-                    self._clients[key] = held
-                else:
-                    del self._clients[key]
+        self._discharge(ticket)
+
+    def _discharge(self, ticket: bytes) -> None:
+        key = self._key(ticket) if ticket and self._max_per_client is not None else None
+        if key is not None:
+            held = self._clients[key] - 1
+            if held:
+                self._clients[key] = held
+            else:
+                del self._clients[key]
 
     def shed(self, client: bytes) -> None:
         """Count a connection that was reset because no descriptor was free."""
@@ -113,16 +115,38 @@ class Gate:
                 delay,
             )
 
-    # ------------------------------------------------------- called by the listener
+    # --------------------------------------------------------- called by the course
+
+    def change_ticket(self, ticket: bytes, client: bytes) -> bytes | None:
+        """Charge a connection to *client* instead; return its new ticket.
+
+        None if that client has as many connections as it may: refused, and still charged
+        to *ticket*.
+        """
+        if client == ticket:
+            return ticket
+        key = self._key(client) if client and self._max_per_client is not None else None
+        if key is not None:
+            held = self._clients.get(key, 0)
+            if self._max_per_client is not None and held >= self._max_per_client:
+                self._refuse("max_per_client", client)
+                return None
+            self._clients[key] = held + 1
+        self._discharge(ticket)
+        return client
+
+    def log_refused(self, reason: str, client: str, why: str) -> None:
+        """Log that a preface refused a connection of *client*."""
+        logger.warning("%s: refused %s: %s (%s)", self._name, client, reason, printable(why))
 
     def end(self, reason: str) -> bool:
         """Count a connection that a limit ended; return whether to log it."""
         return self.ended.add(reason)
 
-    def log_end(self, reason: str, conn: Conn) -> None:
-        """Log that the limit *reason* ended *conn*."""
+    def log_end(self, reason: str, client: str) -> None:
+        """Log that the limit *reason* ended a connection of *client*."""
         level, why = _ENDED[reason]
-        logger.log(level, "%s: ended %s: %s (%s)", self._name, conn.remote_addr, reason, why)
+        logger.log(level, "%s: ended %s: %s (%s)", self._name, client, reason, why)
 
     def close(self) -> None:
         """Log the counts that were not logged yet."""
@@ -161,7 +185,7 @@ class Gate:
             self._name,
             counted(count, "more connection"),
             reason,
-            _REFUSED[reason],
+            _REFUSED.get(reason, "before its handler started"),
         )
 
     def _summarize_ended(self, reason: str, count: int) -> None:

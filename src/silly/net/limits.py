@@ -22,7 +22,7 @@ from typing import Any, Final, Self, TypeVar
 
 from silly import _units
 from silly._arguments import positive_seconds, seconds, size
-from silly._engine.stream import LINGER, MAX_UNSENT, READ_LIMIT
+from silly._engine.interface import LINGER, MAX_UNSENT, READ_LIMIT
 
 __all__ = ["LimitField", "Limits", "set_flags"]
 
@@ -167,6 +167,12 @@ class Limits:
         "of memory for the unread and unsent bytes of all connections together; or a share of "
         "the memory of the machine or container. Beyond it, the connections that hold the most "
         "memory for the least traffic are reset",
+    )
+    handshake_timeout: float | None = _limit(
+        10.0,
+        _WINDOW,
+        "seconds",
+        "for all that precedes the handler, such as a PROXY header and a TLS handshake, together",
     )
     idle_timeout: float | None = _limit(
         3600.0, _WINDOW, "seconds", "without a byte in either direction"

@@ -27,16 +27,15 @@ import asyncio
 import contextvars
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Any, Final, Protocol
 
 from silly._logger import ENDS_PROGRAM, Logger
+from silly.net.conn import Conn, StreamConn
+from silly.net.limits import Limits
+from silly.net.tally import Tally
 from silly.text import printable
 
-if TYPE_CHECKING:
-    from silly.net.conn import Conn
-    from silly.net.tcp import Listener
-
-__all__ = ["ENDINGS", "Ending", "Observer", "register", "unregister"]
+__all__ = ["ENDINGS", "Ending", "ObservedListener", "Observer", "register", "unregister"]
 
 logger = Logger("silly.net")
 
@@ -64,16 +63,39 @@ class Ending:
     """How long the connection lasted, including lingering."""
 
 
-class Observer(Protocol):
-    """The interface of observers. An exception is logged and does not affect the connection."""
+class ObservedListener(Protocol):
+    """What observers can rely on of a listener: a `silly.net.tcp.Listener` in programs."""
 
-    def opened(self, conn: Conn, listener: Listener) -> None:
+    @property
+    def local_addr(self) -> str:
+        """The address that it listens on."""
+
+    @property
+    def local_addrs(self) -> tuple[str, ...]:
+        """All addresses that it listens on."""
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open now."""
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of its connections."""
+
+
+class Observer(Protocol):
+    """The interface of observers. An exception is logged and does not affect the connection.
+
+    *listener* is the `silly.net.tcp.Listener`.
+    """
+
+    def opened(self, conn: Conn, listener: Any) -> None:
         """Called when *listener* has accepted *conn*, before its handler starts.
 
         Runs in the handler's context: context variables set here are set there.
         """
 
-    def closed(self, conn: Conn, listener: Listener, ending: Ending) -> None:
+    def closed(self, conn: Conn, listener: Any, ending: Ending) -> None:
         """Called when *conn* is over, in the same context as `opened`."""
 
 
@@ -127,10 +149,17 @@ class Observation:
 
     __slots__ = ("_began", "_conn", "_ending", "_gone_at", "_listener", "_observers", "context")
 
-    def __init__(self, observers: Iterable[Observer], conn: Conn, listener: Listener) -> None:
+    def __init__(
+        self,
+        observers: Iterable[Observer],
+        conn: StreamConn,
+        listener: ObservedListener,
+        failures: Tally,
+    ) -> None:
         self._observers = tuple(observers)
         self._conn = conn
         self._listener = listener
+        self._failures = failures  # of observers
         self._ending: tuple[str, BaseException | None, float] | None = None
         self._gone_at: float | None = None
         self.context = contextvars.copy_context()
@@ -175,10 +204,10 @@ class Observation:
                 self.context.run(call, self._conn, self._listener, *ending)
             except ENDS_PROGRAM as error:
                 # In its own callback: it must not interrupt the handling of the connection.
-                self._listener._loop.call_soon(_raise, error)
+                asyncio.get_running_loop().call_soon(_raise, error)
             except BaseException:
                 which = f"{type(observer).__qualname__}.{method}"
-                if self._listener._observer_failures.add(printable(which)):
+                if self._failures.add(printable(which)):
                     logger.exception("%s: observer %s failed", self._conn.remote_addr, which)
 
 
@@ -186,7 +215,7 @@ def _raise(error: BaseException) -> None:
     raise error
 
 
-def _how(conn: Conn, *, cancelled: bool) -> str:
+def _how(conn: StreamConn, *, cancelled: bool) -> str:
     loss = conn._lost_by
     if isinstance(loss, ConnectionResetError | ConnectionAbortedError | BrokenPipeError):
         return "reset"
