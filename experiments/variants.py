@@ -53,7 +53,7 @@ VARIANTS = (
     Variant(
         "task",
         "src/silly/net/tcp.py",
-        "coroutine = engine.stepped(handling, loop)",
+        "coroutine = engine.wrap_coroutine(handling, loop)",
         "coroutine = handling",
         "no trampoline: each step is the task's own",
     ),

@@ -37,7 +37,7 @@ def _consists_of_ends(
     """Return whether *error* comes only from the end of *conn*; collect its errors in *ends*."""
     if error is None:
         return False
-    if complaints.is_about(conn, error):
+    if stream_errors.belongs_to(conn, error):
         ends.append(error)
         return True
     if id(error) not in known:

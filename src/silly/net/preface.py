@@ -60,11 +60,11 @@ async def get_through(
     except TimeoutError as error:
         if limit.expired():
             return PrefaceError(TIMED_OUT, f"not complete within {timeout:g} seconds")
-        if not stream_errors.is_about(conn, error):
+        if not stream_errors.belongs_to(conn, error):
             raise
         return PrefaceError(CUT_OFF, str(error))
     except Exception as error:
-        if not stream_errors.is_about(conn, error):
+        if not stream_errors.belongs_to(conn, error):
             raise
         return PrefaceError(CUT_OFF, str(error))
     return None

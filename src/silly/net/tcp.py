@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from silly._arguments import positive_seconds, seconds, seconds_or_none, size
 from silly._awaitables import Closing, Connecting
-from silly._engine import complaints, engine
+from silly._engine import engine, stream_errors
 from silly._engine.interface import Server
 from silly._engine.stream import LINGER, MAX_UNSENT, READ_LIMIT
 from silly._live import OWN_TASK, Live
@@ -263,7 +263,7 @@ class Listener:
         # their memory.
         handling = self._call_handler(conn)
         try:
-            coroutine = engine.stepped(handling, loop)
+            coroutine = engine.wrap_coroutine(handling, loop)
             task = loop.create_task(coroutine, name=self._task_name, context=context)
         except BaseException as error:
             handling.close()
@@ -314,7 +314,7 @@ class Listener:
         try:
             conn.close()
         finally:
-            if not conn._is_gone:
+            if not conn._is_closed:
                 self._lingering.add(conn)
             if self._closing is not None:
                 self._changed.set()
@@ -628,7 +628,7 @@ def _consists_of_ends(
     """Return whether *error* comes only from the end of *conn*; collect its errors in *ends*."""
     if error is None:
         return False
-    if complaints.is_about(conn, error):
+    if stream_errors.belongs_to(conn, error):
         ends.append(error)
         return True
     if id(error) not in known:
