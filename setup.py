@@ -17,6 +17,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 NATIVE = Path("src/silly/_engine/native")
+SHARED = [NATIVE.parent / name for name in ("accepting.py", "filter.py", "lifecycle.py")]
 BUILD_NATIVE = os.environ.get("SILLY_BUILD_NATIVE", "")
 
 
@@ -34,10 +35,11 @@ def extensions() -> list[Extension]:
         Extension(
             f"silly._engine.native.{source.stem}",
             [str(source)],
+            depends=[str(header) for header in NATIVE.glob("*.pxd")],
             extra_compile_args=options,
             extra_link_args=os.environ.get("SILLY_LDFLAGS", "").split(),
         )
-        for source in sorted(NATIVE.glob("*.pyx"))
+        for source in sorted(NATIVE.glob("*.pyx")) + SHARED
     ]
     return cythonize(  # type: ignore[no-any-return]
         modules,
@@ -49,6 +51,7 @@ def extensions() -> list[Extension]:
             "wraparound": False,
             "initializedcheck": False,
             "cdivision": True,
+            "annotation_typing": False,  # the shared sources' are for Python; types are in .pxd files
             "auto_pickle": False,
             "linetrace": "CYTHON_TRACE" in os.environ.get("SILLY_CFLAGS", ""),  # for coverage
             "binding": False,  # otherwise, unbound methods do not check the type of self

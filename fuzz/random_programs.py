@@ -888,7 +888,7 @@ class World:
                 async with asyncio.timeout(PATIENCE):
                     await listener.wait_closed()
             except TimeoutError:
-                self.problems.append(f"listener does not close: {listener!r}, {listener._handling}")
+                self.problems.append(f"listener does not close: {listener!r}, {listener._course.handling}")
             try:  # a handler that closed its own listener may linger
                 async with asyncio.timeout(PATIENCE):
                     while listener.connections:  # noqa: ASYNC110 - it has no event to wait for
@@ -1014,7 +1014,7 @@ def misuse(world: World, conn: Conn | None, rng: random.Random) -> None:
     with contextlib.suppress(BaseException):
         objects.append(conn.write(b"x" * rng.choice((1, 1 << 20))))
     for listener in world.listeners:
-        objects += [*listener._servers, *(task.get_coro() for task in listener._handling)]
+        objects += [*listener._servers, *(task.get_coro() for task in listener._course.handling)]
     if getattr(loop, "_silly_reactor", None) is not None:
         objects += [loop._silly_reactor] * 2
     for _ in range(5):

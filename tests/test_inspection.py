@@ -88,7 +88,7 @@ async def test_where_a_handler_waits(handler: Any, place: str, waits_for: str) -
     async with await tcp.connect(listener.local_addr) as client:
         await client.write(b"x")
         await client.read(1)
-        while listener._handling:  # until it waits
+        while listener._course.handling:  # until it waits
             conn = the([g for g in _inspection.connections(loop) if g["listener"]])
             if re.fullmatch(waits_for, str(conn["waits_for"])):
                 break

@@ -24,12 +24,12 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from silly._engine import engine
-from silly._engine import stream as portable
+from silly._engine.portable import stream as portable
 from silly._live import OWN_TASK, Live
 from silly.text import printable
 
 if TYPE_CHECKING:
-    from silly.net.conn import Conn
+    from silly.net.conn import StreamConn
     from silly.net.tcp import Listener
 
 __all__ = ["LISTED", "connections", "is_program", "listeners", "place_of", "report", "tasks"]
@@ -61,7 +61,7 @@ def listeners(loop: asyncio.AbstractEventLoop) -> list[dict[str, Any]]:
                 "listener": printable(listener.local_addr),
                 "addresses": [printable(addr) for addr in listener.local_addrs],
                 "accepting": listener.is_accepting,
-                "accepted": listener._accepted,
+                "accepted": listener._course.accepted,
                 "connections": listener.connections,
                 "bytes_in": stats and stats.bytes_in,
                 "bytes_out": stats and stats.bytes_out,
@@ -79,21 +79,22 @@ def connections(loop: asyncio.AbstractEventLoop, listed: int = LISTED) -> list[d
     """
     found = []
     for listener in _listeners(loop):
-        handled = ((conn, task) for task, conn in listener._handling.items())
-        lingering = ((conn, None) for conn in listener._lingering)
-        total = len(listener._handling) + len(listener._lingering)
-        pairs = chain(handled, lingering)
+        course = listener._course
+        with_task = ((conn, task) for task, conn in {**course.prefacing, **course.handling}.items())
+        lingering = ((conn, None) for conn in course.lingering)
+        total = len(course.prefacing) + len(course.handling) + len(course.lingering)
+        pairs = chain(with_task, lingering)
         found.append(_group(printable(listener.local_addr), total, pairs, listed))
     own = Live.of(loop).conns
     if own:
-        found.append(_group(None, len(own), ((cast("Conn", conn), None) for conn in own), listed))
+        found.append(_group(None, len(own), ((cast("StreamConn", conn), None) for conn in own), listed))
     return found
 
 
 def tasks(loop: asyncio.AbstractEventLoop, listed: int = LISTED) -> dict[str, Any]:
     """Return the program's tasks on *loop* that are no handlers, *listed* of them at most."""
-    handling = [listener._handling for listener in _listeners(loop)]
-    auxiliary = [cast("Listener", each)._handling for each in Live.of(loop).auxiliaries]
+    handling = [listener._course.handling for listener in _listeners(loop)]
+    auxiliary = [cast("Listener", each)._course.handling for each in Live.of(loop).auxiliaries]
     others = [
         task
         for task in asyncio.all_tasks(loop)
@@ -117,7 +118,7 @@ def _listeners(loop: asyncio.AbstractEventLoop) -> list[Listener]:
 def _group(
     listener: str | None,
     total: int,
-    pairs: Iterator[tuple[Conn, asyncio.Task[Any] | None]],
+    pairs: Iterator[tuple[StreamConn, asyncio.Task[Any] | None]],
     listed: int,
 ) -> dict[str, Any]:
     now = time.time()
@@ -135,7 +136,7 @@ def _group(
     }
 
 
-def _connection(conn: Conn, task: asyncio.Task[Any] | None, now: float) -> dict[str, Any]:
+def _connection(conn: StreamConn, task: asyncio.Task[Any] | None, now: float) -> dict[str, Any]:
     at, waits_for = _waiting(conn, task)
     opened_at, last_activity = conn._times
     bytes_in, bytes_out = conn._counts
@@ -154,7 +155,7 @@ def _connection(conn: Conn, task: asyncio.Task[Any] | None, now: float) -> dict[
     }
 
 
-def _waiting(conn: Conn, task: asyncio.Task[Any] | None) -> tuple[str | None, str | None]:
+def _waiting(conn: StreamConn, task: asyncio.Task[Any] | None) -> tuple[str | None, str | None]:
     if task is None:
         return None, "its end" if conn._is_closing else conn._waits_for
     return _suspended(task, conn._waits_for)
@@ -227,7 +228,7 @@ def _awaited(link: Any, last: types.FrameType | None, place: types.FrameType | N
     if stream is None and last is not None and last.f_code.co_filename.startswith(_ENGINE):
         stream = last.f_locals.get("self")
     if isinstance(stream, engine.Stream | portable.Stream):
-        conn = cast("Conn", stream)
+        conn = cast("StreamConn", stream)
         return f"{conn._waits_for} ({printable(conn.remote_addr)})"
     if last is None or last is place:
         return None

@@ -32,7 +32,6 @@ _loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()  # which 
 
 
 class _Listener(Protocol):
-    _is_auxiliary: bool
 
     @property
     def connections(self) -> int: ...
@@ -40,6 +39,7 @@ class _Listener(Protocol):
     def local_addrs(self) -> tuple[str, ...]: ...
     def close(self, grace: float = ...) -> asyncio.Future[None]: ...
     async def wait_closed(self) -> None: ...
+    def _be_auxiliary(self) -> None: ...
     def _disown(self) -> None: ...
 
 
@@ -103,7 +103,7 @@ class Live:
         """Make *listener* an auxiliary; call *stop* when it is closed, or the loop ends."""
         self.listeners.discard(listener)
         self.auxiliaries.add(listener)
-        listener._is_auxiliary = True
+        listener._be_auxiliary()
         task = asyncio.get_running_loop().create_task(
             self._watch(listener, stop), name=f"{OWN_TASK}watching a listener"
         )

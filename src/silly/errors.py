@@ -1,7 +1,7 @@
 """What can go wrong on a connection, and whose doing it was.
 
 =========================  ==========================================================
-the peer finished          `EndOfStream` (an `EOFError`)
+the peer finished          `EndOfStream` (an `EOFError`); `TruncatedStream`, if cut off
 the peer or network broke  `ConnectionResetError`, `BrokenPipeError`, `TimeoutError`
 this side closed           `ConnectionClosed` (a `ConnectionError`)
 a limit of this side       `LimitExceeded` (a `ValueError`), `WriteQueueFull`
@@ -28,6 +28,7 @@ __all__ = [
     "EndOfStream",
     "LimitExceeded",
     "SillyError",
+    "TruncatedStream",
     "WriteQueueFull",
 ]
 
@@ -72,6 +73,14 @@ class EndOfStream(SillyError, EOFError):  # noqa: N818 - named by what happened
     def __init__(self, message: str, partial: bytes = b"", *, address: str = "") -> None:
         super().__init__(message, address=address)
         self.partial = partial
+
+
+class TruncatedStream(EndOfStream):
+    """The stream was cut off: its sender did not say that it had finished.
+
+    Only where that can be told: on a connection with a filter, such as one that encrypts.
+    ``async for`` raises it, too: the last line may be incomplete.
+    """
 
 
 class ConnectionClosed(SillyError, ConnectionError):  # noqa: N818

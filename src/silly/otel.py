@@ -11,7 +11,7 @@ Its attributes are those of the semantic conventions (network, error), and
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from silly._extras import how_to_get
 from silly._logger import traceback_text
@@ -25,7 +25,7 @@ except ImportError:
     raise ImportError(f"silly.otel traces with opentelemetry-api: {how_to_get('otel')}") from None
 
 if TYPE_CHECKING:
-    from silly.net.conn import Conn
+    from silly.net.conn import Conn, StreamConn
     from silly.net.observer import Ending
     from silly.net.tcp import Listener
 
@@ -91,7 +91,8 @@ def _texts(error: BaseException) -> dict[str, Any]:
 
 def _attributes(conn: Conn) -> dict[str, Any]:
     """Both ends, as the semantic conventions for network attributes name them."""
-    peer, local = conn._remote_sockaddr, conn._local_sockaddr
+    stream = cast("StreamConn", conn)  # a listener makes no others
+    peer, local = stream._remote_sockaddr, stream._local_sockaddr
     if not isinstance(local, tuple):
         path = printable(addresses.format_sockaddr(local).removeprefix("unix:"))
         return {"network.transport": "unix", "network.local.address": path}

@@ -194,7 +194,7 @@ async def test_a_stream_that_is_cut_off(wire: bytes) -> None:
         async for line in conn:
             lines.append(line)
     assert lines == [b"line\n"]
-    assert caught.value.unread == b"half"
+    assert caught.value.partial == b"half"
     with pytest.raises(TruncatedStream):
         await conn.read(b"\n")
     assert await conn.read(4) == b"half"

@@ -33,7 +33,7 @@ async def reachable(conn, listener):
     read = conn.read(b"\n")
     waiter = read.send(None)  # the read is waiting now
     full = conn.write(b"x" * (1 << 22))
-    (task,) = listener._handling
+    (task,) = listener._course.handling
     yield from_type(conn)
     for thing in (
         conn.read(3), read, waiter, aiter(conn), full, conn.write(b""), task.get_coro(),

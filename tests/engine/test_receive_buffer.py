@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from silly._engine import receive_buffer
-from silly._engine.receive_buffer import INCOMPLETE, TOO_LONG, ReceiveBuffer
+from silly._engine.portable import receive_buffer
+from silly._engine.portable.receive_buffer import INCOMPLETE, TOO_LONG, ReceiveBuffer
 
 pytestmark = pytest.mark.no_engine
 

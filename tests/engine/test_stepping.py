@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from silly._engine.stream import MAX_READS_IN_A_ROW
+from silly._engine.portable.stream import MAX_READS_IN_A_ROW
 from silly.errors import ConcurrentRead, ConnectionClosed, EndOfStream
 from silly.net import tcp
 from silly.net.tcp import Conn
@@ -295,7 +295,7 @@ async def test_a_cancellation_loses_no_bytes_that_arrive_with_it() -> None:
         async with await tcp.connect(listener.local_addr) as client:
             client.write(b"1\n")
             await reading.wait()
-            (task,) = listener._handling
+            (task,) = listener._course.handling
             client.write(b"2\n")
             task.cancel()
             await asyncio.wait([task])
@@ -314,7 +314,7 @@ async def test_a_waiting_handler_can_be_inspected() -> None:
         async with await tcp.connect(listener.local_addr) as client:
             client.write(b"1\n")
             await reading.wait()
-            (task,) = listener._handling
+            (task,) = listener._course.handling
             assert "my_handler() running at" in repr(task)
             assert __file__ in repr(task)
             (frame,) = task.get_stack()
@@ -341,7 +341,7 @@ async def test_the_traceback_of_a_crash_ends_where_it_happened() -> None:
     async with tcp.listen(ANY, handler) as listener:
         async with await tcp.connect(listener.local_addr) as client:
             await rest()
-            tasks.extend(listener._handling)
+            tasks.extend(listener._course.handling)
             client.write(b"1\n")
             await asyncio.wait(tasks)
     error = tasks[0].exception()
@@ -405,7 +405,7 @@ async def test_a_closed_connection_leaves_no_reference_cycles(end: str) -> None:
                 assert await reader.readline() == b"x\n"
                 if end == "cancelled":
                     await rest()
-                    (task,) = listener._handling
+                    (task,) = listener._course.handling
                     task.cancel()
                     del task
                 elif end == "reset":
@@ -688,7 +688,7 @@ async def test_a_coroutine_ended_from_outside_ends_its_task(how: str) -> None:
         client.write(b"x\n")
         assert await client.read(b"\n") == b"x\n"
         await rest()
-        (task,) = listener._handling
+        (task,) = listener._course.handling
         coroutine = task.get_coro()
         if how == "close":
             coroutine.close()

@@ -153,11 +153,11 @@ async def test_every_sink(
         with bound_to(name, Path(), abstract=abstract) as sock:
             await loop.sock_connect(sock, listener.local_addr.removeprefix("unix:"))
             await loop.sock_sendall(sock, data if listener is first else b"1.")
-            while not (listener._handling and listener.stats.bytes_in):
+            while not (listener._course.handling and listener.stats.bytes_in):
                 await asyncio.sleep(0)
             for _ in range(3):
                 await asyncio.sleep(0)
-            (conn,) = listener._handling.values()
+            (conn,) = listener._course.handling.values()
             assert_harmless(repr(conn), lines=0)
             report = _inspection.report(loop)
             assert_harmless(report)

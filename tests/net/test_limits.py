@@ -385,10 +385,10 @@ async def test_sweep_goes_in_slices_and_rests_when_there_is_nothing_to_do() -> N
         patch.setattr(sweep, "BATCH", 2)
         limits = Limits(first_byte_timeout=10)
         async with tcp.listen(ANY, echo, limits=limits) as listener:
-            assert listener._sweep._handle is None
+            assert listener._course._sweep._handle is None
             clients = [await tcp.connect(listener.local_addr) for _ in range(5)]
             await until_later(lambda: listener.stats.ended == {"first_byte_timeout": 5})
-            await until_later(lambda: listener._sweep._handle is None)
+            await until_later(lambda: listener._course._sweep._handle is None)
             for client in clients:
                 client.close()
                 await client.wait_closed()
@@ -396,7 +396,7 @@ async def test_sweep_goes_in_slices_and_rests_when_there_is_nothing_to_do() -> N
         async with await tcp.connect(listener.local_addr) as client:
             client.write(b"x\n")
             await client.read(b"\n")
-            assert listener._sweep._handle is None
+            assert listener._course._sweep._handle is None
 
 
 @virtual
@@ -485,7 +485,7 @@ async def test_connections_of_one_client_are_counted_apart() -> None:
             conn.close()
             await conn.wait_closed()
         await until(lambda: listener.connections == 0)
-        assert not listener._gate._clients
+        assert not listener._course.gate._clients
 
 
 async def test_proxies_and_unix_sockets_are_exempt(tmp_path: Path) -> None:
@@ -573,7 +573,7 @@ async def test_one_that_was_reset_before_it_was_accepted_is_forgotten() -> None:
             accepted = listener.stats.accepted
             await until(lambda: listener.stats.accepted == accepted + 2)  # noqa: B023
             await until(lambda: listener.connections == 0)
-        assert not listener._gate._clients
+        assert not listener._course.gate._clients
         assert not listener.stats.refused
 
 

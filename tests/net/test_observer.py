@@ -116,7 +116,7 @@ async def test_how_a_connection_ended(
     assert 0 <= ending.handler_seconds <= ending.seconds
     assert len(recorder.opened_conns) == 1
     assert recorder.endings.empty()
-    assert not listener._observed
+    assert not listener._course._observed
 
 
 async def test_an_idle_connection_and_a_cancelled_handler() -> None:
@@ -149,10 +149,10 @@ async def test_a_connection_is_over_when_the_handler_outlives_it() -> None:
         conn.abort()
         await lost.wait()
         assert recorder.endings.empty()
-        assert listener._observed
+        assert listener._course._observed
         go_on.set()
         assert (await recorder.ended()).how == "reset"
-        assert not listener._observed
+        assert not listener._course._observed
 
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
@@ -228,7 +228,7 @@ async def test_nothing_is_kept_where_nobody_observes() -> None:
         async with await tcp.connect(listener.local_addr) as conn:
             conn.write(b"x\n")
             await conn.read(b"\n")
-            assert not listener._observed
+            assert not listener._course._observed
 
 
 @pytest.fixture

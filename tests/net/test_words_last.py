@@ -115,8 +115,8 @@ class Stage:
     async def gone(self) -> None:
         """Wait until the server has ended all connections."""
         await until(lambda: self.listener.connections == 0)
-        assert not self.listener._handling
-        assert not self.listener._lingering
+        assert not self.listener._course.handling
+        assert not self.listener._course.lingering
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -170,7 +170,7 @@ async def silent_clients(stage: Stage) -> None:
         await stage.gone()
         await asyncio.sleep(2 * QUIET_PERIOD)
     assert stage.listener.stats.ended == {"first_byte_timeout": 10}
-    assert stage.listener._sweep._handle is None or not stage.listener._handling
+    assert stage.listener._course._sweep._handle is None or not stage.listener._course.handling
 
 
 async def idle_clients(stage: Stage) -> None:
@@ -218,8 +218,8 @@ async def refusals(stage: Stage) -> None:
 async def stalls(stage: Stage) -> None:
     listener = stage.listen(echo)
     for _ in range(3):
-        listener._gate.stalled(errno.ENOMEM, 1.0)
-        listener._gate.shed(b"\x7f\0\0\1")
+        listener._course.gate.stalled(errno.ENOMEM, 1.0)
+        listener._course.gate.shed(b"\x7f\0\0\1")
     assert listener.stats.accept_stalls == 3
     assert listener.stats.refused == {"descriptors": 3}
     client = await stage.client(b"hello\n")
@@ -272,11 +272,11 @@ async def play(
     listener = stage.listener
     async with asyncio.timeout(100):
         await listener.close(1)
-    await until(lambda: not listener._handling)
+    await until(lambda: not listener._course.handling)
     assert listener.state is ListenerState.CLOSED
     assert listener.connections == 0
-    assert not listener._observed
-    assert not listener._gate._clients
+    assert not listener._course._observed
+    assert not listener._course.gate._clients
     assert listener not in Live.of(loop).listeners
     assert not complaints
 
@@ -332,7 +332,7 @@ async def test_an_observer_is_told_when_all_is_done_and_counted() -> None:
         def closed(self, conn: Conn, listener: Listener, ending: Ending) -> None:
             assert ending.how == "handler_error"
             stats = listener.stats
-            seen.append((stats.connections, len(listener._handling), len(listener._observed), {}))
+            seen.append((stats.connections, len(listener._course.handling), len(listener._course._observed), {}))
             seen[-1][3].update(stats.handler_errors_by_type)
 
     async with tcp.listen(ANY, echo, observer=Looks()) as listener:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import Final, cast
+from typing import Final
 
 from silly._engine import portable
 from silly._engine.interface import Engine
@@ -25,9 +25,9 @@ def _choose(name: str | None) -> Engine:
             f"SILLY_ENGINE={name} is not an engine; the engines are {', '.join(_NAMES)}"
         )
     if name == portable.NAME:
-        return cast(Engine, portable)
+        return portable
     try:
-        return cast(Engine, importlib.import_module("silly._engine.native"))
+        from silly._engine import native  # noqa: PLC0415 - it may not be there
     except ImportError as error:
         if name:
             raise ImportError(
@@ -35,7 +35,8 @@ def _choose(name: str | None) -> Engine:
                 "(it needs Linux, and a C compiler when silly is installed): "
                 f"{error}"
             ) from error
-        return cast(Engine, portable)
+        return portable
+    return native
 
 
 def why_not_native() -> str | None:

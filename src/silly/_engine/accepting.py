@@ -17,12 +17,12 @@ from typing import Any, Final
 
 from silly._engine.interface import Gate
 
-__all__ = ["ACCEPTS_IN_A_ROW", "PER_CONNECTION_ERRORS", "Accepting"]
+__all__ = ["ACCEPT_BATCH", "PER_CONNECTION_ERRORS", "Accepting"]
 
-ACCEPTS_IN_A_ROW: Final = 32  # connections accepted before others have their turn
+ACCEPT_BATCH: Final = 32  # connections accepted before others have their turn
 SOMAXCONN: Final = 4096  # as many as a backlog may hold (listen(2))
-RETRY_DELAY: Final = 1.0  # seconds
-_NO_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
+BACK_OFF: Final = 1.0  # seconds
+_OUT_OF_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 _NAMES_OF_PER_CONNECTION_ERRORS: Final = (
     "ECONNABORTED EINTR EPERM EPROTO ENETDOWN ENOPROTOOPT EHOSTDOWN ENONET EHOSTUNREACH "
@@ -39,10 +39,17 @@ class Accepting:
 
     __slots__ = ("_gate", "_reserve", "_timer", "_turned_away")
 
-    _gate: Gate | None
+    _gate: Gate
     _reserve: int  # a descriptor to give up when there are no others; -1: none
     _timer: Any  # until accepting goes on
     _turned_away: bytes | None  # the client of `_turn_away_one`, until the gate knows
+
+    def _begin(self, gate: Gate) -> None:
+        """Set everything up but the socket."""
+        self._gate = gate
+        self._reserve = -1
+        self._timer = None
+        self._turned_away = None
 
     # ----------------------------------------------------- what each engine does its own way
 
@@ -60,12 +67,12 @@ class Accepting:
     def _is_listening(self) -> bool:
         raise NotImplementedError
 
-    def _watch(self, on: bool) -> None:  # noqa: FBT001 - it is a switch
+    def _watch_backlog(self, on: bool) -> None:  # noqa: FBT001 - it is a switch
         """Have `_accept_some` called when connections wait, or not."""
         raise NotImplementedError
 
-    def _retry_later(self, delay: float) -> Any:
-        """Have `_go_on` called after *delay* seconds; return the timer."""
+    def _resume_later(self, delay: float) -> Any:
+        """Have `_resume_accepting` called after *delay* seconds; return the timer."""
         raise NotImplementedError
 
     # ------------------------------------------------------------------------------------
@@ -81,11 +88,11 @@ class Accepting:
                 failed = 0
             elif error == errno.EAGAIN:
                 break
-            elif error in _NO_DESCRIPTORS and self._reserve >= 0:
+            elif error in _OUT_OF_DESCRIPTORS and self._reserve >= 0:
                 if not self._shed(error):
                     break
                 count += 1
-            elif error in PER_CONNECTION_ERRORS and failed + 1 < ACCEPTS_IN_A_ROW:
+            elif error in PER_CONNECTION_ERRORS and failed + 1 < ACCEPT_BATCH:
                 count += 1
                 failed += 1
             else:
@@ -104,7 +111,7 @@ class Accepting:
             self._back_off(again)
         client = self._turned_away
         self._turned_away = None
-        if client is not None and self._gate is not None:
+        if client is not None:
             self._gate.shed(client)
         return self._timer is None and again != errno.EAGAIN
 
@@ -122,15 +129,14 @@ class Accepting:
 
     def _back_off(self, error: int) -> None:
         if self._timer is None:
-            self._timer = self._retry_later(RETRY_DELAY)
-            self._watch(False)
-            if self._gate is not None:
-                self._gate.stalled(error, RETRY_DELAY)
+            self._timer = self._resume_later(BACK_OFF)
+            self._watch_backlog(False)
+            self._gate.stalled(error, BACK_OFF)
 
-    def _go_on(self) -> None:
+    def _resume_accepting(self) -> None:
         self._timer = None
         self._hold_reserve()
-        self._watch(True)
+        self._watch_backlog(True)
 
     def _stop(self) -> None:
         """Accept no more, and hold nothing but the listening socket."""

@@ -19,7 +19,10 @@ from __future__ import annotations
 from typing import Protocol
 
 from silly._engine import stream_errors
-from silly._engine.lifecycle import FAILED, OPEN, Lifecycle
+from silly._engine.interface import Budget, Owner
+
+# Relative: each engine has a base of its own. Names of states are not to be had this way.
+from .lifecycle import Lifecycle  # noqa: TID252
 
 __all__ = ["Filter", "Filtered"]
 
@@ -73,6 +76,19 @@ class Filtered(Lifecycle):
     _plain_in: int
     _plain_out: int
 
+    def _begin(
+        self,
+        owner: Owner,
+        budget: Budget | None,
+        linger: float,
+        idle_timeout: float,
+        idle_swept: bool,  # noqa: FBT001 - it is a field
+    ) -> None:
+        self._filter = None
+        self._held = None
+        self._plain_in = self._plain_out = 0
+        Lifecycle._begin(self, owner, budget, linger, idle_timeout, idle_swept)
+
     # ----------------------------------------------------- what each engine does its own way
 
     def _take_unread(self) -> bytes:
@@ -106,7 +122,7 @@ class Filtered(Lifecycle):
         """
         if self._filter is not None:
             raise RuntimeError("the connection has a filter already")
-        if self._state != OPEN:
+        if not self._is_open():
             raise self._writer_error()
         if self._has_reader():
             raise stream_errors.concurrent_read(self)
@@ -128,21 +144,17 @@ class Filtered(Lifecycle):
         """
         assert self._filter is not None
         while not self._filter.is_ready:
-            if self._state != OPEN:
+            if not self._is_open():
                 raise self._writer_error()
             if self._ended:
                 raise stream_errors.no_handshake(self)
-            waiter = self._new_future()
-            if self._room_waiters is None:
-                self._room_waiters = []
-            self._room_waiters.append(waiter)
-            await waiter
+            await self._room_waiter()
 
     def _open(self, wire: bytes) -> bytes:
         """Return the plaintext of what was received; whatever else follows from it is done."""
         opener = self._filter
         assert opener is not None
-        if self._state >= FAILED or self._ended:
+        if self._ended or not self.is_alive:
             return b""
         was_ready = opener.is_ready
         try:

@@ -1,125 +1,44 @@
-"""The interfaces of an engine, and of its two layers: links and streams.
+"""The interfaces of an engine: what it is, what it gives, and what it calls.
 
-A `Link` carries the bytes of one connection and knows no delimiters, limits or
-timeouts. A `Stream` (stream.py) implements those and never touches a socket. The
-stream calls the link's methods; the link reports to the stream through `LinkEvents`.
-The portable engine consists of links over asyncio's transports; the native engine's
-stream does the work of both layers.
-
-A link reports events from the event loop's callbacks, one at a time, and in this
-order: any number of `received`, at most one `ended`, `full` and `has_room`
-alternating, and finally one `lost`. A link's method reports an event before it
-returns only where its docstring says so.
+An engine is a module (`Engine`) that makes a `Stream` of each connection and a `Server` of
+each listening socket. It calls the `Gate` about connections that arrive, the `Owner` of a
+stream that ends, and the `Budget` for memory.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import socket
-from collections.abc import Callable, Coroutine
-from typing import Any, Final, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from silly._engine.stream_errors import Buffer
+
+if TYPE_CHECKING:
+    from silly._engine.filter import Filter
 
 __all__ = [
-    "PER_CONNECTION_ERRORS",
+    "LINGER",
+    "MAX_UNSENT",
+    "READ_LIMIT",
     "Accept",
     "Budget",
     "Deadlines",
     "Drain",
     "Engine",
     "Gate",
-    "Link",
-    "LinkEvents",
+    "Owner",
     "Server",
+    "Stream",
     "packed_ip",
     "tune",
 ]
 
+READ_LIMIT: Final = 1024 * 1024  # bytes
+MAX_UNSENT: Final = 16 * 1024 * 1024  # bytes
+LINGER: Final = 10.0  # seconds
 UNSENT_IN_KERNEL: Final = 256 * 1024  # bytes
-
-_NAMES_OF_ONE_CONNECTION: Final = (
-    "ECONNABORTED EINTR EPERM EPROTO ENETDOWN ENOPROTOOPT EHOSTDOWN ENONET EHOSTUNREACH "
-    "EOPNOTSUPP ENETUNREACH ETIMEDOUT"
-)
-PER_CONNECTION_ERRORS: Final = frozenset(
-    getattr(errno, name) for name in _NAMES_OF_ONE_CONNECTION.split() if hasattr(errno, name)
-)
-"""Errors of accept(2) that concern only one connection; accepting can go on."""
-
-
-class Link(Protocol):
-    """The transport of one connection."""
-
-    def attach(self, events: LinkEvents) -> None:
-        """Report to *events* from now on. Called first, once."""
-
-    def send(self, data: bytes) -> None:
-        """Send *data* after everything sent before; never block.
-
-        What the operating system does not accept now is queued. May report `full` before
-        it returns.
-        """
-
-    def unsent(self) -> int:
-        """Return how many bytes are queued here, not yet accepted by the operating system."""
-
-    def receive_at_most(self, size: int) -> None:
-        """Receive at most *size* bytes at a time, if the transport allows it."""
-
-    def pause(self) -> None:
-        """Stop receiving; TCP's flow control then slows the peer down."""
-
-    def resume(self) -> None:
-        """Receive again after `pause`."""
-
-    def finish(self) -> None:
-        """Send FIN once the queue is empty (half-close); receiving goes on."""
-
-    def set_high_water(self, size: int) -> None:
-        """Report `full` above *size* queued bytes (initially 64 KiB), `has_room` at a quarter."""
-
-    def call_when_empty(self) -> None:
-        """Report `has_room` once the queue is empty. Only called while it is not."""
-
-    def has_unread(self) -> bool:
-        """Return whether the operating system holds bytes that were not received yet."""
-
-    def in_flight(self) -> int:
-        """Return how many sent bytes the peer has not acknowledged; 0 if unknown."""
-
-    def close(self) -> None:
-        """Stop receiving, send the queue, then FIN, and close; `lost(None)` follows."""
-
-    def abort(self) -> None:
-        """Drop the queue and reset the connection; `lost(None)` follows."""
-
-    @property
-    def local_sockaddr(self) -> Any:
-        """The local address, in the form that the `socket` module uses."""
-
-    @property
-    def remote_sockaddr(self) -> Any:
-        """The peer's address, in the form that the `socket` module uses."""
-
-
-class LinkEvents(Protocol):
-    """The events that a link reports; `Stream` implements them."""
-
-    def received(self, piece: bytes) -> None:
-        """One or more bytes arrived."""
-
-    def ended(self) -> None:
-        """The peer sent FIN: nothing more will arrive; sending still works."""
-
-    def full(self) -> None:
-        """The link's queue grew past its high-water mark."""
-
-    def has_room(self) -> None:
-        """The link's queue shrank to its low-water mark (or emptied: `Link.call_when_empty`)."""
-
-    def lost(self, error: OSError | None) -> None:
-        """The link is closed: by this side (None), or because of *error*."""
 
 
 class Drain(Coroutine[Any, Any, None]):
@@ -160,12 +79,6 @@ Deadlines = tuple[float, float, float, float, float]
 (seconds; infinity: none), the receive rate that extends the read deadline, the minimum send
 rate (bytes per second; 0: none), and the window over which it is measured (seconds)."""
 
-Accept = Callable[[Any], Any]
-"""Called once for each connection with the first argument of the engine's `Stream` (a `Link`;
-in the native engine a descriptor); returns the new stream. Until the stream exists, the
-engine owns the connection, and resets it if this raises; then the stream owns it."""
-
-
 class Budget(Protocol):
     """Counts the bytes that several streams hold, unread and unsent."""
 
@@ -181,10 +94,10 @@ class Gate(Protocol):
     """
 
     def enter(self, client: bytes) -> bool:
-        """Return whether to let a connection in; if not, the server resets it."""
+        """Return whether to let a connection in, charged to *client*; if not, it is reset."""
 
-    def leave(self, client: bytes) -> None:
-        """Note that a connection that was let in has ended.
+    def leave(self, ticket: bytes) -> None:
+        """Note that a connection that was charged to *ticket*, its client, has ended.
 
         The server calls this only for a connection that no stream took.
         """
@@ -196,15 +109,147 @@ class Gate(Protocol):
         """Note that accepting failed with *error*; the server retries after *delay* seconds."""
 
 
-class Server(Protocol):
-    """Accepts connections on one listening socket, and keeps going when accepting fails.
+class Owner(Protocol):
+    """Whoever has a stream made: a listener's course, or what keeps connections alive."""
 
-    Out of descriptors (EMFILE, ENFILE), it closes one that it holds in reserve, uses it
-    to accept, and resets the accepted connection, so that clients are refused instead of
-    left waiting. If that fails too, and on any other error (ENOMEM, ENOBUFS, or a socket
-    that someone else shut down), it leaves connections in the backlog and retries later.
-    Errors that concern only one connection (`PER_CONNECTION_ERRORS`) are ignored.
-    """
+    def conn_closed(self, conn: Any) -> None:
+        """Note that the socket of *conn* is closed. Called once."""
+
+    def on_draining(self, conn: Any, callback: Callable[[], object] | None) -> None:
+        """See `silly.net.conn.Conn.on_draining`."""
+
+
+class Stream(Protocol):
+    """One connection: what `silly.net.conn.Conn` documents, and what only this package uses."""
+
+    def __init__(
+        self,
+        carrier: Any,
+        loop: asyncio.AbstractEventLoop,
+        owner: Owner,
+        *,
+        read_limit: int = ...,
+        max_unsent: int = ...,
+        linger: float = ...,
+        idle_timeout: float | None = None,
+        idle_swept: bool = False,
+        budget: Budget | None = None,
+    ) -> None:
+        """Take over *carrier*, which the engine gave to an `Accept`.
+
+        Args:
+            idle_swept: `_check_deadlines` is called periodically: no timer for idleness.
+        """
+
+    def read(
+        self,
+        until: bytes | int | None = None,
+        *,
+        timeout: float | None = None,
+        limit: int | None = None,
+    ) -> Coroutine[Any, Any, bytes]: ...
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+    def __anext__(self) -> Awaitable[bytes]: ...
+    def write(self, data: Buffer | Iterable[Buffer]) -> Drain: ...
+    def close_write(self) -> None: ...
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+    async def wait_closed(self) -> None: ...
+    def on_draining(self, callback: Callable[[], object] | None) -> None: ...
+
+    idle_timeout: float | None
+    linger: float
+    max_unsent: int
+    read_limit: int
+
+    @property
+    def is_alive(self) -> bool: ...
+    @property
+    def unread_bytes(self) -> int: ...
+    @property
+    def unsent_bytes(self) -> int: ...
+
+    @property
+    def _is_closing(self) -> bool:
+        """Whether this end called `close` or `abort`."""
+
+    @property
+    def _is_closed(self) -> bool:
+        """Whether the socket is closed."""
+
+    @property
+    def _is_ended(self) -> bool:
+        """Whether the peer finished sending."""
+
+    @property
+    def _loss(self) -> OSError | None:
+        """The error that ended the connection, if this end did not close it."""
+
+    @property
+    def _ended_by(self) -> str | None:
+        """The limit that ended the connection."""
+
+    @property
+    def _waits_for(self) -> str | None:
+        """A description of what a reader or writer waits for; None if no task waits."""
+
+    @property
+    def _counts(self) -> tuple[int, int]:
+        """The program's bytes: received, and written ones that the operating system took."""
+
+    @property
+    def _wire_counts(self) -> tuple[int, int]:
+        """Bytes that the operating system gave, and bytes that it took."""
+
+    @property
+    def _times(self) -> tuple[float, float]:
+        """When it was opened and when bytes last moved: seconds since the epoch."""
+
+    @property
+    def _held_bytes(self) -> int:
+        """Bytes held, unread and unsent, as reported to the budget."""
+
+    @property
+    def _client(self) -> bytes:
+        """The peer's IP address as packed bytes (see `Gate`)."""
+
+    @property
+    def _local_sockaddr(self) -> Any:
+        """The local address, in the form that the `socket` module uses."""
+
+    @property
+    def _remote_sockaddr(self) -> Any:
+        """The peer's address, likewise."""
+
+    def _set_sockaddrs(self, remote: Any, local: Any) -> None:
+        """Have the connection go by other addresses from now on (for prefaces)."""
+
+    def _check_deadlines(self, now: float, deadlines: Deadlines) -> None:
+        """End the connection if one of *deadlines* has passed. Called periodically."""
+
+    def _end_for_limit(self, limit: str, error: OSError) -> None:
+        """End the connection because of *limit*, unless it is ending already.
+
+        For ``"memory_budget"``, discard its unread bytes, and reset it even if it lingers.
+        """
+
+    def _put_filter(self, filter: Filter) -> None:  # noqa: A002 - its name
+        """Have *filter* at the doors from now on (see filter.py)."""
+
+    async def _wait_ready(self) -> None:
+        """Wait until the filter's handshake is complete."""
+
+
+_Stream = Stream  # as `Engine` has an attribute of this name
+
+Accept = Callable[[Any], Stream]
+"""Called once for each connection with the first argument of the engine's `Stream` (a `Link`;
+in the native engine a descriptor); returns the new stream. Until the stream exists, the
+engine owns the connection, and resets it if this raises; then the stream owns it."""
+
+
+class Server(Protocol):
+    """Accepts connections on one listening socket (see accepting.py)."""
 
     def accept_queued(self) -> None:
         """Accept the connections that are in the backlog now."""
@@ -222,10 +267,13 @@ class Server(Protocol):
 class Engine(Protocol):
     """A module that moves bytes."""
 
-    NAME: str
+    @property
+    def NAME(self) -> str:  # noqa: N802 - it is a constant
+        """What it is called."""
 
-    Stream: type
-    """`silly._engine.stream.Stream`, or a class that behaves the same."""
+    @property
+    def Stream(self) -> type[_Stream]:  # noqa: N802 - it is a class
+        """What it makes of connections."""
 
     def serve(
         self,
@@ -256,7 +304,7 @@ class Engine(Protocol):
         cancelled.
         """
 
-    def disown(self, inherited: Any) -> None:
+    def disown(self, inherited: object) -> None:
         """In a forked child, close its copies of a stream's or server's descriptors.
 
         Nothing is sent, and the event loop, which shares its epoll set with the parent's,

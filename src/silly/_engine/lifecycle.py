@@ -49,7 +49,7 @@ from typing import Any, Final
 
 from silly._arguments import positive_seconds, seconds
 from silly._engine import stream_errors
-from silly._engine.interface import Budget, Deadlines, Owner
+from silly._engine.interface import Budget, Deadlines, Owner, packed_ip
 
 __all__ = ["CLOSED", "CLOSING", "FAILED", "FINISHED", "LOST", "OPEN", "Lifecycle"]
 
@@ -92,6 +92,7 @@ class Lifecycle:
 
     __slots__ = (
         "_accounted",
+        "_addresses",
         "_all_acked",
         "_budget",
         "_bytes_in",
@@ -130,6 +131,7 @@ class Lifecycle:
     _writer_notified: bool  # ... and a writer were given it
     _ended_by: str | None  # the limit that ended it
     _owner: Owner | None
+    _addresses: tuple[Any, Any] | None  # the peer's and the local one, if a preface set them
     _budget: Budget | None
     _accounted: int  # bytes that the budget was told of
     _linger: float
@@ -145,6 +147,35 @@ class Lifecycle:
     _deadline_state: DeadlineState | None
     _room_waiters: list[asyncio.Future[None]] | None
     _close_waiters: list[asyncio.Future[None]] | None
+
+    def _begin(
+        self,
+        owner: Owner,
+        budget: Budget | None,
+        linger: float,
+        idle_timeout: float,
+        idle_swept: bool,  # noqa: FBT001 - it is a field
+    ) -> None:
+        """Set the state of a new connection."""
+        self._state = OPEN
+        self._ended = self._truncated = self._failed = self._paused = self._full = False
+        self._loss = None
+        self._reader_notified = self._writer_notified = False
+        self._ended_by = None
+        self._owner = owner
+        self._addresses = None
+        self._budget = budget
+        self._accounted = 0
+        self._linger = linger
+        self._timer = None
+        self._idle_timeout = idle_timeout
+        self._idle_swept = idle_swept
+        self._bytes_in = self._bytes_out = self._all_acked = self._unsent_seen = 0
+        self._opened = self._last_activity = self._now()
+        self._deadline_state = None
+        self._room_waiters = self._close_waiters = None
+        if idle_timeout and not idle_swept:
+            self._arm_idle_timer(self._last_activity + idle_timeout)
 
     # ----------------------------------------------------- what each engine does its own way
 
@@ -185,7 +216,7 @@ class Lifecycle:
         """Receive again."""
         raise NotImplementedError
 
-    def _batched(self) -> int:
+    def _batched_bytes(self) -> int:
         """Return how many written bytes were not even tried to be sent."""
         raise NotImplementedError
 
@@ -227,6 +258,17 @@ class Lifecycle:
         """Let go of the socket and of the memory for what is queued."""
         raise NotImplementedError
 
+    def _peer_sockaddr(self) -> Any:
+        """Return the peer's address, in the form that the `socket` module uses."""
+        raise NotImplementedError
+
+    def _own_sockaddr(self) -> Any:
+        raise NotImplementedError
+
+    def _peer_ip(self) -> bytes:
+        """Return the peer's IP address as packed bytes; empty if it has none."""
+        raise NotImplementedError
+
     # The next three are as they are without a filter (filter.py).
 
     def _say_last(self) -> None:
@@ -241,7 +283,30 @@ class Lifecycle:
         return self._unread()
 
     def _notify_owner(self, owner: Owner) -> None:
-        owner.gone(self)
+        owner.conn_closed(self)
+
+    # ---------------------------------------------------------------------------- addresses
+
+    def _set_sockaddrs(self, remote: Any, local: Any) -> None:
+        """Have the connection go by other addresses from now on."""
+        self._addresses = (remote, local)
+
+    @property
+    def _remote_sockaddr(self) -> Any:
+        return self._peer_sockaddr() if self._addresses is None else self._addresses[0]
+
+    @property
+    def _local_sockaddr(self) -> Any:
+        return self._own_sockaddr() if self._addresses is None else self._addresses[1]
+
+    @property
+    def _client(self) -> bytes:
+        return self._peer_ip() if self._addresses is None else packed_ip(self._addresses[0])
+
+    def on_draining(self, callback: Callable[[], object] | None) -> None:
+        owner = self._owner
+        if owner is not None:
+            owner.on_draining(self, callback)
 
     # ------------------------------------------------------------------------------- errors
 
@@ -273,13 +338,17 @@ class Lifecycle:
         if not self._full:
             await asyncio.sleep(0)  # others have their turn
         while self._full and self._state == OPEN:
-            waiter = self._new_future()
-            if self._room_waiters is None:
-                self._room_waiters = []
-            self._room_waiters.append(waiter)
-            await waiter
+            await self._room_waiter()
         if self._state >= FAILED:
             raise self._writer_error()
+
+    def _room_waiter(self) -> asyncio.Future[None]:
+        """Return a future that `_wake_writers` completes."""
+        waiter = self._new_future()
+        if self._room_waiters is None:
+            self._room_waiters = []
+        self._room_waiters.append(waiter)
+        return waiter
 
     def _wake_writers(self) -> None:
         waiters = self._room_waiters
@@ -335,6 +404,9 @@ class Lifecycle:
                 self._reset_socket()
         finally:
             self._wake_reader()
+
+    def _is_open(self) -> bool:
+        return self._state == OPEN
 
     def _move_on(self, event: int) -> None:
         self._state = _NEXT[event][self._state]
@@ -552,7 +624,7 @@ class Lifecycle:
             if (
                 pending
                 and now - self._opened >= first_byte
-                and not (self._bytes_in or self._bytes_out or self._batched())
+                and not (self._bytes_in or self._bytes_out or self._batched_bytes())
             ):
                 self._end("first_byte_timeout", stream_errors.first_byte_timed_out(first_byte))
                 return True
@@ -619,7 +691,7 @@ class Lifecycle:
 
     @property
     def unsent_bytes(self) -> int:
-        return self._batched() + self._unsent()
+        return self._batched_bytes() + self._unsent()
 
     @property
     def _wire_counts(self) -> tuple[int, int]:

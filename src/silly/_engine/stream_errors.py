@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Coroutine, Iterable
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from silly._tracebacks import AWAIT_IS_MISSING
 from silly.errors import (
@@ -18,6 +18,7 @@ from silly.errors import (
     ConnectionClosed,
     EndOfStream,
     LimitExceeded,
+    TruncatedStream,
     WriteQueueFull,
     at_address,
 )
@@ -34,12 +35,14 @@ __all__ = [
     "deadline_passed",
     "empty_delimiter",
     "end_of_stream",
+    "filter_failed",
     "first_byte_timed_out",
     "half_closed",
     "idle_timed_out",
     "limit_exceeded",
     "limit_without_delimiter",
     "mark",
+    "no_handshake",
     "over_budget",
     "owned_by_parent",
     "queue_full",
@@ -55,12 +58,7 @@ Buffer = bytes | bytearray | memoryview
 E = TypeVar("E", bound=Exception)
 
 
-class _Conn(Protocol):
-    @property
-    def remote_addr(self) -> str: ...
-
-
-def mark(conn: _Conn, error: E) -> E:
+def mark(conn: object, error: E) -> E:
     """Mark *error* as caused by the end of *conn*, or by one of its limits; return it."""
     error._conn = id(conn)  # type: ignore[attr-defined] # the id: errors are kept, and pickled
     return error
@@ -69,6 +67,10 @@ def mark(conn: _Conn, error: E) -> E:
 def belongs_to(conn: object, error: BaseException) -> bool:
     """Return whether `mark` marked *error* for *conn*."""
     return getattr(error, "_conn", None) == id(conn)
+
+
+def _address(conn: object) -> str:
+    return str(conn.remote_addr)  # type: ignore[attr-defined] # every Conn has it
 
 
 def _describe_read(delimiter: bytes | None, wanted: int) -> str:
@@ -107,31 +109,34 @@ def wrong_type_of_until(until: object) -> TypeError:
     )
 
 
-def concurrent_read(address: str) -> ConcurrentRead:
-    return ConcurrentRead("another task is reading", address=address)
+def concurrent_read(conn: object) -> ConcurrentRead:
+    return ConcurrentRead("another task is reading", address=_address(conn))
 
 
 def already_awaited() -> RuntimeError:
     return RuntimeError("coroutine is being awaited already")
 
 
-def end_of_stream(conn: _Conn, delimiter: bytes | None, wanted: int, unread: bytes) -> EndOfStream:
-    what = f"end of stream before {_describe_read(delimiter, wanted)}, {len(unread)} bytes unread"
-    return mark(conn, EndOfStream(what, unread, address=conn.remote_addr))
+def end_of_stream(
+    conn: object, delimiter: bytes | None, wanted: int, unread: bytes, *, truncated: bool
+) -> EndOfStream:
+    kind, what = (TruncatedStream, "stream cut off") if truncated else (EndOfStream, "end of stream")
+    what += f" before {_describe_read(delimiter, wanted)}, {len(unread)} bytes unread"
+    return mark(conn, kind(what, unread, address=_address(conn)))
 
 
-def limit_exceeded(conn: _Conn, delimiter: bytes, limit: int) -> LimitExceeded:
+def limit_exceeded(conn: object, delimiter: bytes, limit: int) -> LimitExceeded:
     what = f"no {delimiter!r} within the limit of {limit} bytes"
-    return mark(conn, LimitExceeded(what, address=conn.remote_addr))
+    return mark(conn, LimitExceeded(what, address=_address(conn)))
 
 
 def read_timed_out(
-    delimiter: bytes | None, wanted: int, timeout: float, address: str
+    conn: object, delimiter: bytes | None, wanted: int, timeout: float
 ) -> TimeoutError:
     return TimeoutError(
         errno.ETIMEDOUT,
         f"No {_describe_read(delimiter, wanted)} within {timeout:g} seconds",
-        address,
+        _address(conn),
     )
 
 
@@ -163,21 +168,21 @@ def as_pieces(data: Buffer | Iterable[Buffer]) -> list[bytes]:
     return pieces
 
 
-def queue_full(conn: _Conn, unsent: int, length: int, max_unsent: int) -> WriteQueueFull:
+def queue_full(conn: object, unsent: int, length: int, max_unsent: int) -> WriteQueueFull:
     what = f"{unsent} bytes are unsent, {length} more would be over max_unsent ({max_unsent} bytes)"
-    return mark(conn, WriteQueueFull(what, address=conn.remote_addr))
+    return mark(conn, WriteQueueFull(what, address=_address(conn)))
 
 
-def half_closed(conn: _Conn) -> ConnectionClosed:
+def half_closed(conn: object) -> ConnectionClosed:
     what = "cannot write after close_write()"
-    return mark(conn, ConnectionClosed(what, address=conn.remote_addr))
+    return mark(conn, ConnectionClosed(what, address=_address(conn)))
 
 
 # --------------------------------------------------------------------- the end
 
 
-def closed(conn: _Conn) -> ConnectionClosed:
-    return mark(conn, ConnectionClosed("active closed", address=conn.remote_addr))
+def closed(conn: object) -> ConnectionClosed:
+    return mark(conn, ConnectionClosed("active closed", address=_address(conn)))
 
 
 def cause_of_loss(error: OSError | None) -> OSError:
@@ -185,7 +190,7 @@ def cause_of_loss(error: OSError | None) -> OSError:
     return error or ConnectionAbortedError(errno.ECONNABORTED, os.strerror(errno.ECONNABORTED))
 
 
-def connection_lost(conn: _Conn, error: OSError, *, repeated: bool) -> OSError:
+def connection_lost(conn: object, error: OSError, *, repeated: bool) -> OSError:
     """Return the error that a reader or a writer of *conn* gets after *error* ended it.
 
     A `TimeoutError` is raised only once: a task that mistakes it for the timeout of its
@@ -194,7 +199,7 @@ def connection_lost(conn: _Conn, error: OSError, *, repeated: bool) -> OSError:
     """
     if repeated and isinstance(error, TimeoutError):
         error = ConnectionAbortedError(errno.ECONNABORTED, error.strerror)
-    return mark(conn, at_address(error, conn.remote_addr))
+    return mark(conn, at_address(error, _address(conn)))
 
 
 def idle_timed_out(timeout: float) -> TimeoutError:
@@ -224,11 +229,21 @@ def send_rate_too_low(rate: float, window: float) -> TimeoutError:
 
 
 def deadline_passed(seconds: float) -> TimeoutError:
-    return TimeoutError(errno.ETIMEDOUT, f"Deadline of {seconds:g} seconds exceeded")
+    return TimeoutError(errno.ETIMEDOUT, f"Exceeded the deadline of {seconds:g} seconds")
 
 
 def over_budget(held: int) -> OSError:
     return OSError(errno.ENOBUFS, f"Held {held:,} bytes when memory_budget was exceeded, reset")
+
+
+def no_handshake(conn: object) -> OSError:
+    what = "The peer finished before the handshake was complete"
+    error = ConnectionAbortedError(errno.ECONNABORTED, what)
+    return mark(conn, at_address(error, _address(conn)))
+
+
+def filter_failed() -> OSError:
+    return ConnectionAbortedError(errno.ECONNABORTED, "The connection's filter failed")
 
 
 def owned_by_parent() -> OSError:

@@ -13,15 +13,13 @@ import asyncio
 import functools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from silly._engine import stream_errors
+from silly.net.conn import StreamConn
 from silly.net.limits import Limits
-
-if TYPE_CHECKING:
-    from silly.net.conn import Conn
 
 __all__ = ["MemoryBudget", "machine_memory", "memory_of"]
 
@@ -44,7 +42,7 @@ class MemoryBudget:
         self,
         loop: asyncio.AbstractEventLoop,
         limit: int | None,
-        conns: Callable[[], list[Conn]],
+        conns: Callable[[], Sequence[StreamConn]],
     ) -> None:
         self._loop = loop
         self._conns = conns
@@ -70,9 +68,9 @@ class MemoryBudget:
             self._handle.cancel()
 
     def _relieve(self) -> None:
-        self._rank(self._conns(), [])
+        self._rank([*self._conns()], [])
 
-    def _rank(self, conns: list[Conn], ranked: list[tuple[float, int, Conn]]) -> None:
+    def _rank(self, conns: list[StreamConn], ranked: list[tuple[float, int, StreamConn]]) -> None:
         """Rank the connections that hold anything, a batch at a time."""
         now = time.time()
         for conn in conns[-RANK_BATCH:]:
@@ -85,7 +83,7 @@ class MemoryBudget:
             ranked.sort(reverse=True)
             self._reset(ranked)
 
-    def _reset(self, ranked: list[tuple[float, int, Conn]]) -> None:
+    def _reset(self, ranked: list[tuple[float, int, StreamConn]]) -> None:
         """Reset connections from the end of *ranked*, a batch at a time, down to the target."""
         self._handle = self._loop.call_later(RETRY_DELAY, self._retry)  # even if a reset raises
         for _, _, conn in ranked[-1 : -RESET_BATCH - 1 : -1]:
@@ -102,7 +100,7 @@ class MemoryBudget:
         self.change(0)
 
 
-def _worth(conn: Conn, now: float) -> float:
+def _worth(conn: StreamConn, now: float) -> float:
     """Return the bytes/second that *conn* has moved per byte of memory that it holds."""
     bytes_in, bytes_out = conn._counts
     opened_at, _ = conn._times

@@ -1,26 +1,28 @@
-"""`Conn`: a connection, as programs see it.
+"""Connections, as programs see them.
 
-`Conn` documents the methods; the stream class of each engine (``silly._engine``)
-implements them. `silly.net.tcp` joins the two in the class of the connections that
-`listen` and `connect` make.
+`Conn` documents the methods. The stream class of each engine (``silly._engine``) implements
+them, and `StreamConn` makes a `Conn` of it; `EngineConn` is that for the engine in use. A kind
+of connection that stands on something else derives from `Conn`;
+`silly.testing.check_conn` checks that it keeps the promises.
 """
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from silly._engine.interface import Deadlines, Drain
+from silly._engine import engine
+from silly._engine.interface import Drain, Stream
 from silly._engine.stream_errors import Buffer
 from silly.net import addr as addresses
 from silly.net.deadline import Deadline
 from silly.text import printable
 
-__all__ = ["Conn", "ConnStats"]
+__all__ = ["Conn", "ConnStats", "EngineConn", "StreamConn"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,10 @@ class ConnStats:
     """When the connection was made: seconds since the epoch, as `time.time`."""
     last_activity: float
     """When bytes last moved in either direction, likewise."""
+    wire_bytes_in: int
+    """Bytes received from the network: others than `bytes_in` if they are encrypted."""
+    wire_bytes_out: int
+    """Bytes that the operating system has taken, likewise."""
 
 
 class Conn(ABC):
@@ -229,14 +235,14 @@ class Conn(ABC):
     # -------------------------------------------------------------- properties
 
     @property
+    @abstractmethod
     def local_addr(self) -> str:
         """This end's address, such as ``"127.0.0.1:9999"``."""
-        return addresses.format_sockaddr(self._local_sockaddr)
 
     @property
+    @abstractmethod
     def remote_addr(self) -> str:
         """The peer's address, such as ``"127.0.0.1:53124"``; ``"unix:"`` if it has no name."""
-        return addresses.format_sockaddr(self._remote_sockaddr)
 
     @property
     @abstractmethod
@@ -302,69 +308,87 @@ class Conn(ABC):
     def idle_timeout(self, value: float | None) -> None: ...
 
     @property
+    @abstractmethod
     def stats(self) -> ConnStats:
         """Bytes in and out, when the connection was opened, when bytes last moved."""
-        bytes_in, bytes_out = self._counts
-        opened_at, last_activity = self._times
-        return ConnStats(bytes_in, bytes_out, opened_at, last_activity)
+
+    # ------------------------------------------------------------------- its listener
+
+    def on_draining(self, callback: Callable[[], object] | None) -> None:
+        """Have *callback* called, once, when the connection's listener begins to close.
+
+        For protocols that keep idle connections open: such a connection can end at once
+        instead of holding the listener up for its grace period. It is called in the event
+        loop, soon if the listener is closing already; never for a connection that no
+        listener made, or that is closed by then. A later call replaces the callback; None
+        removes it.
+        """
+
+    @property
+    def _state_name(self) -> str:
+        return "open" if self.is_alive else "closed"
 
     def __repr__(self) -> str:
-        state = "open" if self.is_alive else "closed" if self._is_closing else "lost"
+        state = self._state_name
         ends = f"{printable(self.local_addr)} to {printable(self.remote_addr)}"
         return f"<Conn {ends}, {state}>"
 
-    # ------------------------------------------------ provided by the engine's stream
+    # ---------------------------------------------------------- for `silly.net.deadline`
+
+    def _bytes_moved(self) -> int:
+        stats = self.stats
+        return stats.bytes_in + stats.bytes_out
+
+    def _end_for_limit(self, limit: str, error: OSError) -> None:  # noqa: ARG002
+        """End the connection because of *limit*. A kind that can tell its reader does so."""
+        self.abort()
+
+
+if TYPE_CHECKING:
+
+    class _StreamConn(Stream, Conn): ...
+
+    from silly._engine.portable import Stream as _EngineStream
+else:
+    _StreamConn = Conn
+    _EngineStream = engine.Stream
+
+
+class StreamConn(_StreamConn):
+    """The `Conn` over an engine's stream: ``class MyConn(Stream, StreamConn)``."""
+
+    __slots__ = ()
 
     @property
-    @abstractmethod
-    def _is_closing(self) -> bool: ...
+    def local_addr(self) -> str:
+        return addresses.format_sockaddr(self._local_sockaddr)
 
     @property
-    @abstractmethod
-    def _is_closed(self) -> bool: ...
+    def remote_addr(self) -> str:
+        return addresses.format_sockaddr(self._remote_sockaddr)
 
     @property
-    @abstractmethod
-    def _is_ended(self) -> bool: ...
+    def stats(self) -> ConnStats:
+        bytes_in, bytes_out = self._counts
+        wire_bytes_in, wire_bytes_out = self._wire_counts
+        opened_at, last_activity = self._times
+        return ConnStats(
+            bytes_in, bytes_out, opened_at, last_activity, wire_bytes_in, wire_bytes_out
+        )
 
     @property
-    @abstractmethod
-    def _loss(self) -> OSError | None: ...
+    def _state_name(self) -> str:
+        return "open" if self.is_alive else "closed" if self._is_closing else "lost"
 
-    @property
-    @abstractmethod
-    def _waits_for(self) -> str | None: ...
+    def _bytes_moved(self) -> int:
+        return sum(self._counts)
 
-    @property
-    @abstractmethod
-    def _ended_by(self) -> str | None: ...
 
-    @property
-    @abstractmethod
-    def _held_bytes(self) -> int: ...
+class EngineConn(_EngineStream, StreamConn):
+    """The `Conn` of the engine in use; what listeners and `connect` make."""
 
-    @abstractmethod
-    def _end_for_limit(self, limit: str, error: OSError) -> None: ...
+    __slots__ = ()
 
-    @abstractmethod
-    def _check_deadlines(self, now: float, deadlines: Deadlines) -> None: ...
-
-    @property
-    @abstractmethod
-    def _client(self) -> bytes: ...
-
-    @property
-    @abstractmethod
-    def _local_sockaddr(self) -> Any: ...
-
-    @property
-    @abstractmethod
-    def _remote_sockaddr(self) -> Any: ...
-
-    @property
-    @abstractmethod
-    def _counts(self) -> tuple[int, int]: ...
-
-    @property
-    @abstractmethod
-    def _times(self) -> tuple[float, float]: ...
+    def _disown(self) -> None:
+        """In a forked child: drop the descriptor, which is the parent's."""
+        engine.disown(self)

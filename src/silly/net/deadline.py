@@ -11,16 +11,20 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Self
+from typing import Protocol, Self
 
 from silly._arguments import positive_seconds
 from silly._engine import stream_errors
 from silly.net.sweep import CHECKS, Sweep
 
-if TYPE_CHECKING:
-    from silly.net.conn import Conn
-
 __all__ = ["Deadline"]
+
+
+class _Conn(Protocol):
+    @property
+    def is_alive(self) -> bool: ...
+    def _bytes_moved(self) -> int: ...
+    def _end_for_limit(self, limit: str, error: OSError) -> None: ...
 
 
 class Deadline:
@@ -28,7 +32,7 @@ class Deadline:
 
     __slots__ = ("_base", "_conn", "_open", "_rate", "_seconds", "_started")
 
-    def __init__(self, conn: Conn, seconds: float | None, rate: float | None) -> None:
+    def __init__(self, conn: _Conn, seconds: float | None, rate: float | None) -> None:
         self._conn = conn
         self._seconds = positive_seconds(seconds, "seconds")
         if rate is not None:
@@ -49,7 +53,7 @@ class Deadline:
         if self._seconds is not None:
             loop = asyncio.get_running_loop()
             self._started = loop.time()
-            self._base = sum(self._conn._counts)
+            self._base = self._conn._bytes_moved()
             self._open = _OpenDeadlines.of(loop)
             self._open.add(self, self._seconds)
         return self
@@ -64,7 +68,7 @@ class Deadline:
         assert self._seconds is not None
         ends = self._started + self._seconds
         if self._rate is not None:
-            ends += (sum(self._conn._counts) - self._base) / self._rate
+            ends += (self._conn._bytes_moved() - self._base) / self._rate
         return ends
 
     def _check(self, now: float) -> bool:

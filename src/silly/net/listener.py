@@ -376,6 +376,10 @@ class Listener:
             except TimeoutError:
                 return
 
+    def _be_auxiliary(self) -> None:
+        """Serve the program itself (its metrics, its admin socket): observers do not count it."""
+        self._course.is_auxiliary = True
+
     def _disown(self) -> None:
         """In a forked child: drop the descriptors, which are the parent's."""
         for each in (*self._servers, *self._course.conns()):

@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, Self
 
 from silly._arguments import seconds, size
-from silly._engine.stream import LINGER, MAX_UNSENT, READ_LIMIT
+from silly._engine.interface import LINGER, MAX_UNSENT, READ_LIMIT
 from silly.errors import ConnectionClosed, EndOfStream
 from silly.net import addr as addresses
 from silly.net import tcp

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from collections.abc import Callable
 from typing import Any, Final
 
-from silly._engine.interface import LinkEvents
-from silly._engine.stream import LINGER, MAX_UNSENT, READ_LIMIT, Stream
-from silly.net.conn import Conn
+from silly._engine.interface import LINGER, MAX_UNSENT, READ_LIMIT
+from silly._engine.portable.link import LinkEvents
+from silly._engine.portable.stream import Stream
+from silly.net.conn import Conn, StreamConn
 
 __all__ = ["memory_pair"]
 
@@ -17,10 +19,20 @@ _HIGH_WATER: Final = 64 * 1024
 _WINDOW: Final = 64 * 1024
 
 
-class MemoryConn(Stream, Conn):
+class MemoryConn(Stream, StreamConn):
     """A connection over a link in memory; of the portable engine's make, whichever is in use."""
 
     __slots__ = ()
+
+
+class _Owner:
+    """Nobody needs to know when such a connection is closed."""
+
+    def conn_closed(self, conn: MemoryConn) -> None: ...
+    def on_draining(self, conn: MemoryConn, callback: Callable[[], object] | None) -> None: ...
+
+
+_OWNER: Final = _Owner()
 
 
 class _MemoryLink:
@@ -200,7 +212,7 @@ def memory_pair(
         conn = MemoryConn(
             link,
             loop,
-            lambda _conn: None,
+            _OWNER,
             read_limit=read_limit,
             max_unsent=max_unsent,
             linger=linger,

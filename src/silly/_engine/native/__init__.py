@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
 from typing import Final
 
-from silly._engine.interface import Gate, tune
+from silly._engine.interface import Accept, Gate, tune
 from silly._engine.native.reactor import spin
 from silly._engine.native.server import Server, adopt
 from silly._engine.native.stream import Stream
@@ -31,7 +30,7 @@ def serve(
     loop: asyncio.AbstractEventLoop,
     sock: socket.socket,
     backlog: int,  # noqa: ARG001 - the socket is already listening
-    accept: Callable[[int], object],
+    accept: Accept,
     *,
     busy_poll: float,
     gate: Gate,
@@ -43,14 +42,14 @@ def serve(
     return server
 
 
-def disown(inherited: Stream | Server) -> None:
+def disown(inherited: object) -> None:
     """Do nothing: reactors do this by themselves (see `silly._engine.interface.Engine.disown`)."""
 
 
 async def attach(
     loop: asyncio.AbstractEventLoop,
     sock: socket.socket,
-    accept: Callable[[int], object],
+    accept: Accept,
 ) -> None:
     """Call *accept* for *sock* (see `silly._engine.interface.Engine.attach`)."""
     tune(sock)

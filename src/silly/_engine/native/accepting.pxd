@@ -2,8 +2,8 @@
 
 from silly._engine.native.reactor cimport Source
 
-cdef int ACCEPTS_IN_A_ROW, SOMAXCONN
-cdef double RETRY_DELAY
+cdef int ACCEPT_BATCH, SOMAXCONN
+cdef double BACK_OFF
 
 
 cdef class Accepting(Source):
@@ -12,11 +12,12 @@ cdef class Accepting(Source):
     cdef object _timer
     cdef object _turned_away
 
+    cdef int _begin(self, object gate) except -1
     cdef int _accept_one(self) except -1
     cdef int _turn_away_one(self) except -1
     cdef bint _is_listening(self) noexcept
-    cdef int _watch(self, bint on) except -1
-    cdef object _retry_later(self, double delay)
+    cdef int _watch_backlog(self, bint on) except -1
+    cdef object _resume_later(self, double delay)
 
     cdef int _accept_some(self, int most) except -1
     cdef bint _shed(self, int error) except -1

@@ -24,9 +24,10 @@ cdef class Lifecycle(Source):
     cdef uint8_t _reader_notified
     cdef uint8_t _writer_notified
     cdef uint8_t _idle_swept
-    cdef object _loss
-    cdef object _ended_by
+    cdef readonly object _loss
+    cdef readonly object _ended_by
     cdef object _owner
+    cdef object _addresses
     cdef object _budget
     cdef int64_t _accounted
     cdef double _linger
@@ -37,6 +38,9 @@ cdef class Lifecycle(Source):
     cdef DeadlineState _deadline_state
     cdef list _room_waiters, _close_waiters
 
+    cdef int _begin(
+        self, object owner, object budget, double linger, double idle_timeout, bint idle_swept
+    ) except -1
     cdef double _now(self) except -1
     cdef object _call_later(self, double delay, object callback)
     cdef object _new_future(self)
@@ -47,7 +51,7 @@ cdef class Lifecycle(Source):
     cdef bint _is_read_pending(self) noexcept
     cdef int _wake_reader(self) except -1
     cdef int _resume(self) except -1
-    cdef int64_t _batched(self) noexcept
+    cdef int64_t _batched_bytes(self) noexcept
     cdef int64_t _unsent(self) noexcept
     cdef int64_t _in_flight(self) noexcept
     cdef int _flush(self) except -1
@@ -58,6 +62,9 @@ cdef class Lifecycle(Source):
     cdef int _close_socket(self) except -1
     cdef int _reset_socket(self) except -1
     cdef int _release(self) except -1
+    cdef object _peer_sockaddr(self)
+    cdef object _own_sockaddr(self)
+    cdef bytes _peer_ip(self)
     cdef int _say_last(self) except -1
     cdef int64_t _received(self) noexcept
     cdef int64_t _unfinished(self) except -1
@@ -65,14 +72,16 @@ cdef class Lifecycle(Source):
 
     cdef object _reader_error(self, bytes delimiter, int64_t wanted)
     cdef object _writer_error(self)
+    cdef object _room_waiter(self)
     cdef int _wake_writers(self) except -1
     cdef int _has_room(self) except -1
+    cdef bint _is_open(self) noexcept
     cdef int _move_on(self, int event) except -1
     cdef int _start_closing(self) except -1
-    cdef int _close_sent(self) except -1
+    cdef object _close_sent(self)
     cdef int _start_linger(self) except -1
     cdef int _peer_ended(self) except -1
-    cdef int _tear_down(self, object error) except -1
+    cdef object _tear_down(self, object error)
     cdef bint _socket_is_closed(self) noexcept
     cdef int _mark_closed(self, object error) except -1
     cdef int _stop_timer(self) except -1

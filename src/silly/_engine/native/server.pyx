@@ -4,7 +4,7 @@
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.errno cimport EAGAIN, EMFILE, ENFILE, errno
+from libc.errno cimport errno
 from libc.stdint cimport uint32_t
 
 from silly._engine.native.linux cimport (
@@ -16,8 +16,6 @@ from silly._engine.native.linux cimport (
     IPPROTO_IPV6,
     IPPROTO_TCP,
     IPV6_TRANSPARENT,
-    O_CLOEXEC,
-    O_RDONLY,
     SO_ACCEPTCONN,
     SO_LINGER,
     SOCK_CLOEXEC,
@@ -28,7 +26,6 @@ from silly._engine.native.linux cimport (
     close,
     getsockopt,
     linger_t,
-    open_file,
     setsockopt,
     sockaddr,
     sockaddr_in,
@@ -36,37 +33,28 @@ from silly._engine.native.linux cimport (
     socklen_t,
     tcp_info,
 )
+from silly._engine.native.accepting cimport ACCEPT_BATCH, Accepting
 from silly._engine.native.reactor cimport Reactor, Source, reactor_of
 from silly._engine.native.stream cimport raw_local_name
 
-from silly._engine.interface import PER_CONNECTION_ERRORS
-
-cdef enum:
-    ACCEPT_BATCH = 32  # connections accepted before other callbacks run
-    SOMAXCONN = 4096  # the longest backlog (listen(2))
-
-cdef double BACK_OFF = 1.0  # seconds
-
-
-cdef class Server(Source):
+cdef class Server(Accepting):
     """Passes the descriptors of connections that *gate* lets in to *accept*, until closed."""
 
     cdef object accept
-    cdef object gate
-    cdef object timer
     cdef bytes name  # `raw_local_name` of accepted connections, if it is the same for all; or None
-    cdef int reserve  # a descriptor to free when there are no others; -1: none
+    cdef bint constructed
 
     def __cinit__(self, loop, int fd, accept, double busy_poll, gate):
         # If this raises, the caller still owns *fd*.
         cdef Reactor reactor = reactor_of(loop)
         cdef int listens = 0
         cdef socklen_t length = sizeof(listens)
-        self.reserve = -1
+        self._begin(gate)
         if getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) < 0 or not listens:
             raise ValueError(f"descriptor {fd} is not a listening socket")
+        self.accept = accept
         self.name = accepted_local_name(fd)
-        self.hold_reserve()
+        self._hold_reserve()
         self.fd = fd
         try:
             reactor.add(self)
@@ -75,58 +63,66 @@ cdef class Server(Source):
             reactor.remove(self)
             self.fd = -1
             raise
-        self.accept = accept
-        self.gate = gate
+        self.constructed = True
         reactor.busy_poll = max(reactor.busy_poll, busy_poll)
 
     def __dealloc__(self):
-        if self.reserve >= 0:
-            close(self.reserve)
+        if self._reserve >= 0:
+            close(self._reserve)
 
     cdef int ready(self, uint32_t events) except -1:
-        cdef int accepted = self.accept_some(ACCEPT_BATCH)
-        if self.fd < 0 or self.timer is not None:
+        cdef int accepted = self._accept_some(ACCEPT_BATCH)
+        if self.fd < 0 or self._timer is not None:
             return 0
         if accepted < ACCEPT_BATCH:
             return self.watch(EPOLLIN)
-        # More are waiting: accept them after the loop's other callbacks.
+        # More wait: not before the loop, too, has had its turn.
         self.watch(0)
-        self.timer = self.reactor.loop.call_soon(self._accept_more)
+        self._timer = self.reactor.loop.call_soon(self._accept_more)
         return 0
 
     def _accept_more(self):
-        self.timer = None
+        self._timer = None
         self.ready(EPOLLIN)
 
-    cdef int accept_some(self, int limit) except -1:
-        """Accept up to *limit* connections; return how many were taken out of the backlog."""
-        cdef int fd, error, count = 0
-        cdef int failed = 0  # consecutive failures
+    # -------------------------------------------------------------- see accepting.py
+
+    cdef int _accept_one(self) except -1:
         cdef sockaddr_in6 peer
-        cdef socklen_t length
-        while count < limit and self.fd >= 0:
-            length = sizeof(peer)
-            fd = accept4(
-                self.fd, <sockaddr *>&peer, &length, SOCK_NONBLOCK | SOCK_CLOEXEC
-            )
-            error = errno
-            if fd >= 0:
-                count += 1
-                failed = 0
-                self.admit(fd, &peer)
-            elif error == EAGAIN:
-                break
-            elif error in (EMFILE, ENFILE) and self.reserve >= 0:
-                if not self.shed(error):
-                    break
-                count += 1
-            elif error in PER_CONNECTION_ERRORS and failed + 1 < ACCEPT_BATCH:
-                count += 1
-                failed += 1
-            else:
-                self.back_off(error)
-                break
-        return count
+        cdef socklen_t length = sizeof(peer)
+        cdef int fd = accept4(
+            self.fd, <sockaddr *>&peer, &length, SOCK_NONBLOCK | SOCK_CLOEXEC
+        )
+        if fd < 0:
+            return errno
+        self.admit(fd, &peer)
+        return 0
+
+    cdef int _turn_away_one(self) except -1:
+        cdef sockaddr_in6 peer
+        cdef socklen_t length = sizeof(peer)
+        cdef int fd = accept4(
+            self.fd, <sockaddr *>&peer, &length, SOCK_NONBLOCK | SOCK_CLOEXEC
+        )
+        if fd < 0:
+            return errno
+        reset(fd)
+        self._turned_away = packed_ip(&peer)
+        return 0
+
+    cdef bint _is_listening(self) noexcept:
+        return self.fd >= 0
+
+    cdef int _watch_backlog(self, bint on) except -1:
+        return self.watch(EPOLLIN if on else 0)
+
+    cdef object _resume_later(self, double delay):
+        return self.reactor.loop.call_later(delay, self._resume_accepting)
+
+    cdef int watch_failed(self, int error) except -1:
+        if not self.constructed:
+            return Source.watch_failed(self, error)
+        return self._back_off(error)
 
     cdef int admit(self, int fd, const sockaddr_in6 *peer) except -1:
         """Pass the new connection *fd* to *accept*, if the gate lets it in."""
@@ -144,14 +140,14 @@ cdef class Server(Source):
         try:
             try:
                 client = packed_ip(peer)
-                entered = self.gate.enter(client)
+                entered = self._gate.enter(client)
                 if entered:
                     self.accept(fd)
             finally:
                 if reactor.arriving == fd:  # no stream took it
                     reset(fd)
                     if entered:
-                        self.gate.leave(client)
+                        self._gate.leave(client)
                 reactor.arriving = before
                 reactor.arriving_known = False
                 reactor.direct = direct
@@ -163,57 +159,9 @@ cdef class Server(Source):
             )
         return 0
 
-    cdef bint shed(self, int error) except -1:
-        """Refuse one connection, using the reserve descriptor; return whether to go on."""
-        cdef int fd, again
-        cdef sockaddr_in6 peer
-        cdef socklen_t length = sizeof(peer)
-        close(self.reserve)
-        self.reserve = -1
-        fd = accept4(self.fd, <sockaddr *>&peer, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
-        again = errno
-        if fd >= 0:
-            reset(fd)
-        self.hold_reserve()
-        if self.reserve < 0:
-            self.back_off(error)
-        elif fd < 0 and again != EAGAIN and again not in PER_CONNECTION_ERRORS:
-            self.back_off(again)
-        if fd >= 0:
-            self.gate.shed(packed_ip(&peer))
-        return self.timer is None and (fd >= 0 or again != EAGAIN)
-
-    cdef int watch_failed(self, int error) except -1:
-        if self.gate is None:  # in the constructor
-            return Source.watch_failed(self, error)
-        return self.back_off(error)
-
-    cdef int hold_reserve(self) except -1:
-        if self.reserve < 0:
-            self.reserve = open_file("/dev/null", O_RDONLY | O_CLOEXEC)
-        return 0
-
-    cdef int back_off(self, int error) except -1:
-        if self.timer is None:
-            self.timer = self.reactor.loop.call_later(BACK_OFF, self._resume_accepting)
-            self.watch(0)
-            self.gate.stalled(error, BACK_OFF)
-        return 0
-
-    def _resume_accepting(self):
-        self.timer = None
-        self.hold_reserve()
-        self.watch(EPOLLIN)
-
     cdef int disown(self) except -1:
-        if self.reserve >= 0:
-            close(self.reserve)
-            self.reserve = -1
+        self._drop_reserve()
         return Source.disown(self)
-
-    def accept_queued(self):
-        """Accept the connections that are in the backlog now."""
-        self.accept_some(SOMAXCONN)
 
     def backlog(self):
         """Return how many connections wait to be accepted, and how many may; None if unknown."""
@@ -226,12 +174,7 @@ cdef class Server(Source):
 
     def close(self):
         """Stop accepting and close the listening socket."""
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-        if self.reserve >= 0:
-            close(self.reserve)
-            self.reserve = -1
+        self._stop()
         self.release()
 
 

@@ -76,6 +76,8 @@ from silly._engine.native.linux cimport (
     socklen_t,
     stop_iteration,
 )
+from silly._engine.native.filter cimport Filtered
+from silly._engine.native.lifecycle cimport CLOSING, LOST, OPEN
 from silly._engine.native.reactor cimport (
     HEADROOM,
     RECEIVE,
@@ -86,14 +88,13 @@ from silly._engine.native.reactor cimport (
 )
 from silly._engine.native.waiter cimport PENDING, Waiter, new_waiter
 
-import asyncio
 import os
-import time
 import warnings
 
-from silly._arguments import positive_seconds, seconds, seconds_or_none, size
+from silly._arguments import seconds_or_none, size
 from silly._engine import stream_errors
-from silly._engine import stream as portable
+from silly._engine.drain import Draining
+from silly._engine.interface import LINGER, MAX_UNSENT, READ_LIMIT
 
 
 cdef enum:
@@ -118,36 +119,24 @@ cdef enum:  # states of a `Read`
     WAITING = 1
     DONE = 2
 
-cdef enum:  # the limit that ended a connection: indices into LIMITS
-    BY_NONE = 0
-    BY_IDLE_TIMEOUT = 1
-    BY_FIRST_BYTE_TIMEOUT = 2
-    BY_READ_DEADLINE = 3
-    BY_MIN_SEND_RATE = 4
-    BY_LINGER = 5
-    BY_DEADLINE = 6
-    BY_MEMORY_BUDGET = 7
-
-cdef tuple LIMITS = (
-    None, "idle_timeout", "first_byte_timeout", "read_deadline", "min_send_rate", "linger",
-    "deadline", "memory_budget",
-)
-
 cdef bytes NEWLINE = b"\n"
 
 
-cdef class Stream(Source):
-    """One connection's reading, writing and closing; the base of the native `Conn`."""
+cdef class Stream(Filtered):
+    """One connection's reading and writing, and its socket; the base of the native `Conn`.
+
+    How it ends is in ``lifecycle.py``, what a filter concerns in ``filter.py``.
+    """
 
     def __cinit__(
         self,
         int link,
         loop,
-        on_closed,
+        owner,
         *,
-        read_limit=portable.READ_LIMIT,
-        max_unsent=portable.MAX_UNSENT,
-        double linger=portable.LINGER,
+        read_limit=READ_LIMIT,
+        max_unsent=MAX_UNSENT,
+        double linger=LINGER,
         idle_timeout=None,
         bint idle_swept=False,
         budget=None,
@@ -155,14 +144,9 @@ cdef class Stream(Source):
         # If this raises, the caller still owns *link*.
         cdef socklen_t length = sizeof(sockaddr_in6)
         cdef Reactor reactor = reactor_of(loop)
-        self.on_closed = on_closed
         self.max_unread = _capped(read_limit)
         self.max_queued = _capped(max_unsent)
-        self.linger_time = linger
-        self.budget = budget
-        self.idle_swept = idle_swept
-        self.idle_time = 0 if idle_timeout is None else idle_timeout
-        self.writable = True
+        self.set_thresholds()
         # Asked now: the kernel no longer knows the address once the connection is reset.
         if reactor.arriving == link and reactor.arriving_known:
             self.peer = reactor.arriving_peer
@@ -173,16 +157,16 @@ cdef class Stream(Source):
             memset(&self.peer, 0, sizeof(self.peer))
         if not self.has_inet_peer():
             self.peer_name = socket_name(link, &getpeername)
-        self.opened = self.last_activity = reactor.now()
         self.fd = link
         self.reactor = reactor
         try:
-            if self.idle_time and not idle_swept:
-                self.arm_idle_timer(self.last_activity + self.idle_time)
+            self._begin(
+                owner, budget, linger, 0 if idle_timeout is None else idle_timeout, idle_swept
+            )
             reactor.add(self)
             self.watch(EPOLLIN)  # last, so that it needs no undoing
         except BaseException:
-            self.stop_timer()
+            self._stop_timer()
             reactor.remove(self)
             self.fd = -1
             raise
@@ -201,7 +185,6 @@ cdef class Stream(Source):
             PyMem_RawFree(self.in_data)
         if self.out_capacity:
             PyMem_RawFree(self.out_data)
-        PyMem_RawFree(self.state)
         if self.fd >= 0:
             try:
                 warnings.warn(f"unclosed connection, descriptor {self.fd}", ResourceWarning)
@@ -304,12 +287,12 @@ cdef class Stream(Source):
         self.in_start += count
         self.searched = self.searched - count if self.searched > count else 0
         if self.in_start == self.in_end:
-            self.discard_unread()
-        if self.paused and self.in_end - self.in_start <= self.max_unread // 2:
-            self.resume()
+            self._discard_unread()
+        if self._paused and self.in_end - self.in_start <= self.max_unread // 2:
+            self._resume()
         return taken
 
-    cdef int discard_unread(self) except -1:
+    cdef int _discard_unread(self) except -1:
         self.free_incoming()
         self.in_data = NULL
         self.in_start = self.in_end = self.searched = 0
@@ -319,20 +302,21 @@ cdef class Stream(Source):
         if self.in_capacity:
             PyMem_RawFree(self.in_data)
             self.in_capacity = 0
-            self.account()
+            self._account()
         self.piece = None
         return 0
 
-    cdef void account(self) noexcept:
+    cdef int _account(self) except -1:
         """Report the change in the memory that this connection holds to the budget.
 
         Exceptions are only printed: the callers have freed memory that they still refer to.
         """
-        cdef size_t held = self.in_capacity + self.out_capacity
-        cdef int64_t change = <int64_t>held - <int64_t>self.accounted
-        if self.budget is not None and change:
-            self.accounted = held
-            self.budget.change(change)
+        cdef int64_t held = <int64_t>(self.in_capacity + self.out_capacity)
+        cdef int64_t change = held - self._accounted
+        if self._budget is not None and change:
+            self._accounted = held
+            tell_budget(self._budget, change)
+        return 0
 
     cdef bint reserve(self, size_t room) except -1:
         """Make room for *room* bytes after the unread ones, in memory of the stream's own.
@@ -350,7 +334,7 @@ cdef class Stream(Source):
             capacity = unread + unread // 2 + room
             data = <uint8_t *>PyMem_RawMalloc(capacity)
             if data == NULL:
-                self.discard_unread()
+                self._discard_unread()
                 self.fail(ENOMEM)
                 return False
             if unread:
@@ -362,7 +346,7 @@ cdef class Stream(Source):
             self.in_capacity = capacity
         self.in_start = 0
         self.in_end = unread
-        self.account()
+        self._account()
         return True
 
     cdef int save_unread(self) except -1:
@@ -373,7 +357,7 @@ cdef class Stream(Source):
             return 0
         data = <uint8_t *>PyMem_RawMalloc(unread)
         if data == NULL:
-            self.discard_unread()
+            self._discard_unread()
             return self.fail(ENOMEM)
         memcpy(data, self.in_data + self.in_start, unread)
         self.in_data = data
@@ -381,14 +365,14 @@ cdef class Stream(Source):
         self.in_start = 0
         self.in_end = unread
         self.piece = None
-        self.account()
+        self._account()
         return 0
 
     cdef size_t receive_limit(self, size_t unread) noexcept:
         """Return how many bytes to receive at most, given the read limit and the waiting read."""
         cdef Read reader = self.reader
         cdef size_t held = self.max_unread if self.max_unread > MIN_RECEIVE else MIN_RECEIVE
-        if self.closing:
+        if self._state >= CLOSING:
             return RECEIVE
         if reader is not None and reader.wanted > held and reader.is_pending():
             held = reader.wanted
@@ -403,7 +387,9 @@ cdef class Stream(Source):
         cdef size_t most = RECEIVE
         cdef uint8_t *place
         cdef ssize_t count
-        if unread + RECEIVE > self.max_unread:
+        if unread >= self.receive_threshold:
+            if self._filter is not None:
+                return self.receive_wire(unread)
             most = self.receive_limit(unread)
         if unread == 0 and self.bulk and self.reader is not None and self.reader.kind == ALL:
             count = self.receive_piece(most)
@@ -426,8 +412,8 @@ cdef class Stream(Source):
             return 1  # no memory: the connection failed
         if count > 0:
             self.bulk = count > LARGE
-            self.bytes_in += count
-            self.last_activity = reactor.now()
+            self._bytes_in += count
+            self._last_activity = reactor.now()
             reactor.received.append(self)
             reactor.received_bytes += <size_t>count
         elif count == 0:
@@ -435,7 +421,7 @@ cdef class Stream(Source):
         elif errno == EAGAIN or errno == EINTR:
             return 0
         else:
-            self.tear_down(OSError(errno, os.strerror(errno)))
+            self._tear_down(OSError(errno, os.strerror(errno)))
         return 1
 
     cdef ssize_t receive_piece(self, size_t most) except -2:
@@ -459,8 +445,8 @@ cdef class Stream(Source):
     cdef int deliver(self) except -1:
         """Step the reader if what was received completes its read."""
         cdef Read reader = self.reader
-        if self.closing:
-            return self.discard_unread()
+        if self._state >= CLOSING:
+            return self._discard_unread()
         try:
             if reader is not None and reader.is_pending():
                 if self.match(reader) == INCOMPLETE:
@@ -472,51 +458,42 @@ cdef class Stream(Source):
         return 0
 
     cdef int receive_end(self) except -1:
-        self.ended = True
         self.watch(self.interest & ~<uint32_t>EPOLLIN)
-        if not self.closing:
-            self.wake_reader()
-        elif self.out_start == self.out_end:
-            self.close_link()
-        return 0
+        return self._peer_finished()
 
-    cdef int wake_reader(self) except -1:
+    cdef int _wake_reader(self) except -1:
         cdef Read reader = self.reader
         if reader is not None and reader.is_pending():
             reader.waiter.wake(self.reactor)
         return 0
-
-    cdef object reader_error(self, bytes delimiter, size_t wanted):
-        """Return the error that this read raises in the stream's present state."""
-        if self.closing:
-            return stream_errors.closed(self)
-        if self.reader is not None:
-            return stream_errors.concurrent_read(self.remote_addr)
-        if self.ended or self.loss is None:
-            unread = self.in_data[self.in_start : self.in_end] if self.in_data != NULL else b""
-            return stream_errors.end_of_stream(self, delimiter, wanted, unread)
-        repeated, self.reader_notified = self.reader_notified, True
-        return self.loss_error(repeated)
-
-    cdef object loss_error(self, bint repeated):
-        return stream_errors.connection_lost(self, self.loss, repeated=repeated)
 
     # ----------------------------------------------------------- flow control
 
     cdef int control_flow(self) except -1:
         """Stop receiving if `read_limit` bytes are unread and no read waits for more."""
         if self.in_end - self.in_start >= self.max_unread and not (
-            self.paused or self.closing or self.ended or self.closed
+            self._paused or self._ended or self._state >= LOST
             or (self.reader is not None and self.reader.is_pending())
         ):
-            self.paused = True
+            self._paused = True
             self.watch(self.interest & ~<uint32_t>EPOLLIN)
         return 0
 
-    cdef int resume(self) except -1:
-        self.paused = False
-        if not (self.ended or self.closed or self.failed):
+    cdef int _resume(self) except -1:
+        self._paused = False
+        if not (self._ended or self._socket_is_closed() or self._failed):
             self.watch(self.interest | EPOLLIN)
+        return 0
+
+    cdef int set_thresholds(self) noexcept:
+        """Set what is compared whenever bytes are received or written."""
+        if self._filter is not None:
+            self.receive_threshold = self.batch_threshold = 0
+            return 0
+        self.receive_threshold = (
+            self.max_unread - RECEIVE + 1 if self.max_unread >= RECEIVE else 0
+        )
+        self.batch_threshold = min(<size_t>HIGH_WATER, self.max_queued)
         return 0
 
     # ---------------------------------------------------------------- writing
@@ -530,12 +507,10 @@ cdef class Stream(Source):
             pieces = stream_errors.as_pieces(data)
             data = <bytes>pieces[0] if len(pieces) == 1 else b"".join(pieces)
             length = <size_t>PyBytes_GET_SIZE(<bytes>data)
-        if not self.writable:
-            raise self.writer_error()
+        if self._state != OPEN:
+            raise self._writer_error()
         batched = self.batched + length
-        if self.full or length > LARGE or batched > HIGH_WATER or (
-            batched > self.max_queued
-        ):
+        if self._full or length > LARGE or batched > self.batch_threshold:
             return self.write_at_once(<bytes>data)
         if length:
             if not self.put(PyBytes_AS_STRING(<bytes>data), length):
@@ -591,7 +566,7 @@ cdef class Stream(Source):
                 self.out_capacity = capacity
             self.out_start = 0
             self.out_end = unsent
-            self.account()
+            self._account()
         if length:
             memcpy(self.out_data + self.out_end, data, length)
             self.out_end += length
@@ -606,7 +581,7 @@ cdef class Stream(Source):
         self.out_data = NULL
         self.out_start = self.out_end = self.out_capacity = 0
         if owned:
-            self.account()
+            self._account()
         return 0
 
     cdef object write_at_once(self, bytes data):
@@ -618,23 +593,25 @@ cdef class Stream(Source):
         cdef ssize_t count
         cdef iovec pieces[2]
         cdef msghdr message
+        if self._filter is not None:
+            return self.write_plaintext(data)
         # A nearly empty queue takes a write of any length. Otherwise a large write could
         # never be sent, and a task that awaits each write could be refused.
         if unsent > self.batched:
-            self.flush()
+            self._flush()
             if unsent + length > self.max_queued and unsent > self.high_water():
                 raise stream_errors.queue_full(self, unsent, length, self.max_queued)
             if not self.append(PyBytes_AS_STRING(data), length):
                 raise MemoryError
-            self.bytes_out += length
-            self.last_activity = self.reactor.now()
+            self._bytes_out += length
+            self._last_activity = self.reactor.now()
         else:
             batched, self.batched = self.batched, 0
-            self.bytes_out += batched + length
-            self.last_activity = self.reactor.now()
-            if self.failed:  # the loop's next turn closes it
+            self._bytes_out += batched + length
+            self._last_activity = self.reactor.now()
+            if self._failed:  # the loop's next turn closes it
                 self.release_outgoing()
-                return new_drain(self)
+                return Draining(self._drain)
             pieces[0].iov_base = self.out_data + self.out_start
             pieces[0].iov_len = batched
             pieces[1].iov_base = PyBytes_AS_STRING(data)
@@ -650,7 +627,7 @@ cdef class Stream(Source):
                 sent = <size_t>count
             elif not is_transient(errno):
                 self.fail(errno)
-                return new_drain(self)
+                return Draining(self._drain)
             if sent >= batched:
                 self.release_outgoing()
                 sent -= batched
@@ -660,11 +637,11 @@ cdef class Stream(Source):
             if sent < length or self.out_end:
                 if not self.append(PyBytes_AS_STRING(data) + sent, length - sent):
                     self.fail(ENOMEM)
-                    return new_drain(self)
+                    return Draining(self._drain)
                 self.watch(self.interest | EPOLLOUT)
         if self.out_end - self.out_start > self.high_water():
-            self.full = True
-        return new_drain(self) if self.full else self.drained_or_yield()
+            self._full = True
+        return Draining(self._drain) if self._full else self.drained_or_yield()
 
     cdef object drained_or_yield(self):
         """Return what a large write returns: after some of them, other tasks run."""
@@ -672,22 +649,24 @@ cdef class Stream(Source):
         if self.reads_in_a_row < MAX_READS_IN_A_ROW:
             return DRAINED
         self.reads_in_a_row = 0
-        return new_drain(self)
+        return Draining(self._drain)
 
-    cdef int flush(self) except -1:
+    cdef int _flush(self) except -1:
         """Send the batch."""
         cdef size_t batched = self.batched
         if batched == 0:
             return 0
         self.batched = 0
-        self.bytes_out += batched
-        self.last_activity = self.reactor.now()
-        if self.failed:
+        if self.plaintext is not None:
+            return self.flush_plaintext()
+        self._bytes_out += batched
+        self._last_activity = self.reactor.now()
+        if self._failed:
             self.release_outgoing()
         elif self.out_end - self.out_start == batched:
             self.send_queue()
         elif self.out_end - self.out_start > self.high_water():
-            self.full = True
+            self._full = True
         return 0
 
     cdef int send_queue(self) except -1:
@@ -701,7 +680,7 @@ cdef class Stream(Source):
             if self.interest & EPOLLOUT:
                 self.watch(self.interest & ~<uint32_t>EPOLLOUT)
             if self.finishing:
-                self.finish()
+                self._send_fin()
             return 0
         if count >= 0:
             self.out_start += <size_t>count
@@ -711,205 +690,120 @@ cdef class Stream(Source):
         if self.out_capacity == 0 and not self.append(NULL, 0):
             return self.fail(ENOMEM)
         if self.out_end - self.out_start > self.high_water():
-            self.full = True
+            self._full = True
         self.watch(self.interest | EPOLLOUT)
         return 0
 
     cdef int fail(self, int error) except -1:
         """Mark the connection as failed; close it in the loop's next turn, after all callers."""
-        if self.failed or self.closed:
+        if self._failed or self._socket_is_closed():
             return 0
-        self.failed = True
+        self._failed = True
         self.batched = 0
         self.release_outgoing()
         self.watch(0)
-        self.reactor.loop.call_soon(self._tear_down, OSError(error, os.strerror(error)))
+        self.reactor.loop.call_soon(self._tear_down_later, OSError(error, os.strerror(error)))
         return 0
 
     cdef int watch_failed(self, int error) except -1:
         return self.fail(error) if self.constructed else Source.watch_failed(self, error)
 
-    def _tear_down(self, error):
-        if not self.closed:
-            self.tear_down(error)
+    def _tear_down_later(self, error):
+        self._tear_down(error)
 
     cdef int end_of_turn(self) except -1:
         self.flush_scheduled = False
         if self.batched:
-            self.flush()
+            self._flush()
         return 0
 
-    async def _drain(self):
-        if not self.full:
-            await asyncio.sleep(0)  # let other tasks run
-        while self.full and self.writable:
-            waiter = self.reactor.loop.create_future()
-            if self.room_waiters is None:
-                self.room_waiters = []
-            self.room_waiters.append(waiter)
-            await waiter
-        if self.closing or self.loss is not None:
-            raise self.writer_error()
+    # --------------------------------------------------------------- see lifecycle.py
 
-    cdef object writer_error(self):
-        if self.closing:
-            return stream_errors.closed(self)
-        if self.loss is not None:
-            repeated, self.writer_notified = self.writer_notified, True
-            return self.loss_error(repeated)
-        return stream_errors.half_closed(self)
+    cdef double _now(self) except -1:
+        return self.reactor.now()
 
-    cdef int wake_all(self, list waiters) except -1:
-        if waiters is not None:
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+    cdef object _call_later(self, double delay, object callback):
+        return self.reactor.loop.call_later(delay, callback)
+
+    cdef object _new_future(self):
+        return self.reactor.loop.create_future()
+
+    cdef int64_t _unread(self) noexcept:
+        return <int64_t>(self.in_end - self.in_start)
+
+    cdef object _peek(self):
+        return self.in_data[self.in_start : self.in_end] if self.in_data != NULL else b""
+
+    cdef bint _has_reader(self) noexcept:
+        return self.reader is not None
+
+    cdef bint _is_read_pending(self) noexcept:
+        return self.reader is not None and self.reader.is_pending()
+
+    cdef int64_t _batched_bytes(self) noexcept:
+        return <int64_t>self.batched
+
+    cdef int64_t _unsent(self) noexcept:
+        cdef int64_t queued = <int64_t>(self.out_end - self.out_start)
+        return queued if self._filter is not None else queued - <int64_t>self.batched
+
+    cdef int64_t _in_flight(self) noexcept:
+        cdef int count = 0
+        ioctl(self.fd, TIOCOUTQ, &count)  # SIOCOUTQ of tcp(7)
+        return count
+
+    cdef int _discard_batch(self) except -1:
+        if self.plaintext is not None:
+            self.plaintext.clear()
+        else:
+            self.out_end -= self.batched
+        self.batched = 0
         return 0
 
-    cdef int wake_writers(self) except -1:
-        waiters, self.room_waiters = self.room_waiters, None
-        return self.wake_all(waiters)
-
-    cdef int has_room(self) except -1:
-        """Wake waiting writers, or continue closing."""
-        self.full = self.call_when_empty = False
-        if not self.closing:
-            self.wake_writers()
-        elif not self.closed:
-            self.close_sent()
+    cdef int _call_when_empty(self) except -1:
+        self.call_when_empty = True
         return 0
 
-    # ---------------------------------------------------------------- closing
+    cdef bint _has_unread_in_kernel(self) noexcept:
+        cdef int count = 0
+        return ioctl(self.fd, FIONREAD, &count) == 0 and count > 0
 
-    def close_write(self):
-        if not self.writable:
-            return
-        self.flush()
-        self.writable = False
-        self.wake_writers()
-        self.finish()
-
-    cdef int finish(self) except -1:
+    cdef int _send_fin(self) except -1:
         """Send FIN once the queue is empty."""
         if self.out_start != self.out_end:
             self.finishing = True
-        elif self.fd >= 0 and not self.failed:
+        elif self.fd >= 0 and not self._failed:
             self.finishing = False
             shutdown(self.fd, SHUT_WR)
         return 0
 
-    def close(self):
-        if self.closing:
-            return
-        if self.writable:
-            self.flush()
-        self.enter_closing()
-        try:
-            if self.closed or self.failed:
-                pass
-            elif self.out_start == self.out_end:
-                self.close_sent()
-            elif self.linger_time == 0:
-                self.abort()
-            else:
-                self.start_linger()
-                self.full = self.call_when_empty = True
-        finally:
-            self.wake_reader()
-
-    def abort(self):
-        self.out_end -= self.batched
-        self.batched = 0
-        self.enter_closing()
-        if self.closed:
-            self.wake_reader()
-        else:
-            self.bytes_out -= self.out_end - self.out_start
-            self.reset_link()
-
-    cdef int enter_closing(self) except -1:
-        self.closing = True
-        self.writable = False
-        self.stop_timer()
-        self.discard_unread()
-        self.wake_writers()
-        return 0
-
-    cdef int close_sent(self) except -1:
-        """Continue closing: the kernel has the whole queue."""
-        cdef int unread = 0
-        if self.ended or not (
-            self.paused or (ioctl(self.fd, FIONREAD, &unread) == 0 and unread > 0)
-        ):
-            self.close_link()
-            return 0
-        self.finish()
-        if self.paused:
-            self.resume()
-        if self.timer is None:
-            self.start_linger()
-        return 0
-
-    cdef int start_linger(self) except -1:
-        self.timer = self.reactor.loop.call_later(self.linger_time, self._end_linger)
-        return 0
-
-    cdef int stop_timer(self) except -1:
-        timer, self.timer = self.timer, None
-        if timer is not None:
-            timer.cancel()
-        return 0
-
-    def _end_linger(self):
-        self.timer = None
-        if self.closed or self.failed:
-            return
-        if self.out_start != self.out_end:
-            self.ended_by = BY_LINGER
-            self.abort()
-        else:
-            self.close_link()
-
-    cdef int close_link(self) except -1:
+    cdef int _close_socket(self) except -1:
         """Close the socket; the kernel sends its data, then FIN."""
-        if not self.failed:
-            self.tear_down(None)
+        if not self._failed:
+            self._tear_down(None)
         return 0
 
-    cdef int reset_link(self) except -1:
+    cdef int _reset_socket(self) except -1:
         """Close the socket with a reset (a zero linger time does that: socket(7))."""
         cdef linger_t now
         now.l_onoff = 1
         now.l_linger = 0
         setsockopt(self.fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now))
-        return self.tear_down(None)
+        self._tear_down(None)
+        return 0
 
-    async def wait_closed(self):
-        if not self.closed:
-            waiter = self.reactor.loop.create_future()
-            if self.close_waiters is None:
-                self.close_waiters = []
-            self.close_waiters.append(waiter)
-            await waiter
-
-    cdef int tear_down(self, object error) except -1:
-        """Release everything: closed by this side (None), or because of *error*."""
+    cdef int _release(self) except -1:
         if self.local_name is None:
             self.local_name = self.query_local_name()
-        self.mark_closed(error)
         self.release_outgoing()
-        self.release()
-        self.wake_writers()
-        waiters, self.close_waiters = self.close_waiters, None
-        self.wake_all(waiters)
-        on_closed, self.on_closed = self.on_closed, None
+        return self.release()
+
+    cdef int _notify_owner(self, object owner) except -1:
         direct, self.reactor.direct = self.reactor.direct, False  # Python code
         try:
-            if on_closed is not None:
-                on_closed(self)
+            owner.conn_closed(self)
         finally:
             self.reactor.direct = direct
-            self.wake_reader()  # last: this may step the reader, which may raise
         return 0
 
     cdef object query_local_name(self):
@@ -920,237 +814,150 @@ cdef class Stream(Source):
     cdef bint has_inet_peer(self) noexcept:
         return self.peer.sin6_family == AF_INET or self.peer.sin6_family == AF_INET6
 
-    cdef int mark_closed(self, object error) except -1:
-        if self.loss is None and not self.closing:
-            self.loss = stream_errors.cause_of_loss(error)
-        self.closed = True
-        self.full = self.writable = False
-        self.batched = 0
-        return self.stop_timer()
+    cdef object _peer_sockaddr(self):
+        return inet_sockaddr(&self.peer) if self.has_inet_peer() else self.peer_name
 
-    cdef int disown(self) except -1:
-        self.mark_closed(stream_errors.owned_by_parent())
-        return Source.disown(self)
+    cdef object _own_sockaddr(self):
+        if self.fd >= 0 and self.local_name is None:
+            return socket_name(self.fd, &getsockname)
+        if self.local_name is not None and self.has_inet_peer():
+            return inet_sockaddr(<sockaddr_in6 *>PyBytes_AS_STRING(self.local_name))
+        return self.local_name
 
-    # ---------------------------------------------------- calls from the reactor
-
-    cdef int ready(self, uint32_t events) except -1:
-        if self.interest & EPOLLIN and events & (EPOLLIN | EPOLLERR | EPOLLHUP):
-            self.receive()
-        if self.interest & EPOLLOUT and events & (EPOLLOUT | EPOLLERR | EPOLLHUP):
-            self.send_queue()
-            if self.full and self.out_end - self.out_start <= (
-                0 if self.call_when_empty else self.high_water() // 4
-            ):
-                self.has_room()
-        return 0
-
-    # ---------------------------------------------------------------- idleness
-
-    @property
-    def idle_timeout(self):
-        return self.idle_time or None
-
-    @idle_timeout.setter
-    def idle_timeout(self, value):
-        value = positive_seconds(value, "idle_timeout")
-        self.idle_time = 0 if value is None else value
-        self.idle_swept = False
-        if self.closing or self.closed:
-            return  # bounded by linger
-        self.stop_timer()
-        if value is not None:
-            self.arm_idle_timer(self.last_activity + self.idle_time)
-
-    cdef int arm_idle_timer(self, double when) except -1:
-        cdef double delay = when - self.reactor.now()
-        self.timer = self.reactor.loop.call_later(delay, self._check_idle)
-        return 0
-
-    def _check_idle(self):
-        """Close if no bytes moved for `idle_timeout`, else set the timer again."""
-        cdef double due
-        self.timer = None
-        due = self.idle_until()
-        if self.reactor.now() < due - 0.001:
-            self.arm_idle_timer(due)
-        else:
-            self.end(BY_IDLE_TIMEOUT, stream_errors.idle_timed_out(self.idle_time))
-
-    cdef double idle_until(self) except -1:
-        """Return when the idle timeout expires if no more bytes move."""
-        cdef size_t unsent = self.out_end - self.out_start - self.batched
-        if unsent != self.unsent_seen:  # the peer took bytes, or more were written
-            self.unsent_seen = unsent
-            self.last_activity = self.reactor.now()
-        return self.last_activity + self.idle_time
-
-    def _end_for_limit(self, str limit not None, error):
-        """See `silly._engine.stream.Stream._end_for_limit`."""
-        cdef int which = <int>LIMITS.index(limit)
-        if which == BY_MEMORY_BUDGET:
-            self.discard_unread()
-        if self.closed or self.failed:
-            return
-        if not self.closing:
-            self.end(which, error)
-        elif which == BY_MEMORY_BUDGET:  # it is lingering
-            self.ended_by = <uint8_t>which
-            self.abort()
-
-    cdef int end(self, int limit, object error) except -1:
-        """End the connection because of *limit*; reset it if the peer has not acknowledged all."""
-        self.ended_by = <uint8_t>limit
-        self.loss = error
-        self.writable = False
-        if self.failed:
-            return 0
-        if limit == BY_MEMORY_BUDGET or self.acknowledged() < self.bytes_out:
-            return self.reset_link()
-        return self.close_link()
-
-    # --------------------------------------------------------------- deadlines
-
-    def _check_deadlines(self, double now, tuple deadlines not None):
-        """See `silly._engine.stream.Stream._check_deadlines`."""
-        cdef double first_byte, read_deadline, receive_rate, send_rate, send_window
-        if self.closing or self.closed or self.failed or self.loss is not None:
-            return
-        first_byte, read_deadline, receive_rate, send_rate, send_window = deadlines
-        if self.check_send_rate(now, send_rate, send_window):
-            return
-        if self.check_read_deadline(now, first_byte, read_deadline, receive_rate):
-            return
-        if self.state != NULL and self.state.window_acked < 0 and self.state.partial < 0:
-            self.free_deadline_state()
-        if self.idle_swept and self.idle_time and now >= self.idle_until():
-            self.end(BY_IDLE_TIMEOUT, stream_errors.idle_timed_out(self.idle_time))
-
-    cdef bint check_send_rate(self, double now, double rate, double window) except -1:
-        """Check the rate at which the peer takes bytes; return if that ended the connection."""
-        cdef DeadlineState *state = self.state
-        cdef int64_t acked
-        if rate == 0 or self.bytes_out == self.all_acked:
-            acked = self.bytes_out
-        else:
-            acked = self.acknowledged()
-        if acked >= self.bytes_out:
-            self.all_acked = self.bytes_out
-            if state != NULL:
-                state.window_acked = -1
-            return False
-        state = self.ensure_deadline_state()
-        if state.window_acked >= 0 and acked < state.window_written:  # the window is open
-            if now - state.window_start < window:
-                return False
-            if acked - state.window_acked < rate * (now - state.window_start):
-                self.end(BY_MIN_SEND_RATE, stream_errors.send_rate_too_low(rate, window))
-                return True
-        state.window_acked = acked
-        state.window_written = self.bytes_out
-        state.window_start = now
-        return False
-
-    cdef bint check_read_deadline(
-        self, double now, double first_byte, double deadline, double rate
-    ) except -1:
-        """Check the waiting read; return if that ended the connection."""
-        cdef size_t unread = self.in_end - self.in_start
-        cdef int64_t taken = self.bytes_in - <int64_t>unread
-        cdef DeadlineState *state = self.state
-        if self.reader is None or not self.reader.is_pending() or unread == 0:
-            if state != NULL:
-                state.partial = -1
-            if self.reader is not None and self.reader.is_pending() and now - self.opened >= (
-                first_byte
-            ) and self.bytes_in == 0 and self.bytes_out == 0 and self.batched == 0:
-                self.end(BY_FIRST_BYTE_TIMEOUT, stream_errors.first_byte_timed_out(first_byte))
-                return True
-            return False
-        state = self.ensure_deadline_state()
-        if state.partial != taken:
-            state.partial = taken
-            state.partial_since = now
-        elif now - state.partial_since >= deadline + <double>unread / rate:
-            self.end(BY_READ_DEADLINE, stream_errors.read_deadline_passed(unread, deadline))
-            return True
-        return False
-
-    cdef DeadlineState *ensure_deadline_state(self) except NULL:
-        if self.state == NULL:
-            self.state = <DeadlineState *>PyMem_RawMalloc(sizeof(DeadlineState))
-            if self.state == NULL:
-                raise MemoryError
-            self.state.partial = self.state.window_acked = -1
-        return self.state
-
-    cdef int free_deadline_state(self) except -1:
-        if self.state != NULL:
-            PyMem_RawFree(self.state)
-            self.state = NULL
-        return 0
-
-    cdef int64_t acknowledged(self) noexcept:
-        """Return how many of the written bytes the peer acknowledged."""
-        cdef int in_flight = 0
-        ioctl(self.fd, TIOCOUTQ, &in_flight)  # SIOCOUTQ of tcp(7)
-        return self.bytes_out - <int64_t>(self.out_end - self.out_start - self.batched) - in_flight
-
-    @property
-    def _client(self):
-        """The peer's IP address as packed bytes (see `silly._engine.interface.Gate`)."""
+    cdef bytes _peer_ip(self):
         if self.peer.sin6_family == AF_INET:
             return (<char *>&(<sockaddr_in *>&self.peer).sin_addr)[:4]
         if self.peer.sin6_family == AF_INET6:
             return (<char *>&self.peer.sin6_addr)[:16]
         return b""
 
-    @property
-    def _ended_by(self):
-        return LIMITS[self.ended_by]
+    cdef int disown(self) except -1:
+        self._mark_closed(stream_errors.owned_by_parent())
+        return Source.disown(self)
+
+    # ------------------------------------------------------------------ see filter.py
+
+    cdef object _take_unread(self):
+        unread = self._peek()
+        self._discard_unread()
+        return unread
+
+    cdef int _use_filter(self) except -1:
+        self.plaintext = []
+        return self.set_thresholds()
+
+    cdef int _feed(self, bytes plaintext) except -1:
+        cdef size_t length = <size_t>PyBytes_GET_SIZE(plaintext)
+        if self.in_start == self.in_end:
+            self.free_incoming()
+            self.piece = plaintext
+            self.in_data = <uint8_t *>PyBytes_AS_STRING(plaintext)
+            self.in_start = 0
+            self.in_end = length
+        elif self.reserve(length):
+            memcpy(self.in_data + self.in_end, PyBytes_AS_STRING(plaintext), length)
+            self.in_end += length
+        else:
+            return 0  # no memory: the connection failed
+        if self.reactor.in_batch:
+            self.reactor.received.append(self)
+            self.reactor.received_bytes += length
+            return 0
+        return self.deliver()
+
+    cdef int _send_wire(self, bytes data) except -1:
+        cdef size_t length = <size_t>PyBytes_GET_SIZE(data)
+        cdef size_t sent = 0
+        cdef ssize_t count
+        if self._failed or self.fd < 0:
+            return 0
+        if self.out_start == self.out_end:
+            count = send(self.fd, PyBytes_AS_STRING(data), length, MSG_NOSIGNAL)
+            if count >= 0:
+                sent = <size_t>count
+            elif not is_transient(errno):
+                return self.fail(errno)
+        if sent < length:
+            if not self.append(PyBytes_AS_STRING(data) + sent, length - sent):
+                return self.fail(ENOMEM)
+            self.watch(self.interest | EPOLLOUT)
+            if self.out_end - self.out_start > self.high_water():
+                self._full = True
+        return 0
+
+    cdef int receive_wire(self, size_t unread) except -1:
+        """Receive once, and open what was received."""
+        cdef Reactor reactor = self.reactor
+        cdef uint8_t *place = reactor.scratch_space()
+        cdef ssize_t count = recv(self.fd, place, self.receive_limit(unread), 0)
+        if count > 0:
+            self._bytes_in += count
+            self._last_activity = reactor.now()
+            self._received_wire(place[:count])
+        elif count == 0:
+            self.receive_end()
+        elif errno == EAGAIN or errno == EINTR:
+            return 0
+        else:
+            self._tear_down(OSError(errno, os.strerror(errno)))
+        return 1
+
+    cdef object write_plaintext(self, bytes data):
+        """Put *data* into the batch, which is sealed as a whole."""
+        cdef size_t length = <size_t>PyBytes_GET_SIZE(data)
+        cdef size_t queued = self.out_end - self.out_start
+        if self.batched + length > HIGH_WATER or queued + self.batched + length > self.max_queued:
+            self._flush()
+            queued = self.out_end - self.out_start
+            if queued + length > self.max_queued and queued > self.high_water():
+                raise stream_errors.queue_full(self, queued, length, self.max_queued)
+        if length:
+            self.plaintext.append(data)
+            self.batched += length
+            if self.batched > HIGH_WATER:
+                self._flush()
+            elif not self.flush_scheduled:
+                self.flush_scheduled = True
+                self.reactor.flush_later(self)
+        if self._full:
+            return Draining(self._drain)
+        return self.drained_or_yield() if length > LARGE else DRAINED
+
+    cdef int flush_plaintext(self) except -1:
+        pieces, self.plaintext = self.plaintext, []
+        self._last_activity = self.reactor.now()
+        if not self._failed:
+            self._say(self._seal(b"".join(pieces)))
+        return 0
+
+    # ------------------------------------------------------- calls from the reactor
+
+    cdef int ready(self, uint32_t events) except -1:
+        if self.interest & EPOLLIN and events & (EPOLLIN | EPOLLERR | EPOLLHUP):
+            self.receive()
+        if self.interest & EPOLLOUT and events & (EPOLLOUT | EPOLLERR | EPOLLHUP):
+            self.send_queue()
+            if self._full and self.out_end - self.out_start <= (
+                0 if self.call_when_empty else self.high_water() // 4
+            ):
+                self.call_when_empty = False
+                self._has_room()
+        return 0
+
+    # ------------------------------------------------------------------ properties
 
     @property
     def _held_bytes(self):
         return self.in_capacity + self.out_capacity
-
-    # -------------------------------------------------------------- properties
-
-    @property
-    def is_alive(self):
-        return not self.closing and self.loss is None
-
-    @property
-    def _is_closing(self):
-        return bool(self.closing)
-
-    @property
-    def _is_closed(self):
-        return bool(self.closed)
-
-    @property
-    def _is_ended(self):
-        return bool(self.ended)
-
-    @property
-    def _loss(self):
-        return self.loss
 
     @property
     def _waits_for(self):
         cdef Read read = self.reader
         if read is not None and read.is_pending():
             return stream_errors.waits_for_bytes(read.delimiter, read.wanted)
-        if self.room_waiters:
+        if self._room_waiters:
             return stream_errors.waits_for_room(self.unsent_bytes)
         return None
-
-    @property
-    def unread_bytes(self):
-        return self.in_end - self.in_start
-
-    @property
-    def unsent_bytes(self):
-        return self.out_end - self.out_start
 
     @property
     def read_limit(self):
@@ -1159,8 +966,8 @@ cdef class Stream(Source):
     @read_limit.setter
     def read_limit(self, value):
         self.max_unread = _capped(size(value, "read_limit", least=1))
-        if self.paused and self.in_end - self.in_start < self.max_unread:
-            self.resume()
+        if self._paused and self.in_end - self.in_start < self.max_unread:
+            self._resume()
         else:
             self.control_flow()
 
@@ -1171,37 +978,6 @@ cdef class Stream(Source):
     @max_unsent.setter
     def max_unsent(self, value):
         self.max_queued = _capped(size(value, "max_unsent", least=1))
-
-    @property
-    def linger(self):
-        return self.linger_time
-
-    @linger.setter
-    def linger(self, value):
-        self.linger_time = seconds(value, "linger")
-
-    @property
-    def _local_sockaddr(self):
-        if self.fd >= 0 and self.local_name is None:
-            return socket_name(self.fd, &getsockname)
-        if self.local_name is not None and self.has_inet_peer():
-            return inet_sockaddr(<sockaddr_in6 *>PyBytes_AS_STRING(self.local_name))
-        return self.local_name
-
-    @property
-    def _remote_sockaddr(self):
-        return inet_sockaddr(&self.peer) if self.has_inet_peer() else self.peer_name
-
-    @property
-    def _counts(self):
-        return (self.bytes_in, self.bytes_out - <int64_t>(
-            self.out_end - self.out_start - self.batched
-        ))
-
-    @property
-    def _times(self):
-        cdef double offset = time.time() - self.reactor.now()
-        return self.opened + offset, self.last_activity + offset
 
 
 # ------------------------------------------------------------------- awaitables
@@ -1233,15 +1009,15 @@ cdef class Read:
                 self.wanted = stream.max_unread
             else:
                 self.state = DONE
-            if stream.closing or stream.reader is not None:
-                raise stream.reader_error(self.delimiter, self.wanted)
+            if stream._state >= CLOSING or stream.reader is not None:
+                raise stream._reader_error(self.delimiter, self.wanted)
             if self.kind == COUNT and self.wanted == 0:
                 taken = b""
                 Py_INCREF(taken)
                 out[0] = <void *>taken
                 return 0
             count = stream.match(self)
-            if count == INCOMPLETE and not stream.ended and stream.loss is None:
+            if count == INCOMPLETE and not stream._ended and stream._loss is None:
                 self.suspend()
                 Py_INCREF(self.waiter)
                 out[0] = <void *>self.waiter
@@ -1251,16 +1027,16 @@ cdef class Read:
             if self.waiter.is_pending():  # another task awaits it already
                 raise stream_errors.already_awaited()
             count = INCOMPLETE
-            if not stream.closing:
+            if stream._state < CLOSING:
                 count = stream.match(self)
-                if count == INCOMPLETE and not stream.ended and stream.loss is None:
+                if count == INCOMPLETE and not stream._ended and stream._loss is None:
                     if self.timed_out:
                         self.finish()
                         raise stream_errors.read_timed_out(
-                            self.delimiter, self.wanted, self.timeout, stream.remote_addr
+                            stream, self.delimiter, self.wanted, self.timeout
                         )
-                    if stream.paused:
-                        stream.resume()
+                    if stream._paused:
+                        stream._resume()
                     self.waiter.wait()  # a spurious wake-up
                     Py_INCREF(self.waiter)
                     out[0] = <void *>self.waiter
@@ -1269,12 +1045,15 @@ cdef class Read:
         else:
             raise RuntimeError("cannot reuse already awaited read")
         if count == INCOMPLETE:
-            if self.kind == LINE and stream.ended and not stream.closing:
+            if (
+                self.kind == LINE and stream._ended and not stream._truncated
+                and stream._state < CLOSING
+            ):
                 count = stream.in_end - stream.in_start
                 if count == 0:
                     raise StopAsyncIteration
             else:
-                raise stream.reader_error(self.delimiter, self.wanted)
+                raise stream._reader_error(self.delimiter, self.wanted)
         elif count == TOO_LONG:
             stream.control_flow()
             raise stream_errors.limit_exceeded(stream, self.delimiter, self.wanted)
@@ -1286,9 +1065,9 @@ cdef class Read:
     cdef int suspend(self) except -1:
         cdef Stream stream = self.stream
         if stream.batched and not stream.reactor.in_batch:
-            stream.flush()
-        if stream.paused:
-            stream.resume()
+            stream._flush()
+        if stream._paused:
+            stream._resume()
         if self.waiter is None:
             self.waiter = new_waiter(stream.reactor.loop)
         self.waiter.purpose = self
@@ -1469,36 +1248,6 @@ cdef int _send_none(object self, object value, void **out) except -1:
 cdef Drained DRAINED = Drained.__new__(Drained)
 
 
-@cython.final
-cdef class Drain:
-    """What `write` returns if the queue is long: awaiting it waits for room."""
-
-    cdef Stream stream
-    cdef object waiting  # used if a task steps this object
-
-    def __await__(self):
-        return self.stream._drain().__await__()
-
-    def send(self, value):
-        if self.waiting is None:
-            self.waiting = self.stream._drain()
-        return self.waiting.send(value)
-
-    def throw(self, kind, value=None, traceback=None):
-        self.close()
-        _throw(kind, value, traceback)
-
-    def close(self):
-        if self.waiting is not None:
-            self.waiting.close()
-
-
-cdef Drain new_drain(Stream stream):
-    cdef Drain room = Drain.__new__(Drain)
-    room.stream = stream
-    return room
-
-
 cdef PyObject *_next(Read self) except? NULL:
     # Replaces the __next__ above, for which Cython would add a traceback to each StopIteration.
     # The interpreter calls this from Python 3.12 on, where it called am_send before.
@@ -1523,10 +1272,12 @@ cdef int _set_slots(object kind, void *send, void *next) except -1:
 _set_slots(Read, <void *>_send, <void *>_next)
 _set_slots(Lines, <void *>_send, <void *>_next)
 _set_slots(Drained, <void *>_send_none, NULL)
-forbid_instantiation(<PyTypeObject *>Drain)
 
 
 # ------------------------------------------------------------------- helpers
+
+cdef void tell_budget(object budget, int64_t change) noexcept:
+    budget.change(change)
 
 
 ctypedef int (*name_query)(int fd, sockaddr *name, socklen_t *length) noexcept nogil

@@ -44,7 +44,7 @@ cdef class Trampoline(ForeignFuture):
     cdef object outcome
     cdef unsigned char outcome_kind
     cdef unsigned char running  # the coroutine is running, without the task
-    cdef unsigned char cancel_requested  # meanwhile
+    cdef unsigned char cancel_requested  # while it was running
 
     # ------------------------------------------- stepping the coroutine directly
 
