@@ -1,9 +1,9 @@
-"""Builds the native engine where that is possible; everything else is in pyproject.toml.
+"""Builds the native engine if possible; everything else is in pyproject.toml.
 
-An installation without it works: the portable engine serves. So what keeps it
-from being built (another system, no compiler, no Python headers) is said once,
-and does not fail the build. ``SILLY_BUILD_NATIVE=0`` leaves it out, ``=1`` makes
-its absence an error.
+silly works without it, on the portable engine. So if it cannot be built (not Linux, no
+compiler, no Python headers), a message says so and the build succeeds.
+``SILLY_BUILD_NATIVE=0`` skips the native engine; ``=1`` makes a failure to build it an
+error.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 NATIVE = Path("src/silly/_engine/native")
-WANTED = os.environ.get("SILLY_BUILD_NATIVE", "")
+BUILD_NATIVE = os.environ.get("SILLY_BUILD_NATIVE", "")
 
 
 def extensions() -> list[Extension]:
-    """Return the modules of the native engine, or none where it cannot be built."""
-    if WANTED == "0" or not (sys.platform == "linux" or WANTED):
+    """Return the modules of the native engine, or none if it cannot be built."""
+    if BUILD_NATIVE == "0" or not (sys.platform == "linux" or BUILD_NATIVE):
         return []
     try:
-        from Cython.Build import cythonize  # noqa: PLC0415 - it may not be there
+        from Cython.Build import cythonize  # noqa: PLC0415 - it may not be installed
     except ImportError as error:
-        give_up(error)
+        skip_native(error)
         return []
     options = ["-O2", "-fno-semantic-interposition", *os.environ.get("SILLY_CFLAGS", "").split()]
     modules = [
@@ -51,41 +51,41 @@ def extensions() -> list[Extension]:
             "cdivision": True,
             "auto_pickle": False,
             "linetrace": "CYTHON_TRACE" in os.environ.get("SILLY_CFLAGS", ""),  # for coverage
-            "binding": False,  # else a method of the class does not check what it is called with
+            "binding": False,  # otherwise, unbound methods do not check the type of self
         },
     )
 
 
-def give_up(error: BaseException) -> None:
-    """Say that the native engine is left out, and why."""
-    if WANTED == "1":
+def skip_native(error: BaseException) -> None:
+    """Report why the native engine was not built; raise if it is required."""
+    if BUILD_NATIVE == "1":
         raise error
     print(
-        f"silly: the native engine was not built, the portable one will serve: {error}",
+        f"silly: the native engine was not built, the portable one will be used: {error}",
         file=sys.stderr,
     )
 
 
 class BuildAllOrNone(build_ext):
-    """Builds all of the native engine, or, saying so, nothing."""
+    """Builds all of the native engine, or nothing, with a message."""
 
     def finalize_options(self) -> None:
-        """Compile the modules side by side, unless asked otherwise."""
+        """Compile the modules in parallel, unless the command line says otherwise."""
         super().finalize_options()
         self.parallel = self.parallel or os.cpu_count()
 
     def run(self) -> None:
-        """Build, or remove what was built."""
+        """Build; if that fails, remove what was built."""
         try:
             super().run()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other engine works
-            give_up(error)
+        except Exception as error:  # noqa: BLE001 - the portable engine works anyway
+            skip_native(error)
             for extension in self.extensions:
                 Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)
             self.extensions.clear()
 
     def copy_extensions_to_source(self) -> None:
-        """Put what was built beside its sources (for an editable installation)."""
+        """Copy the modules next to their sources (for an editable installation)."""
         if self.extensions:
             super().copy_extensions_to_source()
 

@@ -22,7 +22,7 @@ _OURS: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH1
 _ASYNCIO: Final = os.path.dirname(os.path.abspath(asyncio.__file__)) + os.sep  # noqa: PTH100, PTH120
 _CYTHON: Final = ("src/silly/", "silly/_engine/")  # how its frames name their files
 _COROUTINE: Final = re.compile(
-    r"(?<![\w.])(coroutine|silly\.[\w.]*\.(Read|Room|HasRoom)|Connecting)\b"
+    r"(?<![\w.])(coroutine|silly\.[\w.]*\.(Read|Drain|Drained)|Connecting)\b"
 )
 _CONN: Final = re.compile(
     r"'_Conn' object (is not iterable|is not an iterator|does not support the context manager)"

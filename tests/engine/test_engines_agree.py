@@ -1,10 +1,10 @@
-"""The native engine and the portable one do the same: driven by one script, they say one thing.
+"""The native engine and the portable one behave the same when they run the same script.
 
-A script is a list of what the peer does (send, finish, reset, take what came)
-and what the program does (read, cancel the read, write, close in each of its
-ways). What arrives stays under `read_limit`: when exactly receiving pauses is not
-promised. After each step both are left alone until nothing moves; then everything
-that can be observed is noted. The notes must be equal.
+A script lists what the peer does (send, finish, reset, receive) and what the program does
+(read, cancel the read, write, close in each way). Unread data stays below `read_limit`,
+because the exact moment when receiving pauses is not promised. After each step, the test
+waits until nothing moves and notes everything that can be observed. The notes must be
+equal.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ steps = st.one_of(
 )
 
 
-def described(outcome: Any) -> str:
-    """What a call came to; addresses, which differ, made equal."""
+def describe(outcome: Any) -> str:
+    """Describe the outcome of a call, without the address, which differs."""
     if isinstance(outcome, BaseException):
         text = f"{type(outcome).__name__}: {outcome} {getattr(outcome, 'partial', '')!r}"
         return re.sub(r"127\.0\.0\.1:\d+", "PEER", text)
@@ -81,12 +81,12 @@ async def observe(name: str, script: list[Step]) -> list[str]:
         peer, _ = server.accept()
     ours.setblocking(False)
     peer.setblocking(False)
-    gone: list[object] = []
+    closed: list[object] = []
     made: list[Conn] = []
 
     def accept(link: Any) -> Conn:
         made.append(
-            kind(link, loop, gone.append, read_limit=1000, max_unsent=1_000_000, linger=5.0)
+            kind(link, loop, closed.append, read_limit=1000, max_unsent=1_000_000, linger=5.0)
         )
         return made[0]
 
@@ -132,7 +132,7 @@ async def observe(name: str, script: list[Step]) -> list[str]:
             elif what in ("close_write", "close", "abort"):
                 getattr(conn, what)()
         except Exception as error:
-            notes.append(described(error))
+            notes.append(describe(error))
         await settle()
         if what == "take" and peer.fileno() >= 0:
             for _ in range(4):
@@ -144,15 +144,15 @@ async def observe(name: str, script: list[Step]) -> list[str]:
             if reader.cancelled():
                 notes.append("cancelled")
             else:
-                notes.append(described(reader.exception() or reader.result()))
-        notes.append(f"{what}: {conn.is_alive} {conn.unread_bytes} {len(gone)} {len(readers)}")
+                notes.append(describe(reader.exception() or reader.result()))
+        notes.append(f"{what}: {conn.is_alive} {conn.unread_bytes} {len(closed)} {len(readers)}")
     conn.abort()
     await settle()
     for reader in readers:
         reader.cancel()
-        notes.append(described((await asyncio.gather(reader, return_exceptions=True))[0]))
+        notes.append(describe((await asyncio.gather(reader, return_exceptions=True))[0]))
     peer.close()
-    assert gone == [conn]
+    assert closed == [conn]
     return notes
 
 
@@ -165,6 +165,6 @@ async def _next(conn: Conn) -> bytes:
 
 @settings(max_examples=1000, deadline=None)
 @given(st.lists(steps, max_size=12))
-def test_one_script_one_outcome(script: list[Step]) -> None:
+def test_engines_agree_on_every_script(script: list[Step]) -> None:
     outcomes = {name: asyncio.run(observe(name, script)) for name in ENGINES}
     assert outcomes["native"] == outcomes["portable"]

@@ -98,7 +98,7 @@ async def test_those_that_hold_most_and_give_least_go_first(
         await diligent.write(b"\n")
         await until(lambda: len(ended) == listener.stats.ended["memory_budget"])
         assert listener.stats.handler_errors == 0
-        assert all("memory_budget was used up" in str(error) for error in ended)
+        assert all("memory_budget was exceeded" in str(error) for error in ended)
         left = listener.connections
         for conn in greedy:
             conn.abort()
@@ -163,13 +163,13 @@ def test_no_slice_is_too_long_for_the_loop() -> None:
     shared: list[budget.MemoryBudget] = []
 
     class Holder:
-        _held = 100
+        _held_bytes = 100
         _counts = (0, 0)
         _times = (0.0, 0.0)
         unread_bytes = 100
         is_gone = False
 
-        def _end_for(self, limit: str, error: OSError) -> None:
+        def _end_for_limit(self, limit: str, error: OSError) -> None:
             self.is_gone = True
             shared[0].change(-100)
 

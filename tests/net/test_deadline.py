@@ -312,7 +312,7 @@ async def test_what_was_taken_in_time_is_no_reason() -> None:
     for _ in range(40):
         await a.write(b"x" * 500)
         await asyncio.sleep(10)
-        a._look_back(asyncio.get_running_loop().time(), deadlines)
+        a._check_deadlines(asyncio.get_running_loop().time(), deadlines)
     assert a._ended_by is None
     taking.cancel()
     a.abort()

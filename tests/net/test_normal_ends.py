@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import pytest
 
-from silly._engine import complaints
+from silly._engine import stream_errors
 from silly.errors import ConnectionClosed, EndOfStream, LimitExceeded
 from silly.net import tcp
 from silly.net.observer import Ending
@@ -294,7 +294,9 @@ async def lose(handler: Handler, how: Callable[[Conn], object]) -> tuple[Listene
 async def test_however_it_is_wrapped(
     handler: Handler, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(complaints, "lost", lambda _: OSError(number, os.strerror(number)))
+    monkeypatch.setattr(
+        stream_errors, "cause_of_loss", lambda _: OSError(number, os.strerror(number))
+    )
     listener, ending = await lose(handler, aborts)
     assert ending.how == ("reset" if number == errno.ECONNRESET else "lost")
     assert listener.stats.handler_errors == 0
@@ -307,7 +309,9 @@ async def test_however_it_is_wrapped(
 async def test_whatever_the_errno(
     handler: Handler, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(complaints, "lost", lambda _: OSError(number, os.strerror(number)))
+    monkeypatch.setattr(
+        stream_errors, "cause_of_loss", lambda _: OSError(number, os.strerror(number))
+    )
     listener, ending = await lose(handler, aborts)
     assert ending.how in ("reset", "lost")
     assert listener.stats.handler_errors == 0

@@ -31,7 +31,7 @@ class Recorder:
 
     def closed(self, conn: Conn, listener: Listener, ending: Ending) -> None:
         assert conn in self.opened_conns
-        assert conn._is_gone
+        assert conn._is_closed
         self.endings.put_nowait(ending)
 
     async def ended(self) -> Ending:

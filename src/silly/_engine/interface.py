@@ -1,16 +1,15 @@
-"""The seam between what moves bytes and what gives them meaning.
+"""The interfaces of an engine, and of its two layers: links and streams.
 
-A `Link` carries the bytes of one connection and knows nothing else: no
-delimiter, no limit, no timeout. A `Stream` (stream.py) gives them meaning and
-never meets a socket. Between the two there are twelve calls down (`Link`) and
-five calls up (`Upward`). The portable engine is links over asyncio's transports;
-the native engine's stream is both in one.
+A `Link` carries the bytes of one connection and knows no delimiters, limits or
+timeouts. A `Stream` (stream.py) implements those and never touches a socket. The
+stream calls the link's methods; the link reports to the stream through `LinkEvents`.
+The portable engine consists of links over asyncio's transports; the native engine's
+stream does the work of both layers.
 
-Calls up are made from the event loop's own callbacks, one at a time, and in
-this order: any number of `received`, at most one `ended`, `full` and
-`has_room` in turns, and at last one `lost`, after which the link is gone.
-A call down may be followed by a call up before it returns only where that is
-said below.
+A link reports events from the event loop's callbacks, one at a time, and in this
+order: any number of `received`, at most one `ended`, `full` and `has_room`
+alternating, and finally one `lost`. A link's method reports an event before it
+returns only where its docstring says so.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
 __all__ = [
-    "OF_ONE_CONNECTION",
+    "PER_CONNECTION_ERRORS",
     "Accept",
     "Budget",
     "Deadlines",
+    "Drain",
     "Engine",
     "Gate",
     "Link",
-    "Room",
+    "LinkEvents",
     "Server",
-    "Upward",
-    "packed",
+    "packed_ip",
     "tune",
 ]
 
@@ -43,101 +42,98 @@ _NAMES_OF_ONE_CONNECTION: Final = (
     "ECONNABORTED EINTR EPERM EPROTO ENETDOWN ENOPROTOOPT EHOSTDOWN ENONET EHOSTUNREACH "
     "EOPNOTSUPP ENETUNREACH ETIMEDOUT"
 )
-OF_ONE_CONNECTION: Final = frozenset(
+PER_CONNECTION_ERRORS: Final = frozenset(
     getattr(errno, name) for name in _NAMES_OF_ONE_CONNECTION.split() if hasattr(errno, name)
 )
-"""Errors of accept(2) that tell of one connection, which is gone; others will be accepted."""
+"""Errors of accept(2) that concern only one connection; accepting can go on."""
 
 
 class Link(Protocol):
-    """One connection's way to the other side."""
+    """The transport of one connection."""
 
-    def attach(self, upward: Upward) -> None:
-        """Call *upward* from now on. The first call down."""
+    def attach(self, events: LinkEvents) -> None:
+        """Report to *events* from now on. Called first, once."""
 
     def send(self, data: bytes) -> None:
-        """Send *data* after all that was sent before; never blocks.
+        """Send *data* after everything sent before; never block.
 
-        What the operating system does not take now is queued. May call
-        `full` before it returns.
+        What the operating system does not accept now is queued. May report `full` before
+        it returns.
         """
 
     def unsent(self) -> int:
-        """Return how many bytes are queued here, not yet taken by the operating system."""
+        """Return how many bytes are queued here, not yet accepted by the operating system."""
 
     def receive_at_most(self, size: int) -> None:
-        """Bring pieces of *size* bytes at most, where that can be chosen."""
+        """Receive at most *size* bytes at a time, if the transport allows it."""
 
     def pause(self) -> None:
-        """Stop receiving; TCP's flow control then holds the peer back."""
+        """Stop receiving; TCP's flow control then slows the peer down."""
 
     def resume(self) -> None:
         """Receive again after `pause`."""
 
     def finish(self) -> None:
-        """Send FIN when the queue is empty (half-close); receiving goes on."""
+        """Send FIN once the queue is empty (half-close); receiving goes on."""
 
     def set_high_water(self, size: int) -> None:
-        """Call `full` above *size* queued bytes (64 KiB at first), `has_room` at a quarter."""
+        """Report `full` above *size* queued bytes (initially 64 KiB), `has_room` at a quarter."""
 
     def call_when_empty(self) -> None:
-        """Call `has_room` once when the queue is empty. It is not empty now."""
+        """Report `has_room` once the queue is empty. Only called while it is not."""
 
     def has_unread(self) -> bool:
-        """Tell whether the operating system holds bytes that were not received yet."""
+        """Return whether the operating system holds bytes that were not received yet."""
 
     def in_flight(self) -> int:
-        """Return how many bytes the operating system took that the peer did not acknowledge.
-
-        0 where the operating system does not tell.
-        """
+        """Return how many sent bytes the peer has not acknowledged; 0 if unknown."""
 
     def close(self) -> None:
-        """Stop receiving, send what is queued, then FIN and close; `lost(None)` follows."""
+        """Stop receiving, send the queue, then FIN, and close; `lost(None)` follows."""
 
     def abort(self) -> None:
-        """Drop what is queued and reset the connection; `lost(None)` follows."""
+        """Drop the queue and reset the connection; `lost(None)` follows."""
 
     @property
     def local_sockaddr(self) -> Any:
-        """This end's address, as the `socket` module gives it."""
+        """The local address, in the form that the `socket` module uses."""
 
     @property
     def remote_sockaddr(self) -> Any:
-        """The other end's address, as the `socket` module gives it."""
+        """The peer's address, in the form that the `socket` module uses."""
 
 
-class Upward(Protocol):
-    """What a link calls; `Stream` is the implementation."""
+class LinkEvents(Protocol):
+    """The events that a link reports; `Stream` implements them."""
 
     def received(self, piece: bytes) -> None:
         """One or more bytes arrived."""
 
     def ended(self) -> None:
-        """The peer sent FIN: nothing more will be received; sending still works."""
+        """The peer sent FIN: nothing more will arrive; sending still works."""
 
     def full(self) -> None:
         """The link's queue grew past its high-water mark."""
 
     def has_room(self) -> None:
-        """The link's queue shrank to its low-water mark (or to nothing, if asked)."""
+        """The link's queue shrank to its low-water mark (or emptied: `Link.call_when_empty`)."""
 
     def lost(self, error: OSError | None) -> None:
-        """The link is gone: closed as asked (None), or for *error*."""
+        """The link is closed: by this side (None), or because of *error*."""
 
 
-class Room(Coroutine[Any, Any, None]):
-    """What a stream's `write` returns: waits for room when it is awaited.
+class Drain(Coroutine[Any, Any, None]):
+    """What a stream's `write` returns: awaiting it waits until the queue has room.
 
-    It is a coroutine object so that `asyncio.create_task` takes it, but nothing is left
-    undone if it is not awaited: Python does not warn, nor do type checkers.
+    It is a coroutine object, so that `asyncio.create_task` accepts it. It need not be
+    awaited: the data is written anyway, and neither Python nor type checkers warn.
     """
 
     __slots__ = ()
 
 
-def packed(sockaddr: Any) -> bytes:
-    """Return the address in a *sockaddr* of the `socket` module as a `Gate` takes it."""
+def packed_ip(sockaddr: Any) -> bytes:
+    """Return the IP address in *sockaddr* as packed bytes; empty if it has none (see `Gate`)."""
     if not isinstance(sockaddr, tuple):
         return b""
     host = sockaddr[0].partition("%")[0]  # without the scope
@@ -145,83 +141,81 @@ def packed(sockaddr: Any) -> bytes:
 
 
 def tune(sock: socket.socket) -> None:
-    """Set what TCP should do, for *sock* and for what it accepts.
+    """Set TCP options on *sock*; the sockets that it accepts inherit them.
 
-    Nagle's algorithm is off (RFC 9293, section 3.7.4): writes are gathered in the
-    streams already, and it would only hold them up. And the kernel takes no more
-    than `UNSENT_IN_KERNEL` that it cannot send yet (TCP_NOTSENT_LOWAT, tcp(7)):
-    else it would hold megabytes for each peer that does not read.
+    Nagle's algorithm is off (RFC 9293, section 3.7.4): streams batch their writes
+    already, so it would only delay them. And the kernel accepts no more than
+    `UNSENT_IN_KERNEL` that it cannot send yet (TCP_NOTSENT_LOWAT, tcp(7)): otherwise it
+    would hold megabytes for each peer that does not read.
     """
     if sock.family in (socket.AF_INET, socket.AF_INET6):
-        with contextlib.suppress(OSError):  # it was reset already: the first read will say so
+        with contextlib.suppress(OSError):  # already reset: the first read reports it
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if hasattr(socket, "TCP_NOTSENT_LOWAT"):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_IN_KERNEL)
 
 
 Deadlines = tuple[float, float, float, float, float]
-"""What a stream compares itself with when it looks back: the timeout of the first byte and
-the deadline of a read (seconds; infinity: none), the rate that puts that off, the rate of
-sending (bytes per second; 0: none) and the window over which that is taken (seconds)."""
+"""The arguments of `Stream._check_deadlines`: the first-byte timeout and the read deadline
+(seconds; infinity: none), the receive rate that extends the read deadline, the minimum send
+rate (bytes per second; 0: none), and the window over which it is measured (seconds)."""
 
 Accept = Callable[[Any], Any]
-"""Called once for each connection with what the engine's `Stream` takes as its first
-argument (a `Link`; in the native engine a descriptor); returns the stream made of it.
-Until a stream was made, the connection is the engine's, which resets it if this raises;
-then it is the stream's."""
+"""Called once for each connection with the first argument of the engine's `Stream` (a `Link`;
+in the native engine a descriptor); returns the new stream. Until the stream exists, the
+engine owns the connection, and resets it if this raises; then the stream owns it."""
 
 
 class Budget(Protocol):
     """Counts the bytes that several streams hold, unread and unsent."""
 
     def change(self, by: int) -> None:
-        """Be told that a stream holds *by* bytes more (fewer, if negative)."""
+        """Add *by* (which may be negative) to the bytes that are held."""
 
 
 class Gate(Protocol):
-    """Whom a server asks about each connection, before anything is made of it.
+    """Decides which connections a server lets in, before anything is allocated for them.
 
-    A *client* is the peer's address as packed bytes, 4 of IPv4 or 16 of IPv6;
-    empty where it has none (a Unix socket).
+    A *client* is the peer's IP address as packed bytes, 4 for IPv4 or 16 for IPv6;
+    empty if it has none (a Unix socket).
     """
 
     def enter(self, client: bytes) -> bool:
-        """Tell whether it is let in; if not, the server resets it and forgets it."""
+        """Return whether to let a connection in; if not, the server resets it."""
 
     def leave(self, client: bytes) -> None:
-        """Be told that one that was let in is gone.
+        """Note that a connection that was let in has ended.
 
-        By the server only if it came to nothing before *accept* was called.
+        The server calls this only for a connection that no stream took.
         """
 
     def shed(self, client: bytes) -> None:
-        """Be told that one was turned away for want of a descriptor."""
+        """Note that a connection was refused because the process is out of descriptors."""
 
     def stalled(self, error: int, delay: float) -> None:
-        """Be told that accepting failed with *error*, and is tried again in *delay* seconds."""
+        """Note that accepting failed with *error*; the server retries after *delay* seconds."""
 
 
 class Server(Protocol):
-    """Accepts connections on one listening socket, and does not stop when that fails.
+    """Accepts connections on one listening socket, and keeps going when accepting fails.
 
-    Out of descriptors (EMFILE, ENFILE), it closes one that it holds in reserve,
-    accepts with it, and resets what it accepted, so that clients get an answer
-    instead of waiting. Where that cannot be done either, and when memory is
-    short (ENOMEM, ENOBUFS) or it does not know the error (somebody else shut the
-    socket down), it leaves them in the backlog for a while. Errors of one
-    connection (ECONNABORTED and the like, accept(2)) are passed over.
+    Out of descriptors (EMFILE, ENFILE), it closes one that it holds in reserve, uses it
+    to accept, and resets the accepted connection, so that clients are refused instead of
+    left waiting. If that fails too, and on any other error (ENOMEM, ENOBUFS, or a socket
+    that someone else shut down), it leaves connections in the backlog and retries later.
+    Errors that concern only one connection (`PER_CONNECTION_ERRORS`) are ignored.
     """
 
     def accept_queued(self) -> None:
-        """Accept what is in the backlog now, as many as it holds at most."""
+        """Accept the connections that are in the backlog now."""
 
     def backlog(self) -> tuple[int, int] | None:
-        """Return how many connections wait to be accepted, and how many may; None: unknown."""
+        """Return how many connections wait to be accepted, and how many may; None if unknown."""
 
     def close(self) -> None:
         """Stop accepting and close the listening socket.
 
-        *accept* may still be called, soon, for what was accepted before.
+        *accept* may still be called soon for connections accepted before.
         """
 
 
@@ -231,7 +225,7 @@ class Engine(Protocol):
     NAME: str
 
     Stream: type
-    """What gives them meaning: `silly._engine.stream.Stream`, or one that does the same."""
+    """`silly._engine.stream.Stream`, or a class that behaves the same."""
 
     def serve(
         self,
@@ -245,39 +239,39 @@ class Engine(Protocol):
     ) -> Server:
         """Accept connections on *sock*, which is listening, until the server is closed.
 
-        An engine that can polls for *busy_poll* seconds after each event before
-        the loop may sleep.
+        The socket belongs to the server from now on. *accept* is called for each
+        connection; an exception from it is a defect, and goes to the loop's exception
+        handler.
 
-        The socket belongs to the server from now on. *accept* is called for
-        each connection; what it raises is a defect and goes to the loop's
-        exception handler.
+        An engine that supports busy polling polls for *busy_poll* seconds after each event
+        before it lets the loop sleep; others ignore this.
         """
 
     async def attach(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: Accept
     ) -> None:
-        """Make a connection of *sock*, which is connected, and call *accept* for it.
+        """Call *accept* for *sock*, which is connected.
 
-        The socket belongs to the connection from now on, and is closed if this
-        is cancelled.
+        The socket belongs to the connection from now on, and is closed if this is
+        cancelled.
         """
 
-    def disown(self, of_parent: Any) -> None:
-        """In a forked child: close its copy of a stream's or server's descriptors.
+    def disown(self, inherited: Any) -> None:
+        """In a forked child, close its copies of a stream's or server's descriptors.
 
-        Without a trace on the wire, and without touching the event loop, whose
-        epoll set is the parent's, too.
+        Nothing is sent, and the event loop, which shares its epoll set with the parent's,
+        is not touched.
         """
 
     def spin(self, loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None:
-        """Call *step*, and serve what is ready, by turns, for as long as the loop can spare.
+        """Alternate between calling *step* and serving ready descriptors, for a short time.
 
-        To be called in a callback of *loop*, outside of tasks, again and again: who polls
-        does so many times in one turn of the loop. An engine that cannot serve by itself
-        calls *step* once. What *step* raises is raised.
+        For busy polling: called repeatedly, each time in a callback of *loop*, not in a
+        task. It returns when the loop has something else to do. An engine without its own
+        polling calls *step* once. Exceptions from *step* propagate.
         """
 
-    def stepped(
+    def wrap_coroutine(
         self, coroutine: Coroutine[Any, Any, object], loop: asyncio.AbstractEventLoop
     ) -> Coroutine[Any, Any, object]:
-        """Return what a handler's task is to run: *coroutine*, or what steps it faster."""
+        """Return the coroutine that a handler's task runs: *coroutine*, or a faster wrapper."""

@@ -1,8 +1,8 @@
 """The portable engine: links over asyncio's transports.
 
-Runs on any event loop that has them (the stock loops, uvloop) and wherever
-Python runs. The transport queues and flushes; this module only translates
-between its callbacks and the seam of interface.py.
+Runs on any event loop that has transports (asyncio's own, uvloop), on every platform.
+The transport queues and sends; this module translates between its callbacks and the
+interfaces in interface.py.
 """
 
 from __future__ import annotations
@@ -19,67 +19,67 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, cast
 
-from silly._engine import complaints
+from silly._engine import stream_errors
 from silly._engine.interface import (
-    OF_ONE_CONNECTION,
+    PER_CONNECTION_ERRORS,
     Accept,
     Gate,
     Link,
+    LinkEvents,
     Server,
-    Upward,
-    packed,
+    packed_ip,
     tune,
 )
 from silly._engine.stream import Stream
-from silly._engine.trampoline import Trampoline as stepped  # noqa: N813 - called as one
+from silly._engine.trampoline import Trampoline as wrap_coroutine  # noqa: N813 - used as a function
 from silly._live import let_go
 
 if sys.platform != "win32":
     import fcntl
     import termios
 
-__all__ = ["NAME", "Stream", "attach", "disown", "serve", "spin", "stepped"]
+__all__ = ["NAME", "Stream", "attach", "disown", "serve", "spin", "wrap_coroutine"]
 
 NAME: Final = "portable"
 
 _RECEIVE: Final = 64 * 1024  # bytes at a time
-_LEAST: Final = 4096  # a read limit below this does not make pieces smaller
+_MIN_RECEIVE: Final = 4096  # bytes; a smaller read limit does not reduce receives below this
 _RESET_ON_CLOSE: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
 
 class AsyncioLink(asyncio.BaseProtocol):
     """A link over one asyncio transport.
 
-    `send` and what takes in the bytes are bound to the transport's and the
-    stream's own methods once these are there, so that no frame stands between.
+    `send` and the receiving callback are bound directly to the transport's and the
+    stream's methods, which saves a Python call for each.
     """
 
     __slots__ = (
         "_accept",
+        "_closed",
         "_full",
         "_gate",
-        "_gone",
+        "_stream",
         "_transport",
-        "_upward",
+        "has_stream",
         "local_sockaddr",
         "remote_sockaddr",
         "send",
-        "was_made",
     )
     local_sockaddr: Any
     remote_sockaddr: Any
 
     def __init__(self, accept: Accept, sockaddr: Any = None, gate: Gate | None = None) -> None:
         self._accept = accept
-        self._gate = gate  # to be asked, if the server did not
+        self._gate = gate  # None: the server asked it already
         self.remote_sockaddr = sockaddr
-        self.was_made = False
-        self._full = self._gone = False
-        self._upward: Upward = _NOBODY
+        self.has_stream = False
+        self._full = self._closed = False
+        self._stream: LinkEvents = _NO_STREAM
 
-    def attach(self, upward: Upward) -> None:
-        self._upward = upward
-        self.was_made = True
+    def attach(self, events: LinkEvents) -> None:
+        self._stream = events
+        self.has_stream = True
 
     def receive_at_most(self, size: int) -> None:
         pass  # the transport decides
@@ -88,50 +88,50 @@ class AsyncioLink(asyncio.BaseProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast(asyncio.Transport, transport)
-        # Asked now: a transport that has lost its socket cannot tell.
+        # Asked now: a transport that lost its socket no longer knows.
         self.local_sockaddr = transport.get_extra_info("sockname")
         if self.remote_sockaddr is None:
             self.remote_sockaddr = transport.get_extra_info("peername")
-        if self._gate is not None and not self._gate.enter(packed(self.remote_sockaddr)):
+        if self._gate is not None and not self._gate.enter(packed_ip(self.remote_sockaddr)):
             self.abort()
             return
         self.send = transport.write
         try:
             self._accept(self)
         finally:
-            if not self.was_made:
+            if not self.has_stream:
                 self.abort()
                 if self._gate is not None:
-                    self._gate.leave(packed(self.remote_sockaddr))
+                    self._gate.leave(packed_ip(self.remote_sockaddr))
             del self._accept
 
     def eof_received(self) -> bool:
-        self._upward.ended()
+        self._stream.ended()
         return True  # keep the sending half open
 
     def pause_writing(self) -> None:
         self._full = True
-        self._upward.full()
+        self._stream.full()
 
     def resume_writing(self) -> None:
-        # Not at once: the stock loops' transports call this in the middle of
-        # emptying their queue, and do not bear being closed there.
+        # Later: asyncio's transports call this while they empty their queue, and must not
+        # be closed there.
         self._full = False
-        asyncio.get_running_loop().call_soon(self._tell_room)
+        asyncio.get_running_loop().call_soon(self._report_room)
 
-    def _tell_room(self) -> None:
-        if not (self._gone or self._full):
-            self._upward.has_room()
+    def _report_room(self) -> None:
+        if not (self._closed or self._full):
+            self._stream.has_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._gone = True
+        self._closed = True
         if exc is not None and not isinstance(exc, OSError):
             exc = ConnectionAbortedError(f"{type(exc).__name__}: {exc}")
-        # Stream and link refer to each other no more: no work for the collector of cycles.
-        upward, self._upward = self._upward, _NOBODY
-        upward.lost(exc)
+        # Break the cycle of stream and link: no work for the garbage collector.
+        events, self._stream = self._stream, _NO_STREAM
+        events.lost(exc)
 
-    # --------------------------------------------------- called by the stream
+    # ------------------------------------------------------ called by the stream
 
     def unsent(self) -> int:
         return self._transport.get_write_buffer_size()
@@ -146,7 +146,7 @@ class AsyncioLink(asyncio.BaseProtocol):
 
     def finish(self) -> None:
         if not self._transport.is_closing():
-            with contextlib.suppress(OSError):  # reset, and not noticed yet: the reader will
+            with contextlib.suppress(OSError):  # already reset: the reader reports it
                 self._transport.write_eof()
 
     def set_high_water(self, size: int) -> None:
@@ -190,7 +190,7 @@ class AsyncioLink(asyncio.BaseProtocol):
 
 
 class _PiecesLink(AsyncioLink, asyncio.Protocol):
-    """Takes pieces as the transport received them."""
+    """Takes the bytes objects that the transport received."""
 
     __slots__ = ("data_received",)
 
@@ -198,9 +198,9 @@ class _PiecesLink(AsyncioLink, asyncio.Protocol):
         super().__init__(accept, sockaddr, gate)
         self.data_received = super().data_received  # type: ignore[method-assign]
 
-    def attach(self, upward: Upward) -> None:
-        super().attach(upward)
-        self.data_received = upward.received  # type: ignore[method-assign, assignment]
+    def attach(self, events: LinkEvents) -> None:
+        super().attach(events)
+        self.data_received = events.received  # type: ignore[method-assign, assignment]
         self._transport.set_protocol(self)  # uvloop looks the callback up once, here
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -209,11 +209,11 @@ class _PiecesLink(AsyncioLink, asyncio.Protocol):
 
 
 class _ScratchLink(AsyncioLink, asyncio.BufferedProtocol):
-    """Receives into one buffer, of the loop's.
+    """Receives into one buffer that all connections of the loop share.
 
-    For the stock loops, whose transports else allocate 256 KiB for each piece
-    and shrink that to what came, which costs system calls, and a page for each
-    piece that is kept.
+    For asyncio's own loops: their transports would otherwise allocate 256 KiB for each
+    receive and shrink it afterwards, which costs system calls, and at least one page for
+    each piece that is kept.
     """
 
     __slots__ = ("_received", "_scratch", "_whole_scratch")
@@ -227,16 +227,16 @@ class _ScratchLink(AsyncioLink, asyncio.BufferedProtocol):
     ) -> None:
         super().__init__(accept, sockaddr, gate)
         self._whole_scratch = self._scratch = scratch
-        self._received = self._upward.received
+        self._received = self._stream.received
 
-    def attach(self, upward: Upward) -> None:
-        super().attach(upward)
-        self._received = upward.received
+    def attach(self, events: LinkEvents) -> None:
+        super().attach(events)
+        self._received = events.received
 
     def receive_at_most(self, size: int) -> None:
-        self._scratch = self._whole_scratch[: max(size, _LEAST)]
+        self._scratch = self._whole_scratch[: max(size, _MIN_RECEIVE)]
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - it is large
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the buffer is large enough
         return self._scratch
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -248,7 +248,7 @@ class _ScratchLink(AsyncioLink, asyncio.BufferedProtocol):
 
 
 def link_factory(loop: asyncio.AbstractEventLoop, accept: Accept) -> Callable[..., AsyncioLink]:
-    """Return what makes links, of the kind that is best on *loop*."""
+    """Return a factory for the kind of link that suits *loop* best."""
     if isinstance(loop, asyncio.BaseEventLoop):
         scratch = getattr(loop, "_silly_scratch", None)
         if scratch is None:
@@ -258,8 +258,8 @@ def link_factory(loop: asyncio.AbstractEventLoop, accept: Accept) -> Callable[..
     return functools.partial(_PiecesLink, accept)
 
 
-class _Nobody:
-    """Stands above a link that has no stream: not yet, not any more, or it was not let in."""
+class _NoStream:
+    """Ignores the events of a link that has no stream (yet, any more, or at all)."""
 
     def received(self, piece: bytes) -> None: ...
     def ended(self) -> None: ...
@@ -268,37 +268,37 @@ class _Nobody:
     def lost(self, error: OSError | None) -> None: ...
 
 
-_NOBODY: Final = _Nobody()
+_NO_STREAM: Final = _NoStream()
 
 
 class SocketServer:
-    """Accepts on one socket, whenever the loop says that somebody is waiting."""
+    """Accepts on one socket whenever the loop reports it readable."""
 
-    _reserve = -1  # a descriptor to give up when there are no others; -1: none
-    _failed = 0  # times in a row that accepting failed
+    _reserve = -1  # a descriptor to free when there are no others; -1: none
+    _failed = 0  # consecutive failures to accept
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: Accept, gate: Gate
     ) -> None:
         self._loop = loop
         self._sock = sock
-        self._new_link = link_factory(loop, accept)
+        self._make_link = link_factory(loop, accept)
         self._gate = gate
         self._timer: asyncio.TimerHandle | None = None
         self._reserve = _open_reserve()
         loop.add_reader(sock, self._on_ready)
 
     def __del__(self) -> None:
-        if self._reserve >= 0:  # its loop is gone, and nobody closed it
+        if self._reserve >= 0:  # its loop was collected, and close() was never called
             os.close(self._reserve)
 
     def _on_ready(self) -> None:
-        for _ in range(AT_ONCE):
+        for _ in range(ACCEPT_BATCH):
             if not self._accept_one():
                 return
 
     def _accept_one(self) -> bool:
-        """Accept, and tell whether there may be more."""
+        """Accept one connection; return whether there may be more."""
         try:
             sock, sockaddr = self._sock.accept()
         except OSError as error:
@@ -307,37 +307,37 @@ class SocketServer:
             if error.errno in _OUT_OF_DESCRIPTORS and self._reserve >= 0:
                 return self._shed(error)
             self._failed += 1
-            if error.errno in OF_ONE_CONNECTION and self._failed < AT_ONCE:
+            if error.errno in PER_CONNECTION_ERRORS and self._failed < ACCEPT_BATCH:
                 return True
             self._back_off(error)
             return False
         self._failed = 0
         entered = False
         try:
-            client = packed(sockaddr)
+            client = packed_ip(sockaddr)
             entered = self._gate.enter(client)
         finally:
             if not entered:
                 _reset(sock)
         if entered:
-            self._go_on_making(self._make(sock, sockaddr, client))
+            self._step_setup(self._set_up(sock, sockaddr, client))
         return True
 
-    def _go_on_making(
+    def _step_setup(
         self, making: Coroutine[Any, None, None], _waiter: asyncio.Future[None] | None = None
     ) -> None:
-        """Step a coroutine that only waits for futures: a task for that would be half the cost."""
+        """Step a coroutine that only awaits futures, without the cost of a task."""
         with contextlib.suppress(StopIteration):
-            making.send(None).add_done_callback(functools.partial(self._go_on_making, making))
+            making.send(None).add_done_callback(functools.partial(self._step_setup, making))
 
-    async def _make(self, sock: socket.socket, sockaddr: Any, client: bytes) -> None:
-        link = self._new_link(sockaddr=sockaddr)
+    async def _set_up(self, sock: socket.socket, sockaddr: Any, client: bytes) -> None:
+        link = self._make_link(sockaddr=sockaddr)
         try:
             sock.setblocking(False)
             await self._loop.connect_accepted_socket(lambda: link, sock)
         except BaseException as error:
             sock.close()
-            if not link.was_made:
+            if not link.has_stream:
                 self._gate.leave(client)
             if not isinstance(error, Exception):
                 raise
@@ -345,11 +345,11 @@ class SocketServer:
                 {"message": "a connection could not be set up", "exception": error}
             )
         else:
-            if not link.was_made:
+            if not link.has_stream:
                 self._gate.leave(client)
 
     def _shed(self, error: OSError) -> bool:
-        """Turn one away with the descriptor in reserve."""
+        """Refuse one connection, using the reserve descriptor; return whether there may be more."""
         os.close(self._reserve)
         self._reserve = -1
         shed: Any = None
@@ -358,7 +358,7 @@ class SocketServer:
             sock, shed = self._sock.accept()
             _reset(sock)
         except OSError as again:
-            more = again.errno in OF_ONE_CONNECTION
+            more = again.errno in PER_CONNECTION_ERRORS
             if not (more or isinstance(again, BlockingIOError)):
                 self._back_off(again)
         self._reserve = _open_reserve()
@@ -366,16 +366,16 @@ class SocketServer:
             self._back_off(error)
             more = False
         if shed is not None:
-            self._gate.shed(packed(shed))
+            self._gate.shed(packed_ip(shed))
         return more
 
     def _back_off(self, error: OSError) -> None:
         if self._timer is None:
             self._loop.remove_reader(self._sock)
-            self._timer = self._loop.call_later(BACK_OFF, self._go_on)
+            self._timer = self._loop.call_later(BACK_OFF, self._resume_accepting)
             self._gate.stalled(error.errno or 0, BACK_OFF)
 
-    def _go_on(self) -> None:
+    def _resume_accepting(self) -> None:
         self._timer = None
         if self._reserve < 0:
             self._reserve = _open_reserve()
@@ -400,28 +400,28 @@ class SocketServer:
             self._reserve = -1
 
     def disown(self) -> None:
-        """Close in a forked child, without a word to the loop, which is the parent's."""
-        if self._reserve >= 0:  # the first: where no descriptor is free, the next step takes it
+        """Close in a forked child, without touching the event loop."""
+        if self._reserve >= 0:  # first: `let_go` needs a free descriptor
             os.close(self._reserve)
             self._reserve = -1
         let_go(self._sock)
 
 
-AT_ONCE: Final = 32  # connections accepted before others have their turn
-SOMAXCONN: Final = 4096  # as many as a backlog may hold (listen(2))
+ACCEPT_BATCH: Final = 32  # connections accepted before other callbacks run
+SOMAXCONN: Final = 4096  # the longest backlog (listen(2))
 BACK_OFF: Final = 1.0  # seconds
 _OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
 
 
 def backlog_of(sock: socket.socket) -> tuple[int, int] | None:
-    """Ask the kernel how full a listening socket's backlog is, and how long it may be."""
+    """Return how full a listening socket's backlog is, and its limit; None if unknown."""
     if sys.platform != "linux" or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return None
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
     except OSError:
         return None
-    # Of a listening socket tcpi_unacked and tcpi_sacked tell of its queue (inet_diag, ss(8)).
+    # For a listening socket, tcpi_unacked and tcpi_sacked describe its queue (ss(8)).
     used, size = struct.unpack_from("II", info, 24)
     return used, size
 
@@ -441,7 +441,7 @@ def _reset(sock: socket.socket) -> None:
 
 
 class LoopServer:
-    """Accepts with the loop's own server, where it can watch no socket (Windows)."""
+    """Accepts with the loop's own server: on Windows, its loop cannot watch a socket."""
 
     def __init__(
         self,
@@ -472,7 +472,7 @@ class LoopServer:
             self.close()
 
     def accept_queued(self) -> None:
-        """Without effect: the loop accepts by itself."""
+        """Do nothing: the loop's server accepts."""
 
     def backlog(self) -> tuple[int, int] | None:
         return None
@@ -480,7 +480,7 @@ class LoopServer:
     def close(self) -> None:
         self._closed = True
         if self._server is not None and isinstance(self._loop, asyncio.SelectorEventLoop):
-            # Not the server's own close: that drops what was accepted in this pass of the loop.
+            # The server's own close would drop connections accepted in this iteration of the loop.
             self._loop.remove_reader(self._sock)
             self._sock.close()
         elif self._server is not None:
@@ -496,7 +496,7 @@ def serve(
     backlog: int,
     accept: Accept,
     *,
-    busy_poll: float,  # noqa: ARG001 - the loop does the waiting here
+    busy_poll: float,  # noqa: ARG001 - the loop does the waiting
     gate: Gate,
 ) -> Server:
     """Accept connections on *sock* (see `silly._engine.interface.Engine.serve`)."""
@@ -507,7 +507,7 @@ def serve(
 
 
 async def attach(loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: Accept) -> None:
-    """Make a link of *sock* (see `silly._engine.interface.Engine.attach`)."""
+    """Make a link for *sock* (see `silly._engine.interface.Engine.attach`)."""
     tune(sock)
     make_link = link_factory(loop, accept)
     try:
@@ -520,19 +520,19 @@ async def attach(loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: A
         raise
 
 
-def disown(of_parent: Stream | Server) -> None:
-    """Close a descriptor in a forked child (see `silly._engine.interface.Engine.disown`)."""
-    if isinstance(of_parent, Stream):
-        of_parent._mark_lost(complaints.belongs_to_parent())
-        let_go(cast(AsyncioLink, of_parent._link)._socket)
+def disown(inherited: Stream | Server) -> None:
+    """Close descriptors in a forked child (see `silly._engine.interface.Engine.disown`)."""
+    if isinstance(inherited, Stream):
+        inherited._mark_closed(stream_errors.owned_by_parent())
+        let_go(cast(AsyncioLink, inherited._link)._socket)
     else:
-        cast(SocketServer, of_parent).disown()
+        cast(SocketServer, inherited).disown()
 
 
 def spin(loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None:  # noqa: ARG001
-    """Call *step* (see `silly._engine.interface.Engine.spin`); it is the loop that serves."""
+    """Call *step* once (see `silly._engine.interface.Engine.spin`)."""
     step()
 
 
-def _conforms() -> tuple[type[Link]]:  # for the type checker: this is a link
+def _conforms() -> tuple[type[Link]]:  # the type checker verifies that this is a link
     return (AsyncioLink,)

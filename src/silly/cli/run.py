@@ -15,7 +15,7 @@ from pathlib import Path
 
 import silly
 from silly import _control, stdio
-from silly._engine import native_is_absent
+from silly._engine import why_not_native
 from silly._extras import how_to_get
 from silly.cli import watching
 from silly.cli.options import (
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _version() -> str:
-    absent = native_is_absent()
+    absent = why_not_native()
     why = f"\nwhy not the native engine: {absent}" if absent else ""
     python = platform.python_version()
     return f"silly {silly.__version__} ({silly.engine()} engine, Python {python}){why}"

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from silly._engine import complaints
+from silly._engine import stream_errors
 from silly.net.limits import Limits
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class MemoryBudget:
         """Find those that hold something, in slices."""
         now = time.time()
         for conn in conns[-RANKED:]:
-            if conn._held:
+            if conn._held_bytes:
                 ranked.append((_worth(conn, now), len(ranked), conn))
         del conns[-RANKED:]
         if conns:
@@ -92,7 +92,7 @@ class MemoryBudget:
             if self.limit is None or self.held <= self.limit * RELIEF:
                 return
             ranked.pop()
-            conn._end_for("memory_budget", complaints.over_budget(conn._held))
+            conn._end_for_limit("memory_budget", stream_errors.over_budget(conn._held_bytes))
         if ranked:
             self._handle.cancel()
             self._handle = self._loop.call_soon(self._end, ranked)
@@ -107,7 +107,7 @@ def _worth(conn: Conn, now: float) -> float:
     bytes_in, bytes_out = conn._counts
     opened_at, _ = conn._times
     moved = bytes_in - conn.unread_bytes + bytes_out
-    return (moved / (now - opened_at + 1.0) + 1.0) / conn._held
+    return (moved / (now - opened_at + 1.0) + 1.0) / conn._held_bytes
 
 
 def memory_of(limits: Limits) -> int | None:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from silly._engine.complaints import Buffer
-from silly._engine.interface import Deadlines, Room
+from silly._engine.interface import Deadlines, Drain
+from silly._engine.stream_errors import Buffer
 from silly.net import addr as addresses
 from silly.net.deadline import Deadline
 from silly.text import printable
@@ -114,7 +114,7 @@ class Conn(ABC):
     # ---------------------------------------------------------------- writing
 
     @abstractmethod
-    def write(self, data: Buffer | Iterable[Buffer]) -> Room:
+    def write(self, data: Buffer | Iterable[Buffer]) -> Drain:
         """Queue *data* to be sent; with ``await``, also wait until there is room.
 
         The call itself never waits: *data* is queued when it returns, all of it,
@@ -322,7 +322,7 @@ class Conn(ABC):
 
     @property
     @abstractmethod
-    def _is_gone(self) -> bool: ...
+    def _is_closed(self) -> bool: ...
 
     @property
     @abstractmethod
@@ -330,7 +330,7 @@ class Conn(ABC):
 
     @property
     @abstractmethod
-    def _lost_by(self) -> OSError | None: ...
+    def _loss(self) -> OSError | None: ...
 
     @property
     @abstractmethod
@@ -342,13 +342,13 @@ class Conn(ABC):
 
     @property
     @abstractmethod
-    def _held(self) -> int: ...
+    def _held_bytes(self) -> int: ...
 
     @abstractmethod
-    def _end_for(self, limit: str, error: OSError) -> None: ...
+    def _end_for_limit(self, limit: str, error: OSError) -> None: ...
 
     @abstractmethod
-    def _look_back(self, now: float, deadlines: Deadlines) -> None: ...
+    def _check_deadlines(self, now: float, deadlines: Deadlines) -> None: ...
 
     @property
     @abstractmethod

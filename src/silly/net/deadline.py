@@ -14,7 +14,7 @@ import math
 from typing import TYPE_CHECKING, Self
 
 from silly._arguments import positive_seconds
-from silly._engine import complaints
+from silly._engine import stream_errors
 from silly.net.sweep import LOOKS, Sweep
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Deadline:
         """End the connection if the deadline has passed; tell whether it is at its end."""
         if self._conn.is_alive and now >= self._ends:
             assert self._seconds is not None
-            self._conn._end_for("deadline", complaints.deadline_passed(self._seconds))
+            self._conn._end_for_limit("deadline", stream_errors.deadline_passed(self._seconds))
         return not self._conn.is_alive
 
 

@@ -190,7 +190,7 @@ def _raise(error: BaseException) -> None:
 
 
 def _how(conn: Conn, *, cancelled: bool) -> str:
-    loss = conn._lost_by
+    loss = conn._loss
     if isinstance(loss, ConnectionResetError | ConnectionAbortedError | BrokenPipeError):
         return "reset"
     if loss is not None:

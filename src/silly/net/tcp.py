@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from silly._arguments import positive_seconds, seconds, seconds_or_none, size
 from silly._awaitables import Closing, Connecting
-from silly._engine import complaints, engine
+from silly._engine import engine, stream_errors
 from silly._engine.interface import Server
 from silly._engine.stream import LINGER, MAX_UNSENT, READ_LIMIT
 from silly._live import OWN_TASK, Live
@@ -260,7 +260,7 @@ class Listener:
         # The name is shared: a string for each of a million tasks would be a tenth of them.
         handling = self._start(conn)
         try:
-            coroutine = engine.stepped(handling, loop)
+            coroutine = engine.wrap_coroutine(handling, loop)
             task = loop.create_task(coroutine, name=self._task_name, context=context)
         except BaseException as error:
             handling.close()
@@ -272,7 +272,7 @@ class Listener:
         self._sweep.start(self._sweep_interval)
 
     def _look_back(self, conn: Conn, now: float) -> bool:
-        conn._look_back(now, self._deadlines)
+        conn._check_deadlines(now, self._deadlines)
         return conn._ended_by is not None
 
     def _holders(self) -> list[Conn]:
@@ -311,7 +311,7 @@ class Listener:
         try:
             conn.close()
         finally:
-            if not conn._is_gone:
+            if not conn._is_closed:
                 self._lingering.add(conn)
             if self._closing is not None:
                 self._changed.set()
@@ -368,7 +368,7 @@ class Listener:
 
     def _conns(self) -> list[Conn]:
         """All connections that are alive."""
-        handled = [conn for conn in self._handling.values() if not conn._is_gone]
+        handled = [conn for conn in self._handling.values() if not conn._is_closed]
         return [*handled, *self._lingering]
 
     # -------------------------------------------------------------- properties
@@ -624,7 +624,7 @@ def _consists_of_ends(
     """Tell whether *error* comes of the end of *conn* alone; add what that raised to *ends*."""
     if error is None:
         return False
-    if complaints.is_about(conn, error):
+    if stream_errors.belongs_to(conn, error):
         ends.append(error)
         return True
     if id(error) not in known:

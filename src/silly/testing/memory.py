@@ -7,7 +7,7 @@ import errno
 import os
 from typing import Any, Final
 
-from silly._engine.interface import Upward
+from silly._engine.interface import LinkEvents
 from silly._engine.stream import LINGER, MAX_UNSENT, READ_LIMIT, Stream
 from silly.net.conn import Conn
 
@@ -32,7 +32,7 @@ class _MemoryLink:
         self.local_sockaddr: Any = ("memory", name)
         self.remote_sockaddr: Any = ("memory", 3 - name)
         self.other: _MemoryLink
-        self.upward: Upward
+        self.upward: LinkEvents
         self._queue = bytearray()  # sent, not taken by the window yet
         self._arrived = bytearray()  # from the other end, not delivered yet
         self._high_water = _HIGH_WATER
@@ -46,7 +46,7 @@ class _MemoryLink:
         self._gone = False
         self._scheduled = False
 
-    def attach(self, upward: Upward) -> None:
+    def attach(self, upward: LinkEvents) -> None:
         self.upward = upward
 
     def receive_at_most(self, size: int) -> None:

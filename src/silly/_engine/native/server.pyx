@@ -1,6 +1,6 @@
-"""The accepting side: one listening socket in a reactor.
+"""Accepts connections: one listening socket in a reactor.
 
-What it does when accepting fails is said in `silly._engine.interface.Server`.
+`silly._engine.interface.Server` documents what happens when accepting fails.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -39,33 +39,33 @@ from silly._engine.native.linux cimport (
 from silly._engine.native.reactor cimport Reactor, Source, reactor_of
 from silly._engine.native.stream cimport raw_local_name
 
-from silly._engine.interface import OF_ONE_CONNECTION
+from silly._engine.interface import PER_CONNECTION_ERRORS
 
 cdef enum:
-    AT_ONCE = 32  # connections accepted before others have their turn
-    SOMAXCONN = 4096  # as many as a backlog may hold (listen(2))
+    ACCEPT_BATCH = 32  # connections accepted before other callbacks run
+    SOMAXCONN = 4096  # the longest backlog (listen(2))
 
-cdef double BACK_OFF = 1.0  # seconds, when the system is out of descriptors or memory
+cdef double BACK_OFF = 1.0  # seconds
 
 
 cdef class Server(Source):
-    """Hands the descriptors of connections that *gate* lets in to *accept*, until closed."""
+    """Passes the descriptors of connections that *gate* lets in to *accept*, until closed."""
 
     cdef object accept
     cdef object gate
     cdef object timer
-    cdef bytes name  # as `raw_local_name`, if those that it accepts have the same; or None
-    cdef int reserve  # a descriptor to give up when there are no others; -1: none
+    cdef bytes name  # `raw_local_name` of accepted connections, if it is the same for all; or None
+    cdef int reserve  # a descriptor to free when there are no others; -1: none
 
     def __cinit__(self, loop, int fd, accept, double busy_poll, gate):
-        # If this raises, *fd* is the caller's.
+        # If this raises, the caller still owns *fd*.
         cdef Reactor reactor = reactor_of(loop)
         cdef int listens = 0
         cdef socklen_t length = sizeof(listens)
         self.reserve = -1
         if getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) < 0 or not listens:
-            raise ValueError(f"descriptor {fd} is no socket that listens")
-        self.name = name_of_accepted(fd)
+            raise ValueError(f"descriptor {fd} is not a listening socket")
+        self.name = accepted_local_name(fd)
         self.hold_reserve()
         self.fd = fd
         try:
@@ -84,12 +84,12 @@ cdef class Server(Source):
             close(self.reserve)
 
     cdef int ready(self, uint32_t events) except -1:
-        cdef int accepted = self.accept_some(AT_ONCE)
+        cdef int accepted = self.accept_some(ACCEPT_BATCH)
         if self.fd < 0 or self.timer is not None:
             return 0
-        if accepted < AT_ONCE:
+        if accepted < ACCEPT_BATCH:
             return self.watch(EPOLLIN)
-        # More wait: not before the loop, too, has had its turn.
+        # More are waiting: accept them after the loop's other callbacks.
         self.watch(0)
         self.timer = self.reactor.loop.call_soon(self._accept_more)
         return 0
@@ -98,13 +98,13 @@ cdef class Server(Source):
         self.timer = None
         self.ready(EPOLLIN)
 
-    cdef int accept_some(self, int most) except -1:
-        """Accept up to *most* connections; return how many were taken out of the backlog."""
+    cdef int accept_some(self, int limit) except -1:
+        """Accept up to *limit* connections; return how many were taken out of the backlog."""
         cdef int fd, error, count = 0
-        cdef int failed = 0  # in a row
+        cdef int failed = 0  # consecutive failures
         cdef sockaddr_in6 peer
         cdef socklen_t length
-        while count < most and self.fd >= 0:
+        while count < limit and self.fd >= 0:
             length = sizeof(peer)
             fd = accept4(
                 self.fd, <sockaddr *>&peer, &length, SOCK_NONBLOCK | SOCK_CLOEXEC
@@ -120,7 +120,7 @@ cdef class Server(Source):
                 if not self.shed(error):
                     break
                 count += 1
-            elif error in OF_ONE_CONNECTION and failed + 1 < AT_ONCE:
+            elif error in PER_CONNECTION_ERRORS and failed + 1 < ACCEPT_BATCH:
                 count += 1
                 failed += 1
             else:
@@ -129,13 +129,13 @@ cdef class Server(Source):
         return count
 
     cdef int admit(self, int fd, const sockaddr_in6 *peer) except -1:
-        """Give the new connection *fd* to *accept*, if the gate lets it in."""
+        """Pass the new connection *fd* to *accept*, if the gate lets it in."""
         cdef Reactor reactor = self.reactor
         cdef bytes client = None
         cdef bint entered = False
         cdef bint direct = reactor.direct
         cdef int before = reactor.arriving
-        # What is called now is Python code, which may run tasks, or a loop.
+        # The callbacks are Python code, which may run tasks or a loop.
         reactor.direct = False
         reactor.arriving = fd
         reactor.arriving_known = True
@@ -143,7 +143,7 @@ cdef class Server(Source):
         reactor.arriving_name = self.name
         try:
             try:
-                client = packed(peer)
+                client = packed_ip(peer)
                 entered = self.gate.enter(client)
                 if entered:
                     self.accept(fd)
@@ -164,7 +164,7 @@ cdef class Server(Source):
         return 0
 
     cdef bint shed(self, int error) except -1:
-        """Turn one connection away with the descriptor in reserve; tell whether to go on."""
+        """Refuse one connection, using the reserve descriptor; return whether to go on."""
         cdef int fd, again
         cdef sockaddr_in6 peer
         cdef socklen_t length = sizeof(peer)
@@ -177,15 +177,15 @@ cdef class Server(Source):
         self.hold_reserve()
         if self.reserve < 0:
             self.back_off(error)
-        elif fd < 0 and again != EAGAIN and again not in OF_ONE_CONNECTION:
+        elif fd < 0 and again != EAGAIN and again not in PER_CONNECTION_ERRORS:
             self.back_off(again)
         if fd >= 0:
-            self.gate.shed(packed(&peer))
+            self.gate.shed(packed_ip(&peer))
         return self.timer is None and (fd >= 0 or again != EAGAIN)
 
-    cdef int not_watched(self, int error) except -1:
-        if self.gate is None:  # being made
-            return Source.not_watched(self, error)
+    cdef int watch_failed(self, int error) except -1:
+        if self.gate is None:  # in the constructor
+            return Source.watch_failed(self, error)
         return self.back_off(error)
 
     cdef int hold_reserve(self) except -1:
@@ -195,12 +195,12 @@ cdef class Server(Source):
 
     cdef int back_off(self, int error) except -1:
         if self.timer is None:
-            self.timer = self.reactor.loop.call_later(BACK_OFF, self._go_on)
+            self.timer = self.reactor.loop.call_later(BACK_OFF, self._resume_accepting)
             self.watch(0)
             self.gate.stalled(error, BACK_OFF)
         return 0
 
-    def _go_on(self):
+    def _resume_accepting(self):
         self.timer = None
         self.hold_reserve()
         self.watch(EPOLLIN)
@@ -212,16 +212,16 @@ cdef class Server(Source):
         return Source.disown(self)
 
     def accept_queued(self):
-        """Accept what is in the backlog now, as many as it holds at most."""
+        """Accept the connections that are in the backlog now."""
         self.accept_some(SOMAXCONN)
 
     def backlog(self):
-        """Return how many connections wait to be accepted, and how many may; None: unknown."""
+        """Return how many connections wait to be accepted, and how many may; None if unknown."""
         cdef tcp_info info
         cdef socklen_t length = sizeof(info)
         if self.fd < 0 or getsockopt(self.fd, IPPROTO_TCP, TCP_INFO, &info, &length) < 0:
             return None
-        # Of a listening socket these two tell of its queue (inet_diag, ss(8)).
+        # For a listening socket, these describe its queue (ss(8)).
         return info.tcpi_unacked, info.tcpi_sacked
 
     def close(self):
@@ -236,7 +236,7 @@ cdef class Server(Source):
 
 
 def adopt(loop, sock, accept):
-    """Give the connected socket *sock*, whose descriptor is no longer its own, to *accept*."""
+    """Detach the descriptor of *sock*, which is connected, and pass it to *accept*."""
     cdef Reactor reactor = reactor_of(loop)
     cdef int before = reactor.arriving
     cdef int fd = sock.detach()
@@ -260,12 +260,14 @@ cdef int reset(int fd) except -1:
     return 0
 
 
-cdef bytes name_of_accepted(int fd):
-    """Return the own name of what *fd* accepts, if it listens on one address, and for it alone."""
-    cdef int transparent = 0  # a proxy's: each connection has the address that its peer wanted
+cdef bytes accepted_local_name(int fd):
+    """Return the local name of connections that *fd* accepts; None if it may differ."""
+    cdef int transparent = 0  # a proxy: the local address is what the peer connected to
     cdef socklen_t length = sizeof(transparent)
     cdef bytes name = raw_local_name(fd)
-    cdef bytes address = None if name is None else packed(<sockaddr_in6 *>PyBytes_AS_STRING(name))
+    cdef bytes address = None
+    if name is not None:
+        address = packed_ip(<sockaddr_in6 *>PyBytes_AS_STRING(name))
     if not address or not address.strip(b"\0"):
         return None
     if len(address) == 4:
@@ -275,8 +277,8 @@ cdef bytes name_of_accepted(int fd):
     return None if transparent else name
 
 
-cdef bytes packed(const sockaddr_in6 *peer):
-    """Return an address as a `Gate` takes it."""
+cdef bytes packed_ip(const sockaddr_in6 *peer):
+    """Return the IP address of *peer* as packed bytes; empty if it has none."""
     if peer.sin6_family == AF_INET:
         return PyBytes_FromStringAndSize(<const char *>&(<const sockaddr_in *>peer).sin_addr, 4)
     if peer.sin6_family == AF_INET6:

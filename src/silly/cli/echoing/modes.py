@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from silly._engine import complaints
+from silly._engine import stream_errors
 from silly.cli.echoing import chargen
 from silly.cli.echoing.impairment import Dropped, Impairment, Pace, Path, path
 from silly.cli.echoing.log import Log
@@ -54,7 +54,7 @@ async def frames(conn: Conn, to: Path, meter: Meter) -> None:
             size = int.from_bytes(head, "big")
             if size > conn.read_limit:
                 what = f"a frame of {size} bytes is longer than read_limit, {conn.read_limit}"
-                raise complaints.about(conn, LimitExceeded(what, address=conn.remote_addr))
+                raise stream_errors.mark(conn, LimitExceeded(what, address=conn.remote_addr))
             frame = head + await conn.read(size)
         await to.send(frame)
         meter.answers += 1

@@ -1,8 +1,8 @@
-"""What a stream refuses, in words: the errors, and the arguments that it was given.
+"""The errors that streams raise, and the checks of `write`'s argument.
 
-Both engines' streams raise from here, so that the same mistake reads the same. The
-errors that tell of a connection's end carry a mark of that connection: a listener
-can tell a handler that ended with its connection from one that crashed.
+Both engines take their errors from here, so that the messages are the same. An error that
+reports the end of a connection is marked with that connection: a listener can then tell
+a handler that failed because its connection ended from one that crashed.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from silly.errors import (
 
 __all__ = [
     "Buffer",
-    "about",
+    "already_awaited",
     "as_pieces",
-    "awaited_already",
-    "belongs_to_parent",
+    "belongs_to",
+    "cause_of_loss",
     "closed",
     "concurrent_read",
+    "connection_lost",
     "deadline_passed",
     "empty_delimiter",
     "end_of_stream",
+    "first_byte_timed_out",
     "half_closed",
-    "idle",
-    "is_about",
+    "idle_timed_out",
     "limit_exceeded",
     "limit_without_delimiter",
-    "loss",
-    "lost",
-    "no_first_byte",
-    "not_taken",
+    "mark",
     "over_budget",
+    "owned_by_parent",
     "queue_full",
+    "read_deadline_passed",
     "read_timed_out",
-    "unfinished",
-    "until_of_wrong_type",
+    "send_rate_too_low",
     "waits_for_bytes",
     "waits_for_room",
+    "wrong_type_of_until",
 ]
 
 Buffer = bytes | bytearray | memoryview
@@ -60,29 +60,29 @@ class _Conn(Protocol):
     def remote_addr(self) -> str: ...
 
 
-def about(conn: _Conn, error: E) -> E:
-    """Mark *error* as one that tells of the end of *conn*, or of a limit that it met."""
-    error._conn = id(conn)  # type: ignore[attr-defined] # not *conn*: errors are kept, and pickled
+def mark(conn: _Conn, error: E) -> E:
+    """Mark *error* as caused by the end of *conn*, or by one of its limits; return it."""
+    error._conn = id(conn)  # type: ignore[attr-defined] # the id: errors are kept, and pickled
     return error
 
 
-def is_about(conn: object, error: BaseException) -> bool:
-    """Tell whether *error* is the end of *conn* itself, or a limit that it met."""
+def belongs_to(conn: object, error: BaseException) -> bool:
+    """Return whether `mark` marked *error* for *conn*."""
     return getattr(error, "_conn", None) == id(conn)
 
 
-def _in_words(delimiter: bytes | None, wanted: int) -> str:
-    """Name what a read waits for; a *wanted* of 0 is whatever is there."""
+def _describe_read(delimiter: bytes | None, wanted: int) -> str:
+    """Describe what a read waits for; a *wanted* of 0 means any bytes."""
     if delimiter is not None:
         return repr(delimiter)
     return f"{wanted} bytes" if wanted else "a byte"
 
 
-# ------------------------------------------------------------- what a task waits for
+# ------------------------------------------------------------------ waiting tasks
 
 
 def waits_for_bytes(delimiter: bytes | None, wanted: int) -> str:
-    return f"read of {_in_words(delimiter, wanted)}"
+    return f"read of {_describe_read(delimiter, wanted)}"
 
 
 def waits_for_room(unsent: int) -> str:
@@ -100,7 +100,7 @@ def limit_without_delimiter() -> ValueError:
     return ValueError("limit goes with a delimiter: read(b'\\n', limit=...)")
 
 
-def until_of_wrong_type(until: object) -> TypeError:
+def wrong_type_of_until(until: object) -> TypeError:
     return TypeError(
         "until must be bytes (a delimiter), an int (a number of bytes) or None, "
         f"not {type(until).__name__} {until!r}"
@@ -111,25 +111,27 @@ def concurrent_read(address: str) -> ConcurrentRead:
     return ConcurrentRead("another task is reading", address=address)
 
 
-def awaited_already() -> RuntimeError:
+def already_awaited() -> RuntimeError:
     return RuntimeError("coroutine is being awaited already")
 
 
 def end_of_stream(conn: _Conn, delimiter: bytes | None, wanted: int, unread: bytes) -> EndOfStream:
-    what = f"end of stream before {_in_words(delimiter, wanted)}, {len(unread)} bytes unread"
-    return about(conn, EndOfStream(what, unread, address=conn.remote_addr))
+    what = f"end of stream before {_describe_read(delimiter, wanted)}, {len(unread)} bytes unread"
+    return mark(conn, EndOfStream(what, unread, address=conn.remote_addr))
 
 
 def limit_exceeded(conn: _Conn, delimiter: bytes, limit: int) -> LimitExceeded:
     what = f"no {delimiter!r} within the limit of {limit} bytes"
-    return about(conn, LimitExceeded(what, address=conn.remote_addr))
+    return mark(conn, LimitExceeded(what, address=conn.remote_addr))
 
 
 def read_timed_out(
     delimiter: bytes | None, wanted: int, timeout: float, address: str
 ) -> TimeoutError:
     return TimeoutError(
-        errno.ETIMEDOUT, f"No {_in_words(delimiter, wanted)} within {timeout:g} seconds", address
+        errno.ETIMEDOUT,
+        f"No {_describe_read(delimiter, wanted)} within {timeout:g} seconds",
+        address,
     )
 
 
@@ -137,7 +139,7 @@ def read_timed_out(
 
 
 def as_pieces(data: Buffer | Iterable[Buffer]) -> list[bytes]:
-    """Return what `write` was given as immutable pieces."""
+    """Return `write`'s argument as immutable pieces."""
     if isinstance(data, bytes | bytearray | memoryview):
         return [bytes(data)]
     if isinstance(data, str):
@@ -163,74 +165,73 @@ def as_pieces(data: Buffer | Iterable[Buffer]) -> list[bytes]:
 
 def queue_full(conn: _Conn, unsent: int, length: int, max_unsent: int) -> WriteQueueFull:
     what = f"{unsent} bytes are unsent, {length} more would be over max_unsent ({max_unsent} bytes)"
-    return about(conn, WriteQueueFull(what, address=conn.remote_addr))
+    return mark(conn, WriteQueueFull(what, address=conn.remote_addr))
 
 
 def half_closed(conn: _Conn) -> ConnectionClosed:
     what = "cannot write after close_write()"
-    return about(conn, ConnectionClosed(what, address=conn.remote_addr))
+    return mark(conn, ConnectionClosed(what, address=conn.remote_addr))
 
 
 # --------------------------------------------------------------------- the end
 
 
 def closed(conn: _Conn) -> ConnectionClosed:
-    return about(conn, ConnectionClosed("active closed", address=conn.remote_addr))
+    return mark(conn, ConnectionClosed("active closed", address=conn.remote_addr))
 
 
-def lost(error: OSError | None) -> OSError:
-    """Return why a connection was lost; *error* if the operating system said it."""
+def cause_of_loss(error: OSError | None) -> OSError:
+    """Return *error*, or a default for a connection lost without one."""
     return error or ConnectionAbortedError(errno.ECONNABORTED, os.strerror(errno.ECONNABORTED))
 
 
-def loss(conn: _Conn, error: OSError, *, told: bool) -> OSError:
-    """Return the error for a reader, or a writer, of *conn*, which was lost by *error*.
+def connection_lost(conn: _Conn, error: OSError, *, repeated: bool) -> OSError:
+    """Return the error that a reader or a writer of *conn* gets after *error* ended it.
 
-    A `TimeoutError` is raised only if it was not *told* before: a task that takes it
-    for that of its own read, and tries again, must not do so for ever.
+    A `TimeoutError` is raised only once: a task that mistakes it for the timeout of its
+    own read, and retries, would do so forever. *repeated* is set for later calls, which
+    get a `ConnectionAbortedError` instead.
     """
-    if told and isinstance(error, TimeoutError):
+    if repeated and isinstance(error, TimeoutError):
         error = ConnectionAbortedError(errno.ECONNABORTED, error.strerror)
-    return about(conn, at_address(error, conn.remote_addr))
+    return mark(conn, at_address(error, conn.remote_addr))
 
 
-def idle(timeout: float) -> TimeoutError:
+def idle_timed_out(timeout: float) -> TimeoutError:
     return TimeoutError(errno.ETIMEDOUT, f"Idle for {timeout:g} seconds, closed")
 
 
-def no_first_byte(timeout: float) -> TimeoutError:
+def first_byte_timed_out(timeout: float) -> TimeoutError:
     return TimeoutError(
         errno.ETIMEDOUT, f"No first byte within {timeout:g} seconds (first_byte_timeout), closed"
     )
 
 
-def unfinished(unread: int, deadline: float) -> TimeoutError:
+def read_deadline_passed(unread: int, deadline: float) -> TimeoutError:
     return TimeoutError(
         errno.ETIMEDOUT,
-        f"Only {unread} bytes of what is to be read within {deadline:g} seconds (read_deadline), "
+        f"Read not complete within {deadline:g} seconds (read_deadline), {unread} bytes unread, "
         "closed",
     )
 
 
-def not_taken(rate: float, window: float) -> TimeoutError:
+def send_rate_too_low(rate: float, window: float) -> TimeoutError:
     return TimeoutError(
         errno.ETIMEDOUT,
-        f"Fewer than {rate:g} bytes per second taken over {window:g} seconds (min_send_rate), "
-        "reset",
+        f"Peer took fewer than {rate:g} bytes per second over {window:g} seconds "
+        "(min_send_rate), reset",
     )
 
 
 def deadline_passed(seconds: float) -> TimeoutError:
-    return TimeoutError(errno.ETIMEDOUT, f"Not done within the deadline of {seconds:g} seconds")
+    return TimeoutError(errno.ETIMEDOUT, f"Exceeded the deadline of {seconds:g} seconds")
 
 
 def over_budget(held: int) -> OSError:
-    return OSError(
-        errno.ENOBUFS, f"{held:,} bytes were held for it when memory_budget was used up, reset"
-    )
+    return OSError(errno.ENOBUFS, f"Held {held:,} bytes when memory_budget was exceeded, reset")
 
 
-def belongs_to_parent() -> OSError:
+def owned_by_parent() -> OSError:
     return ConnectionAbortedError(
-        errno.ECONNABORTED, "The connection belongs to the process that was forked"
+        errno.ECONNABORTED, "The connection belongs to the parent process"
     )
