@@ -70,8 +70,8 @@ VARIANTS = (
         f"{NATIVE}/stream.pyx",
         "        batched = self.batched + length\n",
         "        batched = self.batched + length\n"
-        "        if not self.in_turn:\n"
-        "            self.in_turn = True\n"
+        "        if not self.flush_scheduled:\n"
+        "            self.flush_scheduled = True\n"
         "            self.reactor.flush_later(self)\n"
         "            return self.write_at_once(<bytes>data)\n",
         "send the first write of a turn at once, and the others together",

@@ -55,7 +55,7 @@ ANY: Final = "127.0.0.1:0"
 PER_CHILD: Final = 25  # programs that one process runs
 DEADLINE: Final = 40.0  # seconds for one program, on a busy machine
 PATIENCE: Final = 10.0  # seconds for anything that should happen at once
-MOST_FAILURES: Final = 10
+MAX_FAILURES: Final = 10
 
 
 class Boom(Exception):  # noqa: N818
@@ -86,7 +86,7 @@ EXPECTED: Final = (SillyError, OSError, TimeoutError, Boom, ExceptionGroup)
 LENGTH: Final = 4 << 20  # bytes that one end writes, at most
 
 
-def _texture(lines: int) -> bytes:
+def _make_data(lines: int) -> bytes:
     """Return random bytes with about *lines* lines per MiB; any few of them are unique."""
     rng = random.Random(lines)
     often = lines >> 12  # of 256 byte values, how many become newlines
@@ -98,13 +98,13 @@ def _texture(lines: int) -> bytes:
     return bytes(data) * 2
 
 
-_textures: dict[int, bytes] = {}
+_data: dict[int, bytes] = {}
 
 
-def texture(lines: int) -> bytes:
-    if lines not in _textures:
-        _textures[lines] = _texture(lines)
-    return _textures[lines]
+def data_with_lines(lines: int) -> bytes:
+    if lines not in _data:
+        _data[lines] = _make_data(lines)
+    return _data[lines]
 
 
 @dataclass(eq=False)
@@ -241,7 +241,7 @@ def _pick(rng: random.Random, table: dict[str, tuple[float, tuple[Any, ...]]]) -
     return name, rng.choice((0, 0, rng.randrange(100))), rng.choice(table[name][1])
 
 
-def make(seed: int) -> Program:
+def make_program(seed: int) -> Program:
     """Return the program of *seed*, which is always the same."""
     rng = random.Random(seed)
     often = rng.random
@@ -310,12 +310,12 @@ def make(seed: int) -> Program:
         ops = [_pick(rng, director) for _ in range(rng.choice((1, 3, 12)))]
         program.steps.append((ops, rng.choice(MOMENTS)))
     if often() < 0.2:
-        fill(program, rng)
+        fill_buffers(program, rng)
     return program
 
 
-def fill(program: Program, rng: random.Random) -> None:
-    """Make *program* fill all buffers while handlers stop the loop, or run it."""
+def fill_buffers(program: Program, rng: random.Random) -> None:
+    """Make *program* fill_buffers all buffers while handlers stop the loop, or run it."""
     stop = rng.choice(("SystemExit", "KeyboardInterrupt", "BaseBoom", "Boom"))
     leave: tuple[Op, ...] = (("raise", 0, stop),)
     if program.loop == "nested":
@@ -400,7 +400,7 @@ class World:
         self.program = program
         self.loop = loop
         self.folder = folder
-        self.stream = texture(program.lines)
+        self.stream = data_with_lines(program.lines)
         self.ends: list[End] = []
         self.conns: list[Conn] = []
         self.end_of: dict[Conn, End] = {}
@@ -409,7 +409,7 @@ class World:
         self.threads: list[threading.Thread] = []
         self.listeners: list[Listener] = []
         self.old: list[Listener] = []
-        self.served = self.callbacks = self.made = self.opened = 0
+        self.served = self.callbacks = self.counter = self.opened = 0
         self.depth = 0
         self.over = False
         self.problems: list[str] = []
@@ -434,7 +434,7 @@ class World:
         return self.conns[which % len(self.conns)] if self.conns else conn
 
     def keep(self, task: asyncio.Future[Any]) -> None:
-        task.add_done_callback(_look_at)
+        task.add_done_callback(_retrieve_exception)
         self.tasks.append(task)
 
     def listen(self, kind: str) -> Listener:
@@ -448,7 +448,7 @@ class World:
             observer=_Observer(self) if self.program.observer else None,
         )
 
-    def note(self, _loop: object, context: dict[str, Any]) -> None:
+    def on_loop_error(self, _loop: object, context: dict[str, Any]) -> None:
         """Check what is reported to the loop's exception handler."""
         error = context.get("exception")
         if error is None or isinstance(error, (*ON_PURPOSE, *STOPS, OSError, SillyError)):
@@ -568,9 +568,9 @@ class World:
             conn.idle_timeout = value
 
     def do_cancel(self, _conn: Conn | None, _: int) -> None:
-        self.made += 1
+        self.counter += 1
         if self.tasks:
-            self.tasks[self.made * 7 % len(self.tasks)].cancel()
+            self.tasks[self.counter * 7 % len(self.tasks)].cancel()
 
     def do_collect(self, _conn: Conn | None, generation: int) -> None:
         gc.collect(generation)
@@ -628,7 +628,7 @@ class World:
     def do_when_done(self, conn: Conn | None, _: int) -> None:
         """Register an operation to be done when a task is done."""
         if self.tasks:
-            task = self.tasks[self.made % len(self.tasks)]
+            task = self.tasks[self.counter % len(self.tasks)]
             task.add_done_callback(lambda _task: self.do_one(conn))
 
     def do_later(self, conn: Conn | None, seconds: float) -> None:
@@ -693,8 +693,8 @@ class World:
         self.pids.append(pid)
 
     def do_misuse(self, conn: Conn | None, number: int) -> None:
-        self.made += 1
-        misuse(self, conn, random.Random(number * 1000 + self.made))
+        self.counter += 1
+        misuse(self, conn, random.Random(number * 1000 + self.counter))
 
     # ---------------------------------------------------------------- bare sockets
 
@@ -720,15 +720,15 @@ class World:
     def do_burst(self, _conn: Conn | None, value: tuple[int, int]) -> None:
         """Send from many peers at once, so that the bytes arrive in one batch."""
         size, every = value
-        self.made += 1
-        for sock, end in self.peers[self.made % every :: every]:
+        self.counter += 1
+        for sock, end in self.peers[self.counter % every :: every]:
             data = end.next(size)
             with contextlib.suppress(OSError):
                 end.sent += sock.send(data)
 
     def one_peer(self) -> tuple[socket.socket, End] | None:
-        self.made += 1
-        return self.peers[self.made * 5 % len(self.peers)] if self.peers else None
+        self.counter += 1
+        return self.peers[self.counter * 5 % len(self.peers)] if self.peers else None
 
     def do_reset(self, _conn: Conn | None, _: int) -> None:
         if (peer := self.one_peer()) is not None:
@@ -741,17 +741,17 @@ class World:
             peer[0].shutdown(socket.SHUT_WR)
 
     def do_receive(self, _conn: Conn | None, size: int) -> None:
-        self.made += 1
-        for sock, end in self.peers[self.made % 2 :: 2]:
+        self.counter += 1
+        for sock, end in self.peers[self.counter % 2 :: 2]:
             with contextlib.suppress(OSError):
                 end.got += sock.recv(size)
 
     def do_client(self, _conn: Conn | None, count: int) -> None:
         for _ in range(count):
             if len(self.ends) < 200 and self.listeners and not self.over:
-                self.made += 1
-                script = self.program.clients[self.made % len(self.program.clients)]
-                listener = self.listeners[self.made % len(self.listeners)]
+                self.counter += 1
+                script = self.program.clients[self.counter % len(self.program.clients)]
+                listener = self.listeners[self.counter % len(self.listeners)]
                 self.spawn(self.client(script, listener.local_addr))
 
     # ------------------------------------------------------ waiting operations
@@ -966,7 +966,7 @@ class _Observer:
 _PLAIN_OPS: Final = frozenset(name[3:] for name in dir(World) if name.startswith("do_"))
 
 
-def _look_at(task: asyncio.Future[Any]) -> None:
+def _retrieve_exception(task: asyncio.Future[Any]) -> None:
     if not task.cancelled():
         task.exception()
 
@@ -1102,7 +1102,7 @@ def descriptors() -> set[str]:
     return found
 
 
-async def fresh_echo(rng: random.Random) -> None:
+async def check_new_connection(rng: random.Random) -> None:
     """Check that a new connection works: a line, then possibly more bytes than the read limit."""
     read_limit = rng.choice((64, 4096, 70_000))
     size = rng.choice((1, 100, 5000, 200_000))
@@ -1156,13 +1156,13 @@ def run_program(program: Program) -> list[str]:
     problems: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         world = World(program, loop, folder)
-        loop.set_exception_handler(world.note)
+        loop.set_exception_handler(world.on_loop_error)
         try:
             drive(loop, guarded(world.run()), "the program")
             loop.set_task_factory(None)
             drive(loop, guarded(world.end_all()), "its end")
             if not program.abandoned and not program.misuse:
-                drive(loop, fresh_echo(rng), "a new connection")
+                drive(loop, check_new_connection(rng), "a new connection")
         except (Exception, asyncio.CancelledError) as error:
             problems.append(f"on its loop: {error!r}")
         finally:
@@ -1213,7 +1213,7 @@ def check(program: Program) -> list[str]:
         problems.append(f"descriptors left: {sorted(left)}")
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
         try:
-            runner.run(fresh_echo(random.Random(program.seed + 1)))
+            runner.run(check_new_connection(random.Random(program.seed + 1)))
         except Exception as error:
             problems.append(f"on a new loop: {error!r}")
     return problems
@@ -1232,7 +1232,7 @@ def run_child(first: int, count: int) -> None:
     threading.excepthook = print_nothing
     for seed in range(first, first + count):
         print("begin", seed, flush=True)
-        problems = check(make(seed))
+        problems = check(make_program(seed))
         if problems:
             print(*problems, sep="\n", file=sys.stderr, flush=True)
             print("fail", seed, flush=True)
@@ -1262,7 +1262,7 @@ class Child:
         return cls(first, count, process, errors)
 
     def messages(self, deadline: float) -> Iterator[tuple[str, int]]:
-        """Yield the messages of the child; a last one, "hang", if none arrives for *deadline* seconds."""
+        """Yield the child's messages, and "hang" if none arrives for *deadline* seconds."""
         assert self.process.stdout is not None
         output = self.process.stdout
         held = b""
@@ -1283,7 +1283,7 @@ class Child:
                     if word in ("begin", "end", "fail"):
                         yield word, int(number)
 
-    def said(self) -> str:
+    def output(self) -> str:
         self.errors.seek(0)
         text: str = self.errors.read().decode(errors="replace")
         lines = [line[:2000] for line in text.splitlines()]
@@ -1317,7 +1317,7 @@ def run_some(first: int, count: int) -> tuple[int, str | None]:
     if why is None:
         return count, None
     before = f" (after {first} to {seed - 1} in the same process)" if seed > first else ""
-    return seed - first + 1, f"seed {seed} {why}{before}\n{make(seed)}\n{child.said()}"
+    return seed - first + 1, f"seed {seed} {why}{before}\n{make_program(seed)}\n{child.output()}"
 
 
 def main() -> int:
@@ -1336,7 +1336,7 @@ def main() -> int:
         run_child(*options.child)
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**9)
     if options.show:
-        print(make(seed))
+        print(make_program(seed))
         return 0
     print(
         f"stress: {silly.engine()}, Python {sys.version.split()[0]}, from seed {seed}", flush=True
@@ -1350,7 +1350,7 @@ def main() -> int:
         if failure is not None:
             failures += 1
             print(f"\n{failure}\nreplay it: make stress SEED={seed + ran - 1}\n", flush=True)
-            if failures == MOST_FAILURES:
+            if failures == MAX_FAILURES:
                 break
     print(f"stress: programs: {ran}, failures: {failures}", flush=True)
     return 1 if failures else 0

@@ -13,6 +13,7 @@ import asyncio
 import re
 import socket
 import struct
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from silly._engine import portable
-from silly.net.conn import Conn
+from silly.net.conn import Conn, StreamConn
 
 pytestmark = pytest.mark.no_engine
 
@@ -29,11 +30,11 @@ native = pytest.importorskip("silly._engine.native", reason="the native engine w
 Step = tuple[Any, ...]
 
 
-class PortableConn(portable.Stream, Conn):
+class PortableConn(portable.Stream, StreamConn):
     __slots__ = ()
 
 
-class NativeConn(native.Stream, Conn):  # type: ignore[misc, name-defined]
+class NativeConn(native.Stream, StreamConn):  # type: ignore[misc, name-defined]
     __slots__ = ()
 
 
@@ -82,12 +83,11 @@ async def observe(name: str, script: list[Step]) -> list[str]:
     ours.setblocking(False)
     peer.setblocking(False)
     closed: list[object] = []
+    owner = SimpleNamespace(conn_closed=closed.append)
     made: list[Conn] = []
 
-    def accept(link: Any) -> Conn:
-        made.append(
-            kind(link, loop, closed.append, read_limit=1000, max_unsent=1_000_000, linger=5.0)
-        )
+    def accept(carrier: Any) -> Conn:
+        made.append(kind(carrier, loop, owner, read_limit=1000, max_unsent=1_000_000, linger=5.0))
         return made[0]
 
     await engine.attach(loop, ours, accept)

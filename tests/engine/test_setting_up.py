@@ -20,6 +20,8 @@ import pytest
 
 import silly
 from silly.net import tcp
+from silly.net.conn import EngineConn
+from silly.net.course import Course
 from silly.net.observer import Ending
 from silly.net.tcp import Conn, Limits, Listener
 
@@ -158,15 +160,15 @@ def test_an_interrupt_while_accepting_affects_only_that_connection(
     error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a signal handler may raise it at any point."""
-    accept = Listener._accept
+    start = Course.start
     interruptions = [error]
 
-    def interrupted(self: Listener, link: Any) -> Conn:
+    def interrupted(self: Course, carrier: Any) -> EngineConn:
         if interruptions:
             raise interruptions.pop()
-        return accept(self, link)
+        return start(self, carrier)
 
-    monkeypatch.setattr(Listener, "_accept", interrupted)
+    monkeypatch.setattr(Course, "start", interrupted)
     loop = asyncio.new_event_loop()
 
     def run(main: Coroutine[Any, Any, Any]) -> Any:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from silly._engine import accepting
 from silly.net import tcp
 from silly.net.tcp import Conn
 
@@ -96,10 +97,8 @@ async def test_without_descriptors_clients_are_reset_and_the_server_recovers(
 async def test_without_even_one_in_reserve_they_wait_until_there_are_descriptors(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from silly._engine import portable
-
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(portable, "BACK_OFF", 0.01)
+    monkeypatch.setattr(accepting, "BACK_OFF", 0.01)  # of the portable engine
     async with tcp.listen(ANY, echo):  # what the loop and the engine need is there
         with socket.socket() as sock:
             sock.setblocking(False)
