@@ -25,7 +25,7 @@ _COROUTINE: Final = re.compile(
     r"(?<![\w.])(coroutine|silly\.[\w.]*\.(Read|Drain|Drained)|Connecting)\b"
 )
 _CONN: Final = re.compile(
-    r"'_Conn' object (is not iterable|is not an iterator|does not support the context manager)"
+    r"'Conn' object (is not iterable|is not an iterator|does not support the context manager)"
 )
 
 

@@ -21,23 +21,25 @@ KEY = 0x5A
 
 async def tcp_pair() -> tuple[Any, Any]:
     """Two ends of a connection, without a filter yet."""
-    accepted: asyncio.Future[Conn] = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+    accepted: asyncio.Future[Conn] = loop.create_future()
+    over = asyncio.Event()
 
     async def handler(conn: Conn) -> None:
         accepted.set_result(conn)
-        await conn.wait_closed()
+        await over.wait()
+
+    async def close_after(*conns: Conn) -> None:
+        for conn in conns:
+            await conn.wait_closed()
+        over.set()
+        await listener.close()
 
     listener = tcp.listen("127.0.0.1:0", handler)
     conn = await tcp.connect(listener.local_addr)
     other = await accepted
-    asyncio.get_running_loop().create_task(close_after(listener, conn, other))
+    loop.create_task(close_after(conn, other))
     return conn, other
-
-
-async def close_after(listener: tcp.Listener, *conns: Conn) -> None:
-    for conn in conns:
-        await conn.wait_closed()
-    await listener.close()
 
 
 async def filtered(conns: tuple[Any, Any]) -> tuple[Any, Any]:

@@ -198,8 +198,17 @@ class Filtered(Lifecycle):
             self._say(self._filter.finish())
 
     def _break(self, error: OSError) -> None:
-        """End the connection for *error*, which the filter found."""
-        self._end(None, error)
+        """End the connection for *error*, which the filter found; what it said of it is sent."""
+        self._fail_by(error)
+        try:
+            if not self._failed and self._unsent():
+                self._start_linger()
+                self._call_when_empty()
+            elif not self._failed:
+                self._close_sent()
+        finally:
+            self._wake_writers()
+            self._wake_reader()
 
     def _received_wire(self, wire: bytes) -> None:
         plaintext = self._open(wire)

@@ -358,9 +358,9 @@ class Lifecycle:
     def _has_room(self) -> None:
         """Let waiting writers go on, or closing."""
         self._full = False
-        if self._state < CLOSING:
+        if self._state < FAILED:
             self._wake_writers()
-        elif self._state == CLOSING:
+        elif not self._socket_is_closed():
             self._close_sent()
 
     # ----------------------------------------------------------------------------- closing
@@ -434,11 +434,13 @@ class Lifecycle:
 
     def _end_linger(self) -> None:
         self._timer = None
-        if self._state != CLOSING or self._failed:
+        if self._socket_is_closed() or self._failed:
             return
-        if self._unsent():
+        if self._state == CLOSING and self._unsent():
             self._ended_by = "linger"
             self.abort()
+        elif self._unsent():
+            self._reset_socket()
         else:
             self._close_socket()
 
@@ -455,7 +457,7 @@ class Lifecycle:
     def _peer_ended(self) -> None:
         """Note that the peer finished sending."""
         self._ended = True
-        if self._state < CLOSING:
+        if self._state < FAILED:
             self._wake_reader()
         elif self._unsent() == 0:
             self._close_socket()
@@ -514,11 +516,16 @@ class Lifecycle:
             self._ended_by = limit
             self.abort()
 
-    def _end(self, limit: str | None, error: OSError) -> None:
-        """End the connection for *error*; reset it if the peer has not taken all."""
-        self._ended_by = limit
+    def _fail_by(self, error: OSError) -> None:
+        """Note that *error* ends the connection, before its socket is closed."""
+        self._stop_timer()
         self._loss = error
         self._move_on(_FAILS)
+
+    def _end(self, limit: str, error: OSError) -> None:
+        """End the connection because of *limit*; reset it if the peer has not taken all."""
+        self._ended_by = limit
+        self._fail_by(error)
         try:
             if self._failed:
                 pass

@@ -392,3 +392,6 @@ class EngineConn(_EngineStream, StreamConn):
     def _disown(self) -> None:
         """In a forked child: drop the descriptor, which is the parent's."""
         engine.disown(self)
+
+
+EngineConn.__name__ = EngineConn.__qualname__ = "Conn"  # in errors of programs

@@ -85,6 +85,7 @@ cdef class Lifecycle(Source):
     cdef bint _socket_is_closed(self) noexcept
     cdef int _mark_closed(self, object error) except -1
     cdef int _stop_timer(self) except -1
+    cdef int _fail_by(self, object error) except -1
     cdef int _end(self, object limit, object error) except -1
     cdef int _arm_idle_timer(self, double when) except -1
     cdef double _idle_until(self) except -1
