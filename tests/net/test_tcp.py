@@ -602,7 +602,7 @@ async def test_close_lets_handlers_finish_then_cancels(port: int) -> None:
 async def test_handler_that_ignores_cancellation_does_not_hold_the_close(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tcp, "_AFTER_CANCEL", 0.01)
+    monkeypatch.setattr(listener_module, "_AFTER_CANCEL", 0.01)
     release = asyncio.Event()
 
     async def stubborn(_conn: Conn) -> None:
