@@ -1,7 +1,7 @@
-"""Make the pictures, and the output in howto/load-testing.md: ``python docs/make_pictures.py``.
+"""Make the pictures and the output in howto/load-testing.md: ``python docs/make_pictures.py``.
 
-Everything is real: an echo server is started, ``silly bench`` run against it, the
-live view exported while it runs, and the report drawn by chromium.
+All of it is real: an echo server is started, ``silly bench`` loads it, the
+live view is exported during the run, and chromium draws the report.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Exported(View):
 
 @contextlib.contextmanager
 def serving(*command: str) -> Iterator[str]:
-    """Run a server; give the address that it prints."""
+    """Run a server and yield the address that it prints."""
     with subprocess.Popen(
         [sys.executable, "-u", "-m", "silly", *command], stdout=subprocess.PIPE, text=True
     ) as server:
@@ -110,7 +110,7 @@ def draw(report: Path, picture: Path, folder: str) -> None:
 
 
 def main() -> None:
-    """Make all of them."""
+    """Make all pictures and outputs."""
     page = PAGE.read_text()
     with tempfile.TemporaryDirectory() as folder, serving(str(ECHO), "127.0.0.1:0") as addr:
         plan = Plan(addr, connections=100, duration=10, warmup=1, interval=0.25)

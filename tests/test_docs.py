@@ -6,6 +6,7 @@ The complete programs are the examples.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
 import shlex
 import signal
@@ -136,22 +137,51 @@ def test_commands_of_silly_bench_are_run(tmp_path: Path) -> None:
 @pytest.mark.no_engine
 def test_every_public_name_is_in_the_reference() -> None:
     import silly
-    from silly import admin, errors, log, metrics, otel, systemd, task, testing, workers
+    from silly import (
+        admin,
+        errors,
+        log,
+        metrics,
+        otel,
+        stdio,
+        systemd,
+        task,
+        testing,
+        text,
+        workers,
+    )
     from silly import time as silly_time
-    from silly.net import access_log, observer, tcp
+    from silly.crypto import utils
+    from silly.net import access_log, addr, observer, tcp
     from silly.testing import faults
 
     reference = (ROOT / "docs" / "reference.md").read_text()
-    modules = (silly, errors, log, task, silly_time, tcp, testing, faults, systemd, workers)
-    watching = (access_log, admin, metrics, observer, otel)
+    modules = (silly, errors, log, task, silly_time, utils, tcp, addr, testing, faults, systemd)
+    watching = (access_log, admin, metrics, observer, otel, stdio, text, workers)
     for module in (*modules, *watching):
         for name in module.__all__:
             if not name.startswith("_"):
                 assert name in reference, f"{name} is not in the reference"
+    for function in (silly.run, tcp.listen, tcp.connect, workers.Supervisor, faults.Faults):
+        for name in inspect.signature(function).parameters:
+            assert name in reference, f"{name} of {function.__name__} is not in the reference"
     for kind in (tcp.Conn, tcp.Listener, workers.Supervisor):
         for name in vars(kind):
             if not name.startswith("_") and name != "lost":
                 assert name in reference, f"{kind.__name__}.{name} is not in the reference"
+
+
+@pytest.mark.no_engine
+def test_architecture_lists_the_modules_that_there_are() -> None:
+    rows = re.findall(r"^\| (`silly/.*?) \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
+    listed = [path for row in rows for path in re.findall("`(.*?)`", row)]
+    for path in listed:
+        assert (ROOT / "src" / path).exists(), f"ARCHITECTURE.md lists {path}"
+    directories = tuple(path for path in listed if path.endswith("/"))
+    for source in (ROOT / "src").rglob("*.py*"):
+        path = source.relative_to(ROOT / "src").as_posix()
+        if source.suffix in {".py", ".pyx"} and not source.name.startswith("__"):
+            assert path in listed or path.startswith(directories), f"ARCHITECTURE.md lacks {path}"
 
 
 @pytest.mark.no_engine

@@ -91,6 +91,16 @@ def test_imports_point_down(name: str) -> None:
         assert floor(target) <= floor(name), f"{name} imports {target}, which is above it"
 
 
+def test_architecture_has_the_floors() -> None:
+    page = (ROOT.parents[1] / "ARCHITECTURE.md").read_text()
+    rows = re.findall(r"^\d+\. (.*)$", page, re.MULTILINE)
+    stated = [
+        {"silly" if name == "silly" else f"silly.{name}" for name in re.findall(r"`(\w+)`", row)}
+        for row in rows[:-1]  # the last is "all others"
+    ]
+    assert stated == [set(rooms) for rooms in FLOORS[:0:-1]]
+
+
 def test_extras_are_those_of_the_project() -> None:
     project = tomllib.loads((ROOT.parents[1] / "pyproject.toml").read_text())["project"]
     stated = {
