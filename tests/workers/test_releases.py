@@ -108,10 +108,10 @@ async def test_a_worker_that_cannot_be_replaced_gets_no_second_one_beside_it(
         worker.state = State.READY
         slot.workers.append(worker)
         assert supervisor._start(slot) is None
-        assert slot.retry is None
+        assert slot.retry_timer is None
         slot.workers.clear()
         assert supervisor._start(slot) is None
-        assert slot.retry is not None
+        assert slot.retry_timer is not None
         slot.cancel_retry()
 
 

@@ -176,7 +176,7 @@ def test_broken_program_does_not_replace_one_that_serves(tmp_path: Path) -> None
         path.write_text("x = (\n")
         silly.send(signal.SIGHUP)
         silly.until("SyntaxError")
-        silly.until("another one has its place")
+        silly.until("another process runs as worker 1")
         silly.until("the restart was abandoned")
         assert {who(addr)[1] for _ in range(40)} == pids
         path.write_text(ECHO)
@@ -204,7 +204,7 @@ def test_workers_are_added_and_removed(tmp_path: Path) -> None:
             load.more(20)
         assert load.failures == []
         silly.send(signal.SIGTTOU)
-        silly.until("worker 1 is the last one: it stays")
+        silly.until("worker 1 is the last one: not removed")
         assert who(addr)[0] == 1
         silly.send(signal.SIGTTIN)
         silly.until("worker 2 .* is ready")
@@ -260,7 +260,7 @@ def test_worker_that_does_not_stop_is_killed(tmp_path: Path) -> None:
 
         hammer = threading.Thread(target=press_again)
         hammer.start()
-        silly.until("does not stop: killing it")
+        silly.until("did not stop in time: killing it")
         over.set()
         hammer.join()
         silly.rest()
