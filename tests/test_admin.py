@@ -66,7 +66,10 @@ async def test_what_it_answers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "error"),
     [
-        ("nonsense", "'nonsense' is not a command; there are: stats, connections, tasks, help"),
+        (
+            "nonsense",
+            "'nonsense' is not a command; the commands are: stats, connections, tasks, help",
+        ),
         ("stats 5", "stats takes no argument, not '5'"),
         ("tasks x", "tasks takes a number of entries below 1000000, not 'x'"),
         ("connections 10000000", "connections takes a number of entries below 1000000"),

@@ -285,7 +285,7 @@ async def test_listeners_that_came_and_went_leave_no_series() -> None:
         assert stays.local_addr in found
         assert listener.local_addr in found  # the latest
         assert len(found) <= 12
-        for table in (meter.handlers, meter.endings, meter.past, meter.known):
+        for table in (meter.handlers, meter.endings, meter.closed_counts, meter.tracked):
             assert len(table) <= 12
         assert sizes[-1] <= sizes[1] + 1
     await web.close()

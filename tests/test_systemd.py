@@ -138,7 +138,7 @@ def test_manager_that_does_not_listen_is_no_reason_to_stop(tmp_path: Path) -> No
         addr = silly.until(LISTENING)[0]
         assert ask(addr, b"x\n") == b"x\n"
         silly.stop()
-        assert "cannot tell systemd READY=1" in silly.output
+        assert "cannot notify systemd of READY=1" in silly.output
 
 
 # ---------------------------------------------------------------------- sockets

@@ -419,7 +419,7 @@ def test_a_session_goes_the_same_way_each_time(up: int, down: int) -> None:
         ({"bandwidth": math.nan}, ValueError, "bandwidth must be more than 0"),
         ({"slice": 0}, ValueError, "slice must be 1 or more"),
         ({"slice": (5, 2)}, ValueError, r"slice\[1\] must be 5 or more"),
-        ({"slice": (1, 2, 3)}, ValueError, "slice must be a size, or two of them"),
+        ({"slice": (1, 2, 3)}, ValueError, "slice must be a size or a pair of sizes"),
         ({"reset_after": 1.5}, TypeError, "reset_after must be an int"),
         ({"drop_at": -1}, ValueError, "drop_at must be zero or more"),
         ({"seed": "x"}, TypeError, "seed must be an int"),
@@ -437,11 +437,11 @@ def test_a_wrong_proxy_is_named() -> None:
         faults.proxy("x", ANY)
     with pytest.raises(ValueError, match="upstream 'x' is not an address"):
         faults.proxy(ANY, "x")
-    with pytest.raises(TypeError, match="up must be a Faults, or a function"):
+    with pytest.raises(TypeError, match="up must be a Faults or a function"):
         faults.proxy(ANY, ANY, up=0.1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="window must be 1 or more"):
         faults.proxy(ANY, ANY, window=0)
-    with pytest.raises(RuntimeError, match="does not listen before `async with`"):
+    with pytest.raises(RuntimeError, match="listens only inside `async with`"):
         _ = faults.proxy(ANY, ANY).local_addr
 
 
