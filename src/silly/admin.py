@@ -5,8 +5,8 @@ line and its answer is one line of JSON, so ``nc -U /run/app.sock`` can be the c
 
 ===================  =============================================================
 ``stats``            the numbers of `silly.metrics.snapshot`
-``connections [N]``  the connections by listener; up to N of each listener (100)
-                     are listed with peer, age, idle time and where they wait
+``connections [N]``  the connections by listener; up to N of each listener (default:
+                     100) are listed with peer, age, idle time and where they wait
 ``tasks [N]``        the tasks other than handlers, and where they wait
 ``help``             the commands
 ===================  =============================================================

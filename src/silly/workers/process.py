@@ -22,7 +22,7 @@ __all__ = ["Slot", "State", "Worker", "command_line", "describe_exit", "working_
 class State(enum.Enum):
     """The stages of a worker's life."""
 
-    STARTING = "starting"  # it has sent no message yet
+    STARTING = "starting"  # it has not reported that it runs
     RUNNING = "running"
     READY = "ready"
     ENDING = "ending"  # its program finished by itself
@@ -98,8 +98,8 @@ class Slot:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.workers: list[Worker] = []  # one at most is neither new nor stopping
-        self.lent_to: Worker | None = None  # accepts on its sockets for now
+        self.workers: list[Worker] = []  # at most one is neither new nor stopping
+        self.lent_to: Worker | None = None  # the worker that accepts on its sockets for now
         self.failures = 0  # consecutive failures
         self.retry_timer: asyncio.TimerHandle | None = None
         self.is_wanted = True

@@ -56,7 +56,7 @@ __all__ = ["Supervisor"]
 logger = Logger("silly.workers")
 
 _KILL_MARGIN: Final = 10.0  # seconds from the end of the grace until a worker is killed
-_KILL_DELAY: Final = 3.0  # seconds until a worker without a grace is killed
+_KILL_DELAY: Final = 3.0  # seconds until a worker is killed if the grace is 0
 _RESOLVE_TIMEOUT: Final = 20.0  # seconds; less than a worker waits for the answer
 _START_TIMEOUT: Final = 60.0  # seconds for a replacement to become ready
 _SUPERVISOR_VARIABLES: Final = {"SILLY_WORKERS", "SILLY_RELOAD", "SILLY_WATCHDOG"}
@@ -292,7 +292,7 @@ class Supervisor:
         return delay
 
     def _reconcile(self) -> None:
-        """Start missing workers, lend out the sockets without one, and update the status."""
+        """Start missing workers, lend their sockets to others, and report the status."""
         if self._stop_count:
             return
         for slot in self._slots if self._program_started else self._slots[:1]:
@@ -305,7 +305,7 @@ class Supervisor:
         if self._restarting is None and all(slot.was_ready for slot in wanted):
             self._service.ready()
         ready = sum(slot.worker is not None for slot in wanted)
-        status = f"{ready} of {len(wanted)} workers ready"
+        status = f"{ready} of {len(wanted)} worker{'s'[: len(wanted) != 1]} ready"
         if status != self._status:
             self._status = status
             self._service.status(status)
@@ -653,7 +653,7 @@ class Supervisor:
     def _request_reports(self) -> None:
         """Have each worker print what it is doing."""
         for worker in self._workers():
-            # Before its first message, and once its channel is closed, the signal would kill it.
+            # The signal would kill a worker that does not run yet or is exiting.
             if worker.has_reported and not worker.channel.ended:
                 worker.process.send_signal(signal.SIGUSR1)
 
