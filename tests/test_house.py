@@ -1,4 +1,4 @@
-"""The rules of the house: who may import whom, what is exported, what is documented."""
+"""The rules for modules: imports, exports, documentation."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ MODULES = sorted(
     if module.name != "silly.__main__"
 )
 
-# From the ground up; a module may import from its own floor and those below it.
-FLOORS = (
+# From the lowest layer up; a module may import from its own layer and those below it.
+LAYERS = (
     (
         "silly.errors",
         "silly._arguments",
@@ -57,15 +57,17 @@ FLOORS = (
 )
 
 
-def floor(name: str) -> int:
-    for number, rooms in enumerate(FLOORS):
-        if any(name == room or (room != "silly" and name.startswith(room + ".")) for room in rooms):
+def layer(name: str) -> int:
+    for number, modules in enumerate(LAYERS):
+        if any(
+            name == each or (each != "silly" and name.startswith(each + ".")) for each in modules
+        ):
             return number
-    raise AssertionError(f"{name} is on no floor")
+    raise AssertionError(f"{name} is in no layer")
 
 
 def imported(path: Path) -> set[str]:
-    if path.suffix == ".so":  # native: its source, as far as it imports Python's modules
+    if path.suffix == ".so":  # native: read the Python imports of its source
         path = path.with_name(path.name.partition(".")[0] + ".pyx")
         imports = re.findall(r"^(?:from \S+ )?import .*", path.read_text(), re.MULTILINE)
         tree = ast.parse("\n".join(imports))
@@ -88,7 +90,7 @@ def imported(path: Path) -> set[str]:
 def test_imports_point_down(name: str) -> None:
     path = Path(inspect.getfile(importlib.import_module(name)))
     for target in imported(path):
-        assert floor(target) <= floor(name), f"{name} imports {target}, which is above it"
+        assert layer(target) <= layer(name), f"{name} imports {target}, which is above it"
 
 
 def test_architecture_has_the_floors() -> None:
@@ -110,7 +112,7 @@ def test_extras_are_those_of_the_project() -> None:
     assert {extra: stated[extra] for extra in EXTRAS} == EXTRAS
 
 
-# Who needs a library, behind an extra; nobody else may.
+# The modules that import third-party libraries, which come with extras; no others may.
 NEEDS = {
     "cli/command.py": {"click"},
     "cli/bench.py": {"click", "rich"},
@@ -157,7 +159,7 @@ def test_exports_exist_and_public_things_are_documented(name: str) -> None:
                     assert inspect.getdoc(member), f"{name}.{export}.{attribute}"
 
 
-def test_errors_derive_from_the_built_in_that_fits() -> None:
+def test_errors_derive_from_a_fitting_built_in() -> None:
     pairs = {
         silly.EndOfStream: EOFError,
         silly.ConnectionClosed: ConnectionError,

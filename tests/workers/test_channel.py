@@ -1,4 +1,4 @@
-"""The conversation itself: what is sent arrives, in order, however it was cut."""
+"""The channel: messages arrive in order, however they are split."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def test_messages_and_descriptors_arrive_in_order() -> None:
     arrived: asyncio.Queue[tuple[Message, list[int]]] = asyncio.Queue()
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
-    other.attach(loop, lambda *what: arrived.put_nowait(what), ended.set)
+    other.attach(loop, lambda *arguments: arrived.put_nowait(arguments), ended.set)
     with socket.create_server(("127.0.0.1", 0)) as first:
         name = first.getsockname()
         one.send(Ask(1, "x"))
@@ -61,7 +61,7 @@ async def test_long_message_is_sent_as_the_other_side_reads() -> None:
     other.close()
 
 
-async def test_converse_waits_and_puts_off_the_rest() -> None:
+async def test_converse_waits_and_delivers_other_messages_later() -> None:
     one, other = pair()
     arrived: asyncio.Queue[Message] = asyncio.Queue()
     loop = asyncio.get_running_loop()
