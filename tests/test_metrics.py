@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from silly import metrics
 from silly._live import Live
+from silly.net import listener as listener_module
 from silly.net import observer, tcp
 from silly.net.limits import Limits
 from silly.net.tcp import Conn

@@ -23,6 +23,7 @@ from silly.errors import (
     LimitExceeded,
     WriteQueueFull,
 )
+from silly.net import listener as listener_module
 from silly.net import listening, tcp
 from silly.net.addr import Address
 from silly.net.tcp import Conn
