@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import silly
 from silly._engine import engine
-from silly._extras import how_to_get
+from silly._extras import install_command
 from silly._live import Live
 from silly._logger import ENDS_PROGRAM
 from silly.errors import SillyError
@@ -575,7 +575,7 @@ def _client() -> Any:
     except ImportError:
         raise ImportError(
             "silly.metrics gives metrics to Prometheus with prometheus-client: "
-            + how_to_get("prometheus")
+            + install_command("prometheus")
         ) from None
     return prometheus_client.core
 

@@ -108,7 +108,7 @@ class Service:
         if self._state == "READY=1":
             self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
-    def stopping(self, *, told: bool = True) -> None:  # noqa: ARG002 - all the same to systemd
+    def stopping(self, *, requested: bool = True) -> None:  # noqa: ARG002 - all the same to systemd
         """Say that it drains."""
         if self._state != "STOPPING=1":
             self._tell("STOPPING=1")

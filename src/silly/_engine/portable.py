@@ -32,7 +32,7 @@ from silly._engine.interface import (
 )
 from silly._engine.stream import Stream
 from silly._engine.trampoline import Trampoline as stepped  # noqa: N813 - called as one
-from silly._live import let_go
+from silly._live import disown_socket
 
 if sys.platform != "win32":
     import fcntl
@@ -404,7 +404,7 @@ class SocketServer:
         if self._reserve >= 0:  # the first: where no descriptor is free, the next step takes it
             os.close(self._reserve)
             self._reserve = -1
-        let_go(self._sock)
+        disown_socket(self._sock)
 
 
 AT_ONCE: Final = 32  # connections accepted before others have their turn
@@ -524,7 +524,7 @@ def disown(of_parent: Stream | Server) -> None:
     """Close a descriptor in a forked child (see `silly._engine.interface.Engine.disown`)."""
     if isinstance(of_parent, Stream):
         of_parent._mark_lost(complaints.belongs_to_parent())
-        let_go(cast(AsyncioLink, of_parent._link)._socket)
+        disown_socket(cast(AsyncioLink, of_parent._link)._socket)
     else:
         cast(SocketServer, of_parent).disown()
 

@@ -31,7 +31,7 @@ from silly._awaitables import Closing, Connecting
 from silly._engine import complaints, engine
 from silly._engine.interface import Server
 from silly._engine.stream import LINGER, MAX_UNSENT, READ_LIMIT
-from silly._live import OWN_TASK, Live
+from silly._live import INTERNAL_TASK, Live
 from silly._logger import Logger
 from silly._tracebacks import clarify
 from silly._units import counted
@@ -66,7 +66,7 @@ logger = Logger("silly.net")
 BACKLOG: Final = 128
 GRACE: Final = 5.0  # seconds
 _AFTER_CANCEL: Final = 1.0  # seconds that a cancelled handler has to clean up
-_DRAINING: Final = f"{OWN_TASK}closing a listener"
+_DRAINING: Final = f"{INTERNAL_TASK}closing a listener"
 _SUM_BATCH: Final = 500  # connections whose bytes are summed up without a pause
 _PASSES: Final = 3  # of the loop, for the portable engine to pass on what it has accepted
 
@@ -233,7 +233,7 @@ class Listener:
             self._release()
             raise
         self._enter(ListenerState.ACCEPTING)
-        Live.of(loop).listens(self)
+        Live.of(loop).add_listener(self)
 
     # ------------------------------------------------------------- connections
 
@@ -560,7 +560,7 @@ class Listener:
         self._enter(ListenerState.CLOSED)
         live = Live.of(self._loop)
         live.listeners.discard(self)
-        live.left()
+        live.wake_if_empty()
         self._gate.close()
         self._crashes.close()
         self._observer_failures.close()
@@ -641,7 +641,7 @@ def _consists_of_ends(
 
 
 def _limit_send_time(sock: socket.socket, limits: Limits) -> None:
-    """Make the kernel drop closed connections whose peer acknowledges nothing.
+    """Make the kernel drop closed connections whose peer takes no data.
 
     The sweep ends open connections; only the kernel still knows the closed ones
     (TCP_USER_TIMEOUT, tcp(7); accepted connections inherit it).
@@ -863,7 +863,7 @@ async def _connect(
 
     def forget(conn: Conn) -> None:
         live.conns.discard(conn)
-        live.left()
+        live.wake_if_empty()
 
     def accept(link: Any) -> Conn:
         conn = _Conn(link, loop, forget, **limits)
