@@ -25,7 +25,7 @@ COMMAND = """
 import sys
 from silly import _signals
 from silly.cli import main
-_signals.TOGETHER = 600
+_signals.DEBOUNCE = 600
 sys.exit(main())
 """
 

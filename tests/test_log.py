@@ -57,7 +57,7 @@ def test_a_full_pipe_keeps_some_records_and_reports_the_dropped(pipe: tuple[int,
     rest = everything(reading)
     lines = (first + rest).decode().splitlines()
     assert [int(line) for line in lines[:-1]] == [*range(2_000 - dropped)]
-    assert lines[-1] == f"({dropped} log records dropped: nobody read them)"
+    assert lines[-1] == f"({dropped} log records dropped: the output was not read)"
     logged(handler, "and on")
     assert everything(reading) == b"and on\n"
     assert handler.dropped == dropped

@@ -1,4 +1,4 @@
-"""How to get what an extra of silly brings: a command that works wherever silly came from."""
+"""The command that installs the packages of an extra of silly, however silly was installed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sysconfig
 from pathlib import Path
 from typing import Final
 
-__all__ = ["EXTRAS", "how_to_get"]
+__all__ = ["EXTRAS", "install_command"]
 
 EXTRAS: Final = {
     "cli": ("click", "prompt-toolkit", "rich"),
@@ -16,13 +16,13 @@ EXTRAS: Final = {
     "reload": ("watchfiles",),
     "uvloop": ("uvloop",),
 }
-"""The packages of each extra (pyproject.toml has their versions)."""
+"""The packages of each extra; pyproject.toml has their versions."""
 
 
-def how_to_get(extra: str) -> str:
-    """Return the command that installs what *extra* brings, for the Python that runs."""
-    told = f"{sys.executable} -m pip install {' '.join(EXTRAS[extra])}"
+def install_command(extra: str) -> str:
+    """Return the command that installs the packages of *extra* for the running Python."""
+    command = f"{sys.executable} -m pip install {' '.join(EXTRAS[extra])}"
     marker = Path(sysconfig.get_path("stdlib")) / "EXTERNALLY-MANAGED"  # PEP 668
     if sys.prefix == sys.base_prefix and marker.exists():
-        told += " (in a virtual environment: the system manages this Python's packages)"
-    return told
+        command += " (in a virtual environment: the system manages this Python's packages)"
+    return command

@@ -1,14 +1,13 @@
-"""What a program is still running for: its listeners, connections, tasks and timers.
+"""The registry of what keeps a program running: listeners, connections, tasks and timers.
 
-One `Live` for each event loop. Whatever can be a reason to stay up enters
-itself here and leaves when it ends, which also keeps it from being collected
-early. `silly.runtime` waits until nothing is left, and knows what to drain.
+Each event loop has one `Live`. Objects that keep the program running add themselves
+and are removed when they end; this also protects them from garbage collection.
+`silly.runtime` waits until the registry is empty, and drains what is in it.
 
-What is left when the loop is closed goes with it: no port stays taken, and no
-descriptor open, until the garbage collector finds them. In a forked child nothing
-of it is left: the child has copies of all descriptors, which would keep ports
-taken and connections open, and shares the loop's epoll set, in which it must not
-touch anything.
+When the loop is closed, everything left in it is closed first, so that no port stays
+taken and no descriptor stays open until garbage collection. A forked child empties it:
+the child has copies of all descriptors, which would keep ports taken and connections
+open, and it shares the loop's epoll set, which it must not change.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-__all__ = ["AFTER_CANCEL", "OWN_TASK", "Live", "let_go"]
+__all__ = ["AFTER_CANCEL", "INTERNAL_TASK", "Live", "disown_socket"]
 
-AFTER_CANCEL: Final = 1.0  # seconds that a cancelled task has to clean up
-OWN_TASK: Final = "silly: "  # begins the names of tasks that are no program's
+AFTER_CANCEL: Final = 1.0  # seconds for a cancelled task to clean up
+INTERNAL_TASK: Final = "silly: "  # prefix of the names of the framework's own tasks
 
-_loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()  # which have a `Live`
+_loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()  # those with a `Live`
 
 
 class _Listener(Protocol):
@@ -54,7 +53,7 @@ class _Timer(Protocol):
 
 
 class Live:
-    """The reasons to stay up, of one event loop."""
+    """The objects of one event loop that keep the program running."""
 
     __slots__ = (
         "_empty",
@@ -62,50 +61,52 @@ class Live:
         "auxiliaries",
         "conns",
         "listeners",
+        "on_listening",
         "tasks",
         "timers",
-        "when_listening",
     )
 
     def __init__(self) -> None:
         self.listeners: set[_Listener] = set()
-        self.auxiliaries: set[_Listener] = set()  # no reason to stay up: they tell of the others
+        self.auxiliaries: set[_Listener] = (
+            set()
+        )  # report on the others; do not keep the program running
         self._watchers: set[asyncio.Task[None]] = set()
-        self.conns: set[_Conn] = set()  # those that no listener accepted
-        self.tasks: set[asyncio.Task[Any]] = set()  # forked
+        self.conns: set[_Conn] = set()  # made by `connect`
+        self.tasks: set[asyncio.Task[Any]] = set()  # made by `silly.task.fork`
         self.timers: set[_Timer] = set()
-        self.when_listening: Callable[[], object] | None = None
+        self.on_listening: Callable[[], object] | None = None
         self._empty: asyncio.Event | None = None
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> Live:
         """Return the one `Live` of *loop*."""
-        # An attribute, not an entry of a dictionary of ours: what is in here refers to the
-        # loop, so such an entry would keep both forever.
+        # An attribute of the loop, not a dictionary of loops: the objects in here refer to
+        # the loop, so a dictionary would keep both forever.
         live: Live | None = getattr(loop, "_silly_live", None)
         if live is None:
             live = cls()
             loop._silly_live = live  # type: ignore[attr-defined]
             _loops.add(loop)
-            _end_with(loop, live)
+            _end_on_close(loop, live)
         return live
 
     def __bool__(self) -> bool:
         return bool(self.listeners or self.conns or self.tasks or self.timers)
 
-    def listens(self, listener: _Listener) -> None:
-        """Enter *listener*, and tell of it."""
+    def add_listener(self, listener: _Listener) -> None:
+        """Add *listener*, and call `on_listening`."""
         self.listeners.add(listener)
-        if self.when_listening is not None:
-            self.when_listening()
+        if self.on_listening is not None:
+            self.on_listening()
 
     def add_auxiliary(self, listener: _Listener, stop: Callable[[], None] | None = None) -> None:
-        """Make *listener* an auxiliary; call *stop* when it is closed, or the loop ends."""
+        """Make *listener* auxiliary; call *stop* when it is closed or the loop ends."""
         self.listeners.discard(listener)
         self.auxiliaries.add(listener)
         listener._be_auxiliary()
         task = asyncio.get_running_loop().create_task(
-            self._watch(listener, stop), name=f"{OWN_TASK}watching a listener"
+            self._watch(listener, stop), name=f"{INTERNAL_TASK}watching a listener"
         )
         self._watchers.add(task)
         task.add_done_callback(self._watchers.discard)
@@ -118,19 +119,19 @@ class Live:
             if stop is not None:
                 stop()
 
-    def left(self) -> None:
-        """Be told that something ended, and was taken out of its set."""
+    def wake_if_empty(self) -> None:
+        """Wake `wait_empty` if nothing is left; to be called after each removal."""
         if self._empty is not None and not self:
             self._empty.set()
 
     async def wait_empty(self) -> None:
-        """Wait until nothing is left to stay up for."""
+        """Wait until nothing keeps the program running."""
         while self:
             self._empty = asyncio.Event()
             await self._empty.wait()
 
     async def end(self, *others: asyncio.Task[Any]) -> None:
-        """Close all at once: the *others*, too, are cancelled and waited for, a second at most."""
+        """Close everything now; cancel the tasks and *others*, and wait up to a second for them."""
         closings = [listener.close(0) for listener in [*self.listeners, *self.auxiliaries]]
         for timer in list(self.timers):
             timer.cancel()
@@ -144,12 +145,12 @@ class Live:
             await asyncio.gather(*closings, return_exceptions=True)
         if self._watchers:
             await asyncio.wait(self._watchers, timeout=AFTER_CANCEL)
-        with contextlib.suppress(TimeoutError):  # aborted: they leave within a pass or two
+        with contextlib.suppress(TimeoutError):  # aborted connections need a pass or two
             async with asyncio.timeout(AFTER_CANCEL):
                 await self.wait_empty()
 
     def disown(self) -> None:
-        """In a forked child: let go of everything that is the parent's."""
+        """In a forked child: drop everything, which is the parent's."""
         for listener in (*self.listeners, *self.auxiliaries):
             listener._disown()
         for conn in self.conns:
@@ -158,35 +159,35 @@ class Live:
             each.clear()
 
 
-def _end_with(loop: asyncio.AbstractEventLoop, live: Live) -> None:
-    """Have *live* end when *loop* is closed, in whatever way that comes about."""
+def _end_on_close(loop: asyncio.AbstractEventLoop, live: Live) -> None:
+    """End *live* when *loop* is closed, no matter by whom."""
     close = loop.close
 
     def end_and_close() -> None:
         if loop.is_running():
-            close()  # which refuses
+            close()  # which raises
             return
         vars(loop).pop("close", None)
         try:
             if (live or live.auxiliaries) and asyncio._get_running_loop() is None:
                 loop.run_until_complete(live.end())
-        except Exception as error:  # noqa: BLE001 - such as a loop that cannot run any more
+        except Exception as error:  # noqa: BLE001 - for example, the loop cannot run any more
             loop.call_exception_handler(
-                {"message": "what was open could not be closed with its loop", "exception": error}
+                {"message": "not everything could be closed with the loop", "exception": error}
             )
         finally:
             close()
-            # It and the loop refer to each other.
+            # Break the reference cycle between the two.
             loop._silly_reactor = None  # type: ignore[attr-defined]
 
     loop.close = end_and_close  # type: ignore[method-assign]
 
 
-def let_go(sock: socket.socket) -> None:
-    """Close the descriptor of *sock*, which is the parent's, in a forked child.
+def disown_socket(sock: socket.socket) -> None:
+    """In a forked child: close the descriptor of *sock*, which is the parent's.
 
-    The null device takes its place: what does not know of it, such as a
-    transport, may close that number some time.
+    The null device takes its number, because an object that does not know of this,
+    such as a transport, may close that number later.
     """
     if sock.fileno() >= 0:
         null = os.open(os.devnull, os.O_RDWR)
@@ -196,14 +197,14 @@ def let_go(sock: socket.socket) -> None:
 
 def _forked() -> None:
     for loop in list(_loops):
-        _part(loop)
+        _separate(loop)
         loop._silly_live.disown()  # type: ignore[attr-defined]
 
 
-def _part(loop: asyncio.AbstractEventLoop) -> None:
-    """Give the child's copy of *loop* an epoll set of its own, should it run on or be closed.
+def _separate(loop: asyncio.AbstractEventLoop) -> None:
+    """Give the child's copy of *loop* its own epoll set, in case it is run or closed.
 
-    A child that raises SystemExit does so. Of uvloop's the descriptor is not known.
+    A child that raises SystemExit closes it. The descriptor of uvloop's is not known.
     """
     selector = getattr(loop, "_selector", None)
     if hasattr(select, "epoll") and isinstance(selector, selectors.EpollSelector):

@@ -1,4 +1,4 @@
-"""Tracebacks as the author of a program wants them: of their own code, and to the point."""
+"""Tracebacks that show the program's own code and name common mistakes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from typing import Final
 __all__ = ["AWAIT_IS_MISSING", "clarify", "strip"]
 
 AWAIT_IS_MISSING: Final = (
-    "`await` is missing: a coroutine stands where its result is meant, "
-    "as in `line = await conn.read(...)`"
+    "`await` is missing, as in `line = await conn.read(...)`: this is a coroutine, not its result"
 )
 _ASYNC_IS_MISSING: Final = "`async` is missing, as in `async for line in conn` or `async with conn`"
 
 _OURS: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120
 _ASYNCIO: Final = os.path.dirname(os.path.abspath(asyncio.__file__)) + os.sep  # noqa: PTH100, PTH120
-_CYTHON: Final = ("src/silly/", "silly/_engine/")  # how its frames name their files
+_CYTHON: Final = ("src/silly/", "silly/_engine/")  # file names in Cython's frames
 _COROUTINE: Final = re.compile(
     r"(?<![\w.])(coroutine|silly\.[\w.]*\.(Read|Drain|Drained)|Connecting)\b"
 )
@@ -30,13 +29,13 @@ _CONN: Final = re.compile(
 
 
 def clarify(error: BaseException, *, whole: bool = False) -> None:
-    """Name the mistake in *error* if it is a known one, and show only the author's frames.
+    """Add a note to *error* if it is a known mistake, and keep only the program's frames.
 
-    All frames, if the traceback is to stay *whole*.
+    With *whole*, all frames are kept.
     """
     if not whole:
         strip(error)
-    with contextlib.suppress(Exception):  # exceptions can be programs
+    with contextlib.suppress(Exception):  # exceptions may have code of their own
         note = _mistake(error)
         if note is not None and note not in getattr(error, "__notes__", ()):
             error.add_note(note)
@@ -46,7 +45,7 @@ def _mistake(error: BaseException) -> str | None:
     if not isinstance(error, AttributeError | TypeError):
         return None
     text = str(error)
-    if "`await` is missing" in text:  # it says so itself
+    if "`await` is missing" in text:  # the message says so already
         return None
     if isinstance(getattr(error, "obj", None), Coroutine) or _COROUTINE.search(text):
         return AWAIT_IS_MISSING
@@ -54,10 +53,10 @@ def _mistake(error: BaseException) -> str | None:
 
 
 def strip(error: BaseException) -> None:
-    """Take the frames of this package, and of asyncio around it, out of a traceback.
+    """Remove the frames of this package and of asyncio from the traceback of *error*.
 
-    Of *error* and all that its traceback shows beside it. One that has no other
-    frames keeps them: it is a defect of ours.
+    This includes its causes, contexts and group members. An exception without other
+    frames keeps them: it is a bug in this package.
     """
     left: list[BaseException | None] = [error]
     seen = set[int]()
@@ -71,7 +70,7 @@ def strip(error: BaseException) -> None:
         while trace is not None:
             entries.append(trace)
             trace = trace.tb_next
-        users = [entry for entry in entries if not is_ours(entry.tb_frame.f_code.co_filename)]
+        users = [entry for entry in entries if not is_internal(entry.tb_frame.f_code.co_filename)]
         kept: types.TracebackType | None = None
         for entry in reversed(users):
             kept = types.TracebackType(kept, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
@@ -82,6 +81,6 @@ def strip(error: BaseException) -> None:
             left += each.exceptions
 
 
-def is_ours(filename: str) -> bool:
-    """Tell whether a frame of *filename* is this package's, or asyncio's."""
+def is_internal(filename: str) -> bool:
+    """Return whether *filename* belongs to this package or to asyncio."""
     return filename.startswith((_OURS, _ASYNCIO, *_CYTHON))

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import silly
 from silly._engine import engine
-from silly._extras import how_to_get
+from silly._extras import install_command
 from silly._live import Live
 from silly._logger import ENDS_PROGRAM
 from silly.errors import SillyError
@@ -577,7 +577,7 @@ def _prometheus() -> Any:
         import prometheus_client.exposition  # noqa: PLC0415
     except ImportError:
         raise ImportError(
-            "silly.metrics needs prometheus-client: " + how_to_get("prometheus")
+            "silly.metrics needs prometheus-client: " + install_command("prometheus")
         ) from None
     return prometheus_client.core
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from silly._extras import how_to_get
+from silly._extras import install_command
 from silly._logger import traceback_text
 from silly.net import addr as addresses
 from silly.text import printable
@@ -22,7 +22,7 @@ try:
     from opentelemetry import context, trace
     from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
 except ImportError:
-    raise ImportError(f"silly.otel needs opentelemetry-api: {how_to_get('otel')}") from None
+    raise ImportError(f"silly.otel needs opentelemetry-api: {install_command('otel')}") from None
 
 if TYPE_CHECKING:
     from silly.net.conn import Conn, StreamConn

@@ -110,7 +110,7 @@ class Service:
         if self._state == "READY=1":
             self._notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
-    def stopping(self, *, told: bool = True) -> None:  # noqa: ARG002 - not for systemd
+    def stopping(self, *, requested: bool = True) -> None:  # noqa: ARG002 - not for systemd
         """Report that the service is stopping."""
         if self._state != "STOPPING=1":
             self._notify("STOPPING=1")

@@ -1,7 +1,6 @@
-"""Tasks beside the one that runs: `fork` starts one.
+"""Background tasks: `fork` starts one.
 
-For a group of tasks that end together, use `asyncio.TaskGroup`; it works in
-every handler.
+For a group of tasks that end together, use `asyncio.TaskGroup`, which works in handlers.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ def fork(fn: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> asyncio.Task[
 @overload
 def fork(fn: Callable[..., T], *args: Any) -> asyncio.Task[T]: ...
 def fork(fn: Any, *args: Any) -> asyncio.Task[Any]:
-    """Run *fn* in a task of its own, beside the caller.
+    """Run *fn* in its own task, concurrently with the caller.
 
-    The task begins at the caller's next suspension. It is never collected
-    early, and a program run by `silly.run` or ``silly FILE.py`` stays up for it.
-    If it crashes, the exception is logged (once, even if somebody also awaits
-    the task), and nothing else is hurt.
+    The task starts when the caller next suspends. It is protected from garbage
+    collection, and a program run by `silly.run` or ``silly FILE.py`` waits for it. If it
+    crashes, the exception is logged (once, even if the task is also awaited), and
+    nothing else is affected.
 
     Args:
         fn: a coroutine function or any other callable, called in the new task;
@@ -51,7 +50,7 @@ def fork(fn: Any, *args: Any) -> asyncio.Task[Any]:
     if isinstance(fn, Coroutine):
         if args:
             fn.close()
-            raise TypeError("args go with a function: fork(fn, *args), or fork(fn(*args))")
+            raise TypeError("a coroutine takes no args: use fork(fn, *args) or fork(fn(*args))")
     elif not callable(fn):
         raise TypeError(f"fn must be a coroutine function or a coroutine, not {type(fn).__name__}")
     try:
@@ -85,10 +84,10 @@ async def _call(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
 def _forked_done(task: asyncio.Task[Any]) -> None:
     live = Live.of(task.get_loop())
     live.tasks.discard(task)
-    live.left()
+    live.wake_if_empty()
     if task.cancelled():
         return
     error = task.exception()
-    if isinstance(error, Exception):  # sys.exit() is no crash
+    if isinstance(error, Exception):  # SystemExit is not a crash
         clarify(error, whole=task.get_loop().get_debug())
         logger.error("forked task %s failed", task.get_name(), exc_info=error)

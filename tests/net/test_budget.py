@@ -1,4 +1,4 @@
-"""What all connections of a listener hold together is bounded, and who goes when it is more."""
+"""The memory budget bounds what all connections of a listener hold together."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def wait(conn: Conn) -> None:
-    """Read a line, which may never come to its end."""
+    """Read a line, which may never be complete."""
     await conn.read(b"\n", limit=1 << 30)
 
 
-async def test_unread_bytes_are_counted_and_given_back() -> None:
+async def test_unread_bytes_are_counted_and_released() -> None:
     async with tcp.listen(ANY, wait) as listener:
         clients = [await tcp.connect(listener.local_addr) for _ in range(3)]
         for client in clients:
@@ -47,7 +47,7 @@ async def test_unread_bytes_are_counted_and_given_back() -> None:
         clients[2].close()
 
 
-async def test_unsent_bytes_are_counted_and_given_back() -> None:
+async def test_unsent_bytes_are_counted_and_released() -> None:
     async def send(conn: Conn) -> None:
         conn.write(b"x" * 6_000_000)
         await conn.read(b"\n")
@@ -65,7 +65,7 @@ async def test_unsent_bytes_are_counted_and_given_back() -> None:
         assert listener.stats.held_bytes == 0
 
 
-async def test_those_that_hold_most_and_give_least_go_first(
+async def test_connections_with_the_most_memory_for_the_least_traffic_are_reset_first(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "silly.net")
@@ -84,7 +84,7 @@ async def test_those_that_hold_most_and_give_least_go_first(
         modest = await tcp.connect(listener.local_addr)
         await modest.write(b"x" * 10_000)
         diligent = await tcp.connect(listener.local_addr)
-        for _ in range(30):  # gives much, and holds as much as each of the others
+        for _ in range(30):  # much traffic, and as much memory as each of the others
             await diligent.write(b"x" * 999_999 + b"\n")
         await diligent.write(b"x" * 1_000_000)
         greedy = [await tcp.connect(listener.local_addr) for _ in range(12)]
@@ -134,7 +134,7 @@ async def test_connections_that_linger_or_are_not_read_count_too() -> None:
         await listener.close(0)
 
 
-def test_a_share_is_of_the_machine_or_the_container(
+def test_a_share_is_of_the_memory_of_the_machine_or_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = tmp_path / "memory.max"
@@ -153,13 +153,13 @@ def test_a_share_is_of_the_machine_or_the_container(
 
 
 @pytest.mark.parametrize("text", ["0%", "101%", "x%", "%", "25 percent", "0", "-5", "nan%", "1%1"])
-def test_bad_budgets_are_named(text: str) -> None:
+def test_bad_budgets_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"SILLY_MEMORY_BUDGET: .* such as 25%"):
         Limits.from_env({"SILLY_MEMORY_BUDGET": text})
 
 
-def test_no_slice_is_too_long_for_the_loop() -> None:
-    """Ranking and ending give the loop its turn."""
+def test_the_loop_runs_between_batches() -> None:
+    """Ranking and resetting let the event loop run between batches."""
     shared: list[budget.MemoryBudget] = []
 
     class Holder:
@@ -192,10 +192,10 @@ def test_no_slice_is_too_long_for_the_loop() -> None:
 
 
 @pytest.mark.skipif(silly.engine() != "native", reason="native engine only")
-async def test_memory_is_kept_right_although_counting_fails(
+async def test_memory_stays_correct_although_counting_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is counted where memory was freed, and is not forgotten yet."""
+    """The count changes after memory was freed, but before the buffer is forgotten."""
     told: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda failure: told.append(failure.exc_value))
 

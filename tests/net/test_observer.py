@@ -1,4 +1,4 @@
-"""Observers are told of every connection, and of how it ended; and cannot hurt one."""
+"""Observers are notified of every connection and how it ended, and cannot affect it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ANY = "127.0.0.1:0"
 
 
 class Recorder:
-    """Notes what it is told; `ended` is awaited for the next ending."""
+    """Records the notifications; `ended` waits for the next ending."""
 
     def __init__(self) -> None:
         self.opened_conns: list[Conn] = []
@@ -47,11 +47,11 @@ async def echo(conn: Conn) -> None:
         await conn.write(line)
 
 
-async def reads_one(conn: Conn) -> None:
+async def keeps_readinge(conn: Conn) -> None:
     await conn.read(b"\n")
 
 
-async def reads_on(conn: Conn) -> None:
+async def keeps_reading(conn: Conn) -> None:
     await conn.read(b"no such line\n")
 
 
@@ -94,10 +94,10 @@ async def resets(conn: Conn) -> None:
     ("handler", "client", "how", "error"),
     [
         (echo, finishes, "peer_finished", None),
-        (reads_on, finishes, "peer_finished", "EndOfStream"),
-        (reads_one, stays, "closed_here", None),
+        (keeps_reading, finishes, "peer_finished", "EndOfStream"),
+        (keeps_readinge, stays, "closed_here", None),
         (closes_first, stays, "closed_here", None),
-        (reads_on, resets, "reset", "ConnectionResetError"),
+        (keeps_reading, resets, "reset", "ConnectionResetError"),
         (swallows_the_loss, resets, "reset", None),
         (crashes, stays, "handler_error", "ZeroDivisionError"),
     ],
@@ -202,7 +202,7 @@ class Fails:
         raise ZeroDivisionError("of closed")
 
 
-async def test_an_observer_that_fails_is_logged_and_hurts_nobody(
+async def test_an_observer_that_fails_is_logged_and_affects_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     recorder = Recorder()
@@ -223,7 +223,7 @@ async def test_an_observer_that_fails_is_logged_and_hurts_nobody(
     assert listener.stats.handler_errors == 0
 
 
-async def test_nothing_is_kept_where_nobody_observes() -> None:
+async def test_nothing_is_kept_without_observers() -> None:
     async with tcp.listen(ANY, echo) as listener:
         async with await tcp.connect(listener.local_addr) as conn:
             conn.write(b"x\n")
@@ -235,13 +235,13 @@ async def test_nothing_is_kept_where_nobody_observes() -> None:
 def registered() -> Iterator[Recorder]:
     recorder = Recorder()
     observing.register(recorder)
-    observing.register(recorder)  # once is enough
+    observing.register(recorder)  # registering twice does nothing
     yield recorder
     observing.unregister(recorder)
     observing.unregister(recorder)
 
 
-async def test_the_process_wide_observer_is_told_once(registered: Recorder) -> None:
+async def test_the_process_wide_observer_is_notified_once(registered: Recorder) -> None:
     listener = tcp.listen(ANY, echo)
     async with await tcp.connect(listener.local_addr) as conn:
         conn.close_write()
@@ -257,7 +257,7 @@ async def test_the_process_wide_observer_is_told_once(registered: Recorder) -> N
     gc.collect()
 
 
-async def test_what_is_no_observer_is_refused() -> None:
+async def test_other_objects_are_refused_as_observers() -> None:
     for wrong in (1, print, Recorder):
         with pytest.raises(TypeError, match="observer must be an object with the methods"):
             tcp.listen(ANY, echo, observer=wrong)  # type: ignore[arg-type]

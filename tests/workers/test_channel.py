@@ -61,7 +61,7 @@ async def test_long_message_is_sent_as_the_other_side_reads() -> None:
     other.close()
 
 
-async def test_converse_waits_and_delivers_other_messages_later() -> None:
+async def test_a_request_waits_and_delivers_the_rest_later() -> None:
     one, other = pair()
     arrived: asyncio.Queue[Message] = asyncio.Queue()
     loop = asyncio.get_running_loop()
@@ -70,11 +70,11 @@ async def test_converse_waits_and_delivers_other_messages_later() -> None:
     other.send(Ask(2, "after"))
     one.attach(loop, lambda message, _: arrived.put_nowait(message), lambda: None)
     question = Open("x", 0, 128, reuse_port=False, mode=None)
-    assert one.converse(question, 20) == (Refused(98, "no", "x", unresolved=False), [])
+    assert one.request(question, 20) == (Refused(98, "no", "x", unresolved=False), [])
     assert [await arrived.get(), await arrived.get()] == [Ask(1, "before"), Ask(2, "after")]
     with pytest.raises(TimeoutError):
-        one.converse(question, 0)
+        one.request(question, 0)
     other.close()
     with pytest.raises(ConnectionAbortedError):
-        one.converse(question, 20)
+        one.request(question, 20)
     one.close()

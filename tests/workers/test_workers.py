@@ -162,7 +162,7 @@ def test_port_in_use_is_reported(tmp_path: Path) -> None:
             with running(*api(give_up=1), script(tmp_path), addr) as silly:
                 silly.rest()
                 assert silly.process.returncode == 1
-                assert "Address already in use; another program holds the port" in silly.output
+                assert "Address already in use; another program uses the port" in silly.output
                 assert addr in silly.output
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
@@ -273,7 +273,7 @@ def test_workers_leave_when_their_supervisor_is_killed(port: int, tmp_path: Path
         assert silly.until(LISTENING) == [addr]
         silly.until("is ready", times=2)
         silly.send(signal.SIGKILL)
-        assert silly.rest().count("the supervisor is gone: stopping") == 2  # both have exited
+        assert silly.rest().count("the supervisor has ended: stopping") == 2  # they have left
         with pytest.raises(ConnectionRefusedError):
             dial(addr)
 

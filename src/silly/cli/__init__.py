@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from silly import stdio
-from silly._extras import how_to_get
+from silly._extras import install_command
 from silly.cli import run
 from silly.cli.options import unknown_variables
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["help"] and not Path("help").exists():
         arguments = [*arguments[1:2], "--help"]
     if arguments and arguments[0] in VERBS:
-        with stdio.unhurried_errors():
+        with stdio.nonblocking_errors():
             for line in unknown_variables():
                 print(f"silly {arguments[0]}: {line}", file=sys.stderr)
         try:
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return run.main(arguments)
         finally:
-            with stdio.unhurried_errors():
+            with stdio.nonblocking_errors():
                 _list_verbs(sys.stdout if arguments else sys.stderr)
     except BrokenPipeError:  # read as far as was wanted, as by `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left to be flushed goes there
@@ -66,13 +66,13 @@ def _verb(verb: str, arguments: list[str]) -> int:
         if error.name is None or error.name.partition(".")[0] not in EXTRA:
             raise
         needed = " and ".join(EXTRA)
-        return _fail(f"silly {verb} needs {needed}: {how_to_get('cli')}", USAGE_ERROR)
+        return _fail(f"silly {verb} needs {needed}: {install_command('cli')}", USAGE_ERROR)
     code: int = module.main(arguments)
     return code
 
 
 def _fail(message: str, code: int) -> int:
-    with stdio.unhurried_errors():
+    with stdio.nonblocking_errors():
         print(message, file=sys.stderr)
     return code
 

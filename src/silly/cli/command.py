@@ -131,7 +131,7 @@ def run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
 @contextlib.contextmanager
 def _standard_streams() -> Iterator[None]:
     before = sys.stdout
-    with stdio.unhurried_errors():
+    with stdio.nonblocking_errors():
         if before is None or stdio.descriptor_of(before) is not None:
             sys.stdout = cast("TextIO", stdio.data_stream(before, "standard output"))
         try:

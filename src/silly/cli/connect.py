@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import click
 
-from silly._extras import how_to_get
-from silly._signals import break_off, handling
+from silly._extras import install_command
+from silly._signals import handling, interrupt_wait
 from silly.cli.command import DURATION, INTERRUPTED, Failure, GroupedCommand, option, run
 from silly.cli.connecting.pipe import Sink, Source
 from silly.cli.connecting.shaping import (
@@ -167,7 +167,7 @@ def _run(program: Coroutine[Any, Any, int]) -> int:
         def stop(number: int, _frame: FrameType | None) -> None:
             signalled.append(number)
             loop.call_soon_threadsafe(task.cancel)
-            break_off()
+            interrupt_wait()
 
         with handling(loop, dict.fromkeys((signal.SIGINT, signal.SIGTERM), stop)):
             return await program
@@ -291,7 +291,7 @@ async def _converse(conn: Conn, session: _Session, *, until_peer_ends: bool) -> 
         from silly.cli.connecting.prompt import Prompt  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:
         raise Failure(
-            f"the line mode needs prompt_toolkit: {how_to_get('cli')} (in a pipe, "
+            f"the line mode needs prompt_toolkit: {install_command('cli')} (in a pipe, "
             "such as `cat | silly connect ADDR`, it is not needed)"
         ) from None
     prompt = Prompt()

@@ -15,7 +15,7 @@ from typing import Any, Final, TextIO
 import click
 
 from silly import _units, runtime, stdio
-from silly._extras import how_to_get
+from silly._extras import install_command
 from silly.cli.command import (
     DURATION,
     INTERRUPTED,
@@ -133,7 +133,7 @@ def _echo(
     addrs = addrs or (DEFAULT,)
     _check(addrs, mode, udp=udp, delay=delay, drop=drop)
     # Nobody need read what it says: a server must not wait for that.
-    with stdio.unhurried("stdout") as output:
+    with stdio.nonblocking("stdout") as output:
         code = _serve(
             mode, addrs, limits, Impairment(delay, drop, max_rate),
             grace=grace, udp=udp, log=log, as_json=as_json,
@@ -214,7 +214,7 @@ def _is_screen(file: TextIO) -> bool:
     try:
         from rich.console import Console  # noqa: PLC0415 - takes its time to import
     except ModuleNotFoundError:
-        raise Failure(f"the live view needs rich: {how_to_get('cli')} (or --log)") from None
+        raise Failure(f"the live view needs rich: {install_command('cli')} (or --log)") from None
     return not Console(file=file).is_dumb_terminal
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import silly
 from silly import _control, stdio
 from silly._engine import why_not_native
-from silly._extras import how_to_get
+from silly._extras import install_command
 from silly.cli import watching
 from silly.cli.options import (
     LIMITS,
@@ -26,7 +26,7 @@ from silly.cli.options import (
     split,
     unknown_variables,
 )
-from silly.log import unconfigured_logging_drops
+from silly.log import dropping_last_resort
 from silly.net.limits import Limits, set_flags
 from silly.runtime import run_function, run_script
 from silly.workers import Supervisor
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None, *, verbs: Collection[str] = ()) -> i
     *verbs* are what FILE.py might be a misspelling of.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    with stdio.unhurried_errors():
+    with stdio.nonblocking_errors():
         parser = _parser()
         if not arguments:
             parser.print_help(sys.stderr)
@@ -134,13 +134,13 @@ def main(argv: Sequence[str] | None = None, *, verbs: Collection[str] = ()) -> i
         try:
             import uvloop  # noqa: PLC0415 - an extra
         except ImportError:
-            return _fail(f"--uvloop needs uvloop: {how_to_get('uvloop')}")
+            return _fail(f"--uvloop needs uvloop: {install_command('uvloop')}")
         loop_factory = uvloop.new_event_loop
     if options.access_log and not supervised:
         watching.log_access(options.log_format)
     if options.log_level is not None:
         logging.getLogger("silly").setLevel(options.log_level)
-    with unconfigured_logging_drops(options.log_level or logging.INFO, options.log_format):
+    with dropping_last_resort(options.log_level or logging.INFO, options.log_format):
         return _run(options, args, loop_factory, supervised=supervised, verbs=verbs)
 
 
@@ -187,7 +187,7 @@ def _meant(name: str, verbs: Collection[str]) -> str:
 
 
 def _fail(message: str) -> int:
-    with stdio.unhurried_errors():
+    with stdio.nonblocking_errors():
         print(f"silly: {message}", file=sys.stderr)
     return USAGE_ERROR
 
@@ -219,7 +219,7 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
         try:
             from silly.cli.reload import run_reloading  # noqa: PLC0415 - an extra
         except ImportError:
-            return _fail(f"--reload needs watchfiles: {how_to_get('reload')}")
+            return _fail(f"--reload needs watchfiles: {install_command('reload')}")
         directory = Path(working_directory() or ".")
         if not is_function:
             directory = (directory / options.file).parent
@@ -227,7 +227,7 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
     try:
         return asyncio.run(watching.watched(supervise, supervisor, options.metrics, options.admin))
     except SystemExit as leave:  # --metrics or --admin cannot be opened
-        with stdio.unhurried_errors():
+        with stdio.nonblocking_errors():
             print(leave.code, file=sys.stderr)
         return 1
 

@@ -22,7 +22,7 @@ from types import CoroutineType
 from typing import Any, Final
 
 from silly._engine import engine
-from silly._live import OWN_TASK
+from silly._live import INTERNAL_TASK
 from silly._logger import Logger
 from silly._tracebacks import clarify
 from silly._units import counted
@@ -43,7 +43,7 @@ logger = Logger("silly.net")
 
 Handler = Callable[[Conn], Awaitable[object]]
 
-_PREFACE_TASK: Final = f"{OWN_TASK}preface"
+_PREFACE_TASK: Final = f"{INTERNAL_TASK}preface"
 
 
 class Course:

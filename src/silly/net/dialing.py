@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from silly._live import OWN_TASK, let_go
+from silly._live import INTERNAL_TASK, disown_socket
 from silly.errors import at_address
 from silly.net.addr import Address, TCPAddress, UnixAddress, format_sockaddr
 from silly.net.resolving import getaddrinfo
@@ -136,7 +136,7 @@ async def _race(
             if waiting:
                 target = waiting.pop(0)
                 attempt = _attempt(loop, target, local, str(address))
-                running[loop.create_task(attempt, name=f"{OWN_TASK}connecting")] = target
+                running[loop.create_task(attempt, name=f"{INTERNAL_TASK}connecting")] = target
             done, _ = await asyncio.wait(
                 running,
                 timeout=STAGGER if waiting else None,
@@ -175,7 +175,7 @@ def _close_connected(task: asyncio.Task[socket.socket]) -> None:
 
 def _forked() -> None:
     for sock in list(_connecting):
-        let_go(sock)
+        disown_socket(sock)
 
 
 if hasattr(os, "register_at_fork"):

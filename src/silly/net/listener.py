@@ -17,7 +17,7 @@ from silly._arguments import seconds
 from silly._awaitables import Closing
 from silly._engine import engine
 from silly._engine.interface import Server
-from silly._live import OWN_TASK, Live
+from silly._live import INTERNAL_TASK, Live
 from silly._logger import Logger
 from silly._units import counted
 from silly.net import addr as addresses
@@ -33,7 +33,7 @@ logger = Logger("silly.net")
 
 GRACE: Final = 5.0  # seconds
 _AFTER_CANCEL: Final = 1.0  # seconds that a cancelled handler has to clean up
-_DRAINING: Final = f"{OWN_TASK}closing a listener"
+_DRAINING: Final = f"{INTERNAL_TASK}closing a listener"
 _SUM_BATCH: Final = 500  # connections whose bytes are summed up without a pause
 _PASSES: Final = 3  # of the loop, for the portable engine to pass on what it has accepted
 
@@ -167,7 +167,7 @@ class Listener:
             self._release()
             raise
         self._enter(ListenerState.ACCEPTING)
-        Live.of(loop).listens(self)
+        Live.of(loop).add_listener(self)
 
     # -------------------------------------------------------------- properties
 
@@ -359,7 +359,7 @@ class Listener:
         self._enter(ListenerState.CLOSED)
         live = Live.of(self._loop)
         live.listeners.discard(self)
-        live.left()
+        live.wake_if_empty()
         course.close_logs()
 
     async def _wait_drained(self, own: set[asyncio.Task[Any]]) -> None:

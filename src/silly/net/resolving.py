@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from silly._signals import SLICE, breakable
+from silly._signals import SLICE, interruptible
 
 __all__ = ["getaddrinfo", "getaddrinfo_now"]
 
@@ -81,7 +81,7 @@ def getaddrinfo_now(
         return found
     answers: queue.SimpleQueue[Found | Exception] = queue.SimpleQueue()
     answer: Found | Exception | None = None
-    with _resolver.resolving(query, answers.put), breakable():
+    with _resolver.resolving(query, answers.put), interruptible():
         while answer is None:
             with contextlib.suppress(queue.Empty):
                 answer = answers.get(timeout=SLICE)

@@ -256,7 +256,7 @@ class _Clients:
 
     def conn_closed(self, conn: EngineConn) -> None:
         self.live.conns.discard(conn)
-        self.live.left()
+        self.live.wake_if_empty()
 
     def on_draining(self, conn: EngineConn, callback: Callable[[], object] | None) -> None:
         """Do nothing: no listener made it."""

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from silly import stdio
-from silly.log import unconfigured_logging_drops
+from silly.log import dropping_last_resort
 from silly.workers.supervisor import Supervisor
 
 __all__ = ["Supervisor", "run_workers"]
@@ -51,5 +51,5 @@ def run_workers(target: str, args: Sequence[str] = (), **options: Any) -> int:
         return await supervisor.run()
 
     stdio.reserve()
-    with unconfigured_logging_drops():
+    with dropping_last_resort():
         return asyncio.run(supervise())

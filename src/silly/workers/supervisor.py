@@ -38,7 +38,7 @@ from silly._channel import (
 from silly._channel import Sockets as Granted
 from silly._engine import engine
 from silly._logger import ENDS_PROGRAM, Logger
-from silly._signals import Presses, handling
+from silly._signals import Debouncer, handling
 from silly.runtime import GRACE
 from silly.systemd import VARIABLES, Service, watchdog_period
 from silly.workers.process import (
@@ -168,10 +168,10 @@ class Supervisor:
             signal.SIGTTOU: self.remove_worker,
             signal.SIGUSR1: self._request_reports,
         }
-        presses = Presses()
+        presses = Debouncer()
 
         def on_signal(number: int, _frame: types.FrameType | None) -> None:
-            if number not in (signal.SIGTERM, signal.SIGINT) or presses.is_another(number):
+            if number not in (signal.SIGTERM, signal.SIGINT) or presses.is_new(number):
                 loop.call_soon_threadsafe(signals[number])
 
         self._has_terminal = os.isatty(sys.stderr.fileno()) if sys.stderr else False

@@ -21,7 +21,7 @@ from silly._engine.portable.link import AsyncioLink, link_factory
 from silly._engine.portable.server import LoopServer, SocketServer
 from silly._engine.portable.stream import Stream
 from silly._engine.portable.trampoline import Trampoline as wrap_coroutine  # noqa: N813 - used as a function
-from silly._live import let_go
+from silly._live import disown_socket
 
 __all__ = ["NAME", "Stream", "attach", "disown", "serve", "spin", "wrap_coroutine"]
 
@@ -62,7 +62,7 @@ def disown(inherited: object) -> None:
     """Close descriptors in a forked child (see `silly._engine.interface.Engine.disown`)."""
     if isinstance(inherited, Stream):
         inherited._mark_closed(stream_errors.owned_by_parent())
-        let_go(cast(AsyncioLink, inherited._link)._socket)
+        disown_socket(cast(AsyncioLink, inherited._link)._socket)
     elif isinstance(inherited, SocketServer):
         inherited.disown()
 

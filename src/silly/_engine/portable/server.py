@@ -16,7 +16,7 @@ from typing import Any
 from silly._engine.accepting import ACCEPT_BATCH, Accepting
 from silly._engine.interface import Accept, Gate, packed_ip
 from silly._engine.portable.link import RESET_ON_CLOSE, link_factory
-from silly._live import let_go
+from silly._live import disown_socket
 
 __all__ = ["LoopServer", "SocketServer"]
 
@@ -116,8 +116,8 @@ class SocketServer(Accepting):
 
     def disown(self) -> None:
         """Close in a forked child, without touching the event loop."""
-        self._drop_reserve()  # first: `let_go` needs a free descriptor
-        let_go(self._sock)
+        self._drop_reserve()  # first: `disown_socket` needs a free descriptor
+        disown_socket(self._sock)
 
 
 def _backlog_of(sock: socket.socket) -> tuple[int, int] | None:
