@@ -755,4 +755,4 @@ def test_a_handler_that_goes_on_after_timeouts_does_not_go_on_for_ever() -> None
 
     run_virtual(main())
     assert len(told) == 1
-    assert "Idle for 1 seconds" in told[0]
+    assert "Idle for 1 second" in told[0]

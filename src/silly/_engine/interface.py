@@ -38,12 +38,12 @@ __all__ = [
 
 UNSENT_IN_KERNEL: Final = 256 * 1024  # bytes
 
-_NAMES_OF_ONE_CONNECTION: Final = (
+_PER_CONNECTION_ERROR_NAMES: Final = (
     "ECONNABORTED EINTR EPERM EPROTO ENETDOWN ENOPROTOOPT EHOSTDOWN ENONET EHOSTUNREACH "
     "EOPNOTSUPP ENETUNREACH ETIMEDOUT"
 )
 PER_CONNECTION_ERRORS: Final = frozenset(
-    getattr(errno, name) for name in _NAMES_OF_ONE_CONNECTION.split() if hasattr(errno, name)
+    getattr(errno, name) for name in _PER_CONNECTION_ERROR_NAMES.split() if hasattr(errno, name)
 )
 """Errors of accept(2) that concern only one connection; accepting can go on."""
 
