@@ -315,7 +315,7 @@ def make_program(seed: int) -> Program:
 
 
 def fill_buffers(program: Program, rng: random.Random) -> None:
-    """Make *program* fill_buffers all buffers while handlers stop the loop, or run it."""
+    """Make *program* fill all buffers while handlers stop the loop, or run it."""
     stop = rng.choice(("SystemExit", "KeyboardInterrupt", "BaseBoom", "Boom"))
     leave: tuple[Op, ...] = (("raise", 0, stop),)
     if program.loop == "nested":
@@ -1173,9 +1173,7 @@ def run_program(program: Program) -> list[str]:
         world.close_peers()
         with contextlib.suppress(Exception, SystemExit, KeyboardInterrupt):
             loop.run_until_complete(loop.shutdown_default_executor())
-        with contextlib.suppress(
-            SystemExit, KeyboardInterrupt
-        ):  # from tasks that end with the loop
+        with contextlib.suppress(*STOPS):  # raised by tasks that end here
             loop.close()
         asyncio.set_event_loop(None)
         world.check_bytes()

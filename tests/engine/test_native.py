@@ -254,7 +254,7 @@ def test_two_loops_in_two_threads() -> None:
 
 
 @native_only
-def test_a_forked_child_does_not_disturb_its_parents_connections() -> None:
+def test_a_forked_child_leaves_its_parents_connections_alone() -> None:
     script = """
 import asyncio, os, sys
 from silly.net import tcp
@@ -282,9 +282,7 @@ asyncio.run(main())
 
 
 @native_only
-def test_a_closed_connection_leaves_the_epoll_set_although_a_forked_process_has_a_duplicate() -> (
-    None
-):
+def test_a_closed_connection_leaves_an_epoll_set_that_is_shared_with_a_child() -> None:
     """After os.fork the child closes its copies; but C code may fork, too."""
     script = """
 import asyncio, ctypes, os, pathlib

@@ -556,9 +556,7 @@ def quiet() -> Iterator[None]:
 @pytest.mark.usefixtures("quiet")
 def test_every_byte_is_accounted_for() -> None:
     Sessions.tally.clear()
-    while Sessions.tally["sessions"] < (
-        SESSIONS or 300
-    ):  # in batches, because Hypothesis keeps all examples
+    while Sessions.tally["sessions"] < (SESSIONS or 300):  # batches: Hypothesis keeps all
         run_state_machine_as_test(
             Sessions,
             settings=settings(

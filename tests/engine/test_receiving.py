@@ -145,7 +145,7 @@ async def test_unread_bytes_stay_within_the_limit(limit: int, before: int, loop_
     async def handler(conn: Conn) -> None:
         nonlocal peak
         await conn.read(before)
-        for unread in itertools.count():  # does not read until nothing more arrives
+        for unread in itertools.count():  # waits until nothing more arrives
             await asyncio.sleep(0)
             if unread > 20 and conn.unread_bytes == peak:
                 break

@@ -1,4 +1,4 @@
-"""A connection that cannot be set up is closed, uncounted once, and its client is told."""
+"""A connection that cannot be set up is closed and uncounted, and its client is told."""
 
 from __future__ import annotations
 
@@ -269,9 +269,7 @@ async def test_a_listening_socket_that_was_shut_down(
             except OSError:
                 continue  # the descriptor of the listing itself
             if stat.S_ISSOCK(mode):
-                with socket.socket(
-                    fileno=os.dup(number)
-                ) as other:  # as if another process had inherited it
+                with socket.socket(fileno=os.dup(number)) as other:  # like an inherited copy
                     if (
                         other.family == socket.AF_INET
                         and other.getsockname()[1] == port

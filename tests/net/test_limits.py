@@ -759,4 +759,4 @@ def test_a_handler_that_ignores_timeouts_does_not_run_forever() -> None:
 
     run_virtual(main())
     assert len(told) == 1
-    assert "Idle for 1 seconds" in told[0]
+    assert "Idle for 1 second" in told[0]

@@ -33,6 +33,8 @@ __all__ = [
     "concurrent_read",
     "connection_lost",
     "deadline_passed",
+    "describe_read",
+    "describe_write",
     "empty_delimiter",
     "end_of_stream",
     "filter_failed",
@@ -49,8 +51,6 @@ __all__ = [
     "read_deadline_passed",
     "read_timed_out",
     "send_rate_too_low",
-    "waits_for_bytes",
-    "waits_for_room",
     "wrong_type_of_until",
 ]
 
@@ -73,22 +73,27 @@ def _address(conn: object) -> str:
     return str(conn.remote_addr)  # type: ignore[attr-defined] # every Conn has it
 
 
-def _describe_read(delimiter: bytes | None, wanted: int) -> str:
+def _counted(number: float, noun: str) -> str:
+    text = f"{number:g}" if isinstance(number, float) else f"{number}"
+    return f"{text} {noun}" if number == 1 else f"{text} {noun}s"
+
+
+def _wanted_bytes(delimiter: bytes | None, wanted: int) -> str:
     """Describe what a read waits for; a *wanted* of 0 means any bytes."""
     if delimiter is not None:
         return repr(delimiter)
-    return f"{wanted} bytes" if wanted else "a byte"
+    return _counted(wanted, "byte") if wanted else "a byte"
 
 
 # ------------------------------------------------------------------ waiting tasks
 
 
-def waits_for_bytes(delimiter: bytes | None, wanted: int) -> str:
-    return f"read of {_describe_read(delimiter, wanted)}"
+def describe_read(delimiter: bytes | None, wanted: int) -> str:
+    return f"read of {_wanted_bytes(delimiter, wanted)}"
 
 
-def waits_for_room(unsent: int) -> str:
-    return f"room to write, {unsent} bytes unsent"
+def describe_write(unsent: int) -> str:
+    return f"room to write, {_counted(unsent, 'byte')} unsent"
 
 
 # ------------------------------------------------------------------------ reads
@@ -121,12 +126,12 @@ def end_of_stream(
     conn: object, delimiter: bytes | None, wanted: int, unread: bytes, *, truncated: bool
 ) -> EndOfStream:
     kind, what = (TruncatedStream, "stream cut off") if truncated else (EndOfStream, "end of stream")
-    what += f" before {_describe_read(delimiter, wanted)}, {len(unread)} bytes unread"
+    what += f" before {_wanted_bytes(delimiter, wanted)}, {_counted(len(unread), 'byte')} unread"
     return mark(conn, kind(what, unread, address=_address(conn)))
 
 
 def limit_exceeded(conn: object, delimiter: bytes, limit: int) -> LimitExceeded:
-    what = f"no {delimiter!r} within the limit of {limit} bytes"
+    what = f"no {delimiter!r} within the limit of {_counted(limit, 'byte')}"
     return mark(conn, LimitExceeded(what, address=_address(conn)))
 
 
@@ -135,7 +140,7 @@ def read_timed_out(
 ) -> TimeoutError:
     return TimeoutError(
         errno.ETIMEDOUT,
-        f"No {_describe_read(delimiter, wanted)} within {timeout:g} seconds",
+        f"No {_wanted_bytes(delimiter, wanted)} within {_counted(timeout, 'second')}",
         _address(conn),
     )
 
@@ -169,7 +174,10 @@ def as_pieces(data: Buffer | Iterable[Buffer]) -> list[bytes]:
 
 
 def queue_full(conn: object, unsent: int, length: int, max_unsent: int) -> WriteQueueFull:
-    what = f"{unsent} bytes are unsent, {length} more would be over max_unsent ({max_unsent} bytes)"
+    what = (
+        f"{_counted(unsent, 'byte')} unsent, {length} more would exceed max_unsent "
+        f"({_counted(max_unsent, 'byte')})"
+    )
     return mark(conn, WriteQueueFull(what, address=_address(conn)))
 
 
@@ -203,33 +211,34 @@ def connection_lost(conn: object, error: OSError, *, repeated: bool) -> OSError:
 
 
 def idle_timed_out(timeout: float) -> TimeoutError:
-    return TimeoutError(errno.ETIMEDOUT, f"Idle for {timeout:g} seconds, closed")
+    return TimeoutError(errno.ETIMEDOUT, f"Idle for {_counted(timeout, 'second')}, closed")
 
 
 def first_byte_timed_out(timeout: float) -> TimeoutError:
     return TimeoutError(
-        errno.ETIMEDOUT, f"No first byte within {timeout:g} seconds (first_byte_timeout), closed"
+        errno.ETIMEDOUT,
+        f"No first byte within {_counted(timeout, 'second')} (first_byte_timeout), closed",
     )
 
 
 def read_deadline_passed(unread: int, deadline: float) -> TimeoutError:
     return TimeoutError(
         errno.ETIMEDOUT,
-        f"Read not complete within {deadline:g} seconds (read_deadline), {unread} bytes unread, "
-        "closed",
+        f"Read not complete within {_counted(deadline, 'second')} (read_deadline), "
+        f"{_counted(unread, 'byte')} unread, closed",
     )
 
 
 def send_rate_too_low(rate: float, window: float) -> TimeoutError:
     return TimeoutError(
         errno.ETIMEDOUT,
-        f"Peer took fewer than {rate:g} bytes per second over {window:g} seconds "
+        f"Peer took fewer than {rate:g} bytes per second over {_counted(window, 'second')} "
         "(min_send_rate), reset",
     )
 
 
 def deadline_passed(seconds: float) -> TimeoutError:
-    return TimeoutError(errno.ETIMEDOUT, f"Exceeded the deadline of {seconds:g} seconds")
+    return TimeoutError(errno.ETIMEDOUT, f"Exceeded the deadline of {_counted(seconds, 'second')}")
 
 
 def over_budget(held: int) -> OSError:

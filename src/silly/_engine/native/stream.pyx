@@ -954,9 +954,9 @@ cdef class Stream(Filtered):
     def _waits_for(self):
         cdef Read read = self.reader
         if read is not None and read.is_pending():
-            return stream_errors.waits_for_bytes(read.delimiter, read.wanted)
+            return stream_errors.describe_read(read.delimiter, read.wanted)
         if self._room_waiters:
-            return stream_errors.waits_for_room(self.unsent_bytes)
+            return stream_errors.describe_write(self.unsent_bytes)
         return None
 
     @property
@@ -1161,14 +1161,10 @@ cdef class Read:
 
     def __repr__(self):
         if self.kind == LINE:
-            what = "a line"
-        elif self.kind == DELIMITER:
-            what = repr(self.delimiter)
-        elif self.kind == COUNT:
-            what = f"{self.wanted} bytes"
+            what = "read of a line"
         else:
-            what = "a byte"
-        return f"read of {what} from {self.stream.remote_addr}"
+            what = stream_errors.describe_read(self.delimiter, self.wanted)
+        return f"{what} from {self.stream.remote_addr}"
 
 
 cdef class Lines(Read):

@@ -552,9 +552,9 @@ class Stream(Filtered):
     def _waits_for(self) -> str | None:
         """A description of what a reader or writer waits for; None if no task waits."""
         if self._waiter is not None:
-            return stream_errors.waits_for_bytes(self._delimiter, self._wanted)
+            return stream_errors.describe_read(self._delimiter, self._wanted)
         if self._room_waiters:
-            return stream_errors.waits_for_room(self.unsent_bytes)
+            return stream_errors.describe_write(self.unsent_bytes)
         return None
 
     @property
