@@ -12,6 +12,7 @@ import re
 __all__ = [
     "byte_rate",
     "count",
+    "counted",
     "duration",
     "duration_text",
     "number",
@@ -106,6 +107,11 @@ def text_of_count(value: float) -> str:
     if abs(value) >= 100:
         return f"{value:,.0f}".replace(",", " ")
     return _three_digits(value)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return how many there are of *noun*: ``"1 line"``, ``"2 lines"``."""
+    return f"{text_of_count(number)} {noun}{'' if number == 1 else 's'}"
 
 
 def _three_digits(value: float) -> str:
