@@ -187,7 +187,7 @@ def test_partial_replies_are_named(tmp_path: Path) -> None:
     assert run.result["errors"]["first"] == [
         (
             "connection 0: no whole reply within 0.1 s while request 0 was unanswered; "
-            "29 of 64 bytes of its reply had come"
+            "29 of 64 bytes of its reply had arrived"
         )
     ]
 

@@ -118,7 +118,7 @@ def test_a_run_without_any_reply(pages: Path) -> None:
     empty: dict[str, Any] = dict.fromkeys(("min", "mean", "max"))
     empty |= {"count": 0, "percentiles": {}, "histogram": []}
     result |= {"latency": empty, "intervals": [], "requests": 0, "rate": 0.0}
-    assert "no latencies: nothing was answered" in Page(report.html(result)).shown
+    assert "no latencies: no request was answered" in Page(report.html(result)).shown
 
 
 def test_no_axis_repeats_a_label() -> None:

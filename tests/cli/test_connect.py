@@ -250,7 +250,7 @@ def test_timeouts() -> None:
         echo.stop()
     with started("connect", "--listen", LOCAL, "--timeout", "100ms") as process:
         assert process.wait() == 1
-        assert b"nobody connected within 0.1 seconds\n" in process.stderr.read()
+        assert b"no client connected within 0.1 seconds\n" in process.stderr.read()
     # A listener whose backlog is full answers no more.
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         addr = f"127.0.0.1:{full.getsockname()[1]}"
@@ -300,7 +300,7 @@ def test_closed_standard_streams_are_one_line() -> None:
 @pytest.mark.no_engine
 def test_help_has_examples_groups_and_exit_codes() -> None:
     told = silly("connect", "--help").stdout.decode()
-    for part in ("Connection:", "What is sent:", "What is shown:"):
+    for part in ("Connection:", "Sending:", "Receiving:"):
         assert f"\n{part}\n" in told
     assert len(re.findall(r"^  .*silly connect", told, re.MULTILINE)) == 3
     assert "Exit codes" in told

@@ -156,7 +156,7 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
         rest, errors = process.communicate()
         assert (process.returncode, errors) == (0, b"")
     assert b"connections: 1, at most 1 at a time; ended 1 by idle_timeout\n" in rest
-    assert b"\n6 B in, 6 B out, 1 lines\n" in rest
+    assert b"\n6 B in, 6 B out, 1 line\n" in rest
     assert b"\x1b" not in rest
 
 
@@ -469,14 +469,14 @@ def test_many_addresses_fit_a_small_screen() -> None:
     [
         (["nonsense"], "ADDR 'nonsense' is not an address: it has no port; expected"),
         (["127.0.0.1:99999"], "port 99999 is not in 0 to 65535"),
-        (["--raw", "--frames"], "--raw and --frames: only one mode at a time"),
-        (["--lines", "--chargen"], "--lines and --chargen: only one mode"),
-        (["--frames", "--udp"], "--frames and --udp: datagrams cannot have frames"),
+        (["--raw", "--frames"], "--raw and --frames: choose one mode"),
+        (["--lines", "--chargen"], "--lines and --chargen: choose one mode"),
+        (["--frames", "--udp"], "--frames and --udp: this mode needs a stream"),
         (["--commands", "--udp"], "--commands and --udp"),
         (["--udp", "unix:/tmp/x"], "--udp and unix:/tmp/x: UDP needs an ADDR with a port"),
-        (["--discard", "--drop", "1%"], "--discard and --drop: nothing is answered"),
-        (["--discard", "--delay", "1s"], "--discard and --delay: nothing is answered"),
-        ([":5", ":5"], "an ADDR is there twice"),
+        (["--discard", "--drop", "1%"], "--discard and --drop: this mode sends no replies"),
+        (["--discard", "--delay", "1s"], "--discard and --delay: this mode sends no replies"),
+        ([":5", ":5"], "the same ADDR is given twice"),
         (["--drop", "2"], "'2' is not a probability such as 0.01 or 1%"),
         (["--drop", "-1"], "is not a probability"),
         (["--max-rate", "0"], "'0' is not a rate such as 64k"),
@@ -538,7 +538,8 @@ def test_help_has_examples_groups_exit_codes_and_every_limit() -> None:
     from silly.net.limits import Limits
 
     told = silly("echo", "--help").stdout.decode()
-    for part in ("Mode (one of them):", "A bad network:", "Limits:", "Output:", "Exit codes:"):
+    groups = ("Mode (choose one)", "Simulated bad network", "Limits", "Output", "Exit codes")
+    for part in (f"{group}:" for group in groups):
         assert f"\n{part}\n" in told
     assert len(re.findall(r"^  silly echo", told, re.MULTILINE)) == 3
     for each in Limits.fields():

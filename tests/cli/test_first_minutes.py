@@ -78,7 +78,7 @@ def test_a_name_like_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "a script (FILE.py), MODULE:FUNCTION or a verb" in said(capsys, "xyzzy")
+    assert "a script (FILE.py), MODULE:FUNCTION or a command" in said(capsys, "xyzzy")
 
 
 def test_help_is_a_word_too(
@@ -249,9 +249,9 @@ def test_an_unknown_variable_is_warned_of(
     for command in ([str(tmp_path / "missing.py")], ["connect", "nonsense"]):
         main(command)
         err = capsys.readouterr().err
-        assert "SILLY_MAX_CONECTIONS is not known, and ignored: did you mean SILLY_MAX_C" in err
-        assert "SILLY_GRASE is not known, and ignored: did you mean SILLY_GRACE?" in err
-        assert "SILLY_HILLS is not known, and ignored\n" in err
+        assert "ignoring SILLY_MAX_CONECTIONS: no such variable; did you mean SILLY_MAX_C" in err
+        assert "ignoring SILLY_GRASE: no such variable; did you mean SILLY_GRACE?" in err
+        assert "ignoring SILLY_HILLS: no such variable\n" in err
         assert err.count("not known") == 3
 
 
@@ -363,7 +363,7 @@ def test_version_says_why_the_native_engine_is_absent(
         assert said().count("\n") == 1
     monkeypatch.setattr("silly._engine.engine", portable)
     monkeypatch.setenv("SILLY_ENGINE", "portable")
-    assert "why not the native engine: SILLY_ENGINE=portable is set" in said()
+    assert "no native engine: SILLY_ENGINE=portable is set" in said()
     monkeypatch.delenv("SILLY_ENGINE")
     monkeypatch.setattr(importlib, "import_module", missing)
     assert "it was not built when silly was installed" in said()

@@ -123,7 +123,7 @@ def test_reloading_follows_the_link(tmp_path: Path) -> None:
         addr = silly.until(r"listening (\S+)")[0]
         silly.until("is ready")
         install(tmp_path, 2)
-        silly.until(f": {current} changed: starting afresh")
+        silly.until(f": {current} changed: restarting")
         silly.until(f"watching {os.path.realpath(current)}$")
         silly.until("is ready")
         assert ask(addr, b"\n") == b"2"

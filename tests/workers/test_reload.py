@@ -25,7 +25,7 @@ def change(silly: Running, path: Path, text: str) -> None:
         ready, _, _ = select.select([silly.process.stdout], [], [], 0.3)
         if ready:
             break
-    silly.until(f"{path.name} changed: starting afresh")
+    silly.until(f"{path.name} changed: restarting")
 
 
 def test_program_restarts_after_a_change_and_keeps_its_port(tmp_path: Path) -> None:

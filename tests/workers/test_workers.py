@@ -419,9 +419,9 @@ def test_options_go_before_the_file_or_right_after_it(tmp_path: Path) -> None:
         (["FILE", "--workers", "many"], {}, "argument --workers: 'many' is not a number"),
         (["FILE", "--workers"], {}, "argument --workers: expected one argument"),
         (["FILE"], {"SILLY_WORKERS": "x"}, "SILLY_WORKERS: 'x' is not a number of 1 or more"),
-        (["FILE"], {"SILLY_DEBUG": "maybe"}, "SILLY_DEBUG: 'maybe' is neither 1 nor 0"),
-        (["FILE", "--reload", "--workers", "2"], {}, "--reload runs one worker"),
-        (["FILE", "--watchdog", "5"], {}, "--watchdog goes with --workers"),
+        (["FILE"], {"SILLY_DEBUG": "maybe"}, "SILLY_DEBUG: 'maybe' is not 1 or 0"),
+        (["FILE", "--reload", "--workers", "2"], {}, "--reload runs a single worker"),
+        (["FILE", "--watchdog", "5"], {}, "--watchdog needs --workers"),
         (
             ["--workers", "1", "FILE", "--watchdog", "0"],
             {},

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from silly._units import counted
 from silly.bench.histogram import ERROR, Histogram, middle
 
 __all__ = ["Comparison", "compare", "differences"]
@@ -149,6 +150,6 @@ def differences(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
             yield f"{name} was {one} and {two}"
     for result, which in ((first, "first"), (second, "second")):
         if result["errors"]["total"]:
-            yield f"the {which} run had {result['errors']['total']} errors"
+            yield f"the {which} run had {counted(result['errors']['total'], 'error')}"
         if result["client"].get("is_limit"):
             yield f"the client may have been the limit of the {which} run"

@@ -16,6 +16,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from silly._units import counted, text_of_count
 from silly.bench.asserts import Claim
 from silly.bench.plan import Plan
 
@@ -87,14 +88,14 @@ def judge(plan: Plan, result: dict[str, Any], claims: Sequence[Claim]) -> Try:
 def _failure(result: dict[str, Any], claims: Sequence[Claim]) -> str:
     open_loop = result["open_loop"]
     if result["errors"]["total"]:
-        return f"{result['errors']['total']} errors"
+        return counted(result["errors"]["total"], "error")
     for claim in claims:
         if not claim.holds(result):
             return f"{claim.name} was {claim.actual_text(result)}"
     if open_loop["unsent"] > _UNSENT * open_loop["scheduled"]:
-        return f"{open_loop['unsent']} requests were never sent"
+        return f"{counted(open_loop['unsent'], 'request')} never sent"
     if result["rate"] < _KEPT * open_loop["asked_rate"]:
-        return f"only {result['rate']:.0f} /s were answered"
+        return f"only {text_of_count(result['rate'])} /s answered"
     return ""
 
 

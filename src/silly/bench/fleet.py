@@ -32,7 +32,8 @@ STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _START: Final = (
     "import sys; sys.path[:] = {path!r}\nfrom silly.bench.worker import main\nmain({descriptor})"
 )
-_TOGETHER: Final = 0.05  # seconds from the order to start until all do
+_TOGETHER: Final = 0.05  # seconds between the order to start and the start
+_KILLED: Final = "a benchmark worker was killed"
 
 
 class NotStarted(Exception):  # noqa: N818 - named by what happened
@@ -172,16 +173,16 @@ class Fleet:
         try:
             kind, told = pipe.recv()
         except (EOFError, OSError):
-            raise WorkerDied("a worker of the benchmark was killed") from None
+            raise WorkerDied(_KILLED) from None
         if kind == "crash":
-            raise WorkerDied(f"a worker of the benchmark crashed; please report this:\n{told}")
+            raise WorkerDied(f"a benchmark worker crashed; please report this:\n{told}")
         return kind, told
 
     def _send(self, pipe: Connection, order: tuple[Any, ...]) -> None:
         try:
             pipe.send(order)
         except OSError:
-            raise WorkerDied("a worker of the benchmark was killed") from None
+            raise WorkerDied(_KILLED) from None
 
 
 def summed(intervals: Iterable[Interval]) -> Interval:

@@ -360,7 +360,7 @@ class Generator:
             self.recorder.failed(clock(), "connect", f"connection {number}: {cause(error)}")
             self._failures += 1
             if self._failures >= _GIVE_UP and not self.alive:
-                self.stop(f"no connection could be made any more: {cause(error)}")
+                self.stop(f"could not connect any more: {cause(error)}")
             self._check_errors()
             return None
         self._failures = 0
@@ -620,7 +620,7 @@ class Lane:
                 what += f" (and {lost - 1} more)"
             if partial := self._partial:
                 whole = len(self._messages.reply(self._answered))
-                what += f"; {partial} of {whole} bytes of its reply had come"
+                what += f"; {partial} of {whole} bytes of its reply had arrived"
         self._generator.failed(kind, f"connection {self._number}: {what}", lost)
 
     async def _complain(self, conn: tcp.Conn, piece: bytes) -> None:

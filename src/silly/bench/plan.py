@@ -54,33 +54,34 @@ class Plan:
 
     def check(self) -> None:
         """Raise ValueError, one line naming the options, where the plan contradicts itself."""
-        if (parsed := addresses.parse(self.addr)) and getattr(parsed, "port", 1) == 0:
-            raise ValueError(f"ADDR {self.addr!r} has port 0: name the server's port")
+        if getattr(addresses.parse(self.addr, "ADDR"), "port", 1) == 0:
+            raise ValueError(f"ADDR {self.addr!r} has port 0: give the server's port")
         self._check_numbers()
         self._check_payload()
         open_loop, hold = self.rate is not None, self.mode == "hold"
         closed_ramp = bool(self.stages) and not open_loop
         for wrong, text in (
             (self.requests is not None and self.duration is not None,
-             "--requests and --duration: the run ends by one of them, not by both"),
+             "--requests and --duration: give one of them"),
             (bool(self.stages) and self.duration is not None,
-             "--stage and --duration: the stages make up the duration"),
+             "--stage and --duration: the run lasts as long as its stages"),
             (bool(self.stages) and self.requests is not None,
-             "--stage and --requests: a run with stages ends with the last of them"),
+             "--stage and --requests: the run lasts as long as its stages"),
             (hold and open_loop, "--rate and --mode hold: idle connections send no requests"),
             (hold and self.requests is not None,
              "--requests and --mode hold: connections are held for --duration"),
-            (hold and self.depth != 1, "--depth and --mode hold: idle connections send nothing"),
+            (hold and self.depth != 1,
+             "--depth and --mode hold: idle connections send no requests"),
             (self.mode == "reconnect" and self.depth != 1,
              "--depth and --mode reconnect: each connection has one request"),
             (self.mode == "reconnect" and self.connect_rate is not None,
-             "--connect-rate and --mode reconnect: --rate is the rate of connections then"),
+             "--connect-rate and --mode reconnect: set the rate of connections with --rate"),
             (closed_ramp and self.connect_rate is not None,
              "--connect-rate and --stage: the stages say when connections are opened"),
             (closed_ramp and any(stage.target != int(stage.target) for stage in self.stages),
-             "--stage without --rate is a number of connections, and must be whole"),
+             "--stage without --rate: the number of connections must be whole"),
             (self.most_connections < self.workers,
-             f"--workers {self.workers}: there are {self.most_connections} connections for them"),
+             f"--workers {self.workers}: only {self.most_connections} connections for them"),
         ):  # fmt: skip
             if wrong:
                 raise ValueError(text)
@@ -119,7 +120,7 @@ class Plan:
             if there
         ]
         if len(given) > 1:
-            raise ValueError(f"{given[0]} and {given[1]}: only one says what is sent")
+            raise ValueError(f"{given[0]} and {given[1]}: give one of them")
         if self.data == b"":
             raise ValueError("--data: the file is empty")
         if any(not request or not reply for request, reply in self.pairs):

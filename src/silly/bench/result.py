@@ -16,6 +16,7 @@ from importlib import resources
 from typing import Any, Final
 
 import silly
+from silly._units import counted
 from silly.bench.asserts import Claim
 from silly.bench.fleet import Fleet, summed
 from silly.bench.histogram import Histogram
@@ -253,16 +254,16 @@ def _client_doubts(result: dict[str, Any], within: Interval) -> Iterable[str]:
     if (open_loop is not None or not client["busy_poll"]) and client["busy"] >= _BUSY:
         yield (
             f"the client itself may be the limit: each worker was busy for "
-            f"{client['busy']:.0%} of the time (more --workers, on cores that the server does "
-            f"not use)"
+            f"{client['busy']:.0%} of the time (use more --workers, on cores that the server "
+            f"does not use)"
         )
     if open_loop is None:
         return
     own = open_loop["late_for_the_client"]
     if own > _LATE * max(1, within.sent):
         yield (
-            f"the client itself was late: {own} requests were sent more than 1 ms behind their "
-            f"time though a connection was free (more --workers)"
+            f"the client itself was late: it sent {counted(own, 'request')} more than 1 ms after "
+            f"they were due, although a connection was free (use more --workers)"
         )
 
 
@@ -276,7 +277,7 @@ def _warnings(result: dict[str, Any], within: Interval) -> Iterable[str]:
     waited = open_loop["late"] - open_loop["late_for_the_client"] + open_loop["unsent"]
     if open_loop["unsent"] or waited > _LATE * max(1, within.sent):
         yield (
-            f"all connections were busy when {waited} "
-            f"requests were due: the server does not keep up, or needs more --connections "
-            f"(or --depth)"
+            f"all connections were busy when {counted(waited, 'request')} "
+            f"{'was' if waited == 1 else 'were'} due: the server is too slow, or the run needs "
+            f"more --connections (or --depth)"
         )

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from silly._units import counted
 from silly.bench.messages import Messages
 
 __all__ = ["Violation", "diagnose"]
@@ -58,7 +59,8 @@ def diagnose(messages: Messages, first: int, sent: int, received: bytes) -> Viol
     if number == sent:
         if before is not None:
             return Violation("duplicate", before, 0, f"the reply to request {before} came twice")
-        text = f"{len(received)} bytes came that no request asked for: {_show(received, 0)}"
+        size = counted(len(received), "byte")
+        text = f"{size} arrived that no request asked for: {_show(received, 0)}"
         return Violation("unasked", number, 0, text)
     expected = messages.reply(number)
     byte = _first_difference(expected, received)

@@ -1,8 +1,8 @@
-"""The command ``silly``: ``silly FILE.py`` runs a script, ``silly VERB …`` does what it names.
+"""The command ``silly``: ``silly FILE.py`` runs a script, ``silly VERB …`` a tool.
 
-Each verb is a module of its own here, imported when it is asked for: it may need
-the libraries of the extra ``silly-net[cli]``, which ``silly FILE.py`` must not. A
-file that is called like a verb is run as ``silly ./bench``.
+Each verb is a module in this package, imported only when it is used: a verb may need
+the libraries of the extra ``silly-net[cli]``, but ``silly FILE.py`` must not. A file
+named like a verb is run as ``silly ./bench``.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ INTERRUPTED: Final = 130  # 128 and the number of SIGINT
 EXTRA: Final = ("click", "rich")
 
 VERBS: Final = {
-    "echo": "serve what it is sent",
-    "bench": "load a server, check every reply, measure",
-    "connect": "talk to a server",
+    "echo": "an echo server to test clients against",
+    "bench": "load-test a server and check every reply",
+    "connect": "talk to a server, by hand or through a pipe",
 }
 
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"silly {arguments[0]}: {line}", file=sys.stderr)
         try:
             return _verb(arguments[0], arguments[1:])
-        except KeyboardInterrupt:  # while it was imported
+        except KeyboardInterrupt:  # during the import
             return _fail(f"silly {arguments[0]}: interrupted", INTERRUPTED)
     if arguments and arguments[0] not in ("-h", "--help"):
         return run.main(arguments, verbs=VERBS)
@@ -54,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             with stdio.nonblocking_errors():
                 _list_verbs(sys.stdout if arguments else sys.stderr)
-    except BrokenPipeError:  # read as far as was wanted, as by `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left to be flushed goes there
+    except BrokenPipeError:  # the reader has seen enough, as with `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is flushed at exit
         return 0
 
 
@@ -78,7 +78,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def _list_verbs(file: TextIO) -> None:
-    print("\nverbs (each has a --help of its own; a file of that name is ./NAME):", file=file)
+    print("\ncommands (each has its own --help; to run a file of that name: ./NAME):", file=file)
     for verb, what in VERBS.items():
         print(f"  silly {verb:<9} {what}", file=file)
     file.flush()
