@@ -51,7 +51,7 @@ def extensions() -> list[Extension]:
             "wraparound": False,
             "initializedcheck": False,
             "cdivision": True,
-            "annotation_typing": False,  # the shared sources' are for Python; types are in .pxd files
+            "annotation_typing": False,  # types are in .pxd files, also of the shared sources
             "auto_pickle": False,
             "linetrace": "CYTHON_TRACE" in os.environ.get("SILLY_CFLAGS", ""),  # for coverage
             "binding": False,  # otherwise, unbound methods do not check the type of self

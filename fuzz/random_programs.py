@@ -42,7 +42,7 @@ import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import silly
 from silly.errors import SillyError
@@ -578,7 +578,13 @@ class World:
     def do_look(self, conn: Conn | None, _: int) -> None:
         if conn is not None:
             repr(conn)
-            seen = conn.stats, conn.unsent_bytes, conn.unread_bytes, conn.is_alive, conn._waits_for
+            seen = (
+                conn.stats,
+                conn.unsent_bytes,
+                conn.unread_bytes,
+                conn.is_alive,
+                cast(Any, conn)._waits_for,
+            )
             assert seen
         for listener in self.listeners:
             repr(listener)
@@ -888,7 +894,9 @@ class World:
                 async with asyncio.timeout(PATIENCE):
                     await listener.wait_closed()
             except TimeoutError:
-                self.problems.append(f"listener does not close: {listener!r}, {listener._course.handling}")
+                self.problems.append(
+                    f"listener does not close: {listener!r}, {listener._course.handling}"
+                )
             try:  # a handler that closed its own listener may linger
                 async with asyncio.timeout(PATIENCE):
                     while listener.connections:  # noqa: ASYNC110 - it has no event to wait for

@@ -14,6 +14,7 @@ import asyncio
 import socket
 import sys
 from collections.abc import Coroutine
+from types import SimpleNamespace
 from typing import Any, cast
 
 import atheris
@@ -128,8 +129,10 @@ async def run(engine: Engine, kind: type[Conn], script: Script) -> None:
     made: list[Conn] = []
     closed: list[object] = []
 
-    def accept(link: Any) -> Conn:
-        made.append(kind(link, loop, closed.append, read_limit=READ_LIMIT))  # type: ignore[call-arg]
+    owner = SimpleNamespace(conn_closed=closed.append)
+
+    def accept(link: Any) -> Any:
+        made.append(kind(link, loop, owner, read_limit=READ_LIMIT))  # type: ignore[call-arg]
         return made[0]
 
     await engine.attach(loop, ours, accept)

@@ -100,7 +100,7 @@ def test_architecture_has_the_floors() -> None:
         {"silly" if name == "silly" else f"silly.{name}" for name in re.findall(r"`(\w+)`", row)}
         for row in rows[:-1]  # the last is "all others"
     ]
-    assert stated == [set(rooms) for rooms in FLOORS[:0:-1]]
+    assert stated == [set(rooms) for rooms in LAYERS[:0:-1]]
 
 
 def test_extras_are_those_of_the_project() -> None:

@@ -22,6 +22,7 @@ from silly.errors import (
     EndOfStream,
     LimitExceeded,
     SillyError,
+    TruncatedStream,
     WriteQueueFull,
 )
 from silly.runtime import run
@@ -33,6 +34,7 @@ __all__ = [
     "EndOfStream",
     "LimitExceeded",
     "SillyError",
+    "TruncatedStream",
     "WriteQueueFull",
     "__version__",
     "engine",

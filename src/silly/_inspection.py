@@ -88,7 +88,9 @@ def connections(loop: asyncio.AbstractEventLoop, listed: int = LISTED) -> list[d
         found.append(_group(printable(listener.local_addr), total, pairs, listed))
     own = Live.of(loop).conns
     if own:
-        found.append(_group(None, len(own), ((cast("StreamConn", conn), None) for conn in own), listed))
+        found.append(
+            _group(None, len(own), ((cast("StreamConn", conn), None) for conn in own), listed)
+        )
     return found
 
 

@@ -31,7 +31,6 @@ _loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()  # those 
 
 
 class _Listener(Protocol):
-
     @property
     def connections(self) -> int: ...
     @property

@@ -8,6 +8,7 @@ stream from the start.
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from silly.errors import EndOfStream, LimitExceeded
 from silly.testing.memory import MemoryConn
 
 pytestmark = pytest.mark.no_engine
+
+NOBODY: Any = SimpleNamespace(conn_closed=lambda _conn: None)
 
 
 class FakeLink:
@@ -100,7 +103,7 @@ def model_read(stream: bytes, at: int, what: bytes | int, limit: int) -> tuple[s
 
 async def run_reads(stream: bytes, cuts: list[int], wanted: list[Read]) -> list[tuple[str, bytes]]:
     link = FakeLink()
-    conn = MemoryConn(link, asyncio.get_running_loop(), lambda _conn: None, read_limit=8)
+    conn = MemoryConn(link, asyncio.get_running_loop(), NOBODY, read_limit=8)
     pieces = []
     at = 0
     for cut in cuts:
@@ -175,7 +178,7 @@ def test_results_equal_those_over_the_whole_stream(
 def test_replies_of_one_turn_are_sent_at_once(lines: int) -> None:
     async def main() -> None:
         link = FakeLink()
-        conn = MemoryConn(link, asyncio.get_running_loop(), lambda _conn: None)
+        conn = MemoryConn(link, asyncio.get_running_loop(), NOBODY)
 
         async def echo() -> None:
             async for line in conn:
@@ -197,7 +200,7 @@ def test_replies_of_one_turn_are_sent_at_once(lines: int) -> None:
 def test_writes_are_sent_by_the_next_suspension() -> None:
     async def main() -> None:
         link = FakeLink()
-        conn = MemoryConn(link, asyncio.get_running_loop(), lambda _conn: None)
+        conn = MemoryConn(link, asyncio.get_running_loop(), NOBODY)
         conn.write(b"a")
         await conn.write([b"b", bytearray(b"c"), memoryview(b"d")])
         assert link.sends == 0

@@ -1,7 +1,7 @@
 """The native engine and the portable one behave the same when they run the same script.
 
 A script lists what the peer does (send, finish, reset, receive) and what the program does
-(read, cancel the read, write, close in each way). Unread data stays below `read_limit`,
+(read, cancel the read, write, close in each way), with limits and passing (virtual) time. Unread data stays below `read_limit`,
 because the exact moment when receiving pauses is not promised. After each step, the test
 waits until nothing moves and notes everything that can be observed. The notes must be
 equal.
@@ -10,6 +10,7 @@ equal.
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 import socket
 import struct
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 
 from silly._engine import portable
 from silly.net.conn import Conn, StreamConn
+from silly.testing import run_virtual
 
 pytestmark = pytest.mark.no_engine
 
@@ -38,7 +40,37 @@ class NativeConn(native.Stream, StreamConn):  # type: ignore[misc, name-defined]
     __slots__ = ()
 
 
-ENGINES = {"portable": (portable, PortableConn), "native": (native, NativeConn)}
+ENGINES: dict[str, tuple[Any, Any]] = {
+    "portable": (portable, PortableConn),
+    "native": (native, NativeConn),
+}
+
+SETTINGS: list[tuple[str, Any]] = [
+    ("idle_timeout", 4.0),
+    ("idle_timeout", None),
+    ("linger", 0.0),
+    ("linger", 3.0),
+    ("max_unsent", 5),
+    ("read_limit", 2000),
+]
+PROPERTIES = [
+    "is_alive",
+    "unread_bytes",
+    "unsent_bytes",
+    "idle_timeout",
+    "linger",
+    "max_unsent",
+    "read_limit",
+    "_is_closing",
+    "_is_closed",
+    "_is_ended",
+    "_ended_by",
+    "_waits_for",
+    "_counts",
+    "_wire_counts",
+    "_client",
+]
+DEADLINES = (2.0, 3.0, 1e9, 500.0, 3.0)
 
 steps = st.one_of(
     st.tuples(st.just("send"), st.text("ab\n", min_size=1, max_size=12).map(str.encode)),
@@ -49,7 +81,12 @@ steps = st.one_of(
         st.sampled_from([None, 3, 6]),
     ),
     st.tuples(st.just("read"), st.sampled_from([b"\n", b"aba", 9, None]), st.none()),
+    st.tuples(st.just("timed_read"), st.sampled_from([b"\n", 9, None]), st.sampled_from([0, 2])),
     st.tuples(st.just("next")),
+    st.tuples(st.just("wait"), st.sampled_from([1.0, 5.0])),
+    st.tuples(st.just("set"), st.sampled_from(SETTINGS)),
+    st.tuples(st.just("check_deadlines")),
+    st.tuples(st.just("limit"), st.sampled_from(["deadline", "memory_budget"])),
     st.tuples(st.just("cancel")),
     st.tuples(st.just("write"), st.sampled_from([b"", b"x", b"yz" * 5, b"w" * 300_000])),
     st.tuples(st.just("take")),
@@ -69,6 +106,14 @@ def describe(outcome: Any) -> str:
     return repr(outcome)
 
 
+def properties(conn: Any) -> str:
+    """All that can be asked of *conn*, without the addresses, which differ."""
+    opened_at, last_activity = conn._times
+    asked = {name: getattr(conn, name) for name in PROPERTIES}
+    text = f"{asked} {describe(conn._loss)} {last_activity - opened_at:.3f} {conn!r}"
+    return re.sub(r"127\.0\.0\.1:\d+", "ADDR", text)
+
+
 async def settle() -> None:
     for _ in range(8):
         await asyncio.sleep(0)
@@ -84,7 +129,7 @@ async def observe(name: str, script: list[Step]) -> list[str]:
     peer.setblocking(False)
     closed: list[object] = []
     owner = SimpleNamespace(conn_closed=closed.append)
-    made: list[Conn] = []
+    made: list[Any] = []
 
     def accept(carrier: Any) -> Conn:
         made.append(kind(carrier, loop, owner, read_limit=1000, max_unsent=1_000_000, linger=5.0))
@@ -122,6 +167,16 @@ async def observe(name: str, script: list[Step]) -> list[str]:
             if what == "read":
                 limited = {"limit": values[1]} if isinstance(values[0], bytes) else {}
                 readers.append(asyncio.ensure_future(conn.read(values[0], **limited)))
+            elif what == "timed_read":
+                readers.append(asyncio.ensure_future(conn.read(values[0], timeout=values[1])))
+            elif what == "wait":
+                await asyncio.sleep(values[0])
+            elif what == "set":
+                setattr(conn, *values[0])
+            elif what == "check_deadlines":
+                conn._check_deadlines(loop.time(), DEADLINES)
+            elif what == "limit":
+                conn._end_for_limit(values[0], OSError(errno.EIO, values[0]))
             elif what == "next":
                 readers.append(asyncio.ensure_future(_next(conn)))
             elif what == "cancel":
@@ -145,7 +200,7 @@ async def observe(name: str, script: list[Step]) -> list[str]:
                 notes.append("cancelled")
             else:
                 notes.append(describe(reader.exception() or reader.result()))
-        notes.append(f"{what}: {conn.is_alive} {conn.unread_bytes} {len(closed)} {len(readers)}")
+        notes.append(f"{what}: {len(closed)} closed, {len(readers)} wait; {properties(conn)}")
     conn.abort()
     await settle()
     for reader in readers:
@@ -166,5 +221,5 @@ async def _next(conn: Conn) -> bytes:
 @settings(max_examples=1000, deadline=None)
 @given(st.lists(steps, max_size=12))
 def test_engines_agree_on_every_script(script: list[Step]) -> None:
-    outcomes = {name: asyncio.run(observe(name, script)) for name in ENGINES}
+    outcomes = {name: run_virtual(observe(name, script)) for name in ENGINES}
     assert outcomes["native"] == outcomes["portable"]

@@ -18,6 +18,8 @@ from tests.engine.filters import HELLO, Xor
 
 KEY = 0x5A
 
+tasks: set[asyncio.Task[None]] = set()
+
 
 async def tcp_pair() -> tuple[Any, Any]:
     """Two ends of a connection, without a filter yet."""
@@ -38,7 +40,7 @@ async def tcp_pair() -> tuple[Any, Any]:
     listener = tcp.listen("127.0.0.1:0", handler)
     conn = await tcp.connect(listener.local_addr)
     other = await accepted
-    loop.create_task(close_after(conn, other))
+    tasks.add(loop.create_task(close_after(conn, other)))
     return conn, other
 
 
@@ -191,10 +193,10 @@ async def test_a_stream_that_is_cut_off(wire: bytes) -> None:
     conn._put_filter(peer.filter)
     await peer.send(HELLO + Xor(KEY).seal(b"line\nhalf") + wire)
     peer.sock.shutdown(socket.SHUT_WR)
-    lines = []
+    lines: list[bytes] = []
     with pytest.raises(TruncatedStream) as caught:
         async for line in conn:
-            lines.append(line)
+            lines += [line]
     assert lines == [b"line\n"]
     assert caught.value.partial == b"half"
     with pytest.raises(TruncatedStream):

@@ -14,6 +14,7 @@ import pytest
 import silly
 from silly.net import budget, tcp
 from silly.net.budget import machine_memory, memory_of
+from silly.net.conn import StreamConn
 from silly.net.tcp import Conn, Limits
 
 ANY = "127.0.0.1:0"
@@ -178,7 +179,9 @@ def test_the_loop_runs_between_batches() -> None:
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        shared.append(budget.MemoryBudget(loop, limit, lambda: cast(list[Conn], list(holders))))
+        shared.append(
+            budget.MemoryBudget(loop, limit, lambda: cast(list[StreamConn], list(holders)))
+        )
         shared[0].change(100 * len(holders))
         turns = 0
         async with asyncio.timeout(20):

@@ -24,6 +24,7 @@ from silly._live import Live
 from silly._logger import Logger
 from silly.errors import EndOfStream
 from silly.net import sweep, tally, tcp
+from silly.net.course import Handler
 from silly.net.observer import Ending
 from silly.net.tally import MAX_REASONS, OTHER, QUIET_PERIOD, Tally
 from silly.net.tcp import Conn, Limits, Listener, ListenerState
@@ -96,7 +97,7 @@ class Setup:
         self.listener: Listener
         self.clients: list[Conn] = []
 
-    def listen(self, handler: tcp.Handler, **limits: Any) -> Listener:
+    def listen(self, handler: Handler, **limits: Any) -> Listener:
         self.listener = tcp.listen(
             ANY,
             handler,
@@ -332,7 +333,14 @@ async def test_observers_are_notified_after_everything_is_done_and_counted() -> 
         def closed(self, conn: Conn, listener: Listener, ending: Ending) -> None:
             assert ending.how == "handler_error"
             stats = listener.stats
-            seen.append((stats.connections, len(listener._course.handling), len(listener._course._observed), {}))
+            seen.append(
+                (
+                    stats.connections,
+                    len(listener._course.handling),
+                    len(listener._course._observed),
+                    {},
+                )
+            )
             seen[-1][3].update(stats.handler_errors_by_type)
 
     async with tcp.listen(ANY, echo, observer=Looks()) as listener:

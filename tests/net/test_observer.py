@@ -6,12 +6,13 @@ import asyncio
 import contextvars
 import gc
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from silly.net import observer as observing
 from silly.net import tcp
+from silly.net.conn import StreamConn
 from silly.net.observer import Ending
 from silly.net.tcp import Conn, Listener
 
@@ -31,7 +32,7 @@ class Recorder:
 
     def closed(self, conn: Conn, listener: Listener, ending: Ending) -> None:
         assert conn in self.opened_conns
-        assert conn._is_closed
+        assert cast(StreamConn, conn)._is_closed
         self.endings.put_nowait(ending)
 
     async def ended(self) -> Ending:

@@ -67,7 +67,7 @@ class Accepting:
     def _is_listening(self) -> bool:
         raise NotImplementedError
 
-    def _watch_backlog(self, on: bool) -> None:  # noqa: FBT001 - it is a switch
+    def _watch_backlog(self, on: bool) -> None:
         """Have `_accept_some` called when connections wait, or not."""
         raise NotImplementedError
 

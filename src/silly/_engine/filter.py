@@ -22,7 +22,7 @@ from silly._engine import stream_errors
 from silly._engine.interface import Budget, Owner
 
 # Relative: each engine has a base of its own. Names of states are not to be had this way.
-from .lifecycle import Lifecycle  # noqa: TID252
+from .lifecycle import Lifecycle
 
 __all__ = ["Filter", "Filtered"]
 
@@ -82,7 +82,7 @@ class Filtered(Lifecycle):
         budget: Budget | None,
         linger: float,
         idle_timeout: float,
-        idle_swept: bool,  # noqa: FBT001 - it is a field
+        idle_swept: bool,
     ) -> None:
         self._filter = None
         self._held = None

@@ -79,6 +79,7 @@ Deadlines = tuple[float, float, float, float, float]
 (seconds; infinity: none), the receive rate that extends the read deadline, the minimum send
 rate (bytes per second; 0: none), and the window over which it is measured (seconds)."""
 
+
 class Budget(Protocol):
     """Counts the bytes that several streams hold, unread and unsent."""
 

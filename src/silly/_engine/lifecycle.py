@@ -97,6 +97,8 @@ class Lifecycle:
         "_budget",
         "_bytes_in",
         "_bytes_out",
+        "_close_waiters",
+        "_deadline_state",
         "_ended",
         "_ended_by",
         "_failed",
@@ -106,17 +108,15 @@ class Lifecycle:
         "_last_activity",
         "_linger",
         "_loss",
-        "_deadline_state",
         "_opened",
         "_owner",
         "_paused",
         "_reader_notified",
+        "_room_waiters",
         "_state",
         "_timer",
         "_truncated",
         "_unsent_seen",
-        "_close_waiters",
-        "_room_waiters",
         "_writer_notified",
     )
 
@@ -154,7 +154,7 @@ class Lifecycle:
         budget: Budget | None,
         linger: float,
         idle_timeout: float,
-        idle_swept: bool,  # noqa: FBT001 - it is a field
+        idle_swept: bool,
     ) -> None:
         """Set the state of a new connection."""
         self._state = OPEN
@@ -621,7 +621,9 @@ class Lifecycle:
         state.window_start = now
         return False
 
-    def _check_read_deadline(self, now: float, first_byte: float, deadline: float, rate: float) -> bool:
+    def _check_read_deadline(
+        self, now: float, first_byte: float, deadline: float, rate: float
+    ) -> bool:
         """Check the waiting read; return whether the connection was ended."""
         unread = self._unfinished()
         pending = self._is_read_pending()
@@ -677,7 +679,7 @@ class Lifecycle:
     @property
     def _is_ended(self) -> bool:
         """True once the peer finished sending."""
-        return self._ended
+        return bool(self._ended)  # it is an integer when compiled
 
     @property
     def _lost_by(self) -> OSError | None:

@@ -125,7 +125,9 @@ def already_awaited() -> RuntimeError:
 def end_of_stream(
     conn: object, delimiter: bytes | None, wanted: int, unread: bytes, *, truncated: bool
 ) -> EndOfStream:
-    kind, what = (TruncatedStream, "stream cut off") if truncated else (EndOfStream, "end of stream")
+    kind, what = (
+        (TruncatedStream, "stream cut off") if truncated else (EndOfStream, "end of stream")
+    )
     what += f" before {_wanted_bytes(delimiter, wanted)}, {_counted(len(unread), 'byte')} unread"
     return mark(conn, kind(what, unread, address=_address(conn)))
 

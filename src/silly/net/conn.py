@@ -314,7 +314,9 @@ class Conn(ABC):
 
     # ------------------------------------------------------------------- its listener
 
-    def on_draining(self, callback: Callable[[], object] | None) -> None:
+    def on_draining(  # noqa: B027 - most kinds have no listener
+        self, callback: Callable[[], object] | None
+    ) -> None:
         """Have *callback* called, once, when the connection's listener begins to close.
 
         For protocols that keep idle connections open: such a connection can end at once
@@ -361,14 +363,17 @@ class StreamConn(_StreamConn):
 
     @property
     def local_addr(self) -> str:
+        """See `Conn.local_addr`."""
         return addresses.format_sockaddr(self._local_sockaddr)
 
     @property
     def remote_addr(self) -> str:
+        """See `Conn.remote_addr`."""
         return addresses.format_sockaddr(self._remote_sockaddr)
 
     @property
     def stats(self) -> ConnStats:
+        """See `Conn.stats`."""
         bytes_in, bytes_out = self._counts
         wire_bytes_in, wire_bytes_out = self._wire_counts
         opened_at, last_activity = self._times

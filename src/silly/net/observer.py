@@ -147,7 +147,16 @@ def observers_of(own: tuple[Observer, ...]) -> tuple[Observer, ...]:
 class Observation:
     """What is known of one observed connection, from its beginning to its end."""
 
-    __slots__ = ("_began", "_conn", "_ending", "_failures", "_gone_at", "_listener", "_observers", "context")
+    __slots__ = (
+        "_began",
+        "_conn",
+        "_ending",
+        "_failures",
+        "_gone_at",
+        "_listener",
+        "_observers",
+        "context",
+    )
 
     def __init__(
         self,
