@@ -16,8 +16,8 @@ _ALPHABET: Final = (string.ascii_letters + string.digits).encode()
 def randomkey(n: int) -> bytes:
     r"""Return *n* random letters and digits, safe within a line (never ``b"\n"``).
 
-    They come from the operating system's cryptographic source (`secrets`) and have
-    about 5.95 bits of entropy per byte.
+    From the operating system's cryptographic source (`secrets`): about 5.95
+    bits of entropy for each byte.
 
     Raises:
         TypeError, ValueError: *n* is not an int of 0 or more.
