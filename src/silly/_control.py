@@ -205,7 +205,7 @@ class Worker:
 
     def _on_end(self) -> None:
         self._stop(None)
-        logger.warning("the supervisor has ended: stopping")
+        logger.warning("the supervisor is gone: stopping")
 
     async def _answer_later(self, number: int, name: str, meanwhile: Meanwhile) -> None:
         known, value = False, None

@@ -40,7 +40,7 @@ _COUNTED: Final = 2_000  # further connections to count by place
 _SUMMED: Final = 10_000  # the most connections whose bytes are summed up
 _MAX_DEPTH: Final = 500  # coroutines of a task
 
-_OURS: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120
+_PACKAGE: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120
 _LIBRARIES: Final = tuple(
     {sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")}
 )
@@ -217,7 +217,7 @@ def _frame(link: Any) -> types.FrameType | None:
 
 
 def is_program(filename: str) -> bool:
-    return not filename.startswith((_OURS, *_LIBRARIES))
+    return not filename.startswith((_PACKAGE, *_LIBRARIES))
 
 
 def place_of(frame: types.FrameType) -> str:

@@ -36,7 +36,7 @@ _mask = threading.local()
 def handling(loop: asyncio.AbstractEventLoop, handlers: Mapping[int, Handler]) -> Iterator[None]:
     """Call ``handlers[number](number, frame)`` on signals, which also wake up *loop*.
 
-    To be used in the main thread. Handlers that the program sets meanwhile are kept.
+    Must be used in the main thread. Handlers that the program sets meanwhile are kept.
     """
     global _is_stopping  # noqa: PLW0603 - state of the process
     mine: list[tuple[int, Handler, Any]] = []

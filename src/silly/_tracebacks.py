@@ -17,7 +17,7 @@ AWAIT_IS_MISSING: Final = (
 )
 _ASYNC_IS_MISSING: Final = "`async` is missing, as in `async for line in conn` or `async with conn`"
 
-_OURS: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120
+_PACKAGE: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120
 _ASYNCIO: Final = os.path.dirname(os.path.abspath(asyncio.__file__)) + os.sep  # noqa: PTH100, PTH120
 _CYTHON: Final = ("src/silly/", "silly/_engine/")  # file names in Cython's frames
 _COROUTINE: Final = re.compile(
@@ -83,4 +83,4 @@ def strip(error: BaseException) -> None:
 
 def is_internal(filename: str) -> bool:
     """Return whether *filename* belongs to this package or to asyncio."""
-    return filename.startswith((_OURS, _ASYNCIO, *_CYTHON))
+    return filename.startswith((_PACKAGE, _ASYNCIO, *_CYTHON))

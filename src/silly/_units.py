@@ -110,7 +110,7 @@ def text_of_count(value: float) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number with its noun: ``"1 line"``, ``"2 lines"``."""
+    """Return how many there are of *noun*: ``"1 line"``, ``"2 lines"``."""
     return f"{text_of_count(number)} {noun}{'' if number == 1 else 's'}"
 
 

@@ -62,7 +62,7 @@ def run(
     debug: bool | None = None,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> T | None:
-    """Run *main* in a new event loop, then wait for listeners and whatever else is running.
+    """Run *main* in a new event loop, then wait for what keeps the program running.
 
     Unlike `asyncio.run`, it waits, after *main* has returned, for listeners,
     connections, forked tasks and pending timers; and SIGINT and SIGTERM drain the

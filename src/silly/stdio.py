@@ -319,17 +319,17 @@ class Dropper:
     def _reopen(self, descriptor: int, status: os.stat_result) -> int | None:
         """Return a non-blocking descriptor of the same pipe or terminal; None if impossible."""
         if self._own is not None:
-            ours, *which = self._own
+            reopened, *which = self._own
             if which == [status.st_dev, status.st_ino]:
-                return ours
+                return reopened
             self._close_own()
         try:
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
-            ours = os.open(f"/proc/self/fd/{descriptor}", flags)
+            reopened = os.open(f"/proc/self/fd/{descriptor}", flags)
         except (OSError, AttributeError):  # there is no /proc, or no such flag
             return None
-        self._own = ours, status.st_dev, status.st_ino
-        return ours
+        self._own = reopened, status.st_dev, status.st_ino
+        return reopened
 
 
 def _forked() -> None:

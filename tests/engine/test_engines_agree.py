@@ -1,10 +1,10 @@
 """The native engine and the portable one behave the same when they run the same script.
 
 A script lists what the peer does (send, finish, reset, receive) and what the program does
-(read, cancel the read, write, close in each way), with limits and passing (virtual) time. Unread data stays below `read_limit`,
-because the exact moment when receiving pauses is not promised. After each step, the test
-waits until nothing moves and notes everything that can be observed. The notes must be
-equal.
+(read, cancel the read, write, close in each way), with limits and the passing of virtual
+time. Unread data stays below `read_limit`, because the exact moment when receiving pauses
+is not promised. After each step, the test waits until nothing moves and notes everything
+that can be observed. The notes must be equal.
 """
 
 from __future__ import annotations

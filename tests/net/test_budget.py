@@ -199,8 +199,8 @@ async def test_memory_stays_correct_although_counting_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The count changes after memory was freed, but before the buffer is forgotten."""
-    told: list[object] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda failure: told.append(failure.exc_value))
+    failures: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda failure: failures.append(failure.exc_value))
 
     def fail(self: budget.MemoryBudget, by: int) -> None:
         raise ZeroDivisionError
@@ -222,5 +222,5 @@ async def test_memory_stays_correct_although_counting_fails(
             client.write(line[50_000:])
         for line in lines:
             assert await client.read(b"\n", timeout=20) == line
-    assert told
-    assert all(type(error) is ZeroDivisionError for error in told)
+    assert failures
+    assert all(type(error) is ZeroDivisionError for error in failures)

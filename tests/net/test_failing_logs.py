@@ -427,12 +427,12 @@ async def test_the_number_of_exception_types_is_bounded(
 
 def test_a_tally_has_no_timer_when_there_is_nothing_to_log() -> None:
     async def main() -> None:
-        said: list[tuple[str, int]] = []
-        counts = Tally(asyncio.get_running_loop(), lambda *words: said.append(words))
+        summaries: list[tuple[str, int]] = []
+        counts = Tally(asyncio.get_running_loop(), lambda *summary: summaries.append(summary))
         for number in range(1000):
             counts.add(f"reason {number}")
         await asyncio.sleep(3 * QUIET_PERIOD)
-        assert said == [(OTHER, 1000 - MAX_REASONS - 1)]
+        assert summaries == [(OTHER, 1000 - MAX_REASONS - 1)]
         assert not counts._timers
         assert not counts._unlogged
 
@@ -482,9 +482,9 @@ def test_a_log_that_fails_is_reported_once(capfd: pytest.CaptureFixture[str]) ->
     with broken_log("emit", ERRORS[0]):
         for _ in range(10):
             logger.error("words")
-    told = capfd.readouterr().err
-    assert told.count("a log handler of 'silly.test' failed") == 1
-    assert told.count("the log server is down") == 1
+    output = capfd.readouterr().err
+    assert output.count("a log handler of 'silly.test' failed") == 1
+    assert output.count("the log server is down") == 1
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)], ids=repr)

@@ -198,14 +198,14 @@ async def test_silent_client_is_ended_at_the_first_byte_timeout(
 
 @virtual
 async def test_first_byte_timeout_spares_clients_that_wait_for_the_server() -> None:
-    told = asyncio.Event()
+    may_publish = asyncio.Event()
 
     async def greeting(conn: Conn) -> None:
         await conn.write(b"hello\n")
         await conn.read()
 
     async def publishing(conn: Conn) -> None:
-        await told.wait()
+        await may_publish.wait()
         await conn.write(b"news\n")
 
     async def talking(conn: Conn) -> None:
@@ -213,7 +213,7 @@ async def test_first_byte_timeout_spares_clients_that_wait_for_the_server() -> N
         await conn.read()
 
     for handler, send in ((greeting, b""), (publishing, b""), (talking, b"x")):
-        told.clear()
+        may_publish.clear()
         limits = Limits(first_byte_timeout=1, read_deadline=None)
         async with tcp.listen(ANY, handler, limits=limits) as listener:
             async with await tcp.connect(listener.local_addr) as client:
@@ -221,7 +221,7 @@ async def test_first_byte_timeout_spares_clients_that_wait_for_the_server() -> N
                 await asyncio.sleep(100)
                 assert client.is_alive
                 assert listener.connections == 1
-                told.set()
+                may_publish.set()
                 client.close_write()
                 with contextlib.suppress(EndOfStream):
                     await client.read(100)

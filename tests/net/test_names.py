@@ -242,14 +242,14 @@ def test_of_many_that_find_a_stale_socket_one_listens_and_can_be_reached(tmp_pat
         assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("who", ["another program", "nobody any more"])
-async def test_a_lock_of_another_program_is_respected(tmp_path: Path, who: str) -> None:
+@pytest.mark.parametrize("holder", ["another program", "a dead program"])
+async def test_a_lock_of_another_program_is_respected(tmp_path: Path, holder: str) -> None:
     import fcntl
 
     path = tmp_path / "x.sock"
     bound(path).close()
     with (tmp_path / "x.sock.lock").open("w") as lock:
-        if who == "another program":
+        if holder == "another program":
             fcntl.flock(lock, fcntl.LOCK_EX)
             with pytest.raises(OSError, match="in use"):
                 tcp.listen(f"unix:{path}", echo)

@@ -61,7 +61,7 @@ async def test_long_message_is_sent_as_the_other_side_reads() -> None:
     other.close()
 
 
-async def test_a_request_waits_and_delivers_the_rest_later() -> None:
+async def test_converse_waits_and_puts_off_the_rest() -> None:
     one, other = pair()
     arrived: asyncio.Queue[Message] = asyncio.Queue()
     loop = asyncio.get_running_loop()

@@ -273,7 +273,7 @@ def test_workers_leave_when_their_supervisor_is_killed(port: int, tmp_path: Path
         assert silly.until(LISTENING) == [addr]
         silly.until("is ready", times=2)
         silly.send(signal.SIGKILL)
-        assert silly.rest().count("the supervisor has ended: stopping") == 2  # they have left
+        assert silly.rest().count("the supervisor is gone: stopping") == 2  # they have left
         with pytest.raises(ConnectionRefusedError):
             dial(addr)
 

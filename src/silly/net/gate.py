@@ -59,7 +59,7 @@ class Gate:
         self.stalls = Tally(loop, lambda _error, _count: None)
         self._max_connections = limits.max_connections or math.inf
         self._max_per_client = limits.max_per_client
-        self._clients: dict[bytes, int] = {}  # connections by client, without the exempt
+        self._clients: dict[bytes, int] = {}  # connections by client; exempt ones are not counted
         self._exempt4, self._exempt6 = _prefixes(limits.exempt_networks)
         self._rate = limits.accept_rate
         self._burst = self._tokens = max(1.0, self._rate or 0.0)

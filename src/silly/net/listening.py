@@ -266,8 +266,8 @@ def _bind_unix(sock: socket.socket, path: str) -> None:
     except OSError as error:
         if error.errno != errno.EADDRINUSE or not _is_stale(path):
             raise
-        with _locked(f"{path}.lock") as is_ours:
-            if not (is_ours and _is_stale(path)):
+        with _locked(f"{path}.lock") as has_lock:
+            if not (has_lock and _is_stale(path)):
                 raise
             Path(path).unlink()
             sock.bind(path)
@@ -289,13 +289,13 @@ def _locked(path: str) -> Iterator[bool]:
         return
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        is_ours = os.path.samestat(os.fstat(lock), os.stat(path))  # noqa: PTH116
+        has_lock = os.path.samestat(os.fstat(lock), os.stat(path))  # noqa: PTH116
     except OSError:  # another program holds it, or held it and has removed it
-        is_ours = False
+        has_lock = False
     try:
-        yield is_ours
+        yield has_lock
     finally:
-        if is_ours:
+        if has_lock:
             Path(path).unlink(missing_ok=True)
         os.close(lock)
 

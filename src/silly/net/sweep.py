@@ -53,7 +53,7 @@ class Sweep(Generic[T]):
     def start(self, interval: float) -> None:
         """Check the items at least every *interval* seconds; not at all if it is infinite.
 
-        To be called for each new item.
+        Call this for each new item.
         """
         if interval < self.interval:
             self.interval = interval
