@@ -382,7 +382,7 @@ def test_requests_that_are_never_sent_are_reported() -> None:
         (["--send", "x"], "--send and --expect come in pairs: got 1 --send and 0 --expect"),
         (["--send", "x", "--expect", "y", "--size", "5"], "--send and --size"),
         (["--send", "x", "--expect", ""], "must not be empty"),
-        (["--send", r"\q", "--expect", "y"], "backslash that stands for nothing"),
+        (["--send", r"\q", "--expect", "y"], "unknown backslash escape"),
         (["--template", "x", "--size", "5"], "--template and --size"),
         (["--template", "x", "--framing", "length-prefix"], "use --data"),
         (["--template", r"x\ny"], "makes two lines"),

@@ -107,7 +107,7 @@ def test_a_script_that_ends_does_not_stay_up_to_be_watched(tmp_path: Path) -> No
     [
         (["--metrics", "9100"], 2, "argument --metrics: '9100' is not an address"),
         (["--metrics", "192.0.2.1:1"], 1, "silly: --metrics: [Errno "),
-        (["--admin", "127.0.0.1:1"], 2, "expected such as 'unix:/run/app.sock'"),
+        (["--admin", "127.0.0.1:1"], 2, "such as 'unix:/run/app.sock'"),
         (["--admin", "unix:@name"], 2, "is not the path of a Unix socket"),
         (["--admin", "unix:/no/such/directory/s"], 1, "silly: --admin: [Errno 2]"),
     ],
@@ -184,7 +184,7 @@ async def test_a_supervisor_answers_for_all(port: int, tmp_path: Path) -> None:
     assert [each["listeners"][0]["total"] for each in answers[1]] == [1, 1]
     assert len(answers[2]) == 2
     assert "stats" in answers[3]
-    assert "takes no argument where there are workers" in answers[4]["error"]
+    assert "takes no argument when there are workers" in answers[4]["error"]
     assert "is not a command" in answers[5]["error"]
     loop = asyncio.get_running_loop()
     for attendant in list(Live.of(loop).attendants):

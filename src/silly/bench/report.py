@@ -1,7 +1,7 @@
-"""A result as one HTML page with graphs, which needs nothing else: no network, no other file.
+"""A result as one self-contained HTML page with graphs.
 
-The graphs are SVG (`silly.bench.charts`). The page has no script; it follows the
-reader's choice of light or dark, and the width of the screen.
+The graphs are SVG (`silly.bench.charts`). The page has no script, and adapts to the
+browser's light or dark mode and to the width of the screen.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from silly.text import printable
 
 __all__ = ["html"]
 
-_NARROW = 1.05  # of neighbouring slots that are drawn as one bar
+_NARROW = 1.05  # ratio of the edges of a bar; narrower slots are drawn as one
 
 
 def html(result: dict[str, Any]) -> str:
-    """Return the page for *result*, as published."""
+    """Return the page for a published *result*."""
     page = resources.files("silly.bench").joinpath("report.html").read_text("utf-8")
     parts = {
         "TITLE": f"silly bench {_safe(result['addr'])}",
@@ -38,12 +38,12 @@ def html(result: dict[str, Any]) -> str:
             f"silly {result['silly']}, {result['engine']} engine, Python {result['python']}"
         ),
     }
-    # In one go: what is put in may look like a place to put something in, too.
+    # In one pass, because a value may itself look like a placeholder.
     return re.sub(r"%%([A-Z]+)%%", lambda place: parts[place[1]], page)
 
 
 def _safe(text: str) -> str:
-    """Return *text*, some of which the server chose, for the page."""
+    """Return *text* escaped for the page; the server may have chosen parts of it."""
     return escaping.escape(printable(text))
 
 
@@ -86,7 +86,7 @@ def _charts(result: dict[str, Any]) -> Iterator[str]:
     measured = [row for row in rows if row["phase"] == "measured"]
     yield _panel("Latency over time", "in each interval", _over_time(counted))
     yield _panel(
-        "Throughput over time", "right replies for each second",
+        "Throughput over time", "correct replies per second",
         charts.bars("rates", _time(measured), charts.counts([row["rate"] for row in measured]),
                     [_bar(row, row["rate"], " /s") for row in measured]),
     )  # fmt: skip
@@ -98,8 +98,8 @@ def _charts(result: dict[str, Any]) -> Iterator[str]:
     )  # fmt: skip
     if result["open_loop"] is not None:
         yield _panel(
-            "Sent late over time", "more than 1 ms behind their time: they waited for a "
-            "connection, or for the client",
+            "Sent late over time", "requests sent more than 1 ms after they were due: they "
+            "waited for a connection, or for the client",
             charts.bars("late", _time(rows), charts.counts([row["late"] for row in rows]),
                         [_bar(row, row["late"], " sent late") for row in rows], "warned"),
         )  # fmt: skip
@@ -129,8 +129,8 @@ def _bar(row: dict[str, Any], value: float, unit: str) -> charts.Bar:
 
 
 def _when(row: dict[str, Any]) -> str:
-    told = f"{row['start']:.3g} s to {row['start'] + row['length']:.3g} s"
-    return told if row["phase"] == "measured" else f"{row['phase']}, {told}"
+    when = f"{row['start']:.3g} s to {row['start'] + row['length']:.3g} s"
+    return when if row["phase"] == "measured" else f"{row['phase']}, {when}"
 
 
 def _over_time(rows: Sequence[dict[str, Any]]) -> str:
@@ -162,7 +162,7 @@ def _curves(result: dict[str, Any]) -> str:
 
 
 def _curve(latency: dict[str, Any]) -> list[charts.Point]:
-    """Return latencies by percentile, as far into the tail as there are requests."""
+    """Return the latencies by percentile, up to the last one that has a request of its own."""
     if not latency["count"]:
         return []
     histogram = Histogram.from_list(latency["histogram"])
@@ -177,7 +177,7 @@ def _curve(latency: dict[str, Any]) -> list[charts.Point]:
 
 
 def _distribution(result: dict[str, Any]) -> str:
-    """Return how many requests took how long, in steps of at least five hundredths."""
+    """Return the chart of how many requests took how long, in steps of 5% or more."""
     edges: list[tuple[float, int]] = []
     latency = result["latency"]
     if latency["count"]:
