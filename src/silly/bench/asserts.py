@@ -28,8 +28,8 @@ _TIMES: Final = ("min", "mean", "max")
 _COUNTS: Final = ("requests", "errors", "unanswered", "late", "unsent")
 _FORMS: Final = (
     "FIGURE COMPARISON VALUE such as 'p99<5ms', 'errors==0' or 'rate>=10k'; figures: "
-    "p50 to p99.999, min, mean, max (durations), rate (a second), requests, errors, "
-    "unanswered, late, unsent, error_rate (a share), client_cpu (cores), "
+    "p50 to p99.999, min, mean, max (durations), rate (per second), requests, errors, "
+    "unanswered, late, unsent, error_rate (a share such as 1%), client_cpu (cores), "
     "rss (bytes), cpu_per_request (a duration)"
 )
 _CLAIM: Final = re.compile(r"\s*([a-z_]+(?:\d+(?:\.\d+)?)?)\s*(<=|>=|==|!=|<|>)\s*(\S.*?)\s*")
@@ -91,7 +91,7 @@ def _reader(name: str) -> Callable[[str], float]:
         return _units.size
     if name in ("error_rate", "client_cpu"):
         return _units.number
-    raise ValueError(f"there is no figure {name!r}")
+    raise ValueError(f"unknown figure {name!r}")
 
 
 def figure(result: dict[str, Any], name: str) -> float | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from silly._units import duration_text, text_of_count
 
-__all__ = ["Axis", "bars", "counts", "lines", "percents", "seconds", "spread"]
+__all__ = ["Axis", "bars", "count_axis", "latency_axis", "lines", "percentile_axis", "time_axis"]
 
 _WIDTH, _HEIGHT = 640, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 74, 30, 10, 42
@@ -44,12 +44,12 @@ class Axis:
         return min(1.0, max(0.0, (value - low) / (high - low)))
 
 
-def counts(values: Sequence[float], name: str = "") -> Axis:
+def count_axis(values: Sequence[float], name: str = "") -> Axis:
     """Return an axis from 0 to the greatest of *values*."""
     return _linear(0.0, max((1.0, *values)), name, whole=True)
 
 
-def seconds(start: float, end: float) -> Axis:
+def time_axis(start: float, end: float) -> Axis:
     """Return an axis for the time from *start* to *end*, in seconds."""
     return _linear(start, end if end > start else start + 1, "seconds", whole=False)
 
@@ -69,7 +69,7 @@ def _linear(low: float, high: float, name: str, *, whole: bool) -> Axis:
     return Axis(low, high, ticks, name)
 
 
-def spread(values: Sequence[float], name: str = "") -> Axis:
+def latency_axis(values: Sequence[float], name: str = "") -> Axis:
     """Return a logarithmic axis for latencies in seconds, which begins and ends at powers of 10."""
     seen = [value for value in values if value > 0] or [1e-3]
     low, high = math.floor(math.log10(min(seen))), math.ceil(math.log10(max(seen)))
@@ -79,7 +79,7 @@ def spread(values: Sequence[float], name: str = "") -> Axis:
     return Axis(10.0**low, 10.0**high, [(each, duration_text(each)) for each in values], name, True)
 
 
-def percents(count: int) -> Axis:
+def percentile_axis(count: int) -> Axis:
     """Return an axis for percentiles of *count* values: 0, 90, 99, 99.9, … at equal distances."""
     high = float(max(10, count))
     ticks = [(1.0, "0"), (2.0, "50"), (10.0, "90")]

@@ -138,17 +138,17 @@ class Fleet:
         waiting = [pipe for pipe in self._pipes if pipe not in self._finished]
         for ready in wait(waiting, patience):
             assert isinstance(ready, Connection)
-            kind, told = self._receive(ready)
+            kind, content = self._receive(ready)
             if kind == "done":
-                self.summaries.append(told)
+                self.summaries.append(content)
                 self._finished.add(ready)
                 self._reported[ready] = AFTER + 1
             elif kind == "early":
-                self.early.merge(Interval.from_dict(told))
+                self.early.merge(Interval.from_dict(content))
                 self._early_left -= 1
                 self.has_early = self._early_left == 0
             else:
-                interval = Interval.from_dict(told)
+                interval = Interval.from_dict(content)
                 if interval.index not in self.series:
                     self.series[interval.index] = Interval(interval.index)
                     heapq.heappush(self._waiting, interval.index)
@@ -170,12 +170,12 @@ class Fleet:
 
     def _receive(self, pipe: Connection) -> tuple[str, Any]:
         try:
-            kind, told = pipe.recv()
+            kind, content = pipe.recv()
         except (EOFError, OSError):
             raise WorkerDied(_KILLED) from None
         if kind == "crash":
-            raise WorkerDied(f"a benchmark worker crashed; please report this:\n{told}")
-        return kind, told
+            raise WorkerDied(f"a benchmark worker crashed; please report this:\n{content}")
+        return kind, content
 
     def _send(self, pipe: Connection, order: tuple[Any, ...]) -> None:
         try:

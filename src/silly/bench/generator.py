@@ -27,6 +27,7 @@ from time import perf_counter_ns as clock
 from typing import Any, Final
 
 from silly._engine import engine
+from silly._units import duration_text
 from silly.bench.messages import Messages
 from silly.bench.plan import Plan
 from silly.bench.recorder import Interval, Recorder
@@ -54,7 +55,7 @@ class Generator:
     def __init__(self, plan: Plan, part: int, recorder: Recorder) -> None:
         self.plan = plan
         self.recorder = recorder
-        recorder.began = self._count_requests
+        recorder.on_measuring = self._count_requests
         recorder.connections = lambda: self.alive
         self.on_early: Callable[[Interval], None] = lambda _: None
         """Called once, with the first `_EARLY` seconds, if the first interval is longer."""
@@ -144,7 +145,7 @@ class Generator:
         if self.plan.ramp_of_connections is not None or self.plan.connect_rate:
             helpers.append(self._follow_ramp())
         elif self.plan.mode == "reconnect":
-            helpers.append(self._start_once())
+            helpers.append(self._start_reconnecting())
         if self.plan.busy_poll:
             helpers.append(self._spin())
         elif self._schedule is not None:
@@ -197,7 +198,7 @@ class Generator:
             size = min(step, count - at)
             assert self._schedule is not None
             due = self._schedule.due(self._number + at + size // 2)
-            self.recorder.waited(now, self._start + round(due * 1e9), None, size)
+            self.recorder.gave_up(now, self._start + round(due * 1e9), None, size)
 
     async def _end_lanes(self) -> None:
         tasks = set(self._lanes.values())
@@ -228,10 +229,10 @@ class Generator:
         task.add_done_callback(lambda _: self._lanes.pop(lane))
         task.add_done_callback(self._watch_crash)
 
-    async def _start_once(self) -> None:
+    async def _start_reconnecting(self) -> None:
         await _sleep_until(self._start)
         for _ in range(self.plan.share(self.plan.connections, self._part)):
-            self._start_lane(_Once(self))
+            self._start_lane(_ReconnectLane(self))
 
     async def _follow_ramp(self) -> None:
         """Keep as many lanes as the ramp, or the connect rate, demands."""
@@ -390,7 +391,7 @@ class Generator:
             if now >= early:
                 early = _NEVER
                 if not self.stopping:
-                    self.on_early(self.recorder.so_far(now))
+                    self.on_early(self.recorder.snapshot(now))
             if now - looked < timeout / _LOOKS:  # checking many lanes takes time
                 continue
             looked = now
@@ -475,28 +476,28 @@ class Lane:
                 continue
             assert self._conn is not None
             try:
-                await self._converse(self._conn)
+                await self._run_connection(self._conn)
             except EndOfStream as error:
                 if error.partial or self._flights or not self._done():
                     self._fail("closed", "the server closed the connection")
             except ConnectionClosed:  # by this process
-                self._give_up()
+                self._record_unanswered()
             except OSError as error:
                 self._fail("lost connection", cause(error))
             finally:
                 self._generator.free.pop(self, None)
                 self._generator.alive -= 1
-                await self._leave(self._conn)
+                await self._close(self._conn)
                 self._conn = None
         if self._conn is not None:  # never used: stopped before the start
             self._generator.alive -= 1
-            await self._leave(self._conn)
+            await self._close(self._conn)
 
-    async def _leave(self, conn: tcp.Conn) -> None:
+    async def _close(self, conn: tcp.Conn) -> None:
         conn.close()
         await conn.wait_closed()
 
-    async def _converse(self, conn: tcp.Conn) -> None:
+    async def _run_connection(self, conn: tcp.Conn) -> None:
         generator, recorder, read = self._generator, self._recorder, conn.read
         reply_size = self._messages.reply_size
         self.begin(clock())
@@ -504,7 +505,7 @@ class Lane:
             piece = await read()
             now = clock()
             if not self._expected.startswith(piece, self._at):
-                await self._complain(conn, piece)
+                await self._report_wrong(conn, piece)
                 return
             if now >= recorder.ends:
                 recorder.roll(now)
@@ -523,7 +524,7 @@ class Lane:
                 self._answered += answered
                 self.settle(answered, now)
         if conn.unread_bytes and not generator.why:
-            await self._complain(conn, await read())
+            await self._report_wrong(conn, await read())
 
     def _done(self) -> bool:
         """Return whether the lane is done; called while nothing is in flight."""
@@ -595,14 +596,14 @@ class Lane:
             self._timed_out = True
             self._conn.abort()
 
-    def _give_up(self) -> None:
+    def _record_unanswered(self) -> None:
         """Record unanswered requests: they timed out, or the run was interrupted."""
         now, plan = clock(), self._generator.plan
         for due, sent, count in self._flights:
-            self._recorder.waited(now, due, None if plan.rate is None else sent, count)
+            self._recorder.gave_up(now, due, None if plan.rate is None else sent, count)
         if self._timed_out:
-            whole = "whole " if self._partial else ""
-            self._fail("timeout", f"no {whole}reply within {plan.timeout:g} s")
+            whole = "complete " if self._partial else ""
+            self._fail("timeout", f"no {whole}reply within {duration_text(plan.timeout)}")
 
     @property
     def _partial(self) -> int:
@@ -622,7 +623,7 @@ class Lane:
                 what += f"; {partial} of {whole} bytes of its reply had arrived"
         self._generator.failed(kind, f"connection {self._number}: {what}", lost)
 
-    async def _complain(self, conn: tcp.Conn, piece: bytes) -> None:
+    async def _report_wrong(self, conn: tcp.Conn, piece: bytes) -> None:
         """Record what is wrong with *piece*, after waiting a moment for more bytes."""
         partial = self._partial
         received = bytearray(self._messages.reply(self._answered)[:partial] + piece)
@@ -711,7 +712,7 @@ class _HoldLane(_ClosedLane):
             self._send(1, now, now)
 
 
-class _Once(Lane):
+class _ReconnectLane(Lane):
     """Reconnect: each request has its own connection; latencies include connecting."""
 
     __slots__ = ("_begun", "_due", "_given")
@@ -763,17 +764,17 @@ class _Once(Lane):
         self._due = due
         self._begun = now
         try:
-            await self._converse(conn)
+            await self._run_connection(conn)
         except EndOfStream:
             self._fail("closed", "the server closed the connection")
         except ConnectionClosed:
-            self._give_up()
+            self._record_unanswered()
         except OSError as error:
             self._fail("lost connection", cause(error))
         finally:
             self._generator.alive -= 1
             self._conn = None
-            await self._leave(conn)
+            await self._close(conn)
 
     def begin(self, now: int) -> None:  # noqa: ARG002 - the request was due, or begun, before
         self._send(1, self._due, self._begun)

@@ -36,10 +36,10 @@ class Interval:
         "idle",
         "index",
         "late",
+        "late_by_client",
         "latency",
         "length",
         "max_lag",
-        "own_late",
         "sent",
         "service",
         "unanswered",
@@ -63,7 +63,7 @@ class Interval:
         self.unanswered = 0
         """How many of those in `latency` were not answered."""
         self.late = 0
-        self.own_late = 0
+        self.late_by_client = 0
         """Requests that were sent late although a connection was free."""
         self.max_lag = 0
         self.cpu = 0.0
@@ -93,7 +93,7 @@ class Interval:
         self.bytes_in += other.bytes_in
         self.bytes_out += other.bytes_out
         self.late += other.late
-        self.own_late += other.own_late
+        self.late_by_client += other.late_by_client
         self.max_lag = max(self.max_lag, other.max_lag)
         self.cpu += other.cpu
         self.idle += other.idle
@@ -140,7 +140,7 @@ class Recorder:
         self.error_count = 0
         self.connections: Callable[[], int] = lambda: 0
         """Returns how many connections are open."""
-        self.began: Callable[[], None] = lambda: None
+        self.on_measuring: Callable[[], None] = lambda: None
         """Called when the warm-up is over, before anything is measured."""
         self.last_event = 0
         """When the last correct reply arrived, or the last request failed."""
@@ -155,7 +155,7 @@ class Recorder:
         self._cpu_before = self._cpu()
         self._set_end()
         if self.now.index >= 0:  # there is no warm-up, or this process started late
-            self.began()
+            self.on_measuring()
 
     def end(self, now: int) -> None:
         """End measuring at *now*, earlier than planned."""
@@ -180,13 +180,13 @@ class Recorder:
         """If the current interval has ended, report it and begin the one of *now*."""
         if now < self.ends:
             return
-        self.send_off(now)
+        self.report(now)
         before, self.now = self.now, Interval(self._index(now))
         self._set_end()
         if before.index < 0 <= self.now.index:
-            self.began()
+            self.on_measuring()
 
-    def send_off(self, now: int) -> None:
+    def report(self, now: int) -> None:
         """Report the current interval."""
         begin = self._end if self.now.index == AFTER else self._zero + self.now.index * self._length
         self.now.length = (min(now, self.ends) - max(begin, self._begun)) / 1e9
@@ -195,7 +195,7 @@ class Recorder:
         self.now.cpu, self._cpu_before = cpu - self._cpu_before, cpu
         self._report(self.now)
 
-    def so_far(self, now: int) -> Interval:
+    def snapshot(self, now: int) -> Interval:
         """Return the current interval, with its length until *now*; it goes on."""
         begin = self._zero + self.now.index * self._length
         self.now.length = (now - max(begin, self._begun)) / 1e9
@@ -221,7 +221,7 @@ class Recorder:
             interval.service = Histogram()
         interval.service.record(now - sent)
 
-    def waited(self, now: int, due: int, sent: int | None, count: int = 1) -> None:
+    def gave_up(self, now: int, due: int, sent: int | None, count: int = 1) -> None:
         """Record *count* requests as unanswered.
 
         Args:
@@ -248,7 +248,7 @@ class Recorder:
         self.now.max_lag = max(self.now.max_lag, lag)
         if lag > LATE:
             self.now.late += 1
-            self.now.own_late += had_room
+            self.now.late_by_client += had_room
 
     def connected(self, nanoseconds: int) -> None:
         """Record that connecting took *nanoseconds*."""

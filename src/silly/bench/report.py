@@ -87,20 +87,20 @@ def _charts(result: dict[str, Any]) -> Iterator[str]:
     yield _panel("Latency over time", "in each interval", _over_time(counted))
     yield _panel(
         "Throughput over time", "correct replies per second",
-        charts.bars("rates", _time(measured), charts.counts([row["rate"] for row in measured]),
+        charts.bars("rates", _time(measured), charts.count_axis([row["rate"] for row in measured]),
                     [_bar(row, row["rate"], " /s") for row in measured]),
     )  # fmt: skip
     kinds = ", ".join(f"{count} {kind}" for kind, count in result["errors"]["kinds"].items())
     yield _panel(
         "Errors over time", kinds or "none: every reply was right, byte for byte",
-        charts.bars("errors", _time(rows), charts.counts([row["errors"] for row in rows]),
+        charts.bars("errors", _time(rows), charts.count_axis([row["errors"] for row in rows]),
                     [_bar(row, row["errors"], " errors") for row in rows], "failed"),
     )  # fmt: skip
     if result["open_loop"] is not None:
         yield _panel(
             "Sent late over time", "requests sent more than 1 ms after they were due: they "
             "waited for a connection, or for the client",
-            charts.bars("late", _time(rows), charts.counts([row["late"] for row in rows]),
+            charts.bars("late", _time(rows), charts.count_axis([row["late"] for row in rows]),
                         [_bar(row, row["late"], " sent late") for row in rows], "warned"),
         )  # fmt: skip
 
@@ -119,7 +119,7 @@ def _legend(names: Sequence[str]) -> str:
 
 def _time(rows: Sequence[dict[str, Any]]) -> charts.Axis:
     start = min((row["start"] for row in rows), default=0.0)
-    return charts.seconds(start, max((row["start"] + row["length"] for row in rows), default=1.0))
+    return charts.time_axis(start, max((row["start"] + row["length"] for row in rows), default=1.0))
 
 
 def _bar(row: dict[str, Any], value: float, unit: str) -> charts.Bar:
@@ -147,7 +147,7 @@ def _over_time(rows: Sequence[dict[str, Any]]) -> str:
         for name in names
     ]
     values = [value for points in series for _, value, _ in points if value is not None]
-    return _legend(names) + charts.lines("times", _time(rows), charts.spread(values), series)
+    return _legend(names) + charts.lines("times", _time(rows), charts.latency_axis(values), series)
 
 
 def _curves(result: dict[str, Any]) -> str:
@@ -158,11 +158,12 @@ def _curves(result: dict[str, Any]) -> str:
     values = [value for points in series for _, value, _ in points if value is not None]
     most = max(latency["count"] for _, latency in named)
     legend = _legend([name for name, _ in named]) if len(named) > 1 else ""
-    return legend + charts.lines("curve", charts.percents(most), charts.spread(values), series)
+    x, y = charts.percentile_axis(most), charts.latency_axis(values)
+    return legend + charts.lines("curve", x, y, series)
 
 
 def _curve(latency: dict[str, Any]) -> list[charts.Point]:
-    """Return the latencies by percentile, up to the last one that has a request of its own."""
+    """Return the latencies by percentile, as far as at least one request lies above it."""
     if not latency["count"]:
         return []
     histogram = Histogram.from_list(latency["histogram"])
@@ -191,5 +192,5 @@ def _distribution(result: dict[str, Any]) -> str:
         (value, value * _NARROW, float(count), f"about {duration_text(value)}: {count}")
         for value, count in edges
     ]
-    x = charts.spread([value for value, _ in edges], "latency")
-    return charts.bars("bars", x, charts.counts([count for _, count in edges]), drawn)
+    x = charts.latency_axis([value for value, _ in edges], "latency")
+    return charts.bars("bars", x, charts.count_axis([count for _, count in edges]), drawn)

@@ -165,7 +165,7 @@ def _open_loop(plan: Plan, fleet: Fleet, total: Interval) -> dict[str, Any] | No
         "sent": sent,
         "unsent": max(0, scheduled - sent),
         "late": total.late,
-        "late_for_the_client": total.own_late,
+        "late_by_client": total.late_by_client,
         "max_lag": total.max_lag / 1e9,
     }
 
@@ -259,7 +259,7 @@ def _client_doubts(result: dict[str, Any], within: Interval) -> Iterable[str]:
         )
     if open_loop is None:
         return
-    own = open_loop["late_for_the_client"]
+    own = open_loop["late_by_client"]
     if own > _LATE * max(1, within.sent):
         yield (
             f"the client itself was late: it sent {counted(own, 'request')} more than 1 ms after "
@@ -274,7 +274,7 @@ def _warnings(result: dict[str, Any], within: Interval) -> Iterable[str]:
     open_loop = result["open_loop"]
     if open_loop is None:
         return
-    waited = open_loop["late"] - open_loop["late_for_the_client"] + open_loop["unsent"]
+    waited = open_loop["late"] - open_loop["late_by_client"] + open_loop["unsent"]
     if open_loop["unsent"] or waited > _LATE * max(1, within.sent):
         yield (
             f"all connections were busy when {counted(waited, 'request')} "

@@ -36,7 +36,9 @@ class Sizes:
             if colon and not share.strip().endswith("%"):
                 raise ValueError(f"{text!r} is not a size: {share!r} has no %; expected {FORMS}")
             if len(parts) > 1 and not colon:
-                raise ValueError(f"{text!r} is not a size: {sizes!r} has no share; {FORMS}")
+                raise ValueError(
+                    f"{text!r} is not a size: {sizes!r} has no share; expected {FORMS}"
+                )
             if high < low:
                 raise ValueError(f"{text!r} is not a size: {high} is less than {low}")
             if weight <= 0:
@@ -44,7 +46,9 @@ class Sizes:
             pieces.append((weight, low, high))
         total = sum(weight for weight, _, _ in pieces)
         if abs(total - 1) > _ALL:
-            raise ValueError(f"{text!r} is not a size: the shares add up to {total:.4g}, not 100%")
+            raise ValueError(
+                f"{text!r} is not a size: the shares add up to {100 * total:.4g}%, not 100%"
+            )
         return cls(tuple(pieces))
 
     @property

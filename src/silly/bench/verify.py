@@ -105,5 +105,5 @@ def _show(data: bytes, byte: int) -> str:
     start = 0 if len(data) <= _SHOWN else max(0, min(byte - _SHOWN // 2, len(data) - _SHOWN))
     shown = data[start : start + _SHOWN]
     before = "…" if start else ""
-    behind = "…" if start + _SHOWN < len(data) else ""
-    return f"{before}{shown!r}{behind}"
+    after = "…" if start + _SHOWN < len(data) else ""
+    return f"{before}{shown!r}{after}"

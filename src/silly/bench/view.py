@@ -188,7 +188,7 @@ class View(Quiet):
             ("rate", rate, self._rates, "green"),
             ("p99", tail, self._tails, "yellow"),
         ):
-            bars = _graph(self._wide(self._plan, list(values), graph), tall)
+            bars = _graph(self._stretched(self._plan, list(values), graph), tall)
             label = f"{name:<6}{now:>14}  "
             if width < _NARROW:
                 rows.append(_cut(Text(label)))
@@ -199,7 +199,7 @@ class View(Quiet):
                 rows.append(_cut(line.append(bar, style=style)))
         return Group(*rows)
 
-    def _wide(self, plan: Plan, values: list[float | None], width: int) -> list[float | None]:
+    def _stretched(self, plan: Plan, values: list[float | None], width: int) -> list[float | None]:
         """Repeat each of *values* so that the run fills the graph; return the last *width*."""
         seconds = plan.measured_seconds
         count = len(values)
@@ -211,18 +211,18 @@ class View(Quiet):
     def _progress(self, plan: Plan, width: int) -> RenderableType:
         measured, warmup = plan.measured_seconds, plan.warmup
         if self._seconds < warmup:
-            share, told = self._seconds / warmup, f"warm-up, {_clock(warmup - self._seconds)} left"
+            share, text = self._seconds / warmup, f"warm-up, {_clock(warmup - self._seconds)} left"
         elif measured is not None:
             gone = min(measured, self._seconds - warmup)
             share = gone / measured
-            told = f"{share:4.0%}  {_clock(measured - gone)} left"
+            text = f"{share:4.0%}  {_clock(measured - gone)} left"
         else:
             share = min(1.0, self._requests / (plan.requests or 1))
             left = (self._seconds - warmup) * (1 / share - 1) if share else None
-            told = f"{share:4.0%}  " + (f"about {_clock(left)} left" if left is not None else "")
+            text = f"{share:4.0%}  " + (f"about {_clock(left)} left" if left is not None else "")
         grid = Table.grid(padding=(0, 1))
-        bar = max(6, min(50, width - len(told) - 2))
-        grid.add_row(ProgressBar(total=1, completed=share, width=bar), _cut(Text(told)))
+        bar = max(6, min(50, width - len(text) - 2))
+        grid.add_row(ProgressBar(total=1, completed=share, width=bar), _cut(Text(text)))
         return grid
 
     def _figures(self, plan: Plan, width: int) -> Iterator[RenderableType]:
@@ -234,7 +234,7 @@ class View(Quiet):
             ("errors", Text(text_of_count(self._errors), "bold red" if self._errors else "")),
             ("connections", Text(text_of_count(last.connections) if last else "-")),
         ]
-        lately: list[tuple[str, Text]] = [
+        latest: list[tuple[str, Text]] = [
             ("p50", Text(duration_text(p50))),
             ("p90", Text(duration_text(p90))),
             ("p99", Text(duration_text(p99))),
@@ -243,11 +243,11 @@ class View(Quiet):
         if plan.open_ramp is not None:
             target = plan.open_ramp.level(self._seconds - plan.warmup * bool(plan.stages))
             totals.append(("sent late", Text(text_of_count(self._late))))
-            lately.insert(0, ("target", Text(f"{text_of_count(target)} /s")))
-            lately.append(("behind", Text(duration_text(last.max_lag / 1e9 if last else None))))
+            latest.insert(0, ("target", Text(f"{text_of_count(target)} /s")))
+            latest.append(("behind", Text(duration_text(last.max_lag / 1e9 if last else None))))
         length = last.length if last is not None else plan.interval
-        yield from _labelled("in all", totals, width)
-        yield from _labelled(f"last {duration_text(length)}", lately, width)
+        yield from _labelled("total", totals, width)
+        yield from _labelled(f"last {duration_text(length)}", latest, width)
 
 
 def _labelled(label: str, cells: list[tuple[str, Text]], width: int) -> Iterator[RenderableType]:

@@ -69,7 +69,7 @@ async def _work(job: Job, pipe: Connection) -> None:
     generator.on_early = lambda interval: pipe.send(("early", interval.to_dict()))
     started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-    def told() -> None:
+    def receive_order() -> None:
         try:
             order: tuple[Any, ...] = pipe.recv()
         except (EOFError, OSError):
@@ -84,7 +84,7 @@ async def _work(job: Job, pipe: Connection) -> None:
                 started.cancel()
 
     opening = asyncio.create_task(generator.open())
-    asyncio.get_running_loop().add_reader(pipe.fileno(), told)
+    asyncio.get_running_loop().add_reader(pipe.fileno(), receive_order)
     try:
         await opening
         pipe.send(("ready", [text for texts in recorder.first_errors.values() for text in texts]))
@@ -96,7 +96,7 @@ async def _work(job: Job, pipe: Connection) -> None:
     except asyncio.CancelledError:
         return
     await generator.run(start)
-    recorder.send_off(time.perf_counter_ns())
+    recorder.report(time.perf_counter_ns())
     usage = resource.getrusage(resource.RUSAGE_SELF)
     pipe.send(
         (
