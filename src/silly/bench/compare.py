@@ -1,11 +1,10 @@
-"""Two results beside each other: ratios, and how sure they are.
+"""Comparison of two results: ratios, with confidence intervals.
 
-How sure: the intervals of each run are grouped into at most `_BLOCKS` blocks of
-neighbours (neighbouring intervals are alike, and count as one observation), and
-the blocks are drawn again and again with replacement (a block bootstrap, Efron &
-Tibshirani 1993, chapter 8). The middle 95% of the ratios that come out are the
-confidence interval. If it holds 1, the difference is noise, as far as these runs
-can tell.
+The intervals of each run are grouped into at most `_BLOCKS` blocks of neighbours
+(neighbouring intervals are correlated, and count as one observation). The blocks are
+resampled with replacement (a block bootstrap, Efron & Tibshirani 1993, chapter 8).
+The middle 95% of the resulting ratios are the confidence interval. If it includes 1,
+the difference is noise, as far as these runs can tell.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from silly.bench.histogram import ERROR, Histogram, middle
 
 __all__ = ["Comparison", "compare", "differences"]
 
-LEAST: Final = 5  # blocks of each run, below which nothing can be said
+LEAST: Final = 5  # blocks in each run that a verdict needs
 _BLOCKS: Final = 20
 _DRAWS: Final = 1000
 _PERCENTS: Final = (50.0, 90.0, 99.0, 99.9)
@@ -29,7 +28,7 @@ _PERCENTS: Final = (50.0, 90.0, 99.0, 99.9)
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One figure of both runs."""
+    """One figure, compared between two runs."""
 
     name: str
     first: float
@@ -43,7 +42,7 @@ class Comparison:
 
 
 class _Blocks:
-    """A run's intervals, grouped: for each block, seconds, requests and counts by slot."""
+    """The intervals of a run in blocks: for each, seconds, requests and counts by slot."""
 
     def __init__(self, intervals: Sequence[dict[str, Any]]) -> None:
         measured = [part for part in intervals if part.get("phase") in (None, "measured")]
@@ -67,7 +66,7 @@ class _Blocks:
         return len(self.seconds)
 
     def figures(self, drawn: Sequence[int]) -> list[float]:
-        """Return the rate, and the percentiles, of the blocks *drawn*."""
+        """Return the rate and the percentiles of the blocks *drawn*."""
         seconds = sum(self.seconds[block] for block in drawn)
         requests = sum(self.requests[block] for block in drawn)
         if not requests:
@@ -89,24 +88,22 @@ class _Blocks:
 def compare(
     first: dict[str, Any], second: dict[str, Any], *, draws: int = _DRAWS, seed: int = 1
 ) -> list[Comparison]:
-    """Return the comparison of two results, figure by figure: rate, p50, p90, p99, p99.9.
+    """Compare two results, figure by figure: rate, p50, p90, p99, p99.9.
 
     Args:
-        first: a result, as published; ratios are of *second* to this one.
-        second: the other.
-        draws: how often blocks are drawn.
-        seed: of the dice: the same results and seed give the same answer.
+        first: a published result; ratios are *second* to *first*.
+        second: the other result.
+        draws: the number of bootstrap samples.
+        seed: for the random numbers: the same results and seed give the same answer.
     """
     blocks = (_Blocks(first["intervals"]), _Blocks(second["intervals"]))
     names = ["rate", *(f"p{percent:g}" for percent in _PERCENTS)]
     whole = [_published(result, names) for result in (first, second)]
     ratios: list[list[float]] = [[] for _ in names]
     if min(len(part) for part in blocks) >= LEAST:
-        dice = random.Random(seed)  # noqa: S311 - no secret
+        rng = random.Random(seed)  # noqa: S311 - not a secret
         for _ in range(draws):
-            one, two = (
-                part.figures(dice.choices(range(len(part)), k=len(part))) for part in blocks
-            )
+            one, two = (part.figures(rng.choices(range(len(part)), k=len(part))) for part in blocks)
             for place, (a, b) in enumerate(zip(one, two, strict=True)):
                 if a:
                     ratios[place].append(b / a)
@@ -143,7 +140,7 @@ _INCOMPARABLE: Final = (
 
 
 def differences(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
-    """Yield in what the two runs were not the same, which makes their ratios doubtful."""
+    """Yield the differences between the two runs' settings, which make the ratios doubtful."""
     for name in _INCOMPARABLE:
         one, two = first["plan"][name], second["plan"][name]
         if one != two:

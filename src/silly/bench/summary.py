@@ -1,4 +1,4 @@
-"""A result in words: what ``silly bench`` prints at the end."""
+"""A result as text: the summary that ``silly bench`` prints at the end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["described", "lines"]
 
 
 def described(result: dict[str, Any]) -> str:
-    """Return what was asked for, in one line."""
+    """Return the settings of the run, as one line."""
     plan = result["plan"]
     connections = plan["connections"]
     parts = []
@@ -113,7 +113,7 @@ def _latencies(result: dict[str, Any]) -> Iterator[str]:
     unsupported = []
     for percent in latency["percentiles"]:
         if latency["count"] * (100 - float(percent)) / 100 < 1:
-            unsupported.append(f"p{percent}")  # it would be the maximum
+            unsupported.append(f"p{percent}")  # would equal the maximum
         else:
             rows.append((f"p{percent}", [c["percentiles"][percent] for c in columns]))
     rows.append(("max", [c["max"] for c in columns]))

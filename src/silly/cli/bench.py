@@ -80,8 +80,8 @@ Exit codes:
 def main(arguments: Sequence[str]) -> int:
     """Run ``silly bench`` with *arguments* and return the exit code."""
     _COMMAND.set(shlex.join(("silly", "bench", *arguments)))
-    if arguments and arguments[0] in _OTHERS:
-        return run(_OTHERS[arguments[0]], f"bench {arguments[0]}", arguments[1:])
+    if arguments and arguments[0] in _SUBCOMMANDS:
+        return run(_SUBCOMMANDS[arguments[0]], f"bench {arguments[0]}", arguments[1:])
     return run(_bench, "bench", arguments)
 
 
@@ -103,7 +103,7 @@ def _stacked(*options: Callable[..., Any]) -> Callable[..., Any]:
     return decorate
 
 
-_WHAT: Final = _stacked(
+_COMMON: Final = _stacked(
     option(_LOAD, "-c", "--connections", type=COUNT,
            help="Number of connections (default: 10)."),
     option(_LOAD, "-d", "--depth", type=COUNT, default="1", show_default=True,
@@ -249,7 +249,7 @@ def _watcher(title: str, *, quiet: bool) -> Quiet:
 
 @click.command(cls=GroupedCommand, epilog=_EPILOG)
 @click.argument("addr")
-@_WHAT
+@_COMMON
 @option(_LOAD, "-r", "--rate", type=RATE,
         help="Requests per second, however slow the server is (open loop). Without it, each "
         "reply is followed by the next request (closed loop).")  # fmt: skip
@@ -461,7 +461,7 @@ JSON: find_max.limit); 130 interrupted.
 """,
 )
 @click.argument("addr")
-@_WHAT
+@_COMMON
 @option(_CHECKS, "--slo", "claims", type=_CLAIM, multiple=True, required=True,
         help="What must hold, as in --assert of silly bench: 'p99<10ms'.")  # fmt: skip
 @option("Search", "--start", type=RATE, default="1000", show_default=True,
@@ -488,7 +488,7 @@ def _find_max(
     plan = _plan(addr, {**options, "rate": start})
     is_fixed = _was_given("workers") or _was_given("busy_poll")
     search = finding.plans(plan, precision, tries, 0 if is_fixed else _cores())
-    found = _Found()
+    found = _Search()
     with _opened({"--json": json_path}) as outputs, _Signals() as signals:
         show = functools.partial(print, file=_beside(outputs), flush=True)
         show(f"{'rate':>12}{'answered':>12}{'p50':>10}{'p99':>10}")
@@ -515,7 +515,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-class _Found:
+class _Search:
     """The state of a search: the rates tried, and the best result."""
 
     def __init__(self) -> None:
@@ -585,4 +585,4 @@ def _client(one: finding.Try) -> str:
     return f" (the client was the limit: {workers}, {'polling' if one.busy_poll else 'sleeping'})"
 
 
-_OTHERS: Final[dict[str, click.Command]] = {"compare": _compare, "find-max": _find_max}
+_SUBCOMMANDS: Final[dict[str, click.Command]] = {"compare": _compare, "find-max": _find_max}

@@ -144,7 +144,7 @@ def _run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
     try:
         code = command.main(args=list(arguments), prog_name=f"silly {name}", standalone_mode=False)
     except click.UsageError as error:
-        hint = _apart(name, arguments) or f"see: silly {name} --help"
+        hint = _address_hint(name, arguments) or f"see: silly {name} --help"
         return _fail(name, f"{error.format_message()} ({hint})", USAGE_ERROR)
     except click.ClickException as error:
         return _fail(name, error.format_message(), USAGE_ERROR)
@@ -155,7 +155,7 @@ def _run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _apart(name: str, arguments: Sequence[str]) -> str | None:
+def _address_hint(name: str, arguments: Sequence[str]) -> str | None:
     """Return a hint if host and port were given as two arguments, as for netcat."""
     for host, port in itertools.pairwise(arguments):
         if port.isdigit() and not host.startswith("-") and ":" not in host:

@@ -95,12 +95,12 @@ def _connect(
     try:
         parsed = addresses.parse(addr, "ADDR")
         if not listen and isinstance(parsed, addresses.TCPAddress) and parsed.port == 0:
-            raise ValueError(f"ADDR {addr!r}: port 0 is for --listen")
+            raise ValueError(f"ADDR {addr!r} has port 0, which only --listen can use")
     except ValueError as error:
         raise Failure(str(error)) from None
     for flag, seconds in (("--timeout", timeout), ("--idle-timeout", idle_timeout)):
         if seconds == 0:
-            raise Failure(f"{flag}: must be above 0")
+            raise Failure(f"{flag} must be more than 0")
     if sys.stdin is None or sys.__stdout__ is None:
         raise Failure("standard input and output must be open")
     is_shown = sys.stdout.isatty()
@@ -112,7 +112,7 @@ def _connect(
         shape = Stamped(shape, _now)
     session = _Session(shape, CRLF() if crlf else None, half_close=half_close)
     is_typed = is_shown and sys.stdin.isatty()
-    converse = _converse if is_typed else _pipe
+    talk = _interactive if is_typed else _pipe
 
     async def program() -> int:
         opening = _accept if listen else _dial
@@ -123,7 +123,7 @@ def _connect(
                     f"Connected to {conn.remote_addr} "
                     "(Enter sends; Ctrl-D ends the input, Ctrl-C leaves)"
                 )
-            return await converse(conn, session, until_peer_ends=listen)
+            return await talk(conn, session, until_peer_ends=listen)
 
     return _run(program())
 
@@ -182,10 +182,10 @@ def _run(program: Coroutine[Any, Any, int]) -> int:
     except (OSError, EndOfStream, ConnectionClosed) as error:
         if signalled:
             return 128 + signalled[0]
-        raise Failure(_told(error), FAILED) from None
+        raise Failure(_error_text(error), FAILED) from None
 
 
-def _told(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error) or type(error).__name__
@@ -291,7 +291,7 @@ async def _receive(conn: Conn, shape: Shape, show: Callable[[bytes], Awaitable[N
 # --------------------------------------------------------------------- on a terminal
 
 
-async def _converse(conn: Conn, session: _Session, *, until_peer_ends: bool) -> int:  # noqa: ARG001
+async def _interactive(conn: Conn, session: _Session, *, until_peer_ends: bool) -> int:  # noqa: ARG001
     try:
         from silly.cli.connecting.prompt import Prompt  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:

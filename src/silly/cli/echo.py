@@ -79,7 +79,7 @@ def _share(text: str) -> float:
 def _positive_size(text: str) -> int:
     value = _units.size(text.strip().removesuffix("/s"))
     if value < 1:
-        raise ValueError(f"{text!r} is not a rate such as 64k (bytes a second)")
+        raise ValueError(f"{text!r} is not a rate such as 64k (bytes per second)")
     return value
 
 

@@ -47,7 +47,10 @@ _OFF = object()  # an option's None is "not given"
 
 def _parser(limit: LimitField) -> Callable[[str], object]:
     def parse(text: str) -> object:
-        value = limit.parse(text)
+        try:
+            value = limit.parse(text)
+        except ValueError as error:
+            raise ValueError(str(error).removeprefix(f"{limit.flag}: ")) from None
         return _OFF if value is None else value
 
     return parse

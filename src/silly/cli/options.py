@@ -216,13 +216,13 @@ LIMITS: Final = tuple(
 """The limits of `silly.net.limits`, for listeners whose code does not set them."""
 
 _OTHER_VARIABLES: Final = ("SILLY_ENGINE", "SILLY_WORKER", "SILLY_CHANNEL", "SILLY_SESSIONS")
-_OF_BUILDING: Final = ("SILLY_BUILD_NATIVE", "SILLY_CFLAGS", "SILLY_LDFLAGS")
+_BUILD_VARIABLES: Final = ("SILLY_BUILD_NATIVE", "SILLY_CFLAGS", "SILLY_LDFLAGS")
 
 
 def unknown_variables() -> list[str]:
     """Return a warning for each environment variable ``SILLY_…`` that nothing reads."""
     known = [each.variable for each in (*OPTIONS, *LIMITS)]
-    known += [*_OTHER_VARIABLES, *_OF_BUILDING]
+    known += [*_OTHER_VARIABLES, *_BUILD_VARIABLES]
     lines = []
     for name in sorted(os.environ):
         if name.startswith("SILLY_") and name not in known:
@@ -274,15 +274,15 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     Our long options may also follow FILE; the script's arguments begin at the first
     other word, or after ``--``.
     """
-    before = _ours(arguments, 0, any_flag=True)
+    before = _end_of_options(arguments, 0, any_flag=True)
     if before == len(arguments):
         return list(arguments), []
-    after = _ours(arguments, before + 1, any_flag=False)
+    after = _end_of_options(arguments, before + 1, any_flag=False)
     begins = after + (list(arguments[after : after + 1]) == ["--"])
     return list(arguments[:after]), list(arguments[begins:])
 
 
-def _ours(arguments: Sequence[str], at: int, *, any_flag: bool) -> int:
+def _end_of_options(arguments: Sequence[str], at: int, *, any_flag: bool) -> int:
     """Return the index of the first argument, from *at* on, that is not one of our options."""
     flags = {option.flag: option for option in (*OPTIONS, *LIMITS)}
     while at < len(arguments):

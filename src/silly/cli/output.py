@@ -80,8 +80,8 @@ class Output:
             self._write(text.encode("utf-8", "backslashreplace"))
             self._is_new = False
         except OSError as error:
-            told = f"{self._option}: cannot write {self.path!r}: {error.strerror}"
-            raise Failure(f"{told}; {self._saved(text)}") from None
+            why = f"{self._option}: cannot write {self.path!r}: {error.strerror}"
+            raise Failure(f"{why}; {self._save_copy(text)}") from None
 
     def _write(self, data: bytes) -> None:
         if self._standard is not None:
@@ -89,7 +89,7 @@ class Output:
             return
         is_file = stat.S_ISREG(self._status.st_mode)
         if is_file:
-            if not self._is_there():  # removed or replaced after it was opened
+            if not self._is_in_place():  # removed or replaced after it was opened
                 os.close(self._descriptor)
                 self._opened = None
                 self._open()
@@ -98,13 +98,13 @@ class Output:
         if is_file:
             os.fsync(self._descriptor)  # some file systems report a full disk only here
 
-    def _is_there(self) -> bool:
+    def _is_in_place(self) -> bool:
         try:
             return os.path.samestat(os.fstat(self._descriptor), Path(self.path).stat())
         except OSError:
             return False
 
-    def _saved(self, text: str) -> str:
+    def _save_copy(self, text: str) -> str:
         """Save *text* in a temporary file; return a message that says where."""
         name = Path(self.path).name
         try:
@@ -121,7 +121,7 @@ class Output:
         if self._opened is None:
             return
         with contextlib.suppress(OSError):
-            if self._is_new and self._is_there():
+            if self._is_new and self._is_in_place():
                 Path(self.path).resolve().unlink()
         os.close(self._descriptor)
         self._opened = None

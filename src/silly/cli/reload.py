@@ -16,7 +16,7 @@ __all__ = ["run_reloading"]
 
 logger = Logger("silly.workers")
 
-_LOOK_AT_LINKS: Final = 1000  # milliseconds between checks where the directory's links lead
+_LINK_CHECKS: Final = 1000  # milliseconds between checks where the directory's links lead
 
 
 async def run_reloading(supervisor: Supervisor, directory: Path) -> int:
@@ -38,7 +38,7 @@ async def _watch(supervisor: Supervisor, directory: Path) -> None:
         watching = watchfiles.awatch(
             real,
             watch_filter=watchfiles.PythonFilter(),
-            rust_timeout=_LOOK_AT_LINKS,
+            rust_timeout=_LINK_CHECKS,
             yield_on_timeout=True,
         )
         async with contextlib.aclosing(watching):

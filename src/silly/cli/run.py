@@ -168,11 +168,11 @@ def _run(
             before=lambda: _watch(options),
         )
     except OSError as error:
-        hint = _meant(options.file, verbs) if isinstance(error, FileNotFoundError) else ""
+        hint = _suggestion(options.file, verbs) if isinstance(error, FileNotFoundError) else ""
         return _fail(f"cannot read {options.file!r}: {error.strerror}{hint}")
 
 
-def _meant(name: str, verbs: Collection[str]) -> str:
+def _suggestion(name: str, verbs: Collection[str]) -> str:
     """Return a suggestion for *name*, which is not a file."""
     meant = None
     if Path(f"{name}.py").is_file():
@@ -209,7 +209,7 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
         grace=options.grace,
         debug=options.debug,
         uvloop=options.uvloop,
-        worker_options=[*_watching(options), *_limits(options)],
+        worker_options=[*_watch_options(options), *_limit_options(options)],
         watchdog=options.watchdog,
         develop=options.reload,
     )
@@ -231,12 +231,12 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
         return 1
 
 
-def _limits(options: argparse.Namespace) -> list[str]:
+def _limit_options(options: argparse.Namespace) -> list[str]:
     given = limit_flags(options)
     return [f"{each.flag}={given[each.name]}" for each in LIMITS if each.name in given]
 
 
-def _watching(options: argparse.Namespace) -> list[str]:
+def _watch_options(options: argparse.Namespace) -> list[str]:
     """Return the options that make a worker log, and answer its supervisor."""
     found = ["--access-log"] * options.access_log + ["--log-format", options.log_format]
     if options.log_level is not None:

@@ -123,5 +123,5 @@ def summary_lines(summary: dict[str, Any], unit: str) -> list[str]:
 
 
 def _reasons(what: str, counts: dict[str, int]) -> str:
-    told = ", ".join(f"{text_of_count(count)} by {reason}" for reason, count in counts.items())
-    return f"{what} {told}" if told else ""
+    reasons = ", ".join(f"{text_of_count(count)} by {reason}" for reason, count in counts.items())
+    return f"{what} {reasons}" if reasons else ""

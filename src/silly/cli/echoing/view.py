@@ -131,7 +131,7 @@ class View:
         last = samples[-1] if samples else Sample(0, 0, 0)
         rows = []
         if width >= _NARROW and height >= _LOW:
-            rows.append(Text(f"{'':<4}{'lately':>12}  {'in all':>9}", style="dim"))
+            rows.append(Text(f"{'':<4}{'now':>12}  {'total':>9}", style="dim"))
         total_in, total_out = self._meter.totals()
         for name, now, total, values, style in (
             ("in", last.bytes_in, total_in, [each.bytes_in for each in samples], "green"),
