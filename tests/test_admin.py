@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from silly import admin
-from silly._live import Live
+from silly._loop.live import Live
 from silly.net import tcp
 from silly.net.tcp import Conn
 from tests.workers.harness import running, script

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import silly
-from silly import _signals
+from silly._loop import signals
 from silly.log import DroppingHandler
 from silly.net import tcp
 from tests.conftest import open_descriptors
@@ -229,7 +229,7 @@ def test_no_signal_stays_blocked() -> None:
 
     assert silly.run(main()) == 0
     assert blocked() == before
-    assert not _signals._in_force
+    assert not signals._in_force
 
 
 # ------------------------------------------------------------------------- the program

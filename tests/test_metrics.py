@@ -16,7 +16,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from silly import metrics
-from silly._live import Live
+from silly._loop.live import Live
 from silly.net import listener as listener_module
 from silly.net import observer, tcp
 from silly.net.limits import Limits

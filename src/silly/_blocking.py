@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from silly import _inspection
-from silly._logger import Logger
+from silly._logs.logger import Logger
 
 __all__ = ["report_blocking"]
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from silly._signals import SLICE
+from silly._loop.signals import SLICE
 
 __all__ = [
     "Answer",

@@ -36,9 +36,9 @@ from silly._channel import (
     Stopping,
 )
 from silly._engine import engine
-from silly._live import INTERNAL_TASK
-from silly._logger import ENDS_PROGRAM, Logger
-from silly._signals import interruptible
+from silly._logs.logger import ENDS_PROGRAM, Logger
+from silly._loop.live import INTERNAL_TASK
+from silly._loop.signals import interruptible
 
 __all__ = ["CHANNEL", "Opened", "Worker", "is_reported", "merging", "provide", "worker"]
 

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from silly._engine import engine
 from silly._engine.portable import stream as portable
-from silly._live import INTERNAL_TASK, Live
-from silly._units import counted, text_of_count
+from silly._loop.live import INTERNAL_TASK, Live
+from silly._values.units import counted, text_of_count
 from silly.text import printable
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from silly import _inspection, metrics
-from silly._live import Live
+from silly._loop.live import Live
 from silly.net import addr as addresses
 from silly.net import tcp
 

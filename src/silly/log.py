@@ -28,7 +28,7 @@ from datetime import UTC, datetime
 from typing import Final, TextIO
 
 from silly import stdio
-from silly._arguments import size
+from silly._values.arguments import size
 
 __all__ = ["FORMATS", "DroppingHandler", "JSONFormatter"]
 

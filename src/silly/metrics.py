@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import silly
 from silly._engine import engine
-from silly._extras import install_command
-from silly._live import Live
-from silly._logger import ENDS_PROGRAM
+from silly._logs.logger import ENDS_PROGRAM
+from silly._loop.live import Live
+from silly._values.extras import install_command
 from silly.errors import SillyError
 from silly.net import observer, tcp
 from silly.text import printable

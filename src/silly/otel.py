@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from silly._extras import install_command
-from silly._logger import traceback_text
+from silly._logs.logger import traceback_text
+from silly._values.extras import install_command
 from silly.net import addr as addresses
 from silly.text import printable
 

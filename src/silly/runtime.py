@@ -1,13 +1,13 @@
 """Running a program until it is done or told to stop, and draining it.
 
 A program is done when its main coroutine has returned and nothing keeps it running
-(`silly._live`): no listener, connection, forked task or pending timer.
+(`silly._loop.live`): no listener, connection, forked task or pending timer.
 
 SIGINT and SIGTERM drain the program: listeners stop accepting and give their handlers
 the grace period to finish, then cancel them, then reset connections; forked tasks and
 the main coroutine are cancelled once the handlers are done. A second signal ends the
 grace period at once; a duplicate within a tenth of a second does not count
-(`silly._signals.Debouncer`). All of this is a normal end. Forked children have none of
+(`silly._loop.signals.Debouncer`). All of this is a normal end. Forked children have none of
 these handlers.
 
 SIGUSR1 prints on standard error what every listener, connection and task is doing
@@ -33,14 +33,14 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from silly import _control, _inspection, stdio
-from silly._arguments import seconds
 from silly._blocking import report_blocking
 from silly._engine import engine
-from silly._live import AFTER_CANCEL, INTERNAL_TASK, Live
-from silly._logger import Logger
-from silly._signals import Debouncer, handling, interrupt_wait
-from silly._tracebacks import clarify
-from silly._units import counted
+from silly._logs.logger import Logger
+from silly._logs.tracebacks import clarify
+from silly._loop.live import AFTER_CANCEL, INTERNAL_TASK, Live
+from silly._loop.signals import Debouncer, handling, interrupt_wait
+from silly._values.arguments import seconds
+from silly._values.units import counted
 from silly.log import DroppingHandler, dropping_last_resort
 from silly.net import resolving
 from silly.systemd import Service

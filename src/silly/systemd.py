@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final
 
-from silly._logger import Logger
+from silly._logs.logger import Logger
 
 __all__ = ["Activated", "Service", "activated", "notify", "watchdog_period"]
 

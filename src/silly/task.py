@@ -10,9 +10,9 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar, overload
 
-from silly._live import Live
-from silly._logger import Logger
-from silly._tracebacks import clarify
+from silly._logs.logger import Logger
+from silly._logs.tracebacks import clarify
+from silly._loop.live import Live
 
 __all__ = ["fork"]
 

@@ -7,9 +7,9 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from silly import _arguments
-from silly._live import Live
-from silly._logger import Logger
+from silly._logs.logger import Logger
+from silly._loop.live import Live
+from silly._values import arguments
 from silly.task import fork
 
 __all__ = ["Timer", "after", "cancel", "sleep"]
@@ -26,7 +26,7 @@ def sleep(seconds: float) -> Coroutine[Any, Any, None]:
     Raises:
         TypeError, ValueError: *seconds* is not such a number; raised at the call.
     """
-    return asyncio.sleep(_arguments.seconds(seconds, "seconds"))
+    return asyncio.sleep(arguments.seconds(seconds, "seconds"))
 
 
 class Timer:
@@ -90,7 +90,7 @@ def after(seconds: float, fn: Callable[..., object], *args: Any) -> Timer:
             is not callable.
         RuntimeError: no event loop is running.
     """
-    _arguments.seconds(seconds, "seconds")
+    arguments.seconds(seconds, "seconds")
     if not callable(fn):
         raise TypeError(f"fn must be callable, not {type(fn).__name__}")
     try:

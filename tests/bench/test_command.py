@@ -21,7 +21,7 @@ import jsonschema
 import pytest
 
 import silly
-from silly._units import text_of_count
+from silly._values.units import text_of_count
 from silly.bench.result import schema
 from tests.bench import servers
 from tests.bench.servers import serving

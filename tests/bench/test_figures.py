@@ -17,7 +17,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from silly._units import text_of_count
+from silly._values.units import text_of_count
 from silly.bench.histogram import Histogram
 from silly.bench.recorder import Recorder
 from silly.bench.result import PERCENTILES, _examples, schema

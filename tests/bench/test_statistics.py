@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from silly import _units
+from silly._values import units
 from silly.bench import result as results
 from silly.bench.asserts import Claim
 from silly.bench.compare import compare
@@ -147,7 +147,7 @@ def test_a_ramp_is_straight_between_its_stages_and_stays_at_the_last() -> None:
 
 @given(st.integers(0, 10**9))
 def test_plain_sizes(size: int) -> None:
-    assert _units.size(str(size)) == Sizes.parse(str(size)).one == size
+    assert units.size(str(size)) == Sizes.parse(str(size)).one == size
 
 
 @given(st.integers(0, 5000), st.integers(0, 5000), st.integers(1, 99), st.integers())
@@ -198,30 +198,30 @@ def test_bad_stages_are_explained(text: str) -> None:
 
 
 def test_units() -> None:
-    assert [_units.duration(text) for text in ("2", "500ms", "1.5m", "2h", "5us", "7µs")] == (
+    assert [units.duration(text) for text in ("2", "500ms", "1.5m", "2h", "5us", "7µs")] == (
         pytest.approx([2, 0.5, 90, 7200, 5e-6, 7e-6])
     )
-    assert [_units.size(text) for text in ("64", "64k", "1M", "2KiB", "1.5k", "3 MB")] == [
+    assert [units.size(text) for text in ("64", "64k", "1M", "2KiB", "1.5k", "3 MB")] == [
         64, 65536, 1 << 20, 2048, 1536, 3 << 20,
     ]  # fmt: skip
-    assert [_units.count(text) for text in ("7", "10k", "1.5M")] == [7, 10_000, 1_500_000]
-    assert [_units.rate(text) for text in ("0.5", "10k", "2k/s")] == [0.5, 10_000, 2000]
+    assert [units.count(text) for text in ("7", "10k", "1.5M")] == [7, 10_000, 1_500_000]
+    assert [units.rate(text) for text in ("0.5", "10k", "2k/s")] == [0.5, 10_000, 2000]
     for parse, wrong in (
-        (_units.duration, "soon"),
-        (_units.duration, "-1s"),
-        (_units.size, "1.0001"),
-        (_units.count, "1.5"),
-        (_units.rate, "fast"),
-        (_units.number, "nan"),
-        (_units.number, "x"),
+        (units.duration, "soon"),
+        (units.duration, "-1s"),
+        (units.size, "1.0001"),
+        (units.count, "1.5"),
+        (units.rate, "fast"),
+        (units.number, "nan"),
+        (units.number, "x"),
     ):
         with pytest.raises(ValueError, match="is not"):
             parse(wrong)
-    assert [_units.duration_text(v) for v in (None, 0, 1.5e-9, 1e-6, 0.00123456, 0.9999, 12.3)] == [
+    assert [units.duration_text(v) for v in (None, 0, 1.5e-9, 1e-6, 0.00123456, 0.9999, 12.3)] == [
         "-", "0 s", "1.50 ns", "1 µs", "1.23 ms", "1.00 s", "12.3 s",
     ]  # fmt: skip
-    assert [_units.size_text(v) for v in (64, 1536, 1 << 30)] == ["64 B", "1.50 KiB", "1 GiB"]
-    assert [_units.text_of_count(v) for v in (0, 1.5, 71234)] == ["0", "1.50", "71 234"]
+    assert [units.size_text(v) for v in (64, 1536, 1 << 30)] == ["64 B", "1.50 KiB", "1 GiB"]
+    assert [units.text_of_count(v) for v in (0, 1.5, 71234)] == ["0", "1.50", "71 234"]
 
 
 # ------------------------------------------------------------------------- judging

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from silly import _control, metrics
-from silly._live import Live
+from silly._loop.live import Live
 from silly.cli import watching
 from silly.net import tcp
 from silly.net.tcp import Conn

@@ -131,7 +131,7 @@ async def observe(name: str, script: list[Step]) -> list[str]:
     owner = SimpleNamespace(conn_closed=closed.append)
     made: list[Any] = []
 
-    def accept(carrier: Any) -> Conn:
+    def accept(carrier: Any) -> Any:
         made.append(kind(carrier, loop, owner, read_limit=1000, max_unsent=1_000_000, linger=5.0))
         return made[0]
 

@@ -33,7 +33,7 @@ from hypothesis.stateful import (
 )
 
 import silly
-from silly._live import Live
+from silly._loop.live import Live
 from silly.errors import ConnectionClosed, EndOfStream, LimitExceeded, WriteQueueFull
 from silly.net import tcp
 from silly.net.tcp import Conn

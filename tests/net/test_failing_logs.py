@@ -20,8 +20,8 @@ import pytest
 
 from silly import task as forking
 from silly import time as timing
-from silly._live import Live
-from silly._logger import Logger
+from silly._logs.logger import Logger
+from silly._loop.live import Live
 from silly.errors import EndOfStream
 from silly.net import sweep, tally, tcp
 from silly.net.course import Handler

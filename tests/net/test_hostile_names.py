@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from silly import _inspection, admin, metrics
-from silly._logger import traceback_text
+from silly._logs.logger import traceback_text
 from silly.errors import EndOfStream, at_address
 from silly.net import tcp
 from silly.net.observer import Ending

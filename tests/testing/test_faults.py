@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from silly._live import Live
+from silly._loop.live import Live
 from silly.errors import ConnectionClosed, EndOfStream, WriteQueueFull
 from silly.net import tcp
 from silly.net.tcp import Conn

@@ -47,9 +47,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from silly._arguments import positive_seconds, seconds
 from silly._engine import stream_errors
 from silly._engine.interface import Budget, Deadlines, Owner, packed_ip
+from silly._values.arguments import positive_seconds, seconds
 
 __all__ = ["CLOSED", "CLOSING", "FAILED", "FINISHED", "LOST", "OPEN", "Lifecycle"]
 

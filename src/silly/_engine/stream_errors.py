@@ -12,7 +12,7 @@ import os
 from collections.abc import Coroutine, Iterable
 from typing import TypeVar
 
-from silly._tracebacks import AWAIT_IS_MISSING
+from silly._logs.tracebacks import AWAIT_IS_MISSING
 from silly.errors import (
     ConcurrentRead,
     ConnectionClosed,

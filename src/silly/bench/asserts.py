@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from silly import _units
+from silly._values import units
 
 __all__ = ["Claim", "figure"]
 
@@ -67,9 +67,9 @@ class Claim:
         if actual is None:
             return "not measured"
         if _percent(self.name) is not None or self.name in (*_TIMES, "cpu_per_request"):
-            return _units.duration_text(actual)
+            return units.duration_text(actual)
         if self.name == "rss":
-            return _units.size_text(actual)
+            return units.size_text(actual)
         return f"{actual:g}" if self.name in ("error_rate", "client_cpu") else f"{actual:.10g}"
 
 
@@ -82,15 +82,15 @@ def _percent(name: str) -> float | None:
 
 def _reader(name: str) -> Callable[[str], float]:
     if _percent(name) is not None or name in (*_TIMES, "cpu_per_request"):
-        return _units.duration
+        return units.duration
     if name in _COUNTS:
-        return _units.count
+        return units.count
     if name == "rate":
-        return _units.rate
+        return units.rate
     if name == "rss":
-        return _units.size
+        return units.size
     if name in ("error_rate", "client_cpu"):
-        return _units.number
+        return units.number
     raise ValueError(f"unknown figure {name!r}")
 
 

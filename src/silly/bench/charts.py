@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from silly._units import duration_text, text_of_count
+from silly._values.units import duration_text, text_of_count
 
 __all__ = ["Axis", "bars", "count_axis", "latency_axis", "lines", "percentile_axis", "time_axis"]
 

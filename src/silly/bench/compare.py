@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from silly._units import counted
+from silly._values.units import counted
 from silly.bench.histogram import ERROR, Histogram, middle
 
 __all__ = ["Comparison", "compare", "differences"]

@@ -16,7 +16,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from silly._units import counted, text_of_count
+from silly._values.units import counted, text_of_count
 from silly.bench.asserts import Claim
 from silly.bench.plan import Plan
 

@@ -27,7 +27,7 @@ from time import perf_counter_ns as clock
 from typing import Any, Final
 
 from silly._engine import engine
-from silly._units import duration_text
+from silly._values.units import duration_text
 from silly.bench.messages import Messages
 from silly.bench.plan import Plan
 from silly.bench.recorder import Interval, Recorder

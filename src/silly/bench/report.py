@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from importlib import resources
 from typing import Any
 
-from silly._units import duration_text, text_of_count
+from silly._values.units import duration_text, text_of_count
 from silly.bench import charts
 from silly.bench.histogram import Histogram, middle
 from silly.bench.summary import described, lines

@@ -16,7 +16,7 @@ from importlib import resources
 from typing import Any, Final
 
 import silly
-from silly._units import counted
+from silly._values.units import counted
 from silly.bench.asserts import Claim
 from silly.bench.fleet import Fleet, summed
 from silly.bench.histogram import Histogram

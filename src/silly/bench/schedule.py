@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from silly import _units
+from silly._values import units
 
 __all__ = ["Ramp", "Schedule", "Stage"]
 
@@ -33,7 +33,7 @@ class Stage:
         try:
             if not colon:
                 raise ValueError(text)
-            stage = cls(_units.duration(time), _units.rate(target))
+            stage = cls(units.duration(time), units.rate(target))
         except ValueError:
             raise ValueError(
                 f"{text!r} is not a stage such as 30s:100 (within 30 s, up or down to 100)"

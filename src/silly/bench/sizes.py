@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from silly import _units
+from silly._values import units
 
 __all__ = ["Sizes"]
 
@@ -28,9 +28,9 @@ class Sizes:
             sizes, colon, share = part.partition(":")
             least, dash, most = sizes.partition("-")
             try:
-                low = _units.size(least)
-                high = _units.size(most) if dash else low
-                weight = _units.number(share) if colon else 1.0
+                low = units.size(least)
+                high = units.size(most) if dash else low
+                weight = units.number(share) if colon else 1.0
             except ValueError as error:
                 raise ValueError(f"{text!r} is not a size: {error}; expected {FORMS}") from None
             if colon and not share.strip().endswith("%"):

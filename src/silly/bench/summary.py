@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from silly._units import counted, duration_text, size_text, text_of_count
+from silly._values.units import counted, duration_text, size_text, text_of_count
 
 __all__ = ["described", "lines"]
 

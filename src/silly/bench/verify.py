@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from silly._units import counted
+from silly._values.units import counted
 from silly.bench.messages import Messages
 
 __all__ = ["Violation", "diagnose"]

@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from silly._units import duration_text, text_of_count
+from silly._values.units import duration_text, text_of_count
 from silly.bench.plan import Plan
 from silly.bench.recorder import AFTER, Interval
 

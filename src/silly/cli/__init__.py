@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from silly import stdio
-from silly._extras import install_command
+from silly._values.extras import install_command
 from silly.cli import run
 from silly.cli.options import unknown_variables
 

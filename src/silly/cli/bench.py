@@ -21,7 +21,7 @@ from typing import Any, Final, Self, TextIO
 import click
 from rich.console import Console
 
-from silly._units import counted, duration_text, number, text_of_count
+from silly._values.units import counted, duration_text, number, text_of_count
 from silly.bench import compare as comparing
 from silly.bench import find_max as finding
 from silly.bench import report, session, summary

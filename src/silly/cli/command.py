@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 import click
 
-from silly import _units, stdio
+from silly import stdio
+from silly._values import units
 from silly.text import printable
 
 __all__ = [
@@ -67,9 +68,9 @@ class Parsed(_ParamType):
             self.fail(str(error), param, ctx)
 
 
-DURATION: Final = Parsed("duration", _units.duration)
-COUNT: Final = Parsed("number", _units.count)
-RATE: Final = Parsed("rate", _units.rate)
+DURATION: Final = Parsed("duration", units.duration)
+COUNT: Final = Parsed("number", units.count)
+RATE: Final = Parsed("rate", units.rate)
 
 
 class _GroupedOption(click.Option):

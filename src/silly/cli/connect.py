@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import click
 
-from silly._extras import install_command
-from silly._signals import handling, interrupt_wait
+from silly._loop.signals import handling, interrupt_wait
+from silly._values.extras import install_command
 from silly.cli.command import DURATION, INTERRUPTED, Failure, GroupedCommand, option, run
 from silly.cli.connecting.pipe import Sink, Source
 from silly.cli.connecting.shaping import (

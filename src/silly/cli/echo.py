@@ -14,8 +14,9 @@ from typing import Any, Final, TextIO
 
 import click
 
-from silly import _units, runtime, stdio
-from silly._extras import install_command
+from silly import runtime, stdio
+from silly._values import units
+from silly._values.extras import install_command
 from silly.cli.command import (
     DURATION,
     INTERRUPTED,
@@ -70,14 +71,14 @@ _MODE, _NETWORK, _OUT = "Mode (choose one)", "Simulated bad network", "Output"
 
 
 def _share(text: str) -> float:
-    value = _units.number(text)
+    value = units.number(text)
     if not 0 <= value <= 1:
         raise ValueError(f"{text!r} is not a probability such as 0.01 or 1%")
     return value
 
 
 def _positive_size(text: str) -> int:
-    value = _units.size(text.strip().removesuffix("/s"))
+    value = units.size(text.strip().removesuffix("/s"))
     if value < 1:
         raise ValueError(f"{text!r} is not a rate such as 64k (bytes per second)")
     return value
@@ -344,9 +345,9 @@ class _Server:
     def _bad_network(self) -> str:
         bad = self._impairment
         return "".join((
-            f" --delay {_units.duration_text(bad.delay)}" if bad.delay else "",
+            f" --delay {units.duration_text(bad.delay)}" if bad.delay else "",
             f" --drop {bad.drop:.3g}" if bad.drop else "",
-            f" --max-rate {_units.size_text(bad.max_rate)}" if bad.max_rate else "",
+            f" --max-rate {units.size_text(bad.max_rate)}" if bad.max_rate else "",
         ))  # fmt: skip
 
     def _local_addrs(self) -> list[str]:

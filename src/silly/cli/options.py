@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from silly import _units
-from silly._arguments import size
+from silly._values import units
+from silly._values.arguments import size
 from silly.log import FORMATS
 from silly.net import addr as addresses
 from silly.net.limits import Limits
@@ -74,7 +74,7 @@ def _duration(text: str) -> float:
     if text.strip().lower() == "inf":
         return float("inf")
     try:
-        return _units.duration(text)
+        return units.duration(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -87,7 +87,7 @@ def _period(text: str) -> float:
 
 def _count(text: str) -> int:
     try:
-        return size(_units.count(text), "it", least=1)
+        return size(units.count(text), "it", least=1)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more") from None
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import watchfiles
 
-from silly._logger import Logger
+from silly._logs.logger import Logger
 from silly.workers import Supervisor
 
 __all__ = ["run_reloading"]

@@ -16,7 +16,7 @@ from pathlib import Path
 import silly
 from silly import _control, stdio
 from silly._engine import why_not_native
-from silly._extras import install_command
+from silly._values.extras import install_command
 from silly.cli import watching
 from silly.cli.options import (
     LIMITS,

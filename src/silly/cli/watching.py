@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
 
 from silly import _control, admin, metrics
-from silly._live import Live
-from silly._logger import Logger
+from silly._logs.logger import Logger
+from silly._loop.live import Live
 from silly.log import FORMATS, DroppingHandler
 from silly.net import observer, tcp
 from silly.net.access_log import AccessLog

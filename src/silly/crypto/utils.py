@@ -6,7 +6,7 @@ import secrets
 import string
 from typing import Final
 
-from silly._arguments import size
+from silly._values.arguments import size
 
 __all__ = ["randomkey"]
 

@@ -15,7 +15,7 @@ import logging
 from types import MappingProxyType
 from typing import Final
 
-from silly._logger import Logger
+from silly._logs.logger import Logger
 from silly.net.conn import Conn
 from silly.net.observer import Ending, ObservedListener
 from silly.text import printable

@@ -22,10 +22,10 @@ from types import CoroutineType
 from typing import Any, Final
 
 from silly._engine import engine
-from silly._live import INTERNAL_TASK
-from silly._logger import Logger
-from silly._tracebacks import clarify
-from silly._units import counted
+from silly._logs.logger import Logger
+from silly._logs.tracebacks import clarify
+from silly._loop.live import INTERNAL_TASK
+from silly._values.units import counted
 from silly.net.budget import MemoryBudget, memory_of
 from silly.net.conn import Conn, EngineConn
 from silly.net.gate import Gate

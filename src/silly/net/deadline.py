@@ -13,8 +13,8 @@ import asyncio
 import math
 from typing import Protocol, Self
 
-from silly._arguments import positive_seconds
 from silly._engine import stream_errors
+from silly._values.arguments import positive_seconds
 from silly.net.sweep import CHECKS, Sweep
 
 __all__ = ["Deadline"]

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from silly._live import INTERNAL_TASK, disown_socket
+from silly._loop.live import INTERNAL_TASK, disown_socket
 from silly.errors import at_address
 from silly.net.addr import Address, TCPAddress, UnixAddress, format_sockaddr
 from silly.net.resolving import getaddrinfo

@@ -14,8 +14,8 @@ import math
 import os
 from typing import Final
 
-from silly._logger import Logger
-from silly._units import counted
+from silly._logs.logger import Logger
+from silly._values.units import counted
 from silly.net.limits import Limits
 from silly.net.tally import Tally
 from silly.text import printable

@@ -20,9 +20,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeVar
 
-from silly import _units
-from silly._arguments import positive_seconds, seconds, size
 from silly._engine.interface import LINGER, MAX_UNSENT, READ_LIMIT
+from silly._values import units
+from silly._values.arguments import positive_seconds, seconds, size
 
 __all__ = ["LimitField", "Limits", "set_flags"]
 
@@ -74,20 +74,20 @@ def _memory(value: Any, name: str) -> int | str:
 
 
 _COUNT = _Kind(
-    lambda value, name: size(value, name, least=1), _units.count, "a number such as 1000 or 10k"
+    lambda value, name: size(value, name, least=1), units.count, "a number such as 1000 or 10k"
 )
 _SIZE = _Kind(
-    lambda value, name: size(value, name, least=1), _units.size, "a size such as 4096, 64k or 1M"
+    lambda value, name: size(value, name, least=1), units.size, "a size such as 4096, 64k or 1M"
 )
 _MEMORY = _Kind(
     _memory,
-    lambda text: text if text.endswith("%") else _units.size(text),
+    lambda text: text if text.endswith("%") else units.size(text),
     "a size such as 512M, or a share of the machine's memory such as 25%",
 )
-_SECONDS = _Kind(seconds, _units.duration, "a duration such as 500ms, 30s or 1m")
-_WINDOW = _Kind(positive_seconds, _units.duration, "a duration above 0 such as 500ms, 30s or 1m")
-_RATE = _Kind(_rate, _units.rate, "a rate such as 100 or 10k (per second)")
-_BYTE_RATE = _Kind(_rate, _units.byte_rate, "a rate such as 500 or 4k (bytes per second)")
+_SECONDS = _Kind(seconds, units.duration, "a duration such as 500ms, 30s or 1m")
+_WINDOW = _Kind(positive_seconds, units.duration, "a duration above 0 such as 500ms, 30s or 1m")
+_RATE = _Kind(_rate, units.rate, "a rate such as 100 or 10k (per second)")
+_BYTE_RATE = _Kind(_rate, units.byte_rate, "a rate such as 500 or 4k (bytes per second)")
 _NETWORKS = _Kind(
     _networks,
     lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),

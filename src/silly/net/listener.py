@@ -13,14 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from silly._arguments import seconds
-from silly._awaitables import Closing
 from silly._engine import engine
 from silly._engine.interface import Server
-from silly._live import INTERNAL_TASK, Live
-from silly._logger import Logger
-from silly._units import counted
+from silly._logs.logger import Logger
+from silly._loop.live import INTERNAL_TASK, Live
+from silly._values.arguments import seconds
+from silly._values.units import counted
 from silly.net import addr as addresses
+from silly.net.awaitables import Closing
 from silly.net.course import Course, Handler
 from silly.net.limits import Limits
 from silly.net.listening import backlog_overflows, obtain_sockets

@@ -29,7 +29,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from silly._logger import ENDS_PROGRAM, Logger
+from silly._logs.logger import ENDS_PROGRAM, Logger
 from silly.net.conn import Conn, StreamConn
 from silly.net.limits import Limits
 from silly.net.tally import Tally

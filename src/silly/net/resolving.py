@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from silly._signals import SLICE, interruptible
+from silly._loop.signals import SLICE, interruptible
 
 __all__ = ["getaddrinfo", "getaddrinfo_now"]
 

@@ -19,14 +19,14 @@ import errno
 from collections.abc import Callable
 from typing import Any, Final
 
-from silly._arguments import positive_seconds, seconds, seconds_or_none, size
-from silly._awaitables import Connecting
 from silly._engine import engine
 from silly._engine.interface import LINGER, MAX_UNSENT, READ_LIMIT
-from silly._live import Live
+from silly._loop.live import Live
+from silly._values.arguments import positive_seconds, seconds, seconds_or_none, size
 from silly.net import addr as addresses
 from silly.net.access_log import AccessLog
 from silly.net.addr import TCPAddress, UnixAddress
+from silly.net.awaitables import Connecting
 from silly.net.conn import Conn, ConnStats, EngineConn
 from silly.net.course import Handler
 from silly.net.dialing import dial

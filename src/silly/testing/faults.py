@@ -31,8 +31,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, Self
 
-from silly._arguments import seconds, size
 from silly._engine.interface import LINGER, MAX_UNSENT, READ_LIMIT
+from silly._values.arguments import seconds, size
 from silly.errors import ConnectionClosed, EndOfStream
 from silly.net import addr as addresses
 from silly.net import tcp

@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from silly import _control
-from silly._arguments import seconds, size
 from silly._channel import (
     Answer,
     Ask,
@@ -37,8 +36,9 @@ from silly._channel import (
 )
 from silly._channel import Sockets as Granted
 from silly._engine import engine
-from silly._logger import ENDS_PROGRAM, Logger
-from silly._signals import Debouncer, handling
+from silly._logs.logger import ENDS_PROGRAM, Logger
+from silly._loop.signals import Debouncer, handling
+from silly._values.arguments import seconds, size
 from silly.runtime import GRACE
 from silly.systemd import VARIABLES, Service, watchdog_period
 from silly.workers.process import (

@@ -91,7 +91,7 @@ from silly._engine.native.waiter cimport PENDING, Waiter, new_waiter
 import os
 import warnings
 
-from silly._arguments import seconds_or_none, size
+from silly._values.arguments import seconds_or_none, size
 from silly._engine import stream_errors
 from silly._engine.drain import Draining
 from silly._engine.interface import LINGER, MAX_UNSENT, READ_LIMIT

@@ -16,7 +16,7 @@ from typing import Any
 from silly._engine.accepting import ACCEPT_BATCH, Accepting
 from silly._engine.interface import Accept, Gate, packed_ip
 from silly._engine.portable.link import RESET_ON_CLOSE, link_factory
-from silly._live import disown_socket
+from silly._loop.live import disown_socket
 
 __all__ = ["LoopServer", "SocketServer"]
 

@@ -29,7 +29,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final
 
-from silly._arguments import seconds_or_none, size
 from silly._engine import stream_errors
 from silly._engine.drain import Draining
 from silly._engine.filter import Filtered
@@ -48,6 +47,7 @@ from silly._engine.portable.receive_buffer import INCOMPLETE, TOO_LONG, ReceiveB
 from silly._engine.portable.trampoline import PARKING, Trampoline, current_trampoline
 from silly._engine.portable.turn import Turn
 from silly._engine.stream_errors import Buffer
+from silly._values.arguments import seconds_or_none, size
 
 __all__ = ["Stream"]
 

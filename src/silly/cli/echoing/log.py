@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Final, TextIO
 
-from silly._units import counted, duration_text, size_text, text_of_count
+from silly._values.units import counted, duration_text, size_text, text_of_count
 from silly.net.tcp import Conn
 from silly.text import printable
 

@@ -13,7 +13,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from silly._units import size_text, text_of_count
+from silly._values.units import size_text, text_of_count
 from silly.bench.view import sparkline
 from silly.cli.echoing.meter import Meter, Peer, Sample
 
