@@ -1,4 +1,4 @@
-"""Argument checks that several modules share: seconds and sizes.
+"""Argument checks that several modules share: seconds, sizes and rates.
 
 Each returns the value in the form that the caller computes with, or raises
 `TypeError` or `ValueError` naming the argument and what was expected.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["positive_seconds", "seconds", "seconds_or_none", "size"]
+__all__ = ["positive_seconds", "rate", "seconds", "seconds_or_none", "size"]
 
 
 def seconds(value: float, name: str) -> float:
@@ -41,6 +41,17 @@ def size(value: int, name: str, *, least: int = 0) -> int:
         raise TypeError(f"{name} must be an int, not {_described(value)}")
     if value < least:
         raise ValueError(f"{name} must be {least} or more, not {value}")
+    return value
+
+
+def rate(value: float | None, name: str) -> float | None:
+    """Check an optional number per second: finite, and more than 0."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number per second, not {_described(value)}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a finite number above 0, or None for no limit")
     return value
 
 
