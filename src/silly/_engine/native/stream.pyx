@@ -33,7 +33,7 @@ from silly._engine.native.linux cimport (
     socklen_t,
 )
 from silly._engine.native.names cimport inet_sockaddr, raw_local_name, socket_name
-from silly._engine.native.reactor cimport Reactor, Source, reactor_of
+from silly._engine.native.reactor cimport Reactor, Source, allow_instances, reactor_of
 from silly._engine.native.read cimport Read
 from silly._engine.native.receiving cimport capped
 from silly._engine.native.sending cimport Sending
@@ -224,6 +224,9 @@ cdef class Stream(Sending):
         if self._room_waiters:
             return stream_errors.describe_write(self.unsent_bytes)
         return None
+
+
+allow_instances(Stream)
 
 
 cdef void tell_budget(object budget, int64_t change) noexcept:
