@@ -110,8 +110,8 @@ async def test_cancelling_a_task_made_of_closing_does_not_stop_the_closing() -> 
             await conn.read()
 
 
-async def test_connect_is_awaited_or_entered_or_made_a_task() -> None:
-    async with tcp.listen(ANY, echo) as listener:
+async def test_connect_is_awaited_or_entered_or_made_a_task(port: int) -> None:
+    async with tcp.listen(f"127.0.0.1:{port}", echo) as listener:
         async with tcp.connect(listener.local_addr) as conn:
             await conn.write(b"entered\n")
             assert await conn.read(b"\n") == b"entered\n"
