@@ -70,32 +70,42 @@ class MemoryBudget:
             self._handle.cancel()
 
     def _relieve(self) -> None:
+        self._look_later()
         self._rank(self._conns(), [])
 
     def _rank(self, conns: list[Conn], ranked: list[tuple[float, int, Conn]]) -> None:
         """Find those that hold something, in slices."""
+        self._look_later()
         now = time.time()
         for conn in conns[-RANKED:]:
             if conn._held:
                 ranked.append((_worth(conn, now), len(ranked), conn))
         del conns[-RANKED:]
         if conns:
-            self._handle = self._loop.call_soon(self._rank, conns, ranked)
+            self._plan(self._loop.call_soon(self._rank, conns, ranked))
         else:
             ranked.sort(reverse=True)
             self._end(ranked)
 
     def _end(self, ranked: list[tuple[float, int, Conn]]) -> None:
         """Reset the last of *ranked*, in slices, until there is relief."""
-        self._handle = self._loop.call_later(PAUSE, self._look_again)  # whatever ending raises
+        self._look_later()
         for _, _, conn in ranked[-1 : -ENDED - 1 : -1]:
             if self.limit is None or self.held <= self.limit * RELIEF:
                 return
             ranked.pop()
             conn._end_for("memory_budget", complaints.over_budget(conn._held))
         if ranked:
+            self._plan(self._loop.call_soon(self._end, ranked))
+
+    def _look_later(self) -> None:
+        """Look again after a pause, even if the rest of this step raises."""
+        self._plan(self._loop.call_later(PAUSE, self._look_again))
+
+    def _plan(self, step: asyncio.Handle) -> None:
+        if self._handle is not None:
             self._handle.cancel()
-            self._handle = self._loop.call_soon(self._end, ranked)
+        self._handle = step
 
     def _look_again(self) -> None:
         self._handle = None

@@ -13,7 +13,7 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, Self
 
-from silly._arguments import positive_seconds
+from silly import _arguments
 from silly._engine import complaints
 from silly.net.sweep import LOOKS, Sweep
 
@@ -30,13 +30,8 @@ class Deadline:
 
     def __init__(self, conn: Conn, seconds: float | None, rate: float | None) -> None:
         self._conn = conn
-        self._seconds = positive_seconds(seconds, "seconds")
-        if rate is not None:
-            if isinstance(rate, bool) or not isinstance(rate, int | float):
-                raise TypeError(f"rate must be a number of bytes per second, not {rate!r}")
-            if not rate > 0:
-                raise ValueError(f"rate must be above 0 bytes per second, not {rate!r}")
-        self._rate = rate
+        self._seconds = _arguments.positive_seconds(seconds, "seconds")
+        self._rate = _arguments.rate(rate, "rate")
         self._open: _OpenDeadlines | None = None
         self._started = 0.0
         self._base = 0
