@@ -168,6 +168,51 @@ def test_what_is_never_answered_counts_with_the_time_it_waited(
     assert "were not answered, and count with the time waited" in run.done.stdout
 
 
+@pytest.mark.parametrize(
+    ("serve", "rate"),
+    [
+        (servers.corrupting, []),
+        (servers.losing, ["--rate", 2000]),
+        (servers.reordering, []),
+        (servers.closing, ["--rate", 2000]),
+    ],
+)
+def test_each_request_that_was_sent_is_answered_or_an_error(
+    serve: servers.Serve, rate: list[object], tmp_path: Path
+) -> None:
+    with serving(serve) as addr:
+        run = Run(
+            tmp_path, addr, "-n", 100, "-c", 2, "-d", 8, "--max-errors", 1000,
+            "--timeout", "300ms", *rate,
+        )  # fmt: skip
+    run.check()
+    result = run.result
+    sent = result["bytes_out"] // 64
+    assert sent == result["requests"] + result["errors"]["total"] == 100
+    if rate:
+        assert result["open_loop"]["sent"] == sent
+    assert result["errors"]["wrong"] < result["errors"]["total"]
+
+
+def test_what_is_right_before_a_wrong_reply_and_in_flight_behind_it(tmp_path: Path) -> None:
+    def serve(sock: socket.socket) -> None:
+        replies = [line for _, line in zip(range(8), lines(sock), strict=False)]
+        replies[5] = replies[5][:20] + b"?" + replies[5][21:]
+        sock.sendall(b"".join(replies))
+        sock.recv(1)
+
+    with serving(serve) as addr:
+        run = Run(tmp_path, addr, "-n", 8, "-c", 1, "-d", 8)
+    run.check()
+    assert run.result["requests"] == 5
+    assert run.result["errors"]["kinds"] == {"corrupt": 1, "abandoned": 2}
+    assert run.result["errors"]["wrong"] == 1
+    assert run.result["errors"]["first"][1] == (
+        "connection 0: 2 more requests were in flight when a reply was wrong"
+    )
+    assert run.result["bytes_in"] == 8 * 64
+
+
 def test_the_rate_of_a_run_with_timeouts_is_of_its_whole_time(tmp_path: Path) -> None:
     with serving(Counting(answered=5)) as addr:
         run = Run(tmp_path, addr, "-n", 6, "-c", 1, "--timeout", "200ms")

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from silly.bench.messages import Messages
 
-__all__ = ["Violation", "diagnose"]
+__all__ = ["Violation", "diagnose", "right_replies"]
 
 _NEAR = 256  # requests, before and behind, whose replies are considered
 _SHOWN = 24  # bytes of a reply that are shown
@@ -46,13 +46,8 @@ def diagnose(messages: Messages, first: int, sent: int, received: bytes) -> Viol
         sent: how many requests were sent: the last is *sent* - 1.
         received: all that came, as far as it was waited for; not right, as a whole.
     """
-    number, at = first, 0
-    while number < sent:
-        reply = messages.reply(number)
-        if not received.startswith(reply, at):
-            break
-        at += len(reply)
-        number += 1
+    count, at = right_replies(messages, first, sent, received)
+    number = first + count
     received = received[at:]
     before = _find(messages, range(number - 1, max(-1, number - _NEAR), -1), received)
     if number == sent:
@@ -81,6 +76,23 @@ def diagnose(messages: Messages, first: int, sent: int, received: bytes) -> Viol
         f"expected {_show(expected, byte)}, got {_show(seen, byte)}"
     )
     return Violation("corrupt", number, byte, text)
+
+
+def right_replies(
+    messages: Messages, first: int, sent: int, received: bytes | bytearray
+) -> tuple[int, int]:
+    """Return how many right replies *received* begins with, and their bytes.
+
+    The arguments are those of `diagnose`.
+    """
+    number, at = first, 0
+    while number < sent:
+        reply = messages.reply(number)
+        if not received.startswith(reply, at):
+            break
+        at += len(reply)
+        number += 1
+    return number - first, at
 
 
 def _find(messages: Messages, numbers: range, received: bytes) -> int | None:
