@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import re
@@ -211,6 +212,33 @@ def test_what_is_right_before_a_wrong_reply_and_in_flight_behind_it(tmp_path: Pa
         "connection 0: 2 more requests were in flight when a reply was wrong"
     )
     assert run.result["bytes_in"] == 8 * 64
+
+
+@pytest.mark.parametrize("rate", [[], ["--rate", 50]])
+def test_a_connection_that_times_out_counts_with_the_time_it_took(
+    rate: list[object], tmp_path: Path
+) -> None:
+    # A listener whose backlog is full answers no more.
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as full,
+        contextlib.ExitStack() as held,
+    ):
+        for _ in range(4):
+            sock = held.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(full.getsockname())
+        run = Run(
+            tmp_path, "{}:{}".format(*full.getsockname()), "--mode", "reconnect", "-c", 2,
+            "-n", 6, "--timeout", "100ms", "--interval", "100ms", *rate,
+        )  # fmt: skip
+    run.check()
+    result = run.result
+    assert result["requests"] == 0
+    assert result["errors"]["kinds"] == {"connect": 6}
+    assert result["unanswered"] == result["connect"]["count"] == 6
+    assert result["latency"]["min"] >= 0.1
+    assert result["connect"]["min"] >= 0.1
+    assert "6 connections made or timed out" in run.done.stdout
 
 
 def test_the_rate_of_a_run_with_timeouts_is_of_its_whole_time(tmp_path: Path) -> None:

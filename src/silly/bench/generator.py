@@ -343,8 +343,11 @@ class Generator:
 
     # -------------------------------------------------------------------- connecting
 
-    async def connect(self) -> tuple[tcp.Conn, int] | None:
-        """Open a connection and give it a number; None if that fails, which is recorded."""
+    async def connect(self, due: int | None = None) -> tuple[tcp.Conn, int] | None:
+        """Open a connection and give it a number; None if that fails, which is recorded.
+
+        *due* is when the request was due that waits for the connection, if one does.
+        """
         number = self._conns * self.plan.workers + self._part
         self._conns += 1
         began = clock()
@@ -358,7 +361,12 @@ class Generator:
                     linger=1,
                 )
         except OSError as error:
-            self.recorder.failed(clock(), "connect", f"connection {number}: {cause(error)}")
+            now = clock()
+            if isinstance(error, TimeoutError):  # the slowest of all
+                self.recorder.connected(now - began)
+                if due is not None:
+                    self.recorder.waited(now, due, None)
+            self.recorder.failed(now, "connect", f"connection {number}: {cause(error)}")
             self._failures += 1
             if self._failures >= _GIVE_UP and not self.alive:
                 self.stop(f"no connection could be made any more: {cause(error)}")
@@ -459,9 +467,9 @@ class Lane:
 
     # -------------------------------------------------------------------- the course
 
-    async def connect(self) -> bool:
-        """Have a connection, new and unused, if one can be made."""
-        made = await self._generator.connect()
+    async def connect(self, due: int | None = None) -> bool:
+        """Have a connection, new and unused, if one can be made; for the request that was *due*."""
+        made = await self._generator.connect(due)
         if made is None:
             return False
         self._conn, self._number = made
@@ -754,7 +762,7 @@ class _Once(Lane):
             due = await self._wait_for_work()
             if due is None:
                 return
-            if await self.connect():
+            if await self.connect(due[0]):
                 await self._exchange(*due)
             else:
                 await asyncio.sleep(_PAUSE)

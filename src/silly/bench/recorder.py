@@ -4,9 +4,10 @@ Interval 0 begins when measuring does; those before it are the warm-up. What is
 answered after the measured time (it was sent within it) is in the interval
 `AFTER`: it counts for the latencies, and not for the rate.
 
-A request that was not answered in the end (it timed out, was due and never sent, or
-was in flight when the run was interrupted) counts in the latencies, too, with the
-time it had waited: left out, the worst would improve the percentiles.
+A request that was not answered in the end (it or its connection timed out, it was due
+and never sent, or it was in flight when the run was interrupted) counts in the
+latencies, too, with the time it had waited: left out, the worst would improve the
+percentiles.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Interval:
         self.service: Histogram | None = None
         """Open loop: from when the request was sent."""
         self.connects: Histogram | None = None
-        """How long connecting took."""
+        """How long connecting took, until a connection was made or timed out."""
         self.errors: dict[str, int] = {}
         self.connections = 0
         """How many were open at its end, in all workers; of no use in a sum over time."""
@@ -252,7 +253,7 @@ class Recorder:
             self.now.own_late += had_room
 
     def connected(self, nanoseconds: int) -> None:
-        """Record that a connection was made, in *nanoseconds*."""
+        """Record that a connection was made, or timed out, in *nanoseconds*."""
         if self.now.connects is None:
             self.now.connects = Histogram()
         self.now.connects.record(nanoseconds)
