@@ -2,16 +2,19 @@
 
 An installation without it works: the portable engine serves. So what keeps it
 from being built (another system, no compiler, no Python headers) is said once,
-and does not fail the build. ``SILLY_BUILD_NATIVE=0`` leaves it out, ``=1`` makes
+and does not fail the build. What the compiler said is kept in the package, for
+``silly --version``. ``SILLY_BUILD_NATIVE=0`` leaves it out, ``=1`` makes
 its absence an error.
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -66,6 +69,39 @@ def give_up(error: BaseException) -> None:
     )
 
 
+class Heard:
+    """What is written to standard error in its ``with`` block; it is passed on afterwards."""
+
+    text = ""
+
+    def __enter__(self) -> Self:
+        sys.stderr.flush()
+        self._file = tempfile.TemporaryFile()
+        self._before = os.dup(2)
+        os.dup2(self._file.fileno(), 2)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.stderr.flush()
+        os.dup2(self._before, 2)
+        os.close(self._before)
+        self._file.seek(0)
+        self.text = self._file.read().decode(errors="replace")
+        self._file.close()
+        sys.stderr.write(self.text)
+
+
+def cause(error: Exception, heard: str) -> str:
+    """Return in one line why the build failed: the first error that the compiler printed."""
+    lines = [line.strip() for line in heard.splitlines()]
+    if errors := [line for line in lines if "error:" in line or "cannot find" in line]:
+        return errors[0]
+    failed = error.args[0] if error.args else error
+    if isinstance(failed, subprocess.CalledProcessError):  # it says the whole command
+        return f"{failed.cmd[0]} failed with exit code {failed.returncode}"
+    return " ".join(f"{error}".split()) or type(error).__name__
+
+
 class BuildAllOrNone(build_ext):
     """Builds all of the native engine, or, saying so, nothing."""
 
@@ -75,14 +111,26 @@ class BuildAllOrNone(build_ext):
         self.parallel = self.parallel or os.cpu_count()
 
     def run(self) -> None:
-        """Build, or remove what was built."""
+        """Build, or remove what was built, and keep why."""
+        inplace, heard = self.inplace, Heard()
         try:
-            super().run()
+            with heard:
+                super().run()
         except Exception as error:  # noqa: BLE001 - whatever it is, the other engine works
             give_up(error)
             for extension in self.extensions:
                 Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)
             self.extensions.clear()
+            self.inplace = inplace  # setuptools leaves it changed
+            self.record.parent.mkdir(parents=True, exist_ok=True)
+            self.record.write_text(cause(error, heard.text) + "\n", encoding="utf-8")
+        else:
+            self.record.unlink(missing_ok=True)
+
+    @property
+    def record(self) -> Path:
+        """The file in the package that says why there is no native engine."""
+        return Path(self.get_ext_fullpath("silly._engine.native.x")).with_name("build_error.txt")
 
     def copy_extensions_to_source(self) -> None:
         """Put what was built beside its sources (for an editable installation)."""
