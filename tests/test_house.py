@@ -34,6 +34,7 @@ FLOORS = (
         "silly._arguments",
         "silly._awaitables",
         "silly._live",
+        "silly._repeats",
         "silly._extras",
         "silly._signals",
         "silly._tracebacks",

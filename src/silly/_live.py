@@ -23,6 +23,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from silly._repeats import Repeats
+
 __all__ = ["AFTER_CANCEL", "OWN_TASK", "Live", "let_go"]
 
 AFTER_CANCEL: Final = 1.0  # seconds that a cancelled task has to clean up
@@ -61,6 +63,7 @@ class Live:
         "_empty",
         "attendants",
         "conns",
+        "crashes",
         "listeners",
         "tasks",
         "timers",
@@ -74,6 +77,7 @@ class Live:
         self.conns: set[_Conn] = set()  # those that no listener accepted
         self.tasks: set[asyncio.Task[Any]] = set()  # forked
         self.timers: set[_Timer] = set()
+        self.crashes: Repeats | None = None  # of tasks and timers; see `silly.task`
         self.when_listening: Callable[[], object] | None = None
         self._empty: asyncio.Event | None = None
 
@@ -156,6 +160,8 @@ class Live:
             conn._disown()
         for each in (self.listeners, self.attendants, self.conns, self.tasks, self.timers):
             each.clear()
+        if self.crashes is not None:
+            self.crashes.forget()
 
 
 def _end_with(loop: asyncio.AbstractEventLoop, live: Live) -> None:
@@ -176,6 +182,8 @@ def _end_with(loop: asyncio.AbstractEventLoop, live: Live) -> None:
             )
         finally:
             close()
+            if live.crashes is not None:
+                live.crashes.close()
             # It and the loop refer to each other.
             loop._silly_reactor = None  # type: ignore[attr-defined]
 

@@ -10,7 +10,7 @@ import types
 from collections.abc import Coroutine
 from typing import Final
 
-__all__ = ["AWAIT_IS_MISSING", "clarify", "strip"]
+__all__ = ["AWAIT_IS_MISSING", "clarify", "place", "strip"]
 
 AWAIT_IS_MISSING: Final = (
     "`await` is missing: a coroutine stands where its result is meant, "
@@ -20,6 +20,8 @@ _ASYNC_IS_MISSING: Final = "`async` is missing, as in `async for line in conn` o
 
 _OURS: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120
 _ASYNCIO: Final = os.path.dirname(os.path.abspath(asyncio.__file__)) + os.sep  # noqa: PTH100, PTH120
+_FRAMES: Final = 3
+_MEMBERS: Final = 3
 _CYTHON: Final = ("src/silly/", "silly/_engine/")  # how its frames name their files
 _COROUTINE: Final = re.compile(
     r"(?<![\w.])(coroutine|silly\.[\w.]*\.(Read|Room|HasRoom)|Connecting)\b"
@@ -80,6 +82,29 @@ def strip(error: BaseException) -> None:
         left += [each.__cause__, each.__context__]
         if isinstance(each, BaseExceptionGroup):
             left += each.exceptions
+
+
+def place(error: BaseException) -> str:
+    """Return the type of *error* and where it was raised, which tell its traceback from others.
+
+    That is up to `_FRAMES` of the author's frames, innermost first, and the same of up to
+    `_MEMBERS` members of a group.
+    """
+    text = _place(error)
+    if isinstance(error, BaseExceptionGroup):
+        text += f" ({', '.join(map(_place, error.exceptions[:_MEMBERS]))})"
+    return text
+
+
+def _place(error: BaseException) -> str:
+    places: list[str] = []
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if not is_ours(code.co_filename):
+            places.append(f"{code.co_filename}:{trace.tb_lineno} in {code.co_name}")
+        trace = trace.tb_next
+    return f"{type(error).__name__} at {' < '.join(reversed(places[-_FRAMES:])) or '?'}"
 
 
 def is_ours(filename: str) -> bool:

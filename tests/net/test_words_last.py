@@ -18,14 +18,16 @@ from typing import Any, Final
 
 import pytest
 
+from silly import _repeats
 from silly import task as forking
 from silly import time as timing
 from silly._live import Live
 from silly._logger import Logger
+from silly._repeats import OTHER, QUIET_PERIOD
 from silly.errors import EndOfStream
 from silly.net import sweep, tally, tcp
 from silly.net.observer import Ending
-from silly.net.tally import OTHER, QUIET, REASONS, Tally
+from silly.net.tally import MAX_REASONS, Tally
 from silly.net.tcp import Conn, Limits, Listener, ListenerState
 from silly.systemd import Service
 from silly.testing import run_virtual
@@ -142,7 +144,7 @@ async def crash(stage: Stage) -> None:
             await client.read()
     await stage.gone()
     assert stage.listener.stats.handler_errors_by_type == {"ValueError": 3}
-    await asyncio.sleep(2 * QUIET)  # the summary
+    await asyncio.sleep(2 * QUIET_PERIOD)  # the summary
 
 
 async def normal_end(stage: Stage) -> None:
@@ -168,7 +170,7 @@ async def silent_clients(stage: Stage) -> None:
         for _ in range(5):
             await stage.client()
         await stage.gone()
-        await asyncio.sleep(2 * QUIET)
+        await asyncio.sleep(2 * QUIET_PERIOD)
     assert stage.listener.stats.ended == {"first_byte_timeout": 10}
     assert stage.listener._sweep._handle is None or not stage.listener._handling
 
@@ -212,7 +214,7 @@ async def refusals(stage: Stage) -> None:
             await (await stage.client()).read()
     assert stage.listener.stats.refused == {"max_per_client": 5}
     assert stage.listener.connections == 2
-    await asyncio.sleep(2 * QUIET)  # the summary
+    await asyncio.sleep(2 * QUIET_PERIOD)  # the summary
 
 
 async def stalls(stage: Stage) -> None:
@@ -395,7 +397,8 @@ async def test_a_flood_of_crashes_is_counted_and_not_all_logged(
 async def test_types_that_a_peer_makes_up_are_bounded(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tally, "REASONS", 10)
+    monkeypatch.setattr(tally, "MAX_REASONS", 10)
+    monkeypatch.setattr(_repeats, "MAX_KINDS", 10)
 
     async def names_its_error(conn: Conn) -> None:
         name = (await conn.read(b"\n")).decode("latin-1")
@@ -423,12 +426,79 @@ def test_a_tally_keeps_no_timer_when_there_is_nothing_to_say() -> None:
         counts = Tally(asyncio.get_running_loop(), lambda *words: said.append(words))
         for number in range(1000):
             counts.add(f"reason {number}")
-        await asyncio.sleep(3 * QUIET)
-        assert said == [(OTHER, 1000 - REASONS - 1)]
+        await asyncio.sleep(3 * QUIET_PERIOD)
+        assert said == [(OTHER, 1000 - MAX_REASONS - 1)]
         assert not counts._timers
-        assert not counts._unsaid
+        assert not counts._unlogged
 
     run_virtual(main())
+
+
+async def test_each_traceback_is_logged_once_and_its_repetitions_are_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def crashes(conn: Conn) -> None:
+        if await conn.read(b"\n") == b"one\n":
+            raise ValueError("the first place")
+        raise ValueError("the second place")
+
+    async with tcp.listen(ANY, crashes) as listener:
+        for line in (b"one\n", b"two\n") * 3:
+            async with await tcp.connect(listener.local_addr) as conn:
+                conn.write(line)
+                with pytest.raises((EndOfStream, ConnectionResetError)):
+                    await conn.read()
+        assert listener.stats.handler_errors_by_type == {"ValueError": 6}
+    records = [record for record in caplog.records if record.name == "silly.net"]
+    whole = [str(record.exc_info[1]) for record in records if record.exc_info]
+    assert whole[:2] == ["the first place", "the second place"]
+    counted: dict[str, int] = {}
+    for record in records:
+        if found := re.search(
+            r"handler \S+ failed (\d+) more times?: ValueError at (\S+:\d+ in crashes)",
+            record.getMessage(),
+        ):
+            counted[found[2]] = counted.get(found[2], 0) + int(found[1])
+    assert len(whole) + sum(counted.values()) == 6
+    assert len(counted) == 2
+
+
+def test_forked_tasks_and_timers_that_fail_alike_are_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fails() -> None:
+        raise ValueError("a defect")
+
+    async def fails_in_a_group() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fails())
+
+    def fails_at_once() -> None:
+        raise ValueError("a defect")
+
+    async def main() -> None:
+        for _ in range(100):
+            for work in (fails, fails_in_a_group):
+                forking.fork(work)
+            timing.after(0, fails_at_once)
+        await asyncio.sleep(3 * QUIET_PERIOD)
+        for _ in range(2):
+            forking.fork(fails)
+        await asyncio.sleep(0)
+
+    run_virtual(main())
+    assert [record.exc_info is not None for record in caplog.records] == [
+        True, True, True, False, False, False, True, False,
+    ]  # fmt: skip
+    said = [record.getMessage() for record in caplog.records if not record.exc_info]
+    place = rf"ValueError at {re.escape(__file__)}:\d+ in fails"
+    for pattern in (
+        rf"99 more times: forked task failed: {place}",
+        rf"99 more times: forked task failed: ExceptionGroup at .* \({place}\)",
+        rf"99 more times: timer call failed: {place}_at_once",
+        rf"1 more time: forked task failed: {place}",  # said when the loop was closed
+    ):
+        assert sum(re.fullmatch(pattern, text) is not None for text in said) == 1
 
 
 # ------------------------------------------------------------------ what else has a log

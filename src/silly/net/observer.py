@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from silly._logger import ENDS_PROGRAM, Logger
+from silly._tracebacks import place
 from silly.text import printable
 
 if TYPE_CHECKING:
@@ -179,9 +180,10 @@ class Observation:
             except ENDS_PROGRAM as error:
                 # In a callback of its own: it must not end what is being done for the connection.
                 self._listener._loop.call_soon(_raise, error)
-            except BaseException:
+            except BaseException as error:
                 which = f"{type(observer).__qualname__}.{method}"
-                if self._listener._observer_failures.add(printable(which)):
+                what = printable(f"{which}: {place(error)}")
+                if self._listener._observer_failures.add(what):
                     logger.exception("%s: observer %s failed", self._conn.remote_addr, which)
 
 

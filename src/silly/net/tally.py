@@ -1,9 +1,7 @@
-"""Counts by reason, and a log of them that no flood can flood.
+"""Counts by reason, logged at a bounded rate.
 
-The first of a reason is logged at once; what follows within `QUIET` seconds is
-one line with their number. A timer exists only while there is something to say.
-Of reasons that are not known beforehand (the type of an exception), only so many
-are told apart.
+At most `MAX_REASONS` are distinguished, because they may be unbounded (the types of
+exceptions).
 """
 
 from __future__ import annotations
@@ -12,50 +10,32 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-__all__ = ["OTHER", "QUIET", "REASONS", "Tally"]
+from silly._repeats import OTHER, Repeats
 
-QUIET: Final = 5.0  # seconds between two lines about the same reason
-REASONS: Final = 100  # that are told apart
-OTHER: Final = "other"  # stands for all reasons after those
+__all__ = ["MAX_REASONS", "Tally", "count"]
+
+MAX_REASONS: Final = 100
 
 
-class Tally:
-    """How often each reason occurred; *summarize* is called for those not logged one by one."""
+class Tally(Repeats):
+    """Counts each reason; calls *summarize* with the number of those not logged one by one."""
 
-    __slots__ = ("_loop", "_summarize", "_timers", "_unsaid", "counts")
+    __slots__ = ("counts",)
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, summarize: Callable[[str, int], None]
     ) -> None:
-        self._loop = loop
-        self._summarize = summarize
+        super().__init__(loop, summarize)
         self.counts: dict[str, int] = {}
-        self._unsaid: dict[str, int] = {}
-        self._timers: dict[str, asyncio.TimerHandle] = {}  # of reasons that were logged lately
 
     def add(self, reason: str) -> bool:
-        """Count one more; tell whether to log it now."""
-        if reason not in self.counts and len(self.counts) >= REASONS:
-            reason = OTHER
-        self.counts[reason] = self.counts.get(reason, 0) + 1
-        if reason in self._timers:
-            self._unsaid[reason] = self._unsaid.get(reason, 0) + 1
-            return False
-        self._timers[reason] = self._loop.call_later(QUIET, self._say, reason)
-        return True
+        """Count one occurrence; return whether to log it now."""
+        return super().add(count(self.counts, reason))
 
-    def _say(self, reason: str) -> None:
-        del self._timers[reason]
-        unsaid = self._unsaid.pop(reason, 0)
-        if unsaid:
-            self._timers[reason] = self._loop.call_later(QUIET, self._say, reason)
-            self._summarize(reason, unsaid)
 
-    def close(self) -> None:
-        """Say what is unsaid, and stop."""
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
-        unsaid, self._unsaid = self._unsaid, {}
-        for reason, count in unsaid.items():
-            self._summarize(reason, count)
+def count(counts: dict[str, int], reason: str) -> str:
+    """Count one occurrence of *reason*; return it, or `OTHER` if there are too many."""
+    if reason not in counts and len(counts) >= MAX_REASONS:
+        reason = OTHER
+    counts[reason] = counts.get(reason, 0) + 1
+    return reason

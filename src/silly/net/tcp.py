@@ -33,7 +33,8 @@ from silly._engine.interface import Server
 from silly._engine.stream import LINGER, MAX_UNSENT, READ_LIMIT
 from silly._live import OWN_TASK, Live
 from silly._logger import Logger
-from silly._tracebacks import clarify
+from silly._repeats import Repeats
+from silly._tracebacks import clarify, place
 from silly.errors import LimitExceeded, WriteQueueFull
 from silly.net import addr as addresses
 from silly.net.access_log import AccessLog
@@ -46,7 +47,7 @@ from silly.net.limits import Limits
 from silly.net.listening import backlog_overflows, obtain_sockets
 from silly.net.observer import Observation, Observer, checked, observers_of
 from silly.net.sweep import Sweep, deadlines_of
-from silly.net.tally import Tally
+from silly.net.tally import count
 from silly.text import printable
 
 __all__ = [
@@ -187,8 +188,9 @@ class Listener:
         self._context = contextvars.copy_context()  # a copy for each would be as much
         self._when_gone = self._forget
         self._accepted = 0
-        self._crashes = Tally(loop, self._summarize_crashes)  # by type
-        self._observer_failures = Tally(loop, self._summarize_observer_failures)
+        self._crashes: dict[str, int] = {}  # by type
+        self._repeats = Repeats(loop, self._summarize_crashes)
+        self._observer_failures = Repeats(loop, self._summarize_observer_failures)
         self._past_bytes_in = self._past_bytes_out = 0
         self._closing: asyncio.Task[None] | None = None
         self._deadline = 0.0
@@ -303,7 +305,7 @@ class Listener:
         how = None if error is None else _fault(conn, error)
         is_new = False  # and to be logged
         if how == "handler_error":
-            is_new = self._crashes.add(printable(type(error).__name__))
+            count(self._crashes, printable(type(error).__name__))
         elif how is not None:
             is_new = self._gate.end(how)
         if self._observed and (observation := self._observed.get(conn)):
@@ -325,11 +327,12 @@ class Listener:
         if how is None:
             if logger.is_enabled_for(logging.DEBUG):
                 logger.debug("%s: handler ended by %r", conn.remote_addr, error)
-        elif is_new and how == "handler_error":
-            clarify(error, whole=self._loop.get_debug())
-            logger.error(
-                "%s: handler %s failed", conn.remote_addr, self._handler_name, exc_info=error
-            )
+        elif how == "handler_error":
+            if self._repeats.add(printable(place(error))):
+                clarify(error, whole=self._loop.get_debug())
+                logger.error(
+                    "%s: handler %s failed", conn.remote_addr, self._handler_name, exc_info=error
+                )
         elif is_new:
             self._gate.log_end(how, conn)
 
@@ -354,17 +357,24 @@ class Listener:
             del self._observed[conn]
             observation.tell_ending()
 
-    def _summarize_crashes(self, kind: str, count: int) -> None:
+    def _summarize_crashes(self, what: str, count: int) -> None:
         logger.error(
-            "%s: handler %s failed %s more times: %s",
+            "%s: handler %s failed %s more time%s: %s",
             self._addrs[0],
             self._handler_name,
             f"{count:,}",
-            kind,
+            "s" if count > 1 else "",
+            what,
         )
 
-    def _summarize_observer_failures(self, which: str, count: int) -> None:
-        logger.error("%s: observer %s failed %s more times", self._addrs[0], which, f"{count:,}")
+    def _summarize_observer_failures(self, what: str, count: int) -> None:
+        logger.error(
+            "%s: an observer failed %s more time%s: %s",
+            self._addrs[0],
+            f"{count:,}",
+            "s" if count > 1 else "",
+            what,
+        )
 
     def _conns(self) -> list[Conn]:
         """All connections that are alive."""
@@ -463,8 +473,8 @@ class Listener:
             refused=dict(gate.refused.counts),
             ended=dict(gate.ended.counts),
             accept_stalls=sum(gate.stalls.counts.values()),
-            handler_errors=sum(self._crashes.counts.values()),
-            handler_errors_by_type=dict(self._crashes.counts),
+            handler_errors=sum(self._crashes.values()),
+            handler_errors_by_type=dict(self._crashes),
             bytes_in=bytes_in,
             bytes_out=bytes_out,
             unsent_bytes=unsent,
@@ -558,7 +568,7 @@ class Listener:
         live.listeners.discard(self)
         live.left()
         self._gate.close()
-        self._crashes.close()
+        self._repeats.close()
         self._observer_failures.close()
 
     async def _wait_drained(self, own: set[asyncio.Task[Any]]) -> None:
