@@ -118,7 +118,8 @@ class JSONFormatter(logging.Formatter):
     """Makes one line of JSON of a record.
 
     Its keys are ``time`` (ISO 8601, UTC), ``level``, ``process`` (the pid), ``logger``,
-    ``message``, and ``exception`` (the traceback) where there is one.
+    ``message``, ``exception`` (the traceback) where there is one, and the attributes that
+    were given as *extra*, as those of the access log are.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -135,7 +136,12 @@ class JSONFormatter(logging.Formatter):
             record.exc_text = self.formatException(record.exc_info)
         if record.exc_text:
             fields["exception"] = record.exc_text
-        return json.dumps(fields, ensure_ascii=False)
+        extra = {name: value for name, value in vars(record).items() if name not in _PLAIN}
+        return json.dumps({**extra, **fields}, ensure_ascii=False, default=str)
+
+
+_PLAIN: Final = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
+"""The attributes of a record without *extra*."""
 
 
 FORMATS: Final = {
