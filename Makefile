@@ -1,17 +1,18 @@
-# make run    the echo server on 127.0.0.1:9999, ready for telnet
-# make test   ruff, mypy and every test
-# make bench  measure silly beside a C server and its peers (needs gcc; some minutes)
-# make bench-full   the same with more and longer rounds (an hour)
-# make soak   attack an echo server for two minutes, and see whether it keeps its promises
-# make asan   the engines' tests under AddressSanitizer (needs gcc)
-# make stress  random programs under AddressSanitizer for SECONDS=60 (needs gcc); SEED=n replays
-# make coverage  the lines and branches that no test reaches, on both engines (needs gcc)
-# make sessions     SESSIONS=10000 random sessions over bad networks, on each engine
-# make restarts   a hundred rolling restarts under load: no connection may be lost
-# make fuzz   fuzz reading for SECONDS=1200 (needs Python 3.11 or 3.12)
-# make clean  remove what the others made
+# make run         run the echo server on 127.0.0.1:9999, ready for telnet
+# make test        run ruff, mypy and every test
+# make bench       measure silly beside a C server and its peers (needs gcc; some minutes)
+# make bench-full  the same, with more and longer rounds (about an hour)
+# make soak        attack an echo server and check that it keeps its promises
+# make asan        run the engines' tests under AddressSanitizer (needs gcc)
+# make stress      run random programs under AddressSanitizer (needs gcc);
+#                  SECONDS=60 sets the time, SEED=n repeats one program
+# make coverage    list the lines and branches that no test reaches, on both engines (needs gcc)
+# make sessions    run SESSIONS=10000 random sessions over bad networks, on each engine
+# make restarts    restart workers under load a hundred times and check that no connection is lost
+# make fuzz        fuzz reading for SECONDS=1200 (needs Python 3.11 or 3.12)
+# make clean       remove everything that these commands made
 #
-# PYTHON=python3.12 chooses the interpreter, VENV=DIR the environment,
+# Variables: PYTHON=python3.12 selects the interpreter, VENV=DIR the virtual environment,
 # ADDR=127.0.0.1:7777 the address of `make run`, SOAK="--attack 600" the options of
 # `make soak`.
 
@@ -27,16 +28,16 @@ run: $(VENV)/.installed-cli
 	echo "In another shell: . $(VENV)/bin/activate; then: silly --version, silly bench $(ADDR)"
 	exec $(VENV)/bin/silly examples/echo.py $(ADDR)
 
-# Every test runs on every engine that was built; what is the same on all, on one.
+# Every test runs on every engine that was built; tests marked `no_engine` run once.
 test: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/mypy benchmarks/*.py experiments/*.py  # apart: an example is named as a module of theirs
+	$(VENV)/bin/mypy benchmarks/*.py experiments/*.py  # separate: an example and one of their modules share a name
 	$(VENV)/bin/python -m pytest $(PYTEST)
 	if [ "$$($(VENV)/bin/python -c "import silly; print(silly.engine())")" = native ]; then \
 	  SILLY_ENGINE=portable $(VENV)/bin/python -m pytest --quiet --engine-only $(PYTEST); \
-	else echo "silly: the native engine was not built: tested the portable one only"; fi
+	else echo "silly: the native engine was not built; only the portable engine was tested"; fi
 
 bench: $(VENV)/.installed-bench
 	$(VENV)/bin/python benchmarks/run.py --report
@@ -60,8 +61,8 @@ asan: $(VENV)/.installed-dev
 	  LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ../../$(VENV)/bin/python -m pytest -q \
 	  tests/engine tests/net/test_tcp.py -k "not failing_system_calls"
 
-# Tests that compare times or messages may fail here: each line is traced. A program that
-# is killed keeps its figures for itself.
+# Tests may fail here where they depend on speed or messages, because each line is traced.
+# The coverage of programs that are killed is lost.
 coverage: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'coverage>=7.10' 'Cython>=3.1' 'setuptools>=77'
 	rm -rf build/coverage && mkdir -p build/coverage
@@ -75,7 +76,7 @@ coverage: $(VENV)/.installed-dev
 	$$python -m coverage combine --quiet; \
 	$$python -m coverage report --show-missing --sort=cover
 
-# A build and an environment for each version of Python. What fails is printed with its seed.
+# Each version of Python has its own build and environment. Failures print their seed.
 stress: SECONDS ?= 60
 stress:
 	set -e; \
@@ -110,7 +111,7 @@ fuzz: $(VENV)/.installed
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "silly needs Python 3.11 or newer, and $(PYTHON) is not: name one that is," >&2; \
+	  echo "silly needs Python 3.11 or newer; $(PYTHON) is older or missing. Select another," >&2; \
 	  echo "as in: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV) || { \
 	  echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu:" >&2; \
@@ -121,14 +122,14 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable .
 	if [ "$$($(VENV)/bin/python -c "import silly; print(silly.engine())")" != native ]; then \
 	  echo "silly: the native engine was not built (it needs Linux, gcc and Python's headers);"; \
-	  echo "silly: the portable engine serves instead: all works, at half the speed"; fi
+	  echo "silly: the portable engine is used instead: everything works, but more slowly"; fi
 	touch $@
 
-# What the README uses next.
+# The tools that the README uses next.
 $(VENV)/.installed-cli: $(VENV)/.installed
 	echo "Installing the tools' libraries into $(VENV)"
 	if $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[cli]'; \
-	then touch $@; else echo "silly: only silly bench, silly connect and silly echo need them" >&2; fi
+	then touch $@; else echo "silly: not installed; only silly bench, silly connect and silly echo need them" >&2; fi
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	echo "Installing what the tests need into $(VENV)"

@@ -1,10 +1,9 @@
-"""Builds the native engine where that is possible; everything else is in pyproject.toml.
+"""Builds the native engine if possible; everything else is in pyproject.toml.
 
-An installation without it works: the portable engine serves. So what keeps it
-from being built (another system, no compiler, no Python headers) is said once,
-and does not fail the build. What the compiler said is kept in the package, for
-``silly --version``. ``SILLY_BUILD_NATIVE=0`` leaves it out, ``=1`` makes
-its absence an error.
+silly works without it, on the portable engine. So if it cannot be built (not Linux, no
+compiler, no Python headers), a message says so and the build succeeds. The compiler's
+error is kept in the package, for ``silly --version``. ``SILLY_BUILD_NATIVE=0`` skips the
+native engine; ``=1`` makes a failure to build it an error.
 """
 
 from __future__ import annotations
@@ -20,27 +19,29 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 NATIVE = Path("src/silly/_engine/native")
-WANTED = os.environ.get("SILLY_BUILD_NATIVE", "")
+SHARED = [NATIVE.parent / name for name in ("accepting.py", "filter.py", "lifecycle.py")]
+BUILD_NATIVE = os.environ.get("SILLY_BUILD_NATIVE", "")
 
 
 def extensions() -> list[Extension]:
-    """Return the modules of the native engine, or none where it cannot be built."""
-    if WANTED == "0" or not (sys.platform == "linux" or WANTED):
+    """Return the modules of the native engine, or none if it cannot be built."""
+    if BUILD_NATIVE == "0" or not (sys.platform == "linux" or BUILD_NATIVE):
         return []
     try:
-        from Cython.Build import cythonize  # noqa: PLC0415 - it may not be there
+        from Cython.Build import cythonize  # noqa: PLC0415 - it may not be installed
     except ImportError as error:
-        give_up(error)
+        skip_native(error)
         return []
     options = ["-O2", "-fno-semantic-interposition", *os.environ.get("SILLY_CFLAGS", "").split()]
     modules = [
         Extension(
             f"silly._engine.native.{source.stem}",
             [str(source)],
+            depends=[str(header) for header in NATIVE.glob("*.pxd")],
             extra_compile_args=options,
             extra_link_args=os.environ.get("SILLY_LDFLAGS", "").split(),
         )
-        for source in sorted(NATIVE.glob("*.pyx"))
+        for source in sorted(NATIVE.glob("*.pyx")) + SHARED
     ]
     return cythonize(  # type: ignore[no-any-return]
         modules,
@@ -52,25 +53,26 @@ def extensions() -> list[Extension]:
             "wraparound": False,
             "initializedcheck": False,
             "cdivision": True,
+            "annotation_typing": False,  # types are in .pxd files, also of the shared sources
             "auto_pickle": False,
             "linetrace": "CYTHON_TRACE" in os.environ.get("SILLY_CFLAGS", ""),  # for coverage
-            "binding": False,  # else a method of the class does not check what it is called with
+            "binding": False,  # otherwise, unbound methods do not check the type of self
         },
     )
 
 
-def give_up(error: BaseException) -> None:
-    """Say that the native engine is left out, and why."""
-    if WANTED == "1":
+def skip_native(error: BaseException) -> None:
+    """Report why the native engine was not built; raise if it is required."""
+    if BUILD_NATIVE == "1":
         raise error
     print(
-        f"silly: the native engine was not built, the portable one will serve: {error}",
+        f"silly: the native engine was not built, the portable one will be used: {error}",
         file=sys.stderr,
     )
 
 
-class Heard:
-    """What is written to standard error in its ``with`` block; it is passed on afterwards."""
+class CapturedStderr:
+    """Captures standard error during its ``with`` block, and passes it on afterwards."""
 
     text = ""
 
@@ -91,39 +93,39 @@ class Heard:
         sys.stderr.write(self.text)
 
 
-def cause(error: Exception, heard: str) -> str:
-    """Return in one line why the build failed: the first error that the compiler printed."""
-    lines = [line.strip() for line in heard.splitlines()]
+def cause(error: Exception, printed: str) -> str:
+    """Return, in one line, why the build failed: the first error that the compiler printed."""
+    lines = [line.strip() for line in printed.splitlines()]
     if errors := [line for line in lines if "error:" in line or "cannot find" in line]:
         return errors[0]
     failed = error.args[0] if error.args else error
-    if isinstance(failed, subprocess.CalledProcessError):  # it says the whole command
+    if isinstance(failed, subprocess.CalledProcessError):  # its text is the whole command
         return f"{failed.cmd[0]} failed with exit code {failed.returncode}"
     return " ".join(f"{error}".split()) or type(error).__name__
 
 
 class BuildAllOrNone(build_ext):
-    """Builds all of the native engine, or, saying so, nothing."""
+    """Builds all of the native engine, or nothing, with a message."""
 
     def finalize_options(self) -> None:
-        """Compile the modules side by side, unless asked otherwise."""
+        """Compile the modules in parallel, unless the command line says otherwise."""
         super().finalize_options()
         self.parallel = self.parallel or os.cpu_count()
 
     def run(self) -> None:
-        """Build, or remove what was built, and keep why."""
-        inplace, heard = self.inplace, Heard()
+        """Build; if that fails, remove what was built, and record why."""
+        inplace, stderr = self.inplace, CapturedStderr()
         try:
-            with heard:
+            with stderr:
                 super().run()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other engine works
-            give_up(error)
+        except Exception as error:  # noqa: BLE001 - the portable engine works anyway
+            skip_native(error)
             for extension in self.extensions:
                 Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)
             self.extensions.clear()
-            self.inplace = inplace  # setuptools leaves it changed
+            self.inplace = inplace  # which setuptools has changed
             self.record.parent.mkdir(parents=True, exist_ok=True)
-            self.record.write_text(cause(error, heard.text) + "\n", encoding="utf-8")
+            self.record.write_text(cause(error, stderr.text) + "\n", encoding="utf-8")
         else:
             self.record.unlink(missing_ok=True)
 
@@ -133,7 +135,7 @@ class BuildAllOrNone(build_ext):
         return Path(self.get_ext_fullpath("silly._engine.native.x")).with_name("build_error.txt")
 
     def copy_extensions_to_source(self) -> None:
-        """Put what was built beside its sources (for an editable installation)."""
+        """Copy the modules next to their sources (for an editable installation)."""
         if self.extensions:
             super().copy_extensions_to_source()
 

@@ -1,8 +1,8 @@
-"""Measure `silly bench` beside the load generator written in C: ``python benchmarks/client.py``.
+"""Compare `silly bench` with the load generator written in C: ``python benchmarks/client.py``.
 
-Both load the C server in turns, from the same core, the server having another.
-Printed are the medians of the ratios of requests a second (closed loop), and the
-percentiles of both at a fixed rate, in microseconds.
+They take turns loading the C server. The load generators share one core; the server
+has another. The results are the median ratio of requests per second (closed loop)
+and the latency percentiles of both at a fixed rate, in microseconds.
 """
 
 from __future__ import annotations
@@ -46,25 +46,25 @@ def bench(port: str, *options: object) -> Any:
 def closed(load: str, port: str, connections: int, depth: int) -> None:
     ratios = []
     for _ in range(ROUNDS):
-        theirs = client(load, port, connections, depth, 64, SECONDS)
-        ours = bench(port, "-c", connections, "-d", depth, "-t", SECONDS, "--warmup", "0.2s")
-        ratios.append(ours["rate"] / (theirs["messages"] / theirs["seconds"]))
+        c_load = client(load, port, connections, depth, 64, SECONDS)
+        silly_bench = bench(port, "-c", connections, "-d", depth, "-t", SECONDS, "--warmup", "0.2s")
+        ratios.append(silly_bench["rate"] / (c_load["messages"] / c_load["seconds"]))
     print(f"{connections} connections, depth {depth}: {statistics.median(ratios):.2f} of C")
 
 
 def at_a_rate(load: str, port: str, rate: int) -> None:
     names = ("p50", "p99", "p999")
-    seen: dict[str, list[list[float]]] = {"C": [], "silly bench": []}
+    results: dict[str, list[list[float]]] = {"C": [], "silly bench": []}
     for _ in range(ROUNDS):
-        theirs = client(load, port, 50, 1, 64, SECONDS, rate)
-        seen["C"].append([theirs[name] for name in names])
-        found = bench(port, "-c", 50, "-r", rate, "-t", SECONDS, "--warmup", "0.2s")
-        percentiles = found["latency"]["percentiles"]
-        seen["silly bench"].append([percentiles[key] * 1e6 for key in ("50", "99", "99.9")])
-    for who, rounds in seen.items():
+        c_load = client(load, port, 50, 1, 64, SECONDS, rate)
+        results["C"].append([c_load[name] for name in names])
+        silly_bench = bench(port, "-c", 50, "-r", rate, "-t", SECONDS, "--warmup", "0.2s")
+        percentiles = silly_bench["latency"]["percentiles"]
+        results["silly bench"].append([percentiles[key] * 1e6 for key in ("50", "99", "99.9")])
+    for generator, rounds in results.items():
         medians = (statistics.median(values) for values in zip(*rounds, strict=True))
         figures = "  ".join(f"{n} {v:.0f}" for n, v in zip(names, medians, strict=True))
-        print(f"{rate} /s, {who}: {figures}")
+        print(f"{rate} /s, {generator}: {figures}")
 
 
 def main() -> None:

@@ -1,16 +1,16 @@
-"""The machine that is measured on: what it is, a network for us alone, and what else it does.
+"""The machine that the benchmark runs on: its description, its network, other load on it.
 
 The network
-    Where that is allowed (to root, or with unprivileged user namespaces), the
-    benchmark runs in a network namespace of its own: nobody else's packets pass
-    its loopback, and the settings of `NETWORK` hold, whatever the machine's are.
-    Congestion control is one that does not pace what is sent; sockets in
-    TIME_WAIT are not kept, else connect-echo-close would measure the client's
-    search for a free port. Elsewhere it runs in the machine's network, and says so.
+    Where that is allowed (for root, or with unprivileged user namespaces), the
+    benchmark runs in its own network namespace: its loopback carries no other
+    traffic, and the settings of `NETWORK` apply, whatever the machine's are. The
+    congestion control does not pace packets. TIME_WAIT sockets are not kept;
+    otherwise connect-echo-close would measure the client's search for a free port.
+    Elsewhere the benchmark runs in the machine's network and reports that.
 
-What else it does
-    Processor time that was used meanwhile (/proc/stat, all processors) but by
-    none of us, in processors: 0.5 is half of one.
+Other load
+    The processor time that other processes used during a measurement (/proc/stat,
+    all processors), as a number of processors: 0.5 is half of one.
 """
 
 from __future__ import annotations
@@ -34,14 +34,17 @@ NETWORK = {
     "tcp_max_tw_buckets": "0",
     "ip_local_port_range": "1024 65535",
 }
-MARK = "SILLY_BENCHMARK_NETWORK"  # in the environment: we are in our own
-DISTURBED = 0.1  # processors used by others, above which a measurement is repeated
+MARK = "SILLY_BENCHMARK_NETWORK"  # this variable is set inside the own namespace
+DISTURBED = 0.1  # a measurement with a higher load by others, in processors, is repeated
 TICKS = os.sysconf("SC_CLK_TCK")
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 
 
 def own_network() -> str:
-    """Start this program again in a network of its own; in there, or if that fails, name it."""
+    """Restart this program in its own network namespace if that is allowed.
+
+    Return a description of the network. Inside the namespace, prepare it first.
+    """
     if MARK in os.environ:
         prepare_network()
         return "own namespace, " + ", ".join(" ".join(setting) for setting in NETWORK.items())
@@ -60,7 +63,7 @@ def own_network() -> str:
 
 
 def prepare_network() -> None:
-    """Bring the loopback of a new namespace up, and set it up. Raises `OSError`."""
+    """Bring up the loopback of a new namespace and apply `NETWORK`. Raises `OSError`."""
     with socket.socket() as any_socket:
         request = struct.pack("16sh", b"lo", 0)
         name, flags = struct.unpack("16sh", fcntl.ioctl(any_socket, SIOCGIFFLAGS, request))
@@ -69,8 +72,8 @@ def prepare_network() -> None:
         Path("/proc/sys/net/ipv4", name).write_text(value)
 
 
-def described(network: str) -> dict[str, Any]:
-    """What the results say of this machine."""
+def description(network: str) -> dict[str, Any]:
+    """Return the description of this machine for the results."""
     model = "unknown"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -87,7 +90,7 @@ def described(network: str) -> dict[str, Any]:
 
 
 def _interrupts_apart() -> bool:
-    """Whether the kernel takes the time of interrupts off the process that they interrupted."""
+    """Return whether the kernel accounts interrupts apart from the processes they interrupt."""
     wanted = "CONFIG_IRQ_TIME_ACCOUNTING=y"
     try:
         with gzip.open("/proc/config.gz", "rt") as config:
@@ -101,35 +104,35 @@ INTERRUPTS_APART = _interrupts_apart()
 
 
 def _used() -> float:
-    """Seconds of processor time that all of the machine has used."""
+    """Return the processor time that the whole machine has used, in seconds."""
     first = Path("/proc/stat").read_text().partition("\n")[0]
     user, nice, system, _, _, irq, softirq, steal = (int(field) for field in first.split()[1:9])
     ticks = user + nice + system + steal
-    if not INTERRUPTS_APART:  # then they are in what our own processes used, too
+    if not INTERRUPTS_APART:  # our own processes' times include them as well
         ticks += irq + softirq
     return ticks / TICKS
 
 
 def _used_by_us() -> float:
-    """Seconds that this process used, and those that it started and waited for."""
+    """Return the processor time of this process and its finished children, in seconds."""
     both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in both)
 
 
 class Others:
-    """What others use of the machine from now on."""
+    """The load by other processes, from now on."""
 
     def __init__(self) -> None:
         self._begun = time.monotonic()
         self._before = _used() - _used_by_us()
 
     def processors(self, server: float) -> float:
-        """How many processors others kept busy, when the server used *server* seconds."""
+        """Return the load by others, in processors; the server used *server* seconds."""
         used = _used() - _used_by_us() - self._before - server
         return max(0.0, used / (time.monotonic() - self._begun))
 
 
-if __name__ == "__main__":  # tried by own_network
+if __name__ == "__main__":  # run by own_network in a new namespace
     try:
         prepare_network()
     except OSError as error:

@@ -1,10 +1,10 @@
-"""As many live connections in one process as the machine allows: aims at a million.
+"""Open as many connections in one process as the machine allows, up to a million.
 
-``python benchmarks/million.py [COUNT]``. As root it raises its own descriptor
-limit as far as the system lets it; what it reaches, and what stopped it, is
-printed. Every connection echoes a line when it is opened, and another one at
-the end, when all of them are live. Clients connect from many loopback
-addresses, because one address has only some 28,000 ports.
+``python benchmarks/million.py [COUNT]``. As root, the program raises its descriptor
+limit as far as the system permits. It prints how many connections it reached and
+what limited them. Each connection echoes a line when it is opened, and another
+one at the end, when all are open. Clients connect from many loopback addresses,
+because one address has only about 28,000 ports.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-PORTS = 4_000  # connections from one client address: free ones are soon found
+PORTS = 4_000  # connections per client address: few enough to find free ports quickly
 SPARE = 200  # descriptors for everything else
-WARM = 200  # connections made before memory is first looked at
-AVERAGE = 12 * 1024  # bytes that a connection takes at most here: both ends, kernel included
+WARM = 200  # connections that are opened before memory is first measured
+MEMORY = 12 * 1024  # bytes per connection, estimated high: both ends, kernel included
 
 
 def raise_limit(wanted: int) -> int:
-    """Raise this process's descriptor limit towards *wanted*; return what it is now."""
+    """Raise this process's descriptor limit towards *wanted*; return the new limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for limit in (wanted, min(wanted, hard)):
         try:
@@ -62,7 +62,7 @@ async def serve() -> None:
 
 
 def echo_all(socks: list[socket.socket], line: bytes) -> None:
-    """One round: every connection sends *line* and gets it back."""
+    """Send *line* over every connection and check its echo."""
     for start in range(0, len(socks), 500):
         some = socks[start : start + 500]
         for sock in some:
@@ -75,9 +75,9 @@ def echo_all(socks: list[socket.socket], line: bytes) -> None:
 
 def client(port: int) -> None:
     socks: list[socket.socket] = []
-    for order in sys.stdin:
-        what, count, first = json.loads(order)
-        if what == "open":
+    for line in sys.stdin:
+        command, count, first = json.loads(line)
+        if command == "open":
             new = []
             for number in range(first, first + count):
                 sock = socket.socket()
@@ -96,7 +96,7 @@ def client(port: int) -> None:
         print("done", flush=True)
 
 
-# ---------------------------------------------------------------------- figures
+# ----------------------------------------------------------------------- memory
 
 
 def rss(pid: int) -> int:
@@ -107,7 +107,7 @@ def rss(pid: int) -> int:
 
 
 def kernel_memory() -> int:
-    """Bytes of kernel memory in slabs, where sockets live."""
+    """Return the bytes of kernel memory in slabs, which hold the sockets."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("Slab:"):
             return int(line.split()[1]) * 1024
@@ -115,7 +115,7 @@ def kernel_memory() -> int:
 
 
 class Child:
-    """One of the processes, spoken to in lines of JSON."""
+    """A child process that takes commands and answers in lines of JSON."""
 
     def __init__(self, *args: str) -> None:
         self.process = subprocess.Popen(
@@ -125,9 +125,9 @@ class Child:
             text=True,
         )
 
-    def tell(self, order: Any) -> None:
+    def send(self, command: Any) -> None:
         assert self.process.stdin is not None
-        print(json.dumps(order), file=self.process.stdin, flush=True)
+        print(json.dumps(command), file=self.process.stdin, flush=True)
 
     def answer(self) -> str:
         assert self.process.stdout is not None
@@ -154,11 +154,11 @@ def main() -> None:
 
 def run(wanted: int, limit: int) -> None:
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    room = available * 3 // 4 // AVERAGE
+    room = available * 3 // 4 // MEMORY
     count = min(wanted, limit - SPARE, room)
     if count < wanted:
         reason = "descriptor limit" if limit - SPARE < room else "memory"
-        print(f"{wanted:,} wanted; the {reason} of this machine allows {count:,}")
+        print(f"{wanted:,} requested; the {reason} of this machine allows {count:,}")
     server = Child("--serve", str(count))
     engine, port = json.loads(server.answer())
     per_client = min(limit - SPARE, 100_000)
@@ -167,23 +167,23 @@ def run(wanted: int, limit: int) -> None:
     ]
     children = [server, *clients]
     try:
-        clients[0].tell(["open", WARM, 0])
+        clients[0].send(["open", WARM, 0])
         clients[0].answer()
         user, kernel, start = rss(server.process.pid), kernel_memory(), time.monotonic()
         opened = WARM
-        for index, one in enumerate(clients):  # one after the other: they share the cores
+        for index, one in enumerate(clients):  # one at a time, because they share the cores
             more = min(per_client - (WARM if index == 0 else 0), count - opened)
-            one.tell(["open", more, opened])
+            one.send(["open", more, opened])
             one.answer()
             opened += more
-        took = time.monotonic() - start
+        elapsed = time.monotonic() - start
         user, kernel = rss(server.process.pid) - user, kernel_memory() - kernel
         start = time.monotonic()
         for one in clients:
-            one.tell(["again", 0, 0])
+            one.send(["again", 0, 0])
             one.answer()
         again = time.monotonic() - start
-        server.tell("how many?")
+        server.send("how many?")
         alive, accepted = json.loads(server.answer())
     finally:
         for child in children:
@@ -191,9 +191,9 @@ def run(wanted: int, limit: int) -> None:
             child.process.wait()
     made = opened - WARM
     print(f"engine {engine}: {alive:,} live connections in one process, {accepted:,} accepted")
-    print(f"user memory:    {user / made / 1024:.2f} KiB for each connection")
-    print(f"kernel memory:  {kernel / made / 2 / 1024:.2f} KiB for each end of a connection")
-    print(f"accepted:       {made / took:,.0f}/s, one echo each included")
+    print(f"user memory:    {user / made / 1024:.2f} KiB per connection")
+    print(f"kernel memory:  {kernel / made / 2 / 1024:.2f} KiB per end of a connection")
+    print(f"accepted:       {made / elapsed:,.0f}/s, including one echo each")
     print(f"one round over all of them: {again:.2f} s, every answer checked")
     if alive != opened:
         raise SystemExit(f"million: {opened - alive} connections were lost")

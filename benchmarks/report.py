@@ -1,4 +1,4 @@
-"""Turn the figures of run.py into RESULTS.md and its pictures."""
+"""Turn the results of run.py into RESULTS.md and its charts."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Rounds = dict[str, list[dict[str, float]]]
 
 
 def ratios(rounds: Rounds, name: str, figure: str) -> list[float]:
-    """*name*'s figure in each round, as a ratio to the yardstick's in the same round."""
+    """Return the *figure* of server *name* in each round, relative to the yardstick's."""
     pairs = zip(rounds[name], rounds[YARDSTICK], strict=True)
     return [mine[figure] / its[figure] for mine, its in pairs]
 
 
 def table(jobs: dict[str, Rounds], names: list[str], figure: str) -> list[str]:
-    """Medians of the ratios and their spread: jobs by servers."""
+    """Return a table of the median ratios and their spread, jobs by servers."""
     short = [name.replace("portable, ", "portable,<br>") for name in names]
     lines = [f"| job | {' | '.join(short)} |", "|---" * (len(names) + 1) + "|"]
     for job, rounds in jobs.items():
@@ -35,9 +35,9 @@ def table(jobs: dict[str, Rounds], names: list[str], figure: str) -> list[str]:
 
 
 def yardstick(jobs: dict[str, Rounds]) -> list[str]:
-    """What the ratios are to, how much it varied, and what disturbed the rounds of all."""
+    """Return a table of the yardstick's own results, and of the load by others."""
     lines = [
-        "| job | messages/s | CPU us/message | others: median | most | repeated |",
+        "| job | messages/s | CPU us/message | others: median | maximum | repeated |",
         "|---" * 6 + "|",
     ]
     for job, rounds in jobs.items():
@@ -69,7 +69,7 @@ def latencies(jobs: dict[str, Rounds], names: list[str]) -> list[str]:
 
 
 def write(results: dict[str, Any]) -> None:
-    """Write RESULTS.md beside this file, and the pictures if matplotlib is installed."""
+    """Write RESULTS.md beside this file, and the charts if matplotlib is installed."""
     jobs: dict[str, Rounds] = results["jobs"]
     names = [name for name in next(iter(jobs.values())) if name != YARDSTICK]
     about = ", ".join(f"{what} {value}" for what, value in results["machine"].items())
@@ -77,15 +77,15 @@ def write(results: dict[str, Any]) -> None:
     text = [
         "# Results",
         "",
-        "Written by `make bench`. What is measured, and how: [README.md](README.md).",
+        "Written by `make bench`. [README.md](README.md) explains the measurements.",
         "",
         f"Machine: {about}. Rounds: {results['rounds']}.",
         "",
-        "## The C server itself, and what others did on the machine",
+        "## The C server itself, and other load on the machine",
         "",
-        "± is half of what lies between the best and the worst round, here and below. Others:",
-        "processors that were busy with neither the server nor its load (0.5 is half of one).",
-        f"A measurement with more than {machine.DISTURBED} was repeated; the quieter one counts.",
+        "Throughout, ± is half the difference between the best and the worst round. Others:",
+        "processors kept busy by neither the server nor the load generator (0.5 is half of one).",
+        f"Measurements with more than {machine.DISTURBED} were repeated; the quieter one counts.",
         "",
         *yardstick(jobs),
         "",
@@ -93,13 +93,13 @@ def write(results: dict[str, Any]) -> None:
         "",
         *table(jobs, names, "per_second"),
         "",
-        "## The server's processor time for each message, as a ratio to the C server",
+        "## The server's processor time per message, as a ratio to the C server",
         "",
         *table(jobs, names, "cpu_us"),
         "",
         "## Latency, median / 99th percentile, microseconds",
         "",
-        "In a closed loop these follow from the throughput: they are no measure of their own.",
+        "In a closed loop, latency follows from throughput: it is not an independent measure.",
         "",
         *latencies(jobs, [YARDSTICK, *names]),
         "",

@@ -1,12 +1,12 @@
-"""Measure silly beside a C epoll server and its peers: ``python benchmarks/run.py --help``.
+"""Compare silly with a C epoll server and its peers: ``python benchmarks/run.py --help``.
 
-Every server is pinned to one core, the load generator to another. The servers
-take turns in rounds, and all but the one that is measured are stopped
-(SIGSTOP). What is reported for a server and a job is the median over the rounds
-of its ratio to the yardstick in the same round, which what else the machine
-does touches least. A measurement during which others used the processors is
-made once more, and the quieter of the two counts (machine.py says how that is
-seen, and what network is used).
+The servers are pinned to one core, the load generator to another. The servers take
+turns in rounds; all except the one being measured are stopped (SIGSTOP). The result
+of a server and a job is the median, over the rounds, of its ratio to the yardstick in
+the same round, because other load on the machine affects such a ratio least. A
+measurement during which other processes used the processors is repeated once, and
+the one with less of that counts. machine.py measures the other load and sets up the
+network.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HERE = Path(__file__).parent
 SERVERS = HERE / "servers"
 SERVER_CORE, LOAD_CORE = 0, 1
 WARM, IDLE = 500, 4000  # connections
-REDIS_REQUESTS = 60_000  # for each second asked for: redis-benchmark counts
+REDIS_REQUESTS = 60_000  # per second of a measurement: redis-benchmark takes a number of requests
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Job:
     depth: int
     size: int
     mode: str = ""
-    server: str = ""  # "raw": bytes, not lines; "ping": redis's answer to each line
+    server: str = ""  # "raw": echo bytes instead of lines; "ping": answer "+PONG" to each line
 
 
 JOBS = (
@@ -116,25 +116,25 @@ class Server:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line.strip().isdigit():
-            raise RuntimeError(f"{kind.name} did not say its port: {line!r}")
+            raise RuntimeError(f"{kind.name} did not print its port: {line!r}")
         self.port = int(line)
         self.stop()
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGSTOP)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         self.process.send_signal(signal.SIGCONT)
 
     def cpu(self) -> float:
-        """Seconds of processor time used so far, all threads."""
+        """Return the processor time used so far by all threads, in seconds."""
         total = 0
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
             total += int((task / "schedstat").read_text().split()[0])
         return total / 1e9
 
     def rss(self) -> int:
-        """Resident bytes."""
+        """Return the resident set size in bytes."""
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) * 1024
@@ -148,15 +148,15 @@ class Server:
 @dataclass
 class Measured:
     per_second: float
-    cpu_us: float  # microseconds of the server's processor time for each message
+    cpu_us: float  # microseconds of the server's processor time per message
     p50: float
     p99: float
-    others: float  # processors that others used meanwhile
+    others: float  # load by other processes, in processors
     repeated: bool = False
 
 
 def measure(built: Path, server: Server, job: Job, seconds: float) -> Measured:
-    """Measure; once more if that was disturbed."""
+    """Measure once, or twice if other processes disturbed the first measurement."""
     first = measure_once(built, server, job, seconds)
     if first.others <= machine.DISTURBED:
         return first
@@ -174,7 +174,7 @@ def measure_once(built: Path, server: Server, job: Job, seconds: float) -> Measu
         load += [str(job.size), str(seconds), *([job.mode] if job.mode else [])]
     others = machine.Others()
     before = server.cpu()
-    server.go_on()
+    server.resume()
     done = subprocess.run(
         ["taskset", "-c", str(LOAD_CORE), *load],
         capture_output=True,
@@ -226,12 +226,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")
     parser.add_argument("--seconds", type=float, default=0.7, help="per measurement; default: 0.7")
-    parser.add_argument("--only", default="", help="servers, comma-separated parts of names")
-    parser.add_argument("--jobs", default="", help="jobs, comma-separated parts of names")
-    parser.add_argument("--report", action="store_true", help="write RESULTS.md and its pictures")
-    parser.add_argument("--out", type=Path, help="where to write the figures, as JSON")
+    parser.add_argument("--only", default="", help="servers: parts of their names, with commas")
+    parser.add_argument("--jobs", default="", help="jobs: parts of their names, with commas")
+    parser.add_argument("--report", action="store_true", help="write RESULTS.md and its charts")
+    parser.add_argument("--out", type=Path, help="write the results to this file, as JSON")
     args = parser.parse_args()
-    about = machine.described(machine.own_network())
+    about = machine.description(machine.own_network())
     print(", ".join(f"{what} {value}" for what, value in about.items()))
     with tempfile.TemporaryDirectory() as built:
         results = {"machine": about, **run(args, Path(built))}
@@ -246,40 +246,40 @@ def chosen(name: str, parts: str) -> bool:
 
 
 def run(args: argparse.Namespace, built: Path) -> dict[str, Any]:
-    names = [
+    servers = [
         kind
         for kind in kinds(built)
         if kind.name == report.YARDSTICK or (chosen(kind.name, args.only) and available(kind))
     ]
     results: dict[str, Any] = {"rounds": args.rounds}
     jobs = [job for job in JOBS if chosen(job.name, args.jobs)]
-    results["jobs"] = compare(names, jobs, args.rounds, args.seconds, built)
-    results["memory"] = {kind.name: memory(kind) for kind in names}
+    results["jobs"] = compare(servers, jobs, args.rounds, args.seconds, built)
+    results["memory"] = {kind.name: memory(kind) for kind in servers}
     return results
 
 
 def compare(
-    names: list[Kind], jobs: list[Job], rounds: int, seconds: float, built: Path
+    servers: list[Kind], jobs: list[Job], rounds: int, seconds: float, built: Path
 ) -> dict[str, dict[str, list[dict[str, float]]]]:
-    """Measure all in turns; the ratios that are shown are to the first of them."""
+    """Measure the servers in turns; print ratios to the first one."""
     build(built)
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     results = {}
     for job in jobs:
         if job.mode == "redis" and not shutil.which("redis-benchmark"):
-            print(f"\n{job.name}: left out, redis-benchmark (redis-tools) is not installed")
+            print(f"\n{job.name}: skipped, redis-benchmark (redis-tools) is not installed")
             continue
         figures: dict[str, list[Measured]] = defaultdict(list)
-        servers = {kind.name: Server(kind, job.server) for kind in names}
+        running = {kind.name: Server(kind, job.server) for kind in servers}
         try:
-            for server in servers.values():
+            for server in running.values():
                 measure_once(built, server, job, 0.2)  # to warm up
             for _ in range(rounds):
-                for name, server in servers.items():
+                for name, server in running.items():
                     figures[name].append(measure(built, server, job, seconds))
         finally:
-            for server in servers.values():
+            for server in running.values():
                 server.end()
         show(job, figures)
         results[job.name] = {name: [asdict(one) for one in all_] for name, all_ in figures.items()}
@@ -287,9 +287,9 @@ def compare(
 
 
 def memory(kind: Kind) -> float:
-    """KiB resident for each of many idle connections that have echoed a line."""
+    """Return the resident KiB per idle connection that has echoed a line."""
     server = Server(kind, "")
-    server.go_on()
+    server.resume()
     socks = []
     try:
         for number in range(WARM + IDLE):
@@ -318,7 +318,7 @@ def show(job: Job, figures: dict[str, list[Measured]]) -> None:
         print(f"  {name:26} {speed}  CPU/message {cpu}  p99 {p99:9.0f} us")
     every = [one for rounds in figures.values() for one in rounds]
     print(
-        f"  others used {statistics.median(one.others for one in every):.2f} processors,"
+        f"  other load: {statistics.median(one.others for one in every):.2f} processors,"
         f" at most {max(one.others for one in every):.2f};"
         f" {sum(one.repeated for one in every)} of {len(every)} measurements were repeated",
         flush=True,

@@ -1,16 +1,18 @@
-"""An echo server under attack: ``python benchmarks/soak.py --help``.
+"""Attack an echo server: ``python benchmarks/soak.py --help``.
 
-Hostile clients by the thousand hold on to a server with short deadlines, in
-their several ways; whoever is thrown out comes again. Meanwhile an honest
-client measures its echo. Then connections come and go as fast as they can,
-which must leave neither memory nor descriptors behind; and then the server has
-no descriptors left for ten seconds, and must answer afterwards. What was
-promised is printed with what was found; the exit code is 1 if a promise was
-broken. Latencies are only printed.
+1. Thousands of hostile clients of several kinds try to hold connections to a server
+   with short deadlines. One that the server disconnects is replaced. Meanwhile, an
+   honest client measures its echo.
+2. Connections are opened and closed as fast as possible. They must leave neither
+   memory nor descriptors behind.
+3. The server runs out of descriptors for a while and must answer afterwards.
 
-The server, the hostile and the honest are three processes; the server has a core
-of its own, and on the other the hostile give way to the honest. Clients connect from
-many loopback addresses, because one address has only some 28,000 ports.
+Each promise is printed with the result; the exit code is 1 if one was broken.
+Latencies are printed but not judged.
+
+The server, the hostile clients and the honest client are three processes. The server
+has its own core; on the other, the honest client has priority. Clients connect from
+many loopback addresses, because one address has only about 28,000 ports.
 """
 
 from __future__ import annotations
@@ -38,17 +40,17 @@ from pathlib import Path
 from typing import Any
 
 FIRST_BYTE, READ, WINDOW, LINGER = 4.0, 8.0, 8.0, 2.0  # seconds: the server's deadlines
-FILL = 8.0  # seconds in which the kernels' buffers fill up, before the server has to queue
-SLACK = 5.0  # seconds: for a machine that has other things to do
+FILL = 8.0  # seconds until the kernel's buffers are full and the server has to queue
+SLACK = 5.0  # extra seconds for a busy machine
 READ_LIMIT = 64 * 1024
 CORES = sorted(os.sched_getaffinity(0))
 GROWTH = 2 * 1024  # KiB that the server may grow by in the churn, once it is warm
-PER_CLIENT = 3  # KiB for each hostile connection ...
-PER_GREEDY = 512  # ... and for each that makes the server hold bytes
+PER_CLIENT = 3  # KiB allowed per hostile connection
+PER_GREEDY = 512  # KiB allowed in addition per connection that makes the server hold bytes
 
-# How long each kind may hold on: the deadline (of the rate: two windows), two looks at it,
-# and the slack.
-MAY_STAY = {
+# How long each kind may stay, in seconds: the deadline (for the send rate, two windows), two
+# checks of it, and the slack.
+MAX_STAY = {
     "slowloris": READ * 1.25 + SLACK,
     "never reading": FILL + 2.5 * WINDOW + SLACK,
     "silent": FIRST_BYTE * 1.25 + SLACK,
@@ -122,7 +124,7 @@ class Server:
         return stats
 
     def rss(self) -> int:
-        """KiB."""
+        """Return the resident set size in KiB."""
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
                 return int(line.split()[1])
@@ -132,7 +134,7 @@ class Server:
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
     def stop(self) -> str:
-        """Stop it, and return what it logged."""
+        """Stop the server and return its log."""
         self.process.terminate()
         _, log = self.process.communicate(timeout=30)
         return log
@@ -142,10 +144,10 @@ class Server:
 
 
 def connecting(port: int, *, small: bool = False) -> socket.socket:
-    """Return a socket that connects from some loopback address, without waiting for it."""
+    """Return a socket that is connecting from a random loopback address."""
     sock = socket.socket()
     sock.setblocking(False)
-    if small:  # else the kernels hold megabytes before the server has to
+    if small:  # otherwise the kernel buffers megabytes before the server has to queue
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT
     sock.bind((f"127.1.{random.randrange(64)}.{random.randrange(1, 255)}", 0))
@@ -161,7 +163,7 @@ class Hostile:
     born: float = field(default_factory=time.monotonic)
 
     def act(self) -> float:
-        """Do what this kind does, and return the seconds until it does so again."""
+        """Perform one action of this kind; return the seconds until the next."""
         if self.kind == "slowloris":
             self.sock.send(b"x")
             return 1.0
@@ -178,15 +180,15 @@ class Hostile:
             return 0.3
         return 3600.0  # silent
 
-    def gone(self, events: int) -> bool:
-        """Tell whether the server has ended it."""
+    def is_disconnected(self, events: int) -> bool:
+        """Return whether the server has ended this connection."""
         if events & (select.EPOLLERR | select.EPOLLHUP):
             return True
         return self.kind != "never reading" and not self.sock.recv(65536)
 
 
 class Attack:
-    """All hostile clients; whoever is thrown out is replaced by another of its kind."""
+    """All hostile clients; one that is disconnected is replaced by another of its kind."""
 
     def __init__(self, port: int, counts: dict[str, int], storm: int) -> None:
         self.port, self.counts, self.storm = port, counts, storm
@@ -194,8 +196,8 @@ class Attack:
         self.by_fd: dict[int, Hostile] = {}
         self.todo: list[str] = []  # kinds to open
         self.due: list[tuple[float, int, Hostile]] = []
-        self.thrown_out: Counter[str] = Counter()
-        self.longest: Counter[str] = Counter()  # seconds, rounded up
+        self.disconnected: Counter[str] = Counter()
+        self.longest: Counter[str] = Counter()  # longest stay in seconds, rounded up
 
     def open(self, kind: str) -> None:
         sock = connecting(self.port, small=kind == "never reading")
@@ -203,65 +205,65 @@ class Attack:
         self.by_fd[sock.fileno()] = one
         events = 0 if kind == "never reading" else select.EPOLLIN
         self.epoll.register(sock, events)
-        self.later(one, random.random())
+        self.schedule(one, random.random())
 
-    def later(self, one: Hostile, delay: float) -> None:
+    def schedule(self, one: Hostile, delay: float) -> None:
         heapq.heappush(self.due, (time.monotonic() + delay, id(one), one))
 
     def close(self, one: Hostile, *, by_server: bool) -> None:
         del self.by_fd[one.sock.fileno()]
         stayed = time.monotonic() - one.born
         self.longest[one.kind] = max(self.longest[one.kind], int(stayed) + 1)
-        self.thrown_out[one.kind] += by_server
+        self.disconnected[one.kind] += by_server
         with contextlib.suppress(OSError):
             one.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         one.sock.close()
 
     def run(self, seconds: float) -> None:
-        begun = time.monotonic()
+        start = time.monotonic()
         self.todo = [kind for kind, count in self.counts.items() for _ in range(count)]
         random.shuffle(self.todo)
         stormed = 0
-        while (now := time.monotonic()) < begun + seconds:
+        while (now := time.monotonic()) < start + seconds:
             for kind in self.todo[:200]:
                 self.open(kind)
             del self.todo[:200]
-            while stormed < (now - begun) * self.storm:
+            while stormed < (now - start) * self.storm:
                 connecting(self.port).close()
                 stormed += 1
-            # Not several times at once what was due within some milliseconds: who has nothing
-            # to do with each other does not act in step.
+            # Wait for the exact time of the next action: batching actions would make
+            # independent clients act in step.
             wait = min(0.01, max(0.0, self.due[0][0] - now)) if self.due else 0.01
             for fd, events in self.epoll.poll(wait):
-                self.see(self.by_fd[fd], events)
+                self.handle(self.by_fd[fd], events)
             now = time.monotonic()
             while self.due and self.due[0][0] <= now:
-                self.go_on(heapq.heappop(self.due)[2])
+                self.act(heapq.heappop(self.due)[2])
         for one in list(self.by_fd.values()):
             self.close(one, by_server=False)
-        print(json.dumps([dict(self.thrown_out), dict(self.longest), stormed]), flush=True)
+        print(json.dumps([dict(self.disconnected), dict(self.longest), stormed]), flush=True)
 
-    def see(self, one: Hostile, events: int) -> None:
+    def handle(self, one: Hostile, events: int) -> None:
         try:
-            gone = one.gone(events)
+            disconnected = one.is_disconnected(events)
         except BlockingIOError:
             return
         except OSError:
-            gone = True
-        if gone:
+            disconnected = True
+        if disconnected:
             self.close(one, by_server=True)
             self.todo.append(one.kind)
 
-    def go_on(self, one: Hostile) -> None:
+    def act(self, one: Hostile) -> None:
         if one.sock.fileno() < 0:
             return
         try:
-            self.later(one, one.act())
+            self.schedule(one, one.act())
         except BlockingIOError:
-            self.later(one, 0.2)
+            self.schedule(one, 0.2)
         except OSError as error:
-            if error.errno == errno.ENOTCONN:  # not yet
-                self.later(one, 0.1)
+            if error.errno == errno.ENOTCONN:  # not connected yet
+                self.schedule(one, 0.1)
             else:
                 self.close(one, by_server=not isinstance(error, ConnectionAbortedError))
                 self.todo.append(one.kind)
@@ -271,22 +273,22 @@ class Attack:
 
 
 def measure(sock: socket.socket, seconds: float) -> Iterator[float]:
-    """Echo lines one by one, with a pause between; yield the milliseconds that each took."""
+    """Echo lines one by one, with a pause between them; yield each duration in milliseconds."""
     number = 0
     until = time.monotonic() + seconds
-    while (begun := time.monotonic()) < until:
+    while (start := time.monotonic()) < until:
         line = b"honest %d\n" % number
         sock.sendall(line)
         got = b""
         while not got.endswith(b"\n"):
             piece = sock.recv(100)
             if not piece:
-                raise SystemExit("soak: the honest client was thrown out")
+                raise SystemExit("soak: the honest client was disconnected")
             got += piece
         if got != line:
             raise SystemExit(f"soak: {got!r} came back for {line!r}")
         number += 1
-        yield (time.monotonic() - begun) * 1000
+        yield (time.monotonic() - start) * 1000
         time.sleep(0.002)
 
 
@@ -296,7 +298,7 @@ def percentiles(times: list[float]) -> tuple[float, float]:
 
 
 def churn(port: int, seconds: float, at_once: int = 16) -> int:
-    """Connect, echo, close, as fast as that goes; return how often."""
+    """Connect, echo and close as fast as possible; return the number of connections."""
     count = 0
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -320,22 +322,22 @@ def churn(port: int, seconds: float, at_once: int = 16) -> int:
 class Report:
     broken: int = 0
 
-    def note(self, what: str, found: str) -> None:
-        print(f"  {what:<58} {found:>24}", flush=True)
+    def note(self, what: str, result: str) -> None:
+        print(f"  {what:<58} {result:>24}", flush=True)
 
-    def promise(self, what: str, found: str, kept: bool) -> None:
+    def promise(self, what: str, result: str, kept: bool) -> None:
         self.broken += not kept
-        print(f"  {what:<58} {found:>24}  {'kept' if kept else 'BROKEN'}", flush=True)
+        print(f"  {what:<58} {result:>24}  {'kept' if kept else 'BROKEN'}", flush=True)
 
 
 def pin(pid: int, core: int) -> None:
-    """Have a process run on this one of the cores, if there are several."""
+    """Pin a process to the core with this index, if there are several cores."""
     if len(CORES) > 1:
         os.sched_setaffinity(pid, {CORES[core]})
 
 
 def settle(server: Server, connections: int, seconds: float) -> int:
-    """Wait until the server holds no more than so many connections; return how many it does."""
+    """Wait until the server has at most *connections*, or time is up; return how many it has."""
     until = time.monotonic() + seconds
     while (now := server.stats()["connections"]) > connections and time.monotonic() < until:
         time.sleep(0.1)
@@ -351,12 +353,12 @@ def attack(server: Server, report: Report, options: argparse.Namespace) -> None:
         "resetting": 200 * options.scale // 100,
     }
     base, descriptors = server.rss(), server.descriptors()
-    # A core for the server, and of the other as much as it wants for the honest client: else
-    # what is measured is which of the three has a processor at the moment.
+    # The server gets its own core, and the honest client has priority on the other. Otherwise
+    # the echo would measure which of the three processes is scheduled.
     pin(server.process.pid, 0)
     pin(0, 1)
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
-        print(f"Quiet, {options.quiet:g} s")
+        print(f"No attack, {options.quiet:g} s")
         p50, p99 = percentiles(list(measure(sock, options.quiet)))
         report.note("honest echo, p50 and p99", f"{p50:.2f} and {p99:.2f} ms")
         print(f"Under attack by {sum(counts.values()):,}, {options.attack:g} s")
@@ -375,19 +377,22 @@ def attack(server: Server, report: Report, options: argparse.Namespace) -> None:
             peak = max(peak, server.rss())
             held = max(held, server.stats()["connections"])
         assert hostile.stdout is not None
-        thrown_out, longest, stormed = json.loads(hostile.stdout.read())
+        disconnected, longest, stormed = json.loads(hostile.stdout.read())
         hostile.stdout.close()
         under50, under99 = percentiles(times)
         report.note("honest echo, p50 and p99", f"{under50:.2f} and {under99:.2f} ms")
-        report.note("the same, times the quiet one", f"{under50 / p50:.1f} and {under99 / p99:.1f}")
-        report.promise("honest echoes answered, all with the right bytes", f"{len(times):,}", True)
-        report.note("most connections at a time; connect-and-close", f"{held:,}; {stormed:,}")
+        report.note(
+            "the same, relative to no attack", f"{under50 / p50:.1f} and {under99 / p99:.1f}"
+        )
+        report.promise("honest echoes, all correct", f"{len(times):,}", True)
+        report.note("most connections at once; connect-and-close", f"{held:,}; {stormed:,}")
         for kind, count in counts.items():
-            most, seen = MAY_STAY[kind], longest.get(kind, 0)
+            most, longest_stay = MAX_STAY[kind], longest.get(kind, 0)
+            ended = disconnected.get(kind, 0)
             report.promise(
                 f"{count:,} {kind}, none stays longer than {most:.0f} s",
-                f"{seen} s, {thrown_out.get(kind, 0):,} ended",
-                seen <= most + 1 and (kind == "resetting" or thrown_out.get(kind, 0) >= count),
+                f"{longest_stay} s, {ended:,} ended",
+                longest_stay <= most + 1 and (kind == "resetting" or ended >= count),
             )
         greedy = counts["never reading"] + counts["endless line"]
         allowed = held * PER_CLIENT + greedy * PER_GREEDY
@@ -397,16 +402,16 @@ def attack(server: Server, report: Report, options: argparse.Namespace) -> None:
             peak - base <= allowed,
         )
         left = settle(server, 1, LINGER + SLACK)
-        report.promise("afterwards only the honest client is left", f"{left}", left == 1)
+        report.promise("afterwards, only the honest client is connected", f"{left}", left == 1)
         open_now = server.descriptors()
         report.promise(
-            "and no descriptor", f"{open_now - descriptors - 1}", open_now <= descriptors + 1
+            "no descriptor is leaked", f"{open_now - descriptors - 1}", open_now <= descriptors + 1
         )
         stats = server.stats()
         report.promise("no handler failed", f"{stats['errors']}", not stats["errors"])
         for reason, count in stats["ended"].items():
             report.note(f"ended by {reason}", f"{count:,}")
-        report.note("refused; found the backlog full", f"{stats['refused']}; {stats['overflows']}")
+        report.note("refused; backlog overflows", f"{stats['refused']}; {stats['overflows']}")
 
 
 def turnover(server: Server, report: Report, options: argparse.Namespace) -> None:
@@ -423,9 +428,9 @@ def turnover(server: Server, report: Report, options: argparse.Namespace) -> Non
         f"memory (RSS), once warm, grows by no more than {GROWTH} KiB", f"{grown} KiB",
         grown <= GROWTH,
     )  # fmt: skip
-    report.note("that is, for each connection", f"{grown * 1024 / count:.1f} bytes")
+    report.note("growth per connection", f"{grown * 1024 / count:.1f} bytes")
     open_now = server.descriptors()
-    report.promise("descriptors do not", f"{open_now - descriptors}", open_now <= descriptors)
+    report.promise("no descriptor is leaked", f"{open_now - descriptors}", open_now <= descriptors)
 
 
 def exhaustion(server: Server, report: Report, options: argparse.Namespace) -> None:
@@ -451,24 +456,28 @@ def exhaustion(server: Server, report: Report, options: argparse.Namespace) -> N
             except ConnectionResetError:
                 pass
             except TimeoutError:
-                report.promise("no client is left waiting", "one was", False)
+                report.promise("no client is left waiting", "one timed out", False)
                 break
             reset += 1
             sock.close()
-        report.promise("clients above it are reset at once", f"{reset:,}", reset > 0)
-        report.promise("an earlier one is served meanwhile", f"{answered:,} echoes", answered > 0)
+        report.promise("clients above the limit are reset at once", f"{reset:,}", reset > 0)
+        report.promise(
+            "an earlier client is served meanwhile", f"{answered:,} echoes", answered > 0
+        )
     for sock in held:
         sock.close()
     settle(server, 0, SLACK)
-    report.promise("then the server answers again", f"{churn(server.port, 0.5, 1):,} clients", True)
+    report.promise(
+        "afterwards, the server answers again", f"{churn(server.port, 0.5, 1):,} clients", True
+    )
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
     refused = server.stats()["refused"].get("descriptors", 0)
-    report.promise("and has counted them", f"{refused:,}", refused >= reset)
+    report.promise("they are counted", f"{refused:,}", refused >= reset)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--scale", type=int, default=100, help="hostile clients, per cent")
+    parser.add_argument("--scale", type=int, default=100, help="hostile clients in percent")
     parser.add_argument("--quiet", type=float, default=5, help="seconds (default: %(default)g)")
     parser.add_argument("--attack", type=float, default=60, help="seconds (default: %(default)g)")
     parser.add_argument("--storm", type=int, default=500, help="connect-and-close per second")
@@ -499,9 +508,9 @@ def main() -> None:
     for line in log.splitlines()[:12]:
         print("  " + line)
     lines = len(log.splitlines())
-    report.promise("no flood in the log", f"{lines} lines", lines < 200)
+    report.promise("the log is not flooded", f"{lines} lines", lines < 200)
     if report.broken:
-        raise SystemExit(f"soak: {report.broken} promises were broken")
+        raise SystemExit(f"soak: broken promises: {report.broken}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Make the pictures, and the output in howto/load-testing.md: ``python docs/make_pictures.py``.
+"""Make the pictures and the output in howto/load-testing.md: ``python docs/make_pictures.py``.
 
-Names choose what is made: ``terminal``, ``output``, ``report``, ``echo``. On a machine
-that does something else, the figures are poor.
+Arguments select what is made: ``terminal``, ``output``, ``report``, ``echo``. Run it on
+an idle machine; otherwise, the figures are poor.
 
-Everything is real: an echo server is started, ``silly bench`` run against it, the
-live view exported while it runs, and the report drawn by chromium.
+All of it is real: an echo server is started, ``silly bench`` loads it, the
+live view is exported during the run, and chromium draws the report.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Exported(View):
 
 @contextlib.contextmanager
 def serving(*command: str) -> Iterator[str]:
-    """Run a server; give the address that it prints."""
+    """Run a server and yield the address that it prints."""
     with subprocess.Popen(
         [sys.executable, "-u", "-m", "silly", *command], stdout=subprocess.PIPE, text=True
     ) as server:
@@ -113,7 +113,7 @@ def draw(report: Path, picture: Path, folder: str) -> None:
 
 
 def terminal(addr: str, _: str) -> None:
-    """The live view while a run goes on."""
+    """Make the live view during a run."""
     plan = Plan(addr, connections=100, duration=10, warmup=1, interval=0.25)
     view = Exported(f"silly bench {addr}", 8)
     with view:
@@ -121,7 +121,7 @@ def terminal(addr: str, _: str) -> None:
 
 
 def output(addr: str, folder: str) -> None:
-    """What is printed, in the page."""
+    """Put what a run prints into the page."""
     page = PAGE.read_text()
     page = put(page, "silly bench", bench(addr, "-c", "100", "-t", "10s", "--warmup", "1s"))
     results = [f"{folder}/before.json", f"{folder}/after.json"]
@@ -137,7 +137,7 @@ def output(addr: str, folder: str) -> None:
 
 
 def report(addr: str, folder: str) -> None:
-    """The report, if chromium is here to draw it; of a run that was not disturbed, if possible."""
+    """Make the picture of the report, if chromium is installed; retry disturbed runs."""
     name = "report.html"
     load = ("-c", "50", "--rate", "3000", "-t", "10s")
     for _ in range(5):
@@ -148,7 +148,7 @@ def report(addr: str, folder: str) -> None:
 
 
 def echo(*_: str) -> None:
-    """The live view of silly echo."""
+    """Make the live view of ``silly echo``."""
     pictures.echo_view()
 
 
@@ -156,7 +156,7 @@ PARTS = {part.__name__: part for part in (terminal, output, report, echo)}
 
 
 def main() -> None:
-    """Make those that are named, or all."""
+    """Make the parts named in the arguments, or all."""
     for name in sys.argv[1:] or PARTS:
         with tempfile.TemporaryDirectory() as folder, serving(str(ECHO), "127.0.0.1:0") as addr:
             PARTS[name](addr, folder)

@@ -1,7 +1,6 @@
-"""Pictures of terminals; and that of ``silly echo``: ``python docs/pictures.py``.
+"""Make pictures of terminals, such as that of ``silly echo``: ``python docs/pictures.py``.
 
-A picture is the screen of a real run on an emulated terminal of 80 columns and
-24 rows, at the moment that is worth looking at.
+A picture shows the screen of a real run on an emulated terminal of 80 columns and 24 rows.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from tests.cli.terminal import Terminal  # noqa: E402
 
 
 def screen(terminal: Terminal) -> list[Text]:
-    """Return what is on the screen, with its colours."""
+    """Return the rows of the screen, with their colours."""
     rows = []
     for row in range(terminal.rows):
         text = Text()
@@ -49,15 +48,15 @@ def save(terminal: Terminal, name: str, title: str) -> None:
 
 
 def export(console: Console, name: str, title: str) -> None:
-    """Write what *console* recorded as ``docs/howto/NAME.svg``."""
+    """Save what *console* recorded as ``docs/howto/NAME.svg``."""
     svg = console.export_svg(title=title, unique_id=name)
-    # No font from the network: the reader's own.
+    # Use the reader's own fonts, not one from the network.
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
     (HERE / "howto" / f"{name}.svg").write_text(svg)
 
 
 def load(addr: str, source: str, lines: int, stop: threading.Event) -> None:
-    """Send so many lines from the address *source* a few times a second, and read them back."""
+    """Send about *lines* lines at a time from *source*, and read them back, until *stop* is set."""
     host, _, port = addr.rpartition(":")
     with socket.create_connection((host, int(port)), source_address=(source, 0)) as sock:
         turn = 0
@@ -70,7 +69,7 @@ def load(addr: str, source: str, lines: int, stop: threading.Event) -> None:
 
 
 def echo_view() -> None:
-    """The live view of ``silly echo``, with some clients."""
+    """Make a picture of the live view of ``silly echo``, with some clients."""
     stop = threading.Event()
     with Terminal("echo", "127.0.0.1:9999", "[::1]:9999", "--udp") as terminal:
         addr = terminal.wait_for(r"127\.0\.0\.1:\d+")

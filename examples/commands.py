@@ -14,7 +14,7 @@ Command list:
 
 
 async def converse(conn: tcp.Conn) -> None:
-    """Welcome the client, then answer line by line until it quits or leaves."""
+    """Welcome the client, then answer each line until the client quits or disconnects."""
     conn.write(b"Welcome to Silly Echo Server!\nType 'help' for commands\n> ")
     async for line in conn:
         match line.strip():

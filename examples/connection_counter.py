@@ -8,8 +8,8 @@ connections = 0
 
 
 async def echo(conn: tcp.Conn) -> None:
-    """Count in, echo, count out, however the connection ends."""
-    global connections  # noqa: PLW0603 - the point of the exercise; listener.connections knows too
+    """Count the connection while it is open, and send every line back."""
+    global connections  # noqa: PLW0603 - for the example; listener.connections has this number
     connections += 1
     print(f"New connection from {conn.remote_addr}, current connections: {connections}", flush=True)
     try:

@@ -1,4 +1,4 @@
-"""An echo server that hangs up on the idle: ``silly examples/idle_timeout.py [ADDR [SECONDS]]``."""
+"""An echo server with an idle timeout: ``silly examples/idle_timeout.py [ADDR [SECONDS]]``."""
 
 import sys
 
@@ -6,7 +6,7 @@ from silly.net import tcp
 
 
 async def echo(conn: tcp.Conn) -> None:
-    """Echo; a connection on which nothing moves for too long is closed by the framework."""
+    """Send every line back; the framework closes a connection that is idle for too long."""
     print("New connection:", conn.remote_addr, flush=True)
     try:
         async for line in conn:

@@ -6,7 +6,7 @@ from silly.net import tcp
 
 
 async def echo(conn: tcp.Conn) -> None:
-    """Echo; at the end say how much went each way."""
+    """Send every line back; at the end, print how many bytes were transferred."""
     print("New connection:", conn.remote_addr, flush=True)
     messages = 0
     try:

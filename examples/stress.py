@@ -9,18 +9,18 @@ from silly.net import tcp
 
 
 async def client(addr: str, messages: int) -> int:
-    """Send *messages* lines, each after the echo of the one before; count the right echoes."""
-    right = 0
+    """Send *messages* lines, each after the echo of the previous one; count the correct echoes."""
+    correct = 0
     async with tcp.connect(addr) as conn:
         for number in range(messages):
             message = b"test message %d\n" % number
             conn.write(message)
-            right += await conn.read(b"\n") == message
-    return right
+            correct += await conn.read(b"\n") == message
+    return correct
 
 
 async def stress(addr: str, clients: int, messages: int) -> None:
-    """Run all clients at once; report when the last of them has finished."""
+    """Run all clients at once; print the result when all have finished."""
     start = perf_counter()
     try:
         counts = await asyncio.gather(*(client(addr, messages) for _ in range(clients)))

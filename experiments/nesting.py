@@ -1,15 +1,16 @@
-"""Measures how connections can be nested in asyncio's loop: ``python experiments/nesting.py``.
+"""Compare ways to nest connections in asyncio's loop: ``python experiments/nesting.py``.
 
-One echo, in plain Python, in three ways (`--serve WAY` is one server):
+The same echo server in plain Python, in three ways (``--serve WAY`` runs one):
 
 add_reader
-    The loop watches every socket, and calls back for each of them.
+    The loop watches every socket and runs a callback for each ready one.
 nested
-    Our sockets are in an epoll set of our own, whose descriptor the loop watches;
-    one callback serves all that is ready in there, and looks again until nothing is.
+    Our sockets are in our own epoll set, whose descriptor the loop watches. One
+    callback serves all ready sockets and polls again until none is ready.
 selector
-    The loop is given a selector of ours, which serves our sockets inside `select`
-    and looks again until nothing is ready. The loop is called for its own only.
+    The loop uses our selector, which serves our sockets inside `select` and polls
+    again until none is ready. It returns to the loop only for the loop's own
+    descriptors.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "benchmarks"))
 
-import machine  # noqa: E402 - it is found there
+import machine  # noqa: E402 - found through sys.path
 import run  # noqa: E402
 
-EVENTS = 256  # with as many served, the loop has its turn
+EVENTS = 256  # serve this many, then let the loop run
 
 
 class Echo:
-    """One receive and one send for each event, whoever tells of it."""
+    """The echo: one receive and one send per event, whatever reports the event."""
 
     def __init__(self, watch: Callable[[int], object], forget: Callable[[int], object]) -> None:
         self.watch = watch
@@ -96,7 +97,7 @@ def serve_nested() -> None:
 
 
 class ServingSelector(selectors.EpollSelector):
-    """Gives the loop the events of its own descriptors, and serves all others."""
+    """Passes the events of the loop's own descriptors to the loop; serves all others."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,7 +105,7 @@ class ServingSelector(selectors.EpollSelector):
         self.echo = Echo(lambda fd: epoll.register(fd, select.EPOLLIN), epoll.unregister)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        its_own: list[tuple[selectors.SelectorKey, int]] = []
+        loop_events: list[tuple[selectors.SelectorKey, int]] = []
         served = 0
         while served < EVENTS and (events := self._selector.poll(timeout, EVENTS)):  # type: ignore[attr-defined]
             for fd, event in events:
@@ -115,11 +116,11 @@ class ServingSelector(selectors.EpollSelector):
                 else:
                     readable = selectors.EVENT_READ if event & ~select.EPOLLOUT else 0
                     writable = selectors.EVENT_WRITE if event & ~select.EPOLLIN else 0
-                    its_own.append((key, (readable | writable) & key.events))
-            if its_own:
+                    loop_events.append((key, (readable | writable) & key.events))
+            if loop_events:
                 break
-            timeout = 0  # what we served may have called call_soon: do not wait
-        return its_own
+            timeout = 0  # do not wait: the served code may have used call_soon
+        return loop_events
 
 
 def serve_in_selector() -> None:
@@ -135,7 +136,7 @@ WAYS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--serve", choices=WAYS, help="be that server, on a port that is printed")
+    parser.add_argument("--serve", choices=WAYS, help="run this server and print its port")
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     parser.add_argument("--seconds", type=float, default=0.5, help="per measurement; default: 0.5")
     parser.add_argument("--jobs", default="ping-pong 64", help="default: ping-pong 64")

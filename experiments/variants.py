@@ -1,9 +1,9 @@
-"""Measures what choices in the engine are worth: ``python experiments/variants.py NAME...``.
+"""Measure what design choices in the engine gain: ``python experiments/variants.py NAME...``.
 
-A variant is the source with one place changed. It is copied to build/variants/,
-built there (by Cython, which `pip install -e '.[bench]'` brings), and measured beside an
-unchanged copy that was built the same way. The ratios are to the latter: below 1.00 times its
-throughput, the choice is worth the rest. ``a+b`` is both changes at once.
+A variant is the source code with one choice undone. It is copied to build/variants/, built
+there (with Cython, which ``pip install -e '.[bench]'`` installs), and measured against an
+unchanged copy built the same way. A throughput below 1.00x means that the choice gains the
+difference. ``a+b`` makes both changes.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import machine  # noqa: E402 - it is found there
+import machine  # noqa: E402 - found through sys.path
 import run  # noqa: E402
 
 NATIVE = "src/silly/_engine/native"
 ECHO = "benchmarks/servers/silly_echo.py"
 SOURCES = ("src/**/*.py", "src/**/*.py[xi]", "src/**/*.pxd", ECHO)
 PROJECT = ("setup.py", "pyproject.toml", "README.md", "LICENSE")
-UNCHANGED = "as it is"
+UNCHANGED = "unchanged"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Variant:
     old: str  # occurs once in the file
     new: str
     why: str
-    jobs: tuple[str, ...] = ("ping-pong 64 B",)  # where it matters: parts of their names
+    jobs: tuple[str, ...] = ("ping-pong 64 B",)  # the jobs it affects: parts of their names
 
 
 VARIANTS = (
@@ -48,14 +48,14 @@ VARIANTS = (
         f"{NATIVE}/reactor.pyx",
         "self.direct = self.in_batch = True",
         "self.in_batch = True",
-        "wake everybody through the loop's queue, as an asyncio.Future does",
+        "wake each task through the loop's queue, as an asyncio.Future does",
     ),
     Variant(
         "task",
         "src/silly/net/tcp.py",
-        "coroutine = engine.stepped(handling, loop)",
+        "coroutine = engine.wrap_coroutine(handling, loop)",
         "coroutine = handling",
-        "no trampoline: each step is the task's own",
+        "no trampoline: the task makes each step",
     ),
     Variant(
         "eager",
@@ -70,11 +70,11 @@ VARIANTS = (
         f"{NATIVE}/stream.pyx",
         "        batched = self.batched + length\n",
         "        batched = self.batched + length\n"
-        "        if not self.in_turn:\n"
-        "            self.in_turn = True\n"
+        "        if not self.flush_scheduled:\n"
+        "            self.flush_scheduled = True\n"
         "            self.reactor.flush_later(self)\n"
         "            return self.write_at_once(<bytes>data)\n",
-        "send the first write of a turn at once, and the others together",
+        "send the first write of a turn at once, the others together",
         ("64 B, 100 conn", "in flight"),
     ),
     Variant(
@@ -82,28 +82,28 @@ VARIANTS = (
         f"{NATIVE}/reactor.pxd",
         "GROUP = 32",
         "GROUP = 1",
-        "receive, hand out and send connection by connection, instead of in groups",
+        "receive, deliver and send connection by connection instead of in groups",
     ),
     Variant(
         "whole_batch",
         f"{NATIVE}/reactor.pxd",
         "GROUP = 32",
         "GROUP = 256",
-        "one group for all that is ready, however many",
+        "one group for all ready connections",
     ),
     Variant(
-        "one_look",
+        "one_poll",
         f"{NATIVE}/reactor.pyx",
         "while served < EVENTS and self.epoll >= 0:",
         "while served == 0 and self.epoll >= 0:",
-        "give the loop its turn after each look at what is ready",
+        "return to the loop after each poll for ready connections",
     ),
     Variant(
         "exceptions",
         f"{NATIVE}/stream.pyx",
         "slots.tp_as_async.am_send = send",
         "pass",
-        "results of read and write come as StopIteration, without am_send",
+        "return results of read and write with StopIteration, without am_send",
         ("64 B, 100 conn", "in flight"),
     ),
     Variant(
@@ -111,21 +111,21 @@ VARIANTS = (
         ECHO,
         'busy_poll = 0.0001 if "busy" in sys.argv else 0.0',
         "busy_poll = 0.0001",
-        "look for more for 100 microseconds before sleeping",
+        "poll for 100 microseconds before sleeping",
         ("64 B, 1 connection", "64 B, 10 connections"),
     ),
 )
 
 
-def made(names: str) -> Path:
-    """Return a copy of the source with these changes, built; an older one if it is the same."""
+def build(names: str) -> Path:
+    """Return a built copy of the source with these changes; reuse an identical one."""
     sources = [path for one in SOURCES for path in ROOT.glob(one)]
     files = {path.relative_to(ROOT): path.read_text() for path in sources}
     for name in names.split("+") if names != UNCHANGED else ():
         variant = next(one for one in VARIANTS if one.name == name)
         text = files[Path(variant.file)]
         if text.count(variant.old) != 1:
-            sys.exit(f"{name}: {variant.file} has not exactly one {variant.old!r}")
+            sys.exit(f"{name}: {variant.file} must contain {variant.old!r} exactly once")
         files[Path(variant.file)] = text.replace(variant.old, variant.new)
     identity = hashlib.sha256(repr((sorted(files.items()), sys.version)).encode()).hexdigest()[:12]
     into = ROOT / "build/variants" / f"{names.replace(' ', '_')}-{identity}"
@@ -154,11 +154,13 @@ def main() -> None:
         epilog=f"variants:\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("names", nargs="+", metavar="NAME", help="a variant, or two as in a+b")
+    parser.add_argument("names", nargs="+", metavar="NAME", help="a variant, or several as in a+b")
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     parser.add_argument("--seconds", type=float, default=0.5, help="per measurement; default: 0.5")
     parser.add_argument(
-        "--job", action="append", help="part of a name, again for more; default: where it matters"
+        "--job",
+        action="append",
+        help="part of a job's name (repeatable); default: jobs it affects",
     )
     parser.add_argument("--engine", choices=("native", "portable"), default="native")
     parser.add_argument("--build-only", action="store_true", help="do not measure")
@@ -167,10 +169,10 @@ def main() -> None:
     by_name = {one.name: one for one in VARIANTS}
     for name in wanted:
         if name not in by_name:
-            parser.error(f"no variant {name!r}; there are {', '.join(by_name)}")
+            parser.error(f"no variant {name!r}; the variants are {', '.join(by_name)}")
     if importlib.util.find_spec("Cython") is None:
         sys.exit("variants are built with Cython: pip install -e '.[bench]'")
-    built = {names: made(names) for names in (UNCHANGED, *args.names)}
+    built = {names: build(names) for names in (UNCHANGED, *args.names)}
     if args.build_only:
         return
     print(f"network: {machine.own_network()}")

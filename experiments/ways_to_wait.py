@@ -1,6 +1,6 @@
-"""Measures the ways of ways_to_wait.c: ``python experiments/ways_to_wait.py``.
+"""Compare the ways to wait in ways_to_wait.c: ``python experiments/ways_to_wait.py``.
 
-The same interleaved rounds as the benchmark's; the ratios are to the first way.
+The rounds are interleaved as in the benchmark; the ratios are to the first way.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "benchmarks"))
 
-import machine  # noqa: E402 - it is found there
+import machine  # noqa: E402 - found through sys.path
 import run  # noqa: E402
 
 WAYS = ("lt", "et", "groups", "batches", "uring")

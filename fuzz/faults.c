@@ -1,5 +1,5 @@
-/* Preloaded into the programs of random_programs.py: of their system calls, `per_mille` fail with
- * errors that a machine short of something gives, or do less than was asked for. */
+/* Preloaded into the programs of random_programs.py: of 1000 system calls, `per_mille` fail as on
+ * a machine that is short of resources, or do less than was asked for. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -32,7 +32,7 @@ static uint32_t chance(uint32_t of) {
 
 #define FAIL_IF_FAULTY() if (faulty) return errno = error, -1
 
-/* One byte: what wakes a loop, which counts on it. */
+/* Small transfers are spared: a loop relies on the one byte that wakes it. */
 ssize_t recv(int fd, void *data, size_t size, int flags) {
     REAL(recv);
     FAULTS(EAGAIN, EINTR, ENOMEM, ECONNRESET, ETIMEDOUT, 0, 0, 0, 0);

@@ -1,17 +1,16 @@
 """Random programs on the engine under test: ``make stress [SECONDS=60] [SEED=n]``.
 
-The invariant: whatever a program does, in Python and from the other end of its
-connections, the interpreter lives on, each peer receives a prefix of what was
-written to it, and afterwards nothing is left: no connection is counted, no
-descriptor is open, and a new connection works.
+The invariant: whatever a program and its peers do, the interpreter does not crash, and
+each peer receives a prefix of what was written to it. Afterwards, no connection is
+counted, no descriptor is open, and a new connection works.
 
-A program is a listener or two, handlers, clients and bare sockets in one process,
-all of which follow scripts that are made from the seed alone. Programs run in child
-processes, some in each, so that a crash or a hang is seen. What is printed of a
-failure is its seed, the program, and what the child said.
+A program consists of one or two listeners, handlers, clients and bare sockets in one
+process. All of them follow scripts that depend only on the seed. Programs run in child
+processes, several in each, so that crashes and hangs are detected. For a failure, its
+seed, the program and the child's output are printed.
 
-``make stress`` builds the native engine with AddressSanitizer. The tests run some
-dozen programs without it, on each engine.
+``make stress`` builds the native engine with AddressSanitizer. The tests run a few
+programs without it, on each engine.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import silly
 from silly.errors import SillyError
@@ -55,16 +54,16 @@ EAGER: Final = getattr(asyncio, "eager_task_factory", None)
 ANY: Final = "127.0.0.1:0"
 PER_CHILD: Final = 25  # programs that one process runs
 DEADLINE: Final = 40.0  # seconds for one program, on a busy machine
-PATIENCE: Final = 10.0  # seconds for what should happen at once
-MOST_FAILURES: Final = 10
+PATIENCE: Final = 10.0  # seconds for anything that should happen at once
+MAX_FAILURES: Final = 10
 
 
 class Boom(Exception):  # noqa: N818
-    """What a program raises on purpose."""
+    """An error that a program raises on purpose."""
 
 
 class BaseBoom(BaseException):
-    """Likewise, and not an `Exception`."""
+    """The same, but not an `Exception`."""
 
 
 RAISED: Final[dict[str, Callable[[], BaseException]]] = {
@@ -79,18 +78,18 @@ RAISED: Final[dict[str, Callable[[], BaseException]]] = {
     "MemoryError": MemoryError,
 }
 ON_PURPOSE: Final = (Boom, BaseBoom, GeneratorExit, StopAsyncIteration, MemoryError)
-STOPS: Final = (SystemExit, KeyboardInterrupt)  # the loop
+STOPS: Final = (SystemExit, KeyboardInterrupt)  # errors that stop the loop
 EXPECTED: Final = (SillyError, OSError, TimeoutError, Boom, ExceptionGroup)
 
-# ------------------------------------------------------------------ what is sent
+# --------------------------------------------------------------------- the data
 
 LENGTH: Final = 4 << 20  # bytes that one end writes, at most
 
 
-def _texture(lines: int) -> bytes:
-    """Random bytes, where each window tells its place, with about so many lines in a MiB."""
+def _make_data(lines: int) -> bytes:
+    """Return random bytes with about *lines* lines per MiB; any few of them are unique."""
     rng = random.Random(lines)
-    often = lines >> 12  # of 256 bytes
+    often = lines >> 12  # of 256 byte values, how many become newlines
     table = bytes(10 if byte < often else 13 if byte == 10 else byte for byte in range(256))
     data = bytearray(rng.randbytes(LENGTH).translate(table))
     if not often:
@@ -99,18 +98,18 @@ def _texture(lines: int) -> bytes:
     return bytes(data) * 2
 
 
-_textures: dict[int, bytes] = {}
+_data: dict[int, bytes] = {}
 
 
-def texture(lines: int) -> bytes:
-    if lines not in _textures:
-        _textures[lines] = _texture(lines)
-    return _textures[lines]
+def data_with_lines(lines: int) -> bytes:
+    if lines not in _data:
+        _data[lines] = _make_data(lines)
+    return _data[lines]
 
 
 @dataclass(eq=False)
 class End:
-    """One end of a connection: what it wrote, and what it received."""
+    """One end of a connection: the bytes that it wrote and received."""
 
     name: str
     stream: bytes
@@ -123,14 +122,14 @@ class End:
         return self.stream[start : start + min(size, LENGTH - self.sent)]
 
     def wrote(self, data: bytes) -> bool:
-        """Tell whether *data* is how what it wrote begins."""
+        """Return whether *data* is a prefix of what this end wrote."""
         return self.stream.startswith(data, self.offset, self.offset + self.sent)
 
 
 # --------------------------------------------------------------------- programs
 
-RECEIVE: Final = 131_072  # bytes that the engines receive at once (65,536: the portable one)
-HEADROOM: Final = 16_384  # unread bytes that are moved to where the next ones arrive
+RECEIVE: Final = 131_072  # bytes per receive (65,536 in the portable engine)
+HEADROOM: Final = 16_384  # at most this many unread bytes are moved in front of the next receive
 SIZES: Final = (
     *(0, 1, 2, 10, 100, 1000, 4096),
     *(HEADROOM - 1, HEADROOM, HEADROOM + 1),
@@ -148,7 +147,7 @@ READS: Final = (
     *((delimiter, 1 << 24, None) for delimiter in (b"\n", b"\n", b"\r\n", b"\0\n\0")),
 )
 
-# Each operation: how likely it is, and the values of which it gets one.
+# Each operation: its weight, and the values to choose from.
 PLAIN: Final[dict[str, tuple[float, tuple[Any, ...]]]] = {
     "write": (8, (*FEW, *FEW, *SIZES)),
     "write_pieces": (2, (0, 1, 3, 50)),
@@ -190,16 +189,16 @@ AWAITED: Final[dict[str, tuple[float, tuple[Any, ...]]]] = {
     "wait_closed": (0.5, SHORT),
     "read_after_cancel": (1, READS),
 }
-Op = tuple[str, int, Any]  # its name, on which connection (0: one's own), a value
+Op = tuple[str, int, Any]  # name, connection (0: the script's own), value
 
 
 @dataclass
 class Script:
-    """What a handler or a client does."""
+    """The operations of a handler or a client."""
 
     ops: list[Op]
-    tolerant: bool  # of the errors of a connection
-    stubborn: bool  # goes on once after a cancellation
+    tolerant: bool  # ignores the connection's errors
+    stubborn: bool  # ignores its first cancellation
 
 
 @dataclass
@@ -209,20 +208,20 @@ class Program:
     tasks: str = "plain"  # or eager, python, raising
     handler: str = "coroutine"  # or function, future, nonsense
     raises: tuple[str, ...] = ()
-    lines: int = 1000  # in a MiB
+    lines: int = 1000  # per MiB
     addresses: tuple[str, ...] = ("tcp",)
     busy_poll: float = 0.0
     limits: dict[str, Any] = field(default_factory=dict)
-    observer: list[Op] | None = None  # operations, one at each call
+    observer: list[Op] | None = None  # one operation for each call
     peers: int = 3  # bare sockets at the start
     handlers: list[Script] = field(default_factory=list)
     clients: list[Script] = field(default_factory=list)
     steps: list[tuple[list[Op], float]] = field(default_factory=list)
-    faults: int = 0  # system calls that fail, of 1000
+    faults: int = 0  # of 1000 system calls, how many fail
     threads: bool = False
     forks: bool = False
     misuse: bool = False
-    abandoned: bool = False  # the loop is closed with all that is in it
+    abandoned: bool = False  # the loop is closed without cleaning up
     in_thread: bool = False
 
     def __str__(self) -> str:
@@ -242,8 +241,8 @@ def _pick(rng: random.Random, table: dict[str, tuple[float, tuple[Any, ...]]]) -
     return name, rng.choice((0, 0, rng.randrange(100))), rng.choice(table[name][1])
 
 
-def make(seed: int) -> Program:
-    """Return the program of *seed*: always the same."""
+def make_program(seed: int) -> Program:
+    """Return the program of *seed*, which is always the same."""
     rng = random.Random(seed)
     often = rng.random
     program = Program(seed)
@@ -275,7 +274,7 @@ def make(seed: int) -> Program:
     program.forks = often() < 0.1 and not program.threads and not program.in_thread and NATIVE
     program.peers = rng.choice((0, 2, 6, 20, 40))
     plain, awaited = dict(PLAIN), dict(AWAITED)
-    for name in rng.sample(sorted(plain), 8):  # each program has habits
+    for name in rng.sample(sorted(plain), 8):  # each program has its own preferences
         plain[name] = plain[name][0] * rng.choice((0, 0, 3, 10)), plain[name][1]
     for name in rng.sample(sorted(awaited), 4):
         awaited[name] = awaited[name][0] * rng.choice((0, 0, 3, 10)), awaited[name][1]
@@ -302,7 +301,7 @@ def make(seed: int) -> Program:
     program.clients = [script(10) for _ in range(rng.randrange(1, 4))]
     if often() < 0.3:
         program.observer = [_pick(rng, plain) for _ in range(rng.randrange(1, 6))]
-    # What would be the end of the program itself is not for the one who directs it.
+    # The director, which runs the steps, must not end the program.
     others = ("raise", "nest", "misuse", "thread_in_context")
     director = {name: plain[name] for name in plain if name not in others}
     for name in ("connect", "client", "burst", "receive"):
@@ -311,12 +310,12 @@ def make(seed: int) -> Program:
         ops = [_pick(rng, director) for _ in range(rng.choice((1, 3, 12)))]
         program.steps.append((ops, rng.choice(MOMENTS)))
     if often() < 0.2:
-        fill(program, rng)
+        fill_buffers(program, rng)
     return program
 
 
-def fill(program: Program, rng: random.Random) -> None:
-    """Have buffers be as full as they can be while handlers stop the loop, or run it."""
+def fill_buffers(program: Program, rng: random.Random) -> None:
+    """Make *program* fill all buffers while handlers stop the loop, or run it."""
     stop = rng.choice(("SystemExit", "KeyboardInterrupt", "BaseBoom", "Boom"))
     leave: tuple[Op, ...] = (("raise", 0, stop),)
     if program.loop == "nested":
@@ -343,11 +342,11 @@ def fill(program: Program, rng: random.Random) -> None:
         program.steps += [(first, 0.003), (then, pause)]
 
 
-# -------------------------------------------------------------------- their loops
+# --------------------------------------------------------------------- the loop
 
 
 class NestableLoop(asyncio.SelectorEventLoop):
-    """A loop that can be run inside its own callbacks, as nest_asyncio makes one."""
+    """A loop that can run inside its own callbacks, as with nest_asyncio."""
 
     _ready: Any
     _scheduled: Any
@@ -368,7 +367,7 @@ class NestableLoop(asyncio.SelectorEventLoop):
             handle._scheduled = False
             ready.append(handle)
         for _ in range(len(ready)):
-            if not ready:  # one that was run inside took them
+            if not ready:  # a nested run took them
                 break
             handle = ready.popleft()
             if not handle._cancelled:
@@ -395,13 +394,13 @@ class Failure(AssertionError):  # noqa: N818
 
 
 class World:
-    """One program that runs, and what it has made."""
+    """A running program, and the objects that it created."""
 
     def __init__(self, program: Program, loop: asyncio.AbstractEventLoop, folder: str) -> None:
         self.program = program
         self.loop = loop
         self.folder = folder
-        self.stream = texture(program.lines)
+        self.stream = data_with_lines(program.lines)
         self.ends: list[End] = []
         self.conns: list[Conn] = []
         self.end_of: dict[Conn, End] = {}
@@ -410,16 +409,16 @@ class World:
         self.threads: list[threading.Thread] = []
         self.listeners: list[Listener] = []
         self.old: list[Listener] = []
-        self.served = self.told = self.made = self.opened = 0
+        self.served = self.callbacks = self.counter = self.opened = 0
         self.depth = 0
         self.over = False
         self.problems: list[str] = []
         self.pids: list[int] = []
 
-    # ------------------------------------------------------------- its makings
+    # ---------------------------------------------------------------- objects
 
     def end(self, name: str) -> End:
-        offset = (self.program.seed + len(self.ends)) * 20_011 % LENGTH  # of each another
+        offset = (self.program.seed + len(self.ends)) * 20_011 % LENGTH  # different for each end
         end = End(f"{name} {len(self.ends)}", self.stream, offset)
         self.ends.append(end)
         return end
@@ -435,7 +434,7 @@ class World:
         return self.conns[which % len(self.conns)] if self.conns else conn
 
     def keep(self, task: asyncio.Future[Any]) -> None:
-        task.add_done_callback(_look_at)
+        task.add_done_callback(_retrieve_exception)
         self.tasks.append(task)
 
     def listen(self, kind: str) -> Listener:
@@ -449,15 +448,15 @@ class World:
             observer=_Observer(self) if self.program.observer else None,
         )
 
-    def note(self, _loop: object, context: dict[str, Any]) -> None:
-        """Take what goes to the loop's exception handler."""
+    def on_loop_error(self, _loop: object, context: dict[str, Any]) -> None:
+        """Check what is reported to the loop's exception handler."""
         error = context.get("exception")
         if error is None or isinstance(error, (*ON_PURPOSE, *STOPS, OSError, SillyError)):
             return
         if isinstance(error, asyncio.CancelledError) and "CancelledError" in self.program.raises:
             return
         if (self.program.threads or self.program.loop == "nested") and "enter" in str(error):
-            return  # asyncio itself loses what is to run in a context that is in use
+            return  # asyncio itself loses callbacks if their context is in use
         if "never retrieved" in context["message"]:
             return
         self.problems.append(f"to the loop's exception handler: {context!r}")
@@ -513,7 +512,7 @@ class World:
             else:
                 conn.abort()
 
-    # --------------------------------------------------- operations, done at once
+    # --------------------------------------------------- immediate operations
 
     def do(self, conn: Conn | None, op: Op) -> None:
         name, which, value = op
@@ -569,9 +568,9 @@ class World:
             conn.idle_timeout = value
 
     def do_cancel(self, _conn: Conn | None, _: int) -> None:
-        self.made += 1
+        self.counter += 1
         if self.tasks:
-            self.tasks[self.made * 7 % len(self.tasks)].cancel()
+            self.tasks[self.counter * 7 % len(self.tasks)].cancel()
 
     def do_collect(self, _conn: Conn | None, generation: int) -> None:
         gc.collect(generation)
@@ -579,7 +578,13 @@ class World:
     def do_look(self, conn: Conn | None, _: int) -> None:
         if conn is not None:
             repr(conn)
-            seen = conn.stats, conn.unsent_bytes, conn.unread_bytes, conn.is_alive, conn._waits_for
+            seen = (
+                conn.stats,
+                conn.unsent_bytes,
+                conn.unread_bytes,
+                conn.is_alive,
+                cast(Any, conn)._waits_for,
+            )
             assert seen
         for listener in self.listeners:
             repr(listener)
@@ -627,9 +632,9 @@ class World:
                 server.accept_queued()
 
     def do_when_done(self, conn: Conn | None, _: int) -> None:
-        """Leave an operation with a task, for when it is done."""
+        """Register an operation to be done when a task is done."""
         if self.tasks:
-            task = self.tasks[self.made % len(self.tasks)]
+            task = self.tasks[self.counter % len(self.tasks)]
             task.add_done_callback(lambda _task: self.do_one(conn))
 
     def do_later(self, conn: Conn | None, seconds: float) -> None:
@@ -639,20 +644,20 @@ class World:
             self.loop.call_soon(self.do_one, conn)
 
     def do_one(self, conn: Conn | None) -> None:
-        """Do what no script says where it says nothing of it: the next of the observer's kind."""
+        """Do the next operation of the observer, or of the first handler; for callbacks."""
         if self.over:
             return
-        self.told += 1
+        self.callbacks += 1
         ops = self.program.observer or self.program.handlers[0].ops
-        op = ops[self.told % len(ops)]
+        op = ops[self.callbacks % len(ops)]
         if op[0] in _PLAIN_OPS and op[0] not in ("nest", "later", "when_done"):
             self.do(conn, op)
 
     def do_thread_in_context(self, _conn: Conn | None, seconds: float) -> None:
-        """Run in the context of a task of this loop, in a thread, as soon as it is left."""
+        """Enter the current task's context in a thread, as soon as the task has left it."""
         task = asyncio.current_task(self.loop)
         if task is None or task not in self.tasks or len(self.threads) > 20:
-            return  # (the task that directs the program is none of them)
+            return  # (`self.tasks` does not include the director)
         get_context = getattr(task, "get_context", contextvars.copy_context)
         context = get_context()
 
@@ -670,7 +675,7 @@ class World:
         thread.start()
 
     def do_fork(self, _conn: Conn | None, _: int) -> None:
-        if len(self.pids) > 3:  # (asyncio's own epoll set would be shared with the child)
+        if len(self.pids) > 3:  # enough children
             return
         pid = os.fork()
         if pid == 0:
@@ -694,8 +699,8 @@ class World:
         self.pids.append(pid)
 
     def do_misuse(self, conn: Conn | None, number: int) -> None:
-        self.made += 1
-        misuse(self, conn, random.Random(number * 1000 + self.made))
+        self.counter += 1
+        misuse(self, conn, random.Random(number * 1000 + self.counter))
 
     # ---------------------------------------------------------------- bare sockets
 
@@ -719,17 +724,17 @@ class World:
             self.peers.append((sock, self.end("peer")))
 
     def do_burst(self, _conn: Conn | None, value: tuple[int, int]) -> None:
-        """Send to many at once: these bytes arrive in one batch."""
+        """Send from many peers at once, so that the bytes arrive in one batch."""
         size, every = value
-        self.made += 1
-        for sock, end in self.peers[self.made % every :: every]:
+        self.counter += 1
+        for sock, end in self.peers[self.counter % every :: every]:
             data = end.next(size)
             with contextlib.suppress(OSError):
                 end.sent += sock.send(data)
 
     def one_peer(self) -> tuple[socket.socket, End] | None:
-        self.made += 1
-        return self.peers[self.made * 5 % len(self.peers)] if self.peers else None
+        self.counter += 1
+        return self.peers[self.counter * 5 % len(self.peers)] if self.peers else None
 
     def do_reset(self, _conn: Conn | None, _: int) -> None:
         if (peer := self.one_peer()) is not None:
@@ -742,20 +747,20 @@ class World:
             peer[0].shutdown(socket.SHUT_WR)
 
     def do_receive(self, _conn: Conn | None, size: int) -> None:
-        self.made += 1
-        for sock, end in self.peers[self.made % 2 :: 2]:
+        self.counter += 1
+        for sock, end in self.peers[self.counter % 2 :: 2]:
             with contextlib.suppress(OSError):
                 end.got += sock.recv(size)
 
     def do_client(self, _conn: Conn | None, count: int) -> None:
         for _ in range(count):
             if len(self.ends) < 200 and self.listeners and not self.over:
-                self.made += 1
-                script = self.program.clients[self.made % len(self.program.clients)]
-                listener = self.listeners[self.made % len(self.listeners)]
+                self.counter += 1
+                script = self.program.clients[self.counter % len(self.program.clients)]
+                listener = self.listeners[self.counter % len(self.listeners)]
                 self.spawn(self.client(script, listener.local_addr))
 
-    # ----------------------------------------------------- operations that wait
+    # ------------------------------------------------------ waiting operations
 
     async def perform(self, own: Conn, op: Op) -> None:
         name, which, value = op
@@ -834,7 +839,7 @@ class World:
             task.cancel()
         _, left = await asyncio.wait(pair, timeout=PATIENCE)
         if left and not self.program.threads:
-            self.problems.append(f"of two tasks on one read, these did not end: {left}")
+            self.problems.append(f"two tasks shared one read, and these did not end: {left}")
 
     async def many_reads(self, conn: Conn, count: int) -> None:
         for _ in range(count):
@@ -854,10 +859,10 @@ class World:
                 await self.read(conn, *wanted)
             raise
 
-    # ------------------------------------------------------- from begin to end
+    # ------------------------------------------------------- start and end
 
     async def run(self) -> None:
-        """Follow the program's steps, then see that nothing is left."""
+        """Run the program's steps."""
         for kind in self.program.addresses:
             self.listeners.append(self.listen(kind))
         set_factory(self)
@@ -866,7 +871,7 @@ class World:
         until = time.monotonic() + 1
         for ops, pause in self.program.steps:
             for op in ops:
-                with contextlib.suppress(*ON_PURPOSE, *STOPS):  # of a task that began eagerly
+                with contextlib.suppress(*ON_PURPOSE, *STOPS):  # from a task that started eagerly
                     self.do(None, op)
             await asyncio.sleep(pause)
             if time.monotonic() > until:
@@ -889,13 +894,15 @@ class World:
                 async with asyncio.timeout(PATIENCE):
                     await listener.wait_closed()
             except TimeoutError:
-                self.problems.append(f"it does not close: {listener!r}, {listener._handling}")
-            try:  # that of a handler which closed its own listener may linger on
+                self.problems.append(
+                    f"listener does not close: {listener!r}, {listener._course.handling}"
+                )
+            try:  # a handler that closed its own listener may linger
                 async with asyncio.timeout(PATIENCE):
-                    while listener.connections:  # noqa: ASYNC110 - it may also be over at once
+                    while listener.connections:  # noqa: ASYNC110 - it has no event to wait for
                         await asyncio.sleep(0.01)
             except TimeoutError:
-                # A task whose context a thread is in at its first step never begins: asyncio's.
+                # asyncio never starts a task if a thread is in its context at the first step.
                 if not self.program.threads:
                     self.problems.append(f"still counted: {listener!r}")
         for conn in self.conns:
@@ -907,7 +914,7 @@ class World:
         if left:
             _, pending = await asyncio.wait(left, timeout=1)
             if pending and not self.program.threads:
-                self.problems.append(f"these do not end: {pending}")
+                self.problems.append(f"tasks do not end: {pending}")
 
     def close_peers(self) -> None:
         for sock, end in self.peers:
@@ -919,7 +926,7 @@ class World:
         self.peers.clear()
 
     def check_bytes(self) -> None:
-        """Each end received a prefix of what some other end wrote, and no two the same."""
+        """Check that each end received a prefix of what a different end wrote."""
         received: set[str] = set()
         senders = {end.stream[end.offset : end.offset + 24]: end for end in self.ends}
         for end in self.ends:
@@ -927,19 +934,19 @@ class World:
             sender = senders.get(got[:24])
             if sender is None:
                 if got and not any(each.wrote(got) for each in self.ends):
-                    self.problems.append(f"{end.name} got what nobody wrote: {got[:40]!r}")
+                    self.problems.append(f"{end.name} got bytes that no end wrote: {got[:40]!r}")
             elif not sender.wrote(got):
                 self.problems.append(
-                    f"{end.name} got other bytes than {sender.name} wrote, "
-                    f"{len(got)} of {sender.sent}, right up to {self.right(sender, got)}"
+                    f"{end.name} got wrong bytes from {sender.name}: {len(got)} of {sender.sent}, "
+                    f"the first {self.correct(sender, got)} are correct"
                 )
             elif len(got) >= 24 and sender.name in received:
-                self.problems.append(f"two got what {sender.name} wrote; one is {end.name}")
+                self.problems.append(f"two ends got what {sender.name} wrote; one is {end.name}")
             else:
                 received.add(sender.name)
 
-    def right(self, sender: End, got: bytes) -> int:
-        """How many bytes are what *sender* wrote."""
+    def correct(self, sender: End, got: bytes) -> int:
+        """Return how many of the first bytes of *got* are what *sender* wrote."""
         low, high = 0, len(got)
         while low < high:
             middle = (low + high + 1) // 2
@@ -967,13 +974,13 @@ class _Observer:
 _PLAIN_OPS: Final = frozenset(name[3:] for name in dir(World) if name.startswith("do_"))
 
 
-def _look_at(task: asyncio.Future[Any]) -> None:
+def _retrieve_exception(task: asyncio.Future[Any]) -> None:
     if not task.cancelled():
         task.exception()
 
 
 def set_factory(world: World) -> None:
-    """Give the loop the program's task factory."""
+    """Set the program's task factory on the loop."""
     kind, loop = world.program.tasks, world.loop
     if kind == "eager" and EAGER is not None:
         loop.set_task_factory(EAGER)
@@ -1004,7 +1011,7 @@ def set_factory(world: World) -> None:
 
 
 def misuse(world: World, conn: Conn | None, rng: random.Random) -> None:
-    """Do with something that the API hands out what nobody should."""
+    """Misuse objects that the API returns."""
     if conn is None:
         return
     loop: Any = world.loop
@@ -1015,7 +1022,7 @@ def misuse(world: World, conn: Conn | None, rng: random.Random) -> None:
     with contextlib.suppress(BaseException):
         objects.append(conn.write(b"x" * rng.choice((1, 1 << 20))))
     for listener in world.listeners:
-        objects += [*listener._servers, *(task.get_coro() for task in listener._handling)]
+        objects += [*listener._servers, *(task.get_coro() for task in listener._course.handling)]
     if getattr(loop, "_silly_reactor", None) is not None:
         objects += [loop._silly_reactor] * 2
     for _ in range(5):
@@ -1036,7 +1043,7 @@ def misuse_once(thing: Any, objects: list[Any], rng: random.Random) -> Any:
     arguments = [_argument(objects, rng) for _ in range(rng.randrange(4))]
     numbers = [-1, 1 << 20, 2**31 - 1, 2**70]
     if not isinstance(thing, Conn) and not hasattr(thing, "backlog"):
-        # To those it would be a descriptor, to be taken over as asked.
+        # Those take a number as a descriptor, and would take it over.
         numbers += [0, 1, 2, 3]
     for_init = [rng.choice(numbers) if isinstance(a, int | float) else a for a in arguments]
     match rng.randrange(9):
@@ -1082,7 +1089,7 @@ _faults: Any = None
 
 
 def set_faults(seed: int, per_mille: int) -> None:
-    """Have system calls fail from now on, if the library that makes them is preloaded."""
+    """Make system calls fail from now on, if faults.c is preloaded."""
     global _faults  # noqa: PLW0603
     if _faults is None:
         try:
@@ -1103,8 +1110,8 @@ def descriptors() -> set[str]:
     return found
 
 
-async def fresh_echo(rng: random.Random) -> None:
-    """See that a new connection works: a line, then more bytes than a read limit."""
+async def check_new_connection(rng: random.Random) -> None:
+    """Check that a new connection works: a line, then possibly more bytes than the read limit."""
     read_limit = rng.choice((64, 4096, 70_000))
     size = rng.choice((1, 100, 5000, 200_000))
 
@@ -1127,7 +1134,7 @@ async def fresh_echo(rng: random.Random) -> None:
 
 
 def drive(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None], what: str) -> None:
-    """Run *main* to its end, whatever stops the loop in between."""
+    """Run *main* to its end, and restart the loop whenever it is stopped."""
     task = loop.create_task(main)
     stops = 0
     while not task.done():
@@ -1148,7 +1155,7 @@ def drive(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None], what
 
 
 def run_program(program: Program) -> list[str]:
-    """Run *program*; return what is wrong afterwards."""
+    """Run *program*; return the problems found."""
     kind = NestableLoop if program.loop == "nested" else asyncio.SelectorEventLoop
     loop = kind(selectors.DefaultSelector())
     rng = random.Random(program.seed)
@@ -1157,13 +1164,13 @@ def run_program(program: Program) -> list[str]:
     problems: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         world = World(program, loop, folder)
-        loop.set_exception_handler(world.note)
+        loop.set_exception_handler(world.on_loop_error)
         try:
             drive(loop, guarded(world.run()), "the program")
             loop.set_task_factory(None)
             drive(loop, guarded(world.end_all()), "its end")
             if not program.abandoned and not program.misuse:
-                drive(loop, fresh_echo(rng), "a new connection")
+                drive(loop, check_new_connection(rng), "a new connection")
         except (Exception, asyncio.CancelledError) as error:
             problems.append(f"on its loop: {error!r}")
         finally:
@@ -1174,7 +1181,7 @@ def run_program(program: Program) -> list[str]:
         world.close_peers()
         with contextlib.suppress(Exception, SystemExit, KeyboardInterrupt):
             loop.run_until_complete(loop.shutdown_default_executor())
-        with contextlib.suppress(SystemExit, KeyboardInterrupt):  # of what ends with the loop
+        with contextlib.suppress(*STOPS):  # raised by tasks that end here
             loop.close()
         asyncio.set_event_loop(None)
         world.check_bytes()
@@ -1184,11 +1191,11 @@ def run_program(program: Program) -> list[str]:
             if status:
                 problems.append(f"a forked child ended with {status:#x}")
     loop.set_exception_handler(None)
-    return [] if program.misuse else problems  # what is misused need not work: it must not crash
+    return [] if program.misuse else problems  # misused objects need not work, but must not crash
 
 
 async def guarded(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run it; that the program cancels it, or raises in it, is of the program."""
+    """Run *coroutine*; ignore cancellations and errors that the program causes."""
     try:
         await coroutine
     except (*ON_PURPOSE, *STOPS, OSError, SillyError, asyncio.CancelledError):
@@ -1196,7 +1203,7 @@ async def guarded(coroutine: Coroutine[Any, Any, None]) -> None:
 
 
 def check(program: Program) -> list[str]:
-    """Run *program*, in a thread if it says so, and look for what it left."""
+    """Run *program*, possibly in a thread; return the problems found, including leaks."""
     before = descriptors()
     problems: list[str] = []
     if program.in_thread:
@@ -1212,17 +1219,17 @@ def check(program: Program) -> list[str]:
         problems.append(f"descriptors left: {sorted(left)}")
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
         try:
-            runner.run(fresh_echo(random.Random(program.seed + 1)))
+            runner.run(check_new_connection(random.Random(program.seed + 1)))
         except Exception as error:
             problems.append(f"on a new loop: {error!r}")
     return problems
 
 
-# ---------------------------------------------------------------- child and parent
+# --------------------------------------------------------------- child and parent
 
 
 def run_child(first: int, count: int) -> None:
-    """Run programs one after the other; tell of each on standard output."""
+    """Run programs one after the other; report each on standard output."""
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     faulthandler.enable()
@@ -1231,11 +1238,11 @@ def run_child(first: int, count: int) -> None:
     threading.excepthook = print_nothing
     for seed in range(first, first + count):
         print("begin", seed, flush=True)
-        problems = check(make(seed))
+        problems = check(make_program(seed))
         if problems:
             print(*problems, sep="\n", file=sys.stderr, flush=True)
             print("fail", seed, flush=True)
-            break  # the process may not be what it was
+            break  # the process may be damaged
         print("end", seed, flush=True)
     sys.stdout.flush()
     os._exit(0)  # whatever the programs left behind
@@ -1261,7 +1268,7 @@ class Child:
         return cls(first, count, process, errors)
 
     def messages(self, deadline: float) -> Iterator[tuple[str, int]]:
-        """What it tells, until its end; at last one "hang" if it tells nothing for so long."""
+        """Yield the child's messages, and "hang" if none arrives for *deadline* seconds."""
         assert self.process.stdout is not None
         output = self.process.stdout
         held = b""
@@ -1282,7 +1289,7 @@ class Child:
                     if word in ("begin", "end", "fail"):
                         yield word, int(number)
 
-    def said(self) -> str:
+    def output(self) -> str:
         self.errors.seek(0)
         text: str = self.errors.read().decode(errors="replace")
         lines = [line[:2000] for line in text.splitlines()]
@@ -1304,7 +1311,7 @@ def run_some(first: int, count: int) -> tuple[int, str | None]:
             elif word == "end":
                 running = False
             elif word == "fail":
-                running, why = False, "is wrong"
+                running, why = False, "failed"
             else:
                 why = f"did not end in {DEADLINE:g} seconds"
         if why is None:
@@ -1316,22 +1323,26 @@ def run_some(first: int, count: int) -> tuple[int, str | None]:
     if why is None:
         return count, None
     before = f" (after {first} to {seed - 1} in the same process)" if seed > first else ""
-    return seed - first + 1, f"seed {seed} {why}{before}\n{make(seed)}\n{child.said()}"
+    return seed - first + 1, f"seed {seed} {why}{before}\n{make_program(seed)}\n{child.output()}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=60, help="for which to go on")
-    parser.add_argument("--seed", type=int, help="of the first program")
-    parser.add_argument("--programs", type=int, help="how many; without it, as time allows")
-    parser.add_argument("--show", action="store_true", help="print the program, run nothing")
+    parser.add_argument("--seconds", type=float, default=60, help="how long to run (default 60)")
+    parser.add_argument("--seed", type=int, help="seed of the first program (default random)")
+    parser.add_argument(
+        "--programs", type=int, help="number of programs (default: as many as time allows)"
+    )
+    parser.add_argument(
+        "--show", action="store_true", help="print the program instead of running it"
+    )
     parser.add_argument("--child", type=int, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         run_child(*options.child)
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**9)
     if options.show:
-        print(make(seed))
+        print(make_program(seed))
         return 0
     print(
         f"stress: {silly.engine()}, Python {sys.version.split()[0]}, from seed {seed}", flush=True
@@ -1345,9 +1356,9 @@ def main() -> int:
         if failure is not None:
             failures += 1
             print(f"\n{failure}\nreplay it: make stress SEED={seed + ran - 1}\n", flush=True)
-            if failures == MOST_FAILURES:
+            if failures == MAX_FAILURES:
                 break
-    print(f"stress: {ran} programs, {failures} failed", flush=True)
+    print(f"stress: programs: {ran}, failures: {failures}", flush=True)
     return 1 if failures else 0
 
 

@@ -1,13 +1,11 @@
-"""Fuzzes reading, on every engine that is built: ``make fuzz [SECONDS=1200]``.
+"""Fuzzes reading, on every engine that was built: ``make fuzz [SECONDS=1200]``.
 
-The invariant: in whatever pieces the bytes come and whatever reads are made of
-them, given up or refused, each read returns what its arguments say of the
-unread bytes as soon as these decide it, and together the reads return all
-bytes, once and in order.
+The invariant: however the bytes are split into pieces, and whichever reads are made,
+cancelled or refused, each read returns the result that its arguments demand as soon as
+the unread bytes determine it; together, the reads return all bytes, once and in order.
 
-Both engines run each script; the coverage that guides the fuzzer is that of the
-portable one. Readers run as handlers do (stepped by the engine), and as plain
-tasks.
+Both engines run each script; the portable engine's coverage guides the fuzzer. Readers
+run both as handlers do (in a trampoline) and as plain tasks.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ import asyncio
 import socket
 import sys
 from collections.abc import Coroutine
+from types import SimpleNamespace
 from typing import Any, cast
 
 import atheris
@@ -40,19 +39,19 @@ LINE = DELIMITERS[0]
 PENDING, REFUSED = object(), object()
 
 
-def kind_of(engine: Engine) -> type[Conn]:
+def conn_class(engine: Engine) -> type[Conn]:
     class FuzzedConn(engine.Stream, Conn):  # type: ignore[misc, name-defined]
         __slots__ = ()
 
     return FuzzedConn
 
 
-kinds = [(engine, kind_of(engine)) for engine in engines]
+engines_and_classes = [(engine, conn_class(engine)) for engine in engines]
 loop = asyncio.new_event_loop()
 
 
 class Script:
-    """What the fuzzer's bytes say to do."""
+    """Derives decisions from the fuzzer's bytes."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -74,7 +73,7 @@ class Script:
 
 
 class Wanted:
-    """One read, and what the unread bytes make of it."""
+    """One read, and its expected result."""
 
     def __init__(self, script: Script) -> None:
         self.until: bytes | int | None = None
@@ -92,7 +91,7 @@ class Wanted:
             case _:
                 pass
 
-    def made_of(self, conn: Conn) -> Coroutine[Any, Any, bytes]:
+    def start(self, conn: Conn) -> Coroutine[Any, Any, bytes]:
         if self.is_line:
             return next_line(conn)
         if isinstance(self.until, bytes):
@@ -100,19 +99,19 @@ class Wanted:
         return conn.read(self.until)
 
     def outcome(self, unread: bytes) -> object:
-        """The bytes to return, or that it is too early to tell, or that they are too many."""
+        """Return the expected bytes, or `PENDING`, or `REFUSED`."""
         if self.until is None:
             return unread or PENDING
         if isinstance(self.until, int):
             return unread[: self.until] if len(unread) >= self.until else PENDING
-        # The shortest possible match: the delimiter where it is, or where it may be beginning.
+        # The first place where the delimiter is, or may start.
         for start in range(len(unread) + 1):
             end = start + len(self.until)
             if self.until.startswith(unread[start:end]):
                 if end > self.limit:
                     return REFUSED
                 return unread[:end] if end <= len(unread) else PENDING
-        raise AssertionError("not reached: it may begin after the last byte")
+        raise AssertionError("not reached: the delimiter may start after the last byte")
 
 
 async def next_line(conn: Conn) -> bytes:
@@ -128,10 +127,12 @@ async def run(engine: Engine, kind: type[Conn], script: Script) -> None:
     ours, peer = socket.socketpair()
     ours.setblocking(False)
     made: list[Conn] = []
-    gone: list[object] = []
+    closed: list[object] = []
 
-    def accept(link: Any) -> Conn:
-        made.append(kind(link, loop, gone.append, read_limit=READ_LIMIT))  # type: ignore[call-arg]
+    owner = SimpleNamespace(conn_closed=closed.append)
+
+    def accept(link: Any) -> Any:
+        made.append(kind(link, loop, owner, read_limit=READ_LIMIT))  # type: ignore[call-arg]
         return made[0]
 
     await engine.attach(loop, ours, accept)
@@ -158,9 +159,9 @@ async def run(engine: Engine, kind: type[Conn], script: Script) -> None:
                     raise AssertionError("two tasks read at once")
             else:
                 wanted = Wanted(script)
-                coroutine: Coroutine[Any, Any, object] = wanted.made_of(conn)
+                coroutine: Coroutine[Any, Any, object] = wanted.start(conn)
                 if script.number(2):
-                    coroutine = engine.stepped(coroutine, loop)
+                    coroutine = engine.wrap_coroutine(coroutine, loop)
                 reader = loop.create_task(coroutine)
             await settle()
             if reader is None:
@@ -177,7 +178,7 @@ async def run(engine: Engine, kind: type[Conn], script: Script) -> None:
                 assert expected is REFUSED, (wanted.__dict__, unread, expected)
             else:
                 result = reader.result()
-                if wanted.until is None:  # what came so far; more may wait in the kernel
+                if wanted.until is None:  # any bytes; more may wait in the kernel
                     assert result and unread.startswith(result), (unread, result)
                 else:
                     assert result == expected, (wanted.__dict__, unread, expected)
@@ -199,11 +200,11 @@ async def run(engine: Engine, kind: type[Conn], script: Script) -> None:
         peer.close()
         conn.abort()
         await settle()
-    assert gone == [conn]
+    assert closed == [conn]
 
 
 def test_one(data: bytes) -> None:
-    for engine, kind in kinds:
+    for engine, kind in engines_and_classes:
         loop.run_until_complete(run(engine, kind, Script(data)))
 
 

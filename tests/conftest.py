@@ -1,13 +1,13 @@
-"""How tests run: coroutines on each kind of loop, and nothing may be left behind.
+"""How tests run: coroutine tests run on each kind of loop and must clean up.
 
 A test that is a coroutine function runs on the stock loop, on the stock loop in
-debug mode, and on uvloop. After it, no task may still run, no descriptor may
-have been leaked, and nothing may have gone to the loop's exception handler.
+debug mode, and on uvloop. Afterwards, no task may be running, no descriptor may
+be leaked, and the loop's exception handler must not have been called.
 
-Each test has a deadline: SIGALRM breaks off whatever its main thread waits for.
+Each test has a deadline: SIGALRM interrupts whatever the main thread waits for.
 
-`pytest --engine-only` leaves out what is marked `no_engine`: tests that give the same
-result on every engine.
+`pytest --engine-only` skips the tests marked `no_engine`, which give the same result
+on every engine.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.ports import held_port
 
 KINDS = ("asyncio", "debug", "uvloop")
 DEADLINE = 120.0  # seconds for one coroutine test
-PATIENCE = 300  # seconds for any test
+TEST_DEADLINE = 300  # seconds for any test
 
 _soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (_hard, _hard))
@@ -38,19 +38,19 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (_hard, _hard))
 hypothesis.settings.register_profile("silly", deadline=None)  # no test asserts a time
 hypothesis.settings.load_profile("silly")
 
-# What programs that tests start print is buffered, on every machine: else the lines of
-# several that share an output are mixed.
+# Output of programs that tests start is buffered, on every machine; otherwise the lines of
+# programs that share an output could be mixed.
 os.environ.pop("PYTHONUNBUFFERED", None)
 
-# A shell starts `make test &` with SIGINT and SIGQUIT ignored, nohup with SIGHUP, and
-# programs inherit that. One that is handled is at its default again in a program that is
-# started; and a terminal that hangs up still does not end the tests.
+# `make test &` runs with SIGINT and SIGQUIT ignored, nohup with SIGHUP ignored, and programs
+# inherit that. With a handler, a signal has its default action in a started program, and a
+# closed terminal still does not end the tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for _number in (signal.SIGQUIT, signal.SIGHUP):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, lambda *_: None)
 
-_first = uvloop.new_event_loop()  # the first one makes a pipe that the process keeps
+_first = uvloop.new_event_loop()  # the first loop opens a pipe that stays open
 _first.run_until_complete(asyncio.sleep(0))
 _first.close()
 
@@ -61,18 +61,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--engine-only", action="store_true", help="leave out what needs no engine")
+    parser.addoption("--engine-only", action="store_true", help="skip tests marked no_engine")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--engine-only"):
-        left_out = [item for item in items if item.get_closest_marker("no_engine")]
+        skipped = [item for item in items if item.get_closest_marker("no_engine")]
         items[:] = [item for item in items if not item.get_closest_marker("no_engine")]
-        config.hook.pytest_deselected(items=left_out)
+        config.hook.pytest_deselected(items=skipped)
 
 
 def pytest_collection_finish() -> None:
-    gc.freeze()  # the modules stay: looking through them after each test takes 0.1 s
+    gc.freeze()  # skip the modules in the collection after each test, to save time
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -84,11 +84,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    def give_up(*_: object) -> None:
-        raise TimeoutError(f"{item.nodeid} was not done within {PATIENCE} s")
+    def time_out(*_: object) -> None:
+        raise TimeoutError(f"{item.nodeid} was not done within {TEST_DEADLINE} s")
 
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(PATIENCE)
+    before = signal.signal(signal.SIGALRM, time_out)
+    signal.alarm(TEST_DEADLINE)
     try:
         yield
     finally:
@@ -117,30 +117,30 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """A port of 127.0.0.1 that nobody else gets (tests/ports.py)."""
+    """A port of 127.0.0.1 that no other program gets (tests/ports.py)."""
     with held_port() as port:
         yield port
 
 
 def open_descriptors() -> set[str]:
-    """The open descriptors, as "number -> what", without those that came and went."""
-    found = set()
+    """Return the open descriptors, as "number -> target"; skip any closed meanwhile."""
+    descriptors = set()
     for number in Path("/proc/self/fd").iterdir():
         try:
-            found.add(f"{number.name} -> {number.readlink()}")
+            descriptors.add(f"{number.name} -> {number.readlink()}")
         except FileNotFoundError:
             continue
-    return found
+    return descriptors
 
 
 async def _run(test: Callable[..., Any], arguments: dict[str, Any]) -> None:
     loop = asyncio.get_running_loop()
-    complaints: list[str] = []
-    loop.set_exception_handler(lambda _loop, context: complaints.append(repr(context)))
+    errors: list[str] = []
+    loop.set_exception_handler(lambda _loop, context: errors.append(repr(context)))
     async with asyncio.timeout(DEADLINE):
         await test(**arguments)
     left = asyncio.all_tasks() - {asyncio.current_task()}
     if left:
         _, left = await asyncio.wait(left, timeout=20)
     assert not left, f"tasks left behind: {left}"
-    assert not complaints, complaints
+    assert not errors, errors

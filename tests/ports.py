@@ -1,4 +1,4 @@
-"""Ports for programs that cannot be asked which one they got."""
+"""Ports for programs that cannot report which port they chose."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def held_port(number: int = 0) -> Iterator[int]:
-    """A port of 127.0.0.1 that the kernel gives to nobody else until the end of the block.
+    """Reserve a port of 127.0.0.1 until the end of the block.
 
-    A socket stays bound to it. Because of SO_REUSEADDR, which servers set as well, a
-    server can listen there all the same; while none does, connections are refused.
-    A *number* other than 0 is the port of workers, which listen there already
+    A bound socket keeps the kernel from giving the port to other programs. With
+    SO_REUSEADDR, which servers also set, a server can still listen there; until one
+    does, connections are refused.
+    A *number* other than 0 is the port of workers that already listen there
     (SO_REUSEPORT).
     """
     with socket.socket() as sock:

@@ -1,4 +1,4 @@
-"""The admin socket, as `nc -U` and `socat` meet it."""
+"""The admin socket, used like `nc -U` and `socat` use it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from silly import admin
-from silly._live import Live
+from silly._loop.live import Live
 from silly.net import tcp
 from silly.net.tcp import Conn
 from tests.workers.harness import running, script
@@ -31,11 +31,11 @@ async def ask(conn: Conn, command: str) -> Any:
     return json.loads(await conn.read(b"\n", limit=1_000_000))
 
 
-async def test_what_it_answers(tmp_path: Path) -> None:
+async def test_it_answers_commands(tmp_path: Path) -> None:
     path = tmp_path / "app.sock"
     socket = admin.serve(f"unix:{path}")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert not Live.of(asyncio.get_running_loop())  # no reason to stay up
+    assert not Live.of(asyncio.get_running_loop())  # it does not keep the program running
     async with tcp.listen(ANY, echo) as listener:
         async with await tcp.connect(listener.local_addr) as client:
             await client.write(b"hello\n")
@@ -45,7 +45,9 @@ async def test_what_it_answers(tmp_path: Path) -> None:
                 assert stats["pid"] == os.getpid()
                 counts = stats["listeners"][listener.local_addr]
                 assert (counts["connections"], counts["bytes_in"]) == (1, 6)
-                assert list(stats["listeners"]) == [listener.local_addr]  # not itself
+                assert list(stats["listeners"]) == [
+                    listener.local_addr
+                ]  # the admin socket is not listed
                 group, own = (await ask(conn, "  connections\r"))["listeners"]
                 assert group["listener"] == listener.local_addr
                 assert group["connections"][0]["peer"] == client.local_addr
@@ -66,19 +68,22 @@ async def test_what_it_answers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "error"),
     [
-        ("nonsense", "'nonsense' is not a command; there are: stats, connections, tasks, help"),
+        (
+            "nonsense",
+            "'nonsense' is not a command; the commands are: stats, connections, tasks, help",
+        ),
         ("stats 5", "stats takes no argument, not '5'"),
         ("tasks x", "tasks takes a number of entries below 1000000, not 'x'"),
         ("connections 10000000", "connections takes a number of entries below 1000000"),
         ("\xff", "is not a command"),
     ],
 )
-async def test_wrong_commands_are_told_and_survived(
+async def test_wrong_commands_are_answered_with_an_error(
     tmp_path: Path, command: str, error: str
 ) -> None:
     async with admin.serve(f"unix:{tmp_path}/s") as socket:
         async with await tcp.connect(socket.local_addr) as conn:
-            conn.write(b"\n \n")  # nothing asked, nothing answered
+            conn.write(b"\n \n")  # empty lines get no answer
             assert error in (await ask(conn, command))["error"]
             assert await ask(conn, "help") == admin.COMMANDS
 
@@ -98,14 +103,14 @@ async def test_it_cannot_be_reached_over_a_network(addr: str) -> None:
 
 
 @pytest.mark.parametrize("options", [[], ["--workers", "1"]], ids=["alone", "workers"])
-def test_it_is_private_whatever_the_umask_is_and_leaves_that_alone(
+def test_it_is_private_whatever_the_umask_is_and_does_not_change_it(
     tmp_path: Path, options: list[str]
 ) -> None:
     text = """
         import os, silly.admin
         from silly.net import tcp
         async def leave(conn): pass
-        def changed(mask): raise AssertionError("other threads would see it")
+        def changed(mask): raise AssertionError("the umask is shared by all threads")
         os.umask = changed
         silly.admin.serve("unix:admin.sock")
         tcp.listen("unix:open.sock", leave, mode=0o660)
@@ -120,7 +125,7 @@ def test_it_is_private_whatever_the_umask_is_and_leaves_that_alone(
     assert list(tmp_path.iterdir()) == [path]
 
 
-async def test_others_can_answer(tmp_path: Path) -> None:
+async def test_another_source_can_answer(tmp_path: Path) -> None:
     async def workers(command: str) -> Any:
         await asyncio.sleep(0)
         if command == "bad":

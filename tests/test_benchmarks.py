@@ -1,4 +1,4 @@
-"""What the benchmark says of the network that it measured in."""
+"""The benchmark reports the network that it ran in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROGRAM = "import machine; print(machine.own_network())"
 
 
 def network(path: Path | str) -> str:
-    """Return what a program says that has its commands from *path*."""
+    """Return the network that a program with this ``PATH`` reports."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         env={**os.environ, "PATH": str(path), "PYTHONPATH": str(BENCHMARKS)},
@@ -32,14 +32,14 @@ def test_without_the_command_the_network_is_shared(tmp_path: Path) -> None:
     assert network(tmp_path) == "the machine's, shared (no unshare command)"
 
 
-def test_where_it_is_refused_the_network_is_shared_and_the_reason_is_said(tmp_path: Path) -> None:
+def test_a_refused_namespace_is_reported_with_the_reason(tmp_path: Path) -> None:
     unshare = tmp_path / "unshare"
     unshare.write_text("#!/bin/sh\necho 'unshare: not today' >&2\nexit 1\n")
     unshare.chmod(0o755)
     assert network(tmp_path) == "the machine's, shared (unshare: not today)"
 
 
-def test_a_network_of_its_own_has_the_settings() -> None:
+def test_its_own_network_has_the_settings() -> None:
     prepare = [sys.executable, str(BENCHMARKS / "machine.py")]
     allowed = shutil.which("unshare") and any(
         subprocess.run(["unshare", *how, *prepare], capture_output=True, check=False).returncode
@@ -47,6 +47,6 @@ def test_a_network_of_its_own_has_the_settings() -> None:
         for how in (["--net"], ["--map-root-user", "--net"])
     )
     if not allowed:
-        pytest.skip("no network namespaces here")
-    said = network(os.environ["PATH"])
-    assert said.startswith("own namespace, tcp_congestion_control reno, tcp_max_tw_buckets 0, ")
+        pytest.skip("network namespaces are not allowed")
+    report = network(os.environ["PATH"])
+    assert report.startswith("own namespace, tcp_congestion_control reno, tcp_max_tw_buckets 0, ")

@@ -1,4 +1,4 @@
-"""What a program left open goes with its event loop; the garbage collector is not needed."""
+"""Closing an event loop closes what the program left open, without the garbage collector."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run_by_hand(main: Coroutine[Any, Any, Any]) -> Any:
     try:
         return loop.run_until_complete(main)
     finally:
-        loop.close()  # with its tasks as they are
+        loop.close()  # without cancelling its tasks
 
 
 def run_in_a_thread(main: Coroutine[Any, Any, Any]) -> Any:
@@ -61,7 +61,7 @@ def no_collector() -> Iterator[None]:
 
 
 async def leave_all(addr: str, path: Path) -> str:
-    """End with a bit of everything open."""
+    """Leave listeners, connections, timers and tasks open; return an address."""
     listener = tcp.listen(addr, echo)
     conn = await tcp.connect(listener.local_addr)
     await conn.write(b"x\n")
@@ -90,7 +90,7 @@ def test_ports_paths_and_descriptors_are_free(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_so_it_is_after_an_exception(run: Run, tmp_path: Path) -> None:
+def test_they_are_free_after_an_exception(run: Run, tmp_path: Path) -> None:
     addrs: list[str] = []
 
     async def fail() -> None:
@@ -105,7 +105,7 @@ def test_so_it_is_after_an_exception(run: Run, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_listeners_are_told(tmp_path: Path) -> None:
+def test_listeners_are_closed(tmp_path: Path) -> None:
     listeners: list[tcp.Listener] = []
 
     async def main() -> None:
@@ -116,7 +116,7 @@ def test_listeners_are_told(tmp_path: Path) -> None:
     assert listeners[0].connections == 0
 
 
-def test_a_loop_that_runs_cannot_be_closed_and_keeps_what_it_has() -> None:
+def test_a_running_loop_cannot_be_closed_and_keeps_its_connections() -> None:
     async def main() -> None:
         async with tcp.listen("127.0.0.1:0", echo) as listener:
             with pytest.raises(RuntimeError, match="running event loop"):

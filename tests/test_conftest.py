@@ -1,4 +1,4 @@
-"""What conftest.py promises to the tests, however they were started."""
+"""The guarantees of conftest.py hold however the tests were started."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DISPOSITIONS = (
 HANGING = """
 import subprocess, tests.conftest
 
-tests.conftest.PATIENCE = 1
+tests.conftest.TEST_DEADLINE = 1
 
 def test_hangs():
     with subprocess.Popen(["sleep", "1000"]) as process:
@@ -30,7 +30,7 @@ def test_hangs():
         finally:
             process.kill()
 
-def test_goes_on():
+def test_next():
     pass
 """
 
@@ -42,8 +42,8 @@ def test_programs_start_with_the_default_dispositions() -> None:
     assert done.stdout == "SIGINT True\nSIGQUIT True\nSIGHUP True\n"
 
 
-def test_in_the_background_they_do_too() -> None:
-    """As `nohup make test &` starts the tests."""
+def test_programs_in_the_background_start_with_the_default_dispositions() -> None:
+    """Start the tests like `nohup make test &`."""
     test = f"{__file__}::{test_programs_start_with_the_default_dispositions.__name__}"
     done = subprocess.run(
         ["sh", "-c", 'trap "" INT QUIT HUP; exec "$@"', "sh",
@@ -53,7 +53,7 @@ def test_in_the_background_they_do_too() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_a_test_that_hangs_is_broken_off(tmp_path: Path) -> None:
+def test_a_test_that_hangs_is_interrupted(tmp_path: Path) -> None:
     path = tmp_path / "test_hanging.py"
     path.write_text(HANGING)
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""docs/howto/containers.md: what it says, as process 1 where that is allowed."""
+"""The commands of docs/howto/containers.md work, also as process 1 where that is allowed."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def may_unshare() -> bool:
 
 
 def command(text: str) -> list[str]:
-    """The command of a Dockerfile's line, run from here."""
+    """Return the command of a Dockerfile's line, for the Python of the tests."""
     name, *args = json.loads(text)
     assert name == "silly"
     return [sys.executable, "-m", "silly", *args]
 
 
-def parts(tmp_path: Path, port: int) -> tuple[list[str], list[str]]:
-    """The page's two commands, for the page's program at *port*."""
+def page_commands(tmp_path: Path, port: int) -> tuple[list[str], list[str]]:
+    """Return the page's server and health commands, with the page's program on *port*."""
     (program,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     (dockerfile,) = re.findall(r"```dockerfile\n(.*?)```", PAGE, re.DOTALL)
     health, serve = (command(each) for each in re.findall(r"CMD (\[.*\])", dockerfile))
@@ -77,13 +77,13 @@ def is_healthy(health: Sequence[str]) -> bool:
 
 
 def test_the_program_is_healthy_until_it_is_stopped(port: int, tmp_path: Path) -> None:
-    serve, health = parts(tmp_path, port)
+    serve, health = page_commands(tmp_path, port)
     assert not is_healthy(health)
     with running(serve) as process:
         assert is_healthy(health)
         with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as sock:
             sock.sendall(b"hello\n")
-            assert sock.recv(100) == b"hello\n"  # it was accepted
+            assert sock.recv(100) == b"hello\n"  # the connection was accepted
             process.send_signal(signal.SIGTERM)
             assert process.stdout is not None
             assert "listening on" in process.stdout.readline()
@@ -93,10 +93,10 @@ def test_the_program_is_healthy_until_it_is_stopped(port: int, tmp_path: Path) -
         assert process.wait(DEADLINE) == 0
 
 
-@pytest.mark.skipif(not may_unshare(), reason="no namespaces for us")
+@pytest.mark.skipif(not may_unshare(), reason="namespaces are not allowed")
 @pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=" ".join)
 def test_as_process_1(port: int, tmp_path: Path, options: tuple[str, ...]) -> None:
-    serve, _ = parts(tmp_path, port)
+    serve, _ = page_commands(tmp_path, port)
     path = Path(serve[-1])
     children = """
 import multiprocessing, time
@@ -109,5 +109,5 @@ multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,), dae
             assert sock.recv(100) == b"hello\n"
         os.kill(child_of(process.pid), signal.SIGTERM)
         assert process.stdout is not None
-        process.stdout.read()  # all have left
+        process.stdout.read()  # until all processes have exited
         assert process.wait(DEADLINE) == 0

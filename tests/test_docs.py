@@ -1,11 +1,12 @@
-"""Every Python block in the documentation is run: as a program, or (```py) as a file of tests.
+"""Every Python block in the documentation runs: as a program, or (```py) as a test file.
 
-The complete programs are the examples.
+Blocks that are an example file are tested with the examples.
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
 import shlex
 import signal
@@ -24,7 +25,7 @@ BLOCKS = [
     pytest.param(block, id=f"{page.name}-{number}")
     for page in PAGES
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
-    if block not in EXAMPLES  # those have their own tests
+    if block not in EXAMPLES  # tested in test_examples.py
 ]
 
 
@@ -53,7 +54,7 @@ def test_block_serves(block: str, port: int, tmp_path: Path) -> None:
         with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
             address = "{}:{}".format(*sock.getsockname())
             echoed = b""
-            # A handler that ends at once may have reset the connection before "hello" came.
+            # A handler that returns at once may have reset the connection before "hello" arrived.
             with contextlib.suppress(*[] if "write(line)" in block else [OSError]):
                 sock.sendall(b"hello\n")
                 sock.shutdown(socket.SHUT_WR)
@@ -81,7 +82,7 @@ def test_block_of_tests_passes(block: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.no_engine
-def test_the_tutorial_holds_the_examples_word_for_word() -> None:
+def test_the_tutorial_contains_the_examples_word_for_word() -> None:
     tutorial = (ROOT / "docs" / "tutorial" / "echo-server.md").read_text()
     for text, name in EXAMPLES.items():
         if name != "echo.py":
@@ -90,7 +91,7 @@ def test_the_tutorial_holds_the_examples_word_for_word() -> None:
 
 @pytest.mark.no_engine
 @pytest.mark.parametrize("page", [*PAGES, *ROOT.glob("*.md")], ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
@@ -118,14 +119,14 @@ def test_commands_of_silly_bench_are_run(tmp_path: Path) -> None:
             found = re.search(r"\S+:\d+", server.stdout.readline())
             assert found is not None
             for command in COMMANDS:
-                # As it stands, but that seconds are hundredths and the address is the server's.
+                # The same command, but each second is 10 ms, and the address is the server's.
                 quick = re.sub(r"\b(\d+)s\b", r"\g<1>0ms", command).replace("250ms", "4ms")
                 quick = re.sub(r"(localhost|127\.0\.0\.1):9999", found[0], quick)
                 done = subprocess.run(
                     [sys.executable, "-m", *shlex.split(quick)],
                     cwd=tmp_path, capture_output=True, text=True, check=False, timeout=50,
                 )  # fmt: skip
-                # Whether a claim holds, or the client is the limit, is up to the machine.
+                # The machine decides whether an assertion holds or the client is the limit.
                 codes = (0, 1, 5) if re.search(" --(slo|assert) ", quick) else (0,)
                 assert done.returncode in codes, (quick, done)
                 assert "Traceback" not in done.stderr, (quick, done)
@@ -136,22 +137,51 @@ def test_commands_of_silly_bench_are_run(tmp_path: Path) -> None:
 @pytest.mark.no_engine
 def test_every_public_name_is_in_the_reference() -> None:
     import silly
-    from silly import admin, errors, log, metrics, otel, systemd, task, testing, workers
+    from silly import (
+        admin,
+        errors,
+        log,
+        metrics,
+        otel,
+        stdio,
+        systemd,
+        task,
+        testing,
+        text,
+        workers,
+    )
     from silly import time as silly_time
-    from silly.net import access_log, observer, tcp
+    from silly.crypto import utils
+    from silly.net import access_log, addr, observer, tcp
     from silly.testing import faults
 
     reference = (ROOT / "docs" / "reference.md").read_text()
-    modules = (silly, errors, log, task, silly_time, tcp, testing, faults, systemd, workers)
-    watching = (access_log, admin, metrics, observer, otel)
+    modules = (silly, errors, log, task, silly_time, utils, tcp, addr, testing, faults, systemd)
+    watching = (access_log, admin, metrics, observer, otel, stdio, text, workers)
     for module in (*modules, *watching):
         for name in module.__all__:
             if not name.startswith("_"):
                 assert name in reference, f"{name} is not in the reference"
+    for function in (silly.run, tcp.listen, tcp.connect, workers.Supervisor, faults.Faults):
+        for name in inspect.signature(function).parameters:
+            assert name in reference, f"{name} of {function.__name__} is not in the reference"
     for kind in (tcp.Conn, tcp.Listener, workers.Supervisor):
         for name in vars(kind):
             if not name.startswith("_") and name != "lost":
                 assert name in reference, f"{kind.__name__}.{name} is not in the reference"
+
+
+@pytest.mark.no_engine
+def test_architecture_lists_the_modules_that_there_are() -> None:
+    rows = re.findall(r"^\| (`silly/.*?) \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
+    listed = [path for row in rows for path in re.findall("`(.*?)`", row)]
+    for path in listed:
+        assert (ROOT / "src" / path).exists(), f"ARCHITECTURE.md lists {path}"
+    directories = tuple(path for path in listed if path.endswith("/"))
+    for source in (ROOT / "src").rglob("*.py*"):
+        path = source.relative_to(ROOT / "src").as_posix()
+        if source.suffix in {".py", ".pyx"} and not source.name.startswith("__"):
+            assert path in listed or path.startswith(directories), f"ARCHITECTURE.md lacks {path}"
 
 
 @pytest.mark.no_engine

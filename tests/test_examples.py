@@ -1,4 +1,4 @@
-"""Every example is run as a user runs it, and its output checked."""
+"""Every example is run as a user would run it, and its output is checked."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-QUIET = ("--log-level", "warning")  # without the line that says where it listens
+QUIET = ("--log-level", "warning")  # without the "listening on" line
 
 
 class Running:
-    """An example that runs, what it printed so far, and the address that it listens on."""
+    """A running example and its output."""
 
     def __init__(self, name: str, *args: str) -> None:
         self.process = subprocess.Popen(
@@ -77,7 +77,7 @@ def converse(addr: str, *lines: bytes) -> None:
             assert file.readline() == line
 
 
-def test_echo_serves_and_says_how_to_reach_it() -> None:
+def test_echo_serves_and_prints_how_to_connect() -> None:
     with running("echo.py", "127.0.0.1:0") as example:
         addr = example.addr()
         assert example.line().startswith(f"Try: telnet 127.0.0.1 {addr.rpartition(':')[2]} ")
@@ -162,7 +162,7 @@ def test_commands() -> None:
     assert "> Echo: hello\r\n> Goodbye!\n" in output
 
 
-def test_stress_reports_when_the_last_has_finished(port: int) -> None:
+def test_stress_prints_its_result(port: int) -> None:
     addr = f"127.0.0.1:{port}"
     with running("echo.py", addr) as server:
         assert server.addr() == addr

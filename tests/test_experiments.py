@@ -1,4 +1,4 @@
-"""The experiments can be run on the source as it is now."""
+"""The experiments work with the current source."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXPERIMENTS = ROOT / "experiments"
 
 
 def names_of(experiment: str) -> dict[str, Any]:
-    """What is in that file; the path and the modules are as before."""
+    """Return the names that an experiment defines; restore sys.path and sys.modules."""
     path, modules = list(sys.path), set(sys.modules)
     try:
         return runpy.run_path(str(EXPERIMENTS / f"{experiment}.py"))
@@ -39,7 +39,7 @@ def test_a_variant_changes_one_place(variant: Any) -> None:
     assert variant.new != variant.old
 
 
-def test_variants_have_names_of_their_own_and_jobs_that_exist() -> None:
+def test_variants_have_unique_names_and_existing_jobs() -> None:
     names = [variant.name for variant in VARIANTS]
     assert len(set(names)) == len(names)
     jobs = [job.name for job in names_of("variants")["run"].JOBS]

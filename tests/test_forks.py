@@ -1,4 +1,4 @@
-"""A forked child has nothing of its parent's: no signals, no ports, no connections, no words."""
+"""A forked child keeps none of its parent's signal handlers, ports, connections or log records."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pathlib import Path
 import pytest
 
 import silly
-from silly import _signals
+from silly._loop import signals
 from silly.log import DroppingHandler
 from silly.net import tcp
 from tests.conftest import open_descriptors
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
-    # It is other threads that do not survive a fork.
+    # Only other threads do not survive a fork, and the children need none.
     pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning"),
 ]
 
@@ -38,7 +38,7 @@ async def echo(conn: tcp.Conn) -> None:
 
 
 class Child:
-    """A child that waits, or does what it is told to do, and then leaves."""
+    """A forked child that calls *act*, after `end` if it *waits*, and exits."""
 
     def __init__(self, act: Callable[[], object] = lambda: None, *, waits: bool = False) -> None:
         go, self._go = os.pipe()
@@ -62,11 +62,11 @@ class Child:
         self._code: int | None = None
 
     def has_begun(self) -> None:
-        """Wait until it is what it is going to be."""
+        """Wait until the child runs."""
         os.read(self._begun, 1)
 
     def end(self) -> int:
-        """Let it go on to its end; return its exit code."""
+        """Let the child continue and exit; return its exit code."""
         if self._code is None:
             os.close(self._go)
             os.close(self._begun)
@@ -87,7 +87,7 @@ def waiting_child() -> Iterator[Child]:
 # ------------------------------------------------------------------------- descriptors
 
 
-async def test_a_port_is_free_though_a_child_lives(port: int) -> None:
+async def test_a_port_is_free_while_a_child_lives(port: int) -> None:
     listener = tcp.listen(f"127.0.0.1:{port}", echo)
     with waiting_child():
         addr = listener.local_addr
@@ -98,13 +98,13 @@ async def test_a_port_is_free_though_a_child_lives(port: int) -> None:
             pass
 
 
-async def test_peers_see_the_end_though_a_child_lives() -> None:
+async def test_peers_see_the_end_while_a_child_lives() -> None:
     async with tcp.listen("127.0.0.1:0", echo) as listener:
         conn = await tcp.connect(listener.local_addr)
         conn.write(b"x\n")
         assert await conn.read(b"\n") == b"x\n"
         with waiting_child():
-            conn.close()  # its handler sees the end, and ends
+            conn.close()  # its handler sees the end of the stream and returns
             while listener.connections:
                 await asyncio.sleep(0)
             again = await tcp.connect(listener.local_addr)
@@ -113,20 +113,20 @@ async def test_peers_see_the_end_though_a_child_lives() -> None:
             again.close()
 
 
-async def test_a_connection_that_is_being_made_is_not_the_childs() -> None:
+async def test_a_child_does_not_keep_a_connection_attempt() -> None:
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
         addr = full.getsockname()
         with socket.create_connection(addr), socket.socket() as second:
             second.setblocking(False)
-            second.connect_ex(addr)  # the backlog is full: who connects now gets no answer
+            second.connect_ex(addr)  # the backlog is full: another client gets no answer
             connecting = asyncio.create_task(tcp.connect("{}:{}".format(*addr)))
             while len(sockets_to(addr)) < 2:
                 await asyncio.sleep(0)
 
             def look() -> None:
-                assert len(sockets_to(addr)) == 1  # the second
+                assert len(sockets_to(addr)) == 1  # only that of `second`
 
             assert Child(look).end() == 0
             connecting.cancel()
@@ -134,7 +134,7 @@ async def test_a_connection_that_is_being_made_is_not_the_childs() -> None:
 
 
 def sockets_to(addr: tuple[str, int]) -> set[str]:
-    """The sockets of this process that connect, or are connected, to *addr*."""
+    """Return the sockets of this process that are connecting to *addr*."""
     host = socket.inet_aton(addr[0])[::-1].hex().upper()
     wanted = f"{host}:{addr[1]:04X}"
     found = set()
@@ -145,7 +145,7 @@ def sockets_to(addr: tuple[str, int]) -> set[str]:
     return found & {what.partition(" -> ")[2] for what in open_descriptors()}
 
 
-async def test_the_childs_own_loop_and_listener_disturb_nobody() -> None:
+async def test_a_childs_loop_and_listener_do_not_disturb_the_parent() -> None:
     async with tcp.listen("127.0.0.1:0", echo) as listener:
         conn = await tcp.connect(listener.local_addr)
 
@@ -167,9 +167,9 @@ async def test_the_childs_own_loop_and_listener_disturb_nobody() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_signals_do_in_a_child_what_they_did_before(number: signal.Signals) -> None:
+def test_a_child_has_the_previous_signal_handlers(number: signal.Signals) -> None:
     async def main() -> int:
-        # Before it has done anything: the signal waits until it is no longer ours.
+        # The signal arrives first: it is pending until the child has restored its handlers.
         child = Child(waits=True)
         os.kill(child.pid, number)
         return await asyncio.to_thread(child.end)
@@ -189,7 +189,7 @@ def test_ctrl_c_in_a_child_is_a_keyboard_interrupt_again() -> None:
         assert signal.set_wakeup_fd(-1) == -1
 
     async def main() -> tuple[int, int]:
-        # A pool of processes is forked by a thread.
+        # A process pool forks in a thread.
         return Child(look).end(), await asyncio.to_thread(lambda: Child(look).end())
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -199,7 +199,7 @@ def test_ctrl_c_in_a_child_is_a_keyboard_interrupt_again() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def test_what_the_program_set_itself_stays() -> None:
+def test_the_programs_own_signal_handlers_stay() -> None:
     def own(*_: object) -> None: ...
 
     def look() -> None:
@@ -229,7 +229,7 @@ def test_no_signal_stays_blocked() -> None:
 
     assert silly.run(main()) == 0
     assert blocked() == before
-    assert not _signals._in_force
+    assert not signals._in_force
 
 
 # ------------------------------------------------------------------------- the program
@@ -299,8 +299,8 @@ def ask(sock: socket.socket, line: bytes) -> bytes:
 def test_a_service_with_children(tmp_path: Path, options: tuple[str, ...]) -> None:
     with service(tmp_path, *options) as (process, sock):
         assert ask(sock, b"start\n") == b"-15\n"  # terminated
-        if "--uvloop" not in options:  # which takes its parent's epoll set with it
-            assert ask(sock, b"exit\n") == b"gone\n"  # its ways out are its own
+        if "--uvloop" not in options:  # uvloop in the child shares the epoll set of its parent
+            assert ask(sock, b"exit\n") == b"gone\n"  # sys.exit in a child works
         assert ask(sock, b"still there\n") == b"still there\n"
         with socket.socket(socket.AF_UNIX) as again:
             again.settimeout(DEADLINE)
@@ -309,15 +309,17 @@ def test_a_service_with_children(tmp_path: Path, options: tuple[str, ...]) -> No
             assert ask(again, b"daemon\n") == b"started\n"
         sock.close()
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=DEADLINE)  # whoever had the pipes is gone, too
+        _, errors = process.communicate(
+            timeout=DEADLINE
+        )  # all processes with the pipes have exited
     assert process.returncode == 0
     assert errors.count("stopping") <= 1
 
 
-# -------------------------------------------------------------------------------- words
+# ---------------------------------------------------------------------------- messages
 
 
-def test_what_a_log_keeps_is_the_parents_to_write() -> None:
+def test_a_child_does_not_write_its_parents_kept_log_records() -> None:
     ours, theirs = os.pipe()
     os.set_blocking(theirs, False)
     with contextlib.suppress(BlockingIOError):
@@ -327,18 +329,18 @@ def test_what_a_log_keeps_is_the_parents_to_write() -> None:
         handler = DroppingHandler(stream)
         handler.handle(logging.makeLogRecord({"msg": "kept"}))
 
-        def say() -> None:
+        def log() -> None:
             assert not handler._dropper._kept
             while os.read(ours, 65536)[-1:] == b".":
                 handler.handle(logging.makeLogRecord({"msg": "child"}))
 
-        assert Child(say).end() == 0
+        assert Child(log).end() == 0
         handler.close()
     with open(ours, "rb") as rest:  # noqa: PTH123
         assert rest.read().count(b"kept") == 1
 
 
-def test_the_service_manager_hears_nothing_from_a_child(
+def test_a_child_does_not_notify_the_service_manager(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:

@@ -1,6 +1,6 @@
-"""Signals to a whole process group: from a terminal, timeout(1), a wrapper that passes them on.
+"""Signals to a whole process group: from a terminal, timeout(1), or a wrapper that forwards them.
 
-Who is told twice at once is not told again.
+A process that gets the same signal twice at once treats it as one.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import pytest
 
 DEADLINE = 30.0
 
-# What is "at once" is minutes here, so that no busy machine is too slow for it.
+# "At once" means minutes here, so that a busy machine is not too slow.
 COMMAND = """
 import sys
-from silly import _signals
+from silly._loop import signals
 from silly.cli import main
-_signals.TOGETHER = 600
+signals.DEBOUNCE = 600
 sys.exit(main())
 """
 
@@ -48,7 +48,7 @@ print("Listening on", listener.local_addr, flush=True)
 
 @contextlib.contextmanager
 def group(*args: str) -> Iterator[subprocess.Popen[str]]:
-    """A command that leads a process group, as a shell's job does."""
+    """Run a command as the leader of a process group, like a job of a shell."""
     with subprocess.Popen(
         [sys.executable, "-c", COMMAND, *args],
         stdin=subprocess.PIPE,
@@ -69,7 +69,7 @@ def until(process: subprocess.Popen[str], pattern: str) -> str:
     for line in process.stdout:
         if found := re.search(pattern, line):
             return found[found.re.groups and 1]
-    raise AssertionError(f"it has ended before {pattern!r}")
+    raise AssertionError(f"the process ended before it printed {pattern!r}")
 
 
 @contextlib.contextmanager
@@ -86,7 +86,7 @@ def ask(sock: socket.socket, line: bytes) -> bytes:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("options", [(), ("--uvloop",), ("--workers", "2")], ids=" ".join)
-def test_a_service_that_is_told_twice_drains(
+def test_a_service_that_is_signalled_twice_drains(
     tmp_path: Path, options: tuple[str, ...], number: signal.Signals
 ) -> None:
     path = tmp_path / "service.py"
@@ -98,7 +98,7 @@ def test_a_service_that_is_told_twice_drains(
             os.kill(process.pid, number)
             until(process, "stopping")
             os.killpg(process.pid, number)
-            for _ in range(200):  # the handler goes on
+            for _ in range(200):  # the handler continues
                 assert ask(sock, b"two\n") == b"two\n"
         assert process.wait(DEADLINE) == 0
         assert process.stdout is not None
@@ -118,13 +118,13 @@ def test_ctrl_c_in_the_foreground_of_a_service_and_its_children(
             os.killpg(process.pid, signal.SIGINT)
             until(process, "stopping")
             assert ask(sock, b"two\n") == b"two\n"
-            os.killpg(process.pid, signal.SIGTERM)  # and again: at once
+            os.killpg(process.pid, signal.SIGTERM)  # a second signal: stop at once
             assert process.wait(DEADLINE) == 0
         assert process.stdout is not None
-        process.stdout.read()  # whoever had it, has left
+        process.stdout.read()  # until all processes have exited
 
 
-def test_echo_that_is_told_twice_drains() -> None:
+def test_echo_that_is_signalled_twice_drains() -> None:
     with group("echo", "127.0.0.1:0", "--grace", "600s") as process:
         with dialed(until(process, r"Listening on (\S+)")) as sock:
             assert ask(sock, b"one\n") == b"one\n"
@@ -137,11 +137,11 @@ def test_echo_that_is_told_twice_drains() -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_connect_that_is_told_twice_ends(number: signal.Signals, code: int) -> None:
+def test_connect_that_is_signalled_twice_ends(number: signal.Signals, code: int) -> None:
     with group("connect", "--listen", "127.0.0.1:0") as process:
         until(process, r"Listening on (\S+)")
         os.kill(process.pid, number)
         os.killpg(process.pid, number)
         output, _ = process.communicate(timeout=DEADLINE)
-    assert process.returncode in (code, -number)  # the second may come when it is leaving
+    assert process.returncode in (code, -number)  # the second signal may arrive while it exits
     assert "Traceback" not in output

@@ -1,4 +1,4 @@
-"""The rules of the house: who may import whom, what is exported, what is documented."""
+"""The rules for modules: imports, exports, documentation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import silly
-from silly._extras import EXTRAS
+from silly._values.extras import EXTRAS
 from silly.crypto.utils import randomkey
 
 pytestmark = pytest.mark.no_engine
@@ -27,24 +27,11 @@ MODULES = sorted(
     if module.name != "silly.__main__"
 )
 
-# From the ground up; a module may import from its own floor and those below it.
-FLOORS = (
+# From the lowest layer up; a module may import from its own layer and those below it.
+LAYERS = (
     (
-        "silly.errors",
-        "silly._arguments",
-        "silly._awaitables",
-        "silly._live",
-        "silly._repeats",
-        "silly._extras",
-        "silly._signals",
-        "silly._tracebacks",
-        "silly._units",
-        "silly.log",
-        "silly._logger",
-        "silly.stdio",
-        "silly.systemd",
-        "silly.text",
-        "silly._channel",
+        *("silly.errors", "silly.text", "silly.stdio", "silly.systemd", "silly.log"),
+        *("silly._values", "silly._logs", "silly._loop", "silly._channel"),
     ),
     ("silly._engine", "silly.task", "silly.crypto", "silly._control"),
     ("silly.net", "silly.time"),
@@ -58,38 +45,81 @@ FLOORS = (
 )
 
 
-def floor(name: str) -> int:
-    for number, rooms in enumerate(FLOORS):
-        if any(name == room or (room != "silly" and name.startswith(room + ".")) for room in rooms):
+def layer(name: str) -> int:
+    for number, modules in enumerate(LAYERS):
+        if any(
+            name == each or (each != "silly" and name.startswith(each + ".")) for each in modules
+        ):
             return number
-    raise AssertionError(f"{name} is on no floor")
+    raise AssertionError(f"{name} is in no layer")
 
 
-def imported(path: Path) -> set[str]:
-    if path.suffix == ".so":  # native: its source, as far as it imports Python's modules
-        path = path.with_name(path.name.partition(".")[0] + ".pyx")
-        imports = re.findall(r"^(?:from \S+ )?import .*", path.read_text(), re.MULTILINE)
-        tree = ast.parse("\n".join(imports))
-    else:
-        tree = ast.parse(path.read_text())
+def source_of(name: str) -> Path:
+    """The file that was written: of a compiled module its Cython or shared Python source."""
+    path = Path(inspect.getfile(importlib.import_module(name)))
+    if path.suffix == ".so":
+        stem = path.name.partition(".")[0]
+        path = path.with_name(f"{stem}.pyx")
+        if not path.exists():
+            path = path.parent.with_name(f"{stem}.py")
+    return path
+
+
+def imported(name: str) -> set[str]:
+    """The modules of the package that *name* imports, also those only for type checking."""
+    path = source_of(name)
+    text = path.read_text()
+    if path.suffix == ".pyx":
+        lines = re.findall(
+            r"^(?:from \S+ )?c?import (?:\w+(?:, \w+)*|\([^)]*\))", text, re.MULTILINE
+        )
+        text = "\n".join(line.replace("cimport", "import") for line in lines)
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     names = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
             module = node.module or ""
+            if node.level:
+                assert path == source_of("silly._engine.filter"), f"{name}: a relative import"
+                module = f"{package}.{module}"
             for alias in node.names:
                 full = f"{module}.{alias.name}"
                 names.add(full if full in MODULES else module)
-    return {name for name in names if name == "silly" or name.startswith("silly.")}
+    return {each for each in names if each == "silly" or each.startswith("silly.")}
 
 
 @pytest.mark.parametrize("name", ["silly", *MODULES])
 def test_imports_point_down(name: str) -> None:
-    path = Path(inspect.getfile(importlib.import_module(name)))
-    for target in imported(path):
-        assert floor(target) <= floor(name), f"{name} imports {target}, which is above it"
+    for target in imported(name):
+        assert layer(target) <= layer(name), f"{name} imports {target}, which is above it"
+
+
+def test_no_imports_go_in_circles() -> None:
+    """Not even those that are only for type checking."""
+    graph = {name: imported(name) - {name} for name in ["silly", *MODULES]}
+    # What a package's own __init__ does, each of its modules does, when it is imported first.
+    left = dict(graph)
+    while free := [name for name, targets in left.items() if not targets & left.keys()]:
+        for name in free:
+            del left[name]
+    assert not left, {name: sorted(targets & left.keys()) for name, targets in left.items()}
+
+
+def test_private_things_have_a_room() -> None:
+    """At the package's root there are public modules and rooms only."""
+    assert not [path.name for path in ROOT.glob("_[!_]*.py")]
+
+
+def test_architecture_has_the_layers() -> None:
+    page = (ROOT.parents[1] / "ARCHITECTURE.md").read_text()
+    rows = re.findall(r"^\d+\. (.*)$", page, re.MULTILINE)
+    stated = [
+        {"silly" if name == "silly" else f"silly.{name}" for name in re.findall(r"`(\w+)`", row)}
+        for row in rows[:-1]  # the last is "all others"
+    ]
+    assert stated == [set(rooms) for rooms in LAYERS[:0:-1]]
 
 
 def test_extras_are_those_of_the_project() -> None:
@@ -101,7 +131,7 @@ def test_extras_are_those_of_the_project() -> None:
     assert {extra: stated[extra] for extra in EXTRAS} == EXTRAS
 
 
-# Who needs a library, behind an extra; nobody else may.
+# The modules that import third-party libraries, which come with extras; no others may.
 NEEDS = {
     "cli/command.py": {"click"},
     "cli/bench.py": {"click", "rich"},
@@ -121,7 +151,7 @@ def test_the_core_needs_nothing_but_the_standard_library() -> None:
     for path in ROOT.rglob("*.py"):
         needed = set()
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom):
+            if isinstance(node, ast.ImportFrom) and not node.level:
                 needed.add((node.module or "").partition(".")[0])
             elif isinstance(node, ast.Import):
                 needed |= {alias.name.partition(".")[0] for alias in node.names}
@@ -143,12 +173,12 @@ def test_exports_exist_and_public_things_are_documented(name: str) -> None:
                 if (
                     isinstance(member, property)
                     and not attribute.startswith("_")
-                    and (member.fget and member.fget.__module__.startswith("silly"))
+                    and (member.fget and re.match(r"silly\.(?!_)", member.fget.__module__))
                 ):
                     assert inspect.getdoc(member), f"{name}.{export}.{attribute}"
 
 
-def test_errors_derive_from_the_built_in_that_fits() -> None:
+def test_errors_derive_from_a_fitting_built_in() -> None:
     pairs = {
         silly.EndOfStream: EOFError,
         silly.ConnectionClosed: ConnectionError,

@@ -1,4 +1,4 @@
-"""What SIGUSR1 and the admin socket tell: where every connection and task waits, and for what."""
+"""SIGUSR1 and the admin socket show where each connection and task waits, and for what."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def helper(conn: Conn) -> None:
 
 
 async def reads_anything(conn: Conn) -> None:
-    await conn.read(1)  # from here on the engine may step it
+    await conn.read(1)  # from here on, the engine may step the handler
     conn.write(b"+")
     await conn.read()
 
@@ -65,8 +65,8 @@ async def floods(conn: Conn) -> None:
         await conn.write(b"x" * 100_000)
 
 
-def the(found: list[dict[str, Any]]) -> Any:
-    (group,) = found
+def only_conn(groups: list[dict[str, Any]]) -> Any:
+    (group,) = groups
     (conn,) = group["connections"]
     return conn
 
@@ -88,8 +88,8 @@ async def test_where_a_handler_waits(handler: Any, place: str, waits_for: str) -
     async with await tcp.connect(listener.local_addr) as client:
         await client.write(b"x")
         await client.read(1)
-        while listener._handling:  # until it waits
-            conn = the([g for g in _inspection.connections(loop) if g["listener"]])
+        while listener._course.handling:  # until the handler waits
+            conn = only_conn([g for g in _inspection.connections(loop) if g["listener"]])
             if re.fullmatch(waits_for, str(conn["waits_for"])):
                 break
             await asyncio.sleep(0)
@@ -106,7 +106,7 @@ async def test_where_a_handler_waits(handler: Any, place: str, waits_for: str) -
         await listener.close(0)
 
 
-async def test_a_name_that_a_peer_chose_makes_no_lines_of_its_own(tmp_path: Path) -> None:
+async def test_a_name_that_a_peer_chose_cannot_add_lines(tmp_path: Path) -> None:
     loop = asyncio.get_running_loop()
     listener = tcp.listen(f"unix:{tmp_path}/x", reads_a_line)
     with socket.socket(socket.AF_UNIX) as sock:
@@ -175,7 +175,9 @@ async def test_where_tasks_wait() -> None:
             await asyncio.wait(started)
 
 
-async def test_of_many_the_rest_is_counted_by_place(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connections_above_the_limit_are_counted_by_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(_inspection, "_COUNTED", 10)
     loop = asyncio.get_running_loop()
     async with tcp.listen(ANY, reads_a_line) as listener:
@@ -194,7 +196,7 @@ async def test_of_many_the_rest_is_counted_by_place(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.heavy
-async def test_thousands_of_connections_are_told_in_few_lines() -> None:
+async def test_thousands_of_connections_are_shown_in_few_lines() -> None:
     loop = asyncio.get_running_loop()
     count = 2000
     async with tcp.listen(ANY, reads_a_line, 1024) as listener:
@@ -212,7 +214,7 @@ async def test_thousands_of_connections_are_told_in_few_lines() -> None:
 
 # ----------------------------------------------------------------------- SIGUSR1
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no SIGUSR1 here")
+pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no SIGUSR1 on this system")
 
 
 @contextmanager
@@ -225,7 +227,7 @@ def running(tmp_path: Path, text: str, *options: str) -> Iterator[subprocess.Pop
         stderr=subprocess.PIPE,
         text=True,
     )
-    watchdog = threading.Timer(30, process.kill)  # a line that is missing is not waited for
+    watchdog = threading.Timer(30, process.kill)  # do not wait forever for a missing line
     watchdog.start()
     with process:
         try:
@@ -235,16 +237,16 @@ def running(tmp_path: Path, text: str, *options: str) -> Iterator[subprocess.Pop
             watchdog.cancel()
 
 
-def line_with(process: subprocess.Popen[str], what: str) -> str:
+def line_with(process: subprocess.Popen[str], text: str) -> str:
     assert process.stderr is not None
     for line in process.stderr:
-        if what in line:
+        if text in line:
             return line
-    raise AssertionError(f"no {what!r} on standard error")
+    raise AssertionError(f"no {text!r} on standard error")
 
 
 @pytest.mark.parametrize("options", [[], ["--uvloop"]])
-def test_the_signal_prints_and_the_program_goes_on(tmp_path: Path, options: list[str]) -> None:
+def test_the_signal_prints_and_the_program_continues(tmp_path: Path, options: list[str]) -> None:
     text = """
         import asyncio
         from silly.net import tcp
@@ -257,7 +259,7 @@ def test_the_signal_prints_and_the_program_goes_on(tmp_path: Path, options: list
         client = await tcp.connect(listener.local_addr)
         client.write(b"hello\\n")
         await client.read(b"\\n")
-        asyncio.get_running_loop().call_soon(print, "ready")  # when this waits
+        asyncio.get_running_loop().call_soon(print, "ready")  # after this code has suspended
         await listener.serve_forever()
     """
     with running(tmp_path, text, *options) as process:
@@ -275,7 +277,7 @@ def test_the_signal_prints_and_the_program_goes_on(tmp_path: Path, options: list
         assert process.wait(20) == 0
 
 
-def test_the_signal_tells_what_holds_the_loop_up(tmp_path: Path) -> None:
+def test_the_signal_shows_what_blocks_the_loop(tmp_path: Path) -> None:
     text = """
         def spin():
             print("ready")
@@ -291,7 +293,7 @@ def test_the_signal_tells_what_holds_the_loop_up(tmp_path: Path) -> None:
         assert re.search(r"script\.py:[345] in spin", line_with(process, "running now: "))
 
 
-def test_a_program_may_have_its_own_use_for_the_signal(tmp_path: Path) -> None:
+def test_a_program_may_handle_the_signal_itself(tmp_path: Path) -> None:
     text = """
         import asyncio, signal
         got = asyncio.Event()

@@ -1,4 +1,4 @@
-"""A log that nobody reads holds nothing up, loses only what is counted, and says so."""
+"""A log that nobody reads blocks nothing; dropped records are counted and reported."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def logged(handler: logging.Handler, text: str) -> None:
 
 
 def everything(descriptor: int) -> bytes:
-    """What can be read now."""
+    """Return what can be read without waiting."""
     os.set_blocking(descriptor, False)
     found = b""
     try:
@@ -44,12 +44,12 @@ def everything(descriptor: int) -> bytes:
     return found
 
 
-def test_a_full_pipe_keeps_some_drops_the_rest_and_says_so(pipe: tuple[int, TextIO]) -> None:
+def test_a_full_pipe_keeps_some_records_and_reports_the_dropped(pipe: tuple[int, TextIO]) -> None:
     reading, stream = pipe
     handler = DroppingHandler(stream, max_kept=1000)
     for number in range(2_000):
         logged(handler, f"{number:099}")
-    assert os.get_blocking(stream.fileno())  # it is not ours to change
+    assert os.get_blocking(stream.fileno())  # the mode of the pipe is not changed
     dropped = handler.dropped
     assert 0 < dropped < 2_000
     first = everything(reading)
@@ -57,14 +57,14 @@ def test_a_full_pipe_keeps_some_drops_the_rest_and_says_so(pipe: tuple[int, Text
     rest = everything(reading)
     lines = (first + rest).decode().splitlines()
     assert [int(line) for line in lines[:-1]] == [*range(2_000 - dropped)]
-    assert lines[-1] == f"({dropped} log records dropped: nobody read them)"
+    assert lines[-1] == f"({dropped} log records dropped: the output was not read)"
     logged(handler, "and on")
     assert everything(reading) == b"and on\n"
     assert handler.dropped == dropped
     handler.close()
 
 
-async def test_what_was_kept_follows_when_there_is_room(pipe: tuple[int, TextIO]) -> None:
+async def test_kept_records_are_written_when_there_is_room(pipe: tuple[int, TextIO]) -> None:
     reading, stream = pipe
     handler = DroppingHandler(stream, max_kept=100_000)
     text = "x" * 99
@@ -80,7 +80,7 @@ async def test_what_was_kept_follows_when_there_is_room(pipe: tuple[int, TextIO]
     handler.close()
 
 
-def test_a_closed_handler_lets_go_of_the_pipe(pipe: tuple[int, TextIO]) -> None:
+def test_a_closed_handler_releases_the_pipe(pipe: tuple[int, TextIO]) -> None:
     before = open_descriptors()
     handler = DroppingHandler(pipe[1])
     for _ in range(1_000):
@@ -115,7 +115,7 @@ def test_a_socket_that_nobody_reads() -> None:
         handler.close()
 
 
-def test_a_reader_that_is_gone_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_closed_reader_is_not_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as stream:
@@ -123,7 +123,7 @@ def test_a_reader_that_is_gone_is_no_error(capsys: pytest.CaptureFixture[str]) -
         logged(handler, "into the void")
         handler.close()
     logged(handler, "after it was closed")
-    assert capsys.readouterr().err.count("Traceback") <= 1  # logging's own word on a closed file
+    assert capsys.readouterr().err.count("Traceback") <= 1  # logging itself reports a closed file
 
 
 def test_files_and_streams_without_a_descriptor(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_files_and_streams_without_a_descriptor(tmp_path: Path) -> None:
     assert text.getvalue() == "in memory\n"
 
 
-def test_it_follows_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
+def test_it_writes_to_the_current_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
     logged(DroppingHandler(), "to standard error: ü")
     assert capfd.readouterr().err == "to standard error: ü\n"
 
@@ -159,7 +159,7 @@ print(tcp.listen("127.0.0.1:0", handler).local_addr, flush=True)
 """
 
 
-def test_a_server_whose_log_nobody_reads_goes_on_and_drains(tmp_path: Path) -> None:
+def test_a_server_whose_log_nobody_reads_keeps_serving_and_drains(tmp_path: Path) -> None:
     path = tmp_path / "server.py"
     path.write_text(SERVER)
     process = subprocess.Popen(

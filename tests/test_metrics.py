@@ -1,4 +1,4 @@
-"""What the metrics say, that Prometheus understands it, and that processes add up."""
+"""The metrics are right, Prometheus can read them, and processes add up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from silly import metrics
-from silly._live import Live
+from silly._loop.live import Live
+from silly.net import listener as listener_module
 from silly.net import observer, tcp
 from silly.net.limits import Limits
 from silly.net.tcp import Conn
@@ -34,7 +35,7 @@ async def serves(conn: Conn) -> None:
 
 
 async def ask(addr: str, request: bytes) -> tuple[str, bytes]:
-    """The status line and the body of an HTTP answer."""
+    """Send an HTTP request; return the status line and the body."""
     async with await tcp.connect(addr) as conn:
         conn.write(request)
         head = await conn.read(b"\r\n\r\n")
@@ -53,7 +54,7 @@ async def scrape(addr: str, accept: str = "text/plain") -> str:
 
 
 def samples(text: str, listener: str) -> Samples:
-    """The samples of a listener: its name, the other label's value (or ""), and the value."""
+    """Return the samples of a listener, by name and value of the other label (or "")."""
     found: Samples = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -68,7 +69,7 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0)
 
 
-async def test_prometheus_reads_what_happened(caplog: pytest.LogCaptureFixture) -> None:
+async def test_prometheus_reads_the_metrics(caplog: pytest.LogCaptureFixture) -> None:
     web = metrics.serve(ANY)
     async with tcp.listen(ANY, serves, limits=Limits(max_connections=2)) as listener:
         addr = listener.local_addr
@@ -100,9 +101,9 @@ async def test_prometheus_reads_what_happened(caplog: pytest.LogCaptureFixture) 
             assert found["silly_handler_duration_seconds_bucket", "+Inf"] == 1
             assert found["silly_handler_duration_seconds_count", ""] == 1
             assert "silly_loop_lag_seconds_bucket" in text
-            assert "process_open_fds" in text  # prometheus_client's own
-            assert web.local_addr not in text  # it does not count itself
-    after = samples(await scrape(web.local_addr), addr)  # the counts of what is closed stay
+            assert "process_open_fds" in text  # from prometheus_client itself
+            assert web.local_addr not in text  # the metrics listener is not counted
+    after = samples(await scrape(web.local_addr), addr)  # the counts of a closed listener stay
     assert after["silly_connections_accepted_total", ""] == 3
     assert after["silly_received_bytes_total", ""] == 22
     assert after["silly_connections_ended_total", "peer_finished"] == 2
@@ -119,7 +120,7 @@ async def test_openmetrics_if_asked_for_it() -> None:
     await web.close()
 
 
-async def test_every_metric_is_given() -> None:
+async def test_every_metric_is_served() -> None:
     web = metrics.serve(ANY, metrics.snapshot)
     async with tcp.listen(ANY, serves):
         text = await scrape(web.local_addr)
@@ -129,7 +130,7 @@ async def test_every_metric_is_given() -> None:
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
-async def test_prometheus_has_nothing_to_say_against_it() -> None:
+async def test_promtool_accepts_the_page() -> None:
     web = metrics.serve(ANY, metrics.snapshot)
     async with tcp.listen(ANY, serves):
         checked = await asyncio.to_thread(
@@ -160,7 +161,7 @@ async def test_other_requests(request_: bytes, status: str) -> None:
 
 
 @pytest.mark.parametrize("request_", [b"", b"GET /metrics HT", b"x" * 100_000])
-async def test_what_is_no_request_is_not_answered(
+async def test_an_invalid_request_is_not_answered(
     request_: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     web = metrics.serve(ANY)
@@ -198,21 +199,21 @@ async def test_any_accept_header_is_answered(accept: bytes) -> None:
 
 
 class Odd(BaseException):
-    """No `Exception`."""
+    """Not an `Exception`."""
 
 
 class Collects:
-    """A collector of the program's that fails, or gives what cannot be shown."""
+    """A collector of the program that fails or returns invalid families."""
 
-    def __init__(self, *found: Any, error: BaseException | None = None) -> None:
-        self.found = found
+    def __init__(self, *families: Any, error: BaseException | None = None) -> None:
+        self.families = families
         self.error = error
 
     def describe(self) -> list[Any]:
         return []
 
     def collect(self) -> Any:
-        yield from self.found
+        yield from self.families
         if self.error is not None:
             raise self.error
 
@@ -233,7 +234,7 @@ def gauge(name: str, value: Any) -> Any:
     ],
 )
 @pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text; version=1.0.0"])
-async def test_a_bad_collector_takes_away_nothing_but_itself(
+async def test_a_bad_collector_loses_only_its_own_metrics(
     bad: Collects, accept: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     registry: Any = prometheus_client.REGISTRY
@@ -249,7 +250,7 @@ async def test_a_bad_collector_takes_away_nothing_but_itself(
     assert "good 7.0" in text
     assert "silly_loop_lag_seconds" in text
     await until(lambda: web.connections == 0)
-    assert web.stats.handler_errors == 1  # and the log says which
+    assert web.stats.handler_errors == 1  # and it is logged
     assert [record.exc_info is not None for record in caplog.records] == [True]
     await web.close()
 
@@ -264,11 +265,11 @@ async def test_a_source_that_fails_is_answered() -> None:
     await web.close()
 
 
-# ------------------------------------------------------------- what is over costs nothing
+# --------------------------------------------------------- closed listeners, ended processes
 
 
 @pytest.mark.heavy
-async def test_listeners_that_came_and_went_leave_no_series() -> None:
+async def test_closed_listeners_leave_no_series() -> None:
     web = metrics.serve(ANY)
     meter = metrics._Meter.of(asyncio.get_running_loop())
     sizes = []
@@ -285,7 +286,7 @@ async def test_listeners_that_came_and_went_leave_no_series() -> None:
         assert stays.local_addr in found
         assert listener.local_addr in found  # the latest
         assert len(found) <= 12
-        for table in (meter.handlers, meter.endings, meter.past, meter.known):
+        for table in (meter.handlers, meter.endings, meter.closed_counts, meter.tracked):
             assert len(table) <= 12
         assert sizes[-1] <= sizes[1] + 1
     await web.close()
@@ -309,8 +310,8 @@ def test_ended_processes_leave_no_series() -> None:
     assert so_far["process"] == {"cpu_seconds": 500.0}
 
 
-async def test_summing_up_gives_the_loop_its_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tcp, "_IN_A_TURN", 2)
+async def test_a_long_sum_does_not_block_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener_module, "_SUM_BATCH", 2)
     web = metrics.serve(ANY)
     turns = 0
 
@@ -328,7 +329,7 @@ async def test_summing_up_gives_the_loop_its_turns(monkeypatch: pytest.MonkeyPat
         summing = asyncio.ensure_future(metrics.snapshot_in_turns())
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        for conn in conns[:10]:  # they end meanwhile: neither lost, nor counted twice
+        for conn in conns[:10]:  # they end meanwhile, and are neither lost nor counted twice
             conn.abort()
         taken = (await summing)["listeners"][listener.local_addr]
         assert taken["bytes_in"] == taken["bytes_out"] == 40
@@ -348,18 +349,18 @@ async def test_measuring_ends_with_the_listener() -> None:
     loop = asyncio.get_running_loop()
     web = metrics.serve(ANY)
     meter = metrics._Meter.of(loop)
-    assert web in Live.of(loop).attendants
-    assert not Live.of(loop)  # no reason to stay up
+    assert web in Live.of(loop).auxiliaries
+    assert not Live.of(loop)  # it does not keep the program running
     assert meter in observer.observers_of(())
     while not meter.lag.counts.count(1):
         await asyncio.sleep(0.05)
     assert sum(metrics.snapshot()["loop"]["lag_seconds"]["buckets"]) >= 1
     await web.close()
     await until(lambda: meter not in observer.observers_of(()))
-    assert web not in Live.of(loop).attendants
+    assert web not in Live.of(loop).auxiliaries
 
 
-async def test_an_own_registry_and_another_thread() -> None:
+async def test_another_registry_and_another_thread() -> None:
     registry = prometheus_client.CollectorRegistry()
     collector = metrics.Collector(process=True)
     registry.register(collector)
@@ -406,12 +407,12 @@ def test_snapshots_add_up() -> None:
 
 
 def test_a_sum_is_the_same_in_any_order() -> None:
-    # Else a counter goes backwards by a last digit when the order changes.
+    # Otherwise a counter could decrease in the last digit when the order changes.
     snapshots = [{"process": {"cpu_seconds": seconds}} for seconds in (0.1, 0.2, 0.3)]
     assert metrics.merge(snapshots) == metrics.merge(reversed(snapshots))
 
 
-def test_of_what_ended_the_counts_stay() -> None:
+def test_the_counts_of_an_ended_process_stay() -> None:
     last = process(connections=1, accepted=5, unread_bytes=3, unsent_bytes=2, bytes_in=9)
     before = json.dumps(last)
     gone = metrics.retired(last)
@@ -426,7 +427,7 @@ async def test_several_processes_are_served_as_one() -> None:
         async with await tcp.connect(listener.local_addr) as conn:
             conn.write(b"x\n")
             await conn.read(b"\n")
-            own = json.loads(json.dumps(metrics.snapshot()))  # as it comes from another process
+            own = json.loads(json.dumps(metrics.snapshot()))  # as from another process
 
             async def workers() -> metrics.Snapshot:
                 await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""One span for each connection, with what the semantic conventions ask for, and its children."""
+"""Each connection has a span, with the attributes of the semantic conventions and children."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def test_a_span_with_children(
     assert not trace.get_current_span().get_span_context().is_valid
 
 
-async def test_connections_at_a_time_have_spans_of_their_own(
+async def test_concurrent_connections_have_their_own_spans(
     exporter: InMemorySpanExporter, provider: TracerProvider
 ) -> None:
     seen: list[int] = []

@@ -1,4 +1,4 @@
-"""`silly FILE.py` and `silly.run`, as a user's shell and program meet them."""
+"""`silly FILE.py` and `silly.run`, as used from a shell and from a program."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def silly_command(*args: object) -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def serving(path: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], socket.socket]]:
-    """The script at *path*, running, and a connection to the address that it printed."""
+    """Run the script at *path* and connect to the address that it prints."""
     process = subprocess.Popen(
         [sys.executable, "-m", "silly", *options, str(path)],
         stdout=subprocess.PIPE,
@@ -72,7 +72,7 @@ def serving(path: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], 
                 process.kill()
 
 
-def test_runs_until_there_is_nothing_to_live_for(tmp_path: Path) -> None:
+def test_runs_until_nothing_keeps_it_running(tmp_path: Path) -> None:
     path = script(
         tmp_path,
         """
@@ -116,9 +116,9 @@ def test_signal_drains(tmp_path: Path, number: signal.Signals, options: list[str
         assert process.stderr is not None
         assert "listening on" in process.stderr.readline()
         assert "waiting up to 5 s for 1 connection" in process.stderr.readline()
-        sock.sendall(b"two\n")  # the handler goes on
+        sock.sendall(b"two\n")  # the handler continues
         assert sock.recv(100) == b"two\n"
-        sock.close()  # and ends
+        sock.close()  # and returns
         assert process.wait(10) == 0
         assert process.stderr.read() == ""
 
@@ -131,11 +131,11 @@ def test_second_signal_forces(tmp_path: Path) -> None:
         assert process.stderr is not None
         assert "listening on" in process.stderr.readline()
         assert "600 s" in process.stderr.readline()
-        process.send_signal(signal.SIGINT)  # SIGTERM, at once, would be the first one, twice
+        process.send_signal(signal.SIGINT)  # a second SIGTERM so soon would count as the first
         assert process.wait(10) == 0
 
 
-def test_crash_of_a_handler_is_shown_and_survived(tmp_path: Path) -> None:
+def test_a_handler_crash_is_logged_and_does_not_end_the_program(tmp_path: Path) -> None:
     with serving(script(tmp_path, SERVER)) as (process, sock):
         peer = "{}:{}".format(*sock.getsockname())
         sock.sendall(b"crash\n")
@@ -150,7 +150,7 @@ def test_crash_of_a_handler_is_shown_and_survived(tmp_path: Path) -> None:
     assert "ZeroDivisionError: on purpose" in errors
 
 
-def test_exception_shows_the_users_frames_alone(tmp_path: Path) -> None:
+def test_exception_shows_only_the_users_frames(tmp_path: Path) -> None:
     path = script(
         tmp_path,
         """
@@ -227,7 +227,7 @@ def test_unknown_engine_is_named() -> None:
 # ------------------------------------------------------------------ silly.run
 
 
-def test_run_returns_the_result_and_waits_for_what_lives() -> None:
+def test_run_returns_the_result_after_tasks_and_timers() -> None:
     order = []
 
     async def main() -> int:
@@ -244,7 +244,7 @@ def test_run_returns_the_result_and_waits_for_what_lives() -> None:
     assert order == ["main", "timer", "forked"]
 
 
-def test_run_raises_what_main_raised_after_closing_everything() -> None:
+def test_run_closes_everything_and_raises_the_error_of_main() -> None:
     listeners = []
 
     async def main() -> None:
@@ -257,7 +257,7 @@ def test_run_raises_what_main_raised_after_closing_everything() -> None:
     assert not listeners[0].is_accepting
 
 
-def test_what_a_program_left_open_goes_with_its_loop() -> None:
+def test_what_a_program_left_open_is_freed_with_its_loop() -> None:
     async def echo(conn: tcp.Conn) -> None:
         async for line in conn:
             await conn.write(line)
@@ -276,7 +276,7 @@ def test_what_a_program_left_open_goes_with_its_loop() -> None:
     assert [ref() for ref in refs] == [None] * 3
 
 
-def test_run_refuses_what_is_no_coroutine() -> None:
+def test_run_refuses_what_is_not_a_coroutine() -> None:
     async def main() -> None: ...
 
     with pytest.raises(TypeError, match=r"silly\.run\(main\(\)\)"):

@@ -1,4 +1,4 @@
-"""setup.py: an engine that cannot be built is left out, and the package says why."""
+"""setup.py: if the native engine cannot be built, the package works without it and says why."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ exit 1
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The project, with a native engine of one line: it is compiled by a stand-in."""
+    """A copy of the project whose native engine is one line, for a fake compiler."""
     pytest.importorskip("Cython")
     pytest.importorskip("setuptools")
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
-    left_out = shutil.ignore_patterns("*.so", "*.pyx", "*.pxd", "__pycache__", "build_error.txt")
-    shutil.copytree(ROOT / "src/silly", tmp_path / "src/silly", ignore=left_out)
+    ignored = shutil.ignore_patterns("*.so", "*.pyx", "*.pxd", "__pycache__", "build_error.txt")
+    shutil.copytree(ROOT / "src/silly", tmp_path / "src/silly", ignore=ignored)
     (tmp_path / "src/silly/_engine/native/reactor.pyx").write_text("value = 1\n")
     return tmp_path
 
@@ -63,14 +63,14 @@ def version(package: Path) -> str:
 
 
 def test_version_quotes_the_compiler(copy: Path) -> None:
-    said = build(copy, FAILS, "build_ext", "--inplace")
-    assert "compilation terminated." in said
-    assert "silly: the native engine was not built, the portable one will serve: " in said
+    printed = build(copy, FAILS, "build_ext", "--inplace")
+    assert "compilation terminated." in printed
+    assert "silly: the native engine was not built, the portable one will be used: " in printed
     first, second = version(copy / "src").splitlines()
     assert "portable engine" in first
     assert (
         "it was not built when silly was installed (reactor.c:1:10: fatal error: Python.h: "
-        "No such file or directory): that needs a C compiler"
+        "No such file or directory): building needs a C compiler"
     ) in second
     record = copy / "src/silly/_engine/native/build_error.txt"
     assert record.exists()
@@ -82,7 +82,7 @@ def test_version_quotes_the_compiler(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("compiler", "why"), [("false", "failed with exit code 1"), ("/missing", "No such file")]
 )
-def test_the_reason_is_part_of_what_is_built(copy: Path, compiler: str, why: str) -> None:
+def test_a_built_package_contains_the_reason(copy: Path, compiler: str, why: str) -> None:
     build(copy, compiler, "build", "--build-lib", "built")
     assert why in version(copy / "built")
     assert not (copy / "src/silly/_engine/native/build_error.txt").exists()

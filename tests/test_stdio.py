@@ -1,4 +1,4 @@
-"""Writing to standard descriptors: whole or an error, or without ever waiting."""
+"""Writing to standard descriptors: data completely or with an error, messages without waiting."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_all_is_written_to_a_full_non_blocking_pipe() -> None:
 
 
 def test_a_message_may_interrupt_another() -> None:
-    """As in a signal handler: nothing is written twice, lost, or mixed."""
+    """As in a signal handler; nothing is written twice, lost or mixed."""
     reading, writing = os.pipe()
     calls = 0
 
@@ -58,7 +58,7 @@ def test_a_message_may_interrupt_another() -> None:
         assert file.read() == b"x" * 5000 + b"\nsecond\n"
 
 
-def test_a_number_that_has_become_a_socket_is_left_alone() -> None:
+def test_a_descriptor_reused_by_a_socket_is_not_written_to() -> None:
     before = open_descriptors()
     reading, writing = os.pipe()
     ours, theirs = socket.socketpair()
@@ -77,7 +77,7 @@ def test_a_number_that_has_become_a_socket_is_left_alone() -> None:
     assert open_descriptors() == before
 
 
-def test_what_is_not_read_in_the_end_is_an_error() -> None:
+def test_messages_that_nobody_reads_are_an_error_at_the_end() -> None:
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as stream:
         messages = stdio.Messages(stream)

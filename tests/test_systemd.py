@@ -1,4 +1,4 @@
-"""What systemd is told, and the sockets that it passes: protocols, and a real one if it is here."""
+"""Notifications to systemd and sockets from it; with the real systemd where it is installed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LISTENING = r"listening \S+ \d+ (\S+)"
 
 
 class Manager:
-    """The service manager's end: a datagram socket that is sent the news."""
+    """The service manager: a datagram socket that receives the notifications."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -30,14 +30,14 @@ class Manager:
         self._sock.settimeout(20)
         self._sock.bind("\0" + name[1:] if name.startswith("@") else name)
 
-    def news(self) -> list[str]:
+    def receive(self) -> list[str]:
         return self._sock.recv(1 << 16).decode().split("\n")
 
     def until(self, first: str) -> list[str]:
-        """The next datagram that begins with *first*; others may come before."""
-        while not (news := self.news())[0].startswith(first):
+        """Return the next datagram that begins with *first*; skip others."""
+        while not (assignments := self.receive())[0].startswith(first):
             pass
-        return news
+        return assignments
 
     def close(self) -> None:
         self._sock.close()
@@ -51,13 +51,13 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]
     manager.close()
 
 
-# ------------------------------------------------------------------------- news
+# ---------------------------------------------------------------- notifications
 
 
 def test_notify_is_one_datagram(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", manager.name)
     assert systemd.notify("READY=1", "STATUS=fine: é")
-    assert manager.news() == ["READY=1", "STATUS=fine: é"]
+    assert manager.receive() == ["READY=1", "STATUS=fine: é"]
     for wrong in ("READY", "=1", "STATUS=two\nlines"):
         with pytest.raises(ValueError, match="assignment must be 'NAME=value'"):
             systemd.notify(wrong)
@@ -83,30 +83,30 @@ def test_watchdog_period(monkeypatch: pytest.MonkeyPatch) -> None:
     assert systemd.watchdog_period() is None
 
 
-def test_one_process_tells(tmp_path: Path, manager: Manager) -> None:
+def test_a_process_notifies(tmp_path: Path, manager: Manager) -> None:
     environ = environment(NOTIFY_SOCKET=manager.name)
     with running("-m", "silly", script(tmp_path), env=environ) as silly:
         addr = silly.until(LISTENING)[0]
-        assert manager.news() == ["READY=1"]
+        assert manager.receive() == ["READY=1"]
         assert ask(addr, b"x\n") == b"x\n"
         silly.send(signal.SIGTERM)
-        assert manager.news() == ["STOPPING=1"]
+        assert manager.receive() == ["STOPPING=1"]
         silly.rest()
         assert silly.process.returncode == 0
 
 
-def test_a_script_whose_top_level_goes_on_is_ready_when_it_listens(
+def test_a_script_whose_top_level_waits_is_ready_when_it_listens(
     tmp_path: Path, manager: Manager
 ) -> None:
     text = ECHO + "await listener.serve_forever()\n"
     environ = environment(NOTIFY_SOCKET=manager.name)
     with running("-m", "silly", script(tmp_path, text), env=environ) as silly:
         silly.until(LISTENING)
-        assert manager.news() == ["READY=1"]
+        assert manager.receive() == ["READY=1"]
         silly.stop()
 
 
-def test_watchdog_is_fed_while_the_loop_turns(tmp_path: Path, manager: Manager) -> None:
+def test_the_watchdog_gets_heartbeats_while_the_loop_runs(tmp_path: Path, manager: Manager) -> None:
     environ = environment(NOTIFY_SOCKET=manager.name, WATCHDOG_USEC="1000000")
     for options in ([], ["--workers", "1"]):
         with running("-m", "silly", *options, script(tmp_path), env=environ) as silly:
@@ -115,7 +115,7 @@ def test_watchdog_is_fed_while_the_loop_turns(tmp_path: Path, manager: Manager) 
             silly.stop()
 
 
-def test_supervisor_tells_for_all(tmp_path: Path, manager: Manager) -> None:
+def test_the_supervisor_notifies_for_all_workers(tmp_path: Path, manager: Manager) -> None:
     environ = environment(NOTIFY_SOCKET=manager.name)
     with running("-m", "silly", "--workers", "2", script(tmp_path), env=environ) as silly:
         assert manager.until("READY=1") == ["READY=1"]
@@ -132,13 +132,13 @@ def test_supervisor_tells_for_all(tmp_path: Path, manager: Manager) -> None:
         assert silly.process.returncode == 0
 
 
-def test_manager_that_does_not_listen_is_no_reason_to_stop(tmp_path: Path) -> None:
+def test_a_manager_that_does_not_listen_stops_nothing(tmp_path: Path) -> None:
     environ = environment(NOTIFY_SOCKET=str(tmp_path / "nobody"))
     with running("-m", "silly", script(tmp_path), env=environ) as silly:
         addr = silly.until(LISTENING)[0]
         assert ask(addr, b"x\n") == b"x\n"
         silly.stop()
-        assert "cannot tell systemd READY=1" in silly.output
+        assert "cannot notify systemd of READY=1" in silly.output
 
 
 # ---------------------------------------------------------------------- sockets
@@ -155,7 +155,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[3:]])
 
 @contextmanager
 def activation(*sockets: socket.socket, names: str = "a:b") -> Iterator[list[str]]:
-    """A command's beginning that passes *sockets* as systemd does: as 3, 4, ..."""
+    """Return the start of a command that passes *sockets* like systemd: as 3, 4, ..."""
     moved: list[int] = []
     try:
         for sock in sockets:
@@ -177,8 +177,8 @@ def start(*command: object) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("options", [[], ["--workers", "2"]], ids=["alone", "workers"])
-@pytest.mark.parametrize("family", ["ipv4", "dual", "unix", "unix by a link", "abstract"])
-def test_sockets_that_were_passed_are_used(tmp_path: Path, options: list[str], family: str) -> None:
+@pytest.mark.parametrize("family", ["ipv4", "dual", "unix", "unix via a link", "abstract"])
+def test_passed_sockets_are_used(tmp_path: Path, options: list[str], family: str) -> None:
     other = socket.create_server(("127.0.0.1", 0))
     if family.startswith("unix"):
         path = tmp_path / "passed.sock"
@@ -194,7 +194,7 @@ def test_sockets_that_were_passed_are_used(tmp_path: Path, options: list[str], f
         passed.bind(f"\0silly {os.getpid()}\n")
         passed.listen()
         wanted = f"unix:@silly {os.getpid()}\n"
-        addr = f"unix:\0{wanted[6:]}"  # as the socket module has it
+        addr = f"unix:\0{wanted[6:]}"  # the name as in the socket module
     elif family == "dual":
         passed = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
         wanted = f":{passed.getsockname()[1]}"
@@ -207,19 +207,21 @@ def test_sockets_that_were_passed_are_used(tmp_path: Path, options: list[str], f
         with process:
             assert process.stdout is not None
             try:
-                assert ask(addr, b"x\n") == b"x\n"  # it waits in the queue until it is served
+                assert (
+                    ask(addr, b"x\n") == b"x\n"
+                )  # it waits in the backlog until the program serves
                 process.terminate()
                 output = process.stdout.read()
                 assert process.wait() == 0, output
             finally:
                 process.kill()
-        # Still open here, as it is in systemd.
+        # It is still open here, as in systemd.
         assert passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         if family.startswith("unix"):
             assert path.exists()
 
 
-def test_what_was_passed_is_seen_once_and_not_passed_on(tmp_path: Path) -> None:
+def test_passed_sockets_are_found_once_and_not_inherited(tmp_path: Path) -> None:
     text = """
         import os, subprocess, sys
         from silly import systemd
@@ -238,7 +240,7 @@ def test_what_was_passed_is_seen_once_and_not_passed_on(tmp_path: Path) -> None:
         assert output == f"[('web', {passed.getsockname()[1]})]\n[]\nFalse\n"
 
 
-def test_sockets_for_another_process_are_left_alone(
+def test_sockets_for_another_process_are_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environ = environment(LISTEN_PID="1", LISTEN_FDS="1")
@@ -268,7 +270,7 @@ def test_real_socket_activation(port: int, tmp_path: Path, options: list[str]) -
         assert process.stdout is not None
         try:
             assert "Listening on" in process.stdout.readline()
-            assert ask(addr, b"x\n") == b"x\n"  # this starts it
+            assert ask(addr, b"x\n") == b"x\n"  # this starts the program
             process.terminate()
             assert "listening" in process.stdout.read()
             assert process.wait() == 0

@@ -1,4 +1,4 @@
-"""Text that a peer chose is shown on one line, and no terminal obeys it."""
+"""Text that a peer chose is shown on one line, without control characters."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from silly.text import printable
 
 pytestmark = pytest.mark.no_engine
 
-any_text = st.text(st.characters(exclude_categories=()))  # lone surrogates too
+any_text = st.text(st.characters(exclude_categories=()))  # including lone surrogates
 
 
 @given(any_text)
-def test_nothing_is_left_that_acts(text: str) -> None:
+def test_no_control_character_is_left(text: str) -> None:
     shown = printable(text)
     assert not any(unicodedata.category(char)[0] == "C" for char in shown)
     assert len(shown.splitlines()) <= 1
@@ -25,14 +25,14 @@ def test_nothing_is_left_that_acts(text: str) -> None:
 
 
 @given(any_text)
-def test_what_is_shown_says_what_it_was(text: str) -> None:
+def test_escaped_text_can_be_decoded(text: str) -> None:
     no_backslash = text.replace("\\", "/")
     shown = printable(no_backslash).encode("ascii", "backslashreplace").decode("unicode_escape")
     assert shown == no_backslash
 
 
 @given(st.text(st.characters(categories=("L", "M", "N", "P", "S", "Zs"))))
-def test_text_stays_text(text: str) -> None:
+def test_ordinary_text_is_unchanged(text: str) -> None:
     assert printable(text) == text
 
 
@@ -50,5 +50,5 @@ def test_examples(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
-def test_what_is_kept_stays() -> None:
+def test_kept_characters_are_not_escaped() -> None:
     assert printable("a\tb\n\x1b", keep="\n\t") == "a\tb\n\\x1b"

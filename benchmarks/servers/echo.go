@@ -1,4 +1,4 @@
-// Go: one goroutine for each connection, bufio for lines. Prints its port.
+// Go: one goroutine per connection, bufio for lines. Prints its port.
 package main
 
 import (

@@ -1,4 +1,4 @@
-"""gevent: one greenlet for each connection, reading lines from a file object. Prints its port."""
+"""gevent: one greenlet per connection, reading lines from a file object. Prints its port."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""silly: one coroutine for each connection. Prints its port."""
+"""silly: one coroutine per connection. Prints its port."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""trio: one task for each connection; lines framed by hand, as users do. Prints its port."""
+"""trio: one task per connection; the application splits lines. Prints its port."""
 
 import sys
 from contextlib import suppress

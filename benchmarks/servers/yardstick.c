@@ -1,8 +1,8 @@
-/* The yardstick: a line echo (or, with "raw", a byte echo) by hand: one thread,
- * one level-triggered epoll set, one shared receive buffer, one send for all
- * the lines that one receive completed. With "ping", it answers "+PONG" instead.
+/* The yardstick: a line echo server ("raw": byte echo) in plain C. One thread, one
+ * level-triggered epoll set, one shared receive buffer, and one send for all lines
+ * that a receive completes. With "ping", the answer to each line is "+PONG".
  *
- *     yardstick [raw|ping]     prints its port, and serves until it is killed
+ *     yardstick [raw|ping]     prints its port and serves until it is killed
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -19,7 +19,7 @@
 enum { EVENTS = 256, RECEIVE = 65536 };
 
 struct conn {
-    char *rest; /* an unfinished line, or what the peer does not take yet */
+    char *rest; /* unsent bytes, then an unfinished line */
     size_t size, unsent;
 };
 
@@ -47,7 +47,7 @@ static void watch(int fd, uint32_t events, int op) {
     epoll_ctl(ep, op, fd, &e);
 }
 
-/* puts an answer for each newline among the *n* bytes received into out */
+/* writes an answer to out for each newline in the n received bytes */
 static ssize_t answer(ssize_t n) {
     static const char pong[] = "+PONG\r\n";
     ssize_t size = 0;
@@ -82,7 +82,7 @@ static void readable(int fd) {
     while (held + n > capacity) out = realloc(out, capacity *= 2);
     if (held) memcpy(out, c->rest, held);
     size_t end = 0, at = 0;
-    /* line by line, as a protocol would look at them */
+    /* line by line, as a protocol would process them */
     while (at < (size_t)n) {
         char *newline = memchr(in + at, '\n', n - at);
         size_t next = newline ? (size_t)(newline - in) + 1 : (size_t)n;

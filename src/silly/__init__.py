@@ -1,16 +1,16 @@
 """TCP services as one straight-line coroutine per connection.
 
-The house, from the ground up (imports point down only):
+The modules, from the bottom up (imports point down only):
 
-- `silly.errors`: what can go wrong, and whose doing it was.
+- `silly.errors`: what can go wrong, and which side caused it.
 - ``silly._engine``: moves bytes between sockets and streams; knows no protocol.
 - `silly.net`: addresses, and `silly.net.tcp`: `listen`, `connect`, the `Conn`.
 - `silly.task`, `silly.time`, `silly.crypto`: forked tasks, timers, random keys.
-- ``silly.runtime``: `run`, script mode, signals and the drain.
-- `silly.workers`: several processes, and their supervisor; `silly.systemd`.
-- `silly.metrics`, `silly.admin`, `silly.otel`: seeing into a running program.
+- ``silly.runtime``: `run`, script mode, signals and draining.
+- `silly.workers`: several processes and their supervisor; `silly.systemd`.
+- `silly.metrics`, `silly.admin`, `silly.otel`: observing a running program.
 - ``silly.cli``: the command ``silly``.
-- `silly.testing`: for tests of what is built on this.
+- `silly.testing`: test doubles for programs that use silly.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from silly.errors import (
     EndOfStream,
     LimitExceeded,
     SillyError,
+    TruncatedStream,
     WriteQueueFull,
 )
 from silly.runtime import run
@@ -33,6 +34,7 @@ __all__ = [
     "EndOfStream",
     "LimitExceeded",
     "SillyError",
+    "TruncatedStream",
     "WriteQueueFull",
     "__version__",
     "engine",

@@ -1,9 +1,9 @@
-"""Telling which code blocks the event loop: a thread asks the loop now and then, and looks.
+"""Reports code that blocks the event loop, from a thread that probes the loop.
 
-While a handler computes, or waits without ``await``, no other task of the loop goes
-on. The thread sees that the loop does not answer, and where its thread is meanwhile.
-What is stopped as a whole (SIGSTOP, a laptop that sleeps) is not blocked: the thread
-counts its own looks, not the time.
+While a handler computes, or waits without ``await``, no other task of the loop runs.
+The thread notices that the loop does not answer, and where the loop's thread is then.
+If the whole process was stopped (SIGSTOP, a sleeping laptop), the loop was not blocked,
+so the thread counts its own checks instead of measuring time.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from collections.abc import Iterator
 from typing import Final
 
 from silly import _inspection
-from silly._logger import Logger
+from silly._logs.logger import Logger
 
-__all__ = ["blocking_reported"]
+__all__ = ["report_blocking"]
 
 logger = Logger("silly.runtime")
 
-LOOK: Final = 0.5  # seconds
-_LOOKS: Final = 2  # without an answer, until the loop counts as blocked
+INTERVAL: Final = 0.5  # seconds between two checks
+_CHECKS: Final = 2  # without an answer before the loop counts as blocked
 
 
 @contextlib.contextmanager
-def blocking_reported(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Log what blocks *loop*, which runs in this thread, for longer than a second."""
+def report_blocking(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Log code that blocks *loop*, which runs in this thread, for more than a second."""
     watch = _Watch(loop, threading.get_ident())
-    thread = threading.Thread(target=watch.run, name="silly: what blocks the loop", daemon=True)
+    thread = threading.Thread(target=watch.run, name="silly: blocking watch", daemon=True)
     thread.start()
     try:
         yield
@@ -55,24 +55,24 @@ class _Watch:
             asked_at = time.monotonic()
             try:
                 self._loop.call_soon_threadsafe(self._answer)
-            except RuntimeError:  # it is closed
+            except RuntimeError:  # the loop is closed
                 return
             self._wait(asked_at)
 
     def _wait(self, asked_at: float) -> None:
-        looks, place = 0, None
-        while not self.ended.wait(LOOK):
+        checks, place = 0, None
+        while not self.ended.wait(INTERVAL):
             if self._answered_at is not None:
                 if place is not None:
                     blocked = self._answered_at - asked_at
-                    logger.warning("the event loop goes on; it was blocked for %.1f s", blocked)
+                    logger.warning("the event loop runs again; it was blocked for %.1f s", blocked)
                 return
-            looks += 1
-            if looks == _LOOKS:
+            checks += 1
+            if checks == _CHECKS:
                 place = self._place()
                 logger.warning(
-                    "the event loop is blocked: no other task goes on until this is done: %s "
-                    "(a thread can do it: await asyncio.to_thread(...))",
+                    "the event loop is blocked: no other task can run until this returns: %s "
+                    "(to run it in a thread: await asyncio.to_thread(...))",
                     place,
                 )
 

@@ -1,10 +1,10 @@
-"""What a supervisor and its workers say to each other, and how it travels.
+"""The messages between a supervisor and its workers, and the channel that carries them.
 
-One line of JSON for each message, over a Unix stream socket; descriptors ride
-along (SCM_RIGHTS, unix(7)). The classes are the messages; nothing else is ever
-said. Neither side waits for the other, with one exception: a worker that opens
-a listening socket waits for the answer, because `silly.net.tcp.listen` promises
-a bound socket on return. The supervisor answers that at once, and never waits.
+Each message is a line of JSON on a Unix stream socket; descriptors are passed with it
+(SCM_RIGHTS, unix(7)). Every kind of message is a class here. Neither side waits for the
+other, with one exception: a worker that opens a listening socket waits for the answer,
+because `silly.net.tcp.listen` promises a bound socket on return. The supervisor answers
+that at once, and never waits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from silly._signals import SLICE
+from silly._loop.signals import SLICE
 
 __all__ = [
     "Answer",
@@ -45,15 +45,15 @@ __all__ = [
 ]
 
 Key = tuple[str, int]
-"""A listening address of a program: its text, and which of several with that text."""
+"""A listening address of a program: its text, and an index among equal texts."""
 
 
-# ------------------------------------------------------------ the worker says
+# ----------------------------------------------------- sent by the worker
 
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Give me the sockets of this address; answered by `Sockets` or `Refused`."""
+    """Requests the sockets of an address; answered by `Sockets` or `Refused`."""
 
     address: str
     index: int
@@ -64,7 +64,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """I listen there no more, and not because I end."""
+    """The worker has closed this listener, but is not stopping."""
 
     address: str
     index: int
@@ -72,7 +72,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """My main coroutine waits (or, *started*, has returned), and I listen there."""
+    """The main coroutine waits (or, if *started*, has returned); *listening* lists the keys."""
 
     started: bool
     listening: list[list[Any]]
@@ -80,19 +80,19 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """I accept no more: I was *told* to stop, or my program has ended."""
+    """The worker no longer accepts: stopping was *requested*, or its program has ended."""
 
-    told: bool
+    requested: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """My event loop turns."""
+    """The worker's event loop is running."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What you asked; *known* is false if nobody provides that here."""
+    """The answer to `Ask`; *known* is false if the worker does not provide that name."""
 
     id: int
     name: str
@@ -102,22 +102,22 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Last:
-    """I have drained; the last answers to all that could be asked."""
+    """The worker has drained; its last answers, by name."""
 
     answers: dict[str, Any]
 
 
-# -------------------------------------------------------- the supervisor says
+# ------------------------------------------------- sent by the supervisor
 
 
 @dataclass(frozen=True, slots=True)
 class Sockets:
-    """The sockets that you wanted, riding along."""
+    """The requested sockets are passed with this message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The operating system refused to open them (the parts of an `OSError`)."""
+    """The operating system refused to open the sockets (the parts of an `OSError`)."""
 
     errno: int | None
     text: str
@@ -127,14 +127,14 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Stop; handlers have that many seconds."""
+    """Asks the worker to stop; handlers have *grace* seconds."""
 
     grace: float
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What is the value of *name*? Answered by `Answer`."""
+    """Requests the value of *name*; answered by `Answer`."""
 
     id: int
     name: str
@@ -142,7 +142,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Lend:
-    """Accept on these sockets, too: nobody does for slot *slot* just now."""
+    """Asks the worker to accept on these sockets, too, while slot *slot* has no worker."""
 
     address: str
     index: int
@@ -151,7 +151,7 @@ class Lend:
 
 @dataclass(frozen=True, slots=True)
 class Return:
-    """Accept no more on what slot *slot* lent."""
+    """Asks the worker to stop accepting on the sockets lent for slot *slot*."""
 
     slot: int
 
@@ -177,11 +177,11 @@ _MAX_DESCRIPTORS: Final = 64
 _CLOEXEC: Final = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
-# --------------------------------------------------------------- how it travels
+# ------------------------------------------------------------- the channel
 
 
 class Channel:
-    """One end of a conversation; nothing here waits, except `converse`."""
+    """One end of the connection; only `request` and `send_all` wait."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -189,7 +189,7 @@ class Channel:
         self._received = bytearray()
         self._descriptors: deque[int] = deque()
         self._unsent: deque[tuple[bytes, Sequence[int]]] = deque()
-        self._put_off: list[tuple[Message, list[int]]] = []
+        self._undelivered: list[tuple[Message, list[int]]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._read_all = False
         self.ended = False
@@ -200,17 +200,17 @@ class Channel:
         on_message: Callable[[Message, list[int]], object],
         on_end: Callable[[], object],
     ) -> None:
-        """Call *on_message* for each message that comes, and *on_end* after the last."""
+        """Call *on_message* for each message, and *on_end* after the last."""
         self._loop = loop
         self._on_message = on_message
         self._on_end = on_end
         loop.add_reader(self._sock, self.deliver)
 
     def deliver(self) -> None:
-        """Hand on what has arrived."""
+        """Pass on the messages that have arrived."""
         self._read()
-        while self._put_off:
-            self._on_message(*self._put_off.pop(0))
+        while self._undelivered:
+            self._on_message(*self._undelivered.pop(0))
         if self._read_all and not self.ended:
             self.ended = True
             if self._loop is not None:
@@ -218,14 +218,14 @@ class Channel:
             self._on_end()
 
     def close(self) -> None:
-        """Say and hear nothing more."""
+        """Close the channel."""
         if self._loop is not None:
             self._loop.remove_reader(self._sock)
             self._loop.remove_writer(self._sock)
         self.disown()
 
     def disown(self) -> None:
-        """Close this process's end without a word: in a forked child, to whom the loop is not."""
+        """Close this end without using the loop, which a forked child must not touch."""
         self.ended = self._read_all = True
         self._loop = None
         self._unsent.clear()
@@ -237,15 +237,15 @@ class Channel:
 
     @property
     def is_clogged(self) -> bool:
-        """True while the other side does not take what it was sent."""
+        """True while the other side has not taken all that was sent."""
         return bool(self._unsent)
 
     def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
-        """Send *message*; what the other side does not take yet is queued.
+        """Send *message*; bytes that the other side does not take yet are queued.
 
-        The *descriptors* must stay open until the message has left; in a
-        message that is queued they are not ours to keep, so such a message is
-        not sent at all: its receiver has not read for hundreds of messages.
+        A message with *descriptors* is dropped instead of queued, because they may be
+        closed before it is sent. That happens only if the receiver has not read for
+        hundreds of messages.
         """
         if self.ended or (descriptors and self._unsent):
             return
@@ -259,14 +259,14 @@ class Channel:
             self._loop.add_writer(self._sock, self.flush)
 
     def flush(self) -> None:
-        """Send what is queued, as far as the other side takes it."""
+        """Send as much of the queue as the other side takes."""
         while self._unsent:
             data, descriptors = self._unsent[0]
             try:
                 sent = self._send(data, descriptors)
             except BlockingIOError:
                 return
-            except OSError:  # it is gone; reading tells
+            except OSError:  # the other side is gone; `_read` notices
                 self._unsent.clear()
                 break
             if sent < len(data):
@@ -277,7 +277,7 @@ class Channel:
             self._loop.remove_writer(self._sock)
 
     def send_all(self, timeout: float) -> None:
-        """Wait, *timeout* seconds at most, until all that is queued was sent."""
+        """Wait up to *timeout* seconds until the queue is sent."""
         if not self._unsent:
             return
         poll = select.poll()
@@ -310,7 +310,7 @@ class Channel:
                 self._read_all = not data
         *lines, rest = self._received.split(b"\n")
         self._received = rest
-        self._put_off += map(self._parse, lines)
+        self._undelivered += map(self._parse, lines)
 
     def _take(self, rights: bytes) -> None:
         numbers = array.array("i")
@@ -325,24 +325,24 @@ class Channel:
         descriptors = [self._descriptors.popleft() for _ in range(fields.pop("descriptors"))]
         return kind(**fields), descriptors
 
-    def converse(self, question: Message, timeout: float) -> tuple[Message, list[int]]:
-        """Send *question* and wait, *timeout* seconds at most, for `Sockets` or `Refused`.
+    def request(self, message: Message, timeout: float) -> tuple[Message, list[int]]:
+        """Send *message* and wait up to *timeout* seconds for `Sockets` or `Refused`.
 
-        Other messages that come in between are delivered later.
+        Other messages that arrive meanwhile are delivered later.
 
         Raises:
             TimeoutError: no answer.
             ConnectionAbortedError: the other side is gone.
         """
-        self.send(question)
+        self.send(message)
         poll = select.poll()
         deadline = time.monotonic() + timeout
         while True:
             self._read()
-            for number, (message, _) in enumerate(self._put_off):
-                if isinstance(message, (Sockets, Refused)):
-                    answer = self._put_off.pop(number)
-                    if self._put_off and self._loop is not None:
+            for number, (received, _) in enumerate(self._undelivered):
+                if isinstance(received, (Sockets, Refused)):
+                    answer = self._undelivered.pop(number)
+                    if self._undelivered and self._loop is not None:
                         self._loop.call_soon(self.deliver)
                     return answer
             if self._read_all:

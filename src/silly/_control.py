@@ -1,9 +1,9 @@
-"""A worker's end of the conversation with its supervisor (`silly.workers`).
+"""A worker's side of the channel to its supervisor (`silly.workers`).
 
-In any other process this does nothing, except that `provide` notes what could
-be asked. A worker does not open listening sockets: it asks for them, and its
-supervisor keeps them open when the worker has gone, so that no connection that
-waits in one is lost. When the supervisor is gone, the worker drains and leaves.
+In other processes, this module does nothing but register what is given to `provide`. A
+worker does not open listening sockets itself: it requests them from the supervisor,
+which keeps them open after the worker has ended, so that no connection in a backlog is
+lost. If the supervisor ends, the worker drains and stops.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from silly._channel import (
     Stopping,
 )
 from silly._engine import engine
-from silly._live import OWN_TASK
-from silly._logger import ENDS_PROGRAM, Logger
-from silly._signals import breakable
+from silly._logs.logger import ENDS_PROGRAM, Logger
+from silly._loop.live import INTERNAL_TASK
+from silly._loop.signals import interruptible
 
-__all__ = ["CHANNEL", "Opened", "Worker", "is_told", "merging", "provide", "worker"]
+__all__ = ["CHANNEL", "Opened", "Worker", "is_reported", "merging", "provide", "worker"]
 
 logger = Logger("silly.workers")
 
-CHANNEL: Final = "SILLY_CHANNEL"  # the descriptor, and the seconds between heartbeats
-_PATIENCE: Final = 30.0  # seconds for the supervisor to open a socket
-_LAST_WORDS: Final = 1.0  # seconds for the supervisor to take the last answers
+CHANNEL: Final = "SILLY_CHANNEL"  # holds DESCRIPTOR:SECONDS between heartbeats
+_OPEN_TIMEOUT: Final = 30.0  # seconds for the supervisor to open a socket
+_LAST_TIMEOUT: Final = 1.0  # seconds for the supervisor to take the last answers
 
 Merge = Callable[[Any, Any], Any]
 
@@ -68,23 +68,23 @@ def provide(
     """Let the supervisor ask this worker for *name* (`silly.workers.Supervisor.ask`).
 
     Args:
-        name: what is asked for, such as ``"stats"``; a later call replaces an
+        name: the name to ask for, such as ``"stats"``; a later call replaces an
             earlier one.
-        function: called in the worker, in its event loop, for the answer: any
-            JSON value. It is called a last time when the worker has drained.
-        merge: called in the supervisor (where the module that provides must be
-            imported, too) as ``merge(so_far, last)`` with the last answer of
-            each worker that has ended, and *so_far* None at first; returns what
-            then stands for all that have ended. Without it, the last answers
-            of the latest 1000 are kept, one by one.
-        meanwhile: a coroutine function that gives the same answer without holding
-            up the event loop; called instead, except the last time.
+        function: called in the worker's event loop to get the answer, which can be
+            any JSON value. It is called one last time after the worker has drained.
+        merge: called in the supervisor (which must import the same module) as
+            ``merge(so_far, last)`` with the last answer of each worker that has
+            ended; *so_far* is the previous result, None at first. The result
+            represents all workers that have ended. Without *merge*, the last
+            answers of the latest 1000 workers are kept individually.
+        meanwhile: a coroutine function that returns the same answer without
+            blocking the event loop; it is called instead, except the last time.
     """
     _providers[name] = function, merge, meanwhile
 
 
 def merging(name: str) -> Merge | None:
-    """Return what `provide` was given for *name*."""
+    """Return the *merge* function that `provide` was given for *name*."""
     return _providers[name][1] if name in _providers else None
 
 
@@ -100,15 +100,15 @@ Serve = Callable[[socket.socket], _Server]
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What a listener listens on."""
+    """The sockets of a listener."""
 
     sockets: list[socket.socket]
     release: Callable[[], None] = lambda: None
-    """To be called when the listener has closed them."""
+    """To be called after the listener has closed them."""
 
 
 class Worker:
-    """This process, as its supervisor knows it."""
+    """This process as a worker of its supervisor."""
 
     def __init__(self, channel: Channel, beat: float) -> None:
         self._channel = channel
@@ -117,7 +117,7 @@ class Worker:
         self._open: dict[Key, Serve] = {}
         self._picked: dict[str, int] = {}  # how often each address with port 0 was opened
         self._lent: dict[tuple[Key, int], list[_Server]] = {}
-        self._stopping = self._told = False
+        self._stopping = self._requested = False
         self._answering: set[asyncio.Task[None]] = set()
 
     def attach(
@@ -126,20 +126,20 @@ class Worker:
         main: asyncio.Task[Any],
         stop: Callable[[float | None], object],
     ) -> None:
-        """Converse from *loop*, where *main* runs; *stop* is given the grace (None: its own)."""
+        """Use the channel in *loop*, where *main* runs; call *stop* with the grace, or None."""
         self._loop = loop
         self._main = main
         self._stop = stop
         self._channel.attach(loop, self._on_message, self._on_end)
         if self._beat:
             loop.call_soon(self._heartbeat)
-            if sys.__stderr__ is not None:  # where it is stuck, at the watchdog's SIGABRT
+            if sys.__stderr__ is not None:  # to show where it hangs on the watchdog's SIGABRT
                 with contextlib.suppress(OSError, RuntimeError, ValueError):
                     faulthandler.enable(sys.__stderr__)
 
     @property
     def awaits_program(self) -> bool:
-        """True until the program that the supervisor converses with is attached."""
+        """True until the program that uses the channel is attached."""
         return self._loop is None and not self._channel.ended
 
     def _heartbeat(self) -> None:
@@ -149,36 +149,36 @@ class Worker:
             self._loop.call_later(self._beat, self._heartbeat)
 
     def disown(self) -> None:
-        """In a forked child, which is no worker: hold nothing of the parent's open."""
+        """In a forked child, which is not a worker: close the parent's descriptors."""
         self._loop = None
         self._channel.disown()
         for servers in self._lent.values():
             for server in servers:
                 engine.disown(server)
 
-    # ---------------------------------------------------- what the runtime tells
+    # ------------------------------------------------------ called by the runtime
 
-    def running(self, *, started: bool, listening: bool) -> None:  # noqa: ARG002 - which, is known
-        """The main coroutine waits for the first time, or a listener was opened since."""
+    def running(self, *, started: bool, listening: bool) -> None:  # noqa: ARG002 - `_open` has it
+        """Report that the main coroutine waits or has returned, or has opened a listener."""
         if not self._stopping:
             self._channel.send(Running(started, [list(key) for key in self._open]))
 
-    def stopping(self, *, told: bool) -> None:
-        """The program ends: listeners are about to be closed."""
+    def stopping(self, *, requested: bool) -> None:
+        """Report that the program is stopping, before its listeners are closed."""
         if not self._stopping:
             self._stopping = True
-            self._told = told
-            self._tell_if_stopped()
+            self._requested = requested
+            self._report_if_stopped()
 
     def ended(self) -> None:
-        """All is closed: give the last answers."""
+        """Send the last answers, after everything has been closed."""
         answers = {name: self._answer(name) for name in _providers}
         self._channel.send(Last({name: value for name, (known, value) in answers.items() if known}))
-        self._channel.send_all(_LAST_WORDS)
+        self._channel.send_all(_LAST_TIMEOUT)
         self._loop = None
         self._channel.close()
 
-    # --------------------------------------------------- what the supervisor says
+    # ------------------------------------------------ messages of the supervisor
 
     def _on_message(self, message: Message, descriptors: list[int]) -> None:
         match message:
@@ -191,7 +191,8 @@ class Worker:
                     self._channel.send(Answer(number, name, known, value))
                 elif self._loop is not None:
                     answering = self._loop.create_task(
-                        self._answer_later(number, name, meanwhile), name=f"{OWN_TASK}answering"
+                        self._answer_later(number, name, meanwhile),
+                        name=f"{INTERNAL_TASK}answering",
                     )
                     self._answering.add(answering)
                     answering.add_done_callback(self._answering.discard)
@@ -238,14 +239,14 @@ class Worker:
         picks: bool,
         serve: Serve,
     ) -> Opened | None:
-        """Return what the supervisor holds open for *address*; None if it is not to be asked.
+        """Return sockets that the supervisor holds for *address*; None to open them here.
 
-        It is asked for each address once at a time, and only from the main
-        event loop; a port that is to be *picked* is shared by all workers only
-        if the main coroutine itself asks: others are this worker's own.
+        The supervisor is asked only from the main event loop, and for each address by
+        one listener at a time. With *picks* (port 0), the port is shared by all workers
+        only if the main coroutine asks; otherwise each worker has its own.
 
         Raises:
-            OSError: the operating system refused, or the supervisor is gone.
+            OSError: the operating system refused, or the supervisor did not answer.
         """
         if self._loop is None or asyncio.get_running_loop() is not self._loop:
             return None
@@ -254,9 +255,9 @@ class Worker:
         if key in self._open or (picks and asyncio.current_task() is not self._main):
             return None
         try:
-            with breakable():
-                answer, descriptors = self._channel.converse(
-                    Open(address, index, backlog, reuse_port, mode), _PATIENCE
+            with interruptible():
+                answer, descriptors = self._channel.request(
+                    Open(address, index, backlog, reuse_port, mode), _OPEN_TIMEOUT
                 )
         except OSError as error:
             raise type(error)(error.errno, "The supervisor did not answer", address) from None
@@ -273,13 +274,13 @@ class Worker:
         for lent in [lent for lent in self._lent if lent[0] == key]:
             self._give_back(lent)
         if self._stopping:
-            self._tell_if_stopped()
+            self._report_if_stopped()
         else:
             self._channel.send(Release(*key))
 
-    def _tell_if_stopped(self) -> None:
+    def _report_if_stopped(self) -> None:
         if not self._open:
-            self._channel.send(Stopping(self._told))
+            self._channel.send(Stopping(self._requested))
 
     def _borrow(self, key: Key, slot: int, sockets: list[socket.socket]) -> None:
         serve = self._open.get(key)
@@ -301,13 +302,13 @@ def _refusal(answer: Refused) -> OSError:
     else:
         error = kind(answer.errno, answer.text)
     error.filename = answer.address
-    error._is_told = True  # type: ignore[attr-defined]
+    error._is_reported = True  # type: ignore[attr-defined]
     return error
 
 
-def is_told(error: BaseException) -> bool:
-    """Tell whether the supervisor, which refused, says so in a line of its own."""
-    return getattr(error, "_is_told", False)
+def is_reported(error: BaseException) -> bool:
+    """Return whether the supervisor, which refused the request, has reported *error*."""
+    return getattr(error, "_is_reported", False)
 
 
 def _from_environment() -> Worker | None:
@@ -322,11 +323,11 @@ def _from_environment() -> Worker | None:
 
 
 worker: Worker | None = _from_environment()
-"""This process as a worker; None if it is none."""
+"""This process as a worker; None in other processes."""
 
 
 def _forked() -> None:
-    global worker  # noqa: PLW0603 - the child is none
+    global worker  # noqa: PLW0603 - the child is not a worker
     if worker is not None:
         worker.disown()
         worker = None

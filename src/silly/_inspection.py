@@ -1,14 +1,14 @@
-"""What a running program is doing: its listeners, connections and tasks, and what each waits for.
+"""What a running program is doing: its listeners, connections and tasks, and what they wait for.
 
-Read off when somebody asks (SIGUSR1, the admin socket); nothing is noted down
-before. All of it is JSON values; what a peer chose is escaped in them. Of many
-connections only some are listed one by one; some thousands of the rest are counted
-by where they wait, and what is left is only counted: so the loop is not held up for
-long.
+The state is collected on request (SIGUSR1, the admin socket); nothing is recorded
+before. The results are JSON values, in which text that a peer chose is escaped. To
+not block the loop for long, only some connections are listed individually; some
+thousands more are counted by the place where they wait, and the rest by number only.
 
-Where a task waits is found by going down its chain of coroutines (``cr_await``
-and its kin): the last of them that is neither this package's nor asyncio's nor
-installed tells the place, and the last of all what it waits for.
+The place where a task waits is found by following its chain of coroutines (``cr_await``
+and the like). The place is the last coroutine that belongs neither to this package nor
+to the standard library nor to an installed one; the last coroutine of all shows what
+the task waits for.
 """
 
 from __future__ import annotations
@@ -24,34 +24,35 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from silly._engine import engine
-from silly._engine import stream as portable
-from silly._live import OWN_TASK, Live
+from silly._engine.portable import stream as portable
+from silly._loop.live import INTERNAL_TASK, Live
+from silly._values.units import counted, text_of_count
 from silly.text import printable
 
 if TYPE_CHECKING:
-    from silly.net.conn import Conn
+    from silly.net.conn import StreamConn
     from silly.net.tcp import Listener
 
 __all__ = ["LISTED", "connections", "is_program", "listeners", "place_of", "report", "tasks"]
 
-LISTED: Final = 100  # connections of a listener, or tasks, that are listed one by one
-_COUNTED: Final = 2_000  # of the others, those that are counted by where they wait
-_SUMMED: Final = 10_000  # connections of a listener whose bytes are summed up
-_DEEP: Final = 500  # coroutines of a task
+LISTED: Final = 100  # connections of a listener, or tasks, to list individually
+_COUNTED: Final = 2_000  # further connections to count by place
+_SUMMED: Final = 10_000  # the most connections whose bytes are summed up
+_MAX_DEPTH: Final = 500  # coroutines of a task
 
-_OURS: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120
+_PACKAGE: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120
 _LIBRARIES: Final = tuple(
     {sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")}
 )
 
 
-# ------------------------------------------------------------------ what there is
+# ---------------------------------------------------------------- collecting state
 
 
 def listeners(loop: asyncio.AbstractEventLoop) -> list[dict[str, Any]]:
-    """Return the listeners of *loop*: where they listen, their state and their counts.
+    """Return the listeners of *loop*: their addresses, state and counts.
 
-    Bytes are None where there are too many connections to be asked.
+    Bytes are None if there are too many connections to sum up.
     """
     found = []
     for listener in _listeners(loop):
@@ -61,7 +62,7 @@ def listeners(loop: asyncio.AbstractEventLoop) -> list[dict[str, Any]]:
                 "listener": printable(listener.local_addr),
                 "addresses": [printable(addr) for addr in listener.local_addrs],
                 "accepting": listener.is_accepting,
-                "accepted": listener._accepted,
+                "accepted": listener._course.accepted,
                 "connections": listener.connections,
                 "bytes_in": stats and stats.bytes_in,
                 "bytes_out": stats and stats.bytes_out,
@@ -71,34 +72,37 @@ def listeners(loop: asyncio.AbstractEventLoop) -> list[dict[str, Any]]:
 
 
 def connections(loop: asyncio.AbstractEventLoop, listed: int = LISTED) -> list[dict[str, Any]]:
-    """Return the connections of *loop* by listener (None: made by `connect`), *listed* at most.
+    """Return the connections of *loop* by listener (None: made by `connect`).
 
-    Each entry has the ``listener``, how many there are (``total``), the
-    ``connections`` that are listed, ``others`` (how many of those that are not
-    wait ``at`` the same place for the same) and how many are ``uncounted``.
+    Each entry has the ``listener``, the ``total`` number, up to *listed* individual
+    ``connections``, the ``others`` (how many more wait ``at`` the same place for the
+    same thing) and how many remain ``uncounted``.
     """
     found = []
     for listener in _listeners(loop):
-        handled = ((conn, task) for task, conn in listener._handling.items())
-        lingering = ((conn, None) for conn in listener._lingering)
-        total = len(listener._handling) + len(listener._lingering)
-        pairs = chain(handled, lingering)
+        course = listener._course
+        with_task = ((conn, task) for task, conn in {**course.prefacing, **course.handling}.items())
+        lingering = ((conn, None) for conn in course.lingering)
+        total = len(course.prefacing) + len(course.handling) + len(course.lingering)
+        pairs = chain(with_task, lingering)
         found.append(_group(printable(listener.local_addr), total, pairs, listed))
     own = Live.of(loop).conns
     if own:
-        found.append(_group(None, len(own), ((cast("Conn", conn), None) for conn in own), listed))
+        found.append(
+            _group(None, len(own), ((cast("StreamConn", conn), None) for conn in own), listed)
+        )
     return found
 
 
 def tasks(loop: asyncio.AbstractEventLoop, listed: int = LISTED) -> dict[str, Any]:
-    """Return the program's tasks on *loop* that are no handlers, *listed* of them at most."""
-    handling = [listener._handling for listener in _listeners(loop)]
-    attending = [cast("Listener", each)._handling for each in Live.of(loop).attendants]
+    """Return up to *listed* of the program's tasks on *loop* that are not handlers."""
+    handling = [listener._course.handling for listener in _listeners(loop)]
+    auxiliary = [cast("Listener", each)._course.handling for each in Live.of(loop).auxiliaries]
     others = [
         task
         for task in asyncio.all_tasks(loop)
-        if not task.get_name().startswith(OWN_TASK)
-        and not any(task in handlers for handlers in (*handling, *attending))
+        if not task.get_name().startswith(INTERNAL_TASK)
+        and not any(task in handlers for handlers in (*handling, *auxiliary))
     ]
     others.sort(key=lambda task: task.get_name())
     return {
@@ -117,7 +121,7 @@ def _listeners(loop: asyncio.AbstractEventLoop) -> list[Listener]:
 def _group(
     listener: str | None,
     total: int,
-    pairs: Iterator[tuple[Conn, asyncio.Task[Any] | None]],
+    pairs: Iterator[tuple[StreamConn, asyncio.Task[Any] | None]],
     listed: int,
 ) -> dict[str, Any]:
     now = time.time()
@@ -135,7 +139,7 @@ def _group(
     }
 
 
-def _connection(conn: Conn, task: asyncio.Task[Any] | None, now: float) -> dict[str, Any]:
+def _connection(conn: StreamConn, task: asyncio.Task[Any] | None, now: float) -> dict[str, Any]:
     at, waits_for = _waiting(conn, task)
     opened_at, last_activity = conn._times
     bytes_in, bytes_out = conn._counts
@@ -154,9 +158,9 @@ def _connection(conn: Conn, task: asyncio.Task[Any] | None, now: float) -> dict[
     }
 
 
-def _waiting(conn: Conn, task: asyncio.Task[Any] | None) -> tuple[str | None, str | None]:
+def _waiting(conn: StreamConn, task: asyncio.Task[Any] | None) -> tuple[str | None, str | None]:
     if task is None:
-        return None, "its end" if conn._is_closing else conn._waits_for
+        return None, "the close to finish" if conn._is_closing else conn._waits_for
     return _suspended(task, conn._waits_for)
 
 
@@ -178,9 +182,9 @@ def _task(task: asyncio.Task[Any]) -> dict[str, Any]:
 def _suspended(
     task: asyncio.Task[Any], waits_for: str | None = None
 ) -> tuple[str | None, str | None]:
-    """Where *task* waits ("app.py:12 in handler"), and for what, unless that is known."""
+    """Return where *task* waits ("app.py:12 in handler"), and for what (*waits_for* if given)."""
     place = last = None
-    chain = list(islice(_chain(task.get_coro()), _DEEP))
+    chain = list(islice(_chain(task.get_coro()), _MAX_DEPTH))
     for link in chain:
         frame = _frame(link)
         if frame is not None:
@@ -213,7 +217,7 @@ def _frame(link: Any) -> types.FrameType | None:
 
 
 def is_program(filename: str) -> bool:
-    return not filename.startswith((_OURS, *_LIBRARIES))
+    return not filename.startswith((_PACKAGE, *_LIBRARIES))
 
 
 def place_of(frame: types.FrameType) -> str:
@@ -222,12 +226,12 @@ def place_of(frame: types.FrameType) -> str:
 
 
 def _awaited(link: Any, last: types.FrameType | None, place: types.FrameType | None) -> str | None:
-    """What the end of a chain waits for, as far as it is not a bare future."""
+    """Return what the end of a chain waits for; None if it is a bare future."""
     stream = getattr(link, "_stream", None)
     if stream is None and last is not None and last.f_code.co_filename.startswith(_ENGINE):
         stream = last.f_locals.get("self")
     if isinstance(stream, engine.Stream | portable.Stream):
-        conn = cast("Conn", stream)
+        conn = cast("StreamConn", stream)
         return f"{conn._waits_for} ({printable(conn.remote_addr)})"
     if last is None or last is place:
         return None
@@ -248,14 +252,14 @@ _ENGINE: Final = portable.__file__
 
 
 def report(loop: asyncio.AbstractEventLoop, running: types.FrameType | None = None) -> str:
-    """Return all of it as text for people; *running* is what the loop's thread is executing."""
+    """Return the whole state as text; *running* is the frame that the loop's thread executes."""
     found, others = connections(loop), tasks(loop)
     total = sum(group["total"] for group in found)
     heading = f"silly: process {os.getpid()}, {engine.NAME} engine"
     counts = [
-        _many(len(_listeners(loop)), "listener"),
-        _many(total, "connection"),
-        _many(others["total"], "other task"),
+        counted(len(_listeners(loop)), "listener"),
+        counted(total, "connection"),
+        counted(others["total"], "other task"),
     ]
     lines = [f"{heading}: {', '.join(counts)}"]
     if running is not None:
@@ -264,24 +268,28 @@ def report(loop: asyncio.AbstractEventLoop, running: types.FrameType | None = No
     for each in listeners(loop):
         moved = ""
         if each["bytes_in"] is not None:
-            moved = f", {each['bytes_in']} bytes in, {each['bytes_out']} bytes out"
+            bytes_in, bytes_out = (
+                counted(each[name], "byte") for name in ("bytes_in", "bytes_out")
+            )
+            moved = f", {bytes_in} in, {bytes_out} out"
         lines.append(
             f"listener {' '.join(each['addresses'])}: "
             f"{'accepting' if each['accepting'] else 'closing'}, "
-            f"{_many(each['connections'], 'connection')}, {each['accepted']} accepted{moved}"
+            f"{counted(each['connections'], 'connection')}, "
+            f"{text_of_count(each['accepted'])} accepted{moved}"
         )
         lines += _group_lines(groups[each["listener"]], "from")
     if None in groups:
-        lines.append("connections that it made:")
+        lines.append("outgoing connections:")
         lines += _group_lines(groups[None], "to")
     if others["total"]:
-        lines.append("tasks that are no handlers:")
+        lines.append("tasks other than handlers:")
         lines += [
             f"  {each['name']}: {each['coroutine']}, {_place(each)}" for each in others["tasks"]
         ]
     if others["uncounted"]:
         lines.append(f"  and {others['uncounted']} more")
-    return "".join(f"{printable(line)}\n" for line in lines)  # Unix peers choose their names
+    return "".join(f"{printable(line)}\n" for line in lines)
 
 
 def _group_lines(group: dict[str, Any], direction: str) -> list[str]:
@@ -298,9 +306,5 @@ def _group_lines(group: dict[str, Any], direction: str) -> list[str]:
 
 def _place(each: dict[str, Any]) -> str:
     if each["at"] is None:
-        return f"waits for {each['waits_for']}" if each["waits_for"] else "nobody waits"
+        return f"waits for {each['waits_for']}" if each["waits_for"] else "no task waits"
     return f"at {each['at']}, {'waits for ' + each['waits_for'] if each['waits_for'] else 'runs'}"
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -1,19 +1,19 @@
 """The admin socket: ask a running program what it is doing.
 
-``silly --admin unix:/run/app.sock app.py``, or `serve`. One line is a command,
-one line of JSON the answer, so that ``nc -U /run/app.sock`` is all it takes:
+Open it with ``silly --admin unix:/run/app.sock app.py`` or `serve`. A command is one
+line and its answer is one line of JSON, so ``nc -U /run/app.sock`` can be the client:
 
 ===================  =============================================================
 ``stats``            the numbers of `silly.metrics.snapshot`
-``connections [N]``  the connections by listener, N of each (100) one by one: the
-                     peer, how old, how long idle, what waits where
-``tasks [N]``        the tasks that are no handlers, and where they wait
+``connections [N]``  the connections by listener; up to N of each listener (default:
+                     100) are listed with peer, age, idle time and where they wait
+``tasks [N]``        the tasks other than handlers, and where they wait
 ``help``             the commands
 ===================  =============================================================
 
-An answer to anything else is ``{"error": …}``. Only a Unix socket can be one,
-which only the user that the program runs as can connect to (mode 0600): what it
-tells is nobody else's business.
+The answer to anything else is ``{"error": …}``. The admin socket must be a Unix
+socket. Only the user that runs the program can connect to it (mode 0600), because
+its answers are private.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from silly import _inspection, metrics
-from silly._live import Live
+from silly._loop.live import Live
 from silly.net import addr as addresses
 from silly.net import tcp
 
 __all__ = ["COMMANDS", "answer", "serve"]
 
 COMMANDS: Final = {
-    "stats": "counts of each listener, the loop's lag, what the process uses",
+    "stats": "counts of each listener, event loop lag, resources of the process",
     "connections": "connections by listener, and where their handlers wait; connections N lists N",
-    "tasks": "tasks that are no handlers, and where they wait; tasks N lists N",
-    "help": "this",
+    "tasks": "tasks other than handlers, and where they wait; tasks N lists N",
+    "help": "this list",
 }
-_LINE: Final = 1000  # bytes of a command
+_MAX_COMMAND: Final = 1000  # bytes
 
 Answer = Callable[[str], "Any | Awaitable[Any]"]
 
 
 def answer(command: str) -> Any:
-    """Return what a *command* is answered with, as JSON values, of the running loop.
+    """Return the answer to *command* about the running event loop, as JSON values.
 
     Raises:
-        ValueError: it is no command; the message says what there is.
+        ValueError: the command is unknown or has a wrong argument.
         RuntimeError: no event loop is running.
     """
     word, _, rest = command.strip().partition(" ")
     listed = _inspection.LISTED
     if word not in COMMANDS:
-        raise ValueError(f"{word!r} is not a command; there are: {', '.join(COMMANDS)}")
+        raise ValueError(f"{word!r} is not a command; the commands are: {', '.join(COMMANDS)}")
     if rest:
         if word not in {"connections", "tasks"}:
             raise ValueError(f"{word} takes no argument, not {rest!r}")
@@ -79,27 +79,27 @@ async def _answer_in_turns(command: str) -> Any:
 def serve(addr: str, source: Answer | None = None) -> tcp.Listener:
     """Open the admin socket at *addr*.
 
-    The program does not stay up for it: it closes last, so that a drain can be
-    watched, too.
+    This listener does not keep the program running. It closes last, so that a
+    drain can be watched.
 
     Args:
-        addr: a Unix socket, as ``"unix:/run/app.sock"``.
-        source: a function, or a coroutine function, that is given a command and
-            returns what to answer instead of `answer`, such as what the workers
-            of a supervisor answer; its `ValueError` becomes an error for the user.
+        addr: the path of a Unix socket, such as ``"unix:/run/app.sock"``.
+        source: a function or coroutine function to use instead of `answer`: it
+            takes a command and returns the answer. Its `ValueError` is reported to
+            the client. A supervisor uses this to answer for its workers.
 
     Returns:
         The listener; close it to stop.
 
     Raises:
-        ValueError: *addr* is not a Unix socket's.
-        OSError, TypeError, RuntimeError: as `silly.net.tcp.listen`.
+        ValueError: *addr* is not the path of a Unix socket.
+        OSError, TypeError, RuntimeError: as for `silly.net.tcp.listen`.
     """
     address = addresses.parse(addr)
     if not isinstance(address, addresses.UnixAddress) or address.is_abstract:
         raise ValueError(
             f"addr {addr!r} is not the path of a Unix socket: the admin socket has no password, "
-            f"so only its file's permissions protect it; expected such as 'unix:/run/app.sock'"
+            f"so only its file's permissions protect it; use a path such as 'unix:/run/app.sock'"
         )
     ask: Answer = _answer_in_turns if source is None else source
 
@@ -107,19 +107,19 @@ def serve(addr: str, source: Answer | None = None) -> tcp.Listener:
         async for line in conn:
             command = line.decode("utf-8", "replace").strip()
             if command:
-                await conn.write(json.dumps(await found(conn, command)).encode() + b"\n")
+                await conn.write(json.dumps(await ask_source(conn, command)).encode() + b"\n")
 
-    async def found(conn: tcp.Conn, command: str) -> Any:
+    async def ask_source(conn: tcp.Conn, command: str) -> Any:
         try:
-            answered = ask(command)
-            return await answered if inspect.isawaitable(answered) else answered
+            reply = ask(command)
+            return await reply if inspect.isawaitable(reply) else reply
         except ValueError as error:
             return {"error": str(error)}
         except Exception as error:
-            what = f"cannot answer ({type(error).__name__}): see the log"
-            conn.write(json.dumps({"error": what}).encode() + b"\n")
+            text = f"cannot answer ({type(error).__name__}): see the log"
+            conn.write(json.dumps({"error": text}).encode() + b"\n")
             raise
 
-    listener = tcp.listen(addr, converse, mode=0o600, read_limit=_LINE)
-    Live.of(asyncio.get_running_loop()).attend(listener, metrics.measure())
+    listener = tcp.listen(addr, converse, mode=0o600, read_limit=_MAX_COMMAND)
+    Live.of(asyncio.get_running_loop()).add_auxiliary(listener, metrics.measure())
     return listener

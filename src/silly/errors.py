@@ -1,7 +1,7 @@
-"""What can go wrong on a connection, and whose doing it was.
+"""What can go wrong on a connection, and which side caused it.
 
 =========================  ==========================================================
-the peer finished          `EndOfStream` (an `EOFError`)
+the peer finished          `EndOfStream` (an `EOFError`); `TruncatedStream`, if cut off
 the peer or network broke  `ConnectionResetError`, `BrokenPipeError`, `TimeoutError`
 this side closed           `ConnectionClosed` (a `ConnectionError`)
 a limit of this side       `LimitExceeded` (a `ValueError`), `WriteQueueFull`
@@ -9,11 +9,11 @@ a limit of this side       `LimitExceeded` (a `ValueError`), `WriteQueueFull`
 two tasks collided         `ConcurrentRead` (a `RuntimeError`)
 =========================  ==========================================================
 
-Built-in exceptions are raised where one fits; those defined here each derive
-from the built-in that comes nearest, so ``except EOFError`` works as well as
-``except EndOfStream``. Every one names the address of the connection: ours in
-`SillyError.address`, operating-system errors in `OSError.filename`; both in
-the message, where what a peer chose (the name of a Unix socket) is escaped.
+Built-in exceptions are raised where one fits; those defined here derive from the
+closest built-in, so ``except EOFError`` works as well as ``except EndOfStream``. All of
+them name the address of the connection: exceptions defined here in
+`SillyError.address`, operating-system errors in `OSError.filename`, and both in the
+message, where text that the peer chose (the name of a Unix socket) is escaped.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ __all__ = [
     "EndOfStream",
     "LimitExceeded",
     "SillyError",
+    "TruncatedStream",
     "WriteQueueFull",
 ]
 
@@ -37,7 +38,7 @@ class SillyError(Exception):
 
     Attributes:
         address: the remote address of the connection, as text
-            (``"127.0.0.1:9999"``); empty where there is none.
+            (``"127.0.0.1:9999"``), or empty.
     """
 
     address: str
@@ -51,20 +52,20 @@ class SillyError(Exception):
 
 
 def _restored(kind: type[SillyError], message: str, attributes: dict[str, Any]) -> SillyError:
-    error = kind(message)  # the message names the address already
+    error = kind(message)  # the message already has the address
     error.__dict__.update(attributes)
     return error
 
 
 class EndOfStream(SillyError, EOFError):  # noqa: N818 - named by what happened
-    """The peer finished sending, and what is left cannot satisfy the read.
+    """The peer finished sending, and the remaining bytes cannot satisfy the read.
 
-    Writing may still work: the peer closed one direction only (RFC 9293,
-    section 3.6), and may be waiting for the answer.
+    Writing may still work: the peer closed only one direction (RFC 9293,
+    section 3.6) and may be waiting for the answer.
 
     Attributes:
         partial: a copy of the bytes that arrived and are still unread. They
-            stay readable: ``await conn.read(conn.unread_bytes)`` returns them.
+            can still be read: ``await conn.read(conn.unread_bytes)`` returns them.
     """
 
     partial: bytes
@@ -74,12 +75,20 @@ class EndOfStream(SillyError, EOFError):  # noqa: N818 - named by what happened
         self.partial = partial
 
 
+class TruncatedStream(EndOfStream):
+    """The stream was cut off: its sender did not say that it had finished.
+
+    Only where that can be told: on a connection with a filter, such as one that encrypts.
+    ``async for`` raises it, too: the last line may be incomplete.
+    """
+
+
 class ConnectionClosed(SillyError, ConnectionError):  # noqa: N818
     """This side closed the connection, or its sending half ("active closed")."""
 
 
 class LimitExceeded(SillyError, ValueError):  # noqa: N818
-    """No delimiter within the limit of a read; the bytes are all still unread."""
+    """No delimiter within the limit of a read; all bytes are still unread."""
 
 
 class WriteQueueFull(SillyError, BufferError):  # noqa: N818
@@ -87,15 +96,15 @@ class WriteQueueFull(SillyError, BufferError):  # noqa: N818
 
 
 class ConcurrentRead(SillyError, RuntimeError):  # noqa: N818
-    """Another task is already reading this connection; that read is undisturbed."""
+    """Another task is already reading this connection; its read is not affected."""
 
 
 def at_address(error: OSError, address: str, cause: str = "") -> OSError:
     """Return *error* as a new exception of the same type that names *address*.
 
-    The text is Python's own for operating-system errors, with the address
-    where a file's name would stand: ``[Errno 111] Connection refused:
-    '127.0.0.1:9999'``. *cause*, if any, replaces what *error* itself says.
+    The text has Python's form for operating-system errors, with the address in place
+    of a file name: ``[Errno 111] Connection refused: '127.0.0.1:9999'``. *cause*, if
+    any, replaces the text of *error*.
     """
     cause = cause or error.strerror or str(error) or type(error).__name__
     if error.errno is None:

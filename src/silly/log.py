@@ -1,19 +1,18 @@
-"""Logging that never holds the program up.
+"""Logging that never blocks the program.
 
-Whoever started the program may not read what it writes to standard error. When
-that pipe is full, a write to it waits, and in an event loop everything waits
-with it: the first crash too many of a handler would stop a server. A
-`DroppingHandler` writes what fits, keeps a little for later, drops the rest, and
-counts what it dropped.
+The process that reads the program's standard error may stop reading. When that pipe is
+full, a write to it blocks, and the whole event loop with it: a few logged crashes could
+stop a server. A `DroppingHandler` writes what fits, keeps a limited amount for later,
+drops the rest, and counts the dropped records.
 
-There is no queue and thread in it (`logging.handlers.QueueHandler`): a thread that
-hangs in a write cannot be joined at the end of the program, and what is printed
-beside the log would come out of order.
+It does not use a queue and a thread (`logging.handlers.QueueHandler`): a thread that
+hangs in a write cannot be joined at the end of the program, and log records would be
+out of order with printed text.
 
-A program that is run by ``silly FILE.py`` and does not configure logging logs
-through one. A program that does (with `logging.basicConfig`, which the functions
-`logging.warning`, `logging.error`, … call by themselves) has what it configured;
-for this one::
+A program that is run by ``silly FILE.py`` and does not configure logging uses this
+handler. A program that does (with `logging.basicConfig`, which the functions
+`logging.warning`, `logging.error`, … call themselves) uses what it configured. To
+configure this handler::
 
     logging.basicConfig(handlers=[log.DroppingHandler()])
 """
@@ -29,31 +28,30 @@ from datetime import UTC, datetime
 from typing import Final, TextIO
 
 from silly import stdio
-from silly._arguments import size
+from silly._values.arguments import size
 
 __all__ = ["FORMATS", "DroppingHandler", "JSONFormatter"]
 
 
 class DroppingHandler(logging.Handler):
-    """Writes records to a stream without ever waiting for it.
+    """Writes records to a stream without ever blocking.
 
-    What the stream's descriptor does not take now is kept, up to *max_kept*
-    bytes, and tried again every 0.1 seconds while an event loop runs, and with
-    the next record. Records beyond that are dropped; a line says how many as
-    soon as there is room. A stream that has no descriptor (`io.StringIO`) is
-    written to as it is.
+    Bytes that the stream's descriptor does not take now are kept, up to *max_kept*
+    bytes, and retried with the next record, and every 0.1 seconds while an event loop
+    runs. Records beyond that are dropped; a line reports their number as soon as there
+    is room. A stream without a descriptor (`io.StringIO`) is written to directly.
 
-    On a pipe, a terminal or a socket nothing waits, whoever else writes to it (where
-    there is no /proc: unless another process takes the room that poll(2) found for a
-    piece of up to 4096 bytes). Files take everything.
+    Writes to pipes, terminals and sockets never block, even if other processes write to
+    them too. (Without /proc they may, if another process takes the room that poll(2)
+    reported for a piece of up to 4096 bytes.) Files take everything.
 
     Args:
-        stream: where to write; None is what `sys.stderr` is at the time.
+        stream: where to write; None for the `sys.stderr` of the moment.
         level: as in `logging`.
         max_kept: bytes.
 
     Attributes:
-        dropped: how many records were dropped so far.
+        dropped: how many records have been dropped so far.
     """
 
     dropped: int
@@ -69,20 +67,20 @@ class DroppingHandler(logging.Handler):
         self.dropped = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write *record*, or keep it, or drop it."""
+        """Write, keep or drop *record*."""
         try:
             text = self.format(record)
             if not self.write(text + "\n"):
                 self.dropped += 1
         except RecursionError:
             raise
-        except Exception:  # noqa: BLE001 - as every handler of logging does
+        except Exception:  # noqa: BLE001 - like the handlers of logging
             self.handleError(record)
 
     def write(self, text: str) -> bool:
-        """Write *text*, or keep it; return False if there is no room even to keep it."""
-        stream = self._now()
-        if stream is None:  # pythonw has none
+        """Write or keep *text*; return False if there was no room and it was dropped."""
+        stream = self._current_stream()
+        if stream is None:  # pythonw
             return True
         if stdio.descriptor_of(stream) is None:
             stream.write(text)
@@ -94,32 +92,32 @@ class DroppingHandler(logging.Handler):
             return fits
 
     def flush(self) -> None:
-        """Write what is kept, as far as the stream takes it now."""
+        """Write as much of the kept bytes as the stream takes now."""
         with self.lock or contextlib.nullcontext():
             self._dropper.flush()
 
     def flush_for(self, seconds: float) -> None:
-        """Write what is kept, and wait *seconds* at most for who reads it slowly."""
+        """Write the kept bytes, waiting up to *seconds* for a slow reader."""
         self._dropper.flush_for(seconds)
 
     def close(self) -> None:
-        """Write what is kept, as far as the stream takes it now; the rest is lost."""
+        """Write as much of the kept bytes as the stream takes now; drop the rest."""
         self._dropper.close()
         super().close()
 
-    def _now(self) -> TextIO | None:
+    def _current_stream(self) -> TextIO | None:
         return sys.stderr if self._stream is None else self._stream
 
     def _descriptor(self) -> int | None:
-        return stdio.descriptor_of(self._now())
+        return stdio.descriptor_of(self._current_stream())
 
 
 class JSONFormatter(logging.Formatter):
-    """Makes one line of JSON of a record.
+    """Formats a record as one line of JSON.
 
-    Its keys are ``time`` (ISO 8601, UTC), ``level``, ``process`` (the pid), ``logger``,
-    ``message``, ``exception`` (the traceback) where there is one, and the attributes that
-    were given as *extra*, as those of the access log are.
+    The keys are ``time`` (ISO 8601, UTC), ``level``, ``process`` (the pid), ``logger``,
+    ``message``, ``exception`` (the traceback, if there is one), and the attributes given as
+    *extra*, such as those of the access log.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -136,12 +134,12 @@ class JSONFormatter(logging.Formatter):
             record.exc_text = self.formatException(record.exc_info)
         if record.exc_text:
             fields["exception"] = record.exc_text
-        extra = {name: value for name, value in vars(record).items() if name not in _PLAIN}
+        extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
         return json.dumps({**extra, **fields}, ensure_ascii=False, default=str)
 
 
-_PLAIN: Final = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
-"""The attributes of a record without *extra*."""
+# The attributes of a record without *extra*.
+_STANDARD: Final = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
 
 FORMATS: Final = {
@@ -150,14 +148,14 @@ FORMATS: Final = {
     ),
     "json": JSONFormatter,
 }
-"""What makes a formatter, by the name of the format."""
+"""Functions that make a formatter, by the name of the format."""
 
 
 @contextlib.contextmanager
-def unconfigured_logging_drops(level: int = logging.INFO, form: str = "text") -> Iterator[None]:
-    """Put a `DroppingHandler` in the place of `logging.lastResort`, unless one is there.
+def dropping_last_resort(level: int = logging.INFO, form: str = "text") -> Iterator[None]:
+    """Replace `logging.lastResort` by a `DroppingHandler`, unless it is one already.
 
-    That is what records come to when the program configured nothing.
+    `logging` uses it for programs that configure no handlers.
     """
     before = logging.lastResort
     if isinstance(before, DroppingHandler):

@@ -1,16 +1,15 @@
-"""Metrics: what the listeners count, how long handlers run, how late the event loop is.
+"""Metrics: the counts of the listeners, handler durations, event loop lag.
 
-`snapshot` reads all of it at the time of asking: bytes and connections are
-counted anyway, so metrics cost nothing for a message. While they are measured
-(`measure`, and what calls it: `serve`, `silly.admin.serve`), a connection also
-costs its place in a histogram, and a timer looks every half second how late the
-event loop is. Of a listener that was closed the counts stay for a while: of the last
-ten, or of as many as were ever open at a time.
+`snapshot` reads the current values. Bytes and connections are counted anyway, so
+metrics cost nothing per message. While `measure` is active (`serve` and
+`silly.admin.serve` call it), each connection also updates a histogram, and a timer
+samples the event loop's lag every half second. The counts of closed listeners are
+kept for a while: for the last ten, or for as many as were ever open at once.
 
-A snapshot is made of JSON values. Those of several processes are put together
-with `merge`; of a process that ended, `retired` keeps the counts. `Collector`
-and `serve` give them to Prometheus (extra: ``silly-net[prometheus]``). `METRICS`
-says what each number becomes there.
+A snapshot consists of JSON values. `merge` adds up the snapshots of several
+processes; `retired` keeps the counts of a process that has ended. `Collector` and
+`serve` export them to Prometheus (extra: ``silly-net[prometheus]``); `METRICS`
+defines the names there.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import silly
 from silly._engine import engine
-from silly._extras import how_to_get
-from silly._live import Live
-from silly._logger import ENDS_PROGRAM
+from silly._logs.logger import ENDS_PROGRAM
+from silly._loop.live import Live
+from silly._values.extras import install_command
 from silly.errors import SillyError
 from silly.net import observer, tcp
 from silly.text import printable
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
-    from prometheus_client.registry import Collector as _Registered
+    from prometheus_client.registry import Collector as Registry
 
 __all__ = [
     "HANDLER_BUCKETS",
@@ -57,9 +56,9 @@ Snapshot = dict[str, Any]
 
 HANDLER_BUCKETS: Final = (0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0)  # seconds
 LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)  # seconds
-_INTERVAL: Final = 0.5  # seconds between two looks at how late the loop is
-_KEPT: Final = 10  # closed listeners whose counts stay, at least
-_DIGITS: Final = 6  # of seconds: rounded, a sum is the same in whatever order it is made
+_INTERVAL: Final = 0.5  # seconds between two samples of the lag
+_CLOSED_KEPT: Final = 10  # the counts of at least this many closed listeners are kept
+_DIGITS: Final = 6  # seconds are rounded, so that sums do not depend on the order of adding
 
 COUNTER: Final = "counter"
 GAUGE: Final = "gauge"
@@ -68,20 +67,20 @@ HISTOGRAM: Final = "histogram"
 
 @dataclass(frozen=True, slots=True)
 class MetricDef:
-    """One number of a snapshot, and what it is called in Prometheus."""
+    """One metric: its place in a snapshot and its name in Prometheus."""
 
     where: str
-    """``listener``, ``process`` or ``loop``: the part of the snapshot."""
+    """The part of the snapshot: ``listener``, ``process`` or ``loop``."""
     key: str
-    """Its name there."""
+    """Its key in that part."""
     name: str
-    """Its name in Prometheus; counters have ``_total`` behind it."""
+    """Its name in Prometheus, without the ``_total`` of counters."""
     kind: str
     """``counter``, ``gauge`` or ``histogram``."""
     help: str
-    """What it says."""
+    """Its description."""
     label: str | None = None
-    """What tells several numbers of that name apart, beside the listener's address."""
+    """The label that distinguishes its values, besides the listener's address."""
 
 
 METRICS: Final = (
@@ -90,21 +89,21 @@ METRICS: Final = (
         "connections",
         "silly_connections",
         GAUGE,
-        "Connections that are alive, those being closed included",
+        "Open connections, including those that are closing",
     ),
     MetricDef(
         "listener",
         "accepted",
         "silly_connections_accepted",
         COUNTER,
-        "Connections accepted and given to a handler",
+        "Connections accepted and passed to a handler",
     ),
     MetricDef(
         "listener",
         "refused",
         "silly_connections_refused",
         COUNTER,
-        "Connections reset at once, because of a limit or for want of descriptors",
+        "Connections reset at once because of a limit or a lack of descriptors",
         "reason",
     ),
     MetricDef(
@@ -136,7 +135,7 @@ METRICS: Final = (
         "handler_seconds",
         "silly_handler_duration_seconds",
         HISTOGRAM,
-        "How long handlers ran that have ended",
+        "Run time of handlers that have ended",
     ),
     MetricDef("listener", "bytes_in", "silly_received_bytes", COUNTER, "Bytes received"),
     MetricDef("listener", "bytes_out", "silly_sent_bytes", COUNTER, "Bytes sent"),
@@ -147,36 +146,38 @@ METRICS: Final = (
         GAUGE,
         "Bytes received that handlers have not read",
     ),
-    MetricDef("listener", "unsent_bytes", "silly_unsent_bytes", GAUGE, "Bytes queued to be sent"),
+    MetricDef("listener", "unsent_bytes", "silly_unsent_bytes", GAUGE, "Bytes queued for sending"),
     MetricDef(
         "listener",
         "backlog_used",
         "silly_backlog_used",
         GAUGE,
-        "Connections that wait to be accepted",
+        "Connections waiting to be accepted",
     ),
     MetricDef(
         "listener",
         "backlog_size",
         "silly_backlog_size",
         GAUGE,
-        "How many connections may wait to be accepted",
+        "Maximum number of connections waiting to be accepted",
     ),
     MetricDef(
         "listener",
         "accept_stalls",
         "silly_accept_stalls",
         COUNTER,
-        "How often accepting was put off for want of descriptors or memory",
+        "Number of times accepting paused for lack of descriptors or memory",
     ),
     MetricDef(
         "loop",
         "lag_seconds",
         "silly_loop_lag_seconds",
         HISTOGRAM,
-        "How late a timer of the event loop was, looked at twice a second",
+        "Delay of an event loop timer, sampled twice a second",
     ),
-    MetricDef("process", "processes", "silly_processes", GAUGE, "Processes that these are from"),
+    MetricDef(
+        "process", "processes", "silly_processes", GAUGE, "Processes included in the metrics"
+    ),
     MetricDef(
         "process",
         "cpu_seconds",
@@ -193,13 +194,13 @@ METRICS: Final = (
     ),
     MetricDef("process", "descriptors", "process_open_fds", GAUGE, "Open descriptors"),
 )
-"""All metrics, in the order in which they are shown."""
+"""All metrics, in display order."""
 
 # --------------------------------------------------------------------- measuring
 
 
 class _Histogram:
-    """Counts by size: a count for each bucket, one more for what is above, and the sum."""
+    """A count for each bucket, one more for values above the last bound, and the sum."""
 
     __slots__ = ("bounds", "counts", "sum")
 
@@ -217,7 +218,7 @@ class _Histogram:
 
 
 class _Meter:
-    """What is measured on one event loop: an observer, and the sampler of its lag."""
+    """The measurements of one event loop: observes connections and samples the lag."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -227,9 +228,9 @@ class _Meter:
         self.lag = _Histogram(LAG_BUCKETS)
         self.handlers: dict[str, _Histogram] = {}
         self.endings: dict[str, dict[str, int]] = {}
-        self.known: set[tcp.Listener] = set()  # whose counts are not in `past`
-        self.past: dict[str, dict[str, Any]] = {}  # counts of closed ones, the latest last
-        self.most = 0  # listeners at a time
+        self.tracked: set[tcp.Listener] = set()  # their counts are not in `closed_counts`
+        self.closed_counts: dict[str, dict[str, Any]] = {}  # by address, the latest last
+        self.most_open = 0  # the largest number of listeners open at once
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> _Meter:
@@ -258,15 +259,15 @@ class _Meter:
         self.lag.add(max(0.0, now - self._due))
         self._due = now + _INTERVAL
         self._sampler = self._loop.call_at(self._due, self._sample)
-        self._retire()
+        self._retire_closed()
 
     def opened(self, conn: tcp.Conn, listener: tcp.Listener) -> None:  # noqa: ARG002
         if listener._loop is self._loop:
-            self.known.add(listener)
+            self.tracked.add(listener)
 
     def closed(self, conn: tcp.Conn, listener: tcp.Listener, ending: observer.Ending) -> None:  # noqa: ARG002
         address = listener.local_addr
-        if listener not in self.known and address not in self.past:  # nor of this loop
+        if listener not in self.tracked and address not in self.closed_counts:  # of another loop
             return
         if address not in self.handlers:
             self.handlers[address] = _Histogram(HANDLER_BUCKETS)
@@ -275,49 +276,49 @@ class _Meter:
         endings = self.endings[address]
         endings[ending.how] = endings.get(ending.how, 0) + 1
 
-    def _retire(self) -> set[tcp.Listener]:
-        """Keep the counts of listeners that were closed, and return the others."""
+    def _retire_closed(self) -> set[tcp.Listener]:
+        """Save the counts of listeners that were closed; return the open ones."""
         live = cast("set[tcp.Listener]", Live.of(self._loop).listeners)
-        self.known |= live
-        self.most = max(self.most, len(live))
-        for listener in self.known - live:
+        self.tracked |= live
+        self.most_open = max(self.most_open, len(live))
+        for listener in self.tracked - live:
             address = listener.local_addr
             kept = _without_gauges(_counts(listener.stats), "listener")
-            self.past[address] = _added(self.past.pop(address, {}), kept)
-        self.known &= live
-        if len(self.past) > max(_KEPT, self.most):
+            self.closed_counts[address] = _sum(self.closed_counts.pop(address, {}), kept)
+        self.tracked &= live
+        if len(self.closed_counts) > max(_CLOSED_KEPT, self.most_open):
             open_now = {listener.local_addr for listener in live}
-            for address in [each for each in self.past if each not in open_now]:
-                if len(self.past) > max(_KEPT, self.most):
-                    del self.past[address]
+            for address in [each for each in self.closed_counts if each not in open_now]:
+                if len(self.closed_counts) > max(_CLOSED_KEPT, self.most_open):
+                    del self.closed_counts[address]
                     self.handlers.pop(address, None)
                     self.endings.pop(address, None)
         return live
 
     def listeners(self, stats: Mapping[tcp.Listener, tcp.ListenerStats]) -> dict[str, Any]:
-        """What is known of each address; *stats* of those listeners that were asked already."""
-        live = self._retire()
-        found = dict(self.past)
+        """Return the numbers by address; *stats* has those already read from listeners."""
+        live = self._retire_closed()
+        known = dict(self.closed_counts)
         for listener in live:
             address = listener.local_addr
             counts = _counts(stats.get(listener) or listener.stats)
-            found[address] = _added(found.get(address, {}), counts)
-            found[address]["limits_set"] = _in_force(listener.limits)
+            known[address] = _sum(known.get(address, {}), counts)
+            known[address]["limits_set"] = _limits_with_origins(listener.limits)
         return {
             printable(address): {
                 **counts,
                 "endings": dict(self.endings.get(address, {})),
                 "handler_seconds": self._handler_seconds(address),
             }
-            for address, counts in sorted(found.items())
+            for address, counts in sorted(known.items())
         }
 
     def _handler_seconds(self, address: str) -> dict[str, Any]:
         return self.handlers.get(address, _Histogram(HANDLER_BUCKETS)).values()
 
 
-def _in_force(limits: tcp.Limits) -> dict[str, str]:
-    """Return the limits in force, and who set them: ``"60 (flag)"``; text is not added up."""
+def _limits_with_origins(limits: tcp.Limits) -> dict[str, str]:
+    """Return each limit and its origin, such as ``"60 (flag)"``: text, which is not summed."""
     origins = limits.origins
     return {
         each.name: f"{each.text(getattr(limits, each.name))} ({origins[each.name]})"
@@ -343,10 +344,11 @@ def _counts(stats: tcp.ListenerStats) -> dict[str, Any]:
 
 
 def measure() -> Callable[[], None]:
-    """Begin to measure handlers and the loop's lag on the running loop.
+    """Start measuring handler durations and lag on the running event loop.
 
     Returns:
-        What ends it, unless somebody else measures, too.
+        A function to call when the measurements are no longer needed. They stop
+        when every caller of `measure` has done so.
 
     Raises:
         RuntimeError: no event loop is running.
@@ -357,10 +359,10 @@ def measure() -> Callable[[], None]:
 
 
 def snapshot() -> Snapshot:
-    """Return all numbers of this process and of the running event loop, as JSON values.
+    """Return all numbers of this process and the running event loop, as JSON values.
 
-    ``listeners`` (by address), ``loop``, ``process``, and ``about``: the version,
-    the engine, and the Python.
+    The parts are ``listeners`` (by address), ``loop``, ``process`` and ``about``
+    (the version, the engine and the Python version).
 
     Raises:
         RuntimeError: no event loop is running.
@@ -369,10 +371,10 @@ def snapshot() -> Snapshot:
 
 
 async def snapshot_in_turns() -> Snapshot:
-    """Return what `snapshot` does; of many connections, let the loop have its turns meanwhile."""
+    """Return the same as `snapshot`, without blocking the loop if there are many connections."""
     loop = asyncio.get_running_loop()
     listeners = cast("set[tcp.Listener]", Live.of(loop).listeners)
-    stats = {listener: await listener._stats_in_turns() for listener in list(listeners)}
+    stats = {listener: await listener._stats_in_batches() for listener in list(listeners)}
     return _snapshot(_Meter.of(loop), stats)
 
 
@@ -391,34 +393,35 @@ def _snapshot(meter: _Meter, stats: Mapping[tcp.Listener, tcp.ListenerStats]) ->
 
 def _process() -> dict[str, Any]:
     times = os.times()
-    found: dict[str, Any] = {"processes": 1, "cpu_seconds": round(times.user + times.system, 2)}
-    try:  # proc(5); elsewhere they are left out
+    numbers: dict[str, Any] = {"processes": 1, "cpu_seconds": round(times.user + times.system, 2)}
+    try:  # proc(5); omitted on other systems
         with open("/proc/self/statm", "rb") as file:  # noqa: PTH123
-            found["resident_bytes"] = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        found["descriptors"] = len(os.listdir("/proc/self/fd")) - 1  # noqa: PTH208 - our own
+            numbers["resident_bytes"] = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        numbers["descriptors"] = len(os.listdir("/proc/self/fd")) - 1  # noqa: PTH208 - our own
     except OSError:
         pass
-    return found
+    return numbers
 
 
 # ----------------------------------------------------------------------- merging
 
 
 def merge(snapshots: Iterable[Snapshot]) -> Snapshot:
-    """Add up the snapshots of several processes; numbers of the same address become one."""
+    """Add up the snapshots of several processes, address by address."""
     merged: Snapshot = {}
     for each in snapshots:
-        merged = _added(merged, each)
+        merged = _sum(merged, each)
     return merged
 
 
 def retired(last: Snapshot, before: Snapshot | None = None) -> Snapshot:
-    """Return what stays of a process that has ended: its counts, without what it held.
+    """Return the counts of a process that has ended, without its gauges.
 
     Args:
         last: its last snapshot.
-        before: what stayed of those that ended earlier, to be added. Of listeners
-            that *last* does not know, the latest stay: ten altogether.
+        before: the result for processes that ended earlier, to be added. Of its
+            listeners that are not in *last*, the latest are kept, so that the result
+            has ten listeners, or as many as *last*.
     """
     listeners = last.get("listeners", {})
     counts = {address: _without_gauges(values, "listener") for address, values in listeners.items()}
@@ -431,8 +434,8 @@ def retired(last: Snapshot, before: Snapshot | None = None) -> Snapshot:
         return stays
     earlier = before.get("listeners", {})
     others = [address for address in earlier if address not in counts]
-    others = others[max(0, len(others) + len(counts) - _KEPT) :]
-    merged = _added(before, stays)
+    others = others[max(0, len(others) + len(counts) - _CLOSED_KEPT) :]
+    merged = _sum(before, stays)
     merged["listeners"] = {address: merged["listeners"][address] for address in (*others, *counts)}
     return cast("Snapshot", merged)
 
@@ -442,12 +445,12 @@ def _without_gauges(values: dict[str, Any], where: str) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in gauges}
 
 
-def _added(first: Any, second: Any) -> Any:
+def _sum(first: Any, second: Any) -> Any:
     if isinstance(first, dict) and isinstance(second, dict):
-        sums = {key: _added(first[key], value) for key, value in second.items() if key in first}
+        sums = {key: _sum(first[key], value) for key, value in second.items() if key in first}
         return {**first, **second, **sums}
     if isinstance(first, list) and isinstance(second, list):
-        return [_added(*pair) for pair in zip(first, second, strict=True)]
+        return [_sum(*pair) for pair in zip(first, second, strict=True)]
     if isinstance(first, int | float) and isinstance(second, int | float):
         return round(first + second, _DIGITS)
     return first if second is None else second
@@ -459,19 +462,19 @@ Source = Callable[[], "Snapshot | Awaitable[Snapshot]"]
 
 
 class Collector:
-    """A collector for prometheus_client, reading a snapshot whenever it is asked.
+    """A collector for prometheus_client; it reads a new snapshot for each scrape.
 
-    For programs that serve their metrics themselves::
+    For programs that serve their metrics themselves (`serve` does not need it)::
 
         prometheus_client.REGISTRY.register(metrics.Collector())
 
-    May be asked from another thread, as prometheus_client's own server does; the
-    loop has five seconds to answer. `serve` needs none of this.
+    Another thread may call `collect`, as prometheus_client's own server does; the
+    event loop has five seconds to answer.
 
     Args:
         source: a function that returns a snapshot; `snapshot` if None.
-        process: also give what the process uses. prometheus_client's own registry
-            does that for one process, but cannot for several.
+        process: also export the process metrics. prometheus_client's own registry
+            has them for one process, but not for several.
 
     Raises:
         RuntimeError: no event loop is running.
@@ -481,7 +484,7 @@ class Collector:
         self._source = snapshot if source is None else source
         self._process = process
         self._loop = asyncio.get_running_loop()
-        _client()
+        _prometheus()
         self._stop = measure()
 
     def collect(self) -> Iterator[Metric]:
@@ -489,11 +492,11 @@ class Collector:
         return _families(self._read(), process=self._process)
 
     def describe(self) -> list[Metric]:
-        """Return nothing: what is there is known when it is asked for."""
+        """Return an empty list: the metrics are known only when they are collected."""
         return []
 
     def close(self) -> None:
-        """Measure no more."""
+        """Stop measuring."""
         self._stop()
 
     def _read(self) -> Snapshot:
@@ -503,14 +506,14 @@ class Collector:
             running = None
         if running is self._loop:
             return self._source()
-        return asyncio.run_coroutine_threadsafe(self._called(), self._loop).result(5)
+        return asyncio.run_coroutine_threadsafe(self._take(), self._loop).result(5)
 
-    async def _called(self) -> Snapshot:
+    async def _take(self) -> Snapshot:
         return await snapshot_in_turns() if self._source is snapshot else self._source()
 
 
 def _families(taken: Snapshot, *, process: bool) -> Iterator[Metric]:
-    client = _client()
+    client = _prometheus()
     about = taken.get("about", {})
     if about:
         info = client.InfoMetricFamily("silly", "The version of silly, its engine, and the Python")
@@ -561,33 +564,32 @@ def _family(
 
 def _cumulative(bounds: tuple[float, ...], counts: list[int]) -> list[tuple[str, int]]:
     total = 0
-    found = []
+    cumulative = []
     for bound, count in zip((*map(str, bounds), "+Inf"), counts, strict=True):
         total += count
-        found.append((bound, total))
-    return found
+        cumulative.append((bound, total))
+    return cumulative
 
 
-def _client() -> Any:
+def _prometheus() -> Any:
     try:
         import prometheus_client.core  # noqa: PLC0415 - an extra
         import prometheus_client.exposition  # noqa: PLC0415
     except ImportError:
         raise ImportError(
-            "silly.metrics gives metrics to Prometheus with prometheus-client: "
-            + how_to_get("prometheus")
+            "silly.metrics needs prometheus-client: " + install_command("prometheus")
         ) from None
     return prometheus_client.core
 
 
 # ------------------------------------------------------------------------ serving
 
-_REQUEST: Final = 16 * 1024  # bytes
-_PATIENCE: Final = 10.0  # seconds for a request to come
+_MAX_REQUEST: Final = 16 * 1024  # bytes
+_REQUEST_TIMEOUT: Final = 10.0  # seconds
 
 
-class _Families:
-    """What an encoder is given."""
+class _FixedCollector:
+    """Passes given families to an encoder, which expects a collector."""
 
     def __init__(self, families: list[Metric]) -> None:
         self._families = families
@@ -599,63 +601,63 @@ class _Families:
 Failures = list[BaseException]
 
 
-def _registered(registry: _Registered, failures: Failures) -> list[Metric]:
-    """What the program registered itself, without what cannot be had."""
+def _program_families(registry: Registry, failures: Failures) -> list[Metric]:
+    """Return the metrics that the program registered, without those that fail."""
     try:
         return list(registry.collect())
     except ENDS_PROGRAM:
         raise
-    except BaseException as failure:  # noqa: BLE001 - a collector is a program of the user's
+    except BaseException as failure:  # noqa: BLE001 - a collector is the user's code
         collectors = list(getattr(registry, "_collector_to_names", ()))
         if not collectors:
             failures.append(failure)
-    found: list[Metric] = []
-    for collector in collectors:  # each by itself
+    families: list[Metric] = []
+    for collector in collectors:  # one by one, to find those that work
         try:
-            found += list(collector.collect())
+            families += list(collector.collect())
         except ENDS_PROGRAM:
             raise
         except BaseException as failure:  # noqa: BLE001
             failures.append(failure)
-    return found
+    return families
 
 
 def _page(accept: str, families: list[Metric], failures: Failures) -> tuple[bytes, str]:
-    """The families in the format that the client prefers, without those that have none."""
+    """Encode the families in the format that the client prefers, without invalid ones."""
     choose = sys.modules["prometheus_client.exposition"].choose_encoder
     for preference in (printable(accept), ""):
         try:
             encode, content_type = choose(preference)
-            return encode(_Families(families)), content_type
+            return encode(_FixedCollector(families)), content_type
         except ENDS_PROGRAM:
             raise
-        except BaseException:  # noqa: BLE001, S110 - an unknown version, or a bad family
+        except BaseException:  # noqa: BLE001, S110 - an unknown version or an invalid family
             pass
     encode, content_type = choose("")
     good = []
     for family in families:
         try:
-            encode(_Families([family]))
+            encode(_FixedCollector([family]))
         except ENDS_PROGRAM:
             raise
         except BaseException as failure:  # noqa: BLE001
             failures.append(failure)
         else:
             good.append(family)
-    return encode(_Families(good)), content_type
+    return encode(_FixedCollector(good)), content_type
 
 
 def serve(addr: str, source: Source | None = None) -> tcp.Listener:
-    """Serve the metrics for Prometheus on *addr*, as ``http://ADDR/metrics``.
+    """Serve the metrics for Prometheus at ``http://ADDR/metrics``.
 
-    With this process's own numbers come those that the program registered with
-    prometheus_client itself. The program does not stay up for this listener: it
-    closes last, so that a drain can be watched, too.
+    The page also has the metrics that the program registered with
+    prometheus_client. This listener does not keep the program running. It closes
+    last, so that a drain can be watched.
 
     Args:
-        addr: as for `silly.net.tcp.listen`, such as ``"127.0.0.1:9100"``. Whoever
-            can connect can read them.
-        source: a function, or a coroutine function, that returns what to serve
+        addr: as for `silly.net.tcp.listen`, such as ``"127.0.0.1:9100"``. Anyone
+            who can connect can read the metrics.
+        source: a function or coroutine function that returns the snapshot to serve
             instead, such as the merged snapshots of several processes.
 
     Returns:
@@ -663,17 +665,17 @@ def serve(addr: str, source: Source | None = None) -> tcp.Listener:
 
     Raises:
         ImportError: prometheus-client is not installed.
-        OSError, TypeError, ValueError, RuntimeError: as `silly.net.tcp.listen`.
+        OSError, TypeError, ValueError, RuntimeError: as for `silly.net.tcp.listen`.
     """
-    registry = _client().REGISTRY if source is None else None
+    registry = _prometheus().REGISTRY if source is None else None
     take: Source = snapshot_in_turns if source is None else source
 
     async def answer(conn: tcp.Conn) -> None:
         try:
-            head = await conn.read(b"\r\n\r\n", limit=_REQUEST, timeout=_PATIENCE)
-        except (SillyError, OSError):  # no request: nobody to answer
+            head = await conn.read(b"\r\n\r\n", limit=_MAX_REQUEST, timeout=_REQUEST_TIMEOUT)
+        except (SillyError, OSError):  # no request to answer
             return
-        method, target, accept = _parsed(head)
+        method, target, accept = _parse_request(head)
         if target.partition("?")[0] != "/metrics":
             conn.write(_response("404 Not Found", b"the metrics are at /metrics\n"))
         elif method != "GET":
@@ -689,24 +691,24 @@ def serve(addr: str, source: Source | None = None) -> tcp.Listener:
                 taken = await taken
             families = list(_families(taken, process=source is not None))
             if registry is not None:
-                families += _registered(registry, failures)
+                families += _program_families(registry, failures)
             body, content_type = _page(accept, families, failures)
         except Exception:
             conn.write(
-                _response("500 Internal Server Error", b"there are no metrics: see the log\n")
+                _response("500 Internal Server Error", b"cannot read the metrics: see the log\n")
             )
             raise
         conn.write(_response("200 OK", body, content_type))
-        if failures:  # they are the log's; the client has what there is
-            raise BaseExceptionGroup("some metrics could not be had", failures)
+        if failures:  # for the log; the client got the other metrics
+            raise BaseExceptionGroup("some metrics could not be read", failures)
 
     listener = tcp.listen(addr, answer)
-    Live.of(listener._loop).attend(listener, measure() if source is None else None)
+    Live.of(listener._loop).add_auxiliary(listener, measure() if source is None else None)
     return listener
 
 
-def _parsed(head: bytes) -> tuple[str, str, str]:
-    """The method, the target and the Accept header of an HTTP/1 request (RFC 9112)."""
+def _parse_request(head: bytes) -> tuple[str, str, str]:
+    """Return the method, the target and the Accept header of an HTTP/1 request (RFC 9112)."""
     first, *fields = head.decode("latin-1").split("\r\n")
     words = first.split(" ")
     accept = ""

@@ -1,18 +1,17 @@
-"""Running a program: until it is done, or told to stop; then the drain.
+"""Running a program until it is done or told to stop, and draining it.
 
-A program is done when its main coroutine has returned and nothing is left to
-stay up for (`silly._live`): no listener, no connection, no forked task, no
-pending timer.
+A program is done when its main coroutine has returned and nothing keeps it running
+(`silly._loop.live`): no listener, connection, forked task or pending timer.
 
-SIGINT and SIGTERM drain: listeners stop accepting and let their handlers finish
-for up to the grace period, then cancel, then abort; forked tasks and the main
-coroutine are cancelled once the handlers are done. A second signal ends the
-grace period at once; the same one within a tenth of a second is not a second one
-(`silly._signals.Presses`). All of this is a normal end. Forked children have none
-of these handlers.
+SIGINT and SIGTERM drain the program: listeners stop accepting and give their handlers
+the grace period to finish, then cancel them, then reset connections; forked tasks and
+the main coroutine are cancelled once the handlers are done. A second signal ends the
+grace period at once; a duplicate within a tenth of a second does not count
+(`silly._loop.signals.Debouncer`). All of this is a normal end. Forked children have none of
+these handlers.
 
-SIGUSR1 prints what every listener, connection and task is doing on standard
-error (`silly._inspection`), and the program goes on.
+SIGUSR1 prints on standard error what every listener, connection and task is doing
+(`silly._inspection`); the program continues.
 """
 
 from __future__ import annotations
@@ -34,14 +33,15 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from silly import _control, _inspection, stdio
-from silly._arguments import seconds
-from silly._blocking import blocking_reported
+from silly._blocking import report_blocking
 from silly._engine import engine
-from silly._live import AFTER_CANCEL, OWN_TASK, Live
-from silly._logger import Logger
-from silly._signals import Presses, break_off, handling
-from silly._tracebacks import clarify
-from silly.log import DroppingHandler, unconfigured_logging_drops
+from silly._logs.logger import Logger
+from silly._logs.tracebacks import clarify
+from silly._loop.live import AFTER_CANCEL, INTERNAL_TASK, Live
+from silly._loop.signals import Debouncer, handling, interrupt_wait
+from silly._values.arguments import seconds
+from silly._values.units import counted
+from silly.log import DroppingHandler, dropping_last_resort
 from silly.net import resolving
 from silly.systemd import Service
 
@@ -62,27 +62,27 @@ def run(
     debug: bool | None = None,
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> T | None:
-    """Run *main* in a new event loop, and stay up while there is something to stay up for.
+    """Run *main* in a new event loop, then wait for what keeps the program running.
 
-    As `asyncio.run`, but: after *main* returned, listeners, connections, forked
-    tasks and pending timers are waited for; and SIGINT and SIGTERM drain the
-    program (handlers may finish) instead of raising `KeyboardInterrupt`. A
-    second signal ends the drain at once. Names that are being resolved, also for
-    libraries that ask the event loop (``loop.getaddrinfo``), are not waited for.
+    Unlike `asyncio.run`, it waits, after *main* has returned, for listeners,
+    connections, forked tasks and pending timers; and SIGINT and SIGTERM drain the
+    program (handlers may finish) instead of raising `KeyboardInterrupt`. A second
+    signal ends the drain at once. The exit does not wait for name resolution that is in
+    progress, even if a library started it (``loop.getaddrinfo``).
 
     Args:
         main: a coroutine.
-        grace: seconds that handlers have to finish after a signal.
+        grace: seconds for handlers to finish after a signal.
         debug: asyncio's debug mode; None leaves it to ``PYTHONASYNCIODEBUG``.
         loop_factory: makes the event loop, such as ``uvloop.new_event_loop``.
 
     Returns:
-        What *main* returned; None if a signal ended it before.
+        The result of *main*; None if a signal ended it first.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type or value.
-        RuntimeError: an event loop is running in this thread already.
-        BaseException: whatever *main* raised, after everything was closed.
+        RuntimeError: an event loop is already running in this thread.
+        BaseException: the exception of *main*, after everything was closed.
     """
     if not isinstance(main, Coroutine):
         hint = ": call it, as in silly.run(main())" if callable(main) else ""
@@ -91,8 +91,8 @@ def run(
         seconds(grace, "grace")
         if _is_loop_running():
             raise RuntimeError(
-                "silly.run() cannot be called while an event loop is running; under "
-                "`silly FILE.py` one is: write `await main()` at the top level instead"
+                "silly.run() cannot be called while an event loop is running, as it is "
+                "under `silly FILE.py`: write `await main()` at the top level instead"
             )
         stdio.reserve()
         with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
@@ -111,46 +111,46 @@ def _is_loop_running() -> bool:
 
 
 class _Overseer(Protocol):
-    """Who is told how the program does."""
+    """The supervisor or service manager, which is notified of the program's state."""
 
     def running(self, *, started: bool, listening: bool) -> None:
-        """The main coroutine waits, or has returned (*started*)."""
+        """The main coroutine waits or, if *started*, has returned."""
 
-    def stopping(self, *, told: bool) -> None:
-        """It stops: because it was *told* to, or by itself."""
+    def stopping(self, *, requested: bool) -> None:
+        """The program is stopping, on request or by itself."""
 
     def ended(self) -> None:
-        """All is closed."""
+        """Everything is closed."""
 
 
 class _Program:
-    """One run of a main coroutine, with its signals."""
+    """One run of a main coroutine, with its signal handling."""
 
     def __init__(self, main: Coroutine[Any, Any, Any], grace: float) -> None:
         self._main = main
         self._grace = grace
         self._signals = 0
-        self._presses = Presses()
-        self._reacted = False  # the loop has seen the first signal
+        self._debouncer = Debouncer()
+        self._is_stopping = False  # the loop has handled the first signal
 
     async def run(self) -> Any:
         self._loop = loop = asyncio.get_running_loop()
         self._live = Live.of(loop)
-        # What libraries ask for is not waited for at the end, either.
+        # The exit must not wait for name resolution by libraries either.
         loop.getaddrinfo = resolving.getaddrinfo  # type: ignore[method-assign]
         self._signalled = asyncio.Event()
-        if (runs := asyncio.current_task()) is not None:
-            runs.set_name(f"{OWN_TASK}program")
+        if (current := asyncio.current_task()) is not None:
+            current.set_name(f"{INTERNAL_TASK}program")
         main = loop.create_task(self._guard(), name="main")
-        # The last to be told is the overseer, while SIGUSR1 still does no harm.
-        watched = blocking_reported(loop) if _is_script() else contextlib.nullcontext()
+        # The overseer is notified last, while SIGUSR1 is still handled.
+        watched = report_blocking(loop) if _is_script() else contextlib.nullcontext()
         with watched, self._signals_caught(), _reporting(loop), self._overseen(main):
             try:
-                done = loop.create_task(self._until_done(main), name=f"{OWN_TASK}waiting")
-                signalled = loop.create_task(self._signalled.wait(), name=f"{OWN_TASK}signals")
+                done = loop.create_task(self._until_done(main), name=f"{INTERNAL_TASK}waiting")
+                signalled = loop.create_task(self._signalled.wait(), name=f"{INTERNAL_TASK}signals")
                 await asyncio.wait((done, signalled), return_when=asyncio.FIRST_COMPLETED)
                 signalled.cancel()
-                if self._reacted or not done.done():
+                if self._is_stopping or not done.done():
                     done.cancel()
                     await self._drain(main)
             finally:
@@ -163,7 +163,7 @@ class _Program:
         return result
 
     async def _guard(self) -> tuple[Any, BaseException | None]:
-        # A task that lets SystemExit out stops the loop in mid-air.
+        # A task that raises SystemExit stops the loop at once, before anything is closed.
         try:
             return await self._main, None
         except (SystemExit, KeyboardInterrupt) as leave:
@@ -194,7 +194,7 @@ class _Program:
                 await live.wait_empty()
 
     async def _end_now(self, main: asyncio.Task[Any]) -> None:
-        self._overseer.stopping(told=False)
+        self._overseer.stopping(requested=False)
         await self._live.end(main)
 
     # --------------------------------------------------------------- overseer
@@ -212,30 +212,30 @@ class _Program:
             if not main.done():
                 self._overseer.running(started=False, listening=bool(live.listeners))
 
-        told: weakref.WeakSet[Any] = weakref.WeakSet()
+        reported: weakref.WeakSet[Any] = weakref.WeakSet()
 
         def listens() -> None:
             report()
-            new = [each for each in live.listeners if each not in told]
-            told.update(new)
+            new = [each for each in live.listeners if each not in reported]
+            reported.update(new)
             for listener in new if _control.worker is None else ():
                 addrs = ", ".join(listener.local_addrs)
                 _notify("listening on %s (%s engine); Ctrl-C or SIGTERM stops", addrs, engine.NAME)
 
-        live.when_listening = lambda: loop.call_soon(listens)
+        live.on_listening = lambda: loop.call_soon(listens)
         loop.call_soon(report)  # after the first step of main
         try:
             yield
         finally:
-            live.when_listening = None
+            live.on_listening = None
             self._overseer.ended()
 
     def _stop(self, grace: float | None) -> None:
-        """Drain as after a signal, within *grace* seconds if they are fewer than ours."""
+        """Drain as after a signal, with *grace* if it is shorter than the program's."""
         if grace is not None:
             self._grace = min(self._grace, grace)
-        if not self._reacted or grace == 0:
-            self._react()
+        if not self._is_stopping or grace == 0:
+            self._handle_stop()
 
     # ----------------------------------------------------------------- signals
 
@@ -248,26 +248,25 @@ class _Program:
             yield
 
     def _on_signal(self, number: int, _frame: types.FrameType | None) -> None:
-        if not self._presses.is_another(number):
+        if not self._debouncer.is_new(number):
             return
         self._signals += 1
-        if self._signals > 1 and not self._reacted:
-            raise KeyboardInterrupt  # the program's own code holds the loop: break in
-        self._loop.call_soon_threadsafe(self._react)
-        break_off()
+        if self._signals > 1 and not self._is_stopping:
+            raise KeyboardInterrupt  # interrupt the code that blocks the loop
+        self._loop.call_soon_threadsafe(self._handle_stop)
+        interrupt_wait()
 
-    def _react(self) -> None:
-        if not self._reacted:
-            self._reacted = True
+    def _handle_stop(self) -> None:
+        if not self._is_stopping:
+            self._is_stopping = True
             self._signalled.set()
-            self._overseer.stopping(told=True)
+            self._overseer.stopping(requested=True)
             handlers = sum(listener.connections for listener in self._live.listeners)
             if handlers and self._grace and _control.worker is None:
                 _notify(
-                    "stopping; waiting up to %s s for %d connection%s (again to stop now)",
+                    "stopping; waiting up to %s s for %s (again to stop now)",
                     f"{self._grace:g}",
-                    handlers,
-                    "s"[: handlers > 1],
+                    counted(handlers, "connection"),
                     always=True,
                 )
         else:
@@ -277,21 +276,21 @@ class _Program:
 
 
 def _is_script() -> bool:
-    """Tell whether the program is run by ``silly FILE.py``, which says what it does."""
+    """Return whether the program is run by ``silly FILE.py``, which reports what it does."""
     return isinstance(logging.lastResort, DroppingHandler)
 
 
 def _notify(message: str, *args: object, always: bool = False) -> None:
-    """Tell whoever started the program what it does, in its log or on standard error.
+    """Report what the program does, in its log or on standard error, without blocking.
 
-    Where a program that is not run by ``silly FILE.py`` configures no logging, only what
-    *always* is to be told. A full pipe holds nothing up.
+    If the program neither configures logging nor is run by ``silly FILE.py``, only
+    messages with *always* are printed.
     """
     last = logging.lastResort
     if logging.getLogger().handlers:
         logger.info(message, *args)
     elif isinstance(last, DroppingHandler):
-        if last.level <= logging.INFO:  # whatever the level of the loggers is
+        if last.level <= logging.INFO:  # regardless of the loggers' levels
             last.handle(logging.LogRecord("silly", logging.INFO, "", 0, message, args, None))
     elif always:
         notice = DroppingHandler()
@@ -301,27 +300,29 @@ def _notify(message: str, *args: object, always: bool = False) -> None:
 
 @contextlib.contextmanager
 def _reporting(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Answer SIGUSR1 with a report of what the program is doing, on standard error.
+    """On SIGUSR1, print a report of what the program is doing on standard error.
 
-    Not through the loop: the report matters most when something holds that up.
+    The signal handler does it, not the loop: the report matters most when the loop is
+    blocked.
     """
-    number = getattr(signal, "SIGUSR1", None)  # Windows has none
+    number = getattr(signal, "SIGUSR1", None)  # not on Windows
     if number is None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    if signal.getsignal(number) is not signal.SIG_DFL:  # the program has its own use for it
+    if signal.getsignal(number) is not signal.SIG_DFL:  # the program handles it itself
         yield
         return
 
-    # Not the log, nor print(): this may interrupt either, and nobody may read it.
+    # Neither the log nor print(): the signal may have interrupted either, and the output
+    # may not be read.
     output = stdio.Dropper(lambda: stdio.descriptor_of(sys.__stderr__), "reports")
 
     def report(_number: int, frame: types.FrameType | None) -> None:
         running = frame if asyncio.current_task(loop) is not None else None
         try:
             text = _inspection.report(loop, running)
-        except Exception:  # this may be in the middle of anything
-            logger.exception("cannot report")
+        except Exception:  # the signal may interrupt any code
+            logger.exception("the report failed")
             return
         output.write(text.encode("utf-8", "backslashreplace"))
         loop.call_soon_threadsafe(output.retry_later)
@@ -349,15 +350,15 @@ def run_script(
 
     Args:
         path: the file; becomes ``__main__``.
-        args: what follows it in `sys.argv`.
-        grace: seconds that handlers have to finish after a signal.
-        debug: asyncio's debug mode, and whole tracebacks.
+        args: the arguments that follow it in `sys.argv`.
+        grace: seconds for handlers to finish after a signal.
+        debug: asyncio's debug mode, and complete tracebacks.
         loop_factory: makes the event loop.
-        before: called in the loop before the script begins.
+        before: called in the loop before the script starts.
 
     Returns:
-        The exit code: 0; 1 after an exception, whose traceback was printed; or
-        what the script gave to `sys.exit`.
+        The exit code: 0; 1 after an exception, whose traceback was printed; or the
+        argument of the script's `sys.exit`.
 
     Raises:
         OSError: the file cannot be read.
@@ -370,7 +371,7 @@ def run_script(
             source, path, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
         )
         sys.argv = [path, *args]
-        # Resolved, as Python does: a symbolic link may lead elsewhere before the last import.
+        # Resolved, as Python does: a symbolic link may change before the last import.
         sys.path.insert(0, os.path.dirname(os.path.realpath(path)))  # noqa: PTH120
         module = types.ModuleType("__main__")
         module.__file__ = path
@@ -389,16 +390,16 @@ def run_function(
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
     before: Callable[[], object] | None = None,
 ) -> int:
-    """Call ``module:function`` inside a running loop, and stay up as `run_script` does.
+    """Call ``module:function`` inside a running loop, then wait as `run_script` does.
 
     Args:
         target: a module that can be imported from the current directory, and a
-            function (or coroutine function) in it that takes no argument.
-        args: what follows *target* in `sys.argv`.
-        grace, debug, loop_factory, before: as for `run_script`.
+            function (or coroutine function) in it that takes no arguments.
+        args: the arguments that follow *target* in `sys.argv`.
+        grace, debug, loop_factory, before: see `run_script`.
 
     Returns:
-        The exit code, as `run_script`.
+        The exit code; see `run_script`.
     """
 
     async def call() -> None:
@@ -409,7 +410,7 @@ def run_function(
             function = getattr(importlib.import_module(name), attribute)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise  # it is there, and imports what is not
+                raise  # the module exists; an import in it failed
             sys.exit(f"silly: there is no module {error.name!r} here for {target!r}")
         except AttributeError:
             sys.exit(f"silly: module {name!r} has no function {attribute!r}")
@@ -430,17 +431,17 @@ def _run_program(
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None,
 ) -> int:
     try:
-        with unconfigured_logging_drops():
+        with dropping_last_resort():
             run(start(), grace=grace, debug=debug or None, loop_factory=loop_factory)
     except SystemExit as leave:
         return _exit_code(leave)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except BaseException as error:  # noqa: BLE001 - it is the script's, and is shown
-        if _control.is_told(error) and not debug:
+    except BaseException as error:  # noqa: BLE001 - any exception of the script
+        if _control.is_reported(error) and not debug:
             return 1
         clarify(error, whole=debug)
-        with stdio.unhurried_errors():
+        with stdio.nonblocking_errors():
             sys.excepthook(type(error), error, error.__traceback__)
         return 1
     return 0
@@ -461,6 +462,6 @@ def _exit_code(leave: SystemExit) -> int:
         return 0
     if isinstance(leave.code, int):
         return leave.code
-    with stdio.unhurried_errors():
+    with stdio.nonblocking_errors():
         print(leave.code, file=sys.stderr)
     return 1

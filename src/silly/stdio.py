@@ -1,13 +1,14 @@
-"""The standard descriptors, written to with care.
+"""Robust writing to the standard descriptors.
 
-Whoever started the program chose what 0, 1 and 2 are. Each may be closed, unread,
-full, non-blocking, or a pipe whose reader has gone. So:
+The process that starts the program chooses what descriptors 0, 1 and 2 are. Each may be
+closed, unread, full, non-blocking, or a pipe without a reader. So:
 
-- The number of a closed one must not become that of a socket or a file, or what
-  is meant for standard error ends up there: `reserve` it first.
-- Data waits until it is read, and is whole or an error: `write_all`, `data_stream`.
-- Messages never wait, in an event loop least of all: `Dropper`, `Messages`.
-- They are shared with other processes, so O_NONBLOCK is neither set nor cleared.
+- A socket or file must not get the number of a closed one, or messages for standard
+  error would be written to it: call `reserve` first.
+- Writing data waits for the reader, and writes everything or fails: `write_all`,
+  `data_stream`.
+- Writing messages never blocks, above all not an event loop: `Dropper`, `Messages`.
+- The descriptors are shared with other processes, so O_NONBLOCK is not changed.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ __all__ = [
     "Stream",
     "data_stream",
     "descriptor_of",
+    "nonblocking",
+    "nonblocking_errors",
     "reserve",
-    "unhurried",
-    "unhurried_errors",
     "write_all",
 ]
 
-AT_END: Final = 1.0  # seconds that a slow reader of messages has at the end of a program
+AT_END: Final = 1.0  # seconds for a slow reader of messages at the end of a program
 _RETRY: Final = 0.1  # seconds
 _PIECE: Final = select.PIPE_BUF if hasattr(select, "PIPE_BUF") else 512  # pipe(7)
 _DATA_PIECE: Final = 1 << 16  # bytes
@@ -52,27 +53,29 @@ class OutputLost(Exception):  # noqa: N818 - named by what happened
     def __init__(self, name: str, error: OSError) -> None:
         super().__init__(f"cannot write {name}: {error.strerror or error}")
         self.is_unwanted = isinstance(error, BrokenPipeError)
-        """True if the reader has gone: it has what it wanted."""
+        """True if the reader has closed the pipe: it needs no more data."""
 
 
 def reserve() -> None:
-    """Open the null device in the place of each standard descriptor that is closed.
+    """Open the null device for each standard descriptor that is closed.
 
-    Standard error is a stream then, too: `print` to None writes to standard output.
+    Also makes `sys.stderr` a stream if it is None, because `print` to None writes to
+    standard output.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest that is free
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest free number
     if sys.stderr is None:
         sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 def descriptor_of(stream: TextIO | None) -> int | None:
-    """Return the descriptor that *stream* writes to; None if it only stands for a file.
+    """Return the descriptor that *stream* writes to; None if it is no stream of a file.
 
-    A view of the terminal, or a test's capture, is to be written to as it is.
+    Other objects, such as a view of the terminal or a test's capture, must be written to
+    directly.
     """
     if not isinstance(stream, io.TextIOWrapper | Stream):
         return None
@@ -94,20 +97,20 @@ def _has_room(descriptor: int, seconds: float | None = 0.0) -> bool:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write all of *data*; wait for whoever reads it. Raises OSError."""
+    """Write all of *data*, waiting for the reader. Raises OSError."""
     rest = memoryview(data)
     while rest:
         try:
             rest = rest[os.write(descriptor, rest[:_DATA_PIECE]) :]
-        except BlockingIOError:  # somebody made it non-blocking
+        except BlockingIOError:  # another process made it non-blocking
             _has_room(descriptor, None)
 
 
 class Stream(io.TextIOBase):
-    """A text stream that gives its bytes to *put*, at each end of a line if *by_line*.
+    """A text stream that replaces *stream* and gives its bytes to *put*.
 
-    Characters that the encoding of *stream*, in whose place it is, does not have become
-    question marks: a µ must not end a run.
+    With *by_line*, it does so after each line. Characters that the encoding of *stream*
+    lacks become question marks: a µ must not make the program fail.
     """
 
     def __init__(
@@ -127,7 +130,7 @@ class Stream(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """That of the stream in whose place this is."""
+        """The encoding of the stream that this one replaces."""
         return self._encoding
 
     def fileno(self) -> int:
@@ -137,7 +140,7 @@ class Stream(io.TextIOBase):
         return self._stream.fileno()
 
     def isatty(self) -> bool:
-        """Tell whether it is a terminal."""
+        """Return whether it is a terminal."""
         return self._stream is not None and self._stream.isatty()
 
     def writable(self) -> bool:
@@ -145,7 +148,7 @@ class Stream(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        """Take *text*; it leaves now, or with what follows."""
+        """Accept *text*, which is written now or with later text."""
         if not isinstance(text, str):
             raise TypeError(f"text must be a str, not {type(text).__name__}")
         self._held.append(text)
@@ -155,14 +158,14 @@ class Stream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Let everything leave. Raises what *put* does."""
+        """Write everything. Raises the exceptions of *put*."""
         text, self._held, self._size = "".join(self._held), [], 0
         if text:
             self._put(text.encode(self._encoding, "replace"))
 
 
 def data_stream(stream: TextIO | None, name: str) -> Stream:
-    """Return what writes to *stream*'s descriptor whole; what cannot be raises `OutputLost`."""
+    """Return a stream that writes all data to *stream*'s descriptor or raises `OutputLost`."""
     descriptor = descriptor_of(stream)
 
     def put(data: bytes) -> None:
@@ -186,15 +189,15 @@ _droppers: weakref.WeakSet[Dropper] = weakref.WeakSet()
 
 
 class Dropper:
-    """Writes to a descriptor without ever waiting for it.
+    """Writes messages to a descriptor without ever blocking.
 
-    What it does not take now is kept, up to *max_kept* bytes (and one message), and
-    tried again with the next; more is dropped, and a line says how many *what* were.
-    A message may come in a signal handler, in the middle of another one.
+    Bytes that the descriptor does not take now are kept, up to *max_kept* bytes (or one
+    message), and retried with the next message. Further messages are dropped, and a line
+    reports how many. A signal handler may write a message while another is written.
 
     Args:
-        descriptor: returns where to write; None is nowhere.
-        what: what messages are called.
+        descriptor: returns the descriptor to write to, or None if it is closed.
+        what: the noun for messages, in the plural.
         max_kept: bytes.
     """
 
@@ -205,31 +208,31 @@ class Dropper:
         self._what = what
         self._max_kept = max_kept
         self._kept = bytearray()
-        self._untold = 0  # dropped, and not said yet
-        self._own: tuple[int, int, int] | None = None  # our own descriptor, and of what
+        self._unreported = 0  # dropped messages
+        self._own: tuple[int, int, int] | None = None  # reopened descriptor, its device and inode
         self._is_socket: bool | None = None
-        self._retrying: asyncio.AbstractEventLoop | None = None  # which will try again
-        self._is_pushing = False
+        self._retrying: asyncio.AbstractEventLoop | None = None  # the loop that will retry
+        self._is_writing = False
         self.error: OSError | None = None
-        """Why something was lost without a word in its place; None if nothing was."""
+        """Why messages were lost without a line that reports it; None if none were."""
         _droppers.add(self)
 
     def write(self, data: bytes) -> bool:
-        """Write *data*, or keep it; return False if there is no room even to keep it."""
+        """Write or keep *data*; return False if there was no room and it was dropped."""
         self.flush()
         fits = len(self._kept) + len(data) <= self._max_kept or not self._kept
         if fits:
             self._kept += data
             self.flush()
         else:
-            self._untold += 1
+            self._unreported += 1
         return fits
 
     def flush(self) -> None:
-        """Write of what is kept as much as can be written now."""
-        if self._is_pushing:
-            return  # it goes on below
-        self._is_pushing = True
+        """Write as much of the kept bytes as can be written now."""
+        if self._is_writing:
+            return  # the interrupted call will write everything
+        self._is_writing = True
         kept = self._kept
         try:
             while kept:
@@ -237,22 +240,20 @@ class Dropper:
                 if descriptor is None:
                     raise OSError(errno.EBADF, "it is closed")
                 del kept[: self._write_now(descriptor, bytes(kept[:_PIECE]))]
-                if self._untold and not kept:
-                    kept += b"(%d %s dropped: nobody read them)\n" % (
-                        self._untold,
-                        self._what.encode(),
-                    )
-                    self._untold = 0
+                if self._unreported and not kept:
+                    number, self._unreported = self._unreported, 0
+                    what = self._what if number > 1 else self._what.removesuffix("s")
+                    kept += f"({number} {what} dropped: the output was not read)\n".encode()
         except BlockingIOError:
             pass
-        except OSError as error:  # nobody will ever read it
+        except OSError as error:  # it will never be read
             self.error = error
             kept.clear()
         finally:
-            self._is_pushing = False
+            self._is_writing = False
 
     def flush_for(self, seconds: float) -> None:
-        """Write what is kept, and wait *seconds* at most for who reads it slowly."""
+        """Write the kept bytes, waiting up to *seconds* for a slow reader."""
         deadline = time.monotonic() + seconds
         self.flush()
         while self._kept and (left := deadline - time.monotonic()) > 0:
@@ -262,7 +263,7 @@ class Dropper:
             self.flush()
 
     def retry_later(self) -> None:
-        """While an event loop runs in this thread, try again every 0.1 seconds."""
+        """Retry every 0.1 seconds while an event loop runs in this thread."""
         if not self._kept:
             return
         with contextlib.suppress(RuntimeError):  # no loop runs in this thread
@@ -277,22 +278,22 @@ class Dropper:
         self.retry_later()
 
     def close(self) -> None:
-        """Write what is kept, as far as it is taken now; the rest is lost."""
+        """Write as much of the kept bytes as can be written now; drop the rest."""
         self.flush()
         if self._kept:
             self._kept.clear()
-            self.error = _unread()
-        self._let_go()
+            self.error = _not_read()
+        self._close_own()
 
     def _disown(self) -> None:
-        """In a forked child: what is kept is the parent's to write."""
+        """In a forked child: drop the kept bytes, which the parent will write."""
         self._kept.clear()
-        self._untold = 0
+        self._unreported = 0
         self._retrying = None
-        self._is_pushing = False
-        self._let_go()
+        self._is_writing = False
+        self._close_own()
 
-    def _let_go(self) -> None:
+    def _close_own(self) -> None:
         if self._own is not None:
             os.close(self._own[0])
             self._own = None
@@ -305,30 +306,30 @@ class Dropper:
             self._is_socket = is_socket
         if is_socket:
             if not self._is_socket:
-                raise OSError("the number is another socket's now")
+                raise OSError("its number now belongs to a socket")
             with socket.socket(fileno=os.dup(descriptor)) as sock:
                 return sock.send(data, getattr(socket, "MSG_DONTWAIT", 0))
         own = None
         if stat.S_ISFIFO(status.st_mode) or os.isatty(descriptor):
-            own = self._own_way(descriptor, status)
+            own = self._reopen(descriptor, status)
         if own is None and not _has_room(descriptor):
             raise BlockingIOError
         return os.write(descriptor if own is None else own, data)
 
-    def _own_way(self, descriptor: int, status: os.stat_result) -> int | None:
-        """Return a descriptor of our own of the same pipe or terminal, which does not wait."""
+    def _reopen(self, descriptor: int, status: os.stat_result) -> int | None:
+        """Return a non-blocking descriptor of the same pipe or terminal; None if impossible."""
         if self._own is not None:
-            ours, *which = self._own
+            reopened, *which = self._own
             if which == [status.st_dev, status.st_ino]:
-                return ours
-            self._let_go()
+                return reopened
+            self._close_own()
         try:
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
-            ours = os.open(f"/proc/self/fd/{descriptor}", flags)
-        except (OSError, AttributeError):  # where there is no /proc, or no such flag
+            reopened = os.open(f"/proc/self/fd/{descriptor}", flags)
+        except (OSError, AttributeError):  # there is no /proc, or no such flag
             return None
-        self._own = ours, status.st_dev, status.st_ino
-        return ours
+        self._own = reopened, status.st_dev, status.st_ino
+        return reopened
 
 
 def _forked() -> None:
@@ -340,12 +341,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
 
 
-def _unread() -> OSError:
-    return BlockingIOError(errno.EAGAIN, "nobody reads it")
+def _not_read() -> OSError:
+    return BlockingIOError(errno.EAGAIN, "it is not read")
 
 
 class Messages(Stream):
-    """A text stream to *stream*'s descriptor that never waits; a missing one leads nowhere."""
+    """A text stream that writes to *stream*'s descriptor without ever blocking."""
 
     def __init__(self, stream: TextIO | None, what: str = "lines") -> None:
         self._dropper = Dropper(lambda: descriptor_of(stream), what)
@@ -356,7 +357,7 @@ class Messages(Stream):
         self._dropper.retry_later()
 
     def end(self) -> OSError | None:
-        """Give a slow reader a second; return why something was lost without a word, if it was."""
+        """Give a slow reader a second; return the error if text was lost without a report."""
         self.flush()
         self._dropper.flush_for(AT_END)
         self._dropper.close()
@@ -364,10 +365,10 @@ class Messages(Stream):
 
 
 @contextlib.contextmanager
-def unhurried(name: Literal["stdout", "stderr"]) -> Iterator[Messages | None]:
-    """Let nothing that is printed to `sys.stdout` or `sys.stderr` wait, in ``with``.
+def nonblocking(name: Literal["stdout", "stderr"]) -> Iterator[Messages | None]:
+    """Keep `print` to `sys.stdout` or `sys.stderr` from blocking in the ``with`` block.
 
-    Gives the stream in its place; None if it is left alone, as it only stands for a file.
+    Yields the stream that replaces it; None if it is kept, because it has no descriptor.
     """
     before = getattr(sys, name)
     if not isinstance(before, Stream | None) and descriptor_of(before) is None:
@@ -382,6 +383,6 @@ def unhurried(name: Literal["stdout", "stderr"]) -> Iterator[Messages | None]:
         messages.end()
 
 
-def unhurried_errors() -> contextlib.AbstractContextManager[object]:
-    """Let nothing that is printed to standard error wait for its reader, in ``with``."""
-    return unhurried("stderr")
+def nonblocking_errors() -> contextlib.AbstractContextManager[object]:
+    """Keep `print` to standard error from blocking in the ``with`` block."""
+    return nonblocking("stderr")

@@ -1,10 +1,10 @@
-"""What systemd asks of a service: news of its state, and sockets that it opened beforehand.
+"""systemd: state notifications, the watchdog, and socket activation.
 
-Small, without a library: sd_notify(3) is one datagram, sd_listen_fds(3) three
-environment variables. Without systemd everything here does nothing.
+No library is needed: sd_notify(3) is one datagram, sd_listen_fds(3) three
+environment variables. Without systemd, everything here does nothing.
 
-Both run modes use this by themselves (``silly FILE.py`` and `silly.run`, alone
-or as several workers); a program calls `notify` for a ``STATUS=`` of its own.
+``silly FILE.py`` and `silly.run` use this automatically, with and without
+workers. A program can call `notify` to set its own ``STATUS=``.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final
 
-from silly._logger import Logger
+from silly._logs.logger import Logger
 
 __all__ = ["Activated", "Service", "activated", "notify", "watchdog_period"]
 
 logger = Logger("silly.systemd")
 
-_FIRST: Final = 3  # SD_LISTEN_FDS_START
-_PATIENCE: Final = 1.0  # seconds, for a service manager that does not read
+_LISTEN_FDS_START: Final = 3
+_NOTIFY_TIMEOUT: Final = 1.0  # seconds
 
 VARIABLES: Final = (
     "NOTIFY_SOCKET",
@@ -34,25 +34,27 @@ VARIABLES: Final = (
     "LISTEN_PID",
     "LISTEN_FDNAMES",
 )
-"""The variables that are meant for one process, and not for those that it starts."""
+"""The variables for this process only; child processes must not inherit them."""
 
 
-# ------------------------------------------------------------------------- news
+# ---------------------------------------------------------------- notifications
 
 
 def notify(*assignments: str) -> bool:
-    """Tell the service manager, as in ``notify("STATUS=warming up")`` (sd_notify(3)).
+    """Notify the service manager, as in ``notify("STATUS=warming up")`` (sd_notify(3)).
 
     Args:
-        *assignments: ``"READY=1"``, ``"STATUS=..."``, and so on; they leave in
+        *assignments: ``"READY=1"``, ``"STATUS=..."`` and so on; all are sent in
             one datagram.
 
     Returns:
-        False if nobody wants to know: ``NOTIFY_SOCKET`` is not set.
+        True if the notification was sent; False if there is no service manager
+        (``NOTIFY_SOCKET`` is not set).
 
     Raises:
         ValueError: an assignment is not of the form ``NAME=value`` on one line.
-        OSError: the datagram could not be sent (for a second: `TimeoutError`).
+        TimeoutError: the service manager did not read for a second.
+        OSError: the datagram could not be sent.
     """
     for assignment in assignments:
         name, equals, _ = assignment.partition("=")
@@ -64,16 +66,16 @@ def notify(*assignments: str) -> bool:
     if path.startswith("@"):
         path = "\0" + path[1:]  # unix(7): an abstract name
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(_PATIENCE)
+        sock.settimeout(_NOTIFY_TIMEOUT)
         sock.connect(path)
         sock.sendall("\n".join(assignments).encode())
     return True
 
 
 def watchdog_period() -> float | None:
-    """Return the seconds within which systemd wants a ``WATCHDOG=1``, or None.
+    """Return the seconds within which systemd expects a ``WATCHDOG=1``, or None.
 
-    From ``WATCHDOG_USEC`` and ``WATCHDOG_PID`` (sd_watchdog_enabled(3)).
+    They are read from ``WATCHDOG_USEC`` and ``WATCHDOG_PID`` (sd_watchdog_enabled(3)).
     """
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
@@ -82,7 +84,7 @@ def watchdog_period() -> float | None:
 
 
 class Service:
-    """One service's news, in the order that systemd expects; quiet where nobody listens."""
+    """Sends the state of a service in the order that systemd expects."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -91,50 +93,50 @@ class Service:
         self._timer: asyncio.TimerHandle | None = None
         period = watchdog_period()
         if period is not None:
-            self._beat(period / 2)
+            self._send_heartbeat(period / 2)
 
     def ready(self) -> None:
-        """Say that it serves; said once, and again after `reloading`."""
+        """Report that the service is ready: once, and again after `reloading`."""
         if self._state in {"", "RELOADING=1"}:
-            self._tell("READY=1")
+            self._notify("READY=1")
 
     def running(self, *, started: bool, listening: bool) -> None:
-        """Of a program alone: it is ready if it has *started*, or is *listening*."""
+        """Report that a program without workers is ready, if it has *started* or is *listening*."""
         if started or listening:
             self.ready()
 
     def reloading(self) -> None:
-        """Say that it starts again without stopping; `ready` ends that."""
+        """Report that the service reloads; `ready` ends the reload."""
         if self._state == "READY=1":
-            self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            self._notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
-    def stopping(self, *, told: bool = True) -> None:  # noqa: ARG002 - all the same to systemd
-        """Say that it drains."""
+    def stopping(self, *, requested: bool = True) -> None:  # noqa: ARG002 - not for systemd
+        """Report that the service is stopping."""
         if self._state != "STOPPING=1":
-            self._tell("STOPPING=1")
+            self._notify("STOPPING=1")
 
     def status(self, text: str) -> None:
-        """Say, in words, how it does (``systemctl status`` shows it)."""
-        self._tell(f"STATUS={text}")
+        """Report *text*, which ``systemctl status`` shows."""
+        self._notify(f"STATUS={text}")
 
     def ended(self) -> None:
-        """Say nothing more."""
+        """Stop the watchdog heartbeat."""
         if self._timer is not None:
             self._timer.cancel()
 
-    def _beat(self, period: float) -> None:
-        self._timer = self._loop.call_later(period, self._beat, period)
-        self._tell("WATCHDOG=1")
+    def _send_heartbeat(self, period: float) -> None:
+        self._timer = self._loop.call_later(period, self._send_heartbeat, period)
+        self._notify("WATCHDOG=1")
 
-    def _tell(self, *assignments: str) -> None:
+    def _notify(self, *assignments: str) -> None:
         if assignments[0].startswith(("READY", "RELOADING", "STOPPING")):
             self._state = assignments[0]
-        if os.getpid() != self._pid:  # a forked child is another's business
+        if os.getpid() != self._pid:  # a forked child does not report for its parent
             return
         try:
             notify(*assignments)
         except OSError as error:
-            logger.warning("cannot tell systemd %s: %s", assignments[0], error)
+            logger.warning("cannot notify systemd of %s: %s", assignments[0], error)
 
 
 # ---------------------------------------------------------------------- sockets
@@ -142,19 +144,19 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Activated:
-    """A listening stream socket that was open before this program began."""
+    """A listening stream socket that systemd passed to this process."""
 
     name: str
-    """What ``FileDescriptorName=`` calls it, or ``"unknown"``."""
+    """Its name from ``FileDescriptorName=``, or ``"unknown"``."""
     fd: int
-    """Its descriptor; it stays open."""
+    """Its descriptor, which stays open."""
     family: int
     """Its address family, as in the `socket` module."""
     sockaddr: Any
-    """Where it listens, as the `socket` module gives it."""
+    """The address it listens on, as in the `socket` module."""
 
     def dup(self) -> socket.socket:
-        """Return a socket of one's own for it; closing that one closes nothing else."""
+        """Return a new socket for a duplicate of the descriptor; the caller closes it."""
         sock = socket.socket(fileno=os.dup(self.fd))
         sock.setblocking(False)
         return sock
@@ -166,26 +168,27 @@ _found: list[Activated] | None = None
 def activated() -> list[Activated]:
     """Return the listening stream sockets that were passed to this process (sd_listen_fds(3)).
 
-    From ``LISTEN_FDS``, ``LISTEN_PID`` and ``LISTEN_FDNAMES``, which are then
-    removed, so that programs started from here do not take them for theirs.
+    They are found with ``LISTEN_FDS``, ``LISTEN_PID`` and ``LISTEN_FDNAMES``, which
+    are then removed from the environment, so that child processes do not use them.
     """
-    global _found  # noqa: PLW0603 - a process has them once
+    global _found  # noqa: PLW0603 - read once per process
     if _found is None:
         pid, count = os.environ.get("LISTEN_PID", ""), os.environ.get("LISTEN_FDS", "")
         _found = []
         if pid == str(os.getpid()) and count.isdigit():
             names = os.environ.get("LISTEN_FDNAMES", "").split(":")
             names += ["unknown"] * (int(count) - len(names))
-            for fd, name in zip(range(_FIRST, _FIRST + int(count)), names, strict=False):
-                with contextlib.suppress(OSError):  # no descriptor, or no socket
+            fds = range(_LISTEN_FDS_START, _LISTEN_FDS_START + int(count))
+            for fd, name in zip(fds, names, strict=False):
+                with contextlib.suppress(OSError):  # not a descriptor, or not a socket
                     os.set_inheritable(fd, False)
-                    _found += _listening(fd, name or "unknown")
+                    _found += _listening_socket(fd, name or "unknown")
             for variable in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
                 os.environ.pop(variable, None)
     return _found
 
 
-def _listening(fd: int, name: str) -> list[Activated]:
+def _listening_socket(fd: int, name: str) -> list[Activated]:
     sock = socket.socket(fileno=fd)
     try:
         if sock.type == socket.SOCK_STREAM and sock.getsockopt(
@@ -198,7 +201,7 @@ def _listening(fd: int, name: str) -> list[Activated]:
 
 
 def _forked() -> None:
-    global _found  # noqa: PLW0603 - they are the parent's
+    global _found  # noqa: PLW0603 - the sockets belong to the parent
     for each in _found or ():
         os.close(each.fd)
     _found = [] if _found else _found

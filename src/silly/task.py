@@ -1,7 +1,6 @@
-"""Tasks beside the one that runs: `fork` starts one.
+"""Background tasks: `fork` starts one.
 
-For a group of tasks that end together, use `asyncio.TaskGroup`; it works in
-every handler.
+For a group of tasks that end together, use `asyncio.TaskGroup`, which works in handlers.
 """
 
 from __future__ import annotations
@@ -12,10 +11,11 @@ import re
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar, overload
 
-from silly._live import Live
-from silly._logger import Logger
-from silly._repeats import Repeats
-from silly._tracebacks import clarify, place
+from silly._logs.logger import Logger
+from silly._logs.repeats import Repeats
+from silly._logs.tracebacks import clarify, place
+from silly._loop.live import Live
+from silly._values.units import counted
 from silly.text import printable
 
 __all__ = ["fork"]
@@ -34,12 +34,12 @@ def fork(fn: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> asyncio.Task[
 @overload
 def fork(fn: Callable[..., T], *args: Any) -> asyncio.Task[T]: ...
 def fork(fn: Any, *args: Any) -> asyncio.Task[Any]:
-    """Run *fn* in a task of its own, beside the caller.
+    """Run *fn* in its own task, concurrently with the caller.
 
-    The task begins at the caller's next suspension. It is never collected
-    early, and a program run by `silly.run` or ``silly FILE.py`` stays up for it.
-    If it crashes, the exception is logged (once, even if somebody also awaits
-    the task), and nothing else is hurt.
+    The task starts when the caller next suspends. It is protected from garbage
+    collection, and a program run by `silly.run` or ``silly FILE.py`` waits for it. If it
+    crashes, the exception is logged (once, even if the task is also awaited), and
+    nothing else is affected.
 
     Args:
         fn: a coroutine function or any other callable, called in the new task;
@@ -56,7 +56,7 @@ def fork(fn: Any, *args: Any) -> asyncio.Task[Any]:
     if isinstance(fn, Coroutine):
         if args:
             fn.close()
-            raise TypeError("args go with a function: fork(fn, *args), or fork(fn(*args))")
+            raise TypeError("a coroutine takes no args: use fork(fn, *args) or fork(fn(*args))")
     elif not callable(fn):
         raise TypeError(f"fn must be a coroutine function or a coroutine, not {type(fn).__name__}")
     try:
@@ -90,18 +90,18 @@ async def _call(fn: Callable[..., Any], args: tuple[Any, ...]) -> Any:
 def _forked_done(task: asyncio.Task[Any]) -> None:
     live = Live.of(task.get_loop())
     live.tasks.discard(task)
-    live.left()
+    live.wake_if_empty()
     if task.cancelled():
         return
     error = task.exception()
-    if isinstance(error, Exception):  # sys.exit() is no crash
+    if isinstance(error, Exception):  # SystemExit is not a crash
         log_crash(task.get_loop(), error, "forked task %s failed", task.get_name())
 
 
 def log_crash(
     loop: asyncio.AbstractEventLoop, error: Exception, message: str, what: object
 ) -> None:
-    """Log *message*, of *what*, with the traceback of *error*; repetitions are only counted."""
+    """Log *message* about *what* with the traceback of *error*; repetitions are only counted."""
     live = Live.of(loop)
     if live.crashes is None:
         live.crashes = Repeats(loop, _summarize_crashes)
@@ -111,4 +111,4 @@ def log_crash(
 
 
 def _summarize_crashes(kind: str, count: int) -> None:
-    logger.error("%s more time%s: %s", f"{count:,}", "s" if count > 1 else "", kind)
+    logger.error("%s: %s", counted(count, "more time"), kind)

@@ -1,9 +1,9 @@
-"""What a peer chose, made fit to be shown.
+"""Escaping of text that a peer chose.
 
-A name, a line or an address that comes from outside goes through `printable` on
-its way into a log, a terminal or a page: it may hold the escape sequences that a
-terminal obeys, a line end that forges a second log record, or marks that turn the
-direction of writing round.
+Names, lines and addresses from outside go through `printable` before they are written
+to a log, a terminal or a page: they may contain escape sequences that a terminal obeys,
+a line end that forges a second log record, or characters that reverse the direction of
+writing.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ _PLAIN: Final = re.compile(r"[ -~]*")
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""Return *text* on one line, with nothing in it that a terminal obeys.
+    r"""Return *text* on one line, without characters that control a terminal.
 
-    Control characters (C0, C1, DEL), line ends, format characters (such as those
-    that reverse the direction of writing), surrogates, and code points that are
-    private or unassigned become ``\x1b``, ``\u202e``, ``\U000e0001``. Characters
-    in *keep* stay as they are. A backslash stays one: what is printable already
-    is returned unchanged.
+    Control characters (C0, C1, DEL), line ends, format characters (such as those that
+    reverse the direction of writing), surrogates, and private or unassigned code points
+    are escaped as ``\x1b``, ``\u202e`` or ``\U000e0001``. Characters in *keep* are not.
+    Backslashes are not doubled, so printable text is returned unchanged.
     """
     if _PLAIN.fullmatch(text):
         return text

@@ -1,4 +1,4 @@
-"""Sleeping and timers. Times are seconds, as everywhere in Python."""
+"""Sleeping and timers. All times are in seconds."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from silly import _arguments
-from silly._live import Live
+from silly._loop.live import Live
+from silly._values import arguments
 from silly.task import fork, log_crash
 
 __all__ = ["Timer", "after", "cancel", "sleep"]
 
 
 def sleep(seconds: float) -> Coroutine[Any, Any, None]:
-    """Suspend this task for *seconds*; the others go on.
+    """Suspend this task for *seconds*; other tasks keep running.
 
     Args:
-        seconds: zero or more; with 0 the others get one turn.
+        seconds: zero or more; 0 lets the other tasks run once.
 
     Raises:
-        TypeError, ValueError: *seconds* is not such a number; at the call.
+        TypeError, ValueError: *seconds* is not such a number; raised at the call.
     """
-    return asyncio.sleep(_arguments.seconds(seconds, "seconds"))
+    return asyncio.sleep(arguments.seconds(seconds, "seconds"))
 
 
 class Timer:
-    """A call that is to come; `after` makes them."""
+    """A scheduled call; made by `after`."""
 
     __slots__ = ("__weakref__", "_args", "_fn", "_handle", "_live")
 
@@ -46,19 +46,19 @@ class Timer:
 
     @property
     def pending(self) -> bool:
-        """True until the call was made or cancelled."""
+        """True until the call has been made or cancelled."""
         return self._handle is not None
 
     def cancel(self) -> None:
-        """Do not make the call. Without effect when it was made, or cancelled, already."""
+        """Cancel the call. Does nothing if it was already made or cancelled."""
         if self._handle is not None:
             self._handle.cancel()
-            self._leave()
+            self._remove()
 
-    def _leave(self) -> None:
+    def _remove(self) -> None:
         self._handle = None
         self._live.timers.discard(self)
-        self._live.left()
+        self._live.wake_if_empty()
 
     def _fire(self) -> None:
         try:
@@ -69,15 +69,15 @@ class Timer:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is logged
             log_crash(asyncio.get_running_loop(), error, "timer call %r failed", self._fn)
         finally:
-            self._leave()
+            self._remove()
 
 
 def after(seconds: float, fn: Callable[..., object], *args: Any) -> Timer:
-    """Call ``fn(*args)`` in *seconds*, unless the timer is cancelled before.
+    """Call ``fn(*args)`` after *seconds*, unless the timer is cancelled first.
 
-    A coroutine function runs in a task of its own (`silly.task.fork`). A crash
-    is logged and hurts nothing else. A program run by `silly.run` or
-    ``silly FILE.py`` stays up for a pending timer.
+    A coroutine function runs in its own task (`silly.task.fork`). A crash is logged and
+    affects nothing else. A program run by `silly.run` or ``silly FILE.py`` waits for
+    pending timers.
 
     Returns:
         The timer, for `cancel`.
@@ -87,7 +87,7 @@ def after(seconds: float, fn: Callable[..., object], *args: Any) -> Timer:
             is not callable.
         RuntimeError: no event loop is running.
     """
-    _arguments.seconds(seconds, "seconds")
+    arguments.seconds(seconds, "seconds")
     if not callable(fn):
         raise TypeError(f"fn must be callable, not {type(fn).__name__}")
     try:
@@ -101,7 +101,7 @@ def after(seconds: float, fn: Callable[..., object], *args: Any) -> Timer:
 
 
 def cancel(timer: Timer) -> None:
-    """Cancel *timer*. Without effect when its call was made, or cancelled, already."""
+    """Cancel *timer*. Does nothing if its call was already made or cancelled."""
     if not isinstance(timer, Timer):
-        raise TypeError(f"timer must be what time.after() returned, not {type(timer).__name__}")
+        raise TypeError(f"timer must be a Timer made by time.after(), not {type(timer).__name__}")
     timer.cancel()

@@ -1,4 +1,4 @@
-"""Servers to be measured: right ones, and ones that are wrong in a way of their own."""
+"""Servers to measure: correct ones, and ones that make a certain error."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def greeting(sock: socket.socket) -> None:
 
 
 class Exchanging:
-    """Gives each line of the first two connections to the other of them."""
+    """Sends each line of the first two connections to the other one."""
 
     def __init__(self) -> None:
         self._both: list[socket.socket] = []
@@ -95,7 +95,7 @@ class _Server(socketserver.ThreadingTCPServer):
 
 @contextlib.contextmanager
 def serving(serve: Serve) -> Iterator[str]:
-    """Run *serve* for each connection, in a thread; give the address."""
+    """Run *serve* for each connection, in a thread; yield the address."""
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -104,7 +104,7 @@ def serving(serve: Serve) -> Iterator[str]:
 
     class Server(_Server):
         def shutdown_request(self, request: Any) -> None:
-            self.close_request(request)  # at once: a reset must stay one
+            self.close_request(request)  # without shutdown(): a reset must stay a reset
 
     with Server(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))

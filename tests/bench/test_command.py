@@ -1,4 +1,4 @@
-"""``silly bench`` as a user runs it: a process of its own, against servers on loopback."""
+"""``silly bench`` as a user runs it: in its own process, against servers on loopback."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import jsonschema
 import pytest
 
 import silly
-from silly._units import text_of_count
+from silly._values.units import text_of_count
 from silly.bench.result import schema
 from tests.bench import servers
 from tests.bench.servers import serving
@@ -47,7 +47,7 @@ def bench(*args: object, code: int | tuple[int, ...] = 0, env: dict[str, str] | 
 
 
 def measured(*args: object, code: int = 0) -> dict[str, Any]:
-    """Run with ``--json -`` and return the result, which keeps the schema."""
+    """Run with ``--json -``; return the result after checking it against the schema."""
     done = bench(*args, "-q", "--json", "-", code=code)
     result: dict[str, Any] = json.loads(done.stdout)
     VALIDATOR.validate(result)
@@ -108,7 +108,7 @@ def test_every_reply_is_counted(echo: str, options: list[str]) -> None:
         assert result["service"]["count"] == 200
         assert result["open_loop"]["sent"] == result["open_loop"]["scheduled"] == 200
         assert result["open_loop"]["unsent"] == 0
-        # Counted from when it was due, nothing is faster than counted from when it was sent.
+        # A latency from when a request was due is never shorter than from when it was sent.
         assert result["latency"]["mean"] >= result["service"]["mean"]
     else:
         assert result["service"] is result["open_loop"] is None
@@ -126,7 +126,7 @@ def test_data_of_a_file(echo: str, tmp_path: Path, framing: str) -> None:
     path = tmp_path / "data"
     path.write_bytes(b"one\nand two\n\xff\nlast")
     result = measured(echo, "-n", 8, "-c", 1, "--data", path, "--framing", framing)
-    # The last line gets the newline that it lacks; raw, the file is sent as it is.
+    # The last line gets the missing newline; with raw framing the file is sent as it is.
     assert result["bytes_in"] == (2 * 19 if framing == "line" else 8 * 18)
     assert result["plan"]["data"] == 18
 
@@ -137,7 +137,7 @@ def test_a_duration(echo: str) -> None:
     parts = [part for part in result["intervals"] if part["phase"] == "measured"]
     assert [part["start"] for part in parts] == pytest.approx([0, 0.05, 0.1, 0.15])
     assert result["plan"]["warmup"] == 0.1
-    # What was answered after the time counts for the latencies alone.
+    # Replies after the measured time only count for the latencies.
     within = sum(part["requests"] for part in parts)
     assert within <= result["requests"] == result["latency"]["count"]
     assert result["rate"] == pytest.approx(within / 0.2)
@@ -189,7 +189,7 @@ def test_unix_sockets(tmp_path: Path) -> None:
             assert result["server"]["cpu_per_request"] >= 0
             done = bench(f"unix:{path}", "-n", 20, "--pid", server.pid)
             assert re.search(
-                r"^server +\d.* cores, .* for each request, .*B resident", done.stdout, re.MULTILINE
+                r"^server +\d.* cores, .* per request, .*B resident", done.stdout, re.MULTILINE
             )
         finally:
             server.terminate()
@@ -217,7 +217,9 @@ def test_redis_answers_pings(port: int, tmp_path: Path) -> None:
             result = measured(addr, "-n", 500, "-d", 4, *pairs)
             assert result["requests"] == 500
             pairs += ["--send", r"ECHO {seq}\r\n", "--expect", r"$1\r\n{seq}\r\n"]
-            assert measured(addr, "-n", 10, *pairs, "-c", 2)["requests"] == 10  # of one digit
+            assert (
+                measured(addr, "-n", 10, *pairs, "-c", 2)["requests"] == 10
+            )  # {conn} has one digit
             done = bench(addr, "-n", 5, "--send", r"NONSENSE\r\n", "--expect", r"+OK\r\n", code=4)
             assert re.search(
                 r"connection \d: request 0: byte 0 of the reply is wrong: "
@@ -268,7 +270,7 @@ def test_socat_echoes(port: int) -> None:
          r"connection \d+: request 0: byte 0 of the reply is wrong: .* got b'220 ready"),
     ],
 )  # fmt: skip
-def test_what_a_server_does_wrong_is_named(
+def test_wrong_replies_are_named(
     serve: servers.Serve, kind: str, text: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "result.json"
@@ -284,7 +286,7 @@ def test_what_a_server_does_wrong_is_named(
     assert any(re.match(text, each) for each in result["errors"]["first"]), result["errors"]
     assert result["outcome"] == "stopped"
     assert result["why"] in done.stdout
-    # What was right until then is counted, and shown.
+    # The correct replies before the error are counted and shown.
     if serve not in (servers.resetting, servers.greeting):
         assert result["requests"] >= 5
         assert re.search(r"^  p50 +\d", done.stdout, re.MULTILINE)
@@ -318,14 +320,14 @@ def test_no_reply_in_time() -> None:
         result = measured(addr, "-n", 3, "-c", 3, "--timeout", "100ms", code=4)
     assert result["errors"]["kinds"] == {"timeout": 3}
     assert re.match(
-        r"connection \d: no reply within 0.1 s while request 0 was unanswered",
+        r"connection \d: no reply within 100 ms while request 0 was unanswered",
         result["errors"]["first"][0],
     )
 
 
 def test_a_stall_is_not_hidden_by_the_open_loop() -> None:
-    # The server stalls once, for 200 ms, while some 100 requests are due: in a schedule
-    # all of them are late, and count as long as they waited.
+    # The server stalls once, for 200 ms, while some 100 requests are due: with a schedule,
+    # all of them are late, and count with the time that they waited.
     def stalling(sock: socket.socket) -> None:
         for number, line in enumerate(servers.lines(sock)):
             if number == 20:
@@ -369,7 +371,7 @@ def test_requests_that_are_never_sent_are_reported() -> None:
         (["--mode", "reconnect", "-d", "5"], "--depth and --mode reconnect"),
         (["--mode", "reconnect", "--connect-rate", "5"], "--connect-rate and --mode reconnect"),
         (["--mode", "other"], "'other' is not one of 'keep', 'reconnect', 'hold'"),
-        (["-w", "5", "-c", "4"], "--workers 5: there are 4 connections"),
+        (["-w", "5", "-c", "4"], "--workers 5: only 4 connections"),
         (["-c", "0"], "--connections must be 1 or more, not 0"),
         (["-c", "few"], "'few' is not a number such as"),
         (["-d", "0"], "--depth must be 1 or more"),
@@ -379,10 +381,10 @@ def test_requests_that_are_never_sent_are_reported() -> None:
         (["--size", "big"], "'big' is not a size"),
         (["--size", "0"], "--size must be 1 or more for --framing line"),
         (["--size", "1-5", "--framing", "fixed"], "--framing fixed needs one --size"),
-        (["--send", "x"], "--send and --expect go in pairs: there are 1 and 0"),
+        (["--send", "x"], "--send and --expect come in pairs: got 1 --send and 0 --expect"),
         (["--send", "x", "--expect", "y", "--size", "5"], "--send and --size"),
         (["--send", "x", "--expect", ""], "must not be empty"),
-        (["--send", r"\q", "--expect", "y"], "backslash that stands for nothing"),
+        (["--send", r"\q", "--expect", "y"], "unknown backslash escape"),
         (["--template", "x", "--size", "5"], "--template and --size"),
         (["--template", "x", "--framing", "length-prefix"], "use --data"),
         (["--template", r"x\ny"], "makes two lines"),
@@ -393,23 +395,23 @@ def test_requests_that_are_never_sent_are_reported() -> None:
         (["--html", "/"], "--html: cannot write '/': Is a directory"),
         (["--csv", "/proc/x"], "--csv: cannot write '/proc/x': "),
         (["--csv", "-", "--json", "-"], "only one of --json, --csv and --html"),
-        (["--pid", "999999999"], "--pid 999999999: No such file or directory"),
+        (["--pid", "999999999"], "--pid 999999999: cannot read /proc/999999999/stat: No such file"),
         (["--nonsense"], "No such option"),
     ],
 )
-def test_what_makes_no_sense_is_one_line(echo: str, options: list[str], why: str) -> None:
+def test_wrong_usage_is_one_line(echo: str, options: list[str], why: str) -> None:
     assert why in one_line(bench(echo, *options, code=2))
 
 
 @pytest.mark.no_engine
 @pytest.mark.parametrize("addr", ["nonsense", "127.0.0.1:0", "127.0.0.1:99999", "::1:5"])
-def test_what_is_no_address_is_one_line(addr: str) -> None:
+def test_a_bad_address_is_one_line(addr: str) -> None:
     text = one_line(bench(addr, code=2))
-    assert f"addr {addr!r} is not an address" in text or "has port 0" in text
+    assert f"ADDR {addr!r} is not an address" in text or "has port 0" in text
 
 
 @pytest.mark.no_engine
-def test_who_does_not_listen_is_one_line(tmp_path: Path) -> None:
+def test_an_unreachable_server_is_one_line(tmp_path: Path) -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         addr = "{}:{}".format(*sock.getsockname())
@@ -443,7 +445,7 @@ def test_a_server_that_goes_away_ends_the_run(port: int) -> None:
     assert went.is_set()
     assert result["requests"] == 21
     assert result["outcome"] == "stopped"
-    assert result["why"] == "no connection could be made any more: Connection refused"
+    assert result["why"] == "could not connect any more: Connection refused"
     assert result["errors"]["kinds"]["connect"] == 10
     assert result["errors"]["kinds"].keys() - {"connect"} <= {"closed", "lost connection"}
 
@@ -452,7 +454,7 @@ def test_a_server_that_goes_away_ends_the_run(port: int) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_prints_what_was_measured(
+def test_a_signal_prints_the_results_so_far(
     echo: str, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     path = tmp_path / "result.json"
@@ -479,10 +481,10 @@ def test_a_signal_prints_what_was_measured(
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
-def test_a_signal_to_the_whole_group_prints_what_was_measured(
+def test_a_signal_to_the_whole_group_prints_the_results_so_far(
     echo: str, number: signal.Signals, code: int
 ) -> None:
-    """As timeout(1), a terminal and a service manager send it: to the workers, too."""
+    """Timeout(1), terminals and service managers send the signal to the workers, too."""
     with subprocess.Popen(
         [*BENCH, echo, "-t", "60s", "-w", "2", "--interval", "50ms", "--json", "-"],
         stdout=subprocess.PIPE,
@@ -518,7 +520,7 @@ def test_nohup_is_respected(echo: str) -> None:
 
 
 def test_interrupted_while_connecting(tmp_path: Path) -> None:
-    # A backlog that is full: whoever connects now gets no answer.
+    # With a full backlog, further connections get no answer.
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -535,12 +537,12 @@ def test_interrupted_while_connecting(tmp_path: Path) -> None:
                 process.send_signal(signal.SIGINT)
                 _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert errors == "silly bench: interrupted before it had connected\n"
+    assert errors == "silly bench: interrupted while connecting\n"
     assert list(tmp_path.iterdir()) == []
 
 
 def _until_waiting(pid: int) -> None:
-    """Return when the process has a worker: from then on it waits for it to connect."""
+    """Wait until the process has a worker; it then waits for the worker to connect."""
     children = Path(f"/proc/{pid}/task/{pid}/children")
     while not children.read_text():
         pass
@@ -559,10 +561,10 @@ def test_a_worker_that_is_killed_is_one_line(echo: str) -> None:
         os.kill(int(children), signal.SIGKILL)
         errors = process.stderr.read()
     assert process.returncode == 4
-    assert errors.splitlines()[-1] == "silly bench: a worker of the benchmark was killed"
+    assert errors.splitlines()[-1] == "silly bench: a benchmark worker was killed"
 
 
-def test_workers_end_with_whoever_started_them(echo: str) -> None:
+def test_workers_end_with_their_parent(echo: str) -> None:
     with subprocess.Popen(
         [*BENCH, echo, "-t", "60s", "--interval", "50ms"],
         stdout=subprocess.DEVNULL,
@@ -571,7 +573,9 @@ def test_workers_end_with_whoever_started_them(echo: str) -> None:
         assert process.stderr is not None
         process.stderr.readline()
         process.kill()
-        while process.stderr.read(4096):  # the worker has it open, too: it ends with it
+        while process.stderr.read(
+            4096
+        ):  # the worker has it open, too, so it ends when the worker does
             pass
 
 
@@ -619,7 +623,7 @@ def test_csv(echo: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.no_engine
-def test_files_are_replaced_whole(echo: str, tmp_path: Path) -> None:
+def test_files_are_replaced_completely(echo: str, tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     path.write_text("before")
     bench(echo, "-n", 5, "--json", path, "--csv", "/dev/null")
@@ -628,7 +632,7 @@ def test_files_are_replaced_whole(echo: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.no_engine
-def test_nothing_else_is_in_data_on_standard_output(echo: str, tmp_path: Path) -> None:
+def test_standard_output_has_only_the_data(echo: str, tmp_path: Path) -> None:
     for name in ("-", "/dev/stdout"):
         found = json.loads(bench(echo, "-n", 5, "--json", name).stdout)
         assert found["requests"] == 5
@@ -640,7 +644,7 @@ def test_nothing_else_is_in_data_on_standard_output(echo: str, tmp_path: Path) -
         assert re.match(" +rate +answered", done.stderr)
         assert not done.stdout or json.loads(done.stdout)["rate"] > 0
     path = tmp_path / "out.json"
-    with path.open("w") as file:  # as a shell's redirection to the same file
+    with path.open("w") as file:  # like a shell's redirection to the same file
         subprocess.run(
             [*BENCH, echo, "-n", "5", "-q", "--json", path], check=True, stdout=file, timeout=30,
             stderr=subprocess.DEVNULL,
@@ -649,7 +653,7 @@ def test_nothing_else_is_in_data_on_standard_output(echo: str, tmp_path: Path) -
 
 
 @pytest.mark.no_engine
-def test_one_file_cannot_be_two(echo: str, tmp_path: Path) -> None:
+def test_outputs_must_be_different_files(echo: str, tmp_path: Path) -> None:
     path = tmp_path / "result"
     for options in (["--csv", path, "--json", path], ["--csv", "/dev/stdout", "--json", "-"]):
         text = one_line(bench(echo, "-n", 5, *options, code=2))
@@ -658,7 +662,7 @@ def test_one_file_cannot_be_two(echo: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.no_engine
-def test_the_files_are_written_whatever_becomes_of_the_summary(echo: str, tmp_path: Path) -> None:
+def test_the_files_are_written_even_if_the_summary_cannot_be(echo: str, tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     command = 'exec "$@" > /dev/full'
     done = subprocess.run(
@@ -673,7 +677,7 @@ def test_the_files_are_written_whatever_becomes_of_the_summary(echo: str, tmp_pa
 @pytest.mark.no_engine
 def test_help_version_and_missing_arguments() -> None:
     text = bench("--help").stdout
-    for part in ("Load:", "Messages:", "Judging:", "Output:", "Examples:", "Exit codes:"):
+    for part in ("Load:", "Messages:", "Checks:", "Output:", "Examples:", "Exit codes:"):
         assert f"\n{part}\n" in text
     assert text.count("\n  silly bench localhost:") == 3
     assert "A.json B.json" in bench("compare", "--help").stdout
@@ -700,7 +704,7 @@ def test_compare(echo: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.no_engine
-def test_compare_refuses_what_is_no_result(tmp_path: Path) -> None:
+def test_compare_refuses_other_files(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     for text in ("", "{}", "[1]", '{"schema": "other/1"}'):
         path.write_text(text)
@@ -761,7 +765,7 @@ def test_a_missing_extra_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.no_engine
-def test_a_file_that_is_called_like_a_verb(tmp_path: Path) -> None:
+def test_a_file_named_like_a_verb(tmp_path: Path) -> None:
     (tmp_path / "bench").write_text("print('a script', __name__)")
     done = subprocess.run(
         [sys.executable, "-m", "silly", "./bench"],
@@ -780,9 +784,9 @@ def test_the_help_of_the_command_lists_the_verbs() -> None:
             [sys.executable, "-m", "silly", *args], capture_output=True, text=True, check=False
         )
         assert done.returncode == code
-        assert "  silly bench     load a server" in done.stdout + done.stderr
+        assert "  silly bench     load-test a server" in done.stdout + done.stderr
         assert "usage: silly" in done.stdout + done.stderr
 
 
-def test_the_engine_is_told(echo: str) -> None:
+def test_the_result_names_the_engine(echo: str) -> None:
     assert measured(echo, "-n", 5)["engine"] == silly.engine()

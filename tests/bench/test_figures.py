@@ -1,4 +1,4 @@
-"""Every figure that is shown, counted in another way: by the server, or from what it sums up."""
+"""Every published figure, checked against the server's counts and against other figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from silly._units import text_of_count
+from silly._values.units import text_of_count
 from silly.bench.histogram import Histogram
 from silly.bench.recorder import Recorder
 from silly.bench.result import PERCENTILES, _examples, schema
@@ -29,7 +29,7 @@ VALIDATOR = jsonschema.Draft202012Validator(schema())
 
 
 class Counting:
-    """An echo server of lines that counts, and answers only so many, on each connection."""
+    """A line echo server that counts, and stops answering after some lines per connection."""
 
     def __init__(self, answered: int | None = None) -> None:
         self.seen = Counter[str]()
@@ -52,7 +52,7 @@ class Counting:
 
 
 class Run:
-    """A run of ``silly bench``, with all that it writes."""
+    """A run of ``silly bench``, with all its outputs."""
 
     def __init__(self, folder: Path, addr: str, *options: object) -> None:
         names = {name: folder / f"result.{name}" for name in ("json", "csv", "html")}
@@ -68,7 +68,7 @@ class Run:
         self.page = names["html"].read_text()
 
     def check(self) -> None:
-        """Compare each figure with the others that it is made of."""
+        """Compare each figure with those that it is derived from."""
         result, rows = self.result, self.result["intervals"]
         counted = [row for row in rows if row["phase"] != "warm-up"]
         measured = [row for row in rows if row["phase"] == "measured"]
@@ -79,13 +79,13 @@ class Run:
         for csv_row, row in zip(self.rows, rows, strict=True):
             for name, text in csv_row.items():
                 assert text == ("" if row[name] is None else str(row[name]))
-        # Rates are of the time that was measured.
+        # Rates are those of the measured time.
         assert sum(row["length"] for row in measured) == pytest.approx(result["duration"])
         answered = sum(row["requests"] for row in measured)
         assert result["rate"] == pytest.approx(answered / result["duration"])
         for row in measured:
             assert row["rate"] == pytest.approx(row["requests"] / row["length"])
-        # Latencies: what is in the intervals, and nothing else.
+        # The latencies are the sum of those of the intervals.
         latency = result["latency"]
         assert latency["count"] == result["requests"] + result["unanswered"]
         whole = Histogram.merged(
@@ -97,7 +97,7 @@ class Run:
         ]
         assert (latency["min"], latency["max"]) == (whole.low / 1e9, whole.high / 1e9)
         assert latency["mean"] == pytest.approx(whole.total / whole.count / 1e9)
-        # What is printed, and what is on the page.
+        # The summary and the page.
         text = self.done.stdout
         assert re.search(rf"^requests +{text_of_count(result['requests'])} in ", text, re.MULTILINE)
         lost = text_of_count(result["errors"]["total"])
@@ -141,10 +141,10 @@ def test_the_client_counts_what_the_server_counts(options: list[object], tmp_pat
 
 
 @pytest.mark.parametrize("rate", [[], ["--rate", 400]])
-def test_what_is_never_answered_counts_with_the_time_it_waited(
+def test_unanswered_requests_count_with_the_time_they_waited(
     rate: list[object], tmp_path: Path
 ) -> None:
-    # Each connection answers twice; then, whatever is in flight times out after the end.
+    # Each connection answers twice; requests in flight then time out after the end.
     server = Counting(answered=2)
     with serving(server) as addr:
         run = Run(
@@ -162,7 +162,7 @@ def test_what_is_never_answered_counts_with_the_time_it_waited(
         assert (open_loop["scheduled"], open_loop["sent"]) == (120, 9)
         assert result["unanswered"] == 3 + open_loop["unsent"] == 114
         assert result["service"]["count"] == 9
-        # Due one after the other, 2.5 ms apart, and all of them until the end, or later.
+        # They are due 2.5 ms apart, and all wait until the end or later.
         assert result["latency"]["percentiles"]["50"] >= 0.15
     else:
         assert result["unanswered"] == 3
@@ -178,7 +178,7 @@ def test_what_is_never_answered_counts_with_the_time_it_waited(
         (servers.closing, ["--rate", 2000]),
     ],
 )
-def test_each_request_that_was_sent_is_answered_or_an_error(
+def test_each_sent_request_is_answered_or_an_error(
     serve: servers.Serve, rate: list[object], tmp_path: Path
 ) -> None:
     with serving(serve) as addr:
@@ -195,7 +195,7 @@ def test_each_request_that_was_sent_is_answered_or_an_error(
     assert result["errors"]["wrong"] < result["errors"]["total"]
 
 
-def test_what_is_right_before_a_wrong_reply_and_in_flight_behind_it(tmp_path: Path) -> None:
+def test_replies_before_and_requests_after_a_wrong_reply_are_counted(tmp_path: Path) -> None:
     def serve(sock: socket.socket) -> None:
         replies = [line for _, line in zip(range(8), lines(sock), strict=False)]
         replies[5] = replies[5][:20] + b"?" + replies[5][21:]
@@ -218,7 +218,7 @@ def test_what_is_right_before_a_wrong_reply_and_in_flight_behind_it(tmp_path: Pa
 def test_a_connection_that_times_out_counts_with_the_time_it_took(
     rate: list[object], tmp_path: Path
 ) -> None:
-    # A listener whose backlog is full answers no more.
+    # A listener with a full backlog does not answer.
     with (
         socket.create_server(("127.0.0.1", 0), backlog=0) as full,
         contextlib.ExitStack() as held,
@@ -259,8 +259,8 @@ def test_partial_replies_are_named(tmp_path: Path) -> None:
         run = Run(tmp_path, addr, "-n", 1, "-c", 1, "--timeout", "100ms")
     assert run.result["errors"]["first"] == [
         (
-            "connection 0: no whole reply within 0.1 s while request 0 was unanswered; "
-            "29 of 64 bytes of its reply had come"
+            "connection 0: no complete reply within 100 ms while request 0 was unanswered; "
+            "29 of 64 bytes of its reply had arrived"
         )
     ]
 

@@ -1,4 +1,4 @@
-"""What is sent and what must come back; and what is wrong with what came instead."""
+"""Requests and their expected replies; the diagnosis of wrong replies."""
 
 from __future__ import annotations
 
@@ -96,13 +96,13 @@ def came(*numbers: int, of: Messages = LONG) -> bytes:
         (came(10, 11) + came(12)[:63] + b"\r", "corrupt", 12, 63),
     ],
 )
-def test_what_is_wrong_is_named(received: bytes, kind: str, request_: int, byte: int) -> None:
+def test_errors_are_named(received: bytes, kind: str, request_: int, byte: int) -> None:
     found = diagnose(LONG, 10, 15, received)
     assert (found.kind, found.request, found.byte) == (kind, request_, byte)
     assert f"request {found.request}" in found.text or kind == "unasked"
 
 
-def test_extra_replies_that_say_nothing_of_themselves_are_duplicates() -> None:
+def test_extra_replies_without_numbers_are_duplicates() -> None:
     pong = listed([(b"PING\r\n", b"+PONG\r\n")])(0)
     found = diagnose(pong, 3, 4, b"+PONG\r\n+PONG\r\n")
     assert found.kind == "duplicate"
@@ -118,14 +118,14 @@ def test_extra_replies_that_say_nothing_of_themselves_are_duplicates() -> None:
 def test_a_changed_byte_is_found_where_it_is(
     framing: str, size: int, first: int, count: int, seed: int
 ) -> None:
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     messages = numbered(framing, size)(1)
     stream = bytearray(messages.batch(first, count)[0])
-    at = dice.randrange(len(stream))
-    stream[at] ^= 1 << dice.randrange(8)
+    at = rng.randrange(len(stream))
+    stream[at] ^= 1 << rng.randrange(8)
     found = diagnose(messages, first, first + count, bytes(stream))
     number, byte = divmod(at, messages.reply_size or 1)
-    # A changed digit may be that of another request, or connection: then that is said.
+    # A changed digit may name another request or connection; the diagnosis then says so.
     if found.kind == "corrupt":
         assert (found.request, found.byte) == (first + number, byte)
     else:
@@ -133,7 +133,7 @@ def test_a_changed_byte_is_found_where_it_is(
 
 
 @given(st.integers(0, 3000), st.integers(2, 30), st.data())
-def test_losing_doubling_and_swapping_are_told_apart(first: int, count: int, data: Any) -> None:
+def test_lost_duplicate_and_reordered_replies(first: int, count: int, data: Any) -> None:
     numbers = list(range(first, first + count))
     at = data.draw(st.integers(0, count - 2))
     lost = numbers[:at] + numbers[at + 1 :]
@@ -144,8 +144,8 @@ def test_losing_doubling_and_swapping_are_told_apart(first: int, count: int, dat
         assert (found.kind, found.request) == (kind, numbers[at])
 
 
-def test_what_is_wrong_behind_very_many_right_replies() -> None:
-    """Each reply is looked at once: with copies of the rest for each it would take minutes."""
+def test_an_error_after_many_correct_replies() -> None:
+    """Diagnosis takes linear time: copying the rest for each reply would take minutes."""
     count = 20_000
     messages = numbered("line", 2000)(1)
     right = messages.batch(0, count)[1]

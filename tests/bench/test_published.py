@@ -1,4 +1,4 @@
-"""Whatever is in the file, `silly bench compare` has two results, or one line to say."""
+"""`silly bench compare` compares two results, or rejects a file with a one-line message."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ VALUES = st.recursive(
 
 
 def compared(path: Path, text: str) -> list[str]:
-    """What comparing the file with a result says; nothing if it is refused."""
+    """The comparison of *text* with a result; nothing if it is rejected."""
     path.write_text(text)
     try:
         result = load(str(path))
     except ValueError:
         return []
-    said = [*lines(result, RESULT, draws=20), *lines(RESULT, result, draws=20)]
-    assert len(said) >= 4
-    return said
+    printed = [*lines(result, RESULT, draws=20), *lines(RESULT, result, draws=20)]
+    assert len(printed) >= 4
+    return printed
 
 
 def changed(data: st.DataObject, value: Any) -> Any:
@@ -79,7 +79,7 @@ def changed(data: st.DataObject, value: Any) -> Any:
 
 
 @given(st.data())
-def test_a_changed_result_is_compared_or_refused(
+def test_a_changed_result_is_compared_or_rejected(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     result = copy.deepcopy(RESULT)
@@ -89,7 +89,7 @@ def test_a_changed_result_is_compared_or_refused(
 
 
 @given(st.binary() | VALUES.map(json.dumps).map(str.encode))
-def test_any_bytes_are_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_any_bytes_are_rejected(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any.json"
     path.write_bytes(content)
     with pytest.raises(ValueError, match="is not a result of silly bench --json"):
@@ -118,19 +118,21 @@ TEXT = json.dumps(RESULT)
         "",
     ],
 )
-def test_what_is_no_result_is_refused(tmp_path: Path, text: str) -> None:
+def test_anything_but_a_result_is_rejected(tmp_path: Path, text: str) -> None:
     assert compared(tmp_path / "x.json", text) == []
 
 
 def test_a_result_is_compared(tmp_path: Path) -> None:
-    said = compared(tmp_path / "x.json", TEXT)
-    assert len(said) == 12
-    assert all("noise" in line for line in said if line.startswith(("rate", "p")))
-    # Of another version, with fields that this one does not know.
-    assert compared(tmp_path / "x.json", TEXT.replace('"errors"', '"more": [1], "errors"')) == said
+    printed = compared(tmp_path / "x.json", TEXT)
+    assert len(printed) == 12
+    assert all("noise" in line for line in printed if line.startswith(("rate", "p")))
+    # A result of another version, with unknown fields.
+    assert (
+        compared(tmp_path / "x.json", TEXT.replace('"errors"', '"more": [1], "errors"')) == printed
+    )
 
 
-def test_the_command_says_it_in_one_line(tmp_path: Path) -> None:
+def test_the_command_prints_one_line(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.json", tmp_path / "bad.json"
     good.write_text(TEXT)
     bad.write_text(TEXT.replace('"length": 1.0', '"length": "long"'))

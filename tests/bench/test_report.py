@@ -1,4 +1,4 @@
-"""The page: what is in it, that it needs nothing else, and that a browser draws it."""
+"""The HTML report: it is complete and self-contained, and a browser draws it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CHROMIUM = [
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the report of a good run, good.html, and of a bad one, bad.html."""
+    """A folder with the reports of a good run (good.html) and a bad one (bad.html)."""
     folder = tmp_path_factory.mktemp("report")
     for name, serve, options in (
         ("good", servers.echo, ["--rate", "2000", "-t", "300ms", "--interval", "50ms"]),
@@ -46,7 +46,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Page(html.parser.HTMLParser):
-    """What a page asks for from elsewhere, and the text that it shows."""
+    """Collects the external resources of a page, and the text that it shows."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Page(html.parser.HTMLParser):
         self.shown += data
 
 
-def test_one_file_that_needs_nothing_else(pages: Path) -> None:
+def test_the_page_is_self_contained(pages: Path) -> None:
     text = (pages / "good.html").read_text()
     page = Page(text)
     assert page.elsewhere == []
@@ -76,13 +76,13 @@ def test_one_file_that_needs_nothing_else(pages: Path) -> None:
     assert command in page.shown
 
 
-def test_what_went_wrong_is_in_it(pages: Path) -> None:
+def test_the_page_shows_errors(pages: Path) -> None:
     text = Page((pages / "bad.html").read_text()).shown
     assert "byte 20 of the reply is wrong" in text
     assert "fails: p99<1ns" in text
 
 
-def test_what_a_server_sends_cannot_break_the_page(pages: Path) -> None:
+def test_a_server_cannot_break_the_page(pages: Path) -> None:
     result: dict[str, Any] = json.loads((pages / "bad.json").read_text())
     result["errors"]["first"] = ["</script><script>alert(1)</script>"]
     result["errors"]["kinds"] = {"</script>": 1}
@@ -100,7 +100,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_text_of_others_is_shown_as_it_is_and_does_nothing(pages: Path, text: str) -> None:
+def test_text_is_escaped(pages: Path, text: str) -> None:
     result: dict[str, Any] = json.loads((pages / "bad.json").read_text())
     plain = report.html(result)
     result["errors"]["first"] = result["warnings"] = [text]
@@ -118,32 +118,32 @@ def test_a_run_without_any_reply(pages: Path) -> None:
     empty: dict[str, Any] = dict.fromkeys(("min", "mean", "max"))
     empty |= {"count": 0, "percentiles": {}, "histogram": []}
     result |= {"latency": empty, "intervals": [], "requests": 0, "rate": 0.0}
-    assert "no latencies: nothing was answered" in Page(report.html(result)).shown
+    assert "no latencies: no request was answered" in Page(report.html(result)).shown
 
 
 def test_no_axis_repeats_a_label() -> None:
     for values in ([], [0], [1], [2, 3], [7], [1234.5], [99_999], [3e6], [5e9]):
-        axis = charts.counts(values)
+        axis = charts.count_axis(values)
         labels = [label for _, label in axis.ticks]
         assert len(set(labels)) == len(labels) >= 2
         assert all(axis.low <= at <= axis.high for at, _ in axis.ticks)
     for start, end in ((0, 0.003), (-0.5, 0.3), (0, 1), (0, 10), (0, 0), (-2, 3600), (5, 86400.5)):
-        labels = [label for _, label in charts.seconds(start, end).ticks]
+        labels = [label for _, label in charts.time_axis(start, end).ticks]
         assert len(set(labels)) == len(labels) >= 2
     for latencies in ([], [0.0], [1e-3], [20e-6, 30e-6], [1e-6, 9.0], [0.011, 0.012]):
-        labels = [label for _, label in charts.spread(latencies).ticks]
+        labels = [label for _, label in charts.latency_axis(latencies).ticks]
         assert len(set(labels)) == len(labels) >= 2
     for count in (0, 1, 10, 100, 1000, 10**6):
-        labels = [label for _, label in charts.percents(count).ticks]
+        labels = [label for _, label in charts.percentile_axis(count).ticks]
         assert len(set(labels)) == len(labels) >= 3
-    assert charts.percents(10_000).ticks[-2:] == [(1000.0, "99.9"), (10_000.0, "99.99")]
+    assert charts.percentile_axis(10_000).ticks[-2:] == [(1000.0, "99.9"), (10_000.0, "99.99")]
 
 
-def test_bars_are_as_high_as_what_they_count(pages: Path) -> None:
+def test_the_height_of_bars(pages: Path) -> None:
     for name in ("good", "bad"):
         result = json.loads((pages / f"{name}.json").read_text())
         page = (pages / f"{name}.html").read_text()
-        # The titles of the marks hold the figures: they add up to what the result says.
+        # The figures in the titles of the marks add up to those of the result.
         errors = re.findall(r": (\d+) errors</title>", page)
         assert sum(map(int, errors)) == result["errors"]["total"]
         about = re.findall(r"about [^<]*: (\d+)</title>", page)
@@ -152,7 +152,7 @@ def test_bars_are_as_high_as_what_they_count(pages: Path) -> None:
             late = re.findall(r": (\d+) sent late</title>", page)
             assert sum(map(int, late)) == result["open_loop"]["late"]
     chart = charts.bars(
-        "x", charts.seconds(0, 2), charts.counts([5]), [(0, 1, 5, ""), (1, 2, 2.5, "")]
+        "x", charts.time_axis(0, 2), charts.count_axis([5]), [(0, 1, 5, ""), (1, 2, 2.5, "")]
     )
     heights = [float(high) for high in re.findall(r'height="([\d.]+)"', chart)]
     assert heights[0] == pytest.approx(2 * heights[1], rel=0.01)
@@ -160,7 +160,7 @@ def test_bars_are_as_high_as_what_they_count(pages: Path) -> None:
 
 def test_gaps_are_gaps() -> None:
     points: list[charts.Point] = [(0, 1.0, ""), (1, None, ""), (2, 1.0, ""), (3, 1.0, "")]
-    chart = charts.lines("x", charts.seconds(0, 3), charts.spread([1.0]), [points])
+    chart = charts.lines("x", charts.time_axis(0, 3), charts.latency_axis([1.0]), [points])
     path = re.search(r'class="line c0" d="([^"]*)"', chart)
     assert path is not None
     assert (path[1].count("M"), path[1].count("L")) == (2, 1)
@@ -169,8 +169,8 @@ def test_gaps_are_gaps() -> None:
 def test_a_browser_draws_it(pages: Path, tmp_path: Path) -> None:
     if shutil.which("chromium") is None:
         pytest.skip("chromium is not installed")
-    # A window is at least 500 pixels wide, so a phone's width is that of a frame. What the
-    # frame came to is reported in the wrapper's title.
+    # A window is at least 500 pixels wide, so a frame simulates a phone. The wrapper's title
+    # reports the layout of the frame.
     for name in ("good", "bad"):
         for width in (390, 1280):
             wrapper = pages / f"{name}{width}.html"

@@ -1,4 +1,4 @@
-"""The logic below I/O: histograms, schedules, what options mean, how results are judged."""
+"""The logic without I/O: histograms, schedules, parsing of options, judging of results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from silly import _units
+from silly._values import units
 from silly.bench import result as results
 from silly.bench.asserts import Claim
 from silly.bench.compare import compare
@@ -21,7 +21,7 @@ from silly.bench.plan import Plan
 from silly.bench.recorder import AFTER, Interval
 from silly.bench.schedule import Ramp, Schedule, Stage
 from silly.bench.sizes import Sizes
-from silly.cli.bench import _Found
+from silly.cli.bench import _Search
 
 pytestmark = pytest.mark.no_engine
 
@@ -51,14 +51,14 @@ def test_a_percentile_is_within_its_error_of_a_recorded_value(
 
 
 @given(some, some)
-def test_merging_is_counting_all(one: list[int], other: list[int]) -> None:
+def test_merging_adds_counts(one: list[int], other: list[int]) -> None:
     merged = counted(one)
     merged.merge(counted(other))
     assert merged.to_list() == counted(one + other).to_list()
 
 
 @given(st.lists(nanoseconds))
-def test_as_plain_data_and_back(values: list[int]) -> None:
+def test_plain_data_round_trip(values: list[int]) -> None:
     histogram = counted(values)
     again = Histogram.from_list(histogram.to_list())
     assert again.to_list() == histogram.to_list()
@@ -99,13 +99,13 @@ stages = st.lists(st.builds(Stage, st.floats(0.01, 100), levels), max_size=4)
 
 
 @given(levels, stages, st.integers(0, 5000))
-def test_requests_are_due_in_order_and_where_the_rate_has_made_them_up(
+def test_requests_are_due_in_order_and_follow_the_rate(
     start: float, then: list[Stage], number: int
 ) -> None:
     schedule = Schedule(Ramp(start, then))
     assert schedule.due(0) == 0
     assert schedule.due(number) <= schedule.due(number + 1)
-    # The area under the rate up to then, straight piece by piece, is the number of the request.
+    # The number of a request is the area under the piecewise linear rate until it is due.
     due, ramp = schedule.due(number), Ramp(start, then)
     ends = itertools.accumulate((stage.seconds for stage in then), initial=0.0)
     places = [*(end for end in ends if end < due), due]
@@ -147,11 +147,11 @@ def test_a_ramp_is_straight_between_its_stages_and_stays_at_the_last() -> None:
 
 @given(st.integers(0, 10**9))
 def test_plain_sizes(size: int) -> None:
-    assert _units.size(str(size)) == Sizes.parse(str(size)).one == size
+    assert units.size(str(size)) == Sizes.parse(str(size)).one == size
 
 
 @given(st.integers(0, 5000), st.integers(0, 5000), st.integers(1, 99), st.integers())
-def test_sizes_are_drawn_from_what_was_said(low: int, more: int, share: int, seed: int) -> None:
+def test_sizes_follow_their_shares(low: int, more: int, share: int, seed: int) -> None:
     sizes = Sizes.parse(f"{low}-{low + more}:{share}%,9999:{100 - share}%")
     drawn = sizes.draw(50, seed)
     assert all(low <= size <= low + more or size == 9999 for size in drawn)
@@ -172,8 +172,8 @@ def test_shares_of_sizes() -> None:
         ("x", "'x' is not a size such as"),
         ("5-", "not a size such as"),
         ("10-5", "5 is less than 10"),
-        ("64:50%", "add up to 0.5, not 100%"),
-        ("64:50%,65:60%", "add up to 1.1"),
+        ("64:50%", "add up to 50%, not 100%"),
+        ("64:50%,65:60%", "add up to 110%"),
         ("64,65", "has no share"),
         ("64:9,65:91%", "has no %"),
         ("64:0%,65:100%", "more than 0%"),
@@ -181,7 +181,7 @@ def test_shares_of_sizes() -> None:
         ("1.5", "whole number"),
     ],
 )
-def test_what_is_no_size_is_told(text: str, why: str) -> None:
+def test_bad_sizes_are_explained(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         Sizes.parse(text)
 
@@ -192,36 +192,36 @@ def test_stages(seconds: float, level: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "30s", ":5", "30s:", "30s:x", "x:5", "0s:5", "30s:-5"])
-def test_what_is_no_stage_is_told(text: str) -> None:
+def test_bad_stages_are_explained(text: str) -> None:
     with pytest.raises(ValueError, match="stage"):
         Stage.parse(text)
 
 
 def test_units() -> None:
-    assert [_units.duration(text) for text in ("2", "500ms", "1.5m", "2h", "5us", "7µs")] == (
+    assert [units.duration(text) for text in ("2", "500ms", "1.5m", "2h", "5us", "7µs")] == (
         pytest.approx([2, 0.5, 90, 7200, 5e-6, 7e-6])
     )
-    assert [_units.size(text) for text in ("64", "64k", "1M", "2KiB", "1.5k", "3 MB")] == [
+    assert [units.size(text) for text in ("64", "64k", "1M", "2KiB", "1.5k", "3 MB")] == [
         64, 65536, 1 << 20, 2048, 1536, 3 << 20,
     ]  # fmt: skip
-    assert [_units.count(text) for text in ("7", "10k", "1.5M")] == [7, 10_000, 1_500_000]
-    assert [_units.rate(text) for text in ("0.5", "10k", "2k/s")] == [0.5, 10_000, 2000]
+    assert [units.count(text) for text in ("7", "10k", "1.5M")] == [7, 10_000, 1_500_000]
+    assert [units.rate(text) for text in ("0.5", "10k", "2k/s")] == [0.5, 10_000, 2000]
     for parse, wrong in (
-        (_units.duration, "soon"),
-        (_units.duration, "-1s"),
-        (_units.size, "1.0001"),
-        (_units.count, "1.5"),
-        (_units.rate, "fast"),
-        (_units.number, "nan"),
-        (_units.number, "x"),
+        (units.duration, "soon"),
+        (units.duration, "-1s"),
+        (units.size, "1.0001"),
+        (units.count, "1.5"),
+        (units.rate, "fast"),
+        (units.number, "nan"),
+        (units.number, "x"),
     ):
         with pytest.raises(ValueError, match="is not"):
             parse(wrong)
-    assert [_units.duration_text(v) for v in (None, 0, 1.5e-9, 1e-6, 0.00123456, 0.9999, 12.3)] == [
+    assert [units.duration_text(v) for v in (None, 0, 1.5e-9, 1e-6, 0.00123456, 0.9999, 12.3)] == [
         "-", "0 s", "1.50 ns", "1 µs", "1.23 ms", "1.00 s", "12.3 s",
     ]  # fmt: skip
-    assert [_units.size_text(v) for v in (64, 1536, 1 << 30)] == ["64 B", "1.50 KiB", "1 GiB"]
-    assert [_units.text_of_count(v) for v in (0, 1.5, 71234)] == ["0", "1.50", "71 234"]
+    assert [units.size_text(v) for v in (64, 1536, 1 << 30)] == ["64 B", "1.50 KiB", "1 GiB"]
+    assert [units.text_of_count(v) for v in (0, 1.5, 71234)] == ["0", "1.50", "71 234"]
 
 
 # ------------------------------------------------------------------------- judging
@@ -246,7 +246,7 @@ def a_result(**changes: Any) -> dict[str, Any]:
         ("p99<100ms", True),
         ("p99 <= 99ms", True),
         ("p50>=51ms", False),
-        ("p10<11ms", True),  # is not published: from the histogram
+        ("p10<11ms", True),  # not published, so computed from the histogram
         ("p10<9.9ms", False),
         ("max==0.1", True),
         ("mean!=50ms", False),
@@ -256,7 +256,7 @@ def a_result(**changes: Any) -> dict[str, Any]:
         ("rate>=12k", True),
         ("rate>=13k/s", False),
         ("client_cpu<0.9", True),
-        ("late==0", False),  # there was no schedule: a claim on it cannot hold
+        ("late==0", False),  # without a schedule, a claim about it cannot hold
         ("rss<1g", False),
         ("cpu_per_request<1ms", False),
     ],
@@ -268,7 +268,7 @@ def test_claims(text: str, holds: bool) -> None:
 @pytest.mark.parametrize(
     "text", ["", "p99", "p99<", "<5ms", "p99<5 apples", "p0<1ms", "p101<1ms", "size<5", "errors==x"]
 )
-def test_what_is_no_claim_is_told(text: str) -> None:
+def test_bad_claims_are_explained(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not a claim.*expected FIGURE COMPARISON VALUE"):
         Claim.parse(text)
 
@@ -283,12 +283,12 @@ def test_claims_compare_as_numbers_do(value: float, comparison: str) -> None:
 
 
 def a_run(rate: float, middle: float, seed: int, seconds: int = 20) -> dict[str, Any]:
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     intervals: list[dict[str, Any]] = []
     all_values: list[int] = []
     for start in range(seconds):
-        count = max(1, round(dice.gauss(rate, rate / 20)))
-        values = [round(dice.lognormvariate(math.log(middle), 0.3) * 1e9) for _ in range(count)]
+        count = max(1, round(rng.gauss(rate, rate / 20)))
+        values = [round(rng.lognormvariate(math.log(middle), 0.3) * 1e9) for _ in range(count)]
         all_values += values
         intervals.append(
             {"start": start, "length": 1.0, "requests": count, "rate": float(count),
@@ -305,7 +305,7 @@ def a_run(rate: float, middle: float, seed: int, seconds: int = 20) -> dict[str,
     }
 
 
-def test_a_difference_is_told_from_noise() -> None:
+def test_a_difference_is_distinguished_from_noise() -> None:
     base = a_run(200, 0.001, 1)
     verdicts = {each.name: each.verdict for each in compare(base, a_run(200, 0.001, 2), draws=300)}
     assert verdicts["rate"] == verdicts["p50"] == "noise"
@@ -325,7 +325,7 @@ def test_a_run_is_the_same_as_itself() -> None:
     assert {each.ratio for each in compare(base, base, draws=100)} == {1.0}
 
 
-def test_few_intervals_tell_nothing() -> None:
+def test_too_few_intervals_give_no_verdict() -> None:
     short = a_run(200, 0.001, 1, seconds=4)
     assert {each.verdict for each in compare(short, a_run(900, 1, 2))} == {"too short to tell"}
 
@@ -357,7 +357,7 @@ def test_the_search_gives_up() -> None:
 
 
 def searched(server: float, client: float, cores: int) -> tuple[list[Try], list[Plan]]:
-    """Search where the server holds up to *server* a second, each worker up to *client*."""
+    """Search with a server that holds *server* per second, and *client* for each worker."""
     search = plans(Plan("x:1", rate=1000.0, busy_poll=True), 0.05, 30, cores)
     tries: list[Try] = []
     tried = [next(search)]
@@ -382,7 +382,7 @@ def searched(server: float, client: float, cores: int) -> tuple[list[Try], list[
         (30, 1e9, 2, 30, "server"),
     ],
 )
-def test_a_search_reaches_as_far_as_client_and_server_do(
+def test_a_search_ends_at_the_limit_of_client_or_server(
     server: float, client: float, cores: int, found: float, by: str
 ) -> None:
     tries, tried = searched(server, client, cores)
@@ -405,7 +405,7 @@ def test_a_stronger_client_leaves_the_server_a_core() -> None:
 @pytest.mark.parametrize(
     ("is_limit", "errors", "by"), [(1, 0, "client"), (0, 0, "server"), (1, 2, "server")]
 )
-def test_what_a_rate_fails_for(is_limit: int, errors: int, by: str) -> None:
+def test_why_a_rate_fails(is_limit: int, errors: int, by: str) -> None:
     plan = Plan("x:1", rate=100.0)
     result: dict[str, Any] = {
         "rate": 50.0, "errors": {"total": errors}, "client": {"is_limit": bool(is_limit)},
@@ -418,7 +418,7 @@ def test_what_a_rate_fails_for(is_limit: int, errors: int, by: str) -> None:
 
 def test_a_client_that_is_the_limit_has_a_verdict_and_an_exit_code() -> None:
     for is_limit, code in ((True, 5), (False, 1)):
-        found = _Found()
+        found = _Search()
         result: dict[str, Any] = {
             "rate": 50.0, "errors": {"total": 0, "wrong": 0}, "client": {"is_limit": is_limit},
             "open_loop": {"asked_rate": 100.0, "scheduled": 100, "unsent": 0},
@@ -431,7 +431,7 @@ def test_a_client_that_is_the_limit_has_a_verdict_and_an_exit_code() -> None:
         assert any("the server may hold more" in line for line in found.lines()) is is_limit
 
 
-def test_intervals_in_which_nothing_was_reported_are_there() -> None:
+def test_empty_intervals_have_rows() -> None:
     plan = Plan("localhost:9999", interval=0.1)
     intervals = results._intervals(plan, {1: Interval(1), AFTER: Interval(AFTER)}, 0.35)
     assert [each["start"] for each in intervals] == pytest.approx([0, 0.1, 0.2, 0.3])

@@ -1,4 +1,4 @@
-"""What a terminal shows while a run goes on: through a pseudo-terminal, as a user sees it."""
+"""The progress of a run on a pseudo-terminal, as a user sees it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def echo() -> Iterator[str]:
 
 
 class Terminal:
-    """A process on a pseudo-terminal of so many columns."""
+    """A process on a pseudo-terminal of a given width."""
 
     def __init__(self, columns: int, *args: str, **env: str) -> None:
         self.ours, theirs = pty.openpty()
@@ -61,16 +61,16 @@ class Terminal:
             self.text += piece.decode()
 
     def end(self) -> str:
-        """Wait for the end; return all that was written, after checking the terminal's state."""
+        """Wait for the end, check the terminal's state, and return all output."""
         after = termios.tcgetattr(self.theirs)
         os.close(self.theirs)
-        with contextlib.suppress(OSError):  # EIO: nobody has the other end any more
+        with contextlib.suppress(OSError):  # EIO: the other end is closed
             while piece := os.read(self.ours, 65536):
                 self.text += piece.decode()
         os.close(self.ours)
         self.process.wait(30)
         assert after == self.before
-        # The cursor is as it was, and what was shown meanwhile is gone.
+        # The cursor is restored, and the live view is gone.
         assert self.text.count("\x1b[?25l") == self.text.count("\x1b[?25h")
         assert "Traceback" not in self.text
         return self.text
@@ -95,7 +95,7 @@ def test_live_view(echo: str, columns: int) -> None:
 
 
 @pytest.mark.parametrize(("env", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
-def test_colours_are_left_out_if_asked_for(echo: str, env: dict[str, str], coloured: bool) -> None:
+def test_no_color_is_respected(echo: str, env: dict[str, str], coloured: bool) -> None:
     terminal = Terminal(80, echo, "-t", "200ms", "--interval", "50ms", **env)
     text = terminal.end()
     assert bool(re.search(r"\x1b\[(?:\d;)*3[0-9]", text)) is coloured
@@ -106,10 +106,10 @@ def test_a_dumb_terminal_gets_no_escapes(echo: str) -> None:
     assert "\x1b" not in terminal.end()
 
 
-def test_interrupted_the_terminal_is_sane_and_the_summary_shown(echo: str) -> None:
+def test_an_interrupted_run_restores_the_terminal_and_prints_the_summary(echo: str) -> None:
     terminal = Terminal(80, echo, "-t", "60s", "--interval", "50ms")
     terminal.read_until("[▁▂▃▄▅▆▇█]")
-    os.killpg(terminal.process.pid, signal.SIGINT)  # as Ctrl-C does: to all of the group
+    os.killpg(terminal.process.pid, signal.SIGINT)  # like Ctrl-C: to the whole process group
     text = plain(terminal.end())
     assert terminal.process.returncode == 130
     assert re.search(r"requests +\d.*, interrupted", text)
@@ -165,7 +165,7 @@ def test_figures(width: int) -> None:
     assert max(map(len, text.splitlines())) <= width
     if width >= 60:
         assert re.search(r"requests +errors +connections\n", text)
-        assert re.search(r"^in all +1 007 +1 +12 *$", text, re.MULTILINE)
+        assert re.search(r"^total +1 007 +1 +12 *$", text, re.MULTILINE)
         assert re.search(r"^ +p50 +p90 +p99 +max\nlast 1 s( +1 ms){4}", text, re.MULTILINE)
         assert re.search("▂+▄+▆+█+", text)
         assert "400 /s" in text
@@ -175,13 +175,13 @@ def test_figures_of_an_open_loop() -> None:
     interval = an_interval(0, 100, 1_000_000)
     interval.late, interval.max_lag = 7, 30_000_000
     text = shown(Plan("x:1", rate=500.0), interval, seconds=1)
-    assert re.search(r"sent late\nin all .* 7 *\n", text)
+    assert re.search(r"sent late\ntotal .* 7 *\n", text)
     assert re.search(r"target .* behind\nlast 1 s +500 /s .* 30 ms", text)
     ramp = Plan("x:1", rate=0.0, stages=(Stage(10, 1000),), warmup=2)
     assert "500 /s" in shown(ramp, seconds=7)
 
 
-def test_a_server_that_stalls_is_seen_to() -> None:
+def test_a_stalled_server_is_shown() -> None:
     before = an_interval(0, 100, 4_000_000)
     text = shown(Plan("x:1"), before, Interval(1), an_interval(2, 0, 1), seconds=3)
     assert re.search(r"^last 1 s( +-){4} *$", text, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""The command as a user runs it: on a terminal of so many columns and rows, or in a pipe."""
+"""Running the command as a user does: on a terminal of a given size, or in a pipe."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def environment(**env: str) -> dict[str, str]:
 
 
 class Terminal:
-    """A process whose controlling terminal is emulated, so that its screen can be looked at."""
+    """A process on an emulated terminal, whose screen can be inspected."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """What is on the screen, without empty ends of lines."""
+        """The text on the screen, without trailing blanks."""
         return "\n".join(line.rstrip() for line in self.screen.display).rstrip()
 
     def wait_for(self, pattern: str) -> str:
@@ -91,9 +91,9 @@ class Terminal:
         return found[0]
 
     def wait_for_prompt(self, *, over: bool = False) -> None:
-        """Wait until `silly connect` reads keys: before, the terminal would show them itself.
+        """Wait until `silly connect` reads keys; until then, the terminal would echo them.
 
-        With *over*, until it no longer does.
+        With *over*, wait until it no longer does.
         """
         deadline = time.monotonic() + DEADLINE
         while bool(termios.tcgetattr(self._theirs)[3] & termios.ICANON) is not over:
@@ -106,14 +106,14 @@ class Terminal:
             return False
         try:
             piece = os.read(self._ours, 65536)
-        except OSError:  # EIO: nobody has the other end any more
+        except OSError:  # EIO: the other end is closed
             return False
         self.raw += piece
         self._stream.feed(piece)
         return True
 
     def end(self) -> int:
-        """Wait for the end of the process; its terminal must be as it was. Return the code."""
+        """Wait for the process to end, check that its terminal is restored, return the code."""
         deadline = time.monotonic() + DEADLINE
         waiter = threading.Thread(target=self.process.wait, daemon=True)
         waiter.start()
@@ -180,7 +180,7 @@ class Echo:
 
 
 def silly(*args: str, data: bytes = b"", code: int = 0) -> subprocess.CompletedProcess[bytes]:
-    """Run the command to its end."""
+    """Run the command and wait for it."""
     done = subprocess.run(
         [*SILLY, *args], input=data, capture_output=True, timeout=DEADLINE, check=False,
         env=environment(),
@@ -191,7 +191,7 @@ def silly(*args: str, data: bytes = b"", code: int = 0) -> subprocess.CompletedP
 
 
 def refused(*args: str, code: int = 2) -> str:
-    """Run the command, which must refuse with one line; return it."""
+    """Run the command, which must fail with one line; return the line."""
     done = silly(*args, code=code)
     assert done.stdout == b""
     lines = done.stderr.decode().splitlines()
@@ -215,7 +215,7 @@ def dialled(addr: str) -> Iterator[socket.socket]:
 
 
 def exchange(addr: str, data: bytes) -> bytes:
-    """Send *data*, finish, and return all that comes back."""
+    """Send *data*, end the stream, and return everything that is received."""
     with dialled(addr) as sock, sock.makefile("rb") as file:
         sock.sendall(data)
         sock.shutdown(socket.SHUT_WR)

@@ -26,7 +26,7 @@ LOCAL = "127.0.0.1:0"
 
 @contextlib.contextmanager
 def server(serve: Callable[[socket.socket], object]) -> Iterator[str]:
-    """A server whose one client *serve* gets; its address."""
+    """Run *serve* with the first client of a server; yield the server's address."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.settimeout(30)
 
@@ -55,7 +55,7 @@ def reset(sock: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", bytes(range(256)) * 5000])
-def test_bytes_go_through_as_they_are(data: bytes, tmp_path: Path) -> None:
+def test_bytes_pass_through_unchanged(data: bytes, tmp_path: Path) -> None:
     with Echo(LOCAL, f"unix:{tmp_path}/x.sock", "--raw") as echo:
         for addr in (echo.addr, *echo.listening["unix"]):
             done = silly("connect", addr, data=data)
@@ -81,7 +81,7 @@ def test_input_and_output_may_be_files(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == data
 
 
-def test_the_end_of_input_is_told_and_the_answer_waited_for() -> None:
+def test_the_end_of_input_is_sent_and_the_answer_is_awaited() -> None:
     def answer_at_the_end(sock: socket.socket) -> None:
         sock.sendall(b"you sent " + receive_all(sock))
 
@@ -89,7 +89,7 @@ def test_the_end_of_input_is_told_and_the_answer_waited_for() -> None:
         assert silly("connect", addr, data=b"this").stdout == b"you sent this"
 
 
-def test_without_half_close_the_peer_is_not_told() -> None:
+def test_without_half_close_the_peer_sees_no_end() -> None:
     def answer(sock: socket.socket) -> None:
         assert sock.recv(100) == b"this"
         sock.sendall(b"that")
@@ -149,7 +149,7 @@ def test_a_reader_that_leaves_ends_it() -> None:
 
 
 def peak_memory(pid: int) -> int:
-    """Bytes of memory that a process had at most."""
+    """Return the peak resident memory of a process, in bytes."""
     status = Path(f"/proc/{pid}/status")
     if not status.exists():
         pytest.skip("this system does not tell how much memory a process has")
@@ -178,10 +178,10 @@ def test_a_hundred_megabytes_both_ways_in_bounded_memory() -> None:
         assert echo.stop()["bytes_out"] == count * len(piece)
 
 
-ENOUGH = 60_000_000  # bytes: more than all buffers on the way may hold
+ENOUGH = 60_000_000  # bytes: more than all buffers in between may hold
 
 
-def test_a_fast_server_waits_for_whoever_reads_the_output() -> None:
+def test_a_fast_server_waits_for_the_reader_of_the_output() -> None:
     sent, stuck = [0], threading.Event()
 
     def send(sock: socket.socket) -> None:
@@ -221,7 +221,7 @@ def test_a_fast_input_waits_for_the_server() -> None:
 # ------------------------------------------------------------------------- exit codes
 
 
-def test_nobody_listens(port: int) -> None:
+def test_connection_refused(port: int) -> None:
     addr = f"127.0.0.1:{port}"
     assert refused("connect", addr, code=1) == f"silly connect: {addr}: Connection refused"
     assert "No such file" in refused("connect", "unix:/tmp/there/is/no/such.sock", code=1)
@@ -249,8 +249,8 @@ def test_timeouts() -> None:
         echo.stop()
     with started("connect", "--listen", LOCAL, "--timeout", "100ms") as process:
         assert process.wait() == 1
-        assert b"nobody connected within 0.1 seconds\n" in process.stderr.read()
-    # A listener whose backlog is full answers no more.
+        assert b"no client connected within 0.1 seconds\n" in process.stderr.read()
+    # A listener with a full backlog does not answer.
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         addr = f"127.0.0.1:{full.getsockname()[1]}"
         with contextlib.ExitStack() as held:
@@ -277,10 +277,10 @@ def test_signals_in_a_pipe(number: int, code: int) -> None:
     ("args", "why"),
     [
         (["nonsense"], "ADDR 'nonsense' is not an address: it has no port"),
-        (["127.0.0.1:0"], "port 0 is for --listen"),
+        (["127.0.0.1:0"], "port 0, which only --listen can use"),
         (["::1:5"], "an IPv6 address needs brackets"),
         ([], "Missing argument 'ADDR'"),
-        ([":5", "--timeout", "0"], "--timeout: must be above 0"),
+        ([":5", "--timeout", "0"], "--timeout must be more than 0"),
         ([":5", "--idle-timeout", "x"], "'x' is not a duration"),
     ],
 )
@@ -299,7 +299,7 @@ def test_closed_standard_streams_are_one_line() -> None:
 @pytest.mark.no_engine
 def test_help_has_examples_groups_and_exit_codes() -> None:
     told = silly("connect", "--help").stdout.decode()
-    for part in ("Connection:", "What is sent:", "What is shown:"):
+    for part in ("Connection:", "Sending:", "Receiving:"):
         assert f"\n{part}\n" in told
     assert len(re.findall(r"^  .*silly connect", told, re.MULTILINE)) == 3
     assert "Exit codes" in told
@@ -351,13 +351,13 @@ def test_listen_takes_one_connection(family: str, port: int, tmp_path: Path) -> 
             listening.stdin.flush()
             assert process.stdout.read(8) == b"and back"
             process.stdin.close()
-            # The listener ends with its peer, as nc -l does; its own input is open still.
+            # The listener ends with its peer, like nc -l, although its input is still open.
             assert listening.wait() == 0
             assert process.wait() == 0
     assert not (tmp_path / "x.sock").exists()
 
 
-def test_listen_where_another_listens() -> None:
+def test_listen_on_an_address_in_use() -> None:
     with Echo(LOCAL) as echo:
         line = refused("connect", "--listen", echo.addr, code=1)
         echo.stop()
@@ -381,7 +381,7 @@ def test_line_mode_has_editing_history_and_the_peers_prompt(size: tuple[int, int
             terminal.wait_for("^Echo: helpo$")
             terminal.wait_for("^>$")
             terminal.wait_for_prompt()
-            terminal.type("\x1b[A\x7f\r")  # the line before, less its last letter
+            terminal.type("\x1b[A\x7f\r")  # the previous line without its last letter
             terminal.wait_for("^  quit  - Disconnect")
             terminal.wait_for("^>$")
             terminal.wait_for_prompt()
@@ -394,7 +394,7 @@ def test_line_mode_has_editing_history_and_the_peers_prompt(size: tuple[int, int
 
 @pytest.mark.no_engine
 @SIZES
-def test_what_the_peer_sends_cannot_command_the_terminal(size: tuple[int, int]) -> None:
+def test_the_peer_cannot_control_the_terminal(size: tuple[int, int]) -> None:
     evil = b"\x1b]0;owned\x07\x1b[2J\x1b[31mred \xc2\x9b5m\xff\r\n"
 
     def send(sock: socket.socket) -> None:
@@ -544,7 +544,7 @@ def test_a_missing_library_is_one_line_that_names_the_extra() -> None:
         with Terminal("connect", echo.addr, command=without) as terminal:
             assert terminal.end() == 2
             assert "the line mode needs prompt_toolkit: " in terminal.text
-        with started("connect", echo.addr, command=without) as process:  # a pipe needs none
+        with started("connect", echo.addr, command=without) as process:  # not needed in a pipe
             assert process.communicate(b"hello")[0] == b"hello"
             assert process.returncode == 0
         echo.stop()

@@ -1,7 +1,7 @@
-"""Whatever the standard descriptors are, service goes on, and data is whole or an error.
+"""Whatever the standard descriptors are, servers keep serving and data is complete or an error.
 
-Each may be closed, at a full disk, a pipe that is full and unread, non-blocking, or
-without a reader; and nothing of a log may reach a client or a file of data.
+A descriptor may be closed, on a full disk, a full pipe, non-blocking, or without a
+reader. Log messages must never reach a client or a data file.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def process(
 
 
 class Readiness:
-    """Waits for the word of a service that it is ready (sd_notify(3))."""
+    """Waits until a service reports that it is ready (sd_notify(3))."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "notify"
@@ -210,7 +210,7 @@ def test_service_goes_on(name: str, state: State, tmp_path: Path) -> None:
                 assert exchanged(first, b"two\n") == b"two\n"
             for _ in range(3):
                 if not name.startswith("echo"):
-                    started.send_signal(signal.SIGUSR1)  # while it waits, perhaps
+                    started.send_signal(signal.SIGUSR1)  # perhaps while it waits
                 assert exchanged(first, b"three\n") == b"three\n"
                 with dialled(addr) as sock:
                     assert exchanged(sock, b"new\n") == b"new\n"
@@ -231,7 +231,7 @@ def test_reloading_goes_on(tmp_path: Path) -> None:
             assert started.wait(DEADLINE) == 0
 
 
-def test_a_supervisor_that_nobody_listens_to_supervises(tmp_path: Path) -> None:
+def test_a_supervisor_works_when_its_log_is_not_read(tmp_path: Path) -> None:
     with unread() as descriptor, service("workers", tmp_path, {2: descriptor}) as (started, addr):
 
         def pid() -> int:
@@ -272,8 +272,8 @@ def test_a_report_reaches_standard_error_and_no_client(tmp_path: Path) -> None:
             assert started.wait(DEADLINE) == 0
 
 
-def test_a_closed_descriptor_is_nobodys(tmp_path: Path) -> None:
-    """What a program, or a library in it, writes to descriptor 2 reaches no client."""
+def test_writes_to_a_closed_descriptor_reach_no_client(tmp_path: Path) -> None:
+    """Bytes that a program or a library writes to descriptor 2 reach no client."""
     path = tmp_path / "script.py"
     path.write_text("""
 import os, sys
@@ -324,7 +324,7 @@ def sending(data: bytes) -> Iterator[str]:
 def commands(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[str, tuple[list[str], Callable[[bytes], object]]]]:
-    """Commands that write data to standard output, and what checks it."""
+    """Commands that write data to standard output, with a check of the data."""
     path = tmp_path_factory.mktemp("results") / "result.json"
 
     def result(data: bytes) -> None:
@@ -368,7 +368,7 @@ def test_data_on_a_non_blocking_pipe_is_whole(name: str, commands: dict[str, Any
     ids=["closed", "gone", "full"],
 )
 @pytest.mark.parametrize("name", NAMES)
-def test_data_that_is_lost_is_told(
+def test_lost_data_is_reported(
     name: str, state: State, words: str, commands: dict[str, Any]
 ) -> None:
     args, _ = commands[name]
@@ -385,7 +385,7 @@ def test_data_that_is_lost_is_told(
 @pytest.mark.no_engine
 @pytest.mark.parametrize("state", [closed, gone, unread, unread_terminal, full])
 @pytest.mark.parametrize("name", ["connect", "bench --json"])
-def test_messages_that_nobody_reads_hold_no_data_up(
+def test_unread_messages_do_not_hold_up_data(
     name: str, state: State, commands: dict[str, Any]
 ) -> None:
     args, check = commands[name]
@@ -411,7 +411,7 @@ def test_messages_that_nobody_reads_hold_no_data_up(
         (["--workers", "2", "--watchdog", "x", "nothing.py"], 2),
     ],
 )
-def test_errors_that_nobody_reads_are_not_in_the_data(
+def test_unread_errors_are_not_mixed_into_the_data(
     args: list[str], code: int, state: State
 ) -> None:
     with state() as descriptor, process(args, {0: subprocess.DEVNULL, 2: descriptor}) as started:
@@ -434,7 +434,7 @@ def test_the_json_of_echo_is_whole_or_an_error(tmp_path: Path) -> None:
     assert [event["event"] for event in events] == ["listening", "summary"]
 
 
-def test_a_script_that_crashes_ends_though_nobody_reads_why(tmp_path: Path) -> None:
+def test_a_crashing_script_ends_although_its_traceback_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "script.py"
     for text in ("1 / 0", "raise SystemExit('why')"):
         path.write_text(text)
@@ -446,7 +446,7 @@ def test_a_terminal_that_is_stopped_does_not_stop_an_echo_server(tmp_path: Path)
     addr = f"unix:{tmp_path}/s.sock"
     with Terminal("echo", addr, "--log") as terminal:
         terminal.wait_for("Listening")
-        for _ in range(2000):  # more lines than it holds, which nobody reads
+        for _ in range(2000):  # more lines than the terminal's buffer holds, unread
             with dialled(addr) as sock:
                 assert exchanged(sock, b"one\n") == b"one\n"
         terminal.process.send_signal(signal.SIGINT)

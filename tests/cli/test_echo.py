@@ -1,4 +1,4 @@
-"""``silly echo`` as a user runs it: a process of its own, on every kind of address."""
+"""``silly echo`` as a user runs it: in its own process, on every kind of address."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LOCAL = "127.0.0.1:0"
 
 
 @pytest.mark.parametrize("mode", [(), ("--lines",), ("--raw",)])
-def test_what_is_sent_comes_back(mode: tuple[str, ...]) -> None:
+def test_bytes_are_echoed(mode: tuple[str, ...]) -> None:
     data = b"one\r\n\ntwo\x00\xff\nunfinished"
     with Echo(LOCAL, *mode) as echo:
         assert exchange(echo.addr, data) == data
@@ -49,7 +49,7 @@ def test_what_is_sent_comes_back(mode: tuple[str, ...]) -> None:
         assert summary["answers"] == 4
 
 
-def test_lines_come_back_only_when_they_are_whole() -> None:
+def test_lines_are_echoed_when_they_are_complete() -> None:
     with Echo(LOCAL) as echo, dialled(echo.addr) as sock:
         sock.sendall(b"one\ntw")
         assert sock.recv(100) == b"one\n"
@@ -59,7 +59,7 @@ def test_lines_come_back_only_when_they_are_whole() -> None:
         assert sock.recv(100) == b""
 
 
-def test_frames_come_back_only_when_they_are_whole() -> None:
+def test_frames_are_echoed_when_they_are_complete() -> None:
     one, empty = struct.pack(">I", 5) + b"hello", struct.pack(">I", 0)
     with Echo(LOCAL, "--frames", "--read-limit", "1k") as echo:
         assert exchange(echo.addr, one + empty + one[:7]) == one + empty
@@ -70,7 +70,7 @@ def test_frames_come_back_only_when_they_are_whole() -> None:
     assert (summary["answers"], summary["ended"]) == (3, {"read_limit": 1})
 
 
-def test_discard_answers_nothing_and_takes_all() -> None:
+def test_discard_reads_all_and_sends_nothing() -> None:
     with Echo(LOCAL, "--discard") as echo:
         assert exchange(echo.addr, bytes(1_000_000)) == b""
         assert exchange(echo.addr, b"") == b""
@@ -78,7 +78,7 @@ def test_discard_answers_nothing_and_takes_all() -> None:
     assert (summary["bytes_in"], summary["bytes_out"]) == (1_000_000, 0)
 
 
-def test_chargen_sends_the_pattern_without_end_also_to_who_finished_sending() -> None:
+def test_chargen_sends_the_pattern_even_after_the_client_finished_sending() -> None:
     with Echo(LOCAL, "--chargen") as echo:
         for is_finished in (False, True):
             with dialled(echo.addr) as sock, sock.makefile("rb") as file:
@@ -90,7 +90,7 @@ def test_chargen_sends_the_pattern_without_end_also_to_who_finished_sending() ->
         assert echo.stop()["connections"]["accepted"] == 2
 
 
-def test_chargen_goes_on_accepting_while_a_client_takes_all_it_can() -> None:
+def test_chargen_accepts_while_a_client_reads_at_full_speed() -> None:
     with Echo(LOCAL, "--chargen") as echo, dialled(echo.addr) as greedy:
         taken, enough = threading.Event(), 5_000_000
 
@@ -139,7 +139,7 @@ def test_several_addresses_at_once(tmp_path: Path) -> None:
     assert not (tmp_path / "echo.sock").exists()
 
 
-def test_plain_lines_where_there_is_no_terminal() -> None:
+def test_plain_lines_without_a_terminal() -> None:
     with started("echo", LOCAL, "--idle-timeout", "200ms") as process:
         first = process.stdout.readline().decode()
         found = re.fullmatch(r"Listening on (127\.0\.0\.1:\d+) \(TCP\)\n", first)
@@ -156,11 +156,11 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
         rest, errors = process.communicate()
         assert (process.returncode, errors) == (0, b"")
     assert b"connections: 1, at most 1 at a time; ended 1 by idle_timeout\n" in rest
-    assert b"\n6 B in, 6 B out, 1 lines\n" in rest
+    assert b"\n6 B in, 6 B out, 1 line\n" in rest
     assert b"\x1b" not in rest
 
 
-def test_it_serves_on_when_nobody_reads_its_log() -> None:
+def test_it_keeps_serving_when_its_log_is_not_read() -> None:
     with started("echo", LOCAL) as process:
         addr = process.stdout.readline().split()[2].decode()
         process.stdout.close()
@@ -197,7 +197,7 @@ def test_the_environment_sets_limits() -> None:
 # ---------------------------------------------------------------------- a bad network
 
 
-def test_dropping_all_closes_the_connection_instead_of_answering() -> None:
+def test_drop_closes_the_connection_instead_of_answering() -> None:
     with Echo(LOCAL, "--drop", "100%") as echo, dialled(echo.addr) as sock:
         sock.sendall(b"one\n")
         assert sock.recv(100) == b""
@@ -205,7 +205,7 @@ def test_dropping_all_closes_the_connection_instead_of_answering() -> None:
     assert (summary["dropped"], summary["answers"], summary["bytes_out"]) == (1, 0, 0)
 
 
-def test_late_and_slow_answers_are_the_right_ones() -> None:
+def test_late_and_slow_answers_are_correct() -> None:
     data = b"".join(b"line %d\n" % number for number in range(200))
     with Echo(LOCAL, "--delay", "20ms", "--max-rate", "20k") as echo:
         assert exchange(echo.addr, data) == data
@@ -254,7 +254,7 @@ def test_udp_echo_on_the_same_port(mode: str) -> None:
 
 
 @pytest.mark.no_engine
-def test_udp_answers_from_the_address_that_was_asked() -> None:
+def test_udp_answers_come_from_the_address_of_the_request() -> None:
     with Echo(":0", "--udp") as echo:
         for host in ("127.0.0.1", "127.0.0.2", "::1"):
             with udp(host) as sock:
@@ -275,7 +275,7 @@ def test_udp_never_answers_ports_that_may_answer_back() -> None:
                     continue
                 sock.sendto(b"ping", ("127.0.0.1", own[0]))
                 refusals += 1
-        with udp() as sock:  # datagrams of one machine are taken in order
+        with udp() as sock:  # datagrams within one machine arrive in order
             assert ask(sock, b"and this?", own[0]) == b"and this?"
         summary = echo.stop()
     assert refusals >= 2
@@ -294,8 +294,8 @@ def test_a_loop_with_another_server_ends(mode: str, loops: int) -> None:
             sock.sendto(b"forged %d" % number, addr)
         sock.setblocking(False)
         answers = 0
-        while answers <= loops * (REPEATS + 1):  # the peer echoes what comes
-            with udp() as other:  # datagrams of one machine are taken in order
+        while answers <= loops * (REPEATS + 1):  # the peer echoes everything
+            with udp() as other:  # datagrams within one machine arrive in order
                 other.sendto(b"%d" % answers, addr)
                 other.recv(65536)
             try:
@@ -343,7 +343,7 @@ def test_udp_on_a_bad_network() -> None:
         assert echo.stop()["dropped"] == 2
     with Echo(LOCAL, "--udp", "--delay", "5ms", "--max-rate", "100") as echo, udp() as sock:
         assert ask(sock, bytes(60), echo.port) == bytes(60)
-        sock.sendto(bytes(60), ("127.0.0.1", echo.port))  # that was 0.6 s' worth
+        sock.sendto(bytes(60), ("127.0.0.1", echo.port))  # worth 0.6 s
         assert exchange(echo.addr, b"served\n") == b"served\n"
         assert echo.stop()["datagrams"] == {"received": 2, "sent": 1, "refused": 0, "lost": 1}
 
@@ -408,8 +408,8 @@ sys.exit(main(sys.argv[2:]))
         ("rich.live", 0),
     ],
 )
-def test_interrupted_when_it_has_hardly_begun(moment: str, code: int) -> None:
-    """At the import of a module, which is a moment that can be hit every time."""
+def test_interrupted_during_startup(moment: str, code: int) -> None:
+    """The signal comes while a module is imported: a moment that can be reproduced."""
     command = [sys.executable, "-c", INTERRUPTING, moment]
     with Terminal("echo", LOCAL, command=command) as terminal:
         assert terminal.end() == code
@@ -423,7 +423,7 @@ def test_a_second_signal_ends_the_grace() -> None:
             assert sock.recv(10) == b"x\n"
             terminal.type("\x03")
             terminal.wait_for("waiting up to 3600 s for 1")
-            terminal.process.terminate()  # a Ctrl-C, at once, would be the first one, twice
+            terminal.process.terminate()  # a second Ctrl-C could merge with the first
             assert terminal.end() == 0
         assert "connections: 1" in terminal.text
 
@@ -469,14 +469,14 @@ def test_many_addresses_fit_a_small_screen() -> None:
     [
         (["nonsense"], "ADDR 'nonsense' is not an address: it has no port; expected"),
         (["127.0.0.1:99999"], "port 99999 is not in 0 to 65535"),
-        (["--raw", "--frames"], "--raw and --frames: only one mode at a time"),
-        (["--lines", "--chargen"], "--lines and --chargen: only one mode"),
-        (["--frames", "--udp"], "--frames and --udp: datagrams cannot have frames"),
+        (["--raw", "--frames"], "--raw and --frames: choose one mode"),
+        (["--lines", "--chargen"], "--lines and --chargen: choose one mode"),
+        (["--frames", "--udp"], "--frames and --udp: this mode needs a stream"),
         (["--commands", "--udp"], "--commands and --udp"),
         (["--udp", "unix:/tmp/x"], "--udp and unix:/tmp/x: UDP needs an ADDR with a port"),
-        (["--discard", "--drop", "1%"], "--discard and --drop: nothing is answered"),
-        (["--discard", "--delay", "1s"], "--discard and --delay: nothing is answered"),
-        ([":5", ":5"], "an ADDR is there twice"),
+        (["--discard", "--drop", "1%"], "--discard and --drop: this mode sends no replies"),
+        (["--discard", "--delay", "1s"], "--discard and --delay: this mode sends no replies"),
+        ([":5", ":5"], "the same ADDR is given twice"),
         (["--drop", "2"], "'2' is not a probability such as 0.01 or 1%"),
         (["--drop", "-1"], "is not a probability"),
         (["--max-rate", "0"], "'0' is not a rate such as 64k"),
@@ -538,7 +538,8 @@ def test_help_has_examples_groups_exit_codes_and_every_limit() -> None:
     from silly.net.limits import Limits
 
     told = silly("echo", "--help").stdout.decode()
-    for part in ("Mode (one of them):", "A bad network:", "Limits:", "Output:", "Exit codes:"):
+    groups = ("Mode (choose one)", "Simulated bad network", "Limits", "Output", "Exit codes")
+    for part in (f"{group}:" for group in groups):
         assert f"\n{part}\n" in told
     assert len(re.findall(r"^  silly echo", told, re.MULTILINE)) == 3
     for each in Limits.fields():

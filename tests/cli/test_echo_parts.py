@@ -1,4 +1,4 @@
-"""The parts of ``silly echo`` that need no process: paces, counts, impaired paths."""
+"""The parts of ``silly echo`` that need no process: rates, counts, impaired paths."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def test_chargen_is_the_pattern_of_the_rfc() -> None:
     assert chargen.datagram(5000) == chargen.BLOCK[:512]
 
 
-def test_a_pace_is_kept() -> None:
+def test_pace() -> None:
     pace = Pace(100, 10.0)
     assert pace.piece == 1
     assert pace.wait(50, 10.0) == pytest.approx(0.5)
     assert pace.wait(50, 10.5) == pytest.approx(0.5)
     assert pace.wait(50, 10.6) == pytest.approx(0.9)
-    assert pace.wait(50, 11.54) == pytest.approx(0.46)  # a late timer is made up for
-    assert pace.wait(50, 20.0) == pytest.approx(0.45)  # what was not used is not saved
-    assert Pace(1e6, 10.0).wait(64, 10.0) == 0  # a wait too short for a timer
+    assert pace.wait(50, 11.54) == pytest.approx(0.46)  # a late timer is compensated
+    assert pace.wait(50, 20.0) == pytest.approx(0.45)  # unused time is not saved up
+    assert Pace(1e6, 10.0).wait(64, 10.0) == 0  # too short for a timer
     assert Pace(0.1, 0.0).piece == 1
 
 
 class LateTimers:
-    """The module asyncio, whose sleepers wake up late: by 1.1 ms, on the clock of the loop."""
+    """The module asyncio, but `sleep` wakes up 1.1 ms late, on the clock of the loop."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(asyncio, name)
@@ -68,7 +68,7 @@ class LateTimers:
     ],
     ids=lambda value: f"{len(value)}B" if isinstance(value, bytes) else None,
 )
-def test_the_rate_named_is_the_rate_held(
+def test_the_rate_is_exact_on_average(
     mode: str, request_: bytes, one_by_one: bool, rate: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(impairment, "asyncio", LateTimers())
@@ -95,7 +95,7 @@ def test_the_rate_named_is_the_rate_held(
             tasks.append(loop.create_task(send()))
         start = loop.time()
         await theirs.write(request_)
-        # What is in the buffers at the start is taken at once where nothing is answered.
+        # Without answers, the bytes that fill the buffers at the start are taken at once.
         while loop.time() < start + max(0.5, (30 * 65536 if silent else 3000) / rate):
             if silent:
                 await asyncio.sleep(1000 / rate)
@@ -119,14 +119,14 @@ def test_the_rate_named_is_the_rate_held(
 def test_datagrams_above_the_rate_are_lost_and_no_others(size: int, rate: int) -> None:
     pace, step, admitted = Pace(rate, 0.0), size / rate / 3.3, 0
     count = round(max(4 / step, 300))
-    for number in range(count):  # 3.3 times what is allowed
+    for number in range(count):  # 3.3 times the rate
         admitted += pace.admits(size, number * step)
     assert admitted * size == pytest.approx(rate * count * step, rel=0.05)
     slow = Pace(rate, 0.0)
     assert all(slow.admits(size, number * size / rate * 1.01) for number in range(100))
 
 
-def test_answers_that_are_late_are_late_together() -> None:
+def test_delays_of_answers_do_not_add_up() -> None:
     async def main() -> None:
         ours, theirs = memory_pair()
         to = path(ours, Impairment(delay=2.0))
@@ -141,14 +141,14 @@ def test_answers_that_are_late_are_late_together() -> None:
         assert await theirs.read(3) == b"two"
         assert loop.time() - start == pytest.approx(2.5)
         await to.finish()
-        await to.send(b"three")  # the task that moves them had ended
+        await to.send(b"three")  # after the sending task has ended
         assert await theirs.read(5) == b"three"
         await to.stop()
 
     run_virtual(main())
 
 
-def test_a_rate_is_kept_and_room_is_waited_for() -> None:
+def test_the_rate_is_kept_and_senders_wait_for_room() -> None:
     async def main() -> None:
         ours, theirs = memory_pair()
         to = Impaired(ours, Impairment(max_rate=1 << 20))
@@ -172,7 +172,7 @@ def test_a_rate_is_kept_and_room_is_waited_for() -> None:
     run_virtual(main())
 
 
-def test_dropping_raises_and_a_welcome_is_not_dropped() -> None:
+def test_answers_are_dropped_but_not_a_welcome() -> None:
     async def main() -> None:
         ours, theirs = memory_pair()
         to = path(ours, Impairment(drop=1.0))
@@ -185,7 +185,7 @@ def test_dropping_raises_and_a_welcome_is_not_dropped() -> None:
     run_virtual(main())
 
 
-def test_a_lost_connection_is_told_to_who_sends() -> None:
+def test_a_lost_connection_raises_in_send() -> None:
     async def main() -> None:
         ours, theirs = memory_pair()
         to = path(ours, Impairment(delay=1.0))
@@ -225,7 +225,7 @@ def test_the_meter_counts_live_and_past_connections() -> None:
         Peer("10.0.0.1", 1, 100, 50), Peer("[::1]", 0, 10, 20), Peer("unix:", 1, 0, 0),
     ]  # fmt: skip
     assert len(meter.top(2)) == 2
-    meter.sample(2.0)  # no time went by: no rate
+    meter.sample(2.0)  # no time has passed: no rate
     assert len(meter.samples) == 1
     meter.sample(3.0)
     assert (meter.samples[-1].bytes_in, meter.samples[-1].answers) == (10, 1)

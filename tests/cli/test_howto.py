@@ -1,8 +1,8 @@
-"""The pages about the tools: each block of a terminal is run, and its output compared.
+"""The pages about the tools: each terminal session is run, and its output compared.
 
-A block that begins ``$ silly echo`` is a server: it runs until the next one (or
-the end of the page), and is compared then. Numbers may be others; port 9999 is
-any free one.
+A block that begins with ``$ silly echo`` is a server: it runs until the next one (or the
+end of the page), and its output is compared then. Numbers may differ; any free port
+replaces 9999.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def blocks(page: str) -> list[str]:
 
 
 def matches(expected: str, actual: str) -> None:
-    """Compare, whatever the numbers are."""
+    """Compare, ignoring numbers."""
     pattern = NUMBER.join(re.escape(part) for part in NUMBERS.split(expected))
     assert re.fullmatch(pattern, actual), f"expected:\n{expected}\nfound:\n{actual}"
 
@@ -55,7 +55,7 @@ def server(block: str, port: int) -> Iterator[None]:
 
 
 def converse(block: str, port: int) -> None:
-    """Type what stands after ``> ``, when it is asked for."""
+    """Type the text after each ``> `` when the prompt appears."""
     _, _, expected = block.partition("\n")
     with Terminal("connect", f":{port}") as terminal:
         for line in re.findall(r"^> (.*)", expected, re.MULTILINE):
@@ -68,7 +68,7 @@ def converse(block: str, port: int) -> None:
 
 
 def run(block: str, port: int) -> None:
-    """Run each line after ``$ ``."""
+    """Run each line that begins with ``$ ``."""
     for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
         command, _, expected = part.partition("\n")
         shell = f'silly() {{ {shlex.join(SILLY)} "$@"; }}; {command.replace("9999", str(port))}'
@@ -80,7 +80,7 @@ def run(block: str, port: int) -> None:
 
 
 @pytest.mark.parametrize("page", ["echo.md", "connect.md"])
-def test_the_page_shows_what_happens(page: str) -> None:
+def test_the_page_matches_the_output(page: str) -> None:
     found = blocks(page)
     assert len(found) >= 5
     while found:
@@ -101,7 +101,7 @@ def test_the_page_shows_what_happens(page: str) -> None:
                     run(one, port)
 
 
-def test_pages_name_every_option() -> None:
+def test_pages_document_every_option() -> None:
     from silly.cli import connect, echo
     from silly.net.limits import Limits
 

@@ -1,4 +1,4 @@
-"""A file that a verb writes stays what it is, and a result is not lost after the run."""
+"""Output files are written in place, and no result is lost after the run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def written(path: Path | str) -> None:
     output.discard()
 
 
-def test_a_new_file_is_there_only_if_it_was_written(tmp_path: Path) -> None:
+def test_a_new_file_remains_only_if_it_was_written(tmp_path: Path) -> None:
     before = open_descriptors()
     path = tmp_path / "new.json"
     Output(str(path), "--json").discard()
@@ -42,7 +42,7 @@ def test_a_new_file_is_there_only_if_it_was_written(tmp_path: Path) -> None:
     assert open_descriptors() == before
 
 
-def test_an_old_file_stays_what_it_is(tmp_path: Path) -> None:
+def test_an_existing_file_keeps_its_identity(tmp_path: Path) -> None:
     path, other = tmp_path / "runs.json", tmp_path / "hard"
     path.write_text("before" * 100)
     path.chmod(0o600)
@@ -69,7 +69,7 @@ def test_a_symbolic_link_stays_one(tmp_path: Path, exists: bool) -> None:
     assert path.read_text() == TEXT
 
 
-def test_a_device_and_a_pipe_stay_what_they_are(tmp_path: Path) -> None:
+def test_devices_and_pipes_are_not_replaced(tmp_path: Path) -> None:
     written("/dev/null")
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
     path = tmp_path / "pipe"
@@ -91,7 +91,7 @@ output.discard()
 """
 
 
-def test_a_file_in_a_folder_where_none_can_be_made(tmp_path: Path) -> None:
+def test_a_file_in_a_read_only_folder(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     path = folder / "result.json"
@@ -99,14 +99,14 @@ def test_a_file_in_a_folder_where_none_can_be_made(tmp_path: Path) -> None:
     path.chmod(0o666)
     folder.chmod(0o555)
     code = WRITE
-    if os.getuid() == 0:  # to whom permissions do not apply
+    if os.getuid() == 0:  # permissions do not apply to root
         code = f"import os; import silly.cli.output; os.setgid(65534); os.setuid(65534)\n{code}"
     command = [sys.executable, "-c", code, "result.json"]
     subprocess.run(command, check=True, timeout=30, cwd=folder)
     assert path.read_text() == "written"
 
 
-def test_what_is_mounted_on_a_file(tmp_path: Path) -> None:
+def test_a_mount_point(tmp_path: Path) -> None:
     path, host = tmp_path / "out.json", tmp_path / "host.json"
     path.touch()
     host.touch()
@@ -122,14 +122,14 @@ def test_what_is_mounted_on_a_file(tmp_path: Path) -> None:
     assert host.read_text() == "written"
 
 
-def test_where_nothing_can_be_written_is_told_before_the_run(tmp_path: Path) -> None:
+def test_unwritable_paths_are_reported_before_the_run(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "no" / "where"):
         with pytest.raises(Failure, match=r"^--json: cannot write '.*': "):
             Output(str(path), "--json")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_moved_or_removed_meanwhile_is_written_by_name(tmp_path: Path) -> None:
+def test_a_file_moved_or_removed_during_the_run_is_recreated(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     for change in (path.unlink, lambda: path.rename(tmp_path / "moved")):
         path.write_text("before")
@@ -141,7 +141,7 @@ def test_what_was_moved_or_removed_meanwhile_is_written_by_name(tmp_path: Path) 
     assert (tmp_path / "moved").read_text() == "before"
 
 
-def test_a_result_that_cannot_be_written_is_saved_elsewhere(
+def test_an_unwritable_result_is_saved_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -154,7 +154,7 @@ def test_a_result_that_cannot_be_written_is_saved_elsewhere(
     assert saved.read_text() == TEXT
 
 
-def test_which_are_the_same_file(tmp_path: Path) -> None:
+def test_paths_of_the_same_file(tmp_path: Path) -> None:
     path, link = tmp_path / "result", tmp_path / "link"
     link.symlink_to(path)
     outputs = [Output(str(each), "--json") for each in (path, link, tmp_path / "other")]

@@ -1,4 +1,4 @@
-"""What a peer chose is shown escaped, wherever a verb shows it."""
+"""Text chosen by a peer is escaped wherever a verb shows it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAME = "x\n12:00:00 forged\x1b[2J\x9b31m\u202e"
 
 
 def dial(folder: Path, at: Path) -> socket.socket:
-    """Connect with a name of the worst kind."""
+    """Connect from a Unix socket with a malicious name."""
     sock = socket.socket(socket.AF_UNIX)
     sock.settimeout(30)
     sock.bind(str(folder / NAME))
@@ -35,7 +35,7 @@ def test_echo(tmp_path: Path, options: list[str]) -> None:
     with started("echo", f"unix:{path}", *options, "--read-limit", "100") as process:
         assert process.stdout.readline()
         with dial(tmp_path, path) as sock:
-            sock.sendall(b"y" * 200)  # a line that is too long
+            sock.sendall(b"y" * 200)  # too long for a line
             assert sock.recv(100) == b""
         process.send_signal(signal.SIGTERM)
         output, errors = process.communicate()

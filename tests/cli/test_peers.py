@@ -1,4 +1,4 @@
-"""The tools against programs of other people: telnet, nc, socat, redis-benchmark, HAProxy."""
+"""The tools against third-party programs: telnet, nc, socat, redis-benchmark, HAProxy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def needs(program: str) -> pytest.MarkDecorator:
 
 
 def talk(*command: str, data: bytes) -> bytes:
-    """Give *data* to a program, which must end well; return what it prints."""
+    """Run a program with *data* as input; return its output. It must succeed."""
     done = subprocess.run(command, input=data, capture_output=True, timeout=DEADLINE, check=False)
     assert done.returncode == 0, done
     return done.stdout
@@ -112,7 +112,7 @@ def test_nc_to_connect_that_listens() -> None:
 @needs("nc")
 @pytest.mark.parametrize("client", ["nc", "silly"])
 def test_exit_codes_are_those_of_netcat(client: str, port: int) -> None:
-    """What the two do with the same server: refused, and ended."""
+    """Return the exit codes of both programs: connection refused, and ended by the server."""
 
     def code() -> int:
         command = (
@@ -150,7 +150,7 @@ def test_connect_to_a_program_behind_socat(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def haproxy(backend: str, folder: Path) -> Iterator[str]:
-    """A HAProxy in TCP mode before *backend*; its address."""
+    """Run HAProxy in TCP mode in front of *backend*; yield its address."""
     config = folder / "haproxy.cfg"
     command = ["haproxy", "-W", "-S", f"{folder}/master.sock", "-f", str(config)]
     with held_port() as port:
@@ -182,7 +182,7 @@ def test_haproxy_between_connect_and_echo(tmp_path: Path) -> None:
 
 
 async def pong(conn: Conn) -> None:
-    """Answer as redis does to an inline PING, and to the question for its settings."""
+    """Answer like redis to an inline PING, and to the request for its settings."""
     async for line in conn:
         if line == b"PING\r\n":
             await conn.write(b"+PONG\r\n")

@@ -1,4 +1,4 @@
-"""What ``silly connect`` does to bytes: the sum never depends on the pieces."""
+"""The conversions of ``silly connect``: the output never depends on the pieces."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def shaped(shape: Shape, *pieces: bytes) -> bytes:
 
 @pytest.mark.parametrize("make", SHAPES)
 @given(pieces=PIECES)
-def test_the_sum_does_not_depend_on_the_pieces(
+def test_the_output_does_not_depend_on_the_pieces(
     make: Callable[[], Shape], pieces: list[bytes]
 ) -> None:
     assert shaped(make(), *pieces) == shaped(make(), b"".join(pieces))
 
 
 @given(st.lists(st.text("a\r\n", max_size=6), max_size=8))
-def test_crlf_whatever_the_pieces(texts: list[str]) -> None:
+def test_crlf_in_any_pieces(texts: list[str]) -> None:
     pieces = [text.encode() for text in texts]
     crlf = CRLF()
     sent = b"".join(crlf.feed(piece) for piece in pieces)
@@ -56,7 +56,7 @@ def test_crlf_whatever_the_pieces(texts: list[str]) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_nothing_that_a_terminal_obeys_gets_through(data: bytes) -> None:
+def test_terminal_controls_are_escaped(data: bytes) -> None:
     text = shaped(SafeText(), data).decode()
     assert all(
         char.isprintable() or char in "\n\t\u00a0\u2002\u2003\u2009\u202f\u3000" for char in text
@@ -104,7 +104,7 @@ def test_rows_fit_the_screen(columns: int, width: int) -> None:
     assert columns == 5 or max(map(len, rows)) <= columns
 
 
-def test_stamps_stand_at_the_start_of_lines_only() -> None:
+def test_timestamps_begin_lines_only() -> None:
     times = iter("1234")
     stamped = Stamped(Plain(), lambda: next(times))
     assert [stamped.feed(piece) for piece in (b"a", b"b\nc\n", b"\nd")] == [

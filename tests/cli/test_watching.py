@@ -1,4 +1,4 @@
-"""``--access-log``, ``--metrics`` and ``--admin``, as a user's shell meets them."""
+"""``--access-log``, ``--metrics`` and ``--admin``, as used from a shell."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from silly import _control, metrics
-from silly._live import Live
+from silly._loop.live import Live
 from silly.cli import watching
 from silly.net import tcp
 from silly.net.tcp import Conn
@@ -59,7 +59,7 @@ def serving(tmp_path: Path, *options: str) -> Iterator[tuple[subprocess.Popen[st
 
 
 def echo(addr: str) -> str:
-    """Have one line echoed; return the address that it came from."""
+    """Send a line to an echo server; return the address that it was sent from."""
     host, _, port = addr.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=10) as sock:
         sock.sendall(b"hello\n")
@@ -93,11 +93,11 @@ def test_all_three(port: int, tmp_path: Path) -> None:
             assert json.loads(file.readline())["listeners"][addr]["accepted"] == 1
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
-        assert process.stderr.read() == ""  # neither the scrape nor the question was logged
+        assert process.stderr.read() == ""  # neither the scrape nor the admin connection is logged
         assert not path.exists()
 
 
-def test_a_script_that_ends_does_not_stay_up_to_be_watched(tmp_path: Path) -> None:
+def test_metrics_do_not_keep_a_finished_script_running(tmp_path: Path) -> None:
     path = tmp_path / "app.py"
     path.write_text("print('done')\n")
     done = subprocess.run(
@@ -115,12 +115,14 @@ def test_a_script_that_ends_does_not_stay_up_to_be_watched(tmp_path: Path) -> No
     [
         (["--metrics", "9100"], 2, "argument --metrics: '9100' is not an address"),
         (["--metrics", "192.0.2.1:1"], 1, "silly: --metrics: [Errno "),
-        (["--admin", "127.0.0.1:1"], 2, "expected such as 'unix:/run/app.sock'"),
+        (["--admin", "127.0.0.1:1"], 2, "such as 'unix:/run/app.sock'"),
         (["--admin", "unix:@name"], 2, "is not the path of a Unix socket"),
         (["--admin", "unix:/no/such/directory/s"], 1, "silly: --admin: [Errno 2]"),
     ],
 )
-def test_what_cannot_be_opened(tmp_path: Path, options: list[str], code: int, error: str) -> None:
+def test_unusable_addresses_are_reported(
+    tmp_path: Path, options: list[str], code: int, error: str
+) -> None:
     path = tmp_path / "app.py"
     path.write_text("print('not reached')\n")
     done = subprocess.run(
@@ -155,7 +157,7 @@ def no_providers() -> Iterator[None]:
 
 
 class Supervisor:
-    """Two workers (both are this process), and what is kept of a third that has ended."""
+    """Two workers (both are this process), and the last answer of a third that has ended."""
 
     async def ask(self, name: str) -> list[Any]:
         function, merge = watching.ANSWERS[name]
@@ -192,11 +194,11 @@ async def test_a_supervisor_answers_for_all(port: int, tmp_path: Path) -> None:
     assert [each["listeners"][0]["total"] for each in answers[1]] == [1, 1]
     assert len(answers[2]) == 2
     assert "stats" in answers[3]
-    assert "takes no argument where there are workers" in answers[4]["error"]
+    assert "takes no argument when there are workers" in answers[4]["error"]
     assert "is not a command" in answers[5]["error"]
     loop = asyncio.get_running_loop()
-    for attendant in list(Live.of(loop).attendants):
-        await attendant.close()
+    for auxiliary in list(Live.of(loop).auxiliaries):
+        await auxiliary.close()
 
 
 async def test_a_worker_is_measured() -> None:

@@ -1,5 +1,5 @@
-/* Preloaded into a server: its system calls come back short, interrupted, or with
- * the errors that a busy machine gives. Which do is decided by a fixed sequence. */
+/* Preloaded into a server: some of its system calls are short, are interrupted, or fail as on a
+ * busy machine. A fixed pseudo-random sequence decides which. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

@@ -1,5 +1,5 @@
-/* Preloaded: while the file that NO_WATCHES names exists, no socket can be added to an
- * epoll set. */
+/* Preloaded: while the file named by NO_WATCHES exists, no connected socket can be added to
+ * an epoll set. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

@@ -1,4 +1,4 @@
-"""Run by test_setting_up.py: what becomes of connections while epoll_ctl fails."""
+"""Run by test_setting_up.py: connections while epoll_ctl fails."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from silly.net import tcp
 from silly.net.tcp import Conn
 
-NOW = Path(os.environ["NO_WATCHES"])
+FLAG = Path(os.environ["NO_WATCHES"])
 
 
 async def echo(conn: Conn) -> None:
@@ -38,9 +38,9 @@ async def main() -> None:
             client = socket.create_connection((host, int(port)), timeout=10)
             client.setblocking(True)
             clients.append(client)
-        NOW.touch()
+        FLAG.touch()
         for client in clients:
-            # Not with the loop's help: it could not watch the client either.
+            # In a thread: the loop could not watch the client either.
             client.settimeout(10)
             try:
                 answer = await asyncio.to_thread(client.recv, 10)
@@ -59,7 +59,7 @@ async def main() -> None:
         await other.write(b"y\n")
         assert await other.read(b"\n") == b"y\n"
         print("others")
-        NOW.unlink()
+        FLAG.unlink()
         async with await tcp.connect(listener.local_addr) as conn:
             await conn.write(b"z\n")
             assert await conn.read(b"\n") == b"z\n"

@@ -1,13 +1,14 @@
-"""What reads return depends on the byte stream and the calls, not on the pieces.
+"""The results of reads depend on the byte stream and the calls, not on the pieces received.
 
-A `Conn` over a link that the test plays is fed one stream in any cutting, with
-timeouts and cancellations between; its results must equal those of a model that
-holds the whole stream at once.
+A `Conn` over a fake link receives one stream, cut into arbitrary pieces, with timeouts and
+cancellations in between. Its results must equal those of a model that has the whole
+stream from the start.
 """
 
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,9 +20,11 @@ from silly.testing.memory import MemoryConn
 
 pytestmark = pytest.mark.no_engine
 
+NOBODY: Any = SimpleNamespace(conn_closed=lambda _conn: None)
 
-class PlayedLink:
-    """A link whose other side is the test."""
+
+class FakeLink:
+    """A link that the test controls."""
 
     local_sockaddr = ("192.0.2.1", 1)
     remote_sockaddr = ("192.0.2.2", 2)
@@ -31,7 +34,7 @@ class PlayedLink:
         self.sends = 0
         self.paused = False
 
-    def attach(self, upward: object) -> None: ...
+    def attach(self, events: object) -> None: ...
 
     def receive_at_most(self, size: int) -> None: ...
 
@@ -67,7 +70,7 @@ class PlayedLink:
     def abort(self) -> None: ...
 
 
-Read = tuple[bytes | int, int, str]  # what, limit, how it is disturbed
+Read = tuple[bytes | int, int, str]  # until, limit, disturbance
 
 reads = st.lists(
     st.tuples(
@@ -81,11 +84,11 @@ reads = st.lists(
     max_size=12,
 )
 streams = st.lists(st.sampled_from(b"ab\r\n"), max_size=60).map(bytes)
-cuttings = st.lists(st.integers(1, 9), min_size=60, max_size=60)
+piece_sizes = st.lists(st.integers(1, 9), min_size=60, max_size=60)
 
 
 def model_read(stream: bytes, at: int, what: bytes | int, limit: int) -> tuple[str, bytes]:
-    """The result of one read of *stream*, all of it there, from *at*."""
+    """Return the result of one read at offset *at*, with all of *stream* available."""
     held = stream[at:]
     if isinstance(what, int):
         return ("ok", held[:what]) if len(held) >= what else ("end", held)
@@ -98,9 +101,9 @@ def model_read(stream: bytes, at: int, what: bytes | int, limit: int) -> tuple[s
     return "end", held
 
 
-async def fed_reads(stream: bytes, cuts: list[int], wanted: list[Read]) -> list[tuple[str, bytes]]:
-    link = PlayedLink()
-    conn = MemoryConn(link, asyncio.get_running_loop(), lambda _conn: None, read_limit=8)
+async def run_reads(stream: bytes, cuts: list[int], wanted: list[Read]) -> list[tuple[str, bytes]]:
+    link = FakeLink()
+    conn = MemoryConn(link, asyncio.get_running_loop(), NOBODY, read_limit=8)
     pieces = []
     at = 0
     for cut in cuts:
@@ -131,7 +134,7 @@ async def fed_reads(stream: bytes, cuts: list[int], wanted: list[Read]) -> list[
         reader = asyncio.create_task(conn.read(what, **options))
         await asyncio.sleep(0)
         if disturbance == "cancel":
-            feed()  # may complete the read: then the cancellation comes after the wake-up
+            feed()  # may complete the read, so that the cancellation follows the wake-up
             reader.cancel()
             try:
                 results.append(("ok", await reader))
@@ -157,11 +160,11 @@ async def fed_reads(stream: bytes, cuts: list[int], wanted: list[Read]) -> list[
     return results
 
 
-@given(streams, cuttings, reads)
+@given(streams, piece_sizes, reads)
 def test_results_equal_those_over_the_whole_stream(
     stream: bytes, cuts: list[int], wanted: list[Read]
 ) -> None:
-    results = asyncio.run(fed_reads(stream, cuts, wanted))
+    results = asyncio.run(run_reads(stream, cuts, wanted))
     at = 0
     for (what, limit, _), result in zip(wanted, results, strict=False):
         expected = model_read(stream, at, what, limit)
@@ -172,10 +175,10 @@ def test_results_equal_those_over_the_whole_stream(
 
 
 @pytest.mark.parametrize("lines", [1, 32, 1000])
-def test_replies_of_one_turn_are_one_send(lines: int) -> None:
+def test_replies_of_one_turn_are_sent_at_once(lines: int) -> None:
     async def main() -> None:
-        link = PlayedLink()
-        conn = MemoryConn(link, asyncio.get_running_loop(), lambda _conn: None)
+        link = FakeLink()
+        conn = MemoryConn(link, asyncio.get_running_loop(), NOBODY)
 
         async def echo() -> None:
             async for line in conn:
@@ -194,10 +197,10 @@ def test_replies_of_one_turn_are_one_send(lines: int) -> None:
     asyncio.run(main())
 
 
-def test_writes_leave_by_the_next_suspension() -> None:
+def test_writes_are_sent_by_the_next_suspension() -> None:
     async def main() -> None:
-        link = PlayedLink()
-        conn = MemoryConn(link, asyncio.get_running_loop(), lambda _conn: None)
+        link = FakeLink()
+        conn = MemoryConn(link, asyncio.get_running_loop(), NOBODY)
         conn.write(b"a")
         await conn.write([b"b", bytearray(b"c"), memoryview(b"d")])
         assert link.sends == 0

@@ -1,18 +1,20 @@
-"""The native engine and the portable one do the same: driven by one script, they say one thing.
+"""The native engine and the portable one behave the same when they run the same script.
 
-A script is a list of what the peer does (send, finish, reset, take what came)
-and what the program does (read, cancel the read, write, close in each of its
-ways). What arrives stays under `read_limit`: when exactly receiving pauses is not
-promised. After each step both are left alone until nothing moves; then everything
-that can be observed is noted. The notes must be equal.
+A script lists what the peer does (send, finish, reset, receive) and what the program does
+(read, cancel the read, write, close in each way), with limits and the passing of virtual
+time. Unread data stays below `read_limit`, because the exact moment when receiving pauses
+is not promised. After each step, the test waits until nothing moves and notes everything
+that can be observed. The notes must be equal.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 import socket
 import struct
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from silly._engine import portable
-from silly.net.conn import Conn
+from silly.net.conn import Conn, StreamConn
+from silly.testing import run_virtual
 
 pytestmark = pytest.mark.no_engine
 
@@ -29,15 +32,45 @@ native = pytest.importorskip("silly._engine.native", reason="the native engine w
 Step = tuple[Any, ...]
 
 
-class PortableConn(portable.Stream, Conn):
+class PortableConn(portable.Stream, StreamConn):
     __slots__ = ()
 
 
-class NativeConn(native.Stream, Conn):  # type: ignore[misc, name-defined]
+class NativeConn(native.Stream, StreamConn):  # type: ignore[misc, name-defined]
     __slots__ = ()
 
 
-ENGINES = {"portable": (portable, PortableConn), "native": (native, NativeConn)}
+ENGINES: dict[str, tuple[Any, Any]] = {
+    "portable": (portable, PortableConn),
+    "native": (native, NativeConn),
+}
+
+SETTINGS: list[tuple[str, Any]] = [
+    ("idle_timeout", 4.0),
+    ("idle_timeout", None),
+    ("linger", 0.0),
+    ("linger", 3.0),
+    ("max_unsent", 5),
+    ("read_limit", 2000),
+]
+PROPERTIES = [
+    "is_alive",
+    "unread_bytes",
+    "unsent_bytes",
+    "idle_timeout",
+    "linger",
+    "max_unsent",
+    "read_limit",
+    "_is_closing",
+    "_is_closed",
+    "_is_ended",
+    "_ended_by",
+    "_waits_for",
+    "_counts",
+    "_wire_counts",
+    "_client",
+]
+DEADLINES = (2.0, 3.0, 1e9, 500.0, 3.0)
 
 steps = st.one_of(
     st.tuples(st.just("send"), st.text("ab\n", min_size=1, max_size=12).map(str.encode)),
@@ -48,7 +81,12 @@ steps = st.one_of(
         st.sampled_from([None, 3, 6]),
     ),
     st.tuples(st.just("read"), st.sampled_from([b"\n", b"aba", 9, None]), st.none()),
+    st.tuples(st.just("timed_read"), st.sampled_from([b"\n", 9, None]), st.sampled_from([0, 2])),
     st.tuples(st.just("next")),
+    st.tuples(st.just("wait"), st.sampled_from([1.0, 5.0])),
+    st.tuples(st.just("set"), st.sampled_from(SETTINGS)),
+    st.tuples(st.just("check_deadlines")),
+    st.tuples(st.just("limit"), st.sampled_from(["deadline", "memory_budget"])),
     st.tuples(st.just("cancel")),
     st.tuples(st.just("write"), st.sampled_from([b"", b"x", b"yz" * 5, b"w" * 300_000])),
     st.tuples(st.just("take")),
@@ -60,12 +98,20 @@ steps = st.one_of(
 )
 
 
-def described(outcome: Any) -> str:
-    """What a call came to; addresses, which differ, made equal."""
+def describe(outcome: Any) -> str:
+    """Describe the outcome of a call, without the address, which differs."""
     if isinstance(outcome, BaseException):
         text = f"{type(outcome).__name__}: {outcome} {getattr(outcome, 'partial', '')!r}"
         return re.sub(r"127\.0\.0\.1:\d+", "PEER", text)
     return repr(outcome)
+
+
+def properties(conn: Any) -> str:
+    """All that can be asked of *conn*, without the addresses, which differ."""
+    opened_at, last_activity = conn._times
+    asked = {name: getattr(conn, name) for name in PROPERTIES}
+    text = f"{asked} {describe(conn._loss)} {last_activity - opened_at:.3f} {conn!r}"
+    return re.sub(r"127\.0\.0\.1:\d+", "ADDR", text)
 
 
 async def settle() -> None:
@@ -81,13 +127,12 @@ async def observe(name: str, script: list[Step]) -> list[str]:
         peer, _ = server.accept()
     ours.setblocking(False)
     peer.setblocking(False)
-    gone: list[object] = []
-    made: list[Conn] = []
+    closed: list[object] = []
+    owner = SimpleNamespace(conn_closed=closed.append)
+    made: list[Any] = []
 
-    def accept(link: Any) -> Conn:
-        made.append(
-            kind(link, loop, gone.append, read_limit=1000, max_unsent=1_000_000, linger=5.0)
-        )
+    def accept(carrier: Any) -> Any:
+        made.append(kind(carrier, loop, owner, read_limit=1000, max_unsent=1_000_000, linger=5.0))
         return made[0]
 
     await engine.attach(loop, ours, accept)
@@ -122,6 +167,16 @@ async def observe(name: str, script: list[Step]) -> list[str]:
             if what == "read":
                 limited = {"limit": values[1]} if isinstance(values[0], bytes) else {}
                 readers.append(asyncio.ensure_future(conn.read(values[0], **limited)))
+            elif what == "timed_read":
+                readers.append(asyncio.ensure_future(conn.read(values[0], timeout=values[1])))
+            elif what == "wait":
+                await asyncio.sleep(values[0])
+            elif what == "set":
+                setattr(conn, *values[0])
+            elif what == "check_deadlines":
+                conn._check_deadlines(loop.time(), DEADLINES)
+            elif what == "limit":
+                conn._end_for_limit(values[0], OSError(errno.EIO, values[0]))
             elif what == "next":
                 readers.append(asyncio.ensure_future(_next(conn)))
             elif what == "cancel":
@@ -132,7 +187,7 @@ async def observe(name: str, script: list[Step]) -> list[str]:
             elif what in ("close_write", "close", "abort"):
                 getattr(conn, what)()
         except Exception as error:
-            notes.append(described(error))
+            notes.append(describe(error))
         await settle()
         if what == "take" and peer.fileno() >= 0:
             for _ in range(4):
@@ -144,15 +199,15 @@ async def observe(name: str, script: list[Step]) -> list[str]:
             if reader.cancelled():
                 notes.append("cancelled")
             else:
-                notes.append(described(reader.exception() or reader.result()))
-        notes.append(f"{what}: {conn.is_alive} {conn.unread_bytes} {len(gone)} {len(readers)}")
+                notes.append(describe(reader.exception() or reader.result()))
+        notes.append(f"{what}: {len(closed)} closed, {len(readers)} wait; {properties(conn)}")
     conn.abort()
     await settle()
     for reader in readers:
         reader.cancel()
-        notes.append(described((await asyncio.gather(reader, return_exceptions=True))[0]))
+        notes.append(describe((await asyncio.gather(reader, return_exceptions=True))[0]))
     peer.close()
-    assert gone == [conn]
+    assert closed == [conn]
     return notes
 
 
@@ -165,6 +220,6 @@ async def _next(conn: Conn) -> bytes:
 
 @settings(max_examples=1000, deadline=None)
 @given(st.lists(steps, max_size=12))
-def test_one_script_one_outcome(script: list[Step]) -> None:
-    outcomes = {name: asyncio.run(observe(name, script)) for name in ENGINES}
+def test_engines_agree_on_every_script(script: list[Step]) -> None:
+    outcomes = {name: run_virtual(observe(name, script)) for name in ENGINES}
     assert outcomes["native"] == outcomes["portable"]

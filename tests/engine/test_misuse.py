@@ -1,4 +1,4 @@
-"""What Python code can reach cannot crash the interpreter, whatever is done to it."""
+"""Python code cannot crash the interpreter by misusing the objects that it can reach."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import silly
 
 pytestmark = pytest.mark.skipif(silly.engine() != "native", reason="native engine only")
 
-# Everything that the interface hands out, or that leads to it, is made, copied, called and
-# awaited in every way that its type has, with arguments of every kind, in two orders.
+# Instantiates, copies, calls and awaits every object that the API returns, and its types, in
+# every way that they offer, with arguments of every kind, in two orders.
 PROGRAM = r"""
 import asyncio, copy, gc, pickle, socket, sys, types, warnings
 from silly.net import tcp
@@ -24,16 +24,16 @@ ARGUMENTS = [
     ((1, 2, 3, 4, 5),),
     (ValueError,), (ValueError, "x", None), (print,), (object(),), (-1, None, None), (None,) * 5,
 ]
-# These end the program, or wait as they should, or are the loop's own.
-LEFT_OUT = {"__class__", "__getattribute__", "__subclasshook__", "__init_subclass__", "loop"}
+# These break Python itself, or belong to the loop.
+EXCLUDED = {"__class__", "__getattribute__", "__subclasshook__", "__init_subclass__", "loop"}
 
 
-async def reached(conn, listener):
+async def reachable(conn, listener):
     loop = asyncio.get_running_loop()
     read = conn.read(b"\n")
-    waiter = read.send(None)  # the read waits now
+    waiter = read.send(None)  # the read is waiting now
     full = conn.write(b"x" * (1 << 22))
-    (task,) = listener._handling
+    (task,) = listener._course.handling
     yield from_type(conn)
     for thing in (
         conn.read(3), read, waiter, aiter(conn), full, conn.write(b""), task.get_coro(),
@@ -51,7 +51,7 @@ def from_type(thing):
 def misuse(thing):
     for make in (copy.copy, copy.deepcopy, pickle.dumps, repr, iter, next, hash, bool, len):
         attempt(make, thing)
-    names = sorted(set(dir(thing)) - LEFT_OUT, reverse=REVERSED)
+    names = sorted(set(dir(thing)) - EXCLUDED, reverse=REVERSED)
     for name in names:
         member = attempt(getattr, thing, name)
         for arguments in ARGUMENTS:
@@ -74,7 +74,7 @@ def misuse(thing):
                 made = attempt(sub, *arguments)
                 for name in dir(made) if isinstance(made, sub) else ():
                     member = attempt(getattr, made, name)
-                    if callable(member) and name not in LEFT_OUT:
+                    if callable(member) and name not in EXCLUDED:
                         attempt(member)
 
 
@@ -97,7 +97,7 @@ async def main():
         conn = await tcp.connect(listener.local_addr)
         conn.write(b"a line\n")
         await conn.read(b"\n")
-        async for thing in reached(conn, listener):
+        async for thing in reachable(conn, listener):
             misuse(thing)
             await asyncio.sleep(0)
             gc.collect()

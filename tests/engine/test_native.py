@@ -1,4 +1,4 @@
-"""What only native code can get wrong: lifetimes, batches, re-entrancy, forks, system calls."""
+"""Risks of native code: lifetimes, batches, re-entrancy, forks, system calls."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def echo(conn: Conn) -> None:
 
 
 def assert_prints(script: str, expected: str) -> None:
-    """Run *script* in a process of its own: it forks."""
+    """Run *script*, which may fork, in its own process; check what it prints."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script],
         capture_output=True,
@@ -57,7 +57,7 @@ async def connected(listener: tcp.Listener, count: int) -> list[Conn]:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_who_polls_is_served_without_a_turn_of_the_loop(fails: bool) -> None:
+async def test_busy_polling_serves_connections(fails: bool) -> None:
     loop = asyncio.get_running_loop()
     over: asyncio.Future[None] = loop.create_future()
     heard: asyncio.Queue[bytes] = asyncio.Queue()
@@ -69,7 +69,7 @@ async def test_who_polls_is_served_without_a_turn_of_the_loop(fails: bool) -> No
     async with tcp.listen(ANY, echo) as listener, await tcp.connect(listener.local_addr) as conn:
         reader = asyncio.create_task(hear(conn))
         await conn.write(b"one\n")
-        assert await heard.get() == b"one\n"  # its reader waits for more
+        assert await heard.get() == b"one\n"  # its reader waits for the next line
 
         def step() -> None:
             if not over.done():
@@ -82,7 +82,7 @@ async def test_who_polls_is_served_without_a_turn_of_the_loop(fails: bool) -> No
             deadline = loop.time() + 20
             try:
                 engine.spin(loop, step)
-                # Other engines cannot serve by themselves, and leave that to the loop.
+                # The portable engine cannot serve by itself: the loop does.
                 while silly.engine() == "native" and heard.empty():
                     assert loop.time() < deadline
                     engine.spin(loop, step)
@@ -101,7 +101,7 @@ async def test_who_polls_is_served_without_a_turn_of_the_loop(fails: bool) -> No
 
 
 @pytest.mark.parametrize("ending", ["close", "abort", "close and replace"])
-async def test_a_handler_ends_the_others_of_its_batch(ending: str) -> None:
+async def test_a_handler_closes_other_connections_of_its_batch(ending: str) -> None:
     handled: list[Conn] = []
     replaced: list[Conn] = []
 
@@ -112,7 +112,7 @@ async def test_a_handler_ends_the_others_of_its_batch(ending: str) -> None:
                 for other in handled:
                     if other is not conn:
                         other.abort() if ending == "abort" else other.close()
-                if ending == "close and replace":  # new connections on the same descriptors
+                if ending == "close and replace":  # new connections reuse the descriptors
                     pairs = [socket.socketpair() for _ in range(10)]
                     for pair in pairs:
                         pair[0].close()
@@ -135,7 +135,7 @@ async def test_a_handler_ends_the_others_of_its_batch(ending: str) -> None:
             conn.close()
 
 
-async def test_a_connection_is_collected_once_it_is_gone() -> None:
+async def test_a_closed_connection_is_freed() -> None:
     refs: list[weakref.ref[Conn]] = []
 
     async def handler(conn: Conn) -> None:
@@ -152,7 +152,7 @@ async def test_a_connection_is_collected_once_it_is_gone() -> None:
 
 
 async def test_garbage_is_collected_in_the_middle_of_a_batch() -> None:
-    class Owner:  # in a cycle with its connection: only the collector frees the two
+    class Owner:  # in a reference cycle: only the garbage collector frees it
         def __init__(self, conn: Conn) -> None:
             self.conn = conn
             self.itself = self
@@ -170,7 +170,7 @@ async def test_garbage_is_collected_in_the_middle_of_a_batch() -> None:
         for conn in await connected(listener, 6):
             refs.append(weakref.ref(conn))
             conn.write(b"collect\n")
-            conn.abort()  # its handler is told of the end in the batch that collects
+            conn.abort()  # its handler sees this in the batch that collects
             Owner(conn)
         del conn
         for conn in conns:
@@ -212,7 +212,7 @@ async def test_a_handler_that_is_its_own_client() -> None:
             assert await conn.read(b"\n") == b"0\n"
 
 
-async def test_a_loop_of_its_own_in_a_thread_of_a_handler() -> None:
+async def test_a_handler_runs_another_loop_in_a_thread() -> None:
     async def inner() -> bytes:
         async with tcp.listen(ANY, echo) as listener:
             async with await tcp.connect(listener.local_addr) as conn:
@@ -254,7 +254,7 @@ def test_two_loops_in_two_threads() -> None:
 
 
 @native_only
-def test_a_forked_child_leaves_the_connections_to_its_parent() -> None:
+def test_a_forked_child_leaves_its_parents_connections_alone() -> None:
     script = """
 import asyncio, os, sys
 from silly.net import tcp
@@ -282,8 +282,8 @@ asyncio.run(main())
 
 
 @native_only
-def test_what_is_closed_leaves_the_epoll_set_though_a_forked_process_holds_a_duplicate() -> None:
-    """Of forks that Python knows the child closes its copies; C code may fork as well."""
+def test_a_closed_connection_leaves_an_epoll_set_that_is_shared_with_a_child() -> None:
+    """After os.fork the child closes its copies; but C code may fork, too."""
     script = """
 import asyncio, ctypes, os, pathlib
 from silly.net import tcp
@@ -326,11 +326,11 @@ asyncio.run(main())
     assert_prints(script, "2\n")
 
 
-# ------------------------------------------------------------- asyncio's habits
+# -------------------------------------------------------- features of asyncio
 
 
-async def test_asyncio_is_at_home_in_handlers() -> None:
-    who: contextvars.ContextVar[bytes] = contextvars.ContextVar("who", default=b"nobody")
+async def test_asyncio_works_in_handlers() -> None:
+    variable: contextvars.ContextVar[bytes] = contextvars.ContextVar("variable", default=b"unset")
 
     async def handler(conn: Conn) -> None:
         assert asyncio.current_task() is not None
@@ -348,12 +348,12 @@ async def test_asyncio_is_at_home_in_handlers() -> None:
         with pytest.raises(asyncio.CancelledError, match="no longer wanted"):
             await reader
         conn.write(b"go\n")
-        who.set(await conn.read(b"\n"))
+        variable.set(await conn.read(b"\n"))
         async with asyncio.TaskGroup() as group:
-            both = [group.create_task(asyncio.to_thread(who.get)) for _ in range(2)]
+            both = [group.create_task(asyncio.to_thread(variable.get)) for _ in range(2)]
         one, other = await asyncio.gather(conn.read(b"\n"), asyncio.sleep(0, b"slept\n"))
         assert asyncio.current_task() is not None
-        conn.write([who.get(), both[0].result(), both[1].result(), one, other])
+        conn.write([variable.get(), both[0].result(), both[1].result(), one, other])
 
     async with tcp.listen(ANY, handler) as listener:
         conns = [await tcp.connect(listener.local_addr) for _ in range(5)]
@@ -396,7 +396,7 @@ async def test_an_http_client_in_a_handler() -> None:
 async def test_a_database_client_in_a_handler() -> None:
     counts: dict[bytes, int] = {}
 
-    async def database(conn: Conn) -> None:  # as much of the redis protocol as `INCR` needs
+    async def database(conn: Conn) -> None:  # the part of the Redis protocol that `INCR` needs
         async for line in conn:
             words = []
             for _ in range(int(line[1:])):
@@ -431,7 +431,7 @@ async def test_a_database_client_in_a_handler() -> None:
                 conn.close()
 
 
-async def test_a_read_that_is_never_awaited_says_so() -> None:
+async def test_a_read_that_is_never_awaited_warns() -> None:
     async with tcp.listen(ANY, echo) as listener:
         async with await tcp.connect(listener.local_addr) as conn:
             forgotten: list[object] = [conn.read(b"\n")]

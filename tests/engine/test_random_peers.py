@@ -1,14 +1,13 @@
-"""Whatever two peers do, over whatever network: each byte is accounted for.
+"""Random sessions over bad networks: each byte is accounted for.
 
-A session is a client and a server, joined by a proxy with random faults, which do
-what a script says (read in each way, write, sleep, be cancelled, half-close,
-close, abort, crash). What was received is always a prefix of what was sent; it
-is all of it unless the faults, an abort or a close explain the loss; every error is
-one that is documented for what happened; and afterwards nothing is left: no
-task, no descriptor, no connection, and the server answers.
+A session is a client and a server, connected by a proxy with random faults. Both follow
+a random script (read in each way, write, sleep, be cancelled, half-close, close, abort,
+crash). The bytes received are always a prefix of those sent, and all of them unless the
+faults, an abort or a close explain the loss. Every error is documented for its cause.
+Afterwards, no task, descriptor or connection is left, and the server still answers.
 
-The suite runs some hundred sessions, the same each time; ``make sessions`` runs
-ten thousand new ones on each engine. Time is virtual, the sockets are real.
+The suite runs a few hundred sessions, the same each time; ``make sessions`` runs many
+new ones on each engine. Time is virtual, the sockets are real.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from hypothesis.stateful import (
 )
 
 import silly
-from silly._live import Live
+from silly._loop.live import Live
 from silly.errors import ConnectionClosed, EndOfStream, LimitExceeded, WriteQueueFull
 from silly.net import tcp
 from silly.net.tcp import Conn
@@ -46,7 +45,7 @@ from tests.conftest import open_descriptors
 SESSIONS: Final = int(os.environ.get("SILLY_SESSIONS", "0"))
 ANY: Final = "127.0.0.1:0"
 LONG: Final = 100_000.0  # seconds; virtual
-PATIENT: Final = tcp.Limits(  # of the peer, whom the faults may hold up for long
+PATIENT: Final = tcp.Limits(  # the faults may delay the peer for long
     idle_timeout=None,
     first_byte_timeout=None,
     read_deadline=None,
@@ -64,8 +63,8 @@ STREAMS: Final = {
 }
 
 
-class _HastySelector(_JumpingSelector):
-    """In-process loopback is there at once, so short times jump at once; long ones look twice."""
+class _ImpatientSelector(_JumpingSelector):
+    """Jumps over short times at once (loopback is immediate), over long ones after a moment."""
 
     def select(self, timeout: float | None = None) -> list[Any]:
         if timeout is None or timeout <= 0:
@@ -78,9 +77,9 @@ class _HastySelector(_JumpingSelector):
         return ready
 
 
-class HastyLoop(VirtualClockLoop):
+class ImpatientLoop(VirtualClockLoop):
     def __init__(self) -> None:
-        selector = _HastySelector()
+        selector = _ImpatientSelector()
         selector.loop = self
         self._now = 0.0
         self.threads_at_work = 0
@@ -88,7 +87,7 @@ class HastyLoop(VirtualClockLoop):
 
 
 class Peer:
-    """One end of a session: does what the script says, and keeps account."""
+    """One end of a session: follows its script, and counts bytes."""
 
     def __init__(self, name: str, lossless: bool) -> None:
         self.name = name
@@ -100,15 +99,15 @@ class Peer:
         self.task: asyncio.Task[Any] | None = None
         self.ops: asyncio.Queue[Op] = asyncio.Queue()
         self.sent = self.received = 0
-        self.finished = False  # close_write, or one of the next
+        self.finished = False  # close_write, or one of the following
         self.closed = False  # close, abort, or the handler ended
         self.aborted = False
-        self.interrupted = False  # told to be, and not noticed yet
-        self.drained = asyncio.Event()  # or the task ended before
+        self.interrupted = False  # cancelled, but not noticed yet
+        self.drained = asyncio.Event()  # or the task ended earlier
         self.busy = False
         self.log: list[str] = []
 
-    # what may explain that not everything arrives, and that errors come
+    # what may explain missing bytes and errors
 
     def may_end(self) -> bool:
         return self.other.finished or not self.lossless
@@ -264,7 +263,7 @@ class Peer:
 
 sizes = st.one_of(st.integers(0, 50), st.integers(0, 3_000))
 times = st.sampled_from([0.0, 0.0, 0.001, 0.05, 1.0])
-whos = st.sampled_from(["client", "server"])
+peer_names = st.sampled_from(["client", "server"])
 
 
 @st.composite
@@ -292,8 +291,8 @@ def some_faults(draw: st.DrawFn) -> Faults:
     return Faults(**chosen, seed=draw(st.integers(0, 1000)))
 
 
-def is_fine(some: Faults) -> bool:
-    """Megabytes take long through these slices."""
+def has_small_slices(some: Faults) -> bool:
+    """Return whether *some* cuts the stream into slices too small for megabytes."""
     if some.bandwidth < 1_000_000:
         return True
     least = some.slice[0] if isinstance(some.slice, tuple) else some.slice
@@ -301,18 +300,16 @@ def is_fine(some: Faults) -> bool:
 
 
 class Sessions(RuleBasedStateMachine):
-    """One session, and afterwards the reckoning."""
+    """One session, and the checks after it."""
 
     tally: ClassVar[collections.Counter[str]] = collections.Counter()
 
     def __init__(self) -> None:
         super().__init__()
         self.descriptors = open_descriptors()
-        self.loop = HastyLoop()
-        self.complaints: list[str] = []
-        self.loop.set_exception_handler(
-            lambda _loop, context: self.complaints.append(repr(context))
-        )
+        self.loop = ImpatientLoop()
+        self.reported: list[str] = []
+        self.loop.set_exception_handler(lambda _loop, context: self.reported.append(repr(context)))
         self.crashes = 0
         self.started = False
 
@@ -328,7 +325,7 @@ class Sessions(RuleBasedStateMachine):
     ) -> None:
         self.started = True
         lossless = up.is_lossless and down.is_lossless
-        self.large = 2_000 if is_fine(up) or is_fine(down) else LARGE
+        self.large = 2_000 if has_small_slices(up) or has_small_slices(down) else LARGE
         self.client, self.server = Peer("client", lossless), Peer("server", lossless)
         self.client.other, self.server.other = self.server, self.client
         limits: Any = {"read_limit": read_limit, "max_unsent": max_unsent, "linger": LONG}
@@ -352,8 +349,8 @@ class Sessions(RuleBasedStateMachine):
 
     # -------------------------------------------------------------------- rules
 
-    def do(self, who: str, op: Op, rest: float = 0.0) -> None:
-        self.peer(who).ops.put_nowait(op)
+    def do(self, side: str, op: Op, rest: float = 0.0) -> None:
+        self.peer(side).ops.put_nowait(op)
         self.loop.run_until_complete(self._rest(rest))
 
     async def _rest(self, seconds: float) -> None:
@@ -361,60 +358,60 @@ class Sessions(RuleBasedStateMachine):
             await asyncio.sleep(seconds)
         for _ in range(4):
             await asyncio.sleep(0)
-        self._look()
+        self._raise_failures()
 
-    def _look(self) -> None:
+    def _raise_failures(self) -> None:
         for peer in (self.client, self.server):
             if peer.task is not None and peer.task.done() and not peer.task.cancelled():
                 error = peer.task.exception()
                 if error is not None and "on purpose" not in str(error):
                     raise error
 
-    def peer(self, who: str) -> Peer:
-        return self.client if who == "client" else self.server
+    def peer(self, side: str) -> Peer:
+        return self.client if side == "client" else self.server
 
     @rule(
-        who=whos,
+        side=peer_names,
         until=st.sampled_from([None, None, b"\n", b"7", b"12", 0, 1, 10, 2000]),
         timeout=st.sampled_from([None, 0.0, 0.001, 0.1, 10.0]),
         limit=st.sampled_from([None, 2, 30, 3000]),
         rest=times,
     )
-    def read(self, who: str, until: Any, timeout: float, limit: int | None, rest: float) -> None:
-        self.do(who, ("read", until, timeout, limit), rest)
+    def read(self, side: str, until: Any, timeout: float, limit: int | None, rest: float) -> None:
+        self.do(side, ("read", until, timeout, limit), rest)
 
-    @rule(who=whos, count=st.integers(1, 20), rest=times)
-    def read_lines(self, who: str, count: int, rest: float) -> None:
-        self.do(who, ("lines", count), rest)
+    @rule(side=peer_names, count=st.integers(1, 20), rest=times)
+    def read_lines(self, side: str, count: int, rest: float) -> None:
+        self.do(side, ("lines", count), rest)
 
-    @rule(who=whos, size=sizes, pieces=st.sampled_from([1, 1, 3]), awaited=st.booleans())
-    def write(self, who: str, size: int, pieces: int, awaited: bool) -> None:
-        self.do(who, ("write", size, pieces, awaited))
+    @rule(side=peer_names, size=sizes, pieces=st.sampled_from([1, 1, 3]), awaited=st.booleans())
+    def write(self, side: str, size: int, pieces: int, awaited: bool) -> None:
+        self.do(side, ("write", size, pieces, awaited))
 
-    @rule(who=whos, awaited=st.booleans(), rest=times)
-    def write_much(self, who: str, awaited: bool, rest: float) -> None:
-        self.do(who, ("write", self.large, 1, awaited), rest)
+    @rule(side=peer_names, awaited=st.booleans(), rest=times)
+    def write_much(self, side: str, awaited: bool, rest: float) -> None:
+        self.do(side, ("write", self.large, 1, awaited), rest)
 
-    @rule(who=whos, size=sizes, count=st.integers(2, 30))
-    def write_often(self, who: str, size: int, count: int) -> None:
+    @rule(side=peer_names, size=sizes, count=st.integers(2, 30))
+    def write_often(self, side: str, size: int, count: int) -> None:
         for _ in range(count):
-            self.peer(who).ops.put_nowait(("write", size, 1, True))
+            self.peer(side).ops.put_nowait(("write", size, 1, True))
 
-    @rule(who=whos, limit=st.sampled_from([1, 100, 100_000]))
-    def set_read_limit(self, who: str, limit: int) -> None:
-        self.do(who, ("read_limit", limit))
+    @rule(side=peer_names, limit=st.sampled_from([1, 100, 100_000]))
+    def set_read_limit(self, side: str, limit: int) -> None:
+        self.do(side, ("read_limit", limit))
 
-    @rule(who=whos, seconds=times)
-    def sleep(self, who: str, seconds: float) -> None:
-        self.do(who, ("sleep", seconds))
+    @rule(side=peer_names, seconds=times)
+    def sleep(self, side: str, seconds: float) -> None:
+        self.do(side, ("sleep", seconds))
 
     @rule(seconds=times)
     def let_time_pass(self, seconds: float) -> None:
         self.loop.run_until_complete(self._rest(seconds))
 
-    @rule(who=whos, rest=st.booleans())
-    def interrupt(self, who: str, rest: bool) -> None:
-        self._interrupt(self.peer(who))
+    @rule(side=peer_names, rest=st.booleans())
+    def interrupt(self, side: str, rest: bool) -> None:
+        self._interrupt(self.peer(side))
         if rest:
             self.loop.run_until_complete(self._rest(0))
 
@@ -422,16 +419,18 @@ class Sessions(RuleBasedStateMachine):
         if peer.busy and not peer.interrupted and peer.task is not None:
             peer.interrupted = peer.task.cancel()
 
-    @rule(who=whos, rest=times)
-    def close_write(self, who: str, rest: float) -> None:
-        self.do(who, ("close_write",), rest)
+    @rule(side=peer_names, rest=times)
+    def close_write(self, side: str, rest: float) -> None:
+        self.do(side, ("close_write",), rest)
 
     @precondition(lambda self: self.client.sent + self.server.sent > 500)
-    @rule(who=whos, how=st.sampled_from(["close", "abort"]), at_once=st.booleans(), rest=times)
-    def end(self, who: str, how: str, at_once: bool, rest: float) -> None:
+    @rule(
+        side=peer_names, how=st.sampled_from(["close", "abort"]), at_once=st.booleans(), rest=times
+    )
+    def end(self, side: str, how: str, at_once: bool, rest: float) -> None:
         if at_once:
-            self._interrupt(self.peer(who))
-        self.do(who, (how,), rest)
+            self._interrupt(self.peer(side))
+        self.do(side, (how,), rest)
 
     @precondition(lambda self: self.client.sent + self.server.sent > 500)
     @rule(how=st.sampled_from(["return", "crash"]), at_once=st.booleans(), rest=times)
@@ -440,13 +439,13 @@ class Sessions(RuleBasedStateMachine):
             self._interrupt(self.server)
         self.do("server", (how,), rest)
 
-    # ------------------------------------------------------------- the reckoning
+    # ------------------------------------------------------------------- checks
 
     def teardown(self) -> None:
         try:
             if self.started:
                 try:
-                    self.loop.run_until_complete(self._reckon())
+                    self.loop.run_until_complete(self._check_end())
                 except BaseException:
                     for peer in (self.client, self.server):
                         note(f"{peer.name}: sent {peer.sent}, received {peer.received}")
@@ -461,28 +460,28 @@ class Sessions(RuleBasedStateMachine):
             self.loop.close()
         if self.started:
             leaked = open_descriptors() - self.descriptors
-            if leaked:  # perhaps a cycle holds them
+            if leaked:  # a reference cycle may hold them
                 gc.collect()
                 leaked = open_descriptors() - self.descriptors
             assert not leaked
 
-    async def _reckon(self) -> None:
+    async def _check_end(self) -> None:
         client, server, session = self.client, self.server, self.proxy.sessions[0]
         await self._rest(0)
-        at_work = [peer for peer in (client, server) if peer.task is not None]
-        for peer in at_work:  # what they were still to do, they need not
+        started_peers = [peer for peer in (client, server) if peer.task is not None]
+        for peer in started_peers:  # skip what is left of their scripts
             while not peer.ops.empty():
                 peer.ops.get_nowait()
             self._interrupt(peer)
             peer.ops.put_nowait(("drain",))
-        waits = [asyncio.ensure_future(peer.drained.wait()) for peer in at_work]
+        waits = [asyncio.ensure_future(peer.drained.wait()) for peer in started_peers]
         if waits:
             await asyncio.wait(waits, timeout=2_000)
-        stuck = not all(peer.drained.is_set() for peer in at_work)
+        stuck = not all(peer.drained.is_set() for peer in started_peers)
         for wait in waits:
             wait.cancel()
-        self._look()
-        assert not (stuck and client.lossless), "it never ended"
+        self._raise_failures()
+        assert not (stuck and client.lossless), "the session did not end"
         flows = {"client": session.up, "server": session.down}
         for peer in (client, server):
             out, into = flows[peer.name], flows[peer.other.name]
@@ -491,18 +490,18 @@ class Sessions(RuleBasedStateMachine):
             self._check_complete(peer.other, peer)
         self._count(session, stuck)
 
-        # everything is closed: nothing is left, and the server answers
+        # close everything: nothing must be left, and the server must answer
         for peer in (client, server):
             if peer.conn is not None:
                 peer.finished = peer.closed = True
                 peer.conn.abort()
-        for peer in at_work:
+        for peer in started_peers:
             assert peer.task is not None
             peer.task.cancel()
             await asyncio.wait([peer.task])
         await self.proxy.__aexit__()
         async with await tcp.connect(self.listener.local_addr) as again:
-            if server.conn is None:  # the first that it sees is still to come
+            if server.conn is None:  # the server has not seen any connection yet
                 server.conn = again
             again.write(b"still there\n")
             assert await again.read(b"\n", timeout=10) == b"still there\n"
@@ -512,10 +511,10 @@ class Sessions(RuleBasedStateMachine):
         assert self.listener.connections == 0
         assert not Live.of(self.loop)
         assert asyncio.all_tasks() == {asyncio.current_task()}
-        assert not self.complaints, self.complaints
+        assert not self.reported, self.reported
 
     def _check_complete(self, sender: Peer, receiver: Peer) -> None:
-        """What was sent arrived, unless something explains why not."""
+        """Check that everything sent arrived, unless something explains the loss."""
         assert receiver.received <= sender.sent
         excused = (
             not sender.lossless
@@ -557,7 +556,7 @@ def quiet() -> Iterator[None]:
 @pytest.mark.usefixtures("quiet")
 def test_every_byte_is_accounted_for() -> None:
     Sessions.tally.clear()
-    while Sessions.tally["sessions"] < (SESSIONS or 300):  # in batches: Hypothesis remembers all
+    while Sessions.tally["sessions"] < (SESSIONS or 300):  # batches: Hypothesis keeps all
         run_state_machine_as_test(
             Sessions,
             settings=settings(

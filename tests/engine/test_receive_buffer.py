@@ -1,4 +1,4 @@
-"""The buffer against a plain `bytes` that does the same slowly."""
+"""Compares the buffer with a simple, slow model that uses plain `bytes`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from silly._engine import receive_buffer
-from silly._engine.receive_buffer import INCOMPLETE, TOO_LONG, ReceiveBuffer
+from silly._engine.portable import receive_buffer
+from silly._engine.portable.receive_buffer import INCOMPLETE, TOO_LONG, ReceiveBuffer
 
 pytestmark = pytest.mark.no_engine
 
@@ -18,7 +18,7 @@ delimiters = st.binary(min_size=1, max_size=4).map(lambda b: bytes(c % 3 for c i
 
 
 def expected_find(held: bytes, delimiter: bytes, limit: int) -> int:
-    """What `find` should say, by trying every continuation's best case."""
+    """Return what `find` should, by trying the best case of every continuation."""
     at = held.find(delimiter)
     if at >= 0 and at + len(delimiter) <= limit:
         return at + len(delimiter)
@@ -63,27 +63,27 @@ def test_any_sequence_of_feeds_finds_and_takes(steps: list[Any]) -> None:
 
 
 class Counting(bytearray):
-    """A bytearray that counts the bytes its searches look at."""
+    """A bytearray that counts the bytes that its searches scan."""
 
-    looked_at = 0
+    scanned = 0
 
     def find(self, sub: Any, start: Any = 0, end: Any = None) -> int:
-        Counting.looked_at += max(min(end, len(self)) - start, 0)
+        Counting.scanned += max(min(end, len(self)) - start, 0)
         return super().find(sub, start, end)
 
 
-def test_search_looks_at_each_byte_a_bounded_number_of_times(
+def test_search_scans_each_byte_a_bounded_number_of_times(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(receive_buffer, "bytearray", Counting, raising=False)
-    monkeypatch.setattr(Counting, "looked_at", 0)
+    monkeypatch.setattr(Counting, "scanned", 0)
     buffer = ReceiveBuffer()
     total = 20_000
     for _ in range(total):
         buffer.feed(b"x")
         assert buffer.find(b"\r\n\r\n", 10**6) == INCOMPLETE
-    # Once each, and the three bytes that may begin the delimiter again at each piece.
-    assert total < Counting.looked_at <= 4 * total + 4
+    # Each byte once, and with each piece the three bytes that may start the delimiter.
+    assert total < Counting.scanned <= 4 * total + 4
 
 
 def test_an_empty_buffer_owns_no_memory() -> None:
@@ -95,7 +95,7 @@ def test_an_empty_buffer_owns_no_memory() -> None:
     assert type(buffer.data) is bytes
 
 
-def test_whole_piece_is_not_copied() -> None:
+def test_a_whole_piece_is_not_copied() -> None:
     buffer, piece = ReceiveBuffer(), b"x" * 100 + b"\n"
     buffer.feed(piece)
     assert buffer.take(buffer.find(b"\n", 1000)) is piece

@@ -1,4 +1,4 @@
-"""Receiving goes on while a read waits for more, and brings no more than may stay unread."""
+"""Receiving continues while a read waits for more, and stops at the read limit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ANY = "127.0.0.1:0"
 async def serve_one(
     handler: Callable[[Conn], Awaitable[None]], data: bytes, pieces: list[int], **limits: Any
 ) -> None:
-    """Send *data* to *handler*, in pieces of these sizes and the rest; wait until it is done."""
+    """Send *data* to *handler* in pieces of the given sizes, then the rest; wait for its end."""
     done = asyncio.get_running_loop().create_future()
 
     async def wrapped(conn: Conn) -> None:
@@ -41,7 +41,7 @@ async def serve_one(
         for size in [*pieces, len(data)]:
             await conn.write(data[at : at + size])
             at += size
-            for _ in range(3):  # let it arrive as a piece of its own
+            for _ in range(3):  # so that it arrives as a separate piece
                 await asyncio.sleep(0)
         async with asyncio.timeout(20):
             await done
@@ -57,7 +57,7 @@ async def test_a_body_longer_than_the_limit_arrives_with_its_header() -> None:
     await serve_one(handler, b"header\n" + body, [7 + 8192], read_limit=4096)
 
 
-async def test_what_was_too_long_for_a_line_is_read_as_a_count() -> None:
+async def test_data_too_long_for_a_line_is_read_as_a_count() -> None:
     data = b"x" * 3_000_000
 
     async def handler(conn: Conn) -> None:
@@ -90,7 +90,7 @@ reads = st.lists(
 def test_reads_in_one_step_never_stall(
     data: bytes, pieces: list[int], wanted: list[Any], limit: int
 ) -> None:
-    """Whatever the limit, and whichever step a read begins in, it comes to its end."""
+    """A read completes whatever the limit, and whichever step it starts in."""
 
     async def handler(conn: Conn) -> None:
         taken = b""
@@ -101,7 +101,7 @@ def test_reads_in_one_step_never_stall(
                 else:
                     taken += await conn.read(what)
             except LimitExceeded:
-                pass  # all of it is still there
+                pass  # nothing was consumed
             except EndOfStream:
                 break
         while True:
@@ -130,26 +130,26 @@ def test_reads_in_one_step_never_stall(
     asyncio.run(main())
 
 
-LEAST = 4096  # bytes that are received at once, whatever the limit
+MIN_RECEIVE = 4096  # bytes per receive, even if the limit is lower
 
 
 @pytest.mark.parametrize("limit", [1, 1000, 4096, 20_000, 200_000])
 @pytest.mark.parametrize("before", [0, 1, 30_000])
-async def test_no_more_stays_unread_than_may(limit: int, before: int, loop_kind: str) -> None:
+async def test_unread_bytes_stay_within_the_limit(limit: int, before: int, loop_kind: str) -> None:
     if loop_kind == "uvloop" and silly.engine() == "portable":
         pytest.skip("uvloop's transports receive up to 256 KiB at once")
-    most = 0
+    peak = 0
     full = asyncio.Event()
     go_on = asyncio.Event()
 
     async def handler(conn: Conn) -> None:
-        nonlocal most
+        nonlocal peak
         await conn.read(before)
-        for unread in itertools.count():  # busy with something else, until no more comes
+        for unread in itertools.count():  # waits until nothing more arrives
             await asyncio.sleep(0)
-            if unread > 20 and conn.unread_bytes == most:
+            if unread > 20 and conn.unread_bytes == peak:
                 break
-            most = max(most, conn.unread_bytes)
+            peak = max(peak, conn.unread_bytes)
         full.set()
         await go_on.wait()
 
@@ -160,9 +160,9 @@ async def test_no_more_stays_unread_than_may(limit: int, before: int, loop_kind:
         writing = asyncio.ensure_future(conn.write(b"x" * 2_000_000))
         await asyncio.wait_for(full.wait(), 20)
         if silly.engine() == "native":
-            assert most <= max(limit, LEAST)
-        else:  # a piece may come when nearly as much is unread as may be
-            assert most < limit + max(limit, LEAST)
+            assert peak <= max(limit, MIN_RECEIVE)
+        else:  # one more piece may arrive just below the limit
+            assert peak < limit + max(limit, MIN_RECEIVE)
         go_on.set()
         await asyncio.wait([writing])
         writing.exception()

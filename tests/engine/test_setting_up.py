@@ -1,4 +1,4 @@
-"""A connection that cannot be set up: it is let go, counted out once, and its client is told."""
+"""A connection that cannot be set up is closed and uncounted, and its client is told."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ import pytest
 
 import silly
 from silly.net import tcp
+from silly.net.conn import EngineConn
+from silly.net.course import Course
 from silly.net.observer import Ending
 from silly.net.tcp import Conn, Limits, Listener
 
@@ -27,8 +29,8 @@ ANY = "127.0.0.1:0"
 COUNTED = Limits(max_connections=3, max_per_client=3, exempt_networks=())
 
 
-class FromAnywhere(BaseException):
-    """As no `except Exception` catches it."""
+class AnyError(BaseException):
+    """Not caught by `except Exception`."""
 
 
 async def echo(conn: Conn) -> None:
@@ -44,7 +46,7 @@ def client_of(listener: Listener) -> socket.socket:
 
 
 async def end_of(client: socket.socket) -> bytes | OSError:
-    """What the client sees: bytes, b"" for the end of the stream, or an error."""
+    """Return what the client sees: bytes, b"" for the end of the stream, or an error."""
     try:
         return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(client, 100), 10)
     except OSError as error:
@@ -63,8 +65,8 @@ async def is_served(listener: Listener) -> bool:
         return await conn.read(b"\n", timeout=10) == b"well?\n"
 
 
-@pytest.mark.parametrize("error", [RuntimeError, FromAnywhere])
-async def test_no_task_can_be_made(error: type[BaseException]) -> None:
+@pytest.mark.parametrize("error", [RuntimeError, AnyError])
+async def test_the_task_factory_fails(error: type[BaseException]) -> None:
     loop = asyncio.get_running_loop()
     reported: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: reported.append(context))
@@ -80,7 +82,7 @@ async def test_no_task_can_be_made(error: type[BaseException]) -> None:
     loop.set_task_factory(factory)  # type: ignore[arg-type]
     try:
         async with tcp.listen(ANY, echo, limits=COUNTED) as listener:
-            for _ in range(5):  # more than there may be at a time
+            for _ in range(5):  # more than the limit of connections
                 with client_of(listener) as client:
                     assert isinstance(await end_of(client), ConnectionResetError)
                 await until(lambda: listener.connections == 0)
@@ -93,8 +95,8 @@ async def test_no_task_can_be_made(error: type[BaseException]) -> None:
         loop.set_task_factory(None)
 
 
-@pytest.mark.parametrize("error", [ValueError, FromAnywhere])
-async def test_a_plain_function_crashes(error: type[BaseException]) -> None:
+@pytest.mark.parametrize("error", [ValueError, AnyError])
+async def test_a_handler_function_crashes(error: type[BaseException]) -> None:
     crashes = True
 
     def handler(conn: Conn) -> Coroutine[Any, Any, None]:
@@ -112,15 +114,15 @@ async def test_a_plain_function_crashes(error: type[BaseException]) -> None:
         assert await is_served(listener)
 
 
-async def test_an_observer_is_told_the_end_of_what_had_no_handler() -> None:
+async def test_an_observer_is_told_of_a_connection_without_a_handler() -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda *_: None)
-    told: list[Ending] = []
+    endings: list[Ending] = []
 
     class Watcher:
         def opened(self, conn: Conn, listener: Listener) -> None: ...
         def closed(self, conn: Conn, listener: Listener, ending: Ending) -> None:
-            told.append(ending)
+            endings.append(ending)
 
     def factory(
         loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any
@@ -134,11 +136,11 @@ async def test_an_observer_is_told_the_end_of_what_had_no_handler() -> None:
         try:
             with client_of(listener) as client:
                 assert isinstance(await end_of(client), ConnectionResetError)
-            await until(lambda: bool(told))
+            await until(lambda: bool(endings))
         finally:
             loop.set_task_factory(None)
-    assert [ending.how for ending in told] == ["handler_error"]
-    assert isinstance(told[0].error, ZeroDivisionError)
+    assert [ending.how for ending in endings] == ["handler_error"]
+    assert isinstance(endings[0].error, ZeroDivisionError)
 
 
 @pytest.mark.parametrize("value", [2**62, 2**64, 2**100])
@@ -154,23 +156,23 @@ async def test_limits_of_any_size(value: int) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_an_interruption_while_accepting_concerns_that_connection_alone(
+def test_an_interrupt_while_accepting_affects_only_that_connection(
     error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As that of a signal's handler, which comes between any two steps."""
-    accept = Listener._accept
+    """As a signal handler may raise it at any point."""
+    start = Course.start
     interruptions = [error]
 
-    def interrupted(self: Listener, link: Any) -> Conn:
+    def interrupted(self: Course, carrier: Any) -> EngineConn:
         if interruptions:
             raise interruptions.pop()
-        return accept(self, link)
+        return start(self, carrier)
 
-    monkeypatch.setattr(Listener, "_accept", interrupted)
+    monkeypatch.setattr(Course, "start", interrupted)
     loop = asyncio.new_event_loop()
 
     def run(main: Coroutine[Any, Any, Any]) -> Any:
-        """Run the loop as somebody who goes on after such an error."""
+        """Run *main*, and restart the loop whenever *error* stops it."""
         task = loop.create_task(main)
         while not task.done():
             with contextlib.suppress(error):
@@ -185,7 +187,7 @@ def test_an_interruption_while_accepting_concerns_that_connection_alone(
             assert isinstance(await end_of(client), ConnectionResetError)
         assert not interruptions
         assert listener.connections == 0
-        # Who connects next has its own addresses, not those of the interrupted one.
+        # The next connection has its own addresses, not those of the interrupted one.
         async with await tcp.connect(listener.local_addr) as conn:
             assert conn.remote_addr == listener.local_addr
         assert await is_served(listener)
@@ -196,12 +198,12 @@ def test_an_interruption_while_accepting_concerns_that_connection_alone(
 
 
 @pytest.mark.parametrize("name", ["path", "abstract"])
-async def test_a_peer_whose_unix_name_fills_its_place(name: str, tmp_path: Path) -> None:
+async def test_a_unix_peer_with_a_name_of_maximal_length(name: str, tmp_path: Path) -> None:
     """108 bytes, without the NUL that ends shorter ones (unix(7))."""
-    told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    seen: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def tell(conn: Conn) -> None:
-        told.set_result(conn.remote_addr)
+        seen.set_result(conn.remote_addr)
 
     directory = Path(tempfile.mkdtemp(prefix="s"))
     full = os.fsencode(directory / "p") if name == "path" else b"\0%d" % os.getpid()
@@ -209,12 +211,12 @@ async def test_a_peer_whose_unix_name_fills_its_place(name: str, tmp_path: Path)
     try:
         async with tcp.listen(f"unix:{tmp_path / 'listens'}", tell):
             with socket.socket(socket.AF_UNIX) as client:
-                # Not with Python's own bind, which takes no such path.
+                # Python's own bind refuses such a path.
                 address = socket.AF_UNIX.to_bytes(2, sys.byteorder) + full
                 libc = ctypes.CDLL(None, use_errno=True)
                 assert libc.bind(client.fileno(), address, len(address)) == 0, ctypes.get_errno()
                 client.connect(str(tmp_path / "listens"))
-                shown = await asyncio.wait_for(told, 10)
+                shown = await asyncio.wait_for(seen, 10)
         assert shown == (
             f"unix:{os.fsdecode(full)}" if name == "path" else f"unix:@{os.fsdecode(full[1:])}"
         )
@@ -225,7 +227,7 @@ async def test_a_peer_whose_unix_name_fills_its_place(name: str, tmp_path: Path)
 OBSERVED = b"g" * 1_000_000
 
 
-async def test_what_an_observer_writes_counts_for_backpressure() -> None:
+async def test_an_observers_writes_count_for_backpressure() -> None:
     full = asyncio.Event()
 
     class Greeter:
@@ -250,8 +252,8 @@ async def test_what_an_observer_writes_counts_for_backpressure() -> None:
         assert len(await conn.read(len(OBSERVED) * 8 + 1)) == len(OBSERVED) * 8 + 1
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="what others do to a socket, on Linux")
-async def test_a_listening_socket_that_somebody_shut_down(
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+async def test_a_listening_socket_that_was_shut_down(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with (
@@ -265,9 +267,9 @@ async def test_a_listening_socket_that_somebody_shut_down(
             try:
                 mode = os.fstat(number).st_mode
             except OSError:
-                continue  # it was that of the listing
+                continue  # the descriptor of the listing itself
             if stat.S_ISSOCK(mode):
-                with socket.socket(fileno=os.dup(number)) as other:  # as if it were inherited
+                with socket.socket(fileno=os.dup(number)) as other:  # like an inherited copy
                     if (
                         other.family == socket.AF_INET
                         and other.getsockname()[1] == port
@@ -276,7 +278,7 @@ async def test_a_listening_socket_that_somebody_shut_down(
                         other.shutdown(socket.SHUT_RDWR)
         await until(lambda: listener.stats.accept_stalls > 0)
         turns = 0
-        while turns < 50:  # nothing goes round in circles meanwhile
+        while turns < 50:  # the server does not spin meanwhile
             await asyncio.sleep(0)
             turns += 1
         assert listener.stats.accept_stalls == 1
@@ -285,9 +287,9 @@ async def test_a_listening_socket_that_somebody_shut_down(
     assert "cannot accept: Invalid argument" in caplog.text
 
 
-@pytest.mark.skipif(silly.engine() != "native", reason="in the other it is the loop's epoll set")
+@pytest.mark.skipif(silly.engine() != "native", reason="the portable engine has no epoll set")
 def test_epoll_ctl_fails(tmp_path: Path) -> None:
-    """No watches are left (ENOSPC, epoll_ctl(2)): connections are refused, and later are not."""
+    """While no watches are left (ENOSPC, epoll_ctl(2)), connections are refused."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("needs a C compiler")

@@ -1,7 +1,7 @@
-"""A handler, however the engine steps it, is a task like any other.
+"""A handler behaves like any other task, however the engine steps it.
 
-Each behaviour here is had twice, from a plain task that awaits an
-`asyncio.Queue` and from a handler that reads lines, and must be the same.
+Each behaviour is tested twice, with a plain task that awaits an `asyncio.Queue` and with
+a handler that reads lines. Both must behave the same.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from silly._engine.stream import IN_A_ROW
+from silly._engine.portable.stream import MAX_READS_IN_A_ROW
 from silly.errors import ConcurrentRead, ConnectionClosed, EndOfStream
 from silly.net import tcp
 from silly.net.tcp import Conn
@@ -39,7 +39,7 @@ def host_and_port(listener: tcp.Listener) -> tuple[str, int]:
 
 
 async def rest() -> None:
-    """Let everything that can go on do so."""
+    """Let everything that is ready run."""
     for _ in range(10):
         await asyncio.sleep(0)
 
@@ -84,7 +84,7 @@ async def as_handler(body: Body, drive: Drive) -> tuple[list[Any], Any]:
         task = asyncio.current_task()
         assert task is not None
         tasks.put_nowait(task)
-        await conn.read(b"warm\n")  # from here on the engine may step it
+        await conn.read(b"warm\n")  # from now on, the engine may step it
         return await body(lambda: conn.read(b"\n"), log)
 
     async with tcp.listen(ANY, handler) as listener:
@@ -175,7 +175,7 @@ async def cancels_itself(get: Get, log: list[Any]) -> object:
     return "not reached"
 
 
-async def cancels_itself_and_takes_it_back(get: Get, log: list[Any]) -> object:
+async def cancels_and_uncancels_itself(get: Get, log: list[Any]) -> object:
     log.append(await get())
     task = asyncio.current_task()
     assert task is not None
@@ -261,7 +261,7 @@ BODIES = [
     is_the_current_task,
     keeps_its_context,
     cancels_itself,
-    cancels_itself_and_takes_it_back,
+    cancels_and_uncancels_itself,
     times_out,
     has_children,
 ]
@@ -279,7 +279,7 @@ async def test_a_handler_behaves_as_a_task(body: Body, drive: Drive) -> None:
     assert await as_handler(body, drive) == await as_plain_task(body, drive)
 
 
-async def test_a_cancellation_loses_no_byte_that_came_with_it() -> None:
+async def test_a_cancellation_loses_no_bytes_that_arrive_with_it() -> None:
     reading = asyncio.Event()
     left: list[bytes] = []
 
@@ -295,7 +295,7 @@ async def test_a_cancellation_loses_no_byte_that_came_with_it() -> None:
         async with await tcp.connect(listener.local_addr) as client:
             client.write(b"1\n")
             await reading.wait()
-            (task,) = listener._handling
+            (task,) = listener._course.handling
             client.write(b"2\n")
             task.cancel()
             await asyncio.wait([task])
@@ -314,7 +314,7 @@ async def test_a_waiting_handler_can_be_inspected() -> None:
         async with await tcp.connect(listener.local_addr) as client:
             client.write(b"1\n")
             await reading.wait()
-            (task,) = listener._handling
+            (task,) = listener._course.handling
             assert "my_handler() running at" in repr(task)
             assert __file__ in repr(task)
             (frame,) = task.get_stack()
@@ -341,7 +341,7 @@ async def test_the_traceback_of_a_crash_ends_where_it_happened() -> None:
     async with tcp.listen(ANY, handler) as listener:
         async with await tcp.connect(listener.local_addr) as client:
             await rest()
-            tasks.extend(listener._handling)
+            tasks.extend(listener._course.handling)
             client.write(b"1\n")
             await asyncio.wait(tasks)
     error = tasks[0].exception()
@@ -359,7 +359,7 @@ async def test_eager_tasks() -> None:
 
     async def handler(conn: Conn) -> None:
         async for line in conn:
-            child = asyncio.ensure_future(conn.write(line))  # begins in this very step
+            child = asyncio.ensure_future(conn.write(line))  # starts in this step
             await child
             reader = asyncio.ensure_future(conn.read(2))
             await conn.write(b"now two\n")
@@ -380,8 +380,8 @@ async def test_eager_tasks() -> None:
 
 
 @pytest.mark.parametrize("end", ["returns", "raises", "cancelled", "reset", "reads all"])
-async def test_an_ended_connection_leaves_nothing_for_the_collector_of_cycles(end: str) -> None:
-    """What counting references frees is free at once; a collector would pause for all others."""
+async def test_a_closed_connection_leaves_no_reference_cycles(end: str) -> None:
+    """Everything is freed by reference counting; a garbage collection would pause all handlers."""
 
     async def handler(conn: Conn) -> None:
         async for line in conn:
@@ -405,7 +405,7 @@ async def test_an_ended_connection_leaves_nothing_for_the_collector_of_cycles(en
                 assert await reader.readline() == b"x\n"
                 if end == "cancelled":
                     await rest()
-                    (task,) = listener._handling
+                    (task,) = listener._course.handling
                     task.cancel()
                     del task
                 elif end == "reset":
@@ -431,7 +431,7 @@ async def test_an_ended_connection_leaves_nothing_for_the_collector_of_cycles(en
 
 
 @pytest.mark.parametrize("how", ["lines", "delimiter", "count"])
-async def test_a_flood_of_short_reads_gives_others_their_turn(how: str) -> None:
+async def test_a_flood_of_short_reads_lets_other_tasks_run(how: str) -> None:
     turns = longest = 0
     done = asyncio.Event()
 
@@ -467,11 +467,11 @@ async def test_a_flood_of_short_reads_gives_others_their_turn(how: str) -> None:
         done.set()
         await other
         assert listener.stats.bytes_in == 100_000
-    assert 1 < longest <= 2 * IN_A_ROW  # the task that turns may come before or after
+    assert 1 < longest <= 2 * MAX_READS_IN_A_ROW  # `turning` may run before or after
 
 
 def eager_tasks() -> Any:
-    """Return the task factory, or skip the test where there is none that works."""
+    """Return the eager task factory; skip the test if there is none that works."""
     if sys.version_info < (3, 12):
         pytest.skip("eager tasks came with Python 3.12")
     if sys.version_info >= (3, 13) and "uvloop" in type(asyncio.get_running_loop()).__module__:
@@ -479,8 +479,8 @@ def eager_tasks() -> Any:
     return vars(asyncio)["eager_task_factory"]
 
 
-async def test_an_eager_handler_ends_another_connection_in_its_first_step() -> None:
-    """One session for each user: the newer one wins. The reader of the older one is woken."""
+async def test_an_eager_handler_closes_another_connection_in_its_first_step() -> None:
+    """As with one session per user: a new one closes the old one, whose reader is woken."""
     current: list[Conn] = []
     ended: list[str] = []
 
@@ -520,7 +520,7 @@ async def test_an_eager_handler_ends_another_connection_in_its_first_step() -> N
         loop.set_task_factory(None)
 
 
-async def test_writers_of_an_eager_handler_wait_from_its_first_step_on() -> None:
+async def test_an_eager_handler_waits_for_room_from_its_first_step() -> None:
     async def handler(conn: Conn) -> None:
         for _ in range(400):
             await conn.write(b"x" * 100_000)
@@ -538,7 +538,7 @@ async def test_writers_of_an_eager_handler_wait_from_its_first_step_on() -> None
 
 
 async def test_a_thread_in_the_handlers_own_context() -> None:
-    """Its bytes are handed to it when the thread has left; nobody else is concerned."""
+    """Its bytes are delivered once the thread has left; other handlers are not affected."""
     leave = threading.Event()
     threads: list[threading.Thread] = []
 
@@ -568,7 +568,7 @@ async def test_a_thread_in_the_handlers_own_context() -> None:
             return
 
     if sys.version_info < (3, 12):
-        pytest.skip("tasks tell their context from Python 3.12 on")
+        pytest.skip("Task.get_context came with Python 3.12")
     async with (
         tcp.listen(ANY, handler) as listener,
         await tcp.connect(listener.local_addr) as a,
@@ -591,7 +591,7 @@ async def test_a_thread_in_the_handlers_own_context() -> None:
 @pytest.mark.parametrize("shared", ["lines", "conn"])
 @pytest.mark.parametrize("readers", ["tasks", "handlers"])
 async def test_two_tasks_on_one_iterator(shared: str, readers: str) -> None:
-    """The second is refused; the first has every line, and the end."""
+    """The second is refused; the first gets every line, and the end."""
     source: asyncio.Future[Conn] = asyncio.get_running_loop().create_future()
     got: list[list[bytes]] = []
     refused: list[BaseException] = []
@@ -606,7 +606,7 @@ async def test_two_tasks_on_one_iterator(shared: str, readers: str) -> None:
         got.append(mine)
         try:
             async for line in lines:
-                mine.append(line)  # noqa: PERF401 - one after the other
+                mine.append(line)  # noqa: PERF401 - the lines must survive an error
             done.extend(mine)
         except ConcurrentRead as error:
             refused.append(error)
@@ -676,7 +676,7 @@ async def test_two_tasks_on_one_read() -> None:
 
 
 @pytest.mark.parametrize("how", ["close", "throw"])
-async def test_a_coroutine_that_somebody_else_ends_does_not_keep_its_task(how: str) -> None:
+async def test_a_coroutine_ended_from_outside_ends_its_task(how: str) -> None:
     async def handler(conn: Conn) -> None:
         async for line in conn:
             await conn.write(line)
@@ -688,7 +688,7 @@ async def test_a_coroutine_that_somebody_else_ends_does_not_keep_its_task(how: s
         client.write(b"x\n")
         assert await client.read(b"\n") == b"x\n"
         await rest()
-        (task,) = listener._handling
+        (task,) = listener._course.handling
         coroutine = task.get_coro()
         if how == "close":
             coroutine.close()
@@ -701,8 +701,8 @@ async def test_a_coroutine_that_somebody_else_ends_does_not_keep_its_task(how: s
 
 
 @pytest.mark.parametrize("size", [1, 100, 10_000, 100_000])
-async def test_a_writer_is_told_that_the_peer_is_gone(size: int) -> None:
-    """Also if it writes on and on, and no write needs to wait."""
+async def test_a_writer_learns_that_the_peer_is_gone(size: int) -> None:
+    """Even if it writes in a loop, and no write needs to wait."""
     gone = asyncio.Event()
     ended: list[BaseException] = []
 
@@ -717,7 +717,7 @@ async def test_a_writer_is_told_that_the_peer_is_gone(size: int) -> None:
 
     async with tcp.listen(ANY, handler, read_limit=1000) as listener:
         with socket.create_connection(host_and_port(listener), timeout=20) as client:
-            client.sendall(b"x" * 20_000)  # it is not received from, which would tell of the reset
+            client.sendall(b"x" * 20_000)  # never read, so that no receive reports the reset
             await rest()
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         gone.set()
@@ -727,8 +727,8 @@ async def test_a_writer_is_told_that_the_peer_is_gone(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1000, 100_000])
-async def test_a_handler_that_only_writes_leaves_others_their_turn(size: int) -> None:
-    """Although no write needs to wait, since the peer takes all at once."""
+async def test_a_handler_that_only_writes_lets_other_tasks_run(size: int) -> None:
+    """Even if no write needs to wait, because the peer takes everything at once."""
     written = 0
 
     async def handler(conn: Conn) -> None:

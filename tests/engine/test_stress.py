@@ -1,4 +1,4 @@
-"""Some of fuzz/random_programs.py; `make stress` runs many more, under AddressSanitizer."""
+"""A few programs of fuzz/random_programs.py; `make stress` runs many, with AddressSanitizer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 STRESS = Path(__file__).parents[2] / "fuzz" / "random_programs.py"
 
 
-def test_whatever_a_program_does_nothing_is_left_and_a_new_connection_works() -> None:
+def test_random_programs_leak_nothing_and_break_nothing() -> None:
     done = subprocess.run(
         [sys.executable, str(STRESS), "--seed", "1", "--programs", "20"],
         capture_output=True,

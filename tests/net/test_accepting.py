@@ -1,4 +1,4 @@
-"""Accepting when descriptors run out, when too many come at once, when clients vanish."""
+"""Accepting when descriptors run out, when many clients connect at once, when clients vanish."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from silly._engine import accepting
 from silly.net import tcp
 from silly.net.tcp import Conn
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the loop accepts there")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the event loop accepts there")
 
 ANY = "127.0.0.1:0"
 
@@ -47,7 +48,7 @@ async def receive(sock: socket.socket) -> bytes:
 
 @contextlib.contextmanager
 def no_descriptors_left(spare: int = 0) -> Iterator[None]:
-    """Use all descriptors up but *spare*."""
+    """Use up all descriptors but *spare*."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
     held: list[int] = []
@@ -93,13 +94,11 @@ async def test_without_descriptors_clients_are_reset_and_the_server_recovers(
     assert "refused 99 more connections" in warnings[1]
 
 
-async def test_without_even_one_in_reserve_they_wait_until_there_are_descriptors(
+async def test_without_a_reserve_descriptor_clients_wait_until_one_is_free(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from silly._engine import portable
-
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(portable, "BACK_OFF", 0.01)
+    monkeypatch.setattr(accepting, "BACK_OFF", 0.01)  # of the portable engine
     async with tcp.listen(ANY, echo):  # what the loop and the engine need is there
         with socket.socket() as sock:
             sock.setblocking(False)
@@ -133,7 +132,7 @@ async def test_clients_that_reset_at_once_do_no_harm() -> None:
         assert listener.stats.handler_errors == 0
 
 
-async def test_many_at_once_do_not_keep_the_loop_from_its_turns() -> None:
+async def test_the_loop_runs_between_batches_of_new_connections() -> None:
     turns = 0
 
     async def turning() -> None:
@@ -153,7 +152,7 @@ async def test_many_at_once_do_not_keep_the_loop_from_its_turns() -> None:
             sock.close()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports it")
 async def test_a_full_backlog_shows_in_the_statistics(tmp_path: Path) -> None:
     async with tcp.listen(ANY, echo, backlog=4) as listener:
         stats = listener.stats
@@ -161,13 +160,13 @@ async def test_a_full_backlog_shows_in_the_statistics(tmp_path: Path) -> None:
         before = stats.backlog_overflows
         host, port = listener.local_addr.split(":")
         socks = []
-        for _ in range(8):  # with no turn of the loop in between
+        for _ in range(8):  # without letting the loop run in between
             sock = socket.socket()
             sock.setblocking(False)
             sock.connect_ex((host, int(port)))
             socks.append(sock)
         stats = listener.stats
-        assert stats.backlog_used == 5  # listen(2): one more than was asked for
+        assert stats.backlog_used == 5  # listen(2): one more than requested
         assert before is not None
         assert stats.backlog_overflows is not None
         assert stats.backlog_overflows > before

@@ -1,4 +1,4 @@
-"""The access log: one line for each connection, for people and for machines."""
+"""The access log: one line for each connection, as text and as fields."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger("silly.access")
 
 @pytest.fixture
 def records() -> Iterator[list[logging.LogRecord]]:
-    """The records of the access log."""
+    """Records of the access log."""
     found: list[logging.LogRecord] = []
 
     class Keeper(logging.Handler):
@@ -75,7 +75,7 @@ async def test_a_line_and_its_fields(records: list[logging.LogRecord]) -> None:
     assert text.endswith(" s, 6 bytes in, 6 bytes out")
 
 
-async def test_a_crash_is_named(records: list[logging.LogRecord]) -> None:
+async def test_a_crash_is_logged_with_its_type(records: list[logging.LogRecord]) -> None:
     async with tcp.listen(ANY, handler, access_log=True) as listener:
         async with await tcp.connect(listener.local_addr) as conn:
             conn.write(b"crash\n")
@@ -85,7 +85,7 @@ async def test_a_crash_is_named(records: list[logging.LogRecord]) -> None:
     assert ": handler_error ZeroDivisionError, " in record.getMessage()
 
 
-async def test_off_unless_asked_for(records: list[logging.LogRecord]) -> None:
+async def test_off_by_default(records: list[logging.LogRecord]) -> None:
     log = access_log.AccessLog()
     for wanted in (False, True):
         if wanted:
@@ -100,7 +100,7 @@ async def test_off_unless_asked_for(records: list[logging.LogRecord]) -> None:
         assert len(records) == wanted
 
 
-async def test_of_too_low_a_level_nothing_is_made(records: list[logging.LogRecord]) -> None:
+async def test_nothing_is_logged_below_the_level(records: list[logging.LogRecord]) -> None:
     logger.setLevel(logging.WARNING)
     async with tcp.listen(ANY, handler, access_log=True) as listener:
         async with await tcp.connect(listener.local_addr) as conn:
@@ -109,7 +109,7 @@ async def test_of_too_low_a_level_nothing_is_made(records: list[logging.LogRecor
     assert not records
 
 
-async def test_our_formatter_writes_it_as_json(records: list[logging.LogRecord]) -> None:
+async def test_json_formatter_writes_its_fields(records: list[logging.LogRecord]) -> None:
     async with tcp.listen(ANY, handler, access_log=True) as listener:
         async with await tcp.connect(listener.local_addr) as conn:
             conn.write(b"hello\n")

@@ -59,7 +59,7 @@ def test_accepted_forms_and_back(text: str, expected: object) -> None:
         "x" * 64 + ":80",
     ],
 )
-def test_refused_with_the_accepted_forms_shown(text: str) -> None:
+def test_errors_show_the_accepted_forms(text: str) -> None:
     with pytest.raises(ValueError, match=r"'127\.0\.0\.1:9999', '\[::1\]:9999'"):
         parse(text)
 
@@ -103,7 +103,7 @@ SOCKADDRS = st.one_of(
 
 
 def named(text: str) -> Any:
-    """What the address in *text* is for the `socket` module."""
+    """Return the address in *text* as the `socket` module has it."""
     address = parse(text)
     if isinstance(address, UnixAddress):
         return os.fsencode(address.path)
@@ -114,7 +114,7 @@ def named(text: str) -> Any:
 
 
 @given(SOCKADDRS)
-def test_what_is_formatted_is_parsed_as_the_same_address(sockaddr: Any) -> None:
+def test_formatting_and_parsing_give_the_same_address(sockaddr: Any) -> None:
     wanted = sockaddr
     if isinstance(sockaddr, bytes) and sockaddr.startswith(b"./@"):
         wanted = sockaddr[2:]  # the same file
@@ -123,7 +123,7 @@ def test_what_is_formatted_is_parsed_as_the_same_address(sockaddr: Any) -> None:
         assert named(format_sockaddr(os.fsdecode(sockaddr))) == wanted
 
 
-def test_a_scope_is_the_interfaces_name_where_that_can_be_resolved(
+def test_a_scope_is_shown_as_an_interface_name_if_that_can_be_resolved(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     number, name = socket.if_nameindex()[0]
@@ -134,8 +134,8 @@ def test_a_scope_is_the_interfaces_name_where_that_can_be_resolved(
         assert format_sockaddr(("fe80::1", 9, 0, number)) == f"[fe80::1%{number}]:9"
 
 
-@pytest.mark.parametrize(("nobody", "text"), [("", "unix:"), (b"", "unix:"), (None, "unknown")])
-def test_what_names_nobody_is_refused(nobody: object, text: str) -> None:
-    assert format_sockaddr(nobody) == text
+@pytest.mark.parametrize(("unnamed", "text"), [("", "unix:"), (b"", "unix:"), (None, "unknown")])
+def test_texts_of_unnamed_ends_are_refused(unnamed: object, text: str) -> None:
+    assert format_sockaddr(unnamed) == text
     with pytest.raises(ValueError, match="is not an address"):
         parse(text)

@@ -1,4 +1,4 @@
-"""What may be done with what the API returns, and what is said where `await` is missing."""
+"""Using the awaitables of the API: in tasks, in ``async with``, and with a missing `await`."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ async def sink(conn: Conn) -> None:
     await conn.wait_closed()
 
 
-# ----------------------------------------------------------------- tasks made of them
+# ------------------------------------------------------------------------------ tasks
 
 
-async def test_a_task_can_be_made_of_a_write() -> None:
+async def test_create_task_accepts_a_write() -> None:
     async with tcp.listen(ANY, echo) as listener, tcp.connect(listener.local_addr) as conn:
         async with asyncio.TaskGroup() as group:
             for number in range(3):
@@ -40,7 +40,7 @@ async def test_a_task_can_be_made_of_a_write() -> None:
         assert lines == [b"0\n", b"1\n", b"2\n", b"3\n"]
 
 
-async def test_a_task_made_of_a_write_waits_for_room_and_can_be_cancelled() -> None:
+async def test_a_task_of_a_write_waits_for_room_and_can_be_cancelled() -> None:
     arrived: asyncio.Future[Conn] = asyncio.get_running_loop().create_future()
 
     async def hold(conn: Conn) -> None:
@@ -62,12 +62,12 @@ async def test_a_task_made_of_a_write_waits_for_room_and_can_be_cancelled() -> N
         await asyncio.wait((cancelled, never))
         assert cancelled.cancelled()
         assert never.cancelled()
-        assert len(await peer.read((4 << 20) + 9)) == (4 << 20) + 9  # nothing was taken back
+        assert len(await peer.read((4 << 20) + 9)) == (4 << 20) + 9  # nothing was unqueued
         await waiting
         await listener.close(0)
 
 
-async def test_a_task_made_of_a_write_is_told_of_the_loss() -> None:
+async def test_a_task_of_a_write_raises_the_loss() -> None:
     async with tcp.listen(ANY, sink) as listener, tcp.connect(listener.local_addr) as conn:
         conn.read_limit = 1
         waiting = asyncio.create_task(conn.write(bytes(4 << 20)))
@@ -79,7 +79,7 @@ async def test_a_task_made_of_a_write_is_told_of_the_loss() -> None:
         await listener.close(0)
 
 
-async def test_a_task_can_be_made_of_closing_a_listener() -> None:
+async def test_create_task_accepts_the_closing_of_a_listener() -> None:
     listener = tcp.listen(ANY, echo)
     await asyncio.create_task(listener.close())
     assert listener.state is tcp.ListenerState.CLOSED
@@ -89,7 +89,7 @@ async def test_a_task_can_be_made_of_closing_a_listener() -> None:
     await asyncio.gather(listener.close(), asyncio.wait_for(listener.close(), 30))
 
 
-async def test_cancelling_a_task_made_of_closing_does_not_stop_the_closing() -> None:
+async def test_cancelling_a_task_of_closing_does_not_stop_the_closing() -> None:
     goes_on = asyncio.Event()
 
     async def handler(conn: Conn) -> None:
@@ -110,7 +110,7 @@ async def test_cancelling_a_task_made_of_closing_does_not_stop_the_closing() -> 
             await conn.read()
 
 
-async def test_connect_is_awaited_or_entered_or_made_a_task(port: int) -> None:
+async def test_connect_can_be_awaited_entered_or_made_a_task(port: int) -> None:
     async with tcp.listen(f"127.0.0.1:{port}", echo) as listener:
         async with tcp.connect(listener.local_addr) as conn:
             await conn.write(b"entered\n")
@@ -128,7 +128,7 @@ async def test_connect_is_awaited_or_entered_or_made_a_task(port: int) -> None:
             pass
 
 
-async def test_a_block_of_connect_that_is_cancelled_aborts_the_connection() -> None:
+async def test_cancelling_a_block_of_connect_aborts_the_connection() -> None:
     entered = asyncio.Event()
 
     async def client(addr: str) -> None:
@@ -194,7 +194,7 @@ async def uses_connect(conn: Conn) -> None:
     "handler",
     [decodes, decodes_a_line, measures, adds, writes, writes_several, uses_own, uses_connect],
 )
-async def test_a_missing_await_is_named(
+async def test_a_missing_await_is_reported(
     handler: Callable[[Conn], Awaitable[object]], caplog: pytest.LogCaptureFixture
 ) -> None:
     async with tcp.listen(ANY, handler) as listener, tcp.connect(listener.local_addr) as conn:
@@ -215,7 +215,7 @@ async def enters(conn: Conn) -> None:
 
 
 @pytest.mark.parametrize("handler", [iterates, enters])
-async def test_a_missing_async_is_named(
+async def test_a_missing_async_is_reported(
     handler: Callable[[Conn], Awaitable[object]], caplog: pytest.LogCaptureFixture
 ) -> None:
     async with tcp.listen(ANY, handler) as listener, tcp.connect(listener.local_addr) as conn:
@@ -224,7 +224,7 @@ async def test_a_missing_async_is_named(
     assert logged(caplog).count("`async` is missing") == 1
 
 
-async def test_a_mistake_of_another_kind_is_not_called_a_missing_await(
+async def test_other_mistakes_are_not_reported_as_a_missing_await(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def handler(conn: Conn) -> None:
@@ -237,10 +237,10 @@ async def test_a_mistake_of_another_kind_is_not_called_a_missing_await(
 
 
 def drop(_: object) -> None:
-    """The last reference is the argument's."""
+    """Take the last reference, and drop it."""
 
 
-async def test_what_was_not_awaited_is_named_as_the_program_calls_it() -> None:
+async def test_the_warning_about_a_missing_await_has_the_public_name() -> None:
     async with tcp.listen(ANY, echo) as listener, tcp.connect(listener.local_addr) as conn:
         with pytest.warns(RuntimeWarning, match=r"'Conn\.read' was never awaited"):
             drop(conn.read(b"\n"))
@@ -259,7 +259,7 @@ async def fails(conn: Conn) -> None:
 
 
 @pytest.mark.parametrize("start", ["handler", "fork"])
-async def test_a_traceback_has_the_authors_frames_only(
+async def test_a_traceback_has_only_the_programs_frames(
     start: str, caplog: pytest.LogCaptureFixture, loop_kind: str
 ) -> None:
     async def fork(conn: Conn) -> None:
@@ -273,7 +273,7 @@ async def test_a_traceback_has_the_authors_frames_only(
     text = logged(caplog)
     files = [line.split('"')[1] for line in text.splitlines() if line.startswith('  File "')]
     assert "no such thing" in text
-    if loop_kind == "debug":  # where all is shown
+    if loop_kind == "debug":  # which shows all frames
         assert set(files) > {__file__}
     else:
         assert set(files) == {__file__}

@@ -1,4 +1,4 @@
-"""What all connections of a listener hold together is bounded, and who goes when it is more."""
+"""The memory budget bounds what all connections of a listener hold together."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 import silly
 from silly.net import budget, tcp
 from silly.net.budget import machine_memory, memory_of
+from silly.net.conn import StreamConn
 from silly.net.tcp import Conn, Limits
 from silly.testing import run_virtual
 
@@ -28,11 +29,11 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def wait(conn: Conn) -> None:
-    """Read a line, which may never come to its end."""
+    """Read a line, which may never be complete."""
     await conn.read(b"\n", limit=1 << 30)
 
 
-async def test_unread_bytes_are_counted_and_given_back() -> None:
+async def test_unread_bytes_are_counted_and_released() -> None:
     async with tcp.listen(ANY, wait) as listener:
         clients = [await tcp.connect(listener.local_addr) for _ in range(3)]
         for client in clients:
@@ -48,7 +49,7 @@ async def test_unread_bytes_are_counted_and_given_back() -> None:
         clients[2].close()
 
 
-async def test_unsent_bytes_are_counted_and_given_back() -> None:
+async def test_unsent_bytes_are_counted_and_released() -> None:
     async def send(conn: Conn) -> None:
         conn.write(b"x" * 6_000_000)
         await conn.read(b"\n")
@@ -66,7 +67,7 @@ async def test_unsent_bytes_are_counted_and_given_back() -> None:
         assert listener.stats.held_bytes == 0
 
 
-async def test_those_that_hold_most_and_give_least_go_first(
+async def test_connections_with_the_most_memory_for_the_least_traffic_are_reset_first(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "silly.net")
@@ -85,7 +86,7 @@ async def test_those_that_hold_most_and_give_least_go_first(
         modest = await tcp.connect(listener.local_addr)
         await modest.write(b"x" * 10_000)
         diligent = await tcp.connect(listener.local_addr)
-        for _ in range(30):  # gives much, and holds as much as each of the others
+        for _ in range(30):  # much traffic, and as much memory as each of the others
             await diligent.write(b"x" * 999_999 + b"\n")
         await diligent.write(b"x" * 1_000_000)
         greedy = [await tcp.connect(listener.local_addr) for _ in range(12)]
@@ -99,7 +100,7 @@ async def test_those_that_hold_most_and_give_least_go_first(
         await diligent.write(b"\n")
         await until(lambda: len(ended) == listener.stats.ended["memory_budget"])
         assert listener.stats.handler_errors == 0
-        assert all("memory_budget was used up" in str(error) for error in ended)
+        assert all("memory_budget was exceeded" in str(error) for error in ended)
         left = listener.connections
         for conn in greedy:
             conn.abort()
@@ -109,7 +110,7 @@ async def test_those_that_hold_most_and_give_least_go_first(
         diligent.close()
         await until(lambda: listener.connections == 0)
         assert listener.stats.held_bytes == 0
-    assert "memory_budget (it held most and gave least)" in caplog.text
+    assert "memory_budget (it held the most memory for the least traffic)" in caplog.text
 
 
 async def test_connections_that_linger_or_are_not_read_count_too() -> None:
@@ -135,7 +136,7 @@ async def test_connections_that_linger_or_are_not_read_count_too() -> None:
         await listener.close(0)
 
 
-def test_a_share_is_of_the_machine_or_the_container(
+def test_a_share_is_of_the_memory_of_the_machine_or_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = tmp_path / "memory.max"
@@ -154,23 +155,23 @@ def test_a_share_is_of_the_machine_or_the_container(
 
 
 @pytest.mark.parametrize("text", ["0%", "101%", "x%", "%", "25 percent", "0", "-5", "nan%", "1%1"])
-def test_bad_budgets_are_named(text: str) -> None:
+def test_bad_budgets_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"SILLY_MEMORY_BUDGET: .* such as 25%"):
         Limits.from_env({"SILLY_MEMORY_BUDGET": text})
 
 
-def test_no_slice_is_too_long_for_the_loop() -> None:
-    """Ranking and ending give the loop its turn."""
+def test_the_loop_runs_between_batches() -> None:
+    """Ranking and resetting let the event loop run between batches."""
     shared: list[budget.MemoryBudget] = []
 
     class Holder:
-        _held = 100
+        _held_bytes = 100
         _counts = (0, 0)
         _times = (0.0, 0.0)
         unread_bytes = 100
         is_gone = False
 
-        def _end_for(self, limit: str, error: OSError) -> None:
+        def _end_for_limit(self, limit: str, error: OSError) -> None:
             self.is_gone = True
             shared[0].change(-100)
 
@@ -179,22 +180,24 @@ def test_no_slice_is_too_long_for_the_loop() -> None:
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        shared.append(budget.MemoryBudget(loop, limit, lambda: cast(list[Conn], list(holders))))
+        shared.append(
+            budget.MemoryBudget(loop, limit, lambda: cast(list[StreamConn], list(holders)))
+        )
         shared[0].change(100 * len(holders))
         turns = 0
         async with asyncio.timeout(20):
             while shared[0].held > relief:
                 await asyncio.sleep(0)
                 turns += 1
-        assert turns >= len(holders) / budget.RANKED
+        assert turns >= len(holders) / budget.RANK_BATCH
         assert sum(holder.is_gone for holder in holders) == len(holders) - relief // 100
 
     asyncio.run(main())
 
 
 @pytest.mark.no_engine
-@pytest.mark.parametrize("failing", ["conns", "rank", "end"])
-def test_a_step_that_raises_is_made_again(failing: str) -> None:
+@pytest.mark.parametrize("failing", ["conns", "rank", "reset"])
+def test_a_step_that_raises_is_retried(failing: str) -> None:
     fails = True
     raised: list[str] = []
     made: list[budget.MemoryBudget] = []
@@ -204,7 +207,7 @@ def test_a_step_that_raises_is_made_again(failing: str) -> None:
             raise ZeroDivisionError
 
     class Holder:
-        _held = 100
+        _held_bytes = 100
         _counts = (0, 0)
         _times = (0.0, 0.0)
 
@@ -213,13 +216,13 @@ def test_a_step_that_raises_is_made_again(failing: str) -> None:
             step("rank")
             return 100
 
-        def _end_for(self, limit: str, error: OSError) -> None:
-            step("end")
+        def _end_for_limit(self, limit: str, error: OSError) -> None:
+            step("reset")
             made[0].change(-100)
 
-    def conns() -> list[Conn]:
+    def conns() -> list[StreamConn]:
         step("conns")
-        return cast(list[Conn], [Holder() for _ in range(10)])
+        return cast(list[StreamConn], [Holder() for _ in range(10)])
 
     async def main() -> None:
         nonlocal fails
@@ -229,7 +232,7 @@ def test_a_step_that_raises_is_made_again(failing: str) -> None:
         made[0].change(1000)
         await asyncio.sleep(10)
         fails = False
-        await asyncio.sleep(budget.PAUSE)
+        await asyncio.sleep(budget.RETRY_DELAY)
         assert made[0].held == 400
 
     run_virtual(main())
@@ -237,12 +240,12 @@ def test_a_step_that_raises_is_made_again(failing: str) -> None:
 
 
 @pytest.mark.skipif(silly.engine() != "native", reason="native engine only")
-async def test_memory_is_kept_right_although_counting_fails(
+async def test_memory_stays_correct_although_counting_fails(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is counted where memory was freed, and is not forgotten yet."""
-    told: list[object] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda failure: told.append(failure.exc_value))
+    """The count changes after memory was freed, but before the buffer is forgotten."""
+    failures: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda failure: failures.append(failure.exc_value))
 
     def fail(self: budget.MemoryBudget, by: int) -> None:
         raise ZeroDivisionError
@@ -264,5 +267,5 @@ async def test_memory_is_kept_right_although_counting_fails(
             client.write(line[50_000:])
         for line in lines:
             assert await client.read(b"\n", timeout=20) == line
-    assert told
-    assert all(type(error) is ZeroDivisionError for error in told)
+    assert failures
+    assert all(type(error) is ZeroDivisionError for error in failures)

@@ -43,7 +43,7 @@ async def talk(*command: str, send: bytes, expect: bytes, end: bool = True) -> b
             client.stdin.close()
         output += await client.stdout.read()
         await client.wait()
-    # asyncio closes the pipes of a finished child in callbacks of the next passes
+    # asyncio closes the pipes of a finished child in callbacks, in later passes of the loop
     for _ in range(5):
         await asyncio.sleep(0)
     assert expect in output, output
@@ -131,14 +131,14 @@ async def test_five_thousand_connections_at_once() -> None:
 
         conns = await asyncio.gather(*(dial() for _ in range(count)))
 
-        async def converse(number: int, conn: Conn) -> int:
+        async def exchange(number: int, conn: Conn) -> int:
             for turn in range(rounds):
                 line = b"%d of %d\n" % (turn, number)
                 conn.write(line)
                 assert await conn.read(b"\n") == line
             return rounds
 
-        echoes = await asyncio.gather(*(converse(n, conn) for n, conn in enumerate(conns)))
+        echoes = await asyncio.gather(*(exchange(n, conn) for n, conn in enumerate(conns)))
         assert sum(echoes) == count * rounds
         assert listener.connections == count
         for conn in conns:

@@ -8,12 +8,13 @@ import functools
 import logging
 import socket
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from silly.errors import EndOfStream
 from silly.net import tcp
+from silly.net.conn import StreamConn
 from silly.net.tcp import Conn, Limits
 from silly.testing import faults, memory_pair, run_virtual
 from silly.testing.faults import Faults
@@ -48,7 +49,7 @@ async def header(conn: Conn) -> None:
 
 
 async def answer(conn: Conn) -> None:
-    """Send much, which the client does not read."""
+    """Send more than the client reads."""
     await conn.read(b"\n")
     with conn.deadline(10):
         await conn.write(b"x" * 4_000_000)
@@ -112,11 +113,11 @@ def test_evasions_end_at_the_deadline(
 
     caplog.set_level(logging.INFO, "silly.net")
     run_virtual(main())
-    assert "deadline (the client did not do its part in time)" in caplog.text
+    assert "deadline (the exchange was not finished in time)" in caplog.text
 
 
 @virtual
-async def test_what_is_done_in_time_is_not_ended() -> None:
+async def test_an_exchange_in_time_is_not_ended() -> None:
     a, b = memory_pair()
     for _ in range(100):
         with a.deadline(1):
@@ -130,7 +131,7 @@ async def test_what_is_done_in_time_is_not_ended() -> None:
 
 
 @virtual
-async def test_the_deadline_that_ends_first_counts() -> None:
+async def test_the_earliest_deadline_counts() -> None:
     loop = asyncio.get_running_loop()
     for outer, inner in ((10, 100), (100, 10)):
         a, b = memory_pair()
@@ -143,7 +144,7 @@ async def test_the_deadline_that_ends_first_counts() -> None:
 
 
 @virtual
-async def test_an_outer_deadline_goes_on_after_an_inner_one() -> None:
+async def test_an_outer_deadline_continues_after_an_inner_one() -> None:
     loop = asyncio.get_running_loop()
     a, b = memory_pair()
     begun = loop.time()
@@ -158,7 +159,7 @@ async def test_an_outer_deadline_goes_on_after_an_inner_one() -> None:
 
 
 @virtual
-async def test_bytes_that_move_put_the_deadline_off() -> None:
+async def test_moving_bytes_extend_the_deadline() -> None:
     loop = asyncio.get_running_loop()
     a, b = memory_pair()
 
@@ -169,7 +170,7 @@ async def test_bytes_that_move_put_the_deadline_off() -> None:
 
     sending = asyncio.create_task(send())
     begun = loop.time()
-    with a.deadline(5, rate=1000):  # as fast as that is fast enough
+    with a.deadline(5, rate=1000):  # each 1000 bytes extend it by a second
         await a.read(100_000)
     assert loop.time() - begun >= 99
     await sending
@@ -184,7 +185,7 @@ async def test_bytes_that_move_put_the_deadline_off() -> None:
 
 
 @virtual
-async def test_a_task_that_is_not_in_a_read_is_told_at_its_next() -> None:
+async def test_a_task_that_is_not_reading_gets_the_error_at_its_next_read() -> None:
     a, b = memory_pair()
     with a.deadline(1):
         await asyncio.sleep(10)
@@ -197,7 +198,7 @@ async def test_a_task_that_is_not_in_a_read_is_told_at_its_next() -> None:
 
 
 @virtual
-async def test_what_belongs_to_a_closed_connection_is_over() -> None:
+async def test_the_deadline_of_a_closed_connection_ends() -> None:
     a, b = memory_pair()
     with a.deadline(1):
         a.close()
@@ -207,7 +208,7 @@ async def test_what_belongs_to_a_closed_connection_is_over() -> None:
 
 
 @virtual
-async def test_none_is_no_deadline() -> None:
+async def test_none_means_no_deadline() -> None:
     a, b = memory_pair()
     with a.deadline(None):
         await asyncio.sleep(1e6)
@@ -217,10 +218,10 @@ async def test_none_is_no_deadline() -> None:
 
 
 @virtual
-async def test_it_begins_once() -> None:
+async def test_a_deadline_cannot_be_entered_twice() -> None:
     a, b = memory_pair()
     deadline = a.deadline(1)
-    with deadline, pytest.raises(RuntimeError, match="has begun already"), deadline:
+    with deadline, pytest.raises(RuntimeError, match="has already begun"), deadline:
         pass
     with deadline:  # it ended
         pass
@@ -241,7 +242,7 @@ async def test_it_begins_once() -> None:
         ((1, float("inf")), ValueError, "rate must be a finite number above 0"),
     ],
 )
-def test_bad_arguments_are_named(
+def test_bad_arguments_are_refused(
     arguments: tuple[Any, ...], error: type[Exception], message: str
 ) -> None:
     async def main() -> None:
@@ -256,7 +257,7 @@ def test_bad_arguments_are_named(
 
 @virtual
 async def test_slow_links_are_spared() -> None:
-    """A client that does its part, over a link that is slow, is not ended."""
+    """A client that finishes the exchange over a slow link is not ended."""
     slow = Faults(slice=7, latency=1, bandwidth=200)
     async with (
         tcp.listen(ANY, frames) as listener,
@@ -270,8 +271,8 @@ async def test_slow_links_are_spared() -> None:
 
 
 @virtual
-async def test_what_the_kernel_holds_for_a_peer_that_takes_none_counts() -> None:
-    """An answer that fits into the kernel's buffers is not taken because it has left here."""
+async def test_bytes_in_the_kernel_count_as_not_taken() -> None:
+    """An answer in the kernel's buffers has not been taken by the peer yet."""
     handled: list[Conn] = []
 
     async def handler(conn: Conn) -> None:
@@ -300,8 +301,8 @@ async def test_what_the_kernel_holds_for_a_peer_that_takes_none_counts() -> None
 
 
 @virtual
-async def test_what_was_taken_in_time_is_no_reason() -> None:
-    """A client to which something is always on its way, and which takes it all, slowly."""
+async def test_a_slow_client_that_takes_everything_is_not_ended() -> None:
+    """Some bytes are always on their way to the client, which takes them all, slowly."""
     a, b = memory_pair(window=100)
 
     async def take() -> None:
@@ -311,11 +312,12 @@ async def test_what_was_taken_in_time_is_no_reason() -> None:
 
     taking = asyncio.create_task(take())
     deadlines = (1e9, 1e9, 1e9, 500.0, 120.0)
+    stream = cast(StreamConn, a)
     for _ in range(40):
         await a.write(b"x" * 500)
         await asyncio.sleep(10)
-        a._look_back(asyncio.get_running_loop().time(), deadlines)
-    assert a._ended_by is None
+        stream._check_deadlines(asyncio.get_running_loop().time(), deadlines)
+    assert stream._ended_by is None
     taking.cancel()
     a.abort()
     b.abort()

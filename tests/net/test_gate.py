@@ -1,4 +1,4 @@
-"""Who is refused pays nothing, and what is counted in is counted out."""
+"""Refused connections take no tokens, and every admitted connection is counted out."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def test_a_full_listener_takes_no_tokens() -> None:
     run_virtual(main())
 
 
-def test_whoever_is_refused_is_not_counted() -> None:
-    """For any order of events: counts are of those that are in, and tokens of those let in."""
+def test_refused_connections_are_not_counted() -> None:
+    """In any order of events, only admitted connections are counted or take tokens."""
 
     async def main(seed: int) -> None:
         chance = random.Random(seed)

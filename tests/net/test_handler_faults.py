@@ -1,9 +1,9 @@
 """A handler may fail at any of its awaits, and clocks may jump.
 
-A handler that reads, writes and waits in every form is disturbed at its k-th
-suspension, for every k until it ends by itself. Whatever it had written reaches
-the client, whatever was acknowledged was stored, nothing is left behind, and the
-server answers.
+A handler that reads, writes and waits in every way is disturbed at its k-th
+suspension, for every k until it ends by itself. All that it had written must reach the
+client, all that was acknowledged must be stored, nothing may be left over, and the
+server must still answer.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ ANY: Final = "127.0.0.1:0"
 BULK: Final = b"0123456789abcdef" * 200_000  # more than socket buffers and queues hold
 
 
-class Boom(Exception):  # noqa: N818 - it is no more than that
-    """What is raised."""
+class Boom(Exception):  # noqa: N818 - only for this test
+    """The injected exception."""
 
 
 # --------------------------------------------------------- disturbing a coroutine
 
 
 class Disturbance:
-    """What happens at which suspension; knows whether the coroutine came so far."""
+    """A fault to inject at a suspension; records whether the coroutine got that far."""
 
     def __init__(self, how: str, at: int) -> None:
         self.how = how
@@ -43,12 +43,12 @@ class Disturbance:
 
     @types.coroutine
     def of(self, coroutine: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
-        """Run *coroutine*, as ``await`` would, up to there."""
+        """Run *coroutine* as ``await`` would, and inject the fault."""
         suspensions = 0
-        go_on: Callable[[], Any] = lambda: coroutine.send(None)  # noqa: E731
+        step: Callable[[], Any] = lambda: coroutine.send(None)  # noqa: E731
         while True:
             try:
-                yielded = go_on()
+                yielded = step()
             except StopIteration as stop:
                 return stop.value
             now = suspensions == self.at
@@ -56,7 +56,7 @@ class Disturbance:
             if now:
                 self.reached = True
                 if self.how == "raise instead of waiting":
-                    go_on = lambda: coroutine.throw(Boom())  # noqa: E731
+                    step = lambda: coroutine.throw(Boom())  # noqa: E731
                     continue
                 task = asyncio.current_task()
                 assert task is not None
@@ -67,12 +67,12 @@ class Disturbance:
             try:
                 value = yield yielded
             except BaseException as error:
-                go_on = lambda error=error: coroutine.throw(error)  # type: ignore[misc]  # noqa: E731
+                step = lambda error=error: coroutine.throw(error)  # type: ignore[misc]  # noqa: E731
             else:
                 if now and self.how == "raise after waiting":
-                    go_on = lambda: coroutine.throw(Boom())  # noqa: E731
+                    step = lambda: coroutine.throw(Boom())  # noqa: E731
                 else:
-                    go_on = lambda value=value: coroutine.send(value)  # type: ignore[misc]  # noqa: E731
+                    step = lambda value=value: coroutine.send(value)  # type: ignore[misc]  # noqa: E731
 
 
 WAYS = [
@@ -83,7 +83,7 @@ WAYS = [
 ]
 
 
-# ------------------------------------------------------------------ what is disturbed
+# ------------------------------------------------------------------------ handlers
 
 Serve = Callable[[Conn, Callable[[bytes], Any]], Coroutine[Any, Any, None]]
 
@@ -118,14 +118,14 @@ async def other_waits(conn: Conn, ack: Callable[[bytes], Any]) -> None:
     async with asyncio.TaskGroup() as group:
         reader = group.create_task(conn.read(b"\n"))
         group.create_task(asyncio.sleep(0))
-    with pytest.raises(TimeoutError):  # the client waits for its answer, too
+    with pytest.raises(TimeoutError):  # the client is waiting for its answer
         await conn.read(b"\n", timeout=0.001)
     await ack(reader.result())
     await asyncio.to_thread(int)
     try:
         await ack(await conn.read(b"\n"))
     finally:
-        await asyncio.sleep(0)  # a handler that takes its time to clean up
+        await asyncio.sleep(0)  # slow clean-up
 
 
 async def a_great_deal(conn: Conn, ack: Callable[[bytes], Any]) -> None:
@@ -152,7 +152,7 @@ async def rest() -> None:
 
 
 async def client_of(addr: str, requests: list[bytes], serve: Serve) -> bytes:
-    """Ask in turn, each in two pieces; return everything that came, up to the end."""
+    """Send the requests in turn, each in two pieces; return everything received until the end."""
     received = b""
     async with await tcp.connect(addr, read_limit=10_000) as conn:
         try:
@@ -223,7 +223,7 @@ async def test_a_handler_may_end_at_any_await(
             if not disturbance.reached:
                 assert ends == ["done"]
                 break
-            # A cancellation that comes with the very bytes may be outrun by the end.
+            # A cancellation at the same time as the bytes may lose to the end of the stream.
             expected = {"Boom"} if how.startswith("raise") else {"CancelledError", "done"}
             assert {ends[0].replace("ExceptionGroup", "Boom")} <= expected, (at, ends)
             errors += how.startswith("raise")
@@ -239,7 +239,7 @@ async def test_a_handler_may_end_at_any_await(
 
 
 def tolerate_deserted_children() -> None:
-    """Where a handler raises beside a child that reads, asyncio tells what the child met."""
+    """Ignore what asyncio reports of child tasks that a failed handler left behind."""
     loop = asyncio.get_running_loop()
     complain: Any = loop.get_exception_handler()
 
@@ -269,7 +269,7 @@ def jump(seconds: float) -> None:
     loop.jump(seconds)
 
 
-def test_a_clock_that_leaps_past_deadlines_loses_nothing() -> None:
+def test_a_clock_jump_past_deadlines_loses_nothing() -> None:
     timeouts = 0
 
     async def handler(conn: Conn) -> None:
@@ -289,7 +289,7 @@ def test_a_clock_that_leaps_past_deadlines_loses_nothing() -> None:
                     line = b"line %d\n" % number
                     conn.write(line[:3])
                     await rest()
-                    jump(3600)  # deadline and bytes come in one pass
+                    jump(3600)  # deadline and bytes in one pass of the loop
                     conn.write(line[3:])
                     if number % 2:
                         await rest()
@@ -304,7 +304,7 @@ def test_a_clock_that_leaps_past_deadlines_loses_nothing() -> None:
     assert timeouts > 10
 
 
-def test_a_leap_past_idleness_closes_what_was_idle_and_nothing_else() -> None:
+def test_a_clock_jump_closes_only_idle_connections() -> None:
     async def handler(conn: Conn) -> None:
         async for line in conn:
             await conn.write(line)
@@ -328,12 +328,12 @@ def test_a_leap_past_idleness_closes_what_was_idle_and_nothing_else() -> None:
     run_virtual(main())
 
 
-def test_a_leap_past_the_grace_and_linger_ends_a_drain() -> None:
+def test_a_clock_jump_past_grace_and_linger_ends_a_drain() -> None:
     cancelled = 0
 
     async def handler(conn: Conn) -> None:
         nonlocal cancelled
-        conn.write(BULK * 4)  # far more than the kernel takes from us
+        conn.write(BULK * 4)  # far more than the kernel takes
         try:
             await conn.read(b"\n")
         except asyncio.CancelledError:

@@ -1,4 +1,4 @@
-"""A real HAProxy in front of a listener, with the configuration that the docs give."""
+"""A real HAProxy in front of a listener, with the configuration from the docs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def dialled(addr: str) -> Conn:
         while True:
             try:
                 return await tcp.connect(addr)
-            except ConnectionRefusedError:  # it is starting
+            except ConnectionRefusedError:  # HAProxy is starting
                 await asyncio.sleep(0.01)
 
 

@@ -1,7 +1,7 @@
-"""A Unix peer chooses its name, and any peer what an exception says: nothing of it is obeyed.
+"""Text that peers choose (Unix socket names, exception messages) is escaped everywhere.
 
-Each sink (logs, reports, the admin socket, metrics, traces, messages) is searched for
-what a terminal obeys and for line ends that forge a record.
+Each output (logs, reports, the admin socket, metrics, traces, messages) is searched for
+characters that control a terminal and for line ends that forge a record.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from silly import _inspection, admin, metrics
-from silly._logger import traceback_text
+from silly._logs.logger import traceback_text
 from silly.errors import EndOfStream, at_address
 from silly.net import tcp
 from silly.net.observer import Ending
@@ -36,7 +36,7 @@ NAMES: Final = [
     "\x9b2J\x90FORGED\x9c".encode(),
     "\u202eFORGED\u2066\u200f".encode(),
     "\u2028FORGED\u2029".encode(),
-    b"\xff\xfe\xed\xa0\x80FORGED",  # no UTF-8: surrogates, once decoded
+    b"\xff\xfe\xed\xa0\x80FORGED",  # not UTF-8: decoded to surrogates
     b"\t\x08\x7fFORGED",
 ]
 FORBIDDEN: Final = [
@@ -50,7 +50,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="abstract names 
 
 
 def assert_harmless(text: str, *, lines: int | None = None) -> None:
-    """*text* has no forbidden character, besides the ends of its own *lines* (None: any)."""
+    """Check that *text* has no control characters and *lines* line ends (None: any number)."""
     if lines is not None:
         assert text.count("\n") == lines, text
     bad = [char for char in FORBIDDEN if char in text and char != "\n"]
@@ -69,7 +69,7 @@ def texts_in(value: Any) -> Iterator[str]:
 
 
 class Written:
-    """Everything that is logged, as a standard formatter writes it."""
+    """Collects everything that is logged, as a standard formatter writes it."""
 
     def __init__(self) -> None:
         self.handler = logging.Handler(logging.DEBUG)
@@ -111,12 +111,12 @@ def bound_to(name: bytes, folder: Path, *, abstract: bool) -> socket.socket:
 
 @pytest.mark.parametrize("abstract", [True, False], ids=["abstract", "path"])
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: str(name)[2:12])
-async def test_every_sink(
+async def test_every_output_is_escaped(
     name: bytes, abstract: bool, tmp_path: Path, written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name += b" %d" % os.getpid()  # abstract names are the machine's, and tests run side by side
+    name += b" %d" % os.getpid()  # abstract names are machine-wide, and tests run in parallel
     loop = asyncio.get_running_loop()
-    monkeypatch.chdir(tmp_path)  # names of Unix sockets are short
+    monkeypatch.chdir(tmp_path)  # because paths of Unix sockets must be short
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -153,11 +153,11 @@ async def test_every_sink(
         with bound_to(name, Path(), abstract=abstract) as sock:
             await loop.sock_connect(sock, listener.local_addr.removeprefix("unix:"))
             await loop.sock_sendall(sock, data if listener is first else b"1.")
-            while not (listener._handling and listener.stats.bytes_in):
+            while not (listener._course.handling and listener.stats.bytes_in):
                 await asyncio.sleep(0)
             for _ in range(3):
                 await asyncio.sleep(0)
-            (conn,) = listener._handling.values()
+            (conn,) = listener._course.handling.values()
             assert_harmless(repr(conn), lines=0)
             report = _inspection.report(loop)
             assert_harmless(report)
@@ -199,10 +199,10 @@ async def test_every_sink(
     for error in errors:
         assert_harmless(str(error), lines=0)
         if isinstance(error, EndOfStream):
-            assert "FORGED" in error.address  # as it is: programs compare it, and parse it
+            assert "FORGED" in error.address  # not escaped: programs compare and parse it
 
 
-async def test_a_span_holds_no_hostile_text() -> None:
+async def test_a_span_is_escaped() -> None:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -227,7 +227,7 @@ async def test_a_span_holds_no_hostile_text() -> None:
             assert_harmless(text.replace("\ufffd", ""))
 
 
-def test_tracebacks_of_all_kinds() -> None:
+def test_all_kinds_of_tracebacks_are_escaped() -> None:
     for name in NAMES:
         text = name.decode("utf-8", "surrogateescape")
         for error in (
@@ -244,7 +244,7 @@ def test_tracebacks_of_all_kinds() -> None:
             assert "FORGED" in shown
 
 
-def test_a_label_that_is_no_utf_8_does_not_empty_the_page(tmp_path: Path) -> None:
+def test_a_label_that_is_not_utf_8_does_not_break_the_metrics_page(tmp_path: Path) -> None:
     async def main() -> str:
         path = f"unix:{tmp_path}/\udcff"
         async with tcp.listen(path, echo), metrics.serve("127.0.0.1:0") as web:

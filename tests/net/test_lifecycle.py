@@ -1,4 +1,4 @@
-"""A listener's states and statistics; and that a drain under load loses nothing."""
+"""A listener's states, statistics and drains."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def test_states_follow_each_other_and_can_be_waited_for() -> None:
     await client.wait_closed()
 
 
-async def test_who_waits_for_draining_needs_not_wait_for_its_end() -> None:
+async def test_waiting_for_draining_does_not_wait_for_its_end() -> None:
     listener = tcp.listen(ANY, echo)
     async with await tcp.connect(listener.local_addr) as client:
         client.write(b"x\n")
@@ -82,7 +82,7 @@ async def test_who_waits_for_draining_needs_not_wait_for_its_end() -> None:
 # -------------------------------------------------------------------- statistics
 
 
-async def test_statistics_of_what_is_queued_and_of_errors_by_type() -> None:
+async def test_statistics_of_queued_bytes_and_errors_by_type() -> None:
     go_on = asyncio.Event()
 
     async def handler(conn: Conn) -> None:
@@ -123,11 +123,11 @@ async def test_statistics_of_what_is_queued_and_of_errors_by_type() -> None:
 # ------------------------------------------------------------------------ drains
 
 
-async def test_what_is_in_the_backlog_at_the_close_is_served() -> None:
+async def test_close_serves_the_backlog() -> None:
     listener = tcp.listen(ANY, echo, backlog=200)
     host, port = listener.local_addr.split(":")
     socks = []
-    for number in range(150):  # with no turn of the loop in between
+    for number in range(150):  # without letting the loop run in between
         sock = socket.create_connection((host, int(port)))
         sock.sendall(b"%d\n" % number)
         sock.shutdown(socket.SHUT_WR)
@@ -140,7 +140,7 @@ async def test_what_is_in_the_backlog_at_the_close_is_served() -> None:
             assert file.read() == b"%d\n" % number
 
 
-async def test_close_without_grace_resets_what_is_in_the_backlog() -> None:
+async def test_close_without_grace_resets_the_backlog() -> None:
     listener = tcp.listen(ANY, echo)
     host, port = listener.local_addr.split(":")
     with socket.create_connection((host, int(port))) as sock:
@@ -151,10 +151,10 @@ async def test_close_without_grace_resets_what_is_in_the_backlog() -> None:
 
 
 class Load(threading.Thread):
-    """A client that asks for pseudo-random replies and checks every byte of them.
+    """A client that requests pseudo-random replies and checks every byte of them.
 
-    A restart may turn a connection away before its request was taken: refused, or
-    reset without a byte of a reply. Whatever was begun must be finished.
+    A restart may refuse a connection, or reset it without any byte of a reply, before
+    its request was read. Every reply that was begun must be finished.
     """
 
     def __init__(self, port: int, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""What clients may take: each limit, and what hostile clients get. Time is virtual."""
+"""Each limit of a listener, and hostile clients. Time is virtual."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
 
 
 class Watched:
-    """A handler that notes how each connection ended."""
+    """A handler that records how each connection ended."""
 
     def __init__(self, handler: Handler) -> None:
         self.handler = handler
@@ -71,7 +71,7 @@ async def until(condition: Callable[[], bool], pause: float = 0.001) -> None:
 
 
 async def until_later(condition: Callable[[], bool]) -> None:
-    """As `until`, for what takes (virtual) seconds."""
+    """Like `until`, for conditions that take (virtual) seconds."""
     await until(condition, 0.5)
 
 
@@ -80,10 +80,10 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
-# -------------------------------------------------------------------- the record
+# -------------------------------------------------------------------- definitions
 
 
-def test_every_field_can_be_said_in_the_environment() -> None:
+def test_every_field_can_be_set_in_the_environment() -> None:
     assert Limits.from_env({}) == Limits()
     said = {each.env: each.default_text for each in Limits.fields()}
     assert Limits.from_env(said) == Limits()
@@ -113,7 +113,7 @@ BAD: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("name", "value"), BAD)
-def test_bad_values_are_named(name: str, value: Any) -> None:
+def test_bad_values_are_refused(name: str, value: Any) -> None:
     arguments: dict[str, Any] = {name: value}
     with pytest.raises((TypeError, ValueError), match=name):
         Limits(**arguments)
@@ -129,7 +129,7 @@ def test_bad_values_are_named(name: str, value: Any) -> None:
         ("SILLY_EXEMPT_NETWORKS", "loopback"),
     ],
 )
-def test_bad_environment_is_named(name: str, text: str) -> None:
+def test_bad_environment_variables_are_refused(name: str, text: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: '{text}' is not "):
         Limits.from_env({name: text})
 
@@ -157,7 +157,7 @@ async def test_listen_takes_limits_the_environment_and_arguments(
         tcp.listen(ANY, echo, limits={})  # type: ignore[arg-type]
 
 
-async def test_limits_of_a_listener_are_those_of_its_connections() -> None:
+async def test_connections_have_the_limits_of_their_listener() -> None:
     seen: list[tuple[Any, ...]] = []
 
     async def handler(conn: Conn) -> None:
@@ -197,15 +197,15 @@ async def test_silent_client_is_ended_at_the_first_byte_timeout(
 
 
 @virtual
-async def test_first_byte_timeout_spares_who_waits_for_this_side() -> None:
-    told = asyncio.Event()
+async def test_first_byte_timeout_spares_clients_that_wait_for_the_server() -> None:
+    may_publish = asyncio.Event()
 
     async def greeting(conn: Conn) -> None:
         await conn.write(b"hello\n")
         await conn.read()
 
     async def publishing(conn: Conn) -> None:
-        await told.wait()
+        await may_publish.wait()
         await conn.write(b"news\n")
 
     async def talking(conn: Conn) -> None:
@@ -213,7 +213,7 @@ async def test_first_byte_timeout_spares_who_waits_for_this_side() -> None:
         await conn.read()
 
     for handler, send in ((greeting, b""), (publishing, b""), (talking, b"x")):
-        told.clear()
+        may_publish.clear()
         limits = Limits(first_byte_timeout=1, read_deadline=None)
         async with tcp.listen(ANY, handler, limits=limits) as listener:
             async with await tcp.connect(listener.local_addr) as client:
@@ -221,7 +221,7 @@ async def test_first_byte_timeout_spares_who_waits_for_this_side() -> None:
                 await asyncio.sleep(100)
                 assert client.is_alive
                 assert listener.connections == 1
-                told.set()
+                may_publish.set()
                 client.close_write()
                 with contextlib.suppress(EndOfStream):
                     await client.read(100)
@@ -229,7 +229,7 @@ async def test_first_byte_timeout_spares_who_waits_for_this_side() -> None:
 
 
 @virtual
-async def test_dripping_client_is_ended_at_the_read_deadline() -> None:
+async def test_client_that_sends_slowly_is_ended_at_the_read_deadline() -> None:
     loop = asyncio.get_running_loop()
     watched = Watched(echo)
     limits = Limits(read_deadline=20, idle_timeout=5)
@@ -269,7 +269,9 @@ async def test_read_deadline_spares_slow_typists_large_frames_and_slow_handlers(
                 assert await client.read(b"\n") == b"0123456789\n"
     async with tcp.listen(ANY, frame, limits=limits) as listener:
         async with await tcp.connect(listener.local_addr) as client:
-            for _ in range(100):  # 100 seconds for 100 kB/s: well over 20, and fast enough
+            for _ in range(
+                100
+            ):  # 100 seconds at 100 kB/s: longer than the deadline, but fast enough
                 await client.write(b"x" * 10_000)
                 await asyncio.sleep(1)
             assert await client.read(b"\n") == b"1000000\n"
@@ -283,7 +285,7 @@ async def test_read_deadline_spares_slow_typists_large_frames_and_slow_handlers(
 
 
 @virtual
-async def test_client_that_takes_nothing_is_reset_at_the_minimum_rate() -> None:
+async def test_client_that_reads_nothing_is_reset_at_the_minimum_rate() -> None:
     loop = asyncio.get_running_loop()
 
     async def flood(conn: Conn) -> None:
@@ -295,7 +297,7 @@ async def test_client_that_takes_nothing_is_reset_at_the_minimum_rate() -> None:
     async with tcp.listen(ANY, watched, limits=limits) as listener:
         client = await tcp.connect(listener.local_addr, read_limit=1000)
         await until_later(lambda: listener.connections == 0)
-        assert 40 <= loop.time() <= 91  # two windows: the kernels first fill their buffers
+        assert 40 <= loop.time() <= 91  # up to two windows: the buffers of the kernel fill first
         assert listener.stats.ended == {"min_send_rate": 1}
         assert listener.stats.unsent_bytes == 0
         with pytest.raises(ConnectionResetError):
@@ -305,7 +307,7 @@ async def test_client_that_takes_nothing_is_reset_at_the_minimum_rate() -> None:
 
 
 @virtual
-async def test_minimum_rate_spares_who_takes_slowly() -> None:
+async def test_minimum_rate_spares_slow_readers() -> None:
     size = 8_000_000
 
     async def send(conn: Conn) -> None:
@@ -315,14 +317,14 @@ async def test_minimum_rate_spares_who_takes_slowly() -> None:
     async with tcp.listen(ANY, send, limits=limits) as listener:
         async with await tcp.connect(listener.local_addr, read_limit=1000) as client:
             got = 0
-            while got < size:  # five windows; kernels take in steps of hundreds of kilobytes
+            while got < size:  # five windows; kernels read in steps of hundreds of kilobytes
                 got += len(await client.read(min(size - got, 80_000)))
                 await asyncio.sleep(2)
         assert not listener.stats.ended
 
 
 @virtual
-async def test_idle_client_is_ended_unless_the_handler_says_otherwise() -> None:
+async def test_idle_client_is_ended_unless_the_handler_changes_the_timeout() -> None:
     loop = asyncio.get_running_loop()
     own: list[float | None] = []
 
@@ -350,7 +352,7 @@ async def test_idle_client_is_ended_unless_the_handler_says_otherwise() -> None:
 
 
 @virtual
-async def test_what_is_not_taken_while_lingering_is_counted() -> None:
+async def test_ends_of_lingering_are_counted() -> None:
     async def send(conn: Conn) -> None:
         conn.write(b"x" * 15_000_000)
 
@@ -363,7 +365,7 @@ async def test_what_is_not_taken_while_lingering_is_counted() -> None:
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="the system cannot")
 @virtual
-async def test_the_kernel_holds_little_for_a_peer_that_does_not_read() -> None:
+async def test_the_kernel_buffers_little_for_a_peer_that_does_not_read() -> None:
     async def send(conn: Conn) -> None:
         while True:
             await conn.write(b"x" * 10_000)
@@ -380,15 +382,15 @@ async def test_the_kernel_holds_little_for_a_peer_that_does_not_read() -> None:
 
 
 @virtual
-async def test_sweep_goes_in_slices_and_rests_when_there_is_nothing_to_do() -> None:
+async def test_sweep_runs_in_batches_and_stops_when_there_are_no_connections() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep, "LOOKED_AT", 2)
+        patch.setattr(sweep, "BATCH", 2)
         limits = Limits(first_byte_timeout=10)
         async with tcp.listen(ANY, echo, limits=limits) as listener:
-            assert listener._sweep._handle is None
+            assert listener._course._sweep._handle is None
             clients = [await tcp.connect(listener.local_addr) for _ in range(5)]
             await until_later(lambda: listener.stats.ended == {"first_byte_timeout": 5})
-            await until_later(lambda: listener._sweep._handle is None)
+            await until_later(lambda: listener._course._sweep._handle is None)
             for client in clients:
                 client.close()
                 await client.wait_closed()
@@ -396,15 +398,15 @@ async def test_sweep_goes_in_slices_and_rests_when_there_is_nothing_to_do() -> N
         async with await tcp.connect(listener.local_addr) as client:
             client.write(b"x\n")
             await client.read(b"\n")
-            assert listener._sweep._handle is None
+            assert listener._course._sweep._handle is None
 
 
 @virtual
-async def test_many_that_are_due_at_once_are_ended_one_by_one() -> None:
-    """Others have their turn between them."""
+async def test_connections_due_at_the_same_time_are_ended_one_by_one() -> None:
+    """The event loop runs between two ends."""
     count = 16
     loop = asyncio.get_running_loop()
-    ends = [0]  # in each of the loop's turns, once it has begun
+    ends = [0]  # in each pass of the loop, after the first end
 
     def turn() -> None:
         ends.append(0)
@@ -432,7 +434,7 @@ async def test_many_that_are_due_at_once_are_ended_one_by_one() -> None:
 
 
 async def refused(address: str) -> None:
-    """Connect, and be reset."""
+    """Connect, and expect a reset."""
     with pytest.raises(ConnectionResetError):
         async with await tcp.connect(address) as conn:
             conn.write(b"let me in\n")
@@ -467,10 +469,10 @@ async def test_connections_above_the_limit_are_reset_and_start_no_handler(
             await conn.wait_closed()
     first, second = [r for r in caplog.messages if "refused" in r]
     assert re.search(r"refused 127\.0\.0\.1: max_connections", first)
-    assert "refused 1 more connections: max_connections" in second  # said when it closed
+    assert "refused 1 more connection: max_connections" in second  # logged on close
 
 
-async def test_connections_of_one_client_are_counted_apart() -> None:
+async def test_connections_are_counted_per_client() -> None:
     limits = Limits(max_per_client=2, exempt_networks=())
     async with tcp.listen(ANY, echo, limits=limits) as listener:
         conns = [await served(await tcp.connect(listener.local_addr)) for _ in range(2)]
@@ -485,7 +487,7 @@ async def test_connections_of_one_client_are_counted_apart() -> None:
             conn.close()
             await conn.wait_closed()
         await until(lambda: listener.connections == 0)
-        assert not listener._gate._clients
+        assert not listener._course.gate._clients
 
 
 async def test_proxies_and_unix_sockets_are_exempt(tmp_path: Path) -> None:
@@ -511,7 +513,7 @@ async def test_gate_counts_networks_of_ipv6_and_mapped_addresses() -> None:
         ("2001:db8::2", False),  # the same /64
         ("2001:db8:0:1::1", True),
         ("192.0.2.1", True),
-        ("::ffff:192.0.2.1", False),  # the same, by IPv6
+        ("::ffff:192.0.2.1", False),  # the same address, mapped
         ("0.0.0.1", True),
         ("10.1.2.3", True),
         ("10.1.2.3", True),
@@ -528,7 +530,7 @@ async def test_gate_counts_networks_of_ipv6_and_mapped_addresses() -> None:
 
 
 def networks_and_an_address(kind: type[Address]) -> st.SearchStrategy[tuple[list[str], Address]]:
-    """Some networks, and an address that is likely to be at the edge of one."""
+    """Return networks and an address that is likely to be near the edge of one."""
     bits = kind(0).max_prefixlen
     number = st.integers(0, 2**bits - 1)
 
@@ -550,7 +552,7 @@ def networks_and_an_address(kind: type[Address]) -> st.SearchStrategy[tuple[list
         networks_and_an_address(ipaddress.IPv6Address),
     )
 )
-def test_exempt_is_who_is_in_an_exempt_network(case: tuple[list[str], Address]) -> None:
+def test_addresses_in_an_exempt_network_are_exempt(case: tuple[list[str], Address]) -> None:
     networks, address = case
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         return
@@ -563,7 +565,7 @@ def test_exempt_is_who_is_in_an_exempt_network(case: tuple[list[str], Address]) 
         gate.close()
 
 
-async def test_one_that_was_reset_before_it_was_accepted_is_forgotten() -> None:
+async def test_a_connection_reset_before_it_is_accepted_is_forgotten() -> None:
     limits = Limits(max_per_client=2, exempt_networks=())
     async with tcp.listen(ANY, echo, limits=limits) as listener:
         host, port = listener.local_addr.split(":")
@@ -573,14 +575,16 @@ async def test_one_that_was_reset_before_it_was_accepted_is_forgotten() -> None:
             accepted = listener.stats.accepted
             await until(lambda: listener.stats.accepted == accepted + 2)  # noqa: B023
             await until(lambda: listener.connections == 0)
-        assert not listener._gate._clients
+        assert not listener._course.gate._clients
         assert not listener.stats.refused
 
 
 @virtual
-async def test_accept_rate_refuses_what_comes_too_fast(caplog: pytest.LogCaptureFixture) -> None:
+async def test_accept_rate_refuses_connections_that_arrive_too_fast(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with tcp.listen(ANY, echo, limits=Limits(accept_rate=2)) as listener:
-        await asyncio.sleep(10)  # spares no more than a second's worth
+        await asyncio.sleep(10)  # saves up no more than one second's worth
         conns = [await served(await tcp.connect(listener.local_addr)) for _ in range(2)]
         for _ in range(1000):
             await refused(listener.local_addr)
@@ -596,10 +600,10 @@ async def test_accept_rate_refuses_what_comes_too_fast(caplog: pytest.LogCapture
             await conn.wait_closed()
 
 
-# -------------------------------------------------- limits that handlers run into
+# ------------------------------------------------- limits that raise in handlers
 
 
-async def test_too_long_a_line_is_the_clients_doing(caplog: pytest.LogCaptureFixture) -> None:
+async def test_too_long_a_line_is_not_a_handler_error(caplog: pytest.LogCaptureFixture) -> None:
     async with tcp.listen(ANY, echo, limits=Limits(read_limit=1000)) as listener:
         async with await tcp.connect(listener.local_addr) as client:
             client.write(b"x" * 5000)
@@ -612,7 +616,7 @@ async def test_too_long_a_line_is_the_clients_doing(caplog: pytest.LogCaptureFix
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-async def test_full_queue_is_the_clients_doing() -> None:
+async def test_a_full_queue_is_not_a_handler_error() -> None:
     async def flood(conn: Conn) -> None:
         while True:
             conn.write(b"x" * 10_000)
@@ -623,7 +627,7 @@ async def test_full_queue_is_the_clients_doing() -> None:
         assert listener.stats.handler_errors == 0
 
 
-async def test_limit_of_another_connection_is_a_handlers_error() -> None:
+async def test_a_limit_of_another_connection_is_a_handler_error() -> None:
     async def front(conn: Conn) -> None:
         async with await tcp.connect(back.local_addr) as behind:
             await behind.read(b"\n", limit=10)
@@ -677,7 +681,7 @@ async def resetting(conn: Conn) -> None:
 
 
 @virtual
-async def test_hostile_clients_are_gone_by_their_deadline_and_an_honest_one_is_served() -> None:
+async def test_hostile_clients_are_ended_at_their_deadline_and_an_honest_one_is_served() -> None:
     limits = Limits(
         first_byte_timeout=5,
         read_deadline=10,
@@ -721,7 +725,7 @@ async def test_hostile_clients_are_gone_by_their_deadline_and_an_honest_one_is_s
 
 
 @pytest.mark.heavy
-async def test_a_thousand_connections_from_here_work_with_the_defaults() -> None:
+async def test_a_thousand_local_connections_work_with_the_defaults() -> None:
     async with tcp.listen(ANY, echo, backlog=1024) as listener:
         conns = [await tcp.connect(listener.local_addr) for _ in range(1500)]
         for conn in conns:
@@ -733,7 +737,7 @@ async def test_a_thousand_connections_from_here_work_with_the_defaults() -> None
         assert not listener.stats.refused
 
 
-def test_a_handler_that_goes_on_after_timeouts_does_not_go_on_for_ever() -> None:
+def test_a_handler_that_ignores_timeouts_does_not_run_forever() -> None:
     told: list[str] = []
 
     async def patient(conn: Conn) -> None:
@@ -755,4 +759,4 @@ def test_a_handler_that_goes_on_after_timeouts_does_not_go_on_for_ever() -> None
 
     run_virtual(main())
     assert len(told) == 1
-    assert "Idle for 1 seconds" in told[0]
+    assert "Idle for 1 second" in told[0]

@@ -1,4 +1,4 @@
-"""Sockets by what they are, not by what they are called: paths, scopes, and names to resolve."""
+"""Unix socket paths, scoped addresses, and names to resolve."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_closing_leaves_the_file_of_another_listener_at_the_same_path(tmp_
     ],
     ids=["file", "directory", "link", "stale"],
 )
-async def test_closing_leaves_whatever_has_taken_the_path(
+async def test_closing_leaves_another_file_at_the_path(
     tmp_path: Path, replace: Callable[[Path], object]
 ) -> None:
     path = tmp_path / "x.sock"
@@ -74,7 +74,7 @@ async def test_closing_leaves_whatever_has_taken_the_path(
 
 
 @pytest.mark.parametrize("move", [False, True], ids=["chdir", "renamed"])
-async def test_the_file_is_found_again_wherever_its_directory_is(
+async def test_closing_removes_the_file_from_a_moved_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, move: bool
 ) -> None:
     mine, other = tmp_path / "mine", tmp_path / "other"
@@ -92,7 +92,7 @@ async def test_the_file_is_found_again_wherever_its_directory_is(
         assert Path("x.sock").is_socket()
 
 
-async def test_a_file_that_cannot_be_removed_does_not_hold_up_the_drain(
+async def test_a_file_that_cannot_be_removed_does_not_stop_the_drain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "x.sock"
@@ -113,12 +113,12 @@ async def test_a_file_that_cannot_be_removed_does_not_hold_up_the_drain(
     await closing
     with pytest.raises(ConnectionRefusedError):
         await tcp.connect(f"unix:{path}")
-    async with tcp.listen(f"unix:{path}", echo):  # what is left is stale
+    async with tcp.listen(f"unix:{path}", echo):  # replaces the stale file
         await ask(f"unix:{path}")
 
 
 @pytest.mark.parametrize("options", [[], ["--workers", "1"]], ids=["alone", "workers"])
-def test_a_program_that_gives_up_its_rights_after_binding_drains(
+def test_a_program_that_drops_privileges_after_binding_drains(
     tmp_path: Path, options: list[str]
 ) -> None:
     text = """
@@ -168,11 +168,11 @@ def test_a_forked_child_does_not_remove_its_parents_file(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM])
-async def test_only_what_no_process_has_open_is_replaced(
+async def test_only_sockets_that_no_process_has_open_are_replaced(
     tmp_path: Path, kind: socket.SocketKind
 ) -> None:
     path = tmp_path / "x.sock"
-    with bound(path, kind):  # and does not listen
+    with bound(path, kind):  # without listening
         before = path.stat()
         with pytest.raises(OSError, match=r"in use; the path exists: stop the program") as failed:
             tcp.listen(f"unix:{path}", echo)
@@ -183,7 +183,7 @@ async def test_only_what_no_process_has_open_is_replaced(
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_looking_whether_a_socket_is_stale_makes_no_connection(tmp_path: Path) -> None:
+async def test_checking_for_a_stale_socket_makes_no_connection(tmp_path: Path) -> None:
     with bound(tmp_path / "x.sock") as sock:
         sock.listen()
         sock.setblocking(False)
@@ -193,7 +193,7 @@ async def test_looking_whether_a_socket_is_stale_makes_no_connection(tmp_path: P
             sock.accept()
 
 
-async def test_a_stale_socket_is_replaced_though_its_connections_live(tmp_path: Path) -> None:
+async def test_a_stale_socket_is_replaced_although_its_connections_are_open(tmp_path: Path) -> None:
     path = tmp_path / "x.sock"
     with bound(path) as sock:
         sock.listen()
@@ -213,7 +213,7 @@ async def test_a_link_is_not_followed_to_a_stale_socket(tmp_path: Path) -> None:
     assert (tmp_path / "stale.sock").is_socket()
 
 
-def test_of_many_that_find_a_stale_socket_one_listens_and_is_reached(tmp_path: Path) -> None:
+def test_of_many_that_find_a_stale_socket_one_listens_and_can_be_reached(tmp_path: Path) -> None:
     path = tmp_path / "x.sock"
     count = 8
     meet = threading.Barrier(count)
@@ -242,24 +242,24 @@ def test_of_many_that_find_a_stale_socket_one_listens_and_is_reached(tmp_path: P
         assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("who", ["another program", "nobody any more"])
-async def test_a_lock_of_another_program_is_respected(tmp_path: Path, who: str) -> None:
+@pytest.mark.parametrize("holder", ["another program", "a dead program"])
+async def test_a_lock_of_another_program_is_respected(tmp_path: Path, holder: str) -> None:
     import fcntl
 
     path = tmp_path / "x.sock"
     bound(path).close()
     with (tmp_path / "x.sock.lock").open("w") as lock:
-        if who == "another program":
+        if holder == "another program":
             fcntl.flock(lock, fcntl.LOCK_EX)
             with pytest.raises(OSError, match="in use"):
                 tcp.listen(f"unix:{path}", echo)
             assert len(list(tmp_path.iterdir())) == 2
-        else:  # it was killed
+        else:  # the program was killed
             async with tcp.listen(f"unix:{path}", echo):
                 assert list(tmp_path.iterdir()) == [path]
 
 
-async def test_what_cannot_listen_leaves_no_file(
+async def test_a_failed_listen_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -287,19 +287,19 @@ async def test_bad_modes(addr: str, mode: Any, error: type[Exception]) -> None:
         tcp.listen(addr, echo, mode=mode)
 
 
-# ------------------------------------------- what is told can be connected to again
+# -------------------------------------------- reported addresses can be connected to
 
 
 @pytest.mark.parametrize(
     "name",
     [b"a b", b"a\nb", b"\xff\xfe", b"@a", b"%41", b"unix:x", b"\0silly", b"\0silly\0\n\xff\x1b[m"],
 )
-async def test_every_name_of_a_unix_socket_is_told_so_that_it_can_be_connected_to(
+async def test_every_reported_name_of_a_unix_socket_can_be_connected_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: bytes
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if not name[0]:
-        name += b" of %d" % os.getpid()  # abstract names are the whole machine's
+        name += b" of %d" % os.getpid()  # abstract names are machine-wide
     text = os.fsdecode(name)
     addr = str(UnixAddress(text))
     seen: list[str] = []
@@ -329,7 +329,7 @@ async def test_every_name_of_a_unix_socket_is_told_so_that_it_can_be_connected_t
 
 
 def _link_local() -> str | None:
-    """An address of this machine that has a scope, with it."""
+    """Return an address of this machine that has a scope, including the scope."""
     try:
         lines = Path("/proc/net/if_inet6").read_text().splitlines()
     except OSError:
@@ -341,7 +341,7 @@ def _link_local() -> str | None:
 
 
 @pytest.mark.skipif(_link_local() is None, reason="no interface has a link-local address")
-async def test_addresses_with_a_scope_are_told_with_it() -> None:
+async def test_addresses_are_reported_with_their_scope() -> None:
     host = _link_local()
     seen: list[str] = []
 
@@ -366,7 +366,7 @@ async def test_addresses_with_a_scope_are_told_with_it() -> None:
 # ------------------------------------------------------------------------ resolving
 
 
-async def test_what_needs_no_resolver_asks_none(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_numeric_addresses_need_no_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
     asking = socket.getaddrinfo
 
     def no_resolver(host: Any, port: Any, *rest: Any, **options: Any) -> Any:

@@ -1,8 +1,8 @@
-"""When is the end of a handler no crash? When its own connection ended, and nothing else did.
+"""A handler that ends only because its own connection ended has not crashed.
 
-Whatever the errno of the loss is, and however what the connection raised was wrapped: it
-is a normal end. An error of the handler's own that comes after the loss, or because of
-it, is a crash; so is the loss of any other connection.
+This holds for every errno of the loss, and however the connection's exception was
+wrapped. An error of the handler itself is a crash, even if it follows from the loss; so
+is the loss of any other connection.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import pytest
 
-from silly._engine import complaints
+from silly._engine import stream_errors
 from silly.errors import ConnectionClosed, EndOfStream, LimitExceeded
 from silly.net import tcp
 from silly.net.observer import Ending
@@ -50,7 +50,7 @@ def closes(conn: Conn) -> None:
 
 
 class Endings:
-    """The observer that notes how the one connection ended."""
+    """An observer that records how the connection ended."""
 
     def __init__(self) -> None:
         self.ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
@@ -61,11 +61,11 @@ class Endings:
         self.ending.set_result(ending)
 
 
-class Wrapped(Exception):  # noqa: N818 - it is no more than that
-    """What a program makes of an error."""
+class Wrapped(Exception):  # noqa: N818 - only for this test
+    """An exception that wraps another one."""
 
 
-# ------------------------------------------------------------------- handlers that lose
+# --------------------------------------------------- handlers that end with the loss
 
 
 async def reads(conn: Conn) -> None:
@@ -144,7 +144,7 @@ async def wraps_the_same_error_in_two_tasks(conn: Conn) -> None:
     raise BaseExceptionGroup("both", [each for each in results if isinstance(each, Wrapped)])
 
 
-async def raises_what_another_task_met(conn: Conn) -> None:
+async def raises_the_error_of_another_task(conn: Conn) -> None:
     await asyncio.gather(conn.read(b"\n"), asyncio.sleep(0))
 
 
@@ -168,41 +168,41 @@ LOSERS: Final[list[Handler]] = [
     raises_a_group_from,
     wraps_twice,
     wraps_the_same_error_in_two_tasks,
-    raises_what_another_task_met,
+    raises_the_error_of_another_task,
     fails_to_say_goodbye,
 ]
 
-# ------------------------------------------------------- and those that crash beside it
+# --------------------------------------------------------------- handlers that crash
 
 
-async def defect_while_it_cleans_up(conn: Conn) -> None:
+async def crash_while_cleaning_up(conn: Conn) -> None:
     try:
         await conn.read(b"\n")
     finally:
         raise ZeroDivisionError
 
 
-async def defect_in_its_except(conn: Conn) -> None:
+async def crash_in_the_except_block(conn: Conn) -> None:
     try:
         await conn.read(b"\n")
     except OSError:
-        raise ZeroDivisionError  # noqa: B904 - that is the point
+        raise ZeroDivisionError  # noqa: B904 - on purpose
 
 
-async def defect_in_its_place(conn: Conn) -> None:
+async def crash_instead_of_it(conn: Conn) -> None:
     try:
         await conn.read(b"\n")
     except OSError:
         raise ZeroDivisionError from None
 
 
-async def defect_after_it(conn: Conn) -> None:
+async def crash_after_it(conn: Conn) -> None:
     with contextlib.suppress(OSError):
         await conn.read(b"\n")
     raise ZeroDivisionError
 
 
-async def defect_beside_it(conn: Conn) -> None:
+async def crash_beside_it(conn: Conn) -> None:
     async def defect() -> None:
         try:
             await conn.wait_closed()
@@ -214,12 +214,12 @@ async def defect_beside_it(conn: Conn) -> None:
         group.create_task(defect())
 
 
-async def reset_of_its_own_making(conn: Conn) -> None:
+async def raises_its_own_reset(conn: Conn) -> None:
     await conn.wait_closed()
     raise ConnectionResetError(errno.ECONNRESET, "of my own", conn.remote_addr)
 
 
-async def end_of_its_own_making(conn: Conn) -> None:
+async def raises_its_own_end(conn: Conn) -> None:
     await conn.wait_closed()
     raise EndOfStream("of my own", address=conn.remote_addr)
 
@@ -230,7 +230,7 @@ async def times_out_after_it(conn: Conn) -> None:
         await asyncio.Event().wait()
 
 
-async def chain_that_bites_its_tail(conn: Conn) -> None:
+async def circular_chain(conn: Conn) -> None:
     await conn.wait_closed()
     one, other = Wrapped(), Wrapped()
     one.__cause__ = ExceptionGroup("other", [other])
@@ -259,21 +259,21 @@ async def error_that_fails(conn: Conn) -> None:
 
 
 CRASHERS: Final[list[Handler]] = [
-    defect_while_it_cleans_up,
-    defect_in_its_except,
-    defect_in_its_place,
-    defect_after_it,
-    defect_beside_it,
-    reset_of_its_own_making,
-    end_of_its_own_making,
+    crash_while_cleaning_up,
+    crash_in_the_except_block,
+    crash_instead_of_it,
+    crash_after_it,
+    crash_beside_it,
+    raises_its_own_reset,
+    raises_its_own_end,
     times_out_after_it,
-    chain_that_bites_its_tail,
+    circular_chain,
     error_that_fails,
 ]
 
 
 async def lose(handler: Handler, how: Callable[[Conn], object]) -> tuple[Listener, Ending]:
-    """Have a connection to *handler* end, and return what the listener makes of it."""
+    """End a connection to *handler*; return the listener and the recorded ending."""
     endings = Endings()
     async with tcp.listen(ANY, handler, observer=endings) as listener:
         conn = await tcp.connect(listener.local_addr)
@@ -291,10 +291,12 @@ async def lose(handler: Handler, how: Callable[[Conn], object]) -> tuple[Listene
 
 @pytest.mark.parametrize("handler", LOSERS, ids=lambda handler: handler.__name__)
 @pytest.mark.parametrize("number", [errno.EHOSTUNREACH, errno.ECONNRESET])
-async def test_however_it_is_wrapped(
+async def test_a_wrapped_loss_is_a_normal_end(
     handler: Handler, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(complaints, "lost", lambda _: OSError(number, os.strerror(number)))
+    monkeypatch.setattr(
+        stream_errors, "cause_of_loss", lambda _: OSError(number, os.strerror(number))
+    )
     listener, ending = await lose(handler, aborts)
     assert ending.how == ("reset" if number == errno.ECONNRESET else "lost")
     assert listener.stats.handler_errors == 0
@@ -304,10 +306,12 @@ async def test_however_it_is_wrapped(
 @pytest.mark.heavy
 @pytest.mark.parametrize("handler", [writes, reads_in_a_group])
 @pytest.mark.parametrize("number", ERRNOS, ids=errno.errorcode.get)
-async def test_whatever_the_errno(
+async def test_every_errno_is_a_normal_end(
     handler: Handler, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(complaints, "lost", lambda _: OSError(number, os.strerror(number)))
+    monkeypatch.setattr(
+        stream_errors, "cause_of_loss", lambda _: OSError(number, os.strerror(number))
+    )
     listener, ending = await lose(handler, aborts)
     assert ending.how in ("reset", "lost")
     assert listener.stats.handler_errors == 0
@@ -315,7 +319,7 @@ async def test_whatever_the_errno(
 
 
 @pytest.mark.parametrize("handler", [reads, raises_from, reads_in_a_group, fails_to_say_goodbye])
-async def test_the_end_of_the_stream_and_closing_are_the_same(handler: Handler) -> None:
+async def test_the_end_of_the_stream_and_closing_are_normal_ends(handler: Handler) -> None:
     async def wraps(conn: Conn) -> None:
         try:
             await handler(conn)
@@ -388,7 +392,7 @@ async def test_the_loss_of_an_upstream_is_a_crash(
 async def test_the_loss_of_a_client_of_the_same_name_is_a_crash(
     end: Callable[[Conn], None], tmp_path: Path
 ) -> None:
-    """Clients of a Unix socket have no names: it is the connection that counts."""
+    """Clients of a Unix socket have no names, so the connection itself is compared."""
     conns: list[Conn] = []
 
     async def handler(conn: Conn) -> None:
@@ -420,7 +424,7 @@ async def test_the_loss_of_a_client_of_the_same_name_is_a_crash(
 
 
 @pytest.mark.parametrize("wrapped", ["not", "in a group", "from"])
-async def test_a_limit_counts_as_one_however_it_is_wrapped(wrapped: str) -> None:
+async def test_a_wrapped_limit_counts_as_a_limit(wrapped: str) -> None:
     async def handler(conn: Conn) -> None:
         try:
             await conn.read(b"\n")

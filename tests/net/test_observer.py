@@ -1,4 +1,4 @@
-"""Observers are told of every connection, and of how it ended; and cannot hurt one."""
+"""Observers are notified of every connection and how it ended, and cannot affect it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import asyncio
 import contextvars
 import gc
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from silly.net import observer as observing
 from silly.net import tcp
+from silly.net.conn import StreamConn
 from silly.net.observer import Ending
 from silly.net.tcp import Conn, Listener
 
@@ -19,7 +20,7 @@ ANY = "127.0.0.1:0"
 
 
 class Recorder:
-    """Notes what it is told; `ended` is awaited for the next ending."""
+    """Records the notifications; `ended` waits for the next ending."""
 
     def __init__(self) -> None:
         self.opened_conns: list[Conn] = []
@@ -31,7 +32,7 @@ class Recorder:
 
     def closed(self, conn: Conn, listener: Listener, ending: Ending) -> None:
         assert conn in self.opened_conns
-        assert conn._is_gone
+        assert cast(StreamConn, conn)._is_closed
         self.endings.put_nowait(ending)
 
     async def ended(self) -> Ending:
@@ -47,11 +48,11 @@ async def echo(conn: Conn) -> None:
         await conn.write(line)
 
 
-async def reads_one(conn: Conn) -> None:
+async def keeps_readinge(conn: Conn) -> None:
     await conn.read(b"\n")
 
 
-async def reads_on(conn: Conn) -> None:
+async def keeps_reading(conn: Conn) -> None:
     await conn.read(b"no such line\n")
 
 
@@ -94,10 +95,10 @@ async def resets(conn: Conn) -> None:
     ("handler", "client", "how", "error"),
     [
         (echo, finishes, "peer_finished", None),
-        (reads_on, finishes, "peer_finished", "EndOfStream"),
-        (reads_one, stays, "closed_here", None),
+        (keeps_reading, finishes, "peer_finished", "EndOfStream"),
+        (keeps_readinge, stays, "closed_here", None),
         (closes_first, stays, "closed_here", None),
-        (reads_on, resets, "reset", "ConnectionResetError"),
+        (keeps_reading, resets, "reset", "ConnectionResetError"),
         (swallows_the_loss, resets, "reset", None),
         (crashes, stays, "handler_error", "ZeroDivisionError"),
     ],
@@ -116,7 +117,7 @@ async def test_how_a_connection_ended(
     assert 0 <= ending.handler_seconds <= ending.seconds
     assert len(recorder.opened_conns) == 1
     assert recorder.endings.empty()
-    assert not listener._observed
+    assert not listener._course._observed
 
 
 async def test_an_idle_connection_and_a_cancelled_handler() -> None:
@@ -149,10 +150,10 @@ async def test_a_connection_is_over_when_the_handler_outlives_it() -> None:
         conn.abort()
         await lost.wait()
         assert recorder.endings.empty()
-        assert listener._observed
+        assert listener._course._observed
         go_on.set()
         assert (await recorder.ended()).how == "reset"
-        assert not listener._observed
+        assert not listener._course._observed
 
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
@@ -202,7 +203,7 @@ class Fails:
         raise ZeroDivisionError("of closed")
 
 
-async def test_an_observer_that_fails_is_logged_and_hurts_nobody(
+async def test_an_observer_that_fails_is_logged_and_affects_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     recorder = Recorder()
@@ -223,25 +224,25 @@ async def test_an_observer_that_fails_is_logged_and_hurts_nobody(
     assert listener.stats.handler_errors == 0
 
 
-async def test_nothing_is_kept_where_nobody_observes() -> None:
+async def test_nothing_is_kept_without_observers() -> None:
     async with tcp.listen(ANY, echo) as listener:
         async with await tcp.connect(listener.local_addr) as conn:
             conn.write(b"x\n")
             await conn.read(b"\n")
-            assert not listener._observed
+            assert not listener._course._observed
 
 
 @pytest.fixture
 def registered() -> Iterator[Recorder]:
     recorder = Recorder()
     observing.register(recorder)
-    observing.register(recorder)  # once is enough
+    observing.register(recorder)  # registering twice does nothing
     yield recorder
     observing.unregister(recorder)
     observing.unregister(recorder)
 
 
-async def test_the_process_wide_observer_is_told_once(registered: Recorder) -> None:
+async def test_the_process_wide_observer_is_notified_once(registered: Recorder) -> None:
     listener = tcp.listen(ANY, echo)
     async with await tcp.connect(listener.local_addr) as conn:
         conn.close_write()
@@ -257,7 +258,7 @@ async def test_the_process_wide_observer_is_told_once(registered: Recorder) -> N
     gc.collect()
 
 
-async def test_what_is_no_observer_is_refused() -> None:
+async def test_other_objects_are_refused_as_observers() -> None:
     for wrong in (1, print, Recorder):
         with pytest.raises(TypeError, match="observer must be an object with the methods"):
             tcp.listen(ANY, echo, observer=wrong)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A name server that does not answer: nobody waits for it who does not want to."""
+"""A name server that does not answer does not block the program or its exit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from silly.net import resolving, tcp
 
 DEADLINE = 30.0
 
-# What every Python process imports that is started with it on its path.
+# Imported at the start of every Python process that has it on its path.
 SITECUSTOMIZE = """
 import socket, sys, threading
 
@@ -38,7 +38,7 @@ socket.getaddrinfo = getaddrinfo
 
 
 class Silence:
-    """Name servers that do not answer until they are told to."""
+    """Name servers that do not answer until `end` is called."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -82,7 +82,7 @@ async def echo(conn: tcp.Conn) -> None:
         await conn.write(line)
 
 
-def test_the_end_of_a_loop_waits_for_no_resolver_and_late_answers_are_dropped(
+def test_the_end_of_a_loop_does_not_wait_for_resolving_and_late_answers_are_dropped(
     silence: Silence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed: list[Any] = []
@@ -105,7 +105,7 @@ def test_the_end_of_a_loop_waits_for_no_resolver_and_late_answers_are_dropped(
     assert not failed
 
 
-def test_so_it_is_with_what_libraries_ask_the_loop(silence: Silence) -> None:
+def test_exit_does_not_wait_for_names_that_libraries_resolve(silence: Silence) -> None:
     async def main() -> str:
         loop = asyncio.get_running_loop()
         waiting = asyncio.create_task(loop.getaddrinfo("slow.silent", 80))
@@ -132,7 +132,7 @@ async def test_answers_and_errors_arrive(silence: Silence) -> None:
         assert listener.local_addr.startswith("127.0.0.1:")
 
 
-async def test_threads_are_few_and_who_has_given_up_is_not_asked_for(silence: Silence) -> None:
+async def test_threads_are_limited_and_abandoned_queries_are_skipped(silence: Silence) -> None:
     names = [f"{number}.name" for number in range(resolving.THREADS + 5)]
     waiting = [asyncio.create_task(resolving.getaddrinfo(name, 80)) for name in names]
     await silence.was_asked(resolving.THREADS)
@@ -145,7 +145,7 @@ async def test_threads_are_few_and_who_has_given_up_is_not_asked_for(silence: Si
     assert sorted(silence.asked) == sorted(names[: resolving.THREADS])
 
 
-async def test_one_dead_name_does_not_keep_the_others_from_being_asked_for(
+async def test_one_dead_name_does_not_block_other_names(
     silence: Silence,
 ) -> None:
     dead = [
@@ -163,7 +163,7 @@ async def test_one_dead_name_does_not_keep_the_others_from_being_asked_for(
     assert {each[0][4] for each in found} == {("127.0.0.1", 80)}
 
 
-async def test_numeric_addresses_and_this_machine_are_not_asked_for(silence: Silence) -> None:
+async def test_numeric_addresses_and_this_machine_are_not_resolved(silence: Silence) -> None:
     for addr in ("127.0.0.1:0", "[::1]:0", ":0"):
         async with tcp.listen(addr, echo) as listener:
             for local in listener.local_addrs:
@@ -175,7 +175,7 @@ async def test_numeric_addresses_and_this_machine_are_not_asked_for(silence: Sil
     assert silence.asked == []
 
 
-async def test_where_no_thread_can_be_started(
+async def test_an_error_if_no_thread_can_be_started(
     silence: Silence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_thread: threading.Thread) -> None:
@@ -190,7 +190,7 @@ async def test_where_no_thread_can_be_started(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_asks_threads_of_its_own(silence: Silence) -> None:
+def test_a_forked_child_uses_its_own_threads(silence: Silence) -> None:
     async def main() -> int:
         names = [f"{number}.name" for number in range(resolving.THREADS)]
         waiting = [asyncio.create_task(resolving.getaddrinfo(name, 80)) for name in names]
@@ -211,12 +211,12 @@ def test_a_forked_child_asks_threads_of_its_own(silence: Silence) -> None:
     assert asyncio.run(main()) == 0
 
 
-# ----------------------------------------------------------------------- as processes
+# --------------------------------------------------------------------- in processes
 
 
 @contextlib.contextmanager
 def started(tmp_path: Path, *args: str) -> Iterator[subprocess.Popen[str]]:
-    """A command whose names ending in ``.silent`` are asked for in vain."""
+    """Run a command for which names ending in ``.silent`` are never resolved."""
     (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE)
     path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
     with subprocess.Popen(

@@ -23,6 +23,7 @@ from silly.errors import (
     LimitExceeded,
     WriteQueueFull,
 )
+from silly.net import listener as listener_module
 from silly.net import listening, tcp
 from silly.net.addr import Address
 from silly.net.tcp import Conn
@@ -38,7 +39,7 @@ async def echo(conn: Conn) -> None:
 
 @asynccontextmanager
 async def pair(addr: str = ANY, **limits: Any) -> AsyncIterator[Pair]:
-    """A client, the server's end of its connection, and the listener."""
+    """Give a client, the server's end of its connection, and the listener."""
     loop = asyncio.get_running_loop()
     accepted: asyncio.Future[Conn] = loop.create_future()
     done = asyncio.Event()
@@ -60,7 +61,7 @@ async def pair(addr: str = ANY, **limits: Any) -> AsyncIterator[Pair]:
 
 @asynccontextmanager
 async def raw_pair(**limits: Any) -> AsyncIterator[tuple[socket.socket, Conn]]:
-    """A plain blocking socket, and the server's end of its connection."""
+    """Give a plain blocking socket and the server's end of its connection."""
     loop = asyncio.get_running_loop()
     accepted: asyncio.Future[Conn] = loop.create_future()
     done = asyncio.Event()
@@ -105,7 +106,7 @@ async def test_every_form_listens_and_connects(addr: str) -> None:
             assert conn.local_addr != conn.remote_addr
 
 
-async def test_both_families_share_the_port_and_their_addresses_are_their_own() -> None:
+async def test_both_families_share_the_port_and_report_their_own_addresses() -> None:
     seen: list[str] = []
 
     async def handler(conn: Conn) -> None:
@@ -125,7 +126,7 @@ async def test_unix_socket_and_its_path(tmp_path: Path) -> None:
     path = tmp_path / "x.sock"
     stale = socket.socket(socket.AF_UNIX)
     stale.bind(str(path))
-    stale.close()  # what a dead program leaves behind is replaced
+    stale.close()  # the file of a dead program is replaced
     listener = tcp.listen(f"unix:{path}", echo)
     assert listener.local_addr == f"unix:{path}"
     with pytest.raises(OSError, match="Address already in use") as failed:
@@ -192,7 +193,7 @@ async def test_bad_arguments_raise_at_the_call() -> None:
         _ = tcp.connect("127.0.0.1:1", bind="unix:/x")
 
 
-def test_without_a_loop_the_error_says_what_to_do() -> None:
+def test_without_a_loop_the_error_gives_a_solution() -> None:
     with pytest.raises(RuntimeError, match=r"silly FILE\.py"):
         tcp.listen(ANY, echo)
 
@@ -200,7 +201,7 @@ def test_without_a_loop_the_error_says_what_to_do() -> None:
 # ------------------------------------------------------------ failing to connect
 
 
-async def test_port_in_use_names_the_address_and_the_way_out() -> None:
+async def test_port_in_use_names_the_address_and_a_solution() -> None:
     async with tcp.listen(ANY, echo) as listener:
         with pytest.raises(OSError, match="choose another port") as failed:
             tcp.listen(listener.local_addr, echo)
@@ -285,13 +286,13 @@ async def test_timeout_cancellation_and_limit_lose_nothing() -> None:
 async def test_limit_counts_found_lines_too() -> None:
     async with raw_pair() as (sock, conn):
         sock.sendall(b"12345678\nx")
-        await conn.read(b"1")  # all of it is buffered
+        await conn.read(b"1")  # now everything is buffered
         with pytest.raises(LimitExceeded):
             await conn.read(b"\n", limit=7)
         assert await conn.read(b"\n", limit=8) == b"2345678\n"
 
 
-async def test_end_of_stream_keeps_what_is_unread() -> None:
+async def test_end_of_stream_keeps_unread_bytes() -> None:
     async with raw_pair() as (sock, conn):
         sock.sendall(b"whole\npart")
         sock.shutdown(socket.SHUT_WR)
@@ -306,12 +307,12 @@ async def test_end_of_stream_keeps_what_is_unread() -> None:
                 await conn.read(b"\n")
             assert failed.value.partial == b"part"
         assert await conn.read(4) == b"part"
-        conn.write(b"answer")  # half-closed: this way still works
+        conn.write(b"answer")  # half-closed: this direction still works
         conn.close()
         assert sock.recv(100) == b"answer"
 
 
-async def test_second_reader_is_refused_and_the_first_undisturbed() -> None:
+async def test_second_reader_is_refused_and_the_first_is_unaffected() -> None:
     async with raw_pair() as (sock, conn):
         first = asyncio.create_task(conn.read(3))
         await asyncio.sleep(0)
@@ -352,7 +353,7 @@ async def test_unread_connection_costs_bounded_memory() -> None:
 # ------------------------------------------------------------------- writing
 
 
-async def test_writes_keep_their_order_and_copy_what_may_change() -> None:
+async def test_writes_keep_their_order_and_copy_mutable_data() -> None:
     async with raw_pair() as (sock, conn):
         mutable = bytearray(b"2")
         conn.write(b"1")
@@ -428,7 +429,7 @@ async def test_linger_bounds_the_close() -> None:
             receive(sock, 50_000_000)
 
 
-async def test_after_close_everything_says_active_closed() -> None:
+async def test_after_close_everything_raises_active_closed() -> None:
     async with raw_pair() as (sock, conn):
         sock.sendall(b"unread\n")
         reader = asyncio.create_task(conn.read(100))
@@ -456,7 +457,7 @@ async def test_abort_resets_the_peer() -> None:
         await client.wait_closed()
 
 
-async def test_what_came_before_a_reset_stays_readable() -> None:
+async def test_bytes_that_arrived_before_a_reset_stay_readable() -> None:
     async with raw_pair() as (sock, conn):
         sock.sendall(b"last words\n")
         await until(lambda: conn.unread_bytes > 0)
@@ -467,7 +468,7 @@ async def test_what_came_before_a_reset_stays_readable() -> None:
             await conn.read()
 
 
-async def test_half_close_goes_on_reading() -> None:
+async def test_reading_works_after_half_close() -> None:
     async with pair() as (client, server, _):
         client.write(b"question")
         client.close_write()
@@ -509,7 +510,7 @@ async def test_idle_connection_is_closed_and_a_busy_one_is_not() -> None:
 # ------------------------------------------------------- handlers and listeners
 
 
-async def test_crash_is_logged_once_with_the_peer_and_hurts_nobody(
+async def test_crash_is_logged_once_with_the_peer_and_affects_no_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def handler(conn: Conn) -> None:
@@ -552,7 +553,7 @@ async def test_losing_the_connection_is_a_normal_end(caplog: pytest.LogCaptureFi
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_plain_function_as_handler_is_named(caplog: pytest.LogCaptureFixture) -> None:
+async def test_plain_function_as_handler_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     def plain(conn: Conn) -> None:
         conn.write(b"x")
 
@@ -590,7 +591,7 @@ async def test_close_lets_handlers_finish_then_cancels(port: int) -> None:
     short.write(b"short\n")
     assert await short.read(b"\n") == b"short\n"
     assert not closing.done()
-    await listener.close(grace=0)  # only ever shortens
+    await listener.close(grace=0)  # can only shorten the grace
     await closing
     assert cancelled == [long.local_addr]
     assert listener.connections == 0
@@ -599,10 +600,10 @@ async def test_close_lets_handlers_finish_then_cancels(port: int) -> None:
         await conn.wait_closed()
 
 
-async def test_handler_that_ignores_cancellation_does_not_hold_the_close(
+async def test_handler_that_ignores_cancellation_does_not_block_the_close(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tcp, "_AFTER_CANCEL", 0.01)
+    monkeypatch.setattr(listener_module, "_AFTER_CANCEL", 0.01)
     release = asyncio.Event()
 
     async def stubborn(_conn: Conn) -> None:
@@ -644,12 +645,12 @@ async def test_serve_forever_ends_with_the_listener() -> None:
 
 
 @pytest.mark.parametrize("at", ["read", "write", "close twice", "peer's connection"])
-async def test_cancelled_or_clumsy_handlers_hurt_no_other(at: str) -> None:
+async def test_cancelled_or_misbehaving_handlers_affect_no_other(at: str) -> None:
     others: list[Conn] = []
     handlers: list[asyncio.Task[Any] | None] = []
     reached = asyncio.Event()
 
-    async def clumsy(conn: Conn) -> None:
+    async def misbehaving(conn: Conn) -> None:
         others.append(conn)
         handlers.append(asyncio.current_task())
         if len(others) == 1:
@@ -669,7 +670,7 @@ async def test_cancelled_or_clumsy_handlers_hurt_no_other(at: str) -> None:
         await steps[at]()
         return None
 
-    async with tcp.listen(ANY, clumsy) as listener:
+    async with tcp.listen(ANY, misbehaving) as listener:
         async with await tcp.connect(listener.local_addr) as good:
             good.write(b"1\n")
             assert await good.read(b"\n") == b"1\n"
@@ -718,10 +719,10 @@ async def test_busy_polling_serves_and_stops_with_the_listener() -> None:
         tcp.listen(ANY, echo, busy_poll="fast")  # type: ignore[arg-type]
 
 
-async def test_busy_polling_leaves_the_loop_its_turn_and_bears_every_ending() -> None:
+async def test_busy_polling_lets_the_loop_run_and_handles_every_ending() -> None:
     async def handler(conn: Conn) -> None:
         async for line in conn:
-            await asyncio.sleep(0)  # through the loop's queue
+            await asyncio.sleep(0)  # a pass of the loop
             await conn.write(line)
             if line == b"end\n":
                 conn.close()
@@ -748,7 +749,7 @@ async def test_busy_polling_leaves_the_loop_its_turn_and_bears_every_ending() ->
 
 
 @pytest.mark.parametrize("reader", ["waits", "gives up", "takes counts"])
-async def test_long_pieces_are_whole(reader: str) -> None:
+async def test_long_pieces_arrive_complete(reader: str) -> None:
     data = bytes(range(256)) * 2000
     async with pair() as (client, server, _):
         writer = asyncio.create_task(_write_in_pieces(client, data))
@@ -775,7 +776,7 @@ async def _write_in_pieces(conn: Conn, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("passes", range(6))
-async def test_what_was_accepted_when_the_listener_closes_is_served(
+async def test_connections_accepted_while_the_listener_closes_are_served(
     passes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[socket.socket] = []
@@ -796,7 +797,7 @@ async def test_what_was_accepted_when_the_listener_closes_is_served(
         for _ in range(passes):
             await asyncio.sleep(0)
         await listener.close(grace=10)
-        try:  # as another process that holds the same socket
+        try:  # like another process with the same socket
             kept[0].accept()[0].close()
         except BlockingIOError:
-            assert sock.recv(100) == b"x\n"  # it was not left in the queue
+            assert sock.recv(100) == b"x\n"  # it was not left in the backlog

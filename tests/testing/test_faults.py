@@ -1,4 +1,4 @@
-"""Each fault does what it says, the same each time; and without faults, a relay is a connection."""
+"""Each fault works as documented and repeatably; without faults, a relay is a connection."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from silly._live import Live
+from silly._loop.live import Live
 from silly.errors import ConnectionClosed, EndOfStream, WriteQueueFull
 from silly.net import tcp
 from silly.net.tcp import Conn
@@ -29,7 +29,7 @@ def now() -> float:
 
 
 async def all_of(conn: Conn) -> tuple[bytes, type[Exception]]:
-    """What comes until the stream ends, and how it ends."""
+    """Read until the stream ends; return the bytes and the type of the ending."""
     received = b""
     while True:
         try:
@@ -41,7 +41,7 @@ async def all_of(conn: Conn) -> tuple[bytes, type[Exception]]:
 def in_memory(
     test: Callable[[Conn, Conn, Session], Coroutine[Any, Any, None]], **options: Any
 ) -> Session:
-    """Run *test* on a pair on the virtual clock; nothing may be left, however it went."""
+    """Run *test* on a pair on the virtual clock; check that no task is left."""
 
     async def main() -> Session:
         client, server, session = await faults.memory_pair(**options)
@@ -98,7 +98,7 @@ async def test_a_connection_through_a_proxy_is_a_connection(check: Check) -> Non
         await run_check(check, make_pair)
 
 
-# ------------------------------------------------------------------- each of them
+# ------------------------------------------------------------------ single faults
 
 
 def test_latency_holds_each_piece() -> None:
@@ -143,7 +143,7 @@ def test_jitter_keeps_the_order() -> None:
 
 
 @pytest.mark.parametrize("cut", [None, 7])
-def test_bandwidth_is_kept(cut: int | None) -> None:
+def test_bandwidth_is_limited(cut: int | None) -> None:
     async def test(client: Conn, server: Conn, session: Session) -> None:
         start = now()
         client.write(b"x" * 10_000)
@@ -151,7 +151,7 @@ def test_bandwidth_is_kept(cut: int | None) -> None:
         assert now() - start == pytest.approx(5, abs=0.02)
         await server.read(5_000)
         assert now() - start == pytest.approx(10, abs=0.02)
-        await asyncio.sleep(5)  # an idle line saves nothing up
+        await asyncio.sleep(5)  # an idle line saves up no bandwidth
         start = now()
         client.write(b"x" * 1_000)
         await server.read(1_000)
@@ -181,7 +181,7 @@ def test_slices_are_read_one_by_one() -> None:
     assert sizes != first
 
 
-def test_a_gap_stands_between_slices() -> None:
+def test_there_is_a_gap_between_slices() -> None:
     async def test(client: Conn, server: Conn, session: Session) -> None:
         start = now()
         client.write(b"abc")
@@ -192,7 +192,7 @@ def test_a_gap_stands_between_slices() -> None:
     in_memory(test, up=Faults(slice=1, gap=0.25))
 
 
-def test_a_stall_holds_everything_back_and_then_lets_go() -> None:
+def test_a_stall_holds_everything_until_it_ends() -> None:
     async def test(client: Conn, server: Conn, session: Session) -> None:
         client.write(b"0123456789")
         assert await server.read(4) == b"0123"
@@ -200,7 +200,7 @@ def test_a_stall_holds_everything_back_and_then_lets_go() -> None:
             await server.read(1, timeout=59)
         assert await server.read(6, timeout=2) == b"456789"
         client.write(b"x")
-        assert await server.read(1, timeout=0.01) == b"x"  # it comes once
+        assert await server.read(1, timeout=0.01) == b"x"  # a stall happens once
 
     session = in_memory(test, up=Faults(stall_after=4, stall_for=60))
     assert session.up.applied == [Applied("stall", 0, 4)]
@@ -253,7 +253,7 @@ def test_a_reset_resets_both_sides(when: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("when", [{"drop_after": 4}, {"drop_at": 5.0}])
-def test_a_drop_closes_without_what_is_held(when: dict[str, Any]) -> None:
+def test_a_drop_closes_without_delivering_held_bytes(when: dict[str, Any]) -> None:
     async def test(client: Conn, server: Conn, session: Session) -> None:
         client.write(b"0123")
         await asyncio.sleep(1)
@@ -269,13 +269,13 @@ def test_a_drop_closes_without_what_is_held(when: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("when", [{"half_close_after": 4}, {"half_close_at": 5.0}])
-def test_a_half_close_swallows_the_rest_and_the_other_direction_goes_on(
+def test_a_half_close_discards_the_rest_and_the_other_direction_continues(
     when: dict[str, Any],
 ) -> None:
     async def test(client: Conn, server: Conn, session: Session) -> None:
         client.write(b"0123")
         assert await all_of(server) == (b"0123", EndOfStream)
-        await client.write(b"x" * 1_000_000)  # room for all of it: it is swallowed
+        await client.write(b"x" * 1_000_000)  # this does not block: the bytes are discarded
         server.write(b"answer")
         assert await client.read(6) == b"answer"
         client.close_write()
@@ -289,7 +289,7 @@ def test_a_half_close_swallows_the_rest_and_the_other_direction_goes_on(
 
 
 @pytest.mark.parametrize("name", ["reset", "drop", "half_close", "stall"])
-def test_after_no_byte_at_all(name: str) -> None:
+def test_faults_after_zero_bytes(name: str) -> None:
     async def test(client: Conn, server: Conn, session: Session) -> None:
         client.write(b"x")
         with pytest.raises((TimeoutError, EndOfStream, ConnectionResetError)):
@@ -300,7 +300,7 @@ def test_after_no_byte_at_all(name: str) -> None:
     assert [fault for fault, _, _ in session.up.applied] == [name]
 
 
-def test_a_reset_of_one_side_reaches_the_other_behind_its_bytes() -> None:
+def test_a_reset_by_one_side_arrives_after_its_bytes() -> None:
     async def test(client: Conn, server: Conn, session: Session) -> None:
         client.write(b"last words")
         await asyncio.sleep(0.1)
@@ -326,7 +326,7 @@ def test_a_reset_after_fin_is_passed_on() -> None:
 
 
 @pytest.mark.parametrize("some", [Faults(), Faults(stall_after=0), Faults(latency=1e6)])
-def test_a_receiver_that_does_not_read_holds_the_sender_back(some: Faults) -> None:
+def test_a_receiver_that_does_not_read_stops_the_sender(some: Faults) -> None:
     async def test(client: Conn, server: Conn, session: Session) -> None:
         written = 0
         with pytest.raises(WriteQueueFull):
@@ -345,7 +345,7 @@ def test_a_receiver_that_does_not_read_holds_the_sender_back(some: Faults) -> No
 
 @given(st.integers(), st.booleans())
 @settings(max_examples=200, deadline=None)
-def test_random_faults_are_the_seeds_and_their_repr_makes_them_again(
+def test_random_faults_follow_from_the_seed_and_their_repr_recreates_them(
     seed: int, lossless: bool
 ) -> None:
     some = Faults.random(seed, lossless=lossless)
@@ -363,7 +363,7 @@ def test_random_faults_are_of_every_kind() -> None:
 
 @given(st.integers(0, 10_000), st.integers(0, 10_000))
 @settings(max_examples=60, deadline=None)
-def test_a_session_goes_the_same_way_each_time(up: int, down: int) -> None:
+def test_a_session_is_repeatable(up: int, down: int) -> None:
     seen: list[Any] = []
 
     async def test(client: Conn, server: Conn, session: Session) -> None:
@@ -419,29 +419,29 @@ def test_a_session_goes_the_same_way_each_time(up: int, down: int) -> None:
         ({"bandwidth": math.nan}, ValueError, "bandwidth must be more than 0"),
         ({"slice": 0}, ValueError, "slice must be 1 or more"),
         ({"slice": (5, 2)}, ValueError, r"slice\[1\] must be 5 or more"),
-        ({"slice": (1, 2, 3)}, ValueError, "slice must be a size, or two of them"),
+        ({"slice": (1, 2, 3)}, ValueError, "slice must be a size or a pair of sizes"),
         ({"reset_after": 1.5}, TypeError, "reset_after must be an int"),
         ({"drop_at": -1}, ValueError, "drop_at must be zero or more"),
         ({"seed": "x"}, TypeError, "seed must be an int"),
     ],
 )
-def test_wrong_faults_are_named(
+def test_wrong_faults_are_reported(
     wrong: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         Faults(**wrong)
 
 
-def test_a_wrong_proxy_is_named() -> None:
+def test_a_wrong_proxy_is_reported() -> None:
     with pytest.raises(ValueError, match="addr 'x' is not an address"):
         faults.proxy("x", ANY)
     with pytest.raises(ValueError, match="upstream 'x' is not an address"):
         faults.proxy(ANY, "x")
-    with pytest.raises(TypeError, match="up must be a Faults, or a function"):
+    with pytest.raises(TypeError, match="up must be a Faults or a function"):
         faults.proxy(ANY, ANY, up=0.1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="window must be 1 or more"):
         faults.proxy(ANY, ANY, window=0)
-    with pytest.raises(RuntimeError, match="does not listen before `async with`"):
+    with pytest.raises(RuntimeError, match="listens only inside `async with`"):
         _ = faults.proxy(ANY, ANY).local_addr
 
 
@@ -500,7 +500,10 @@ async def test_a_proxy_may_be_closed_while_a_session_ends(passes: int) -> None:
     async with tcp.listen(ANY, echo) as listener:
         async with faults.proxy(ANY, listener.local_addr, up=Faults(half_close_after=0)) as proxy:
             conn = await tcp.connect(proxy.local_addr)
-            assert await all_of(conn) == (b"", EndOfStream)  # echo ended, so the server closed
+            assert await all_of(conn) == (
+                b"",
+                EndOfStream,
+            )  # the echo handler returned, so the server closed
             conn.close_write()
             for _ in range(passes):
                 await asyncio.sleep(0)
@@ -538,7 +541,7 @@ async def test_megabytes_pass_through_a_small_window() -> None:
     ],
 )
 @pytest.mark.heavy
-async def test_a_client_of_another_make(command: list[str]) -> None:
+async def test_other_clients(command: list[str]) -> None:
     if shutil.which(command[0]) is None:
         pytest.skip(f"{command[0]} is not installed")
     data = b"".join(b"line %d\n" % number for number in range(500))

@@ -46,7 +46,7 @@ UNIX_CHECKS = [check for check in CONN_CHECKS if check.__name__ != "abort_resets
 
 @pytest.mark.parametrize("check", UNIX_CHECKS, ids=lambda check: check.__name__)
 async def test_unix(check: Check, tmp_path: Path) -> None:
-    # A Unix socket knows no reset: the peer of an abort sees the end of the stream.
+    # Unix sockets have no reset: the peer of an abort sees the end of the stream.
     await socket_pairs(check, f"unix:{tmp_path}/x.sock")
 
 
@@ -66,7 +66,7 @@ def test_memory_on_virtual_time(check: Check) -> None:
     run_virtual(run_check(check, make_memory_pair))
 
 
-def test_check_conn_runs_all_and_names_what_fails() -> None:
+def test_check_conn_runs_all_checks_and_names_a_failing_one() -> None:
     run_virtual(check_conn(make_memory_pair))
 
     async def broken() -> tuple[Conn, Conn]:

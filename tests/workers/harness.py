@@ -1,4 +1,4 @@
-"""A supervisor as a process, what it and its workers print, and clients that count failures."""
+"""Run a supervisor as a process, read its output, and count failures of clients."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ print("listening", os.environ.get("SILLY_WORKER"), os.getpid(), listener.local_a
 
 
 class Running:
-    """A process that was started, and its output so far."""
+    """A running process and its output so far."""
 
     def __init__(self, command: Sequence[object], **options: object) -> None:
         self.process = subprocess.Popen(  # type: ignore[call-overload]
@@ -49,25 +49,25 @@ class Running:
 
     def _give_up(self) -> None:
         if self.process.poll() is None:
-            # Workers leave when it is gone: reading sees the end of its output.
+            # Its workers exit, too, so that reading reaches the end of the output.
             self.process.kill()
 
     def until(self, pattern: str, *, times: int = 1) -> list[str]:
-        """Read on until *times* more lines match, and return their first groups (or all)."""
-        found: list[str] = []
-        while len(found) < times:
+        """Read until *times* more lines match; return the first group (or all) of each."""
+        matches: list[str] = []
+        while len(matches) < times:
             line = self.process.stdout.readline()
             assert line, f"no {pattern!r} in: {self.output}"
             self.output += line
             if match := re.search(pattern, line):
-                found.append(match[match.re.groups and 1])
-        return found
+                matches.append(match[match.re.groups and 1])
+        return matches
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
     def rest(self) -> str:
-        """Read to the end: all processes that had this output have left."""
+        """Read to the end, when all processes with this output have exited."""
         rest = str(self.process.stdout.read())
         self.output += rest
         self.process.wait()
@@ -117,7 +117,7 @@ def dial(addr: str) -> socket.socket:
 
 
 def ask(addr: str, line: bytes) -> bytes:
-    """Connect, send *line*, and return what comes until the end of the stream."""
+    """Connect, send *line*, and return everything until the end of the stream."""
     with dial(addr) as sock, sock.makefile("rb") as file:
         sock.sendall(line)
         sock.shutdown(socket.SHUT_WR)
@@ -125,13 +125,13 @@ def ask(addr: str, line: bytes) -> bytes:
 
 
 def who(addr: str) -> tuple[int, int]:
-    """The number and the process of the worker that answers."""
+    """Return the number and the process ID of the worker that answers."""
     number, pid = ask(addr, b"who\n").split()
     return int(number), int(pid)
 
 
 class Load:
-    """Threads that connect, send, check each byte that comes back, and close; again and again."""
+    """Threads that repeatedly connect, send, check the echo, and close."""
 
     def __init__(self, addr: str, clients: int = 4) -> None:
         self.done = 0

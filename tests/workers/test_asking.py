@@ -1,4 +1,4 @@
-"""What a supervisor asks its workers, and what is left of those that have ended."""
+"""A supervisor asks its workers, and keeps the answers of those that have ended."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def merging() -> Iterator[None]:
 
 
 async def answers(supervisor: Supervisor, count: int) -> list[Any]:
-    """What is answered once *count* values come."""
+    """Return the answers once there are *count* of them."""
     while True:
         await asyncio.sleep(0.001)
         found = await supervisor.ask("stats")
@@ -75,17 +75,17 @@ async def test_answers_of_ended_workers_are_kept(tmp_path: Path) -> None:
 
     hung = supervisor.pids[0]
     os.kill(hung, signal.SIGSTOP)
-    for _ in range(3):  # its answer to the latest question stands, and no question is kept
+    for _ in range(3):  # its previous answer is used, and no question is kept
         assert await supervisor.ask("stats", timeout=0.01) == first
-    assert not any(worker.asked for worker in supervisor._workers())
+    assert not any(worker.pending_answers for worker in supervisor._workers())
     os.kill(hung, signal.SIGCONT)
 
     supervisor.restart()
     second = await answers(supervisor, 4)
     assert sum(each["accepted"] for each in second) == 10
-    old = {each["pid"] for each in first}  # which may still drain
+    old = {each["pid"] for each in first}  # these may still be draining
     killed = next(pid for pid in supervisor.pids if pid not in old)
-    os.kill(killed, signal.SIGKILL)  # its answer to the latest question stands
+    os.kill(killed, signal.SIGKILL)  # its previous answer is used
     third = await answers(supervisor, 5)
     assert sum(each["accepted"] for each in third) == 10
     assert killed not in supervisor.pids

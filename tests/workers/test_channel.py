@@ -1,4 +1,4 @@
-"""The conversation itself: what is sent arrives, in order, however it was cut."""
+"""The channel: messages arrive in order, however they are split."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def test_messages_and_descriptors_arrive_in_order() -> None:
     arrived: asyncio.Queue[tuple[Message, list[int]]] = asyncio.Queue()
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
-    other.attach(loop, lambda *what: arrived.put_nowait(what), ended.set)
+    other.attach(loop, lambda *arguments: arrived.put_nowait(arguments), ended.set)
     with socket.create_server(("127.0.0.1", 0)) as first:
         name = first.getsockname()
         one.send(Ask(1, "x"))
@@ -70,11 +70,11 @@ async def test_converse_waits_and_puts_off_the_rest() -> None:
     other.send(Ask(2, "after"))
     one.attach(loop, lambda message, _: arrived.put_nowait(message), lambda: None)
     question = Open("x", 0, 128, reuse_port=False, mode=None)
-    assert one.converse(question, 20) == (Refused(98, "no", "x", unresolved=False), [])
+    assert one.request(question, 20) == (Refused(98, "no", "x", unresolved=False), [])
     assert [await arrived.get(), await arrived.get()] == [Ask(1, "before"), Ask(2, "after")]
     with pytest.raises(TimeoutError):
-        one.converse(question, 0)
+        one.request(question, 0)
     other.close()
     with pytest.raises(ConnectionAbortedError):
-        one.converse(question, 20)
+        one.request(question, 20)
     one.close()

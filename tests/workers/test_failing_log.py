@@ -1,4 +1,4 @@
-"""A supervisor supervises, and ends, though its log fails at every call."""
+"""A supervisor works and ends although every call of its log handler fails."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.workers.harness import ECHO, script
 
 
 class Odd(BaseException):
-    """No `Exception`."""
+    """Not an `Exception`."""
 
 
 class Broken(logging.Handler):
@@ -36,11 +36,11 @@ async def test_workers_are_replaced_and_restarted_and_stop(tmp_path: Path) -> No
         supervisor = Supervisor(str(script(tmp_path, ECHO)), [f"unix:{tmp_path}/x"], workers=2)
         run = asyncio.create_task(supervisor.run())
 
-        async def ready(apart_from: set[int]) -> set[int]:
+        async def ready(excluded: set[int]) -> set[int]:
             while True:
                 workers = [slot.worker for slot in supervisor._slots]
                 pids = {worker.process.pid for worker in workers if worker is not None}
-                if len(pids) == 2 and not pids & apart_from:
+                if len(pids) == 2 and not pids & excluded:
                     return pids
                 await asyncio.sleep(0.01)
 
@@ -61,7 +61,7 @@ async def test_workers_are_replaced_and_restarted_and_stop(tmp_path: Path) -> No
 
 
 @pytest.mark.heavy
-async def test_a_program_that_cannot_begin_is_given_up(tmp_path: Path) -> None:
+async def test_it_gives_up_a_program_that_cannot_start(tmp_path: Path) -> None:
     logger = logging.getLogger("silly.workers")
     handler = Broken()
     logger.addHandler(handler)

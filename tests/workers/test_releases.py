@@ -1,4 +1,4 @@
-"""Programs in a directory that a symbolic link leads to, and what a new release changes."""
+"""Programs in a directory behind a symbolic link, and new releases of them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def install(tmp_path: Path, number: int) -> Path:
     [(True, "app.py"), (True, "app:main"), (False, "current/app.py")],
     ids=["script", "function", "path"],
 )
-def test_a_restart_runs_the_release_that_the_link_leads_to(
+def test_a_restart_runs_the_release_that_the_link_points_to(
     tmp_path: Path, inside: bool, target: str
 ) -> None:
     current = install(tmp_path, 1)
@@ -63,7 +63,7 @@ def test_a_restart_runs_the_release_that_the_link_leads_to(
         silly.until("is ready")
         with dial(addr) as early:
             install(tmp_path, 2)
-            # Also what an old worker imports late is of its own release.
+            # Late imports of an old worker come from its own release, too.
             early.sendall(b"\n")
             assert early.recv(10) == b"1"
         shutil.rmtree(tmp_path / "releases" / "1")
@@ -91,7 +91,7 @@ def test_a_link_that_is_missing_leaves_the_old_release_in_service(tmp_path: Path
         silly.stop()
 
 
-async def test_a_worker_that_cannot_be_replaced_gets_no_second_one_beside_it(
+async def test_a_worker_that_cannot_be_replaced_gets_no_second_one_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -103,15 +103,15 @@ async def test_a_worker_that_cannot_be_replaced_gets_no_second_one_beside_it(
     monkeypatch.setattr(subprocess, "Popen", fail)
     one, other = socket.socketpair()
     with one, other:
-        serving: Any = None  # its process
+        serving: Any = None  # a process
         worker = Worker(slot, serving, Channel(one), 0.0, expected=None)
         worker.state = State.READY
         slot.workers.append(worker)
         assert supervisor._start(slot) is None
-        assert slot.retry is None
+        assert slot.retry_timer is None
         slot.workers.clear()
         assert supervisor._start(slot) is None
-        assert slot.retry is not None
+        assert slot.retry_timer is not None
         slot.cancel_retry()
 
 
@@ -123,7 +123,7 @@ def test_reloading_follows_the_link(tmp_path: Path) -> None:
         addr = silly.until(r"listening (\S+)")[0]
         silly.until("is ready")
         install(tmp_path, 2)
-        silly.until(f": {current} changed: starting afresh")
+        silly.until(f": {current} changed: restarting")
         silly.until(f"watching {os.path.realpath(current)}$")
         silly.until("is ready")
         assert ask(addr, b"\n") == b"2"
@@ -132,7 +132,7 @@ def test_reloading_follows_the_link(tmp_path: Path) -> None:
         assert silly.process.returncode == 0
 
 
-def test_a_supervisor_whose_directory_is_gone_runs_what_it_can_find(tmp_path: Path) -> None:
+def test_a_supervisor_whose_directory_is_gone_runs_a_program_elsewhere(tmp_path: Path) -> None:
     path = script(tmp_path)
     gone = tmp_path / "gone"
     begin = """if True:
@@ -148,7 +148,7 @@ def test_a_supervisor_whose_directory_is_gone_runs_what_it_can_find(tmp_path: Pa
         silly.stop()
 
 
-def test_relative_paths_are_those_of_the_program_not_of_the_supervisor(tmp_path: Path) -> None:
+def test_relative_paths_are_relative_to_the_program_not_the_supervisor(tmp_path: Path) -> None:
     text = """
         import os
         from silly.net import tcp
@@ -167,7 +167,7 @@ def test_relative_paths_are_those_of_the_program_not_of_the_supervisor(tmp_path:
     assert list(tmp_path.rglob("*.sock")) == []
 
 
-def test_an_old_supervisor_leaves_the_socket_of_a_new_one(tmp_path: Path) -> None:
+def test_an_old_supervisor_does_not_remove_the_socket_of_a_new_one(tmp_path: Path) -> None:
     path, program = tmp_path / "x.sock", script(tmp_path)
     with running("-m", "silly", "--workers", "1", program, f"unix:{path}") as old:
         old.until("is ready")

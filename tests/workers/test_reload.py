@@ -1,4 +1,4 @@
-"""``silly --reload``, as somebody who edits meets it."""
+"""``silly --reload``, as a developer uses it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ FIRST = 'print("version 1", flush=True)\n'
 
 
 def change(silly: Running, path: Path, text: str) -> None:
-    """Write *text* until it is noticed: watching may begin later than the program does."""
+    """Write *text* until it is noticed: watching may start later than the program."""
     for _ in range(100):
         path.write_text(text)
         ready, _, _ = select.select([silly.process.stdout], [], [], 0.3)
         if ready:
             break
-    silly.until(f"{path.name} changed: starting afresh")
+    silly.until(f"{path.name} changed: restarting")
 
 
-def test_program_runs_afresh_after_a_change_and_keeps_its_port(tmp_path: Path) -> None:
+def test_program_restarts_after_a_change_and_keeps_its_port(tmp_path: Path) -> None:
     path = script(tmp_path, ECHO + FIRST)
     with running("-m", "silly", path, "--reload") as silly:
         addr = silly.until(LISTENING)[0]

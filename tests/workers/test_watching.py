@@ -23,7 +23,7 @@ def stats(path: Path) -> dict[str, Any]:
 
 
 def scraped(url: str) -> dict[str, float]:
-    """The counters (and what else there is) by name and labels."""
+    """Return the samples by name and labels."""
     with urllib.request.urlopen(url, timeout=20) as response:
         lines = response.read().decode().splitlines()
     pairs = [line.rpartition(" ") for line in lines if not line.startswith("#")]
@@ -31,7 +31,7 @@ def scraped(url: str) -> dict[str, float]:
 
 
 class Scraping:
-    """A thread that reads the counters again and again, and notes each that went backwards."""
+    """A thread that repeatedly scrapes and records each counter that decreased."""
 
     def __init__(self, url: str) -> None:
         self.backwards: list[str] = []
@@ -81,7 +81,7 @@ def test_workers_are_watched_as_one(tmp_path: Path) -> None:
         found = stats(path)
         echo = found["listeners"][addr]
         assert found["process"]["processes"] == 2
-        assert list(found["listeners"]) == [addr]  # not those that it is watched through
+        assert list(found["listeners"]) == [addr]  # not the listeners of metrics and admin socket
         assert (echo["accepted"], echo["endings"]) == (count, {"peer_finished": count})
         assert (echo["connections"], echo["bytes_in"]) == (0, 4 * count)
         assert sum(echo["handler_seconds"]["buckets"]) == count
@@ -89,7 +89,7 @@ def test_workers_are_watched_as_one(tmp_path: Path) -> None:
         assert numbers[f'silly_connections_accepted_total{{listener="{addr}"}}'] == count
         assert numbers["silly_processes"] == 2
 
-        with dial(addr) as sock:  # is listed with the worker that it is with
+        with dial(addr) as sock:  # it is listed by the worker that serves it
             sock.sendall(b"x\n")
             assert sock.recv(10) == b"x\n"
             workers = json.loads(ask(f"unix:{path}", b"connections\n"))
@@ -125,7 +125,7 @@ def test_workers_are_watched_as_one(tmp_path: Path) -> None:
         assert not path.exists()
 
 
-def test_what_cannot_be_opened_is_said(tmp_path: Path) -> None:
+def test_an_admin_socket_that_cannot_be_opened_is_reported(tmp_path: Path) -> None:
     options = ["--workers", "2", "--metrics", "127.0.0.1:0", "--admin", "unix:/no/such/directory/s"]
     with running("-m", "silly", *options, script(tmp_path)) as silly:
         output = silly.rest()

@@ -1,4 +1,4 @@
-"""Several workers and their supervisor, as an operator meets them."""
+"""Several workers and their supervisor, as an operator uses them."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ sys.exit(silly.run_workers(sys.argv[1], sys.argv[2:], {options}))
 
 
 def api(**options: object) -> list[str]:
-    """The arguments of an interpreter that calls `silly.run_workers` with *options*."""
+    """Return arguments for Python that call `silly.run_workers` with *options*."""
     text = ", ".join(f"{name}={value!r}" for name, value in options.items())
     return ["-c", SUPERVISE.format(options=text)]
 
 
-def test_workers_share_one_picked_port(tmp_path: Path) -> None:
+def test_workers_share_one_chosen_port(tmp_path: Path) -> None:
     with running("-m", "silly", script(tmp_path), "--workers", "3") as silly:
         addrs = silly.until(LISTENING, times=3)
         assert len(set(addrs)) == 1
         assert re.findall(r"listening (\d)", silly.output).count("1") == 1
         silly.until("is ready", times=3 - silly.output.count("is ready"))
         answering: set[int] = set()
-        while len(answering) < 3:  # the kernel spreads connections over all
+        while len(answering) < 3:  # the kernel distributes connections among all
             answering.add(who(addrs[0])[0])
         assert answering == {1, 2, 3}
         with held_port(int(addrs[0].rpartition(":")[2])):
@@ -67,7 +67,7 @@ def test_rolling_restarts_under_load_lose_no_connection(tmp_path: Path, options:
         silly.stop()
 
 
-def test_killed_worker_hurts_its_own_connections_alone(tmp_path: Path) -> None:
+def test_a_killed_worker_loses_only_its_own_connections(tmp_path: Path) -> None:
     with running("-m", "silly", "--workers", "2", script(tmp_path)) as silly:
         addr = silly.until(LISTENING)[0]
         silly.until("is ready", times=2)
@@ -93,7 +93,7 @@ def test_killed_worker_hurts_its_own_connections_alone(tmp_path: Path) -> None:
                     assert sock.recv(100) == b""
         for sock in held[spared]:
             sock.close()
-        # What the killed one had accepted is lost; there is one such connection for a thread.
+        # The killed worker's connections are lost: at most one per client thread.
         assert len(load.failures) <= 4, load.failures
         assert not any("Refused" in failure for failure in load.failures), load.failures
         assert killed not in {who(addr)[1] for _ in range(20)}
@@ -117,7 +117,7 @@ def test_sockets_of_a_missing_worker_are_served_by_another(tmp_path: Path) -> No
         os.kill(pids[2], signal.SIGKILL)
         silly.until("worker 2 .* was killed by SIGKILL; starting another in 1000 s")
         assert {who(addr)[0] for _ in range(40)} == {1}
-        silly.send(signal.SIGHUP)  # tries at once, and fails
+        silly.send(signal.SIGHUP)  # tries at once and fails
         silly.until("worker 2 .* ended with exit code 3")
         silly.until("restart was abandoned")
         assert {who(addr)[0] for _ in range(40)} == {1}
@@ -125,7 +125,7 @@ def test_sockets_of_a_missing_worker_are_served_by_another(tmp_path: Path) -> No
 
 
 @pytest.mark.no_engine
-def test_crash_loop_backs_off_and_is_given_up(tmp_path: Path) -> None:
+def test_a_crash_loop_backs_off_and_then_gives_up(tmp_path: Path) -> None:
     path = script(tmp_path, "import sys\nsys.exit(7)\n")
     with running(*api(workers=3, back_off=0.01, back_off_limit=0.02, give_up=4), path) as silly:
         silly.rest()
@@ -136,10 +136,10 @@ def test_crash_loop_backs_off_and_is_given_up(tmp_path: Path) -> None:
             "starting another in 0.02 s",
             "giving up: 4 workers died, and none was ever ready",
         ]
-        assert silly.output.count("\n") == 4  # the other two were not even tried
+        assert silly.output.count("\n") == 4  # the other two were never started
 
 
-def test_killed_before_it_was_ready_is_given_up_with_one(tmp_path: Path) -> None:
+def test_it_gives_up_a_worker_killed_before_it_was_ready(tmp_path: Path) -> None:
     path = script(tmp_path, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
     with running(*api(give_up=1), path) as silly:
         assert re.fullmatch(
@@ -149,7 +149,7 @@ def test_killed_before_it_was_ready_is_given_up_with_one(tmp_path: Path) -> None
         assert silly.process.returncode == 1
 
 
-def test_workers_that_are_done_are_not_started_again(tmp_path: Path) -> None:
+def test_workers_that_finish_are_not_restarted(tmp_path: Path) -> None:
     path = script(tmp_path, "import os\nprint('done', os.environ['SILLY_WORKER'])\n")
     with running("-m", "silly", "--workers", "2", path) as silly:
         output = silly.rest()
@@ -157,14 +157,14 @@ def test_workers_that_are_done_are_not_started_again(tmp_path: Path) -> None:
     assert sorted(re.findall(r"^done (\d)$", output, re.MULTILINE)) == ["1", "2"]
 
 
-def test_port_in_use_is_told(tmp_path: Path) -> None:
+def test_port_in_use_is_reported(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         addr = f"127.0.0.1:{taken.getsockname()[1]}"
-        for _ in range(2):  # also when the other one would share it
+        for _ in range(2):  # the second time, the other socket would share the port
             with running(*api(give_up=1), script(tmp_path), addr) as silly:
                 silly.rest()
                 assert silly.process.returncode == 1
-                assert "Address already in use; another program holds the port" in silly.output
+                assert "Address already in use; another program uses the port" in silly.output
                 assert addr in silly.output
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
@@ -178,7 +178,7 @@ def test_broken_program_does_not_replace_one_that_serves(tmp_path: Path) -> None
         path.write_text("x = (\n")
         silly.send(signal.SIGHUP)
         silly.until("SyntaxError")
-        silly.until("another one has its place")
+        silly.until("another process runs as worker 1")
         silly.until("the restart was abandoned")
         assert {who(addr)[1] for _ in range(40)} == pids
         path.write_text(ECHO)
@@ -206,14 +206,14 @@ def test_workers_are_added_and_removed(tmp_path: Path) -> None:
             load.more(20)
         assert load.failures == []
         silly.send(signal.SIGTTOU)
-        silly.until("worker 1 is the last one: it stays")
+        silly.until("worker 1 is the last one: not removed")
         assert who(addr)[0] == 1
         silly.send(signal.SIGTTIN)
         silly.until("worker 2 .* is ready")
         silly.stop()
 
 
-def test_worker_that_is_told_to_stop_is_replaced(tmp_path: Path) -> None:
+def test_worker_that_is_asked_to_stop_is_replaced(tmp_path: Path) -> None:
     with running("-m", "silly", "--workers", "1", script(tmp_path)) as silly:
         addr = silly.until(LISTENING)[0]
         silly.until("is ready")
@@ -235,9 +235,9 @@ def test_signal_drains_and_the_second_forces(tmp_path: Path, number: signal.Sign
             assert sock.recv(100) == b"one\n"
             silly.send(number)
             silly.until("stopping; waiting up to 600 s for 1 worker ")
-            sock.sendall(b"two\n")  # the handler goes on
+            sock.sendall(b"two\n")  # the handler continues
             assert sock.recv(100) == b"two\n"
-            # The same, at once, would be the first one, twice.
+            # The same signal so soon would count as the first one.
             silly.send(signal.SIGINT if number == signal.SIGTERM else signal.SIGTERM)
             silly.rest()
             assert silly.process.returncode == 0
@@ -256,13 +256,13 @@ def test_worker_that_does_not_stop_is_killed(tmp_path: Path) -> None:
         silly.until("stopping")
         over = threading.Event()
 
-        def press_again() -> None:  # which does not put it off
+        def press_again() -> None:  # this does not delay the kill
             while not over.wait(0.2):
                 silly.send(signal.SIGINT)
 
         hammer = threading.Thread(target=press_again)
         hammer.start()
-        silly.until("does not stop: killing it")
+        silly.until("did not stop in time: killing it")
         over.set()
         hammer.join()
         silly.rest()
@@ -302,7 +302,7 @@ def test_stuck_worker_is_replaced(tmp_path: Path) -> None:
         silly.stop()
 
 
-def test_unix_socket_survives_its_workers_and_goes_with_the_supervisor(tmp_path: Path) -> None:
+def test_unix_socket_survives_its_workers_and_is_removed_by_the_supervisor(tmp_path: Path) -> None:
     path = tmp_path / "x.sock"
     with running("-m", "silly", "--workers", "2", script(tmp_path), f"unix:{path}") as silly:
         silly.until("is ready", times=2)
@@ -333,8 +333,8 @@ def test_listener_that_a_program_closes_is_closed(tmp_path: Path) -> None:
         assert addr != closer
         assert ask(closer, b"") == b"closed\n"
         refused = False
-        while not refused:  # the supervisor hears of it in a moment
-            with contextlib.suppress(ConnectionResetError):  # it was just being closed
+        while not refused:  # the supervisor learns it a moment later
+            with contextlib.suppress(ConnectionResetError):  # the socket was just being closed
                 try:
                     dial(addr).close()
                 except ConnectionRefusedError:
@@ -342,7 +342,7 @@ def test_listener_that_a_program_closes_is_closed(tmp_path: Path) -> None:
         silly.stop()
 
 
-def test_port_picked_in_a_handler_is_the_workers_own(tmp_path: Path) -> None:
+def test_port_chosen_in_a_handler_belongs_to_that_worker(tmp_path: Path) -> None:
     text = """
         from silly.net import tcp
 
@@ -393,7 +393,7 @@ def test_module_and_function(tmp_path: Path) -> None:
 
 
 @pytest.mark.no_engine
-def test_options_stand_before_the_file_or_right_behind_it(tmp_path: Path) -> None:
+def test_options_go_before_the_file_or_right_after_it(tmp_path: Path) -> None:
     text = "import os, sys\nprint(os.environ.get('SILLY_WORKER'), sys.argv[1:], flush=True)\n"
     path = script(tmp_path, text)
     for words, environ, expected in (
@@ -421,9 +421,9 @@ def test_options_stand_before_the_file_or_right_behind_it(tmp_path: Path) -> Non
         (["FILE", "--workers", "many"], {}, "argument --workers: 'many' is not a number"),
         (["FILE", "--workers"], {}, "argument --workers: expected one argument"),
         (["FILE"], {"SILLY_WORKERS": "x"}, "SILLY_WORKERS: 'x' is not a number of 1 or more"),
-        (["FILE"], {"SILLY_DEBUG": "maybe"}, "SILLY_DEBUG: 'maybe' is neither 1 nor 0"),
-        (["FILE", "--reload", "--workers", "2"], {}, "--reload runs one worker"),
-        (["FILE", "--watchdog", "5"], {}, "--watchdog goes with --workers"),
+        (["FILE"], {"SILLY_DEBUG": "maybe"}, "SILLY_DEBUG: 'maybe' is not 1 or 0"),
+        (["FILE", "--reload", "--workers", "2"], {}, "--reload runs a single worker"),
+        (["FILE", "--watchdog", "5"], {}, "--watchdog needs --workers"),
         (
             ["--workers", "1", "FILE", "--watchdog", "0"],
             {},
@@ -432,7 +432,7 @@ def test_options_stand_before_the_file_or_right_behind_it(tmp_path: Path) -> Non
         (["--workers", "2"], {}, "the following arguments are required: FILE.py"),
     ],
 )
-def test_wrong_usage_is_named(
+def test_wrong_usage_is_reported(
     tmp_path: Path, words: list[str], environ: dict[str, str], complaint: str
 ) -> None:
     path = script(tmp_path, "")
@@ -449,7 +449,7 @@ def test_wrong_usage_is_named(
     assert "Traceback" not in done.stderr
 
 
-def test_missing_file_is_one_line_also_with_workers(tmp_path: Path) -> None:
+def test_a_missing_file_is_one_line_with_workers_too(tmp_path: Path) -> None:
     with running("-m", "silly", "--workers", "2", tmp_path / "missing.py") as silly:
         assert re.fullmatch(r"silly: cannot read '.*': .*\n", silly.rest())
         assert silly.process.returncode == 2

@@ -1,143 +1,58 @@
-"""The seam between what moves bytes and what gives them meaning.
+"""The interfaces of an engine: what it is, what it gives, and what it calls.
 
-A `Link` carries the bytes of one connection and knows nothing else: no
-delimiter, no limit, no timeout. A `Stream` (stream.py) gives them meaning and
-never meets a socket. Between the two there are twelve calls down (`Link`) and
-five calls up (`Upward`). The portable engine is links over asyncio's transports;
-the native engine's stream is both in one.
-
-Calls up are made from the event loop's own callbacks, one at a time, and in
-this order: any number of `received`, at most one `ended`, `full` and
-`has_room` in turns, and at last one `lost`, after which the link is gone.
-A call down may be followed by a call up before it returns only where that is
-said below.
+An engine is a module (`Engine`) that makes a `Stream` of each connection and a `Server` of
+each listening socket. It calls the `Gate` about connections that arrive, the `Owner` of a
+stream that ends, and the `Budget` for memory.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import socket
-from collections.abc import Callable, Coroutine
-from typing import Any, Final, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from silly._engine.stream_errors import Buffer
+
+if TYPE_CHECKING:
+    from silly._engine.filter import Filter
 
 __all__ = [
-    "OF_ONE_CONNECTION",
+    "LINGER",
+    "MAX_UNSENT",
+    "READ_LIMIT",
     "Accept",
     "Budget",
     "Deadlines",
+    "Drain",
     "Engine",
     "Gate",
-    "Link",
-    "Room",
+    "Owner",
     "Server",
-    "Upward",
-    "packed",
+    "Stream",
+    "packed_ip",
     "tune",
 ]
 
+READ_LIMIT: Final = 1024 * 1024  # bytes
+MAX_UNSENT: Final = 16 * 1024 * 1024  # bytes
+LINGER: Final = 10.0  # seconds
 UNSENT_IN_KERNEL: Final = 256 * 1024  # bytes
 
-_NAMES_OF_ONE_CONNECTION: Final = (
-    "ECONNABORTED EINTR EPERM EPROTO ENETDOWN ENOPROTOOPT EHOSTDOWN ENONET EHOSTUNREACH "
-    "EOPNOTSUPP ENETUNREACH ETIMEDOUT"
-)
-OF_ONE_CONNECTION: Final = frozenset(
-    getattr(errno, name) for name in _NAMES_OF_ONE_CONNECTION.split() if hasattr(errno, name)
-)
-"""Errors of accept(2) that tell of one connection, which is gone; others will be accepted."""
 
+class Drain(Coroutine[Any, Any, None]):
+    """What a stream's `write` returns: awaiting it waits until the queue has room.
 
-class Link(Protocol):
-    """One connection's way to the other side."""
-
-    def attach(self, upward: Upward) -> None:
-        """Call *upward* from now on. The first call down."""
-
-    def send(self, data: bytes) -> None:
-        """Send *data* after all that was sent before; never blocks.
-
-        What the operating system does not take now is queued. May call
-        `full` before it returns.
-        """
-
-    def unsent(self) -> int:
-        """Return how many bytes are queued here, not yet taken by the operating system."""
-
-    def receive_at_most(self, size: int) -> None:
-        """Bring pieces of *size* bytes at most, where that can be chosen."""
-
-    def pause(self) -> None:
-        """Stop receiving; TCP's flow control then holds the peer back."""
-
-    def resume(self) -> None:
-        """Receive again after `pause`."""
-
-    def finish(self) -> None:
-        """Send FIN when the queue is empty (half-close); receiving goes on."""
-
-    def set_high_water(self, size: int) -> None:
-        """Call `full` above *size* queued bytes (64 KiB at first), `has_room` at a quarter."""
-
-    def call_when_empty(self) -> None:
-        """Call `has_room` once when the queue is empty. It is not empty now."""
-
-    def has_unread(self) -> bool:
-        """Tell whether the operating system holds bytes that were not received yet."""
-
-    def in_flight(self) -> int:
-        """Return how many bytes the operating system took that the peer did not acknowledge.
-
-        0 where the operating system does not tell.
-        """
-
-    def close(self) -> None:
-        """Stop receiving, send what is queued, then FIN and close; `lost(None)` follows."""
-
-    def abort(self) -> None:
-        """Drop what is queued and reset the connection; `lost(None)` follows."""
-
-    @property
-    def local_sockaddr(self) -> Any:
-        """This end's address, as the `socket` module gives it."""
-
-    @property
-    def remote_sockaddr(self) -> Any:
-        """The other end's address, as the `socket` module gives it."""
-
-
-class Upward(Protocol):
-    """What a link calls; `Stream` is the implementation."""
-
-    def received(self, piece: bytes) -> None:
-        """One or more bytes arrived."""
-
-    def ended(self) -> None:
-        """The peer sent FIN: nothing more will be received; sending still works."""
-
-    def full(self) -> None:
-        """The link's queue grew past its high-water mark."""
-
-    def has_room(self) -> None:
-        """The link's queue shrank to its low-water mark (or to nothing, if asked)."""
-
-    def lost(self, error: OSError | None) -> None:
-        """The link is gone: closed as asked (None), or for *error*."""
-
-
-class Room(Coroutine[Any, Any, None]):
-    """What a stream's `write` returns: waits for room when it is awaited.
-
-    It is a coroutine object so that `asyncio.create_task` takes it, but nothing is left
-    undone if it is not awaited: Python does not warn, nor do type checkers.
+    It is a coroutine object, so that `asyncio.create_task` accepts it. It need not be
+    awaited: the data is written anyway, and neither Python nor type checkers warn.
     """
 
     __slots__ = ()
 
 
-def packed(sockaddr: Any) -> bytes:
-    """Return the address in a *sockaddr* of the `socket` module as a `Gate` takes it."""
+def packed_ip(sockaddr: Any) -> bytes:
+    """Return the IP address in *sockaddr* as packed bytes; empty if it has none (see `Gate`)."""
     if not isinstance(sockaddr, tuple):
         return b""
     host = sockaddr[0].partition("%")[0]  # without the scope
@@ -145,93 +60,221 @@ def packed(sockaddr: Any) -> bytes:
 
 
 def tune(sock: socket.socket) -> None:
-    """Set what TCP should do, for *sock* and for what it accepts.
+    """Set TCP options on *sock*; the sockets that it accepts inherit them.
 
-    Nagle's algorithm is off (RFC 9293, section 3.7.4): writes are gathered in the
-    streams already, and it would only hold them up. And the kernel takes no more
-    than `UNSENT_IN_KERNEL` that it cannot send yet (TCP_NOTSENT_LOWAT, tcp(7)):
-    else it would hold megabytes for each peer that does not read.
+    Nagle's algorithm is off (RFC 9293, section 3.7.4): streams batch their writes
+    already, so it would only delay them. And the kernel accepts no more than
+    `UNSENT_IN_KERNEL` that it cannot send yet (TCP_NOTSENT_LOWAT, tcp(7)): otherwise it
+    would hold megabytes for each peer that does not read.
     """
     if sock.family in (socket.AF_INET, socket.AF_INET6):
-        with contextlib.suppress(OSError):  # it was reset already: the first read will say so
+        with contextlib.suppress(OSError):  # already reset: the first read reports it
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if hasattr(socket, "TCP_NOTSENT_LOWAT"):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_IN_KERNEL)
 
 
 Deadlines = tuple[float, float, float, float, float]
-"""What a stream compares itself with when it looks back: the timeout of the first byte and
-the deadline of a read (seconds; infinity: none), the rate that puts that off, the rate of
-sending (bytes per second; 0: none) and the window over which that is taken (seconds)."""
-
-Accept = Callable[[Any], Any]
-"""Called once for each connection with what the engine's `Stream` takes as its first
-argument (a `Link`; in the native engine a descriptor); returns the stream made of it.
-Until a stream was made, the connection is the engine's, which resets it if this raises;
-then it is the stream's."""
+"""The arguments of `Stream._check_deadlines`: the first-byte timeout and the read deadline
+(seconds; infinity: none), the receive rate that extends the read deadline, the minimum send
+rate (bytes per second; 0: none), and the window over which it is measured (seconds)."""
 
 
 class Budget(Protocol):
     """Counts the bytes that several streams hold, unread and unsent."""
 
     def change(self, by: int) -> None:
-        """Be told that a stream holds *by* bytes more (fewer, if negative)."""
+        """Add *by* (which may be negative) to the bytes that are held."""
 
 
 class Gate(Protocol):
-    """Whom a server asks about each connection, before anything is made of it.
+    """Decides which connections a server lets in, before anything is allocated for them.
 
-    A *client* is the peer's address as packed bytes, 4 of IPv4 or 16 of IPv6;
-    empty where it has none (a Unix socket).
+    A *client* is the peer's IP address as packed bytes, 4 for IPv4 or 16 for IPv6;
+    empty if it has none (a Unix socket).
     """
 
     def enter(self, client: bytes) -> bool:
-        """Tell whether it is let in; if not, the server resets it and forgets it."""
+        """Return whether to let a connection in, charged to *client*; if not, it is reset."""
 
-    def leave(self, client: bytes) -> None:
-        """Be told that one that was let in is gone.
+    def leave(self, ticket: bytes) -> None:
+        """Note that a connection that was charged to *ticket*, its client, has ended.
 
-        By the server only if it came to nothing before *accept* was called.
+        The server calls this only for a connection that no stream took.
         """
 
     def shed(self, client: bytes) -> None:
-        """Be told that one was turned away for want of a descriptor."""
+        """Note that a connection was refused because the process is out of descriptors."""
 
     def stalled(self, error: int, delay: float) -> None:
-        """Be told that accepting failed with *error*, and is tried again in *delay* seconds."""
+        """Note that accepting failed with *error*; the server retries after *delay* seconds."""
+
+
+class Owner(Protocol):
+    """Whoever has a stream made: a listener's course, or what keeps connections alive."""
+
+    def conn_closed(self, conn: Any) -> None:
+        """Note that the socket of *conn* is closed. Called once."""
+
+    def on_draining(self, conn: Any, callback: Callable[[], object] | None) -> None:
+        """See `silly.net.conn.Conn.on_draining`."""
+
+
+class Stream(Protocol):
+    """One connection: what `silly.net.conn.Conn` documents, and what only this package uses."""
+
+    def __init__(
+        self,
+        carrier: Any,
+        loop: asyncio.AbstractEventLoop,
+        owner: Owner,
+        *,
+        read_limit: int = ...,
+        max_unsent: int = ...,
+        linger: float = ...,
+        idle_timeout: float | None = None,
+        idle_swept: bool = False,
+        budget: Budget | None = None,
+    ) -> None:
+        """Take over *carrier*, which the engine gave to an `Accept`.
+
+        Args:
+            idle_swept: `_check_deadlines` is called periodically: no timer for idleness.
+        """
+
+    def read(
+        self,
+        until: bytes | int | None = None,
+        *,
+        timeout: float | None = None,
+        limit: int | None = None,
+    ) -> Coroutine[Any, Any, bytes]: ...
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+    def __anext__(self) -> Awaitable[bytes]: ...
+    def write(self, data: Buffer | Iterable[Buffer]) -> Drain: ...
+    def close_write(self) -> None: ...
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+    async def wait_closed(self) -> None: ...
+    def on_draining(self, callback: Callable[[], object] | None) -> None: ...
+
+    idle_timeout: float | None
+    linger: float
+    max_unsent: int
+    read_limit: int
+
+    @property
+    def is_alive(self) -> bool: ...
+    @property
+    def unread_bytes(self) -> int: ...
+    @property
+    def unsent_bytes(self) -> int: ...
+
+    @property
+    def _is_closing(self) -> bool:
+        """Whether this end called `close` or `abort`."""
+
+    @property
+    def _is_closed(self) -> bool:
+        """Whether the socket is closed."""
+
+    @property
+    def _is_ended(self) -> bool:
+        """Whether the peer finished sending."""
+
+    @property
+    def _loss(self) -> OSError | None:
+        """The error that ended the connection, if this end did not close it."""
+
+    @property
+    def _ended_by(self) -> str | None:
+        """The limit that ended the connection."""
+
+    @property
+    def _waits_for(self) -> str | None:
+        """A description of what a reader or writer waits for; None if no task waits."""
+
+    @property
+    def _counts(self) -> tuple[int, int]:
+        """The program's bytes: received, and written ones that the operating system took."""
+
+    @property
+    def _wire_counts(self) -> tuple[int, int]:
+        """Bytes that the operating system gave, and bytes that it took."""
+
+    @property
+    def _times(self) -> tuple[float, float]:
+        """When it was opened and when bytes last moved: seconds since the epoch."""
+
+    @property
+    def _held_bytes(self) -> int:
+        """Bytes held, unread and unsent, as reported to the budget."""
+
+    @property
+    def _client(self) -> bytes:
+        """The peer's IP address as packed bytes (see `Gate`)."""
+
+    @property
+    def _local_sockaddr(self) -> Any:
+        """The local address, in the form that the `socket` module uses."""
+
+    @property
+    def _remote_sockaddr(self) -> Any:
+        """The peer's address, likewise."""
+
+    def _set_sockaddrs(self, remote: Any, local: Any) -> None:
+        """Have the connection go by other addresses from now on (for prefaces)."""
+
+    def _check_deadlines(self, now: float, deadlines: Deadlines) -> None:
+        """End the connection if one of *deadlines* has passed. Called periodically."""
+
+    def _end_for_limit(self, limit: str, error: OSError) -> None:
+        """End the connection because of *limit*, unless it is ending already.
+
+        For ``"memory_budget"``, discard its unread bytes, and reset it even if it lingers.
+        """
+
+    def _put_filter(self, filter: Filter) -> None:  # noqa: A002 - its name
+        """Have *filter* at the doors from now on (see filter.py)."""
+
+    async def _wait_ready(self) -> None:
+        """Wait until the filter's handshake is complete."""
+
+
+_Stream = Stream  # as `Engine` has an attribute of this name
+
+Accept = Callable[[Any], Stream]
+"""Called once for each connection with the first argument of the engine's `Stream` (a `Link`;
+in the native engine a descriptor); returns the new stream. Until the stream exists, the
+engine owns the connection, and resets it if this raises; then the stream owns it."""
 
 
 class Server(Protocol):
-    """Accepts connections on one listening socket, and does not stop when that fails.
-
-    Out of descriptors (EMFILE, ENFILE), it closes one that it holds in reserve,
-    accepts with it, and resets what it accepted, so that clients get an answer
-    instead of waiting. Where that cannot be done either, and when memory is
-    short (ENOMEM, ENOBUFS) or it does not know the error (somebody else shut the
-    socket down), it leaves them in the backlog for a while. Errors of one
-    connection (ECONNABORTED and the like, accept(2)) are passed over.
-    """
+    """Accepts connections on one listening socket (see accepting.py)."""
 
     def accept_queued(self) -> None:
-        """Accept what is in the backlog now, as many as it holds at most."""
+        """Accept the connections that are in the backlog now."""
 
     def backlog(self) -> tuple[int, int] | None:
-        """Return how many connections wait to be accepted, and how many may; None: unknown."""
+        """Return how many connections wait to be accepted, and how many may; None if unknown."""
 
     def close(self) -> None:
         """Stop accepting and close the listening socket.
 
-        *accept* may still be called, soon, for what was accepted before.
+        *accept* may still be called soon for connections accepted before.
         """
 
 
 class Engine(Protocol):
     """A module that moves bytes."""
 
-    NAME: str
+    @property
+    def NAME(self) -> str:  # noqa: N802 - it is a constant
+        """What it is called."""
 
-    Stream: type
-    """What gives them meaning: `silly._engine.stream.Stream`, or one that does the same."""
+    @property
+    def Stream(self) -> type[_Stream]:  # noqa: N802 - it is a class
+        """What it makes of connections."""
 
     def serve(
         self,
@@ -245,39 +288,39 @@ class Engine(Protocol):
     ) -> Server:
         """Accept connections on *sock*, which is listening, until the server is closed.
 
-        An engine that can polls for *busy_poll* seconds after each event before
-        the loop may sleep.
+        The socket belongs to the server from now on. *accept* is called for each
+        connection; an exception from it is a defect, and goes to the loop's exception
+        handler.
 
-        The socket belongs to the server from now on. *accept* is called for
-        each connection; what it raises is a defect and goes to the loop's
-        exception handler.
+        An engine that supports busy polling polls for *busy_poll* seconds after each event
+        before it lets the loop sleep; others ignore this.
         """
 
     async def attach(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: Accept
     ) -> None:
-        """Make a connection of *sock*, which is connected, and call *accept* for it.
+        """Call *accept* for *sock*, which is connected.
 
-        The socket belongs to the connection from now on, and is closed if this
-        is cancelled.
+        The socket belongs to the connection from now on, and is closed if this is
+        cancelled.
         """
 
-    def disown(self, of_parent: Any) -> None:
-        """In a forked child: close its copy of a stream's or server's descriptors.
+    def disown(self, inherited: object) -> None:
+        """In a forked child, close its copies of a stream's or server's descriptors.
 
-        Without a trace on the wire, and without touching the event loop, whose
-        epoll set is the parent's, too.
+        Nothing is sent, and the event loop, which shares its epoll set with the parent's,
+        is not touched.
         """
 
     def spin(self, loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None:
-        """Call *step*, and serve what is ready, by turns, for as long as the loop can spare.
+        """Alternate between calling *step* and serving ready descriptors, for a short time.
 
-        To be called in a callback of *loop*, outside of tasks, again and again: who polls
-        does so many times in one turn of the loop. An engine that cannot serve by itself
-        calls *step* once. What *step* raises is raised.
+        For busy polling: called repeatedly, each time in a callback of *loop*, not in a
+        task. It returns when the loop has something else to do. An engine without its own
+        polling calls *step* once. Exceptions from *step* propagate.
         """
 
-    def stepped(
+    def wrap_coroutine(
         self, coroutine: Coroutine[Any, Any, object], loop: asyncio.AbstractEventLoop
     ) -> Coroutine[Any, Any, object]:
-        """Return what a handler's task is to run: *coroutine*, or what steps it faster."""
+        """Return the coroutine that a handler's task runs: *coroutine*, or a faster wrapper."""

@@ -1,12 +1,13 @@
-"""What ``silly bench`` is made of. From plain data up to processes:
+"""The parts of ``silly bench``, from plain data up to processes:
 
-- `plan`: what is asked for; `sizes`, `schedule`, `asserts`: parts of it, as text and data.
-- `messages`: requests and the replies that they must have; `verify`: what is wrong with one.
-- `histogram`, `recorder`: what happened, counted.
-- `generator`: connections that send and check; `worker`: a process of them;
-  `fleet`: all of these processes.
-- `result`: what came out, in the published form; `summary`, `report`, `compare`,
-  `find_max`: what is made of it.
+- `plan`: the settings of a run; `sizes`, `schedule`, `asserts`: settings with a syntax.
+- `messages`: requests and their expected replies; `verify`: the diagnosis of a wrong reply.
+- `histogram`, `recorder`: latencies and counts.
+- `generator`: connections that send requests and check replies; `worker`: a process that
+  runs a generator; `fleet`: all worker processes.
+- `session`: one run, from connecting to the result; `view`: its progress on the terminal.
+- `result`: the published result; `published` reads it back; `summary`, `report` (with
+  `charts`), `compare` and `find_max` work on it.
 
-Logic is below, I/O above: nothing under `generator` touches a socket or a clock.
+Logic is below, I/O above: nothing listed before `generator` touches a socket or a clock.
 """

@@ -1,7 +1,7 @@
-"""What must hold of a result: ``p99<5ms``, ``errors==0``, ``rate>=10k``.
+"""Claims about a result: ``p99<5ms``, ``errors==0``, ``rate>=10k``.
 
-A claim names a figure, a comparison and a value in the figure's unit. Figures
-are read from the result as it is published (schema ``result.schema.json``).
+A claim names a figure, a comparison and a value in the figure's unit. Figures are
+read from the published result (schema ``result.schema.json``).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from silly import _units
+from silly._values import units
 
 __all__ = ["Claim", "figure"]
 
@@ -28,8 +28,8 @@ _TIMES: Final = ("min", "mean", "max")
 _COUNTS: Final = ("requests", "errors", "unanswered", "late", "unsent")
 _FORMS: Final = (
     "FIGURE COMPARISON VALUE such as 'p99<5ms', 'errors==0' or 'rate>=10k'; figures: "
-    "p50 to p99.999, min, mean, max (durations), rate (a second), requests, errors, "
-    "unanswered, late, unsent, error_rate (a share), client_cpu (cores), "
+    "p50 to p99.999, min, mean, max (durations), rate (per second), requests, errors, "
+    "unanswered, late, unsent, error_rate (a share such as 1%), client_cpu (cores), "
     "rss (bytes), cpu_per_request (a duration)"
 )
 _CLAIM: Final = re.compile(r"\s*([a-z_]+(?:\d+(?:\.\d+)?)?)\s*(<=|>=|==|!=|<|>)\s*(\S.*?)\s*")
@@ -37,7 +37,7 @@ _CLAIM: Final = re.compile(r"\s*([a-z_]+(?:\d+(?:\.\d+)?)?)\s*(<=|>=|==|!=|<|>)\
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One claim, as it was written and taken apart."""
+    """One claim, as text and parsed."""
 
     text: str
     name: str
@@ -46,7 +46,7 @@ class Claim:
 
     @classmethod
     def parse(cls, text: str) -> Claim:
-        """Return the claim that *text* makes. Raises ValueError saying what was expected."""
+        """Parse *text*. Raises ValueError, which says what was expected."""
         found = _CLAIM.fullmatch(text)
         if found is None:
             raise ValueError(f"{text!r} is not a claim: expected {_FORMS}")
@@ -57,19 +57,19 @@ class Claim:
             raise ValueError(f"{text!r} is not a claim: {error}; expected {_FORMS}") from None
 
     def holds(self, result: dict[str, Any]) -> bool:
-        """Tell whether it is true of *result*; a figure that is not there makes it false."""
+        """Return whether *result* satisfies the claim; False if the figure was not measured."""
         actual = figure(result, self.name)
         return actual is not None and _COMPARE[self.comparison](actual, self.value)
 
     def actual_text(self, result: dict[str, Any]) -> str:
-        """Return what the figure is in *result*, as text in its unit."""
+        """Return the figure in *result*, as text with its unit."""
         actual = figure(result, self.name)
         if actual is None:
             return "not measured"
         if _percent(self.name) is not None or self.name in (*_TIMES, "cpu_per_request"):
-            return _units.duration_text(actual)
+            return units.duration_text(actual)
         if self.name == "rss":
-            return _units.size_text(actual)
+            return units.size_text(actual)
         return f"{actual:g}" if self.name in ("error_rate", "client_cpu") else f"{actual:.10g}"
 
 
@@ -82,22 +82,22 @@ def _percent(name: str) -> float | None:
 
 def _reader(name: str) -> Callable[[str], float]:
     if _percent(name) is not None or name in (*_TIMES, "cpu_per_request"):
-        return _units.duration
+        return units.duration
     if name in _COUNTS:
-        return _units.count
+        return units.count
     if name == "rate":
-        return _units.rate
+        return units.rate
     if name == "rss":
-        return _units.size
+        return units.size
     if name in ("error_rate", "client_cpu"):
-        return _units.number
-    raise ValueError(f"there is no figure {name!r}")
+        return units.number
+    raise ValueError(f"unknown figure {name!r}")
 
 
 def figure(result: dict[str, Any], name: str) -> float | None:
     """Return the figure *name* of *result*; None if it was not measured.
 
-    Percentiles between those that are published are taken from the histogram.
+    Percentiles that are not published are computed from the histogram.
     """
     percent = _percent(name)
     latency = result["latency"]

@@ -1,8 +1,8 @@
-"""Charts as inline SVG: text, without a script or a library.
+"""Charts as inline SVG, without scripts or libraries.
 
-Colours, and the size of text, come from the page's style sheet: classes ``c0`` to
-``c4`` for series, ``grid`` and ``tick`` for axes. Where there are few marks, each
-has a title, which browsers show when one points at it.
+Colours and the size of text come from the page's style sheet: classes ``c0`` to
+``c4`` for series, ``grid`` and ``tick`` for axes. If there are not too many marks,
+each has a title, which browsers show under the mouse pointer.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from silly._units import duration_text, text_of_count
+from silly._values.units import duration_text, text_of_count
 
-__all__ = ["Axis", "bars", "counts", "lines", "percents", "seconds", "spread"]
+__all__ = ["Axis", "bars", "count_axis", "latency_axis", "lines", "percentile_axis", "time_axis"]
 
 _WIDTH, _HEIGHT = 640, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 74, 30, 10, 42
-_TITLED = 400  # marks that have titles, at most: they make the page long
+_TITLED = 400  # marks with titles, at most: titles make the page large
 
 Point = tuple[float, float | None, str]
-"""x, y (None: a gap), and what the title says."""
+"""x, y (None: a gap) and title."""
 Bar = tuple[float, float, float, str]
-"""From x, to x, y, and what the title says."""
+"""Left x, right x, y and title."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +37,20 @@ class Axis:
     is_log: bool = False
 
     def share(self, value: float) -> float:
-        """Return where *value* is, from 0 to 1; what is outside is at the edge."""
+        """Return the position of *value* on the axis, 0 to 1; values outside are clipped."""
         low, high = self.low, self.high
         if self.is_log:
             low, high, value = math.log(low), math.log(high), math.log(max(value, low))
         return min(1.0, max(0.0, (value - low) / (high - low)))
 
 
-def counts(values: Sequence[float], name: str = "") -> Axis:
-    """Return the axis for *values* from 0 on."""
+def count_axis(values: Sequence[float], name: str = "") -> Axis:
+    """Return an axis from 0 to the greatest of *values*."""
     return _linear(0.0, max((1.0, *values)), name, whole=True)
 
 
-def seconds(start: float, end: float) -> Axis:
-    """Return the axis of the time from *start* to *end*, in seconds."""
+def time_axis(start: float, end: float) -> Axis:
+    """Return an axis for the time from *start* to *end*, in seconds."""
     return _linear(start, end if end > start else start + 1, "seconds", whole=False)
 
 
@@ -69,8 +69,8 @@ def _linear(low: float, high: float, name: str, *, whole: bool) -> Axis:
     return Axis(low, high, ticks, name)
 
 
-def spread(values: Sequence[float], name: str = "") -> Axis:
-    """Return the logarithmic axis for latencies in seconds, from a power of ten to another."""
+def latency_axis(values: Sequence[float], name: str = "") -> Axis:
+    """Return a logarithmic axis for latencies in seconds, which begins and ends at powers of 10."""
     seen = [value for value in values if value > 0] or [1e-3]
     low, high = math.floor(math.log10(min(seen))), math.ceil(math.log10(max(seen)))
     high = max(high, low + 1)
@@ -79,8 +79,8 @@ def spread(values: Sequence[float], name: str = "") -> Axis:
     return Axis(10.0**low, 10.0**high, [(each, duration_text(each)) for each in values], name, True)
 
 
-def percents(count: int) -> Axis:
-    """Return the axis for percentiles of *count* values: each step has a tenth of those before."""
+def percentile_axis(count: int) -> Axis:
+    """Return an axis for percentiles of *count* values: 0, 90, 99, 99.9, … at equal distances."""
     high = float(max(10, count))
     ticks = [(1.0, "0"), (2.0, "50"), (10.0, "90")]
     ticks += [
@@ -91,7 +91,7 @@ def percents(count: int) -> Axis:
 
 
 def lines(ident: str, x: Axis, y: Axis, series: Sequence[Sequence[Point]]) -> str:
-    """Return the chart of a line for each of *series*."""
+    """Return a line chart with a line for each of *series*."""
     to_x, to_y = _scales(x, y)
     marks = []
     for number, points in enumerate(series):
@@ -100,7 +100,7 @@ def lines(ident: str, x: Axis, y: Axis, series: Sequence[Sequence[Point]]) -> st
             if value is None:
                 is_down = False
                 continue
-            # A point between gaps is seen, too: its line goes nowhere, with round ends.
+            # The tiny stroke makes a single point between gaps visible.
             place = f"{to_x(at):.1f} {to_y(value):.1f}"
             path.append(f"L{place}" if is_down else f"M{place}h.01")
             is_down = True
@@ -116,24 +116,24 @@ def lines(ident: str, x: Axis, y: Axis, series: Sequence[Sequence[Point]]) -> st
 
 
 def bars(ident: str, x: Axis, y: Axis, drawn: Sequence[Bar], style: str = "c0") -> str:
-    """Return the chart of *drawn*."""
+    """Return a bar chart of *drawn*."""
     to_x, to_y = _scales(x, y)
     marks = []
     for begin, end, value, title in drawn:
         left, top = to_x(begin), to_y(value)
-        wide, high = max(0.5, to_x(end) - left - 0.5), _HEIGHT - _BOTTOM - top
-        told = f"<title>{html.escape(title)}</title>" if len(drawn) <= _TITLED else ""
-        if high > 0:
+        width, height = max(0.5, to_x(end) - left - 0.5), _HEIGHT - _BOTTOM - top
+        tooltip = f"<title>{html.escape(title)}</title>" if len(drawn) <= _TITLED else ""
+        if height > 0:
             marks.append(
-                f'<rect class="bar {style}" x="{left:.1f}" y="{top:.1f}" width="{wide:.1f}" '
-                f'height="{high:.1f}">{told}</rect>'
+                f'<rect class="bar {style}" x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" '
+                f'height="{height:.1f}">{tooltip}</rect>'
             )
     return _chart(ident, x, y, marks)
 
 
 def _scales(x: Axis, y: Axis) -> tuple[Callable[[float], float], Callable[[float], float]]:
-    wide, high = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
-    return (lambda v: _LEFT + x.share(v) * wide), (lambda v: _TOP + (1 - y.share(v)) * high)
+    width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
+    return (lambda v: _LEFT + x.share(v) * width), (lambda v: _TOP + (1 - y.share(v)) * height)
 
 
 def _chart(ident: str, x: Axis, y: Axis, marks: Sequence[str]) -> str:

@@ -1,11 +1,10 @@
-"""Two results beside each other: ratios, and how sure they are.
+"""Comparison of two results: ratios, with confidence intervals.
 
-How sure: the intervals of each run are grouped into at most `_BLOCKS` blocks of
-neighbours (neighbouring intervals are alike, and count as one observation), and
-the blocks are drawn again and again with replacement (a block bootstrap, Efron &
-Tibshirani 1993, chapter 8). The middle 95% of the ratios that come out are the
-confidence interval. If it holds 1, the difference is noise, as far as these runs
-can tell.
+The intervals of each run are grouped into at most `_BLOCKS` blocks of neighbours
+(neighbouring intervals are correlated, and count as one observation). The blocks are
+resampled with replacement (a block bootstrap, Efron & Tibshirani 1993, chapter 8).
+The middle 95% of the resulting ratios are the confidence interval. If it includes 1,
+the difference is noise, as far as these runs can tell.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from silly._units import duration_text, text_of_count
+from silly._values.units import counted, duration_text, text_of_count
 from silly.bench.histogram import ERROR, Histogram, middle
 
 __all__ = ["Comparison", "compare", "differences", "lines"]
 
-LEAST: Final = 5  # blocks of each run, below which nothing can be said
+LEAST: Final = 5  # blocks in each run that a verdict needs
 _BLOCKS: Final = 20
 _DRAWS: Final = 1000
 _PERCENTS: Final = (50.0, 90.0, 99.0, 99.9)
@@ -29,7 +28,7 @@ _PERCENTS: Final = (50.0, 90.0, 99.0, 99.9)
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One figure of both runs."""
+    """One figure, compared between two runs."""
 
     name: str
     first: float
@@ -43,7 +42,7 @@ class Comparison:
 
 
 class _Blocks:
-    """A run's intervals, grouped: for each block, seconds, requests and counts by slot."""
+    """The intervals of a run in blocks: for each, seconds, requests and counts by slot."""
 
     def __init__(self, intervals: Sequence[dict[str, Any]]) -> None:
         measured = [part for part in intervals if part.get("phase") in (None, "measured")]
@@ -67,7 +66,7 @@ class _Blocks:
         return len(self.seconds)
 
     def figures(self, drawn: Sequence[int]) -> list[float]:
-        """Return the rate, and the percentiles, of the blocks *drawn*."""
+        """Return the rate and the percentiles of the blocks *drawn*."""
         seconds = sum(self.seconds[block] for block in drawn)
         requests = sum(self.requests[block] for block in drawn)
         if not requests or not self.slots:
@@ -89,24 +88,22 @@ class _Blocks:
 def compare(
     first: dict[str, Any], second: dict[str, Any], *, draws: int = _DRAWS, seed: int = 1
 ) -> list[Comparison]:
-    """Return the comparison of two results, figure by figure: rate, p50, p90, p99, p99.9.
+    """Compare two results, figure by figure: rate, p50, p90, p99, p99.9.
 
     Args:
-        first: a result, as published; ratios are of *second* to this one.
-        second: the other.
-        draws: how often blocks are drawn.
-        seed: of the dice: the same results and seed give the same answer.
+        first: a published result; ratios are *second* to *first*.
+        second: the other result.
+        draws: the number of bootstrap samples.
+        seed: for the random numbers: the same results and seed give the same answer.
     """
     blocks = (_Blocks(first["intervals"]), _Blocks(second["intervals"]))
     names = ["rate", *(f"p{percent:g}" for percent in _PERCENTS)]
     whole = [_published(result, names) for result in (first, second)]
     ratios: list[list[float]] = [[] for _ in names]
     if min(len(part) for part in blocks) >= LEAST:
-        dice = random.Random(seed)  # noqa: S311 - no secret
+        rng = random.Random(seed)  # noqa: S311 - not a secret
         for _ in range(draws):
-            one, two = (
-                part.figures(dice.choices(range(len(part)), k=len(part))) for part in blocks
-            )
+            one, two = (part.figures(rng.choices(range(len(part)), k=len(part))) for part in blocks)
             for place, (a, b) in enumerate(zip(one, two, strict=True)):
                 if a:
                     ratios[place].append(b / a)
@@ -143,20 +140,20 @@ _INCOMPARABLE: Final = (
 
 
 def differences(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
-    """Yield in what the two runs were not the same, which makes their ratios doubtful."""
+    """Yield the differences between the two runs' settings, which make the ratios doubtful."""
     for name in _INCOMPARABLE:
         one, two = first["plan"].get(name), second["plan"].get(name)
         if one != two:
             yield f"{name} was {one} and {two}"
     for result, which in ((first, "first"), (second, "second")):
         if result["errors"]["total"]:
-            yield f"the {which} run had {result['errors']['total']} errors"
+            yield f"the {which} run had {counted(result['errors']['total'], 'error')}"
         if result["client"].get("is_limit"):
             yield f"the client may have been the limit of the {which} run"
 
 
 def lines(first: dict[str, Any], second: dict[str, Any], *, draws: int = _DRAWS) -> Iterator[str]:
-    """Yield the comparison of two results in words; the arguments are those of `compare`."""
+    """Yield the lines of a printed comparison; the arguments are those of `compare`."""
     yield f"{'':<8}{'A':>12}{'B':>12}{'B/A':>9}   95% interval"
     for each in compare(first, second, draws=draws):
         text = text_of_count if each.name == "rate" else duration_text

@@ -1,11 +1,11 @@
-"""Searching for the highest rate that a server holds: pure logic, given a way to try one.
+"""The search for the highest rate that a server can hold: pure logic, without I/O.
 
-Rates are doubled until one fails, then the space between the best that held and
-the least that failed is halved (in ratio) until they are as near as is asked for.
+The rate is doubled until one fails; then the interval between the highest that held
+and the lowest that failed is bisected (geometrically) to the precision asked for.
 
-Where a rate fails and the client was at its own limit, that says nothing of the
-server: the rate is tried again with a client that reaches further (`stronger`). If
-there is none, the verdict says that the client was the limit.
+A failure says nothing about the server if the client was at its own limit. The rate is
+then tried again with a stronger client (`stronger`); if there is none, the verdict is
+that the client was the limit.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from silly._values.units import counted, text_of_count
 from silly.bench.asserts import Claim
 from silly.bench.plan import Plan
 
 __all__ = ["Try", "judge", "limit", "plans", "search", "stronger"]
 
-_KEPT: Final = 0.98  # of the asked rate must be reached
-_UNSENT: Final = 0.001  # of the requests may be unsent
+_KEPT: Final = 0.98  # the share of the rate that must be reached
+_UNSENT: Final = 0.001  # the share of requests that may be unsent
 
 
 def search(start: float, precision: float, most: int) -> Generator[float, bool, float | None]:
-    """Yield rates to try, be sent whether each held; return the highest that did, or None.
+    """Yield rates to try, take whether each held; return the highest that did, or None.
 
     Args:
         start: the first rate.
-        precision: how near the answer must be, as a share of it.
-        most: how many rates are tried at most.
+        precision: how close the answer must be, as a share of it.
+        most: how many rates to try at most.
     """
     held: float | None = None
     failed: float | None = None
@@ -59,22 +60,22 @@ def search(start: float, precision: float, most: int) -> Generator[float, bool, 
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """One rate that was tried, and what came of it."""
+    """One rate that was tried, and the outcome."""
 
     rate: float
     answered: float
-    """Replies a second."""
+    """Replies per second."""
     holds: bool
     why: str
-    """Why it did not hold; else empty."""
+    """Why the rate did not hold; empty if it did."""
     limit: str
-    """What it failed for: ``"server"`` or ``"client"``; empty if it held."""
+    """What was the limit: ``"server"`` or ``"client"``; empty if the rate held."""
     workers: int
     busy_poll: bool
 
 
 def judge(plan: Plan, result: dict[str, Any], claims: Sequence[Claim]) -> Try:
-    """Return whether the rate of *result* was held, and if not, why not."""
+    """Return whether the rate of *result* held, and if not, why."""
     why = _failure(result, claims)
     limit = ""
     if why:
@@ -87,25 +88,25 @@ def judge(plan: Plan, result: dict[str, Any], claims: Sequence[Claim]) -> Try:
 def _failure(result: dict[str, Any], claims: Sequence[Claim]) -> str:
     open_loop = result["open_loop"]
     if result["errors"]["total"]:
-        return f"{result['errors']['total']} errors"
+        return counted(result["errors"]["total"], "error")
     for claim in claims:
         if not claim.holds(result):
             return f"{claim.name} was {claim.actual_text(result)}"
     if open_loop["unsent"] > _UNSENT * open_loop["scheduled"]:
-        return f"{open_loop['unsent']} requests were never sent"
+        return f"{counted(open_loop['unsent'], 'request')} never sent"
     if result["rate"] < _KEPT * open_loop["asked_rate"]:
-        return f"only {result['rate']:.0f} /s were answered"
+        return f"only {text_of_count(result['rate'])} /s answered"
     return ""
 
 
 def plans(plan: Plan, precision: float, most: int, cores: int) -> Generator[Plan, Try, None]:
-    """Yield *plan* with the rates to try, from its own rate on; be sent what came of each.
+    """Yield *plan* with each rate to try, its own first; expect to be sent the outcome.
 
     Args:
-        plan: with the first rate.
+        plan: the plan, with the first rate.
         precision: see `search`.
         most: see `search`.
-        cores: how many the client and the server have; 0 leaves the client as it is.
+        cores: the number of cores of client and server; 0 leaves the client as it is.
     """
     assert plan.rate is not None
     rates = search(plan.rate, precision, most)
@@ -123,10 +124,10 @@ def plans(plan: Plan, precision: float, most: int, cores: int) -> Generator[Plan
 
 
 def stronger(plan: Plan, cores: int) -> Plan | None:
-    """Return *plan* with a client that may reach further on *cores*; None if there is none.
+    """Return *plan* with a stronger client for *cores*; None if there is none.
 
-    More workers, while one core is left to the server; then workers that sleep, for polling
-    takes cores from whatever else runs there; then more of these.
+    First come more workers, while one core is left for the server; then workers that sleep,
+    because polling takes cores from everything else; then more of these.
     """
     workers = min(2 * plan.workers, plan.most_connections)
     if plan.workers < workers <= (cores - 1 if plan.busy_poll else cores):
@@ -135,7 +136,7 @@ def stronger(plan: Plan, cores: int) -> Plan | None:
 
 
 def limit(tries: Sequence[Try]) -> str:
-    """Return what kept the search from a higher rate: the server, the client, or its end."""
+    """Return what kept the search from a higher rate: ``"server"``, ``"client"`` or ``"tries"``."""
     held = max((each.rate for each in tries if each.holds), default=0.0)
     failed = [each for each in tries if not each.holds and each.rate > held]
     if not failed:

@@ -1,10 +1,9 @@
-"""Running the workers: starting them together, and gathering what they report.
+"""The worker processes: starting them together, and collecting their reports.
 
-The load is made in processes of its own, even if it is one, so that what the
-terminal shows costs the replies no time. They ignore the signals of `STOPPING`, which
-a terminal or timeout(1) sends to them, too (they are blocked when the workers are
-started, and stay so): stopping them is the fleet's. If this process dies, their
-pipes end, and so do they.
+Even a single worker is a process of its own, so that the display does not delay
+replies. The signals in `STOPPING`, which a terminal or timeout(1) sends to all
+processes, are blocked in the workers: only the fleet stops them. If this process
+dies, their pipes end, and they exit.
 """
 
 from __future__ import annotations
@@ -32,15 +31,16 @@ STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _START: Final = (
     "import sys; sys.path[:] = {path!r}\nfrom silly.bench.worker import main\nmain({descriptor})"
 )
-_TOGETHER: Final = 0.05  # seconds from the order to start until all do
+_TOGETHER: Final = 0.05  # seconds between the order to start and the start
+_KILLED: Final = "a benchmark worker was killed"
 
 
 class NotStarted(Exception):  # noqa: N818 - named by what happened
-    """The connections that a run starts with could not be made."""
+    """The workers could not connect to the server."""
 
 
 class WorkerDied(Exception):  # noqa: N818
-    """A worker crashed or was killed: a defect, or the machine's memory."""
+    """A worker crashed or was killed: a bug, or the machine is out of memory."""
 
 
 class Fleet:
@@ -49,22 +49,22 @@ class Fleet:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.series: dict[int, Interval] = {}
-        """What was reported, by the interval; the workers' intervals are merged."""
+        """The reported intervals by index; those of all workers are merged."""
         self.summaries: list[dict[str, Any]] = []
         self.early = Interval(0)
-        """The first figures, before the first interval is whole."""
+        """The first figures, before the first interval is complete."""
         self.has_early = False
-        """Whether all workers have reported them."""
+        """Whether all workers have reported `early`."""
         self.started = 0
         """When the load started, on the clock `time.perf_counter_ns`."""
         self.ended = 0
-        """When the last worker had finished; 0 before."""
+        """When the last worker finished; 0 until then."""
         self._processes: list[subprocess.Popen[bytes]] = []
         self._pipes: list[Connection] = []
         self._reported: dict[Connection, int] = {}
         self._connected: set[Connection] = set()
         self._finished: set[Connection] = set()
-        self._waiting: list[int] = []  # the intervals that are not whole, a heap
+        self._waiting: list[int] = []  # a heap of the intervals that are not complete
         self._early_left = plan.workers
         self._stopped = False
 
@@ -102,11 +102,11 @@ class Fleet:
     # ---------------------------------------------------------------------- a run
 
     def connect(self, patience: float) -> bool:
-        """Wait for *patience* seconds at most; tell whether all workers are connected.
+        """Wait for *patience* seconds at most; return whether all workers are connected.
 
         Raises:
             NotStarted: they could not connect; the message says why.
-            WorkerDied: one of them did.
+            WorkerDied: a worker crashed or was killed.
         """
         waiting = [pipe for pipe in self._pipes if pipe not in self._connected]
         for ready in wait(waiting, patience):
@@ -118,37 +118,37 @@ class Fleet:
         return len(self._connected) == len(self._pipes)
 
     def start(self) -> None:
-        """Start the load in all workers at the same time. They are connected."""
+        """Start the load in all workers at the same time. They must be connected."""
         self.started = time.perf_counter_ns() + round(_TOGETHER * 1e9)
         for pipe in self._pipes:
             self._send(pipe, ("start", self.started))
 
     def stop(self) -> None:
-        """Have the workers stop soon; their reports are still to be gathered."""
+        """Ask the workers to stop; `gather` must still collect their reports."""
         if not self._stopped:
             self._stopped = True
             for pipe in self._pipes:
                 self._send(pipe, ("stop",))
 
     def gather(self, patience: float, each: Callable[[Interval], None]) -> bool:
-        """Take what is reported within *patience* seconds; tell whether all is reported.
+        """Collect reports for *patience* seconds at most; return whether all workers are done.
 
         *each* is called with each interval that all workers have reported.
         """
         waiting = [pipe for pipe in self._pipes if pipe not in self._finished]
         for ready in wait(waiting, patience):
             assert isinstance(ready, Connection)
-            kind, told = self._receive(ready)
+            kind, content = self._receive(ready)
             if kind == "done":
-                self.summaries.append(told)
+                self.summaries.append(content)
                 self._finished.add(ready)
                 self._reported[ready] = AFTER + 1
             elif kind == "early":
-                self.early.merge(Interval.from_dict(told))
+                self.early.merge(Interval.from_dict(content))
                 self._early_left -= 1
                 self.has_early = self._early_left == 0
             else:
-                interval = Interval.from_dict(told)
+                interval = Interval.from_dict(content)
                 if interval.index not in self.series:
                     self.series[interval.index] = Interval(interval.index)
                     heapq.heappush(self._waiting, interval.index)
@@ -161,7 +161,7 @@ class Fleet:
         return True
 
     def _pass_on(self, each: Callable[[Interval], None]) -> None:
-        """Call *each* with the intervals that are whole now and were not before."""
+        """Call *each* with the intervals that have become complete."""
         if len(self._reported) < len(self._pipes):
             return
         whole = min(self._reported.values())
@@ -170,22 +170,22 @@ class Fleet:
 
     def _receive(self, pipe: Connection) -> tuple[str, Any]:
         try:
-            kind, told = pipe.recv()
+            kind, content = pipe.recv()
         except (EOFError, OSError):
-            raise WorkerDied("a worker of the benchmark was killed") from None
+            raise WorkerDied(_KILLED) from None
         if kind == "crash":
-            raise WorkerDied(f"a worker of the benchmark crashed; please report this:\n{told}")
-        return kind, told
+            raise WorkerDied(f"a benchmark worker crashed; please report this:\n{content}")
+        return kind, content
 
     def _send(self, pipe: Connection, order: tuple[Any, ...]) -> None:
         try:
             pipe.send(order)
         except OSError:
-            raise WorkerDied("a worker of the benchmark was killed") from None
+            raise WorkerDied(_KILLED) from None
 
 
 def summed(intervals: Iterable[Interval]) -> Interval:
-    """Return all *intervals* as one."""
+    """Return the sum of *intervals*."""
     whole = Interval(0)
     for interval in intervals:
         whole.merge(interval)

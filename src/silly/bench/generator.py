@@ -1,21 +1,20 @@
-"""One worker's load: connections that send requests and check every byte that comes back.
+"""One worker's load: connections that send requests and check every byte of the replies.
 
-A `Lane` is a place for one connection. Its coroutine waits in a read, and each
-piece that arrives is compared with what must come next; when that completes
-replies, their latencies are recorded and the lane may send again. What it may
-send, and when, is where the kinds of load differ:
+A `Lane` uses one connection at a time. Its coroutine waits in a read, and compares each
+piece that arrives with the expected bytes; when that completes replies, it records their
+latencies and may send again. The kinds of load differ in what a lane may send, and when:
 
-closed loop   a reply makes room for the next request: `depth` are in flight
+closed loop   each reply makes room for the next request: `depth` are in flight
 open loop     requests are due at times that do not depend on replies (`Schedule`).
-              `_spin` (or `_pace`) gives each to a lane that has room; while none has, they
-              wait, and the next lane that gets room takes the oldest. Latencies
+              `_spin` (or `_pace`) gives each to a lane that has room. While none has, the
+              requests wait, and the next lane with room takes the oldest. Latencies
               count from when a request was due, so that a stall is not hidden.
-hold          connections are idle, and each answers one request at the end
-reconnect     each request has a connection of its own (closed or open loop)
+hold          connections are idle, and each has one request at the end
+reconnect     each request has its own connection (closed or open loop)
 
-A lane whose connection fails, or answers wrongly, says so, and goes on with a new
-connection. Each request that was sent is either answered, or counted as an error or as
-unanswered. Nobody waits without end: `_watch` ends what has waited for `timeout`.
+A lane whose connection fails or returns a wrong reply records the error, and opens a
+new connection. Every request that was sent is either answered, or counted as an error or
+as unanswered. No lane waits for ever: `_watch` ends connections after `timeout`.
 """
 
 from __future__ import annotations
@@ -29,53 +28,54 @@ from time import perf_counter_ns as clock
 from typing import Any, Final
 
 from silly._engine import engine
+from silly._values.units import duration_text
 from silly.bench.messages import Messages
 from silly.bench.plan import Plan
 from silly.bench.recorder import Interval, Recorder
-from silly.bench.verify import diagnose, right_replies
+from silly.bench.verify import correct_replies, diagnose
 from silly.errors import ConnectionClosed, EndOfStream
 from silly.net import tcp
 
 __all__ = ["Generator", "cause"]
 
-_OPENING: Final = 64  # connections that are being made at the same time, at most
-_AFTER_WRONG: Final = 0.1  # seconds in which more bytes may show what is wrong with a reply
+_OPENING: Final = 64  # connections being made at the same time, at most
+_AFTER_WRONG: Final = 0.1  # seconds to wait for more of a wrong reply, for the diagnosis
 _PAUSE: Final = 0.05  # seconds between attempts to connect
-_GIVE_UP: Final = 10  # attempts that failed one after the other, with no connection alive
-_WATCH: Final = 0.05  # seconds between looks at the clock
-_EARLY: Final = 0.25  # seconds after which there are figures, though the interval goes on
-_LOOKS: Final = 10  # at what waits for too long, within the timeout, at most one each `_WATCH`
-_STEPS: Final = 4096  # in which requests that were never sent are recorded, at most
-_BURST: Final = 512  # requests that are sent before replies have their turn
+_GIVE_UP: Final = 10  # failed attempts in a row, with no connection open, that end the run
+_WATCH: Final = 0.05  # seconds between rounds of `_watch`
+_EARLY: Final = 0.25  # seconds until the first figures, if the interval is longer
+_LOOKS: Final = 10  # checks for timed-out requests within one timeout, at most
+_STEPS: Final = 4096  # histogram entries for requests that were never sent, at most
+_BURST: Final = 512  # requests to send before reading replies again
 _NEVER: Final = 1 << 62
 
 
 class Generator:
-    """The lanes of one worker, what they may send, and what they record."""
+    """Runs the lanes of one worker: decides what they may send, and records results."""
 
     def __init__(self, plan: Plan, part: int, recorder: Recorder) -> None:
         self.plan = plan
         self.recorder = recorder
-        recorder.began = self._count_requests
+        recorder.on_measuring = self._count_requests
         recorder.connections = lambda: self.alive
         self.on_early: Callable[[Interval], None] = lambda _: None
         """Called once, with the first `_EARLY` seconds, if the first interval is longer."""
         self.messages = plan.factory()
         self.stopping = False
         self.why = ""
-        """Why it stopped before its time; empty if it did not."""
+        """Why the run ended early; empty if it did not."""
         self.alive = 0
-        """Connections that are open."""
+        """Open connections."""
         self.left = _NEVER
         """Requests that may still be sent."""
         self.free: OrderedDict[Lane, int] = OrderedDict()
-        """Lanes with room, and for how many requests; the first is the one to be used."""
+        """Lanes with room, and for how many requests; the first is the next to be used."""
         self.next_due = _NEVER
         self.scheduled = 0
         self._overdue = 0
-        """Requests that were due before the end, were not sent, and are not recorded yet."""
+        """Requests that were due before the end, but neither sent nor recorded yet."""
         self._part = part
-        self._polled = self._done = 0  # when there was a look at what is due, and what was done
+        self._polled = self._done = 0  # the time, and the work done, at the last poll
         self._schedule = plan.schedule(part)
         self._zero = self._start = self._end = 0
         self._number = 0  # the next request of the schedule
@@ -89,13 +89,13 @@ class Generator:
 
     @property
     def end(self) -> int:
-        """When measuring ended, on the clock."""
+        """The time at which measuring ended, on the clock."""
         return self.recorder.last_event if self._end == _NEVER else self._end
 
-    # ------------------------------------------------------------------ the course
+    # ------------------------------------------------------------------ the run
 
     async def open(self) -> None:
-        """Open the connections that are there from the start."""
+        """Open the connections that the run starts with."""
         plan = self.plan
         if plan.mode == "reconnect" or plan.connect_rate or plan.ramp_of_connections:
             return
@@ -106,13 +106,13 @@ class Generator:
         self._waiting = lanes
 
     def _start_waiting(self) -> None:
-        """Start the lanes that `open` connected and that were not started yet."""
+        """Start the lanes that `open` has connected."""
         waiting, self._waiting = self._waiting, []
         for lane in waiting:
             self._start_lane(lane)
 
     async def run(self, start: int) -> None:
-        """Load the server from *start* on (of the clock), until all is done or stopped."""
+        """Load the server from the time *start* on, until the run ends or is stopped."""
         plan, seconds = self.plan, self.plan.measured_seconds
         self._start = start
         self._zero = start + round(plan.warmup * 1e9)
@@ -124,7 +124,7 @@ class Generator:
         try:
             if self._schedule is not None:
                 self.next_due = start + round(self._schedule.due(0) * 1e9)
-                self._start_waiting()  # nothing is due yet: they are there when it is
+                self._start_waiting()  # nothing is due yet; the lanes will be ready in time
             await _sleep_until(start)
             self.recorder.roll(clock())
             self._start_waiting()
@@ -142,11 +142,11 @@ class Generator:
             raise self._crash
 
     def _helpers(self) -> list[Coroutine[Any, Any, None]]:
-        helpers = [self._watch()]  # the first: it goes on until the lanes have ended
+        helpers = [self._watch()]  # the first one runs until the lanes have ended
         if self.plan.ramp_of_connections is not None or self.plan.connect_rate:
             helpers.append(self._follow_ramp())
         elif self.plan.mode == "reconnect":
-            helpers.append(self._start_once())
+            helpers.append(self._start_reconnecting())
         if self.plan.busy_poll:
             helpers.append(self._spin())
         elif self._schedule is not None:
@@ -162,7 +162,7 @@ class Generator:
             pass
 
     def stop(self, why: str) -> None:
-        """Stop before the time, for the reason *why*."""
+        """End the run early, for the reason *why*."""
         if not self.why and not self._ended.is_set():
             self.why = why
         self._end = min(self._end, clock())
@@ -171,7 +171,7 @@ class Generator:
         self.finish()
 
     def finish(self) -> None:
-        """Send no more; lanes end when what is in flight is answered."""
+        """Send no more requests; lanes end when those in flight are answered."""
         if self.stopping:
             return
         self.stopping = True
@@ -188,10 +188,10 @@ class Generator:
             lane.finish()
 
     def _record_overdue(self, now: int) -> None:
-        """Record that what was due and was not sent has waited until *now*.
+        """Record that requests which were due and never sent have waited until *now*.
 
-        That is when a connection had room again after the end: had the run gone on, the
-        oldest would have been sent then. If none had, it is when the lanes have ended.
+        *now* is when a connection first had room after the end, as the oldest of them would
+        have been sent then. If none had room, it is when the lanes have ended.
         """
         count, self._overdue = self._overdue, 0
         step = -(-count // _STEPS) or 1
@@ -199,13 +199,13 @@ class Generator:
             size = min(step, count - at)
             assert self._schedule is not None
             due = self._schedule.due(self._number + at + size // 2)
-            self.recorder.waited(now, self._start + round(due * 1e9), None, size)
+            self.recorder.gave_up(now, self._start + round(due * 1e9), None, size)
 
     async def _end_lanes(self) -> None:
         tasks = set(self._lanes.values())
         if not tasks:
             return
-        # Interrupted, nobody wants to wait for the slow ones; else the watch ends them.
+        # After an interruption, slow lanes are ended at once; otherwise `_watch` ends them.
         _, left = await asyncio.wait(tasks, timeout=0.3 if self.why == "interrupted" else None)
         for lane, task in list(self._lanes.items()):
             if task in left:
@@ -230,13 +230,13 @@ class Generator:
         task.add_done_callback(lambda _: self._lanes.pop(lane))
         task.add_done_callback(self._watch_crash)
 
-    async def _start_once(self) -> None:
+    async def _start_reconnecting(self) -> None:
         await _sleep_until(self._start)
         for _ in range(self.plan.share(self.plan.connections, self._part)):
-            self._start_lane(_Once(self))
+            self._start_lane(_ReconnectLane(self))
 
     async def _follow_ramp(self) -> None:
-        """Have as many lanes as the ramp, or the rate of connecting, says."""
+        """Keep as many lanes as the ramp, or the connect rate, demands."""
         plan, ramp = self.plan, self.plan.ramp_of_connections
         most = plan.share(plan.most_connections, self._part)
         running: list[Lane] = []
@@ -258,7 +258,7 @@ class Generator:
             await asyncio.sleep(0.002)
 
     def _count_requests(self) -> None:
-        """Let only so many requests be sent, from now on: the warm-up is over."""
+        """Start to count the requests of ``--requests``: the warm-up is over."""
         if self.plan.requests is not None:
             in_flight = sum(lane.in_flight for lane in self._lanes)
             self.left = max(0, self.plan.share(self.plan.requests, self._part) - in_flight)
@@ -279,7 +279,7 @@ class Generator:
     # ---------------------------------------------------------------- the open loop
 
     async def _pace(self) -> None:
-        """Wake up when requests are due."""
+        """Send requests when they are due, sleeping in between."""
         await _sleep_until(self._start)
         while not self.stopping:
             self._send_what_is_due()
@@ -287,18 +287,18 @@ class Generator:
             await asyncio.sleep(max(0.0, min(0.01, wait)))
 
     async def _spin(self) -> None:
-        """Poll instead of sleeping, from which it would take time to wake up."""
+        """Send requests when they are due, polling: waking up from sleep takes too long."""
         await _sleep_until(self._start)
         self._polled = clock()
         loop = asyncio.get_running_loop()
         failed: asyncio.Future[None] = loop.create_future()
 
         def turn() -> None:
-            if failed.done():  # or cancelled
+            if failed.done():  # failed, or cancelled
                 return
             try:
                 engine.spin(loop, self._send_what_is_due)
-            except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+            except BaseException as error:  # noqa: BLE001 - raised again by `await failed`
                 failed.set_exception(error)
             else:
                 loop.call_soon(turn)
@@ -307,7 +307,7 @@ class Generator:
         await failed
 
     def _send_what_is_due(self) -> None:
-        """Give each request of the schedule that is due to a lane that has room."""
+        """Give requests that are due to lanes that have room."""
         now = clock()
         interval = self.recorder.now
         done = interval.bytes_in + interval.sent
@@ -323,7 +323,7 @@ class Generator:
             lane.send_due(self.take_due(now, had_room=True), now)
 
     def take_due(self, now: int, *, had_room: bool = False) -> int:
-        """Return when the next request was due, which is sent *now*; there is another after it."""
+        """Take the next request from the schedule to send it *now*; return when it was due."""
         due = self.next_due
         self.grant(1)
         self.recorder.lagged(now - due, had_room)
@@ -336,7 +336,7 @@ class Generator:
         return due
 
     def has_room(self, lane: Lane) -> None:
-        """Give one request more to *lane*, when it is due."""
+        """Note that *lane* has room for one more request."""
         if self._overdue:
             self._record_overdue(clock())
         self.free[lane] = self.free.get(lane, 0) + 1
@@ -344,9 +344,9 @@ class Generator:
     # -------------------------------------------------------------------- connecting
 
     async def connect(self, due: int | None = None) -> tuple[tcp.Conn, int] | None:
-        """Open a connection and give it a number; None if that fails, which is recorded.
+        """Open a connection and number it; record the error and return None if that fails.
 
-        *due* is when the request was due that waits for the connection, if one does.
+        *due* is when the request that waits for the connection was due, if there is one.
         """
         number = self._conns * self.plan.workers + self._part
         self._conns += 1
@@ -365,11 +365,11 @@ class Generator:
             if isinstance(error, TimeoutError):  # the slowest of all
                 self.recorder.connected(now - began)
                 if due is not None:
-                    self.recorder.waited(now, due, None)
+                    self.recorder.gave_up(now, due, None)
             self.recorder.failed(now, "connect", f"connection {number}: {cause(error)}")
             self._failures += 1
             if self._failures >= _GIVE_UP and not self.alive:
-                self.stop(f"no connection could be made any more: {cause(error)}")
+                self.stop(f"could not connect any more: {cause(error)}")
             self.check_errors()
             return None
         self._failures = 0
@@ -383,14 +383,14 @@ class Generator:
         self.check_errors()
 
     def check_errors(self) -> None:
-        """Stop when there are too many."""
+        """Stop when there are too many errors."""
         if self.recorder.error_count >= self.plan.max_errors:
             self.stop(f"stopped at {self.recorder.error_count} errors (--max-errors)")
 
     # ---------------------------------------------------------------------- watching
 
     async def _watch(self) -> None:
-        """End what waits for too long, and see that intervals end when nothing happens."""
+        """End connections with timed-out requests, and intervals in which nothing happens."""
         timeout = round(self.plan.timeout * 1e9)
         looked = clock()
         early = self._start + round(_EARLY * 1e9)
@@ -401,8 +401,8 @@ class Generator:
             if now >= early:
                 early = _NEVER
                 if not self.stopping:
-                    self.on_early(self.recorder.so_far(now))
-            if now - looked < timeout / _LOOKS:  # there may be many lanes
+                    self.on_early(self.recorder.snapshot(now))
+            if now - looked < timeout / _LOOKS:  # checking many lanes takes time
                 continue
             looked = now
             for lane in list(self._lanes):
@@ -411,13 +411,13 @@ class Generator:
 
 
 async def _sleep_until(when: int) -> None:
-    """Sleep until it is *when* on the clock, and never end before, as timers may."""
+    """Sleep until the clock shows *when*, and never wake early, as timers may."""
     while (left := when - clock()) > 0:  # noqa: ASYNC110 - there is no event
         await asyncio.sleep(left / 1e9)
 
 
 class Lane:
-    """One connection after the other, and what is in flight on the present one."""
+    """Uses one connection after the other; knows what is in flight on the current one."""
 
     __slots__ = (
         "_answered",
@@ -446,29 +446,29 @@ class Lane:
         self._reset()
 
     def _reset(self) -> None:
-        # Of the replies to come, and before `_at` already there. Where replies are always to
-        # come, a bytearray, to which adding, and from whose front taking, costs little.
+        # The expected replies; those before `_at` have arrived. A bytearray if replies are
+        # always outstanding: appending, and deleting at the front, are cheap.
         self._expected: bytes | bytearray = b""
         self._at = self._received = 0
         self._sent = self._answered = 0
-        self._sizes: deque[int] = deque()  # of the replies to come, if they differ
-        self._flights: deque[tuple[int, int, int]] = deque()  # due, sent, how many
+        self._sizes: deque[int] = deque()  # sizes of the expected replies, if they differ
+        self._flights: deque[tuple[int, int, int]] = deque()  # due, sent, count
         self._timed_out = False
 
     @property
     def in_flight(self) -> int:
-        """Requests that were sent and not answered."""
+        """The number of requests that were sent and not answered."""
         return self._sent - self._answered
 
     @property
     def waiting_since(self) -> int:
-        """When the oldest request that is not answered was sent."""
+        """When the oldest unanswered request was sent."""
         return self._flights[0][1] if self._flights else _NEVER
 
-    # -------------------------------------------------------------------- the course
+    # ---------------------------------------------------------------- its connections
 
     async def connect(self, due: int | None = None) -> bool:
-        """Have a connection, new and unused, if one can be made; for the request that was *due*."""
+        """Open a new connection, for the request that was *due*; return False if that fails."""
         made = await self._generator.connect(due)
         if made is None:
             return False
@@ -479,35 +479,35 @@ class Lane:
         return True
 
     async def live(self) -> None:
-        """Converse on one connection after the other, until it is enough."""
+        """Use one connection after the other until the run ends."""
         while not (self._ending or self._generator.stopping):
             if self._conn is None and not await self.connect():
                 await asyncio.sleep(_PAUSE)
                 continue
             assert self._conn is not None
             try:
-                await self._converse(self._conn)
+                await self._run_connection(self._conn)
             except EndOfStream as error:
                 if error.partial or self._flights or not self._done():
                     self._fail("closed", "the server closed the connection")
-            except ConnectionClosed:  # by us
-                self._give_up()
+            except ConnectionClosed:  # by this process
+                self._record_unanswered()
             except OSError as error:
                 self._fail("lost connection", cause(error))
             finally:
                 self._generator.free.pop(self, None)
                 self._generator.alive -= 1
-                await self._leave(self._conn)
+                await self._close(self._conn)
                 self._conn = None
         if self._conn is not None:  # never used: stopped before the start
             self._generator.alive -= 1
-            await self._leave(self._conn)
+            await self._close(self._conn)
 
-    async def _leave(self, conn: tcp.Conn) -> None:
+    async def _close(self, conn: tcp.Conn) -> None:
         conn.close()
         await conn.wait_closed()
 
-    async def _converse(self, conn: tcp.Conn) -> None:
+    async def _run_connection(self, conn: tcp.Conn) -> None:
         generator, recorder, read = self._generator, self._recorder, conn.read
         reply_size = self._messages.reply_size
         self.begin(clock())
@@ -515,7 +515,7 @@ class Lane:
             piece = await read()
             now = clock()
             if not self._expected.startswith(piece, self._at):
-                await self._complain(conn, piece, now)
+                await self._report_wrong(conn, piece, now)
                 return
             if now >= recorder.ends:
                 recorder.roll(now)
@@ -535,14 +535,14 @@ class Lane:
                 self.record(answered, now)
                 self.send_more(answered, now)
         if conn.unread_bytes and not generator.why:
-            await self._complain(conn, await read(), clock())
+            await self._report_wrong(conn, await read(), clock())
 
     def _done(self) -> bool:
-        """Tell, while nothing is in flight, whether that is the end."""
+        """Return whether the lane is done; called while nothing is in flight."""
         return self._ending or self._generator.stopping
 
     def _count_answered(self) -> int:
-        """Return how many replies are whole now, where their sizes differ."""
+        """Return how many replies are now complete, if their sizes differ."""
         count, sizes = 0, self._sizes
         while sizes and self._received >= sizes[0]:
             self._received -= sizes.popleft()
@@ -571,26 +571,26 @@ class Lane:
         interval.sent += count
         self._write(requests)
 
-    # ------------------------------------------------------- what kinds of load differ in
+    # ----------------------------------------------------------- depends on the kind of load
 
     def begin(self, now: int) -> None:
-        """Do what is to be done on a new connection."""
+        """Start to use a new connection."""
         raise NotImplementedError
 
     def record(self, answered: int, now: int) -> None:
-        """Record that *answered* replies came."""
+        """Record *answered* replies."""
         raise NotImplementedError
 
     def send_more(self, answered: int, now: int) -> None:
-        """Send what there is room for after *answered* replies."""
+        """Send the next requests after *answered* replies."""
         raise NotImplementedError
 
     def finish(self) -> None:
-        """Send no more; end as soon as nothing is in flight."""
+        """Send no more requests; end as soon as none is in flight."""
         self._ending = True
         if not self._flights and self._conn is not None:
             if self._conn.unread_bytes:
-                return  # it is about to read them
+                return  # the lane is about to read them
             self._conn.close()
 
     def send_due(self, due: int, now: int) -> None:
@@ -600,34 +600,34 @@ class Lane:
     # ---------------------------------------------------------------------- failures
 
     def abandon(self) -> None:
-        """End now; what is in flight is of no interest any more."""
+        """End now, without waiting for replies."""
         self._ending = True
         if self._conn is not None:
             self._conn.abort()
 
     def time_out(self) -> None:
-        """End the connection, whose oldest request waits for too long."""
+        """End the connection: its oldest request has timed out."""
         if self._conn is not None and not self._timed_out:
             self._timed_out = True
             self._conn.abort()
 
-    def _give_up(self) -> None:
-        """Record that requests waited in vain: they timed out, or the run was interrupted."""
+    def _record_unanswered(self) -> None:
+        """Record unanswered requests: they timed out, or the run was interrupted."""
         now, plan = clock(), self._generator.plan
         for due, sent, count in self._flights:
-            self._recorder.waited(now, due, None if plan.rate is None else sent, count)
+            self._recorder.gave_up(now, due, None if plan.rate is None else sent, count)
         if self._timed_out:
-            whole = "whole " if self._partial else ""
-            self._fail("timeout", f"no {whole}reply within {plan.timeout:g} s")
+            whole = "complete " if self._partial else ""
+            self._fail("timeout", f"no {whole}reply within {duration_text(plan.timeout)}")
 
     @property
     def _partial(self) -> int:
-        """How many bytes have come of the first reply that is not whole."""
+        """How many bytes of the first incomplete reply have arrived."""
         size = self._messages.reply_size
         return self._received if size is None else self._received - self._answered * size
 
     def _fail(self, kind: str, what: str) -> None:
-        """Record that the connection failed, with what was in flight on it."""
+        """Record that the connection failed, and what was in flight on it."""
         lost = max(1, self.in_flight)
         if self.in_flight:
             what = f"{what} while request {self._answered} was unanswered"
@@ -635,13 +635,13 @@ class Lane:
                 what += f" (and {lost - 1} more)"
             if partial := self._partial:
                 whole = len(self._messages.reply(self._answered))
-                what += f"; {partial} of {whole} bytes of its reply had come"
+                what += f"; {partial} of {whole} bytes of its reply had arrived"
         self._generator.failed(kind, f"connection {self._number}: {what}", lost)
 
-    async def _complain(self, conn: tcp.Conn, piece: bytes, now: int) -> None:
-        """Record the right replies in *piece*, and what is wrong behind them.
+    async def _report_wrong(self, conn: tcp.Conn, piece: bytes, now: int) -> None:
+        """Record the correct replies in *piece*, and what is wrong with the rest.
 
-        Some more is waited for, to tell what it is. All else that is in flight is
+        Waits a moment for more bytes, to diagnose it. All other requests in flight are
         abandoned with the connection.
         """
         self._generator.free.pop(self, None)  # nothing more is sent on it
@@ -650,7 +650,7 @@ class Lane:
         wanted = partial + len(self._expected) - self._at + 1
         recorder.roll(now)
         recorder.now.bytes_in += len(piece)
-        answered, size = right_replies(self._messages, self._answered, self._sent, received)
+        answered, size = correct_replies(self._messages, self._answered, self._sent, received)
         if answered:
             self._answered += answered
             self.record(answered, now)
@@ -677,7 +677,7 @@ class Lane:
 
 
 class _ClosedLane(Lane):
-    """A reply makes room for the next request."""
+    """Closed loop: each reply is followed by the next request."""
 
     __slots__ = ()
 
@@ -704,7 +704,7 @@ class _ClosedLane(Lane):
 
 
 class _OpenLane(Lane):
-    """Requests are sent when they are due, or as soon after that as there is room."""
+    """Open loop: requests are sent when they are due, or as soon as there is room."""
 
     __slots__ = ()
 
@@ -731,7 +731,7 @@ class _OpenLane(Lane):
 
 
 class _HoldLane(_ClosedLane):
-    """Idle until the end; then one request shows that the connection works."""
+    """Hold: idle until the end; then one request shows that the connection works."""
 
     __slots__ = ()
 
@@ -748,8 +748,8 @@ class _HoldLane(_ClosedLane):
             self._send(1, now, now)
 
 
-class _Once(Lane):
-    """Each request has a connection of its own; latencies are with connecting."""
+class _ReconnectLane(Lane):
+    """Reconnect: each request has its own connection; latencies include connecting."""
 
     __slots__ = ("_begun", "_due", "_given")
 
@@ -800,22 +800,22 @@ class _Once(Lane):
         self._due = due
         self._begun = now
         try:
-            await self._converse(conn)
+            await self._run_connection(conn)
         except EndOfStream:
             self._fail("closed", "the server closed the connection")
         except ConnectionClosed:
-            self._give_up()
+            self._record_unanswered()
         except OSError as error:
             self._fail("lost connection", cause(error))
         finally:
             self._generator.alive -= 1
             self._conn = None
-            await self._leave(conn)
+            await self._close(conn)
 
-    def begin(self, now: int) -> None:  # noqa: ARG002 - it was due, or begun, before
+    def begin(self, now: int) -> None:  # noqa: ARG002 - the request was due, or begun, before
         self._send(1, self._due, self._begun)
 
-    def record(self, answered: int, now: int) -> None:  # noqa: ARG002 - it is one
+    def record(self, answered: int, now: int) -> None:  # noqa: ARG002 - always 1
         due, sent, _ = self._flights.popleft()
         if self._generator.plan.rate is None:
             self._recorder.answered(now, now - sent, 1)
@@ -830,7 +830,7 @@ class _Once(Lane):
 
 
 def cause(error: OSError) -> str:
-    """Return why a connection failed, in words."""
+    """Return why a connection failed, as text."""
     if error.errno == errno.EADDRNOTAVAIL:
         return f"{error.strerror} (this machine has no free port to connect from)"
     if error.errno == errno.EMFILE:

@@ -1,14 +1,13 @@
-r"""What is sent, and what must come back: requests with their replies, by number.
+r"""Requests and their expected replies, by number.
 
-Every connection has messages of its own, which carry the number of the request
-and of the connection wherever there is room for them, so that no two replies
-that could be mistaken for each other are the same. The layout of a payload that
-we make ourselves (of *size* bytes, less the line's end)::
+Each connection has its own messages, which contain the numbers of the request and the
+connection if there is room, so that one reply cannot be mistaken for another. The
+layout of a generated payload of *size* bytes, without the newline of a line::
 
-    0000000123 000004 abcdefghij…      number, connection, filler
+    0000000123 000004 abcdefghij…      request, connection, filler
 
-A short one has the last digits of the number alone. Templates and pairs carry
-what ``{seq}`` and ``{conn}`` in them stand for.
+Short payloads contain only the last digits of the request's number. In templates and
+pairs, ``{seq}`` and ``{conn}`` stand for the numbers.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ __all__ = ["FRAMINGS", "Messages", "listed", "mixed", "numbered", "unescape"]
 FRAMINGS: Final = ("line", "fixed", "length-prefix", "raw")
 _LOW: Final = [b"%03d" % number for number in range(1000)]
 _NUMBER, _HEADER = 10, 18  # digits of the number; bytes of number, connection and spaces
-_VARIETY: Final = 4096  # sizes drawn, which are then used in turns
+_VARIETY: Final = 4096  # random sizes to draw; they are used in turn
 
 
 class Messages(Protocol):
-    """The requests of one connection, and the replies that they must have."""
+    """The requests of one connection, and their expected replies."""
 
     reply_size: int | None
     """The size of every reply, in bytes; None if they differ."""
@@ -38,17 +37,17 @@ class Messages(Protocol):
         """Return requests *first*, *first* + 1, …, joined, and their replies, joined."""
 
     def reply(self, number: int) -> bytes:
-        """Return the one right reply to request *number*."""
+        """Return the expected reply to request *number*."""
 
     def addressee(self, received: bytes) -> int | None:
-        """Return which connection a reply is for, as it says itself; None if it does not."""
+        """Return the number of the connection that a reply names; None if it names none."""
 
 
-# ------------------------------------------------------------------------ our own
+# ---------------------------------------------------------------------- generated
 
 
 class _Numbered:
-    """Payloads of one size that carry their numbers; the reply is the request (an echo)."""
+    """Payloads of one size that contain their numbers; the reply equals the request (an echo)."""
 
     __slots__ = ("_block", "_high", "_low", "_lead", "_pre", "_post", "_sep", "reply_size")  # noqa: RUF023
 
@@ -63,7 +62,7 @@ class _Numbered:
         self.reply_size: int | None = len(self._lead) + size
 
     def _enter(self, block: int) -> None:
-        """Be ready for the requests block * 1000 to block * 1000 + 999."""
+        """Prepare for the requests block * 1000 to block * 1000 + 999."""
         self._block = block
         digits = b"%07d" % (block % 10_000_000)
         self._pre = self._lead + digits[7 - self._high :]
@@ -93,19 +92,19 @@ class _Numbered:
 
 @lru_cache(maxsize=64)
 def _filler(framing: str, size: int) -> bytes:
-    # Only a line has bytes that it must not hold; the others get all there are.
+    # A line must not contain a newline; other payloads contain every byte.
     alphabet = b"abcdefghijklmnopqrstuvwxyz" if framing == "line" else bytes(range(256))
     return (alphabet * (size // len(alphabet) + 1))[:size]
 
 
 def _rest(framing: str, body: int, conn: int) -> bytes:
-    """Return what comes behind the number: the connection, the filler, the end of line."""
+    """Return what follows the number: connection, filler, newline."""
     rest = b" %06d " % (conn % 1_000_000) + _filler(framing, max(0, body - _HEADER))
     return rest[: max(0, body - _NUMBER)] + (b"\n" if framing == "line" else b"")
 
 
 class _Mixed:
-    """Payloads of several sizes, in an order drawn once."""
+    """Payloads of several sizes, in a random order that then repeats."""
 
     reply_size: int | None = None
 
@@ -119,7 +118,7 @@ class _Mixed:
         size = self._sizes[number % len(self._sizes)]
         maker = self._makers.get(size)
         if maker is None:
-            if len(self._makers) >= 64:  # a range of sizes would fill the memory
+            if len(self._makers) >= 64:  # bounds the memory for a wide range of sizes
                 self._makers.clear()
             maker = self._makers[size] = _Numbered(self._framing, size, self._conn)
         return maker.reply(number)
@@ -134,16 +133,16 @@ class _Mixed:
 
 
 Factory = Callable[[int], Messages]
-"""Makes the messages of the connection of a number."""
+"""Makes the messages for a connection, given its number."""
 
 
 def numbered(framing: str, size: int) -> Factory:
-    """Return what makes payloads of one *size* in bytes."""
+    """Return a factory of payloads of *size* bytes."""
     return lambda conn: _Numbered(framing, size, conn)
 
 
 def mixed(framing: str, sizes: Sizes, seed: int) -> Factory:
-    """Return what makes payloads of *sizes*, in an order that depends on *seed*."""
+    """Return a factory of payloads of *sizes*, in an order that depends on *seed*."""
     drawn = sizes.draw(_VARIETY, seed)
     return lambda conn: _Mixed(framing, drawn, conn)
 
@@ -154,7 +153,7 @@ _PLACES: Final = re.compile(rb"\{(seq|conn)\}")
 
 
 class _Listed:
-    """Given requests and replies, in turns, with what ``{seq}`` and ``{conn}`` stand for."""
+    """The user's requests and replies, in turn, with ``{seq}`` and ``{conn}`` filled in."""
 
     def __init__(self, pairs: Sequence[tuple[bytes, bytes]], conn: int) -> None:
         self._pairs = pairs
@@ -181,12 +180,12 @@ class _Listed:
         requests = [self._fill(pairs[number % len(pairs)][0], number) for number in numbers]
         return b"".join(requests), b"".join([self.reply(number) for number in numbers])
 
-    def addressee(self, received: bytes) -> int | None:  # noqa: ARG002 - they need not say
+    def addressee(self, received: bytes) -> int | None:  # noqa: ARG002 - not known
         return None
 
 
 def listed(pairs: Sequence[tuple[bytes, bytes]]) -> Factory:
-    """Return what makes the messages of *pairs* of request and reply, in turns."""
+    """Return a factory of messages that takes *pairs* of request and reply in turn."""
     return lambda conn: _Listed(pairs, conn)
 
 
@@ -194,7 +193,7 @@ _ESCAPES: Final = {b"r": b"\r", b"n": b"\n", b"t": b"\t", b"0": b"\0", b"\\": b"
 
 
 def unescape(text: str) -> bytes:
-    r"""Return the bytes that *text* stands for, with ``\r \n \t \0 \\ \xNN``. Raises ValueError."""
+    r"""Return *text* as bytes, with ``\r \n \t \0 \\ \xNN`` replaced. Raises ValueError."""
 
     def stands_for(found: re.Match[bytes]) -> bytes:
         escape = found[1]
@@ -202,8 +201,8 @@ def unescape(text: str) -> bytes:
             return bytes.fromhex(escape[1:].decode())
         if escape not in _ESCAPES:
             raise ValueError(
-                f"{text!r} has a backslash that stands for nothing: "
-                r"\r, \n, \t, \0, \\ and \xNN are known"
+                f"{text!r} has an unknown backslash escape: "
+                r"known are \r, \n, \t, \0, \\ and \xNN"
             )
         return _ESCAPES[escape]
 
@@ -212,7 +211,7 @@ def unescape(text: str) -> bytes:
 
 
 def framed(framing: str, payload: bytes) -> bytes:
-    """Return *payload* with what the framing puts around it."""
+    """Return *payload* with the newline or length that the framing needs."""
     if framing == "line":
         return payload if payload.endswith(b"\n") else payload + b"\n"
     return len(payload).to_bytes(4, "big") + payload if framing == "length-prefix" else payload

@@ -1,7 +1,7 @@
-"""A run, as it is asked for: everything that the generator needs to know, checked.
+"""The settings of a run, checked: all that the generator needs to know.
 
-One dataclass; the command line, the result and the workers all speak of it.
-Durations are seconds, sizes bytes, rates a number for each second.
+The command line, the result and the workers share this one dataclass. Durations are
+in seconds, sizes in bytes, rates per second.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _DEFAULT_SIZES: Final = Sizes(((1.0, 64, 64),))
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do to which server. `check` says what contradicts what."""
+    """Which server to load, and how. `check` finds contradictions."""
 
     addr: str
     connections: int = 10
     depth: int = 1
     """Requests in flight on each connection, at most."""
     rate: float | None = None
-    """Requests for each second: an open loop. None: a closed loop."""
+    """Requests per second (open loop); None: closed loop."""
     mode: str = "keep"
     framing: str = "line"
     sizes: Sizes = _DEFAULT_SIZES
@@ -46,41 +46,42 @@ class Plan:
     warmup: float = 0.0
     workers: int = 1
     timeout: float = 5.0
-    """For each reply and for each connection to be made."""
+    """For each reply, and for making each connection."""
     max_errors: int = 100
     interval: float = 1.0
     busy_poll: bool = False
     seed: int = 1
 
     def check(self) -> None:
-        """Raise ValueError, one line naming the options, where the plan contradicts itself."""
-        if (parsed := addresses.parse(self.addr)) and getattr(parsed, "port", 1) == 0:
-            raise ValueError(f"ADDR {self.addr!r} has port 0: name the server's port")
+        """Raise ValueError with a line that names the options if the plan contradicts itself."""
+        if getattr(addresses.parse(self.addr, "ADDR"), "port", 1) == 0:
+            raise ValueError(f"ADDR {self.addr!r} has port 0: give the server's port")
         self._check_numbers()
         self._check_payload()
         open_loop, hold = self.rate is not None, self.mode == "hold"
         closed_ramp = bool(self.stages) and not open_loop
         for wrong, text in (
             (self.requests is not None and self.duration is not None,
-             "--requests and --duration: the run ends by one of them, not by both"),
+             "--requests and --duration: give one of them"),
             (bool(self.stages) and self.duration is not None,
-             "--stage and --duration: the stages make up the duration"),
+             "--stage and --duration: the run lasts as long as its stages"),
             (bool(self.stages) and self.requests is not None,
-             "--stage and --requests: a run with stages ends with the last of them"),
+             "--stage and --requests: the run lasts as long as its stages"),
             (hold and open_loop, "--rate and --mode hold: idle connections send no requests"),
             (hold and self.requests is not None,
              "--requests and --mode hold: connections are held for --duration"),
-            (hold and self.depth != 1, "--depth and --mode hold: idle connections send nothing"),
+            (hold and self.depth != 1,
+             "--depth and --mode hold: idle connections send no requests"),
             (self.mode == "reconnect" and self.depth != 1,
              "--depth and --mode reconnect: each connection has one request"),
             (self.mode == "reconnect" and self.connect_rate is not None,
-             "--connect-rate and --mode reconnect: --rate is the rate of connections then"),
+             "--connect-rate and --mode reconnect: set the rate of connections with --rate"),
             (closed_ramp and self.connect_rate is not None,
              "--connect-rate and --stage: the stages say when connections are opened"),
             (closed_ramp and any(stage.target != int(stage.target) for stage in self.stages),
-             "--stage without --rate is a number of connections, and must be whole"),
+             "--stage without --rate: the number of connections must be whole"),
             (self.most_connections < self.workers,
-             f"--workers {self.workers}: there are {self.most_connections} connections for them"),
+             f"--workers {self.workers}: only {self.most_connections} connections for them"),
         ):  # fmt: skip
             if wrong:
                 raise ValueError(text)
@@ -119,7 +120,7 @@ class Plan:
             if there
         ]
         if len(given) > 1:
-            raise ValueError(f"{given[0]} and {given[1]}: only one says what is sent")
+            raise ValueError(f"{given[0]} and {given[1]}: give one of them")
         if self.data == b"":
             raise ValueError("--data: the file is empty")
         if any(not request or not reply for request, reply in self.pairs):
@@ -133,11 +134,11 @@ class Plan:
             if self.framing == "fixed" and self.sizes.one is None:
                 raise ValueError("--framing fixed needs one --size, not a distribution")
 
-    # ------------------------------------------------------------------ what follows
+    # ---------------------------------------------------------------- derived values
 
     @property
     def measured_seconds(self) -> float | None:
-        """How long the run measures; None if requests are counted instead."""
+        """How long to measure; None if the run ends after a number of requests."""
         if self.requests is not None:
             return None
         if self.stages:
@@ -151,28 +152,28 @@ class Plan:
 
     @property
     def ramp_of_connections(self) -> Ramp | None:
-        """The number of connections over time; None if it stays the same."""
+        """The number of connections over time; None if it is constant."""
         if self.stages and self.rate is None:
             return Ramp(self.connections, self.stages)
         return None
 
     @property
     def most_connections(self) -> int:
-        """How many connections there are at most at one time."""
+        """The greatest number of connections at a time."""
         ramp = self.ramp_of_connections
         return self.connections if ramp is None else int(ramp.highest)
 
     def schedule(self, part: int) -> Schedule | None:
-        """Return when the requests of the worker *part* are due; None in a closed loop."""
+        """Return the schedule of requests for the worker *part*; None in a closed loop."""
         ramp = self.open_ramp
         return None if ramp is None else Schedule(ramp, part, self.workers)
 
     def share(self, whole: int, part: int) -> int:
-        """Return how many of *whole* are the worker's of number *part*."""
+        """Return how many of *whole* belong to the worker *part*."""
         return whole // self.workers + (part < whole % self.workers)
 
     def factory(self) -> Factory:
-        """Return what makes the messages of a connection."""
+        """Return the factory of messages for each connection."""
         if self.pairs:
             return messages.listed(self.pairs)
         if self.data is not None:

@@ -1,4 +1,4 @@
-"""What another process costs: its processor time and memory, from /proc (proc_pid_stat(5))."""
+"""The processor time and memory of another process, from /proc (proc_pid_stat(5))."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ __all__ = ["Usage", "usage"]
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """At the time of asking."""
+    """The usage of a process at one moment."""
 
     at: float
-    """When it was asked for, in seconds of `time.monotonic`."""
+    """The moment, in seconds of `time.monotonic`."""
     cpu: float
-    """Processor seconds of all its threads so far, user and system."""
+    """Processor seconds used so far by all threads, user and system."""
     rss: int
-    """Bytes of memory that it has resident."""
+    """Resident memory, in bytes."""
 
 
 def usage(pid: int) -> Usage:
-    """Return what the process *pid* has used.
+    """Return the usage of the process *pid*.
 
     Raises:
-        OSError: there is no such process, or no /proc on this system.
+        OSError: there is no such process, or this system has no /proc.
     """
     directory = Path(f"/proc/{pid}")
     stat = (directory / "stat").read_text(encoding="ascii", errors="replace")
-    fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
+    fields = stat.rpartition(")")[2].split()  # the name before it may contain anything
     ticks = int(fields[11]) + int(fields[12])
     pages = int((directory / "statm").read_text(encoding="ascii").split()[1])
     return Usage(

@@ -1,7 +1,7 @@
-"""A published result, read back: whatever the file holds, a result or one `ValueError`.
+"""Reads a published result; anything else in the file raises one `ValueError`.
 
-Only what `silly.bench.compare` uses is looked at, so that results of other versions with
-the same schema can be read.
+Only the fields that `silly.bench.compare` uses are checked, so results of other versions
+with the same schema can be read.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from silly.bench.result import SCHEMA
 
 __all__ = ["load"]
 
-_GREATEST: Final = 1e30  # numbers that can be multiplied and divided without overflow
+_GREATEST: Final = 1e30  # numbers below it can be multiplied and divided without overflow
 _DEPTH: Final = 16
 _NUMBER: Final = (int, float)
 
-# A type, or a tuple of types, stands for such a value, which is 0 or more if it is a number;
-# a list of one shape for a list of such items; a dict for an object that has these members.
+# A type, or a tuple of types, stands for a value of that type (numbers: 0 or more); a list
+# of one shape for a list of such items; a dict for an object that has these members.
 _SHAPE: Final[dict[str, Any]] = {
     "rate": _NUMBER,
     "latency": {"percentiles": dict},
@@ -31,10 +31,10 @@ _SHAPE: Final[dict[str, Any]] = {
 
 
 def load(path: str) -> dict[str, Any]:
-    """Return the result that was written to *path*.
+    """Return the result in the file *path*.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
         ValueError: it is not a result of ``silly bench --json``.
     """
     with open(path, encoding="utf-8") as file:  # noqa: PTH123 - "-" and pipes too
@@ -47,11 +47,11 @@ def load(path: str) -> dict[str, Any]:
 
 
 def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _check(result: Any) -> None:
-    """Raise ValueError if *result* is not what `compare` can work with."""
+    """Raise ValueError if `compare` cannot work with *result*."""
     if not isinstance(result, dict) or result.get("schema") != SCHEMA:
         raise ValueError("another schema")
     left = [(result, 0)]

@@ -1,13 +1,12 @@
-"""What happened, counted by the interval: one worker's record, sent off as each one ends.
+"""One worker's figures, counted by interval and reported when each interval ends.
 
-Interval 0 begins when measuring does; those before it are the warm-up. What is
-answered after the measured time (it was sent within it) is in the interval
-`AFTER`: it counts for the latencies, and not for the rate.
+Interval 0 begins when measuring does; negative ones are the warm-up. Replies that
+arrive after the measured time, to requests sent within it, are in the interval
+`AFTER`: they count for the latencies, but not for the rate.
 
-A request that was not answered in the end (it or its connection timed out, it was due
-and never sent, or it was in flight when the run was interrupted) counts in the
-latencies, too, with the time it had waited: left out, the worst would improve the
-percentiles.
+An unanswered request (it or its connection timed out, it was due and never sent, or it
+was in flight when the run was interrupted) also counts in the latencies, with the time
+that it waited: without them, the worst requests would improve the percentiles.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from silly.bench.histogram import Histogram
 __all__ = ["AFTER", "LATE", "Interval", "Recorder"]
 
 AFTER: Final = 1 << 40
-LATE: Final = 1_000_000  # nanoseconds behind its time after which a request is sent late
-_DESCRIBED: Final = 10  # errors of each kind that a worker describes; the others are counted
+LATE: Final = 1_000_000  # nanoseconds after it was due from which a request counts as late
+_DESCRIBED: Final = 10  # errors of each kind to describe; all are counted
 
 
 class Interval:
@@ -37,10 +36,10 @@ class Interval:
         "idle",
         "index",
         "late",
+        "late_by_client",
         "latency",
         "length",
         "max_lag",
-        "own_late",
         "sent",
         "service",
         "unanswered",
@@ -58,26 +57,26 @@ class Interval:
         """How long connecting took, until a connection was made or timed out."""
         self.errors: dict[str, int] = {}
         self.connections = 0
-        """How many were open at its end, in all workers; of no use in a sum over time."""
+        """How many were open at the end of the interval; meaningless in a sum over time."""
         self.sent = 0
         self.bytes_in = self.bytes_out = 0
         self.unanswered = 0
-        """Of those in `latency`, how many were not answered."""
+        """How many of those in `latency` were not answered."""
         self.late = 0
-        self.own_late = 0
-        """Sent late though a connection was free."""
+        self.late_by_client = 0
+        """Requests that were sent late although a connection was free."""
         self.max_lag = 0
         self.cpu = 0.0
         self.idle = 0
-        """Nanoseconds of polling in which there was nothing to do (busy polling)."""
+        """Busy polling: nanoseconds in which there was nothing to do."""
 
     @property
     def requests(self) -> int:
-        """How many were answered, rightly."""
+        """How many requests were answered, correctly."""
         return self.latency.count - self.unanswered
 
     def merge(self, other: Interval) -> None:
-        """Add what happened in *other*, an interval of the same index, or any to sum up."""
+        """Add the figures of *other*."""
         self.length = max(self.length, other.length)
         self.latency.merge(other.latency)
         for name in ("service", "connects"):
@@ -94,13 +93,13 @@ class Interval:
         self.bytes_in += other.bytes_in
         self.bytes_out += other.bytes_out
         self.late += other.late
-        self.own_late += other.own_late
+        self.late_by_client += other.late_by_client
         self.max_lag = max(self.max_lag, other.max_lag)
         self.cpu += other.cpu
         self.idle += other.idle
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it as plain data, which `from_dict` takes."""
+        """Return the interval as plain data, for `from_dict`."""
         plain: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
         for name in ("latency", "service", "connects"):
             if plain[name] is not None:
@@ -109,7 +108,7 @@ class Interval:
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Interval:
-        """Return what `to_dict` was called on."""
+        """Return the interval that `to_dict` has written."""
         made = cls(plain["index"])
         for name, value in plain.items():
             if name in ("latency", "service", "connects") and value is not None:
@@ -120,7 +119,7 @@ class Interval:
 
 
 class Recorder:
-    """Where a worker's connections record what happens; times are of `time.perf_counter_ns`."""
+    """Collects a worker's figures; times are those of `time.perf_counter_ns`."""
 
     def __init__(
         self,
@@ -135,19 +134,19 @@ class Recorder:
         self._begun = self._zero = self._end = 0
         self.now = Interval(-1)  # before the start: connecting
         self.ends = 1 << 62
-        """When the present interval ends."""
+        """When the current interval ends."""
         self.first_errors: dict[str, list[str]] = {}
         """Descriptions of the first errors of each kind."""
         self.error_count = 0
         self.connections: Callable[[], int] = lambda: 0
-        """Tells how many connections are open."""
-        self.began: Callable[[], None] = lambda: None
+        """Returns how many connections are open."""
+        self.on_measuring: Callable[[], None] = lambda: None
         """Called when the warm-up is over, before anything is measured."""
         self.last_event = 0
-        """When the last right reply came, or the last request failed."""
+        """When the last correct reply arrived, or the last request failed."""
 
     def start(self, now: int, zero: int, end: int) -> None:
-        """Begin to record at *now*; interval 0 begins at *zero*, measuring ends at *end*."""
+        """Start to record at *now*; interval 0 begins at *zero*, measuring ends at *end*."""
         self._begun, self._zero, self._end = now, zero, end
         setup, self.now = self.now, Interval(self._index(now))
         if setup.connects is not None:
@@ -155,11 +154,11 @@ class Recorder:
         self.now.errors = setup.errors
         self._cpu_before = self._cpu()
         self._set_end()
-        if self.now.index >= 0:  # this process had no time before
-            self.began()
+        if self.now.index >= 0:  # there is no warm-up, or this process started late
+            self.on_measuring()
 
     def end(self, now: int) -> None:
-        """End measuring at *now*, earlier than was planned."""
+        """End measuring at *now*, earlier than planned."""
         if now < self._end:
             self._end = now
             if now >= self.ends:
@@ -178,17 +177,17 @@ class Recorder:
             self.ends = min(self._zero + (index + 1) * self._length, self._end)
 
     def roll(self, now: int) -> None:
-        """Send off the present interval if it has ended, and begin the one of *now*."""
+        """If the current interval has ended, report it and begin the one of *now*."""
         if now < self.ends:
             return
-        self.send_off(now)
+        self.report(now)
         before, self.now = self.now, Interval(self._index(now))
         self._set_end()
         if before.index < 0 <= self.now.index:
-            self.began()
+            self.on_measuring()
 
-    def send_off(self, now: int) -> None:
-        """Report the present interval as it is."""
+    def report(self, now: int) -> None:
+        """Report the current interval."""
         begin = self._end if self.now.index == AFTER else self._zero + self.now.index * self._length
         self.now.length = (min(now, self.ends) - max(begin, self._begun)) / 1e9
         self.now.connections = self.connections()
@@ -196,24 +195,24 @@ class Recorder:
         self.now.cpu, self._cpu_before = cpu - self._cpu_before, cpu
         self._report(self.now)
 
-    def so_far(self, now: int) -> Interval:
-        """Return the present interval, which goes on, with its length until *now*."""
+    def snapshot(self, now: int) -> Interval:
+        """Return the current interval, with its length until *now*; it goes on."""
         begin = self._zero + self.now.index * self._length
         self.now.length = (now - max(begin, self._begun)) / 1e9
         self.now.connections = self.connections()
         return self.now
 
-    # ----------------------------------------------------------------- what happens
+    # ---------------------------------------------------------------------- events
 
     def answered(self, now: int, nanoseconds: int, count: int) -> None:
-        """Record *count* right replies at *now*, each after *nanoseconds*; `roll` comes before."""
+        """Record *count* replies at *now*, each after *nanoseconds*. Call `roll` first."""
         self.last_event = now
         self.now.latency.record(nanoseconds, count)
 
     def served(self, now: int, due: int, sent: int) -> None:
-        """Record a right reply at *now* to a request that was *due* before it was *sent*.
+        """Open loop: record a reply at *now* to a request that was *due*, then *sent*.
 
-        `roll` comes before.
+        Call `roll` first.
         """
         self.last_event = now
         interval = self.now
@@ -222,14 +221,14 @@ class Recorder:
             interval.service = Histogram()
         interval.service.record(now - sent)
 
-    def waited(self, now: int, due: int, sent: int | None, count: int = 1) -> None:
-        """Record that *count* requests are given up at *now*, unanswered.
+    def gave_up(self, now: int, due: int, sent: int | None, count: int = 1) -> None:
+        """Record *count* requests as unanswered.
 
         Args:
-            now: on the clock.
+            now: the time at which they were given up.
             due: when they were due (closed loop: when they were sent).
             sent: open loop: when they were sent; None if they never were.
-            count: how many.
+            count: the number of requests.
         """
         self.roll(now)
         self.last_event = now
@@ -242,24 +241,23 @@ class Recorder:
             interval.service.record(now - sent, count)
 
     def lagged(self, lag: int, had_room: bool) -> None:
-        """Record that a request of the schedule was sent *lag* nanoseconds behind its time.
+        """Open loop: record that a request was sent *lag* nanoseconds after it was due.
 
-        *had_room* says that a connection was free for it: then it is this process that
-        was late.
+        With *had_room*, a connection was free for it: this process was late, not the server.
         """
         self.now.max_lag = max(self.now.max_lag, lag)
         if lag > LATE:
             self.now.late += 1
-            self.now.own_late += had_room
+            self.now.late_by_client += had_room
 
     def connected(self, nanoseconds: int) -> None:
-        """Record that a connection was made, or timed out, in *nanoseconds*."""
+        """Record that connecting took *nanoseconds*, until it was done or timed out."""
         if self.now.connects is None:
             self.now.connects = Histogram()
         self.now.connects.record(nanoseconds)
 
     def failed(self, now: int, kind: str, text: str, count: int = 1) -> None:
-        """Record *count* errors of a kind; *text* says which connection, which request, what."""
+        """Record *count* errors of *kind*; *text* says on which connection, and what is wrong."""
         self.roll(now)
         self.last_event = now
         self.now.errors[kind] = self.now.errors.get(kind, 0) + count

@@ -1,7 +1,7 @@
-"""A result as one HTML page with graphs, which needs nothing else: no network, no other file.
+"""A result as one self-contained HTML page with graphs.
 
-The graphs are SVG (`silly.bench.charts`). The page has no script; it follows the
-reader's choice of light or dark, and the width of the screen.
+The graphs are SVG (`silly.bench.charts`). The page has no script, and adapts to the
+browser's light or dark mode and to the width of the screen.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from importlib import resources
 from typing import Any
 
-from silly._units import duration_text, text_of_count
+from silly._values.units import duration_text, text_of_count
 from silly.bench import charts
 from silly.bench.histogram import Histogram, middle
 from silly.bench.summary import described, lines
@@ -20,11 +20,11 @@ from silly.text import printable
 
 __all__ = ["html"]
 
-_NARROW = 1.05  # of neighbouring slots that are drawn as one bar
+_NARROW = 1.05  # ratio of the edges of a bar; narrower slots are drawn as one
 
 
 def html(result: dict[str, Any]) -> str:
-    """Return the page for *result*, as published."""
+    """Return the page for a published *result*."""
     page = resources.files("silly.bench").joinpath("report.html").read_text("utf-8")
     parts = {
         "TITLE": f"silly bench {_safe(result['addr'])}",
@@ -38,12 +38,12 @@ def html(result: dict[str, Any]) -> str:
             f"silly {result['silly']}, {result['engine']} engine, Python {result['python']}"
         ),
     }
-    # In one go: what is put in may look like a place to put something in, too.
+    # In one pass, because a value may itself look like a placeholder.
     return re.sub(r"%%([A-Z]+)%%", lambda place: parts[place[1]], page)
 
 
 def _safe(text: str) -> str:
-    """Return *text*, some of which the server chose, for the page."""
+    """Return *text* escaped for the page; the server may have chosen parts of it."""
     return escaping.escape(printable(text))
 
 
@@ -86,21 +86,21 @@ def _charts(result: dict[str, Any]) -> Iterator[str]:
     measured = [row for row in rows if row["phase"] == "measured"]
     yield _panel("Latency over time", "in each interval", _over_time(counted))
     yield _panel(
-        "Throughput over time", "right replies for each second",
-        charts.bars("rates", _time(measured), charts.counts([row["rate"] for row in measured]),
+        "Throughput over time", "correct replies per second",
+        charts.bars("rates", _time(measured), charts.count_axis([row["rate"] for row in measured]),
                     [_bar(row, row["rate"], " /s") for row in measured]),
     )  # fmt: skip
     kinds = ", ".join(f"{count} {kind}" for kind, count in result["errors"]["kinds"].items())
     yield _panel(
         "Errors over time", kinds or "none: every reply was right, byte for byte",
-        charts.bars("errors", _time(rows), charts.counts([row["errors"] for row in rows]),
+        charts.bars("errors", _time(rows), charts.count_axis([row["errors"] for row in rows]),
                     [_bar(row, row["errors"], " errors") for row in rows], "failed"),
     )  # fmt: skip
     if result["open_loop"] is not None:
         yield _panel(
-            "Sent late over time", "more than 1 ms behind their time: they waited for a "
-            "connection, or for the client",
-            charts.bars("late", _time(rows), charts.counts([row["late"] for row in rows]),
+            "Sent late over time", "requests sent more than 1 ms after they were due: they "
+            "waited for a connection, or for the client",
+            charts.bars("late", _time(rows), charts.count_axis([row["late"] for row in rows]),
                         [_bar(row, row["late"], " sent late") for row in rows], "warned"),
         )  # fmt: skip
 
@@ -119,7 +119,7 @@ def _legend(names: Sequence[str]) -> str:
 
 def _time(rows: Sequence[dict[str, Any]]) -> charts.Axis:
     start = min((row["start"] for row in rows), default=0.0)
-    return charts.seconds(start, max((row["start"] + row["length"] for row in rows), default=1.0))
+    return charts.time_axis(start, max((row["start"] + row["length"] for row in rows), default=1.0))
 
 
 def _bar(row: dict[str, Any], value: float, unit: str) -> charts.Bar:
@@ -129,8 +129,8 @@ def _bar(row: dict[str, Any], value: float, unit: str) -> charts.Bar:
 
 
 def _when(row: dict[str, Any]) -> str:
-    told = f"{row['start']:.3g} s to {row['start'] + row['length']:.3g} s"
-    return told if row["phase"] == "measured" else f"{row['phase']}, {told}"
+    when = f"{row['start']:.3g} s to {row['start'] + row['length']:.3g} s"
+    return when if row["phase"] == "measured" else f"{row['phase']}, {when}"
 
 
 def _over_time(rows: Sequence[dict[str, Any]]) -> str:
@@ -147,7 +147,7 @@ def _over_time(rows: Sequence[dict[str, Any]]) -> str:
         for name in names
     ]
     values = [value for points in series for _, value, _ in points if value is not None]
-    return _legend(names) + charts.lines("times", _time(rows), charts.spread(values), series)
+    return _legend(names) + charts.lines("times", _time(rows), charts.latency_axis(values), series)
 
 
 def _curves(result: dict[str, Any]) -> str:
@@ -158,11 +158,12 @@ def _curves(result: dict[str, Any]) -> str:
     values = [value for points in series for _, value, _ in points if value is not None]
     most = max(latency["count"] for _, latency in named)
     legend = _legend([name for name, _ in named]) if len(named) > 1 else ""
-    return legend + charts.lines("curve", charts.percents(most), charts.spread(values), series)
+    x, y = charts.percentile_axis(most), charts.latency_axis(values)
+    return legend + charts.lines("curve", x, y, series)
 
 
 def _curve(latency: dict[str, Any]) -> list[charts.Point]:
-    """Return latencies by percentile, as far into the tail as there are requests."""
+    """Return the latencies by percentile, as far as at least one request lies above it."""
     if not latency["count"]:
         return []
     histogram = Histogram.from_list(latency["histogram"])
@@ -177,7 +178,7 @@ def _curve(latency: dict[str, Any]) -> list[charts.Point]:
 
 
 def _distribution(result: dict[str, Any]) -> str:
-    """Return how many requests took how long, in steps of at least five hundredths."""
+    """Return the chart of how many requests took how long, in steps of 5% or more."""
     edges: list[tuple[float, int]] = []
     latency = result["latency"]
     if latency["count"]:
@@ -191,5 +192,5 @@ def _distribution(result: dict[str, Any]) -> str:
         (value, value * _NARROW, float(count), f"about {duration_text(value)}: {count}")
         for value, count in edges
     ]
-    x = charts.spread([value for value, _ in edges], "latency")
-    return charts.bars("bars", x, charts.counts([count for _, count in edges]), drawn)
+    x = charts.latency_axis([value for value, _ in edges], "latency")
+    return charts.bars("bars", x, charts.count_axis([count for _, count in edges]), drawn)

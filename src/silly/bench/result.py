@@ -1,7 +1,7 @@
-"""What came out of a run, in the form that is published: plain data, ready for JSON.
+"""The result of a run in its published form: plain data, ready for JSON.
 
-``result.schema.json`` in this package describes it. Times are seconds, sizes
-bytes, shares of 1.
+``result.schema.json`` in this package describes it. Times are in seconds, sizes in
+bytes, shares from 0 to 1.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from importlib import resources
 from typing import Any, Final
 
 import silly
+from silly._values.units import counted
 from silly.bench.asserts import Claim
 from silly.bench.fleet import Fleet, summed
 from silly.bench.histogram import Histogram
@@ -28,9 +29,9 @@ __all__ = ["PERCENTILES", "SCHEMA", "build", "schema"]
 SCHEMA: Final = "silly-bench/1"
 PERCENTILES: Final = (50.0, 75.0, 90.0, 95.0, 99.0, 99.9, 99.99, 99.999)
 WRONG: Final = ("corrupt", "lost", "reordered", "duplicate", "misdelivered", "unasked")
-_BUSY: Final = 0.9  # of a core, from which the client is suspected to be the limit
-_EXAMPLES: Final = 20  # of errors
-_LATE: Final = 0.01  # of the requests
+_BUSY: Final = 0.9  # share of the time from which a busy client may be the limit
+_EXAMPLES: Final = 20  # errors to describe, at most
+_LATE: Final = 0.01  # share of late requests from which to warn
 
 
 def schema() -> dict[str, Any]:
@@ -50,16 +51,16 @@ def build(
     pid: int | None,
     claims: Iterable[Claim],
 ) -> dict[str, Any]:
-    """Return the result of the run that *fleet* has made.
+    """Return the result of a run.
 
     Args:
-        plan: what was asked for.
-        fleet: with all that was reported.
-        began: when.
-        interrupted: whether it was stopped by a signal.
-        server: what the server's process had used: at first, then after each interval.
-        pid: of the server's process.
-        claims: what must hold.
+        plan: the settings of the run.
+        fleet: the workers, which have reported everything.
+        began: when the run began.
+        interrupted: whether a signal ended the run.
+        server: the usage of the server's process at the start and after each interval.
+        pid: the server's process, or None.
+        claims: the claims to check.
     """
     zero = fleet.started + round(plan.warmup * 1e9)
     end = max((summary["end"] for summary in fleet.summaries), default=zero)
@@ -147,7 +148,7 @@ def _open_loop(plan: Plan, fleet: Fleet, total: Interval) -> dict[str, Any] | No
         "sent": sent,
         "unsent": max(0, scheduled - sent),
         "late": total.late,
-        "late_for_the_client": total.own_late,
+        "late_by_client": total.late_by_client,
         "max_lag": total.max_lag / 1e9,
     }
 
@@ -167,7 +168,7 @@ def _server(seen: Sequence[Usage], pid: int | None, requests: int) -> dict[str, 
 
 
 def _examples(workers: Sequence[dict[str, list[str]]]) -> list[str]:
-    """Return descriptions of errors, by turns of each kind, so that no kind hides another."""
+    """Return descriptions of errors, one of each kind in turn, so that no kind hides another."""
     kinds: dict[str, list[str]] = {}
     for described in workers:
         for kind, texts in described.items():
@@ -177,10 +178,10 @@ def _examples(workers: Sequence[dict[str, list[str]]]) -> list[str]:
 
 
 def _intervals(plan: Plan, series: dict[int, Interval], duration: float) -> list[dict[str, Any]]:
-    """Return what happened in each interval; those in which nothing was reported, too.
+    """Return a row for each interval, including those in which nothing happened.
 
-    What happened in the warm-up, and after the measured time, has a row of its own if
-    anything did: the rows add up to all that is reported.
+    The warm-up, and the time after the measured time, have a row if anything happened
+    in them, so that the rows add up to the totals.
     """
     interval, rows = plan.interval, []
     before = summed(part for index, part in series.items() if index < 0)
@@ -190,7 +191,7 @@ def _intervals(plan: Plan, series: dict[int, Interval], duration: float) -> list
     for index in range(count):
         begin = index * interval
         parts = [series[index]] if index in series else []
-        if index == count - 1:  # it has what came at the very end, too
+        if index == count - 1:  # the last row includes anything reported at the very end
             parts += [part for at, part in series.items() if index < at < AFTER]
         length = min(interval, duration - begin)
         rows.append(_row("measured", summed(parts), begin, length))
@@ -225,27 +226,27 @@ def _busy(plan: Plan, within: Interval, duration: float) -> float:
     if not duration:
         return 0.0
     busy = within.cpu / plan.workers
-    if plan.busy_poll and plan.rate is not None:  # polling takes all of a core, busy or not
+    if plan.busy_poll and plan.rate is not None:  # polling uses a whole core, busy or not
         busy = duration - within.idle / 1e9 / plan.workers
     return min(1.0, max(0.0, busy / duration))
 
 
 def _client_doubts(result: dict[str, Any], within: Interval) -> Iterable[str]:
-    """Yield why the client may have been the limit, and not the server."""
+    """Yield reasons why the client, not the server, may have been the limit."""
     client, open_loop = result["client"], result["open_loop"]
     if (open_loop is not None or not client["busy_poll"]) and client["busy"] >= _BUSY:
         yield (
             f"the client itself may be the limit: each worker was busy for "
-            f"{client['busy']:.0%} of the time (more --workers, on cores that the server does "
-            f"not use)"
+            f"{client['busy']:.0%} of the time (use more --workers, on cores that the server "
+            f"does not use)"
         )
     if open_loop is None:
         return
-    own = open_loop["late_for_the_client"]
+    own = open_loop["late_by_client"]
     if own > _LATE * max(1, within.sent):
         yield (
-            f"the client itself was late: {own} requests were sent more than 1 ms behind their "
-            f"time though a connection was free (more --workers)"
+            f"the client itself was late: it sent {counted(own, 'request')} more than 1 ms after "
+            f"they were due, although a connection was free (use more --workers)"
         )
 
 
@@ -256,10 +257,10 @@ def _warnings(result: dict[str, Any], within: Interval) -> Iterable[str]:
     open_loop = result["open_loop"]
     if open_loop is None:
         return
-    waited = open_loop["late"] - open_loop["late_for_the_client"] + open_loop["unsent"]
+    waited = open_loop["late"] - open_loop["late_by_client"] + open_loop["unsent"]
     if open_loop["unsent"] or waited > _LATE * max(1, within.sent):
         yield (
-            f"all connections were busy when {waited} "
-            f"requests were due: the server does not keep up, or needs more --connections "
-            f"(or --depth)"
+            f"all connections were busy when {counted(waited, 'request')} "
+            f"{'was' if waited == 1 else 'were'} due: the server is too slow, or the run needs "
+            f"more --connections (or --depth)"
         )

@@ -1,11 +1,11 @@
-"""When each request is due, and how many connections there are to be: plans over time.
+"""Load over time: when each request is due, or how many connections there should be.
 
-A plan starts at a level and goes through stages, each a straight line to the
-stage's level; it stays at the last one. The level is requests for each second
-(`Schedule` says when each of them is due) or connections (`Ramp.level`).
+A ramp starts at a level and goes through stages, each in a straight line to the
+stage's level; it stays at the last one. The level is requests per second (`Schedule`
+says when each of them is due) or connections (`Ramp.level`).
 
-Times are seconds from the start. An open loop keeps to the schedule whatever the
-server does: that is what makes a stall visible (coordinated omission).
+Times are seconds from the start. An open loop keeps to the schedule even when the
+server stalls: that makes the stall visible (coordinated omission).
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from silly import _units
+from silly._values import units
 
 __all__ = ["Ramp", "Schedule", "Stage"]
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """*seconds* in which the level goes in a straight line to *target*."""
+    """For *seconds*, the level goes in a straight line to *target*."""
 
     seconds: float
     target: float
 
     @classmethod
     def parse(cls, text: str) -> Stage:
-        """Return the stage that ``"30s:100"`` says. Raises ValueError."""
+        """Parse a stage such as ``"30s:100"``. Raises ValueError."""
         time, colon, target = text.partition(":")
         try:
             if not colon:
                 raise ValueError(text)
-            stage = cls(_units.duration(time), _units.rate(target))
+            stage = cls(units.duration(time), units.rate(target))
         except ValueError:
             raise ValueError(
-                f"{text!r} is not a stage such as 30s:100 (for 30 s, up or down to 100)"
+                f"{text!r} is not a stage such as 30s:100 (within 30 s, up or down to 100)"
             ) from None
         if stage.seconds == 0:
             raise ValueError(f"stage {text!r} has no duration")
@@ -63,14 +63,14 @@ class Ramp:
 
     @property
     def highest(self) -> float:
-        """The highest level there is."""
+        """The highest level."""
         return max((self.start, *(stage.target for stage in self.stages)))
 
 
 class Schedule:
-    """When requests are due: the first at the start, each when the rate has made up one more.
+    """When requests are due: the first at the start, the next as the rate adds up to one more.
 
-    Of *parts* that share the work, the *part*-th has every *parts*-th request.
+    If *parts* workers share the load, worker *part* has every *parts*-th request.
     """
 
     def __init__(self, ramp: Ramp, part: int = 0, parts: int = 1) -> None:
@@ -88,7 +88,7 @@ class Schedule:
         self._pieces.append((time, area, math.inf, level, 0.0))
 
     def due(self, number: int) -> float:
-        """Return when the request *number* (0, 1, …) is due; infinity for never."""
+        """Return when request *number* (0, 1, …) is due; infinity for never."""
         wanted = float(number * self._parts + self._part)
         for time, area, grown, level, slope in self._pieces:
             if wanted < grown or grown == math.inf:
@@ -110,10 +110,10 @@ class Schedule:
 
 
 def _time_to(area: float, level: float, slope: float) -> float:
-    """Return in how many seconds *level*, growing by *slope*, makes up *area*."""
+    """Return after how many seconds *level*, growing by *slope*, adds up to *area*."""
     if area <= 0:
         return 0.0
     if slope == 0:
         return area / level if level > 0 else math.inf
-    # level*t + slope/2*t² = area, in the form that cancels nothing
+    # level*t + slope/2*t² = area, solved without cancellation
     return 2 * area / (level + math.sqrt(max(0.0, level * level + 2 * slope * area)))

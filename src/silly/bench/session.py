@@ -1,4 +1,4 @@
-"""One run from start to result: workers, what watches them, and the server's usage beside."""
+"""One run from start to result: runs the workers, and samples the server's usage."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from silly.bench.recorder import Interval
 
 __all__ = ["Watcher", "run"]
 
-_PATIENCE: Final = 0.1  # seconds between looks at whether it was interrupted, before the load
+_PATIENCE: Final = 0.1  # seconds between checks for an interruption while connecting
 
 
 class Watcher(Protocol):
-    """Who shows how a run goes."""
+    """Shows the progress of a run."""
 
     period: float
-    """Seconds between ticks; each takes a processor from the load for a moment."""
+    """Seconds between ticks; each tick takes processor time from the load."""
 
     def connecting(self) -> None:
-        """The workers are being started, and connect."""
+        """The workers are starting and connecting."""
 
     def started(self, plan: Plan) -> None:
         """The load has started."""
 
     def interval(self, interval: Interval) -> None:
-        """An interval is over, and this is what happened in it."""
+        """An interval has ended."""
 
     def early(self, interval: Interval) -> None:
-        """The first interval goes on, and this is what happened so far."""
+        """The first interval is still running; these are its figures so far."""
 
     def tick(self, seconds: float) -> None:
-        """It is so many seconds since the start."""
+        """The load started *seconds* ago."""
 
 
 def run(
@@ -49,7 +49,7 @@ def run(
     pid: int | None = None,
     claims: Sequence[Claim] = (),
 ) -> dict[str, Any] | None:
-    """Run *plan* and return the result; None if it was interrupted before it had started.
+    """Run *plan* and return the result; None if it was interrupted while connecting.
 
     Raises:
         NotStarted, WorkerDied: see `silly.bench.fleet`.
@@ -69,14 +69,14 @@ def run(
             try:
                 seen.append(usage(pid))
             except OSError:
-                return  # it is gone: what it had used is known up to the last look
+                return  # the process is gone; its earlier usage is known
 
     with Fleet(plan) as fleet:
         watcher.connecting()
         while not fleet.connect(_PATIENCE):
             if is_interrupted():
                 return None
-        seen.clear()  # connecting is not of the load
+        seen.clear()  # connecting is not part of the load
         look()
         fleet.start()
         watcher.started(plan)

@@ -1,17 +1,17 @@
-"""A result in words: what ``silly bench`` prints at the end."""
+"""A result as text: the summary that ``silly bench`` prints at the end."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from silly._units import duration_text, size_text, text_of_count
+from silly._values.units import counted, duration_text, size_text, text_of_count
 
 __all__ = ["described", "lines"]
 
 
 def described(result: dict[str, Any]) -> str:
-    """Return what was asked for, in one line."""
+    """Return the settings of the run, as one line."""
     plan = result["plan"]
     connections = plan["connections"]
     parts = []
@@ -26,13 +26,13 @@ def described(result: dict[str, Any]) -> str:
         parts.append("closed loop")
     if plan["stages"] and plan["rate"] is None:
         levels = " → ".join(
-            f"{level:g}" for level in (connections, *(s[1] for s in plan["stages"]))
+            text_of_count(level) for level in (connections, *(s[1] for s in plan["stages"]))
         )
         parts.append(f"{levels} connections")
     else:
-        parts.append(f"{connections} connection{'s' if connections > 1 else ''}")
+        parts.append(counted(connections, "connection"))
     if plan["depth"] > 1:
-        parts[-1] += f", {plan['depth']} requests in flight on each"
+        parts[-1] += f", {text_of_count(plan['depth'])} requests in flight on each"
     if plan["mode"] == "reconnect":
         parts.append("a new one for each request")
     return ", ".join(parts)
@@ -77,7 +77,9 @@ def _errors(result: dict[str, Any]) -> Iterator[str]:
     if not errors["total"]:
         yield _row("errors", "0: every reply was right, byte for byte")
         return
-    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(errors["kinds"].items()))
+    kinds = ", ".join(
+        f"{text_of_count(count)} {kind}" for kind, count in sorted(errors["kinds"].items())
+    )
     yield _row("errors", f"{text_of_count(errors['total'])}: {kinds}")
     for text in errors["first"]:
         yield f"  {text}"
@@ -100,7 +102,7 @@ def _open_loop(result: dict[str, Any]) -> Iterator[str]:
 def _latencies(result: dict[str, Any]) -> Iterator[str]:
     latency, service = result["latency"], result["service"]
     if not latency["count"]:
-        yield "no latencies: nothing was answered"
+        yield "no latencies: no request was answered"
         return
     columns = [latency] if service is None else [latency, service]
     if service is None:
@@ -111,7 +113,7 @@ def _latencies(result: dict[str, Any]) -> Iterator[str]:
     unsupported = []
     for percent in latency["percentiles"]:
         if latency["count"] * (100 - float(percent)) / 100 < 1:
-            unsupported.append(f"p{percent}")  # it would be the maximum
+            unsupported.append(f"p{percent}")  # would equal the maximum
         else:
             rows.append((f"p{percent}", [c["percentiles"][percent] for c in columns]))
     rows.append(("max", [c["max"] for c in columns]))
@@ -133,24 +135,23 @@ def _others(result: dict[str, Any]) -> Iterator[str]:
     if connect is not None and connect["count"]:
         yield _row(
             "connecting",
-            f"{text_of_count(connect['count'])} connections"
+            f"{counted(connect['count'], 'connection')}"
             f"{' made or timed out' if result['errors']['kinds'].get('connect') else ''}, "
             f"p50 {duration_text(connect['percentiles']['50'])}, "
             f"max {duration_text(connect['max'])}",
         )
     client = result["client"]
-    spinning = " (it polls instead of sleeping)" if client["busy_poll"] else ""
+    polling = " (busy polling)" if client["busy_poll"] else ""
+    workers = counted(client["workers"], "worker")
     yield _row(
-        "client",
-        f"{client['cpu']:.2f} cores in {client['workers']} "
-        f"worker{'s' if client['workers'] > 1 else ''}{spinning}, {result['engine']} engine",
+        "client", f"{client['cpu']:.2f} cores in {workers}{polling}, {result['engine']} engine"
     )
     server = result["server"]
     if server is not None:
         yield _row(
             "server",
-            f"{server['cpu']:.2f} cores, {duration_text(server['cpu_per_request'])} for each "
-            f"request, {size_text(server['rss'])} resident "
+            f"{server['cpu']:.2f} cores, {duration_text(server['cpu_per_request'])} per request, "
+            f"{size_text(server['rss'])} resident "
             f"({'+' if server['rss_growth'] >= 0 else '-'}"
             f"{size_text(abs(server['rss_growth']))})",
         )

@@ -1,16 +1,15 @@
-"""What is wrong with a reply: named as precisely as the bytes allow.
+"""The diagnosis of a wrong reply, as precise as the bytes allow.
 
-Replies are compared with what must come while they arrive, by the generator. Only
-when that fails, the bytes from the first unanswered request on are given to
-`diagnose`. The kinds of wrong:
+The generator compares replies with the expected bytes as they arrive. If they differ,
+`diagnose` gets all bytes from the first unanswered request on. The kinds of error:
 
 ============  ================================================================
-corrupt       a byte differs, and nothing that was sent explains it
-lost          the reply to a later request came instead, and this one never
-reordered     the reply to a later request came first, and this one behind it
-duplicate     a reply that had come already came again
-misdelivered  it is the reply for another connection
-unasked       bytes came to which there is no request
+corrupt       a byte differs, and no other reply explains it
+lost          the reply to a later request arrived in place of this one
+reordered     the reply to a later request arrived first, then this one
+duplicate     a reply that had already arrived, arrived again
+misdelivered  the reply is for another connection
+unasked       bytes arrived that no request asked for
 ============  ================================================================
 """
 
@@ -18,12 +17,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from silly._values.units import counted
 from silly.bench.messages import Messages
 
-__all__ = ["Violation", "diagnose", "right_replies"]
+__all__ = ["Violation", "correct_replies", "diagnose"]
 
-_NEAR = 256  # requests, before and behind, whose replies are considered
-_SHOWN = 24  # bytes of a reply that are shown
+_NEAR = 256  # earlier and later requests whose replies are considered
+_SHOWN = 24  # bytes of a reply to show
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +38,23 @@ class Violation:
 
 
 def diagnose(messages: Messages, first: int, sent: int, received: bytes) -> Violation:
-    """Say what is wrong with *received*, which begins where the reply to *first* must.
+    """Return what is wrong with *received*, which should begin with the reply to *first*.
 
     Args:
-        messages: of the connection.
-        first: the first request without a whole reply.
-        sent: how many requests were sent: the last is *sent* - 1.
-        received: all that came, as far as it was waited for; not right, as a whole.
+        messages: the messages of the connection.
+        first: the first request without a complete reply.
+        sent: the number of requests sent: the last one is *sent* - 1.
+        received: the bytes that arrived; they differ from the expected replies.
     """
-    count, at = right_replies(messages, first, sent, received)
+    count, at = correct_replies(messages, first, sent, received)
     number = first + count
     received = received[at:]
     before = _find(messages, range(number - 1, max(-1, number - _NEAR), -1), received)
     if number == sent:
         if before is not None:
             return Violation("duplicate", before, 0, f"the reply to request {before} came twice")
-        text = f"{len(received)} bytes came that no request asked for: {_show(received, 0)}"
+        size = counted(len(received), "byte")
+        text = f"{size} arrived that no request asked for: {_show(received, 0)}"
         return Violation("unasked", number, 0, text)
     expected = messages.reply(number)
     byte = _first_difference(expected, received)
@@ -78,10 +79,10 @@ def diagnose(messages: Messages, first: int, sent: int, received: bytes) -> Viol
     return Violation("corrupt", number, byte, text)
 
 
-def right_replies(
+def correct_replies(
     messages: Messages, first: int, sent: int, received: bytes | bytearray
 ) -> tuple[int, int]:
-    """Return how many right replies *received* begins with, and their bytes.
+    """Return how many correct replies *received* begins with, and their size in bytes.
 
     The arguments are those of `diagnose`.
     """
@@ -96,7 +97,7 @@ def right_replies(
 
 
 def _find(messages: Messages, numbers: range, received: bytes) -> int | None:
-    """Return which of *numbers* has the reply that *received* begins with."""
+    """Return the request among *numbers* whose reply *received* begins with, if any."""
     for number in numbers:
         reply = messages.reply(number)
         if received.startswith(reply) or (len(received) > 8 and reply.startswith(received)):
@@ -112,9 +113,9 @@ def _first_difference(expected: bytes, received: bytes) -> int:
 
 
 def _show(data: bytes, byte: int) -> str:
-    """Return the neighbourhood of *byte* as a literal, with dots for what is left out."""
+    """Return the bytes around *byte* as a literal, with dots for omitted ones."""
     start = 0 if len(data) <= _SHOWN else max(0, min(byte - _SHOWN // 2, len(data) - _SHOWN))
     shown = data[start : start + _SHOWN]
     before = "…" if start else ""
-    behind = "…" if start + _SHOWN < len(data) else ""
-    return f"{before}{shown!r}{behind}"
+    after = "…" if start + _SHOWN < len(data) else ""
+    return f"{before}{shown!r}{after}"

@@ -1,4 +1,4 @@
-"""What is shown while a run goes on: a live view on a terminal, else a line for each interval.
+"""The progress of a run: a live view on a terminal, otherwise a line for each interval.
 
 Needs rich (the extra ``silly-net[cli]``).
 """
@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from silly._units import duration_text, text_of_count
+from silly._values.units import duration_text, text_of_count
 from silly.bench.plan import Plan
 from silly.bench.recorder import AFTER, Interval
 
@@ -24,8 +24,8 @@ __all__ = ["Lines", "Quiet", "View"]
 
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _KEPT: Final = 400  # intervals that a graph may show
-_TALL: Final = 30  # rows, from which graphs have more than one
-_NARROW: Final = 60  # columns, below which the graphs stand alone
+_TALL: Final = 30  # rows of the terminal, from which graphs have more than one row
+_NARROW: Final = 60  # columns, below which a graph has its own line
 
 
 class Quiet:
@@ -68,11 +68,11 @@ class Lines(Quiet):
         self._plan: Plan | None = None
 
     def started(self, plan: Plan) -> None:
-        """Remember what the intervals are of."""
+        """Store the plan, for the times of the intervals."""
         self._plan = plan
 
     def interval(self, interval: Interval) -> None:
-        """Print the line of *interval*."""
+        """Print a line for *interval*."""
         errors = sum(interval.errors.values())
         is_empty = not (interval.latency.count or errors)
         if self._plan is None or (interval.index in (-1, AFTER) and is_empty):
@@ -103,7 +103,7 @@ def _seconds(nanoseconds: float | None) -> float | None:
 
 
 class View(Quiet):
-    """A live view: progress, figures in all and of the last interval, and graphs."""
+    """A live view: progress, totals, figures of the last interval, and graphs."""
 
     period = 0.25
 
@@ -114,7 +114,7 @@ class View(Quiet):
         self._seconds = 0.0
         self._requests = self._errors = self._late = 0
         self._last: Interval | None = None
-        self._silent = 0.0  # seconds for which nothing has come back
+        self._silent = 0.0  # seconds without a reply
         self._rates: deque[float | None] = deque(maxlen=_KEPT)
         self._tails: deque[float | None] = deque(maxlen=_KEPT)
         self._live = Live(
@@ -135,11 +135,11 @@ class View(Quiet):
         self._live.stop()
 
     def connecting(self) -> None:
-        """Show that there are no connections yet."""
+        """Show that the workers are connecting."""
         self._live.refresh()
 
     def started(self, plan: Plan) -> None:
-        """Begin to show progress."""
+        """Start to show progress."""
         self._plan = plan
         self._live.refresh()
 
@@ -158,12 +158,12 @@ class View(Quiet):
             self._tails.append(_seconds(interval.latency.percentile(99)))
 
     def early(self, interval: Interval) -> None:
-        """Show the first figures, until there is a whole interval."""
+        """Show the first figures, until the first interval is complete."""
         if not self._rates:
             self._last = interval
 
     def tick(self, seconds: float) -> None:
-        """Show that time goes by."""
+        """Show the time that has passed."""
         self._seconds = seconds
         self._live.refresh()
 
@@ -188,7 +188,7 @@ class View(Quiet):
             ("rate", rate, self._rates, "green"),
             ("p99", tail, self._tails, "yellow"),
         ):
-            bars = _graph(self._wide(self._plan, list(values), graph), tall)
+            bars = _graph(self._stretched(self._plan, list(values), graph), tall)
             label = f"{name:<6}{now:>14}  "
             if width < _NARROW:
                 rows.append(_cut(Text(label)))
@@ -199,8 +199,8 @@ class View(Quiet):
                 rows.append(_cut(line.append(bar, style=style)))
         return Group(*rows)
 
-    def _wide(self, plan: Plan, values: list[float | None], width: int) -> list[float | None]:
-        """Return the last of *values*, each as often as the graph of the whole run has room for."""
+    def _stretched(self, plan: Plan, values: list[float | None], width: int) -> list[float | None]:
+        """Repeat each of *values* so that the run fills the graph; return the last *width*."""
         seconds = plan.measured_seconds
         count = len(values)
         if seconds is not None:
@@ -211,18 +211,18 @@ class View(Quiet):
     def _progress(self, plan: Plan, width: int) -> RenderableType:
         measured, warmup = plan.measured_seconds, plan.warmup
         if self._seconds < warmup:
-            share, told = self._seconds / warmup, f"warm-up, {_clock(warmup - self._seconds)} left"
+            share, text = self._seconds / warmup, f"warm-up, {_clock(warmup - self._seconds)} left"
         elif measured is not None:
             gone = min(measured, self._seconds - warmup)
             share = gone / measured
-            told = f"{share:4.0%}  {_clock(measured - gone)} left"
+            text = f"{share:4.0%}  {_clock(measured - gone)} left"
         else:
             share = min(1.0, self._requests / (plan.requests or 1))
             left = (self._seconds - warmup) * (1 / share - 1) if share else None
-            told = f"{share:4.0%}  " + (f"about {_clock(left)} left" if left is not None else "")
+            text = f"{share:4.0%}  " + (f"about {_clock(left)} left" if left is not None else "")
         grid = Table.grid(padding=(0, 1))
-        bar = max(6, min(50, width - len(told) - 2))
-        grid.add_row(ProgressBar(total=1, completed=share, width=bar), _cut(Text(told)))
+        bar = max(6, min(50, width - len(text) - 2))
+        grid.add_row(ProgressBar(total=1, completed=share, width=bar), _cut(Text(text)))
         return grid
 
     def _figures(self, plan: Plan, width: int) -> Iterator[RenderableType]:
@@ -234,7 +234,7 @@ class View(Quiet):
             ("errors", Text(text_of_count(self._errors), "bold red" if self._errors else "")),
             ("connections", Text(text_of_count(last.connections) if last else "-")),
         ]
-        lately: list[tuple[str, Text]] = [
+        latest: list[tuple[str, Text]] = [
             ("p50", Text(duration_text(p50))),
             ("p90", Text(duration_text(p90))),
             ("p99", Text(duration_text(p99))),
@@ -243,15 +243,15 @@ class View(Quiet):
         if plan.open_ramp is not None:
             target = plan.open_ramp.level(self._seconds - plan.warmup * bool(plan.stages))
             totals.append(("sent late", Text(text_of_count(self._late))))
-            lately.insert(0, ("target", Text(f"{text_of_count(target)} /s")))
-            lately.append(("behind", Text(duration_text(last.max_lag / 1e9 if last else None))))
+            latest.insert(0, ("target", Text(f"{text_of_count(target)} /s")))
+            latest.append(("behind", Text(duration_text(last.max_lag / 1e9 if last else None))))
         length = last.length if last is not None else plan.interval
-        yield from _labelled("in all", totals, width)
-        yield from _labelled(f"last {duration_text(length)}", lately, width)
+        yield from _labelled("total", totals, width)
+        yield from _labelled(f"last {duration_text(length)}", latest, width)
 
 
 def _labelled(label: str, cells: list[tuple[str, Text]], width: int) -> Iterator[RenderableType]:
-    """Yield *cells*, names above values, behind their *label*; in a narrow one, in two parts."""
+    """Yield *cells* after *label*, names above values; on a narrow terminal, in parts."""
     shown = len(cells) if width >= _NARROW else 3
     if width < _NARROW:
         yield _cut(Text(label, style="dim"))
@@ -283,12 +283,12 @@ def _clock(seconds: float) -> str:
 
 
 def sparkline(values: Sequence[float | None]) -> str:
-    """Return one bar for each of *values*, from nothing to the highest; a gap for None."""
+    """Return a bar for each of *values*, scaled to the greatest; a gap for None."""
     return _graph(values, 1)[0]
 
 
 def _graph(values: Sequence[float | None], rows: int) -> list[str]:
-    """Return *rows* lines, the highest first, with one bar for each of *values*."""
+    """Return *rows* lines of text, top first, with a bar for each of *values*."""
     most = max((value for value in values if value is not None), default=0) or 1
     levels = [None if value is None else int(value / most * (8 * rows - 0.001)) for value in values]
     return [

@@ -1,10 +1,10 @@
-"""A worker: a process that runs a `Generator` and reports to the one that started it.
+"""A worker: a process that runs a `Generator` and reports to its parent.
 
-Down the pipe come a job (`Job`), then ``("start", clock)``, then perhaps
-``("stop",)``; the end of the pipe means the same. Up go, in this order:
-``("ready", errors)``, ``("early", plain)`` perhaps (the first quarter of a second of an
-interval that goes on), any number of ``("interval", plain)``, and ``("done", summary)``;
-or ``("crash", traceback)`` at any time.
+The parent sends a `Job`, then ``("start", clock)``, then perhaps ``("stop",)``; the end
+of the pipe also means stop. The worker sends, in this order: ``("ready", errors)``;
+perhaps ``("early", plain)``, the first quarter of a second of a longer interval; any
+number of ``("interval", plain)``; and ``("done", summary)``. It may send
+``("crash", traceback)`` at any time.
 
 The clock is `time.perf_counter_ns`, which on Linux and macOS is the same in all
 processes.
@@ -32,24 +32,24 @@ __all__ = ["Job", "main"]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a worker is to do: its part, of as many as the plan has workers."""
+    """A worker's share of a plan: part number *part*, from 0, of `Plan.workers`."""
 
     plan: Plan
     part: int
 
 
 def main(descriptor: int) -> None:
-    """Work for the process at the other end of the socket *descriptor*."""
+    """Run a worker for the process at the other end of the socket *descriptor*."""
     pipe = Connection(descriptor)
     try:
         job: Job = pipe.recv()
         _allow_descriptors()
         asyncio.run(_work(job, pipe))
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # whom should it tell?
-    except BaseException:  # noqa: BLE001 - it is a defect, and told as one
+        pass  # the parent is gone
+    except BaseException:  # noqa: BLE001 - a bug; the parent reports it
         pipe.send(("crash", traceback.format_exc()))
-    # Nothing is left to be done, and taking everything apart would take its time.
+    # Skip the slow teardown of the interpreter.
     pipe.close()
     sys.stderr.flush()
     os._exit(0)
@@ -69,7 +69,7 @@ async def _work(job: Job, pipe: Connection) -> None:
     generator.on_early = lambda interval: pipe.send(("early", interval.to_dict()))
     started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-    def told() -> None:
+    def receive_order() -> None:
         try:
             order: tuple[Any, ...] = pipe.recv()
         except (EOFError, OSError):
@@ -84,11 +84,11 @@ async def _work(job: Job, pipe: Connection) -> None:
                 started.cancel()
 
     opening = asyncio.create_task(generator.open())
-    asyncio.get_running_loop().add_reader(pipe.fileno(), told)
+    asyncio.get_running_loop().add_reader(pipe.fileno(), receive_order)
     try:
         await opening
         pipe.send(("ready", [text for texts in recorder.first_errors.values() for text in texts]))
-        # What is there now stays; collecting it again and again would stall replies.
+        # These objects stay alive; collecting them again and again would delay replies.
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
@@ -96,7 +96,7 @@ async def _work(job: Job, pipe: Connection) -> None:
     except asyncio.CancelledError:
         return
     await generator.run(start)
-    recorder.send_off(time.perf_counter_ns())
+    recorder.report(time.perf_counter_ns())
     usage = resource.getrusage(resource.RUSAGE_SELF)
     pipe.send(
         (

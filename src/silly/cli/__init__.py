@@ -1,8 +1,8 @@
-"""The command ``silly``: ``silly FILE.py`` runs a script, ``silly VERB …`` does what it names.
+"""The command ``silly``: ``silly FILE.py`` runs a script, ``silly VERB …`` a tool.
 
-Each verb is a module of its own here, imported when it is asked for: it may need
-the libraries of the extra ``silly-net[cli]``, which ``silly FILE.py`` must not. A
-file that is called like a verb is run as ``silly ./bench``.
+Each verb is a module in this package, imported only when it is used: a verb may need
+the libraries of the extra ``silly-net[cli]``, but ``silly FILE.py`` must not. A file
+named like a verb is run as ``silly ./bench``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from silly import stdio
-from silly._extras import how_to_get
+from silly._values.extras import install_command
 from silly.cli import run
 from silly.cli.options import unknown_variables
 
@@ -26,9 +26,9 @@ INTERRUPTED: Final = 130  # 128 and the number of SIGINT
 EXTRA: Final = ("click", "rich")
 
 VERBS: Final = {
-    "echo": "serve what it is sent",
-    "bench": "load a server, check every reply, measure",
-    "connect": "talk to a server",
+    "echo": "an echo server to test clients against",
+    "bench": "load-test a server and check every reply",
+    "connect": "talk to a server, by hand or through a pipe",
 }
 
 
@@ -39,12 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["help"] and not Path("help").exists():
         arguments = [*arguments[1:2], "--help"]
     if arguments and arguments[0] in VERBS:
-        with stdio.unhurried_errors():
+        with stdio.nonblocking_errors():
             for line in unknown_variables():
                 print(f"silly {arguments[0]}: {line}", file=sys.stderr)
         try:
             return _verb(arguments[0], arguments[1:])
-        except KeyboardInterrupt:  # while it was imported
+        except KeyboardInterrupt:  # during the import
             return _fail(f"silly {arguments[0]}: interrupted", INTERRUPTED)
     if arguments and arguments[0] not in ("-h", "--help"):
         return run.main(arguments, verbs=VERBS)
@@ -52,10 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return run.main(arguments)
         finally:
-            with stdio.unhurried_errors():
+            with stdio.nonblocking_errors():
                 _list_verbs(sys.stdout if arguments else sys.stderr)
-    except BrokenPipeError:  # read as far as was wanted, as by `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left to be flushed goes there
+    except BrokenPipeError:  # the reader has seen enough, as with `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is flushed at exit
         return 0
 
 
@@ -66,19 +66,19 @@ def _verb(verb: str, arguments: list[str]) -> int:
         if error.name is None or error.name.partition(".")[0] not in EXTRA:
             raise
         needed = " and ".join(EXTRA)
-        return _fail(f"silly {verb} needs {needed}: {how_to_get('cli')}", USAGE_ERROR)
+        return _fail(f"silly {verb} needs {needed}: {install_command('cli')}", USAGE_ERROR)
     code: int = module.main(arguments)
     return code
 
 
 def _fail(message: str, code: int) -> int:
-    with stdio.unhurried_errors():
+    with stdio.nonblocking_errors():
         print(message, file=sys.stderr)
     return code
 
 
 def _list_verbs(file: TextIO) -> None:
-    print("\nverbs (each has a --help of its own; a file of that name is ./NAME):", file=file)
+    print("\ncommands (each has its own --help; to run a file of that name: ./NAME):", file=file)
     for verb, what in VERBS.items():
         print(f"  silly {verb:<9} {what}", file=file)
     file.flush()

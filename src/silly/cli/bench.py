@@ -21,7 +21,7 @@ from typing import Any, Final, Self, TextIO
 import click
 from rich.console import Console
 
-from silly._units import duration_text, number, text_of_count
+from silly._values.units import counted, duration_text, number, text_of_count
 from silly.bench import compare as comparing
 from silly.bench import find_max as finding
 from silly.bench import published, report, session, summary
@@ -50,43 +50,43 @@ __all__ = ["main"]
 CLAIM_FAILS, UNREACHABLE, ERRORS, CLIENT_LIMIT = 1, 3, 4, 5
 
 _COMMAND: Final = ContextVar("command", default="")
-"""The command line, which is published with the result."""
+"""The command line, for the published result."""
 
 _EPILOG: Final = """\
-Other verbs of it (each has a --help):
-  silly bench compare A.json B.json    ratios of two results, and how sure they are
-  silly bench find-max ADDR --slo …    the highest rate that a server holds
+Subcommands (each has its own --help):
+  silly bench compare A.json B.json    compare two results
+  silly bench find-max ADDR --slo …    find the highest rate that a server can hold
 
 Examples:
   silly bench localhost:9999
-      ten connections, each sends a 64-byte line as soon as the last came back
+      ten connections; each sends a 64-byte line, waits until it comes back, sends the next
   silly bench localhost:9999 -c 100 --rate 20k -t 30s --warmup 2s --assert 'p99<5ms'
-      20 000 requests a second whatever the server does; exit code 1 if p99 is over
+      20 000 requests per second, however slow the server is; exit code 1 unless p99 < 5 ms
   silly bench localhost:6379 --send 'PING\\r\\n' --expect '+PONG\\r\\n' -n 100k --html r.html
-      a server of another protocol, and a report to look at
+      another protocol, and a report with graphs
 
 Exit codes:
-  0    every reply was right, every --assert holds
+  0    every reply was right, and every --assert holds
   1    an --assert fails (find-max: no rate holds)
   2    wrong usage, or a file or standard output cannot be read or written
   3    the server could not be reached
   4    a reply was wrong, or a connection failed (unless an --assert allows errors)
-  5    find-max: the client was the limit, and the server may hold more
-  130  interrupted (143: terminated, 129: hung up): what was measured so far is printed
+  5    find-max: the client was the limit; the server may hold more
+  130  interrupted (143: terminated, 129: hung up); the results so far are printed
 """
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run ``silly bench`` with *arguments* and return the exit code."""
     _COMMAND.set(shlex.join(("silly", "bench", *arguments)))
-    if arguments and arguments[0] in _OTHERS:
-        return run(_OTHERS[arguments[0]], f"bench {arguments[0]}", arguments[1:])
+    if arguments and arguments[0] in _SUBCOMMANDS:
+        return run(_SUBCOMMANDS[arguments[0]], f"bench {arguments[0]}", arguments[1:])
     return run(_bench, "bench", arguments)
 
 
 # ------------------------------------------------------------------------- options
 
-_LOAD, _MESSAGES, _JUDGE, _OUT = "Load", "Messages", "Judging", "Output"
+_LOAD, _MESSAGES, _CHECKS, _OUT = "Load", "Messages", "Checks", "Output"
 _SIZES: Final = Parsed("size", Sizes.parse)
 _STAGE: Final = Parsed("time:level", Stage.parse)
 _CLAIM: Final = Parsed("claim", Claim.parse)
@@ -102,55 +102,61 @@ def _stacked(*options: Callable[..., Any]) -> Callable[..., Any]:
     return decorate
 
 
-_WHAT: Final = _stacked(
-    option(_LOAD, "-c", "--connections", type=COUNT, help="Connections (default: 10)."),
+_COMMON: Final = _stacked(
+    option(_LOAD, "-c", "--connections", type=COUNT,
+           help="Number of connections (default: 10)."),
     option(_LOAD, "-d", "--depth", type=COUNT, default="1", show_default=True,
            help="Requests in flight on each connection."),
     option(_LOAD, "--mode", type=click.Choice(MODES), default="keep", show_default=True,
-           help="keep: connections stay; reconnect: a new one for each request; "
-           "hold: they are idle, and answer one request at the end."),
-    option(_LOAD, "--connect-rate", type=RATE, help="Open so many connections a second."),
+           help="keep: connections stay open; reconnect: each request has a new connection; "
+           "hold: connections are idle, and each has one request at the end."),
+    option(_LOAD, "--connect-rate", type=RATE,
+           help="New connections per second (default: all before the start)."),
     option(_LOAD, "--warmup", type=DURATION, default="0s",
-           help="Time before measuring, left out of all figures."),
+           help="Load the server for this long before measuring."),
     option(_LOAD, "-w", "--workers", type=COUNT, default="1", show_default=True,
            help="Processes that share the load."),
     option(_LOAD, "--busy-poll/--no-busy-poll", default=None,
-           help="Poll instead of sleeping: timely to some µs, for a whole core "
-           "(default: with --rate)."),
+           help="Poll instead of sleeping: on time to a few µs, but each worker takes a whole "
+           "core (default: only with --rate)."),
     option(_MESSAGES, "--framing", type=click.Choice(FRAMINGS), default="line",
            show_default=True,
-           help="How payloads are told apart: a newline, a known size, four bytes of length "
-           "(big-endian) before it, or not at all."),
+           help="line: each payload ends with a newline; fixed: all have one size; "
+           "length-prefix: a 4-byte big-endian length comes first; raw: just bytes."),
     option(_MESSAGES, "-s", "--size", "sizes", type=_SIZES, default="64", show_default=True,
-           help="Bytes of a payload: 64, 64-1024 or 64:90%,4096:10%; a line's newline is "
-           "counted, a length is not."),
+           help="Bytes in a payload: 64, 64-1024 or 64:90%,4096:10%. The newline of a line "
+           "counts, a length prefix does not."),
     option(_MESSAGES, "--template", type=_BYTES,
-           help=r"The payload, with {seq} and {conn} for numbers, and \r \n \t \xNN."),
-    option(_MESSAGES, "--data", type=click.Path(),
-           help="A file: each line of it (or all of it, in other framings) is a payload."),
+           help="The payload; {seq} and {conn} stand for the numbers of the request and the "
+           r"connection, \r \n \t \xNN for bytes."),
+    option(_MESSAGES, "--data", type=click.Path(), metavar="FILE",
+           help="Each line of FILE is a payload (in other framings: the whole file)."),
     option(_MESSAGES, "--send", type=_BYTES, multiple=True,
-           help="A request, as it is, for a server that does not echo; with --expect. "
-           "Several take turns."),
-    option(_MESSAGES, "--expect", type=_BYTES, multiple=True, help="Its one right reply."),
-    option(_MESSAGES, "--seed", type=COUNT, default="1", help="Of the dice for --size."),
-    option(_JUDGE, "--timeout", type=DURATION, default="5s", show_default=True,
-           help="For each reply, and for connecting."),
-    option(_JUDGE, "--max-errors", type=COUNT, default="100", show_default=True,
-           help="Stop at so many (for each worker)."),
+           help="A request for a server that does not echo, sent as it is; needs --expect. "
+           "Repeat both for several requests, which take turns."),
+    option(_MESSAGES, "--expect", type=_BYTES, multiple=True, help="The expected reply."),
+    option(_MESSAGES, "--seed", type=COUNT, default="1", show_default=True,
+           help="Seed for random sizes."),
+    option(_CHECKS, "--timeout", type=DURATION, default="5s", show_default=True,
+           help="Time limit for each reply, and for connecting."),
+    option(_CHECKS, "--max-errors", type=COUNT, default="100", show_default=True,
+           help="Stop after this many errors (in each worker)."),
 )  # fmt: skip
 
 
 def _plan(addr: str, options: dict[str, Any]) -> Plan:
-    """Return the plan that the options make. Raises Failure."""
+    """Build the plan from the options. Raises Failure."""
     send, expect = options.pop("send"), options.pop("expect")
     if len(send) != len(expect):
-        raise Failure(f"--send and --expect go in pairs: there are {len(send)} and {len(expect)}")
+        raise Failure(
+            f"--send and --expect come in pairs: got {len(send)} --send and {len(expect)} --expect"
+        )
     given = {name for name in ("sizes", "framing") if _was_given(name)}
     own = next((name for name in ("template", "data") if options[name] is not None), None)
     if send and given:
-        raise Failure(f"--send and {_flag(given.pop())}: pairs are sent as they are")
+        raise Failure(f"--send and {_flag(given.pop())}: requests are sent as they are")
     if own and "sizes" in given:
-        raise Failure(f"--{own} and --size: only one says what is sent")
+        raise Failure(f"--{own} and --size: give one of them")
     if options["data"] is not None:
         try:
             options["data"] = Path(options["data"]).read_bytes()
@@ -183,7 +189,7 @@ def _flag(name: str) -> str:
 
 
 class _Signals:
-    """Notes SIGINT, SIGTERM and SIGHUP, in ``with``; the second interrupts whatever is done."""
+    """Remembers SIGINT, SIGTERM or SIGHUP, in ``with``; a second one raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -191,7 +197,7 @@ class _Signals:
     def __enter__(self) -> Self:
         self._before = {each: signal.getsignal(each) for each in STOPPING}
         for each, handler in self._before.items():
-            if each != signal.SIGHUP or handler is not signal.SIG_IGN:  # as nohup does
+            if each != signal.SIGHUP or handler is not signal.SIG_IGN:  # ignored under nohup
                 signal.signal(each, self._note)
         return self
 
@@ -209,7 +215,7 @@ class _Signals:
 
     @property
     def code(self) -> int:
-        """The exit code that tells of it."""
+        """The exit code for the signal."""
         return 128 + self.number
 
 
@@ -242,24 +248,27 @@ def _watcher(title: str, *, quiet: bool) -> Quiet:
 
 @click.command(cls=GroupedCommand, epilog=_EPILOG)
 @click.argument("addr")
-@_WHAT
+@_COMMON
 @option(_LOAD, "-r", "--rate", type=RATE,
-        help="Requests a second, whatever the server does (open loop). Without it, a reply "
-        "makes room for the next request (closed loop).")  # fmt: skip
+        help="Requests per second, however slow the server is (open loop). Without it, each "
+        "reply is followed by the next request (closed loop).")  # fmt: skip
 @option(_LOAD, "--stage", "stages", type=_STAGE, multiple=True,
-        help="30s:100: in 30 s go to 100 connections (with --rate: requests a second). "
-        "Several follow each other.")  # fmt: skip
-@option(_LOAD, "-t", "--duration", type=DURATION, help="How long to measure (default: 10 s).")
-@option(_LOAD, "-n", "--requests", type=COUNT, help="How many requests, instead of a duration.")
-@option(_JUDGE, "--assert", "claims", type=_CLAIM, multiple=True,
-        help="What must hold: 'p99<5ms', 'errors==0', 'rate>=10k' …")  # fmt: skip
-@option(_JUDGE, "--pid", type=click.IntRange(min=1),
-        help="The server's process: its CPU and memory are reported.")  # fmt: skip
-@option(_OUT, "--json", "json_path", metavar="FILE", help="Write the result as JSON (-: stdout).")
-@option(_OUT, "--csv", "csv_path", metavar="FILE", help="Write a line for each interval.")
-@option(_OUT, "--html", "html_path", metavar="FILE", help="Write a report with graphs, one file.")
+        help="30s:100 goes to 100 connections within 30 s, from one or from -c (with --rate: from "
+        "that rate to 100 requests per second). Repeat it for more stages.")  # fmt: skip
+@option(_LOAD, "-t", "--duration", type=DURATION, help="How long to measure (default: 10s).")
+@option(_LOAD, "-n", "--requests", type=COUNT,
+        help="How many requests to measure, instead of a duration.")  # fmt: skip
+@option(_CHECKS, "--assert", "claims", type=_CLAIM, multiple=True,
+        help="Fail unless this holds: 'p99<5ms', 'errors==0', 'rate>=10k' …")  # fmt: skip
+@option(_CHECKS, "--pid", type=click.IntRange(min=1), metavar="PID",
+        help="The server's process: report its CPU time and memory.")  # fmt: skip
+@option(_OUT, "--json", "json_path", metavar="FILE",
+        help="Write the result as JSON (-: standard output).")  # fmt: skip
+@option(_OUT, "--csv", "csv_path", metavar="FILE", help="Write a line of CSV for each interval.")
+@option(_OUT, "--html", "html_path", metavar="FILE",
+        help="Write a report with graphs, as one HTML file.")  # fmt: skip
 @option(_OUT, "--interval", type=DURATION, default="1s", show_default=True,
-        help="Of what is shown and reported over time.")  # fmt: skip
+        help="How often to show progress; the step of figures over time.")  # fmt: skip
 @option(_OUT, "-q", "--quiet", is_flag=True, help="Show no progress.")
 def _bench(
     addr: str,
@@ -272,10 +281,10 @@ def _bench(
     quiet: bool,
     **options: Any,
 ) -> int:
-    """Load the server at ADDR, check every byte that comes back, and measure.
+    """Load the server at ADDR, check every byte of its replies, and measure.
 
     ADDR is HOST:PORT, [IPV6]:PORT or unix:PATH. The server is expected to echo,
-    unless --send and --expect say what it does.
+    unless --send and --expect say what it answers.
     """
     plan = _plan(addr, options)
     wanted = {"--json": json_path, "--csv": csv_path, "--html": html_path}
@@ -284,17 +293,17 @@ def _bench(
         try:
             result = _measure(plan, _watcher(title, quiet=quiet), signals, pid=pid, claims=claims)
         except OSError as error:
-            raise Failure(f"--pid {pid}: {error.strerror or error}") from None
+            raise Failure(f"--pid {pid}: cannot read {error.filename}: {error.strerror}") from None
         if result is None:
-            raise Failure("interrupted before it had connected", signals.code)
+            raise Failure("interrupted while connecting", signals.code)
         _publish(outputs, result)
         return signals.code if signals() else _code(result, claims)
 
 
 def _publish(outputs: dict[str, Output], result: dict[str, Any]) -> None:
-    """Write the files, then print the summary, then what goes to standard output.
+    """Write the files, then the summary, then the data that goes to standard output.
 
-    What fails keeps nothing else from being written. Raises Failure, OutputLost.
+    If a file cannot be written, the rest still is. Raises Failure, OutputLost.
     """
     failures = []
 
@@ -315,13 +324,13 @@ def _publish(outputs: dict[str, Output], result: dict[str, Any]) -> None:
 
 
 def _beside(outputs: dict[str, Output]) -> TextIO:
-    """Return where text for people goes: not into data on standard output."""
+    """Return where to print text: standard error if standard output carries data."""
     return sys.stderr if any(each.is_standard for each in outputs.values()) else sys.stdout
 
 
 @contextlib.contextmanager
 def _opened(wanted: dict[str, str | None]) -> Iterator[dict[str, Output]]:
-    """Give the outputs that are *wanted*, which can be written; leave nothing half-done."""
+    """Open the *wanted* files; close them at the end, and remove new ones left unwritten."""
     outputs: dict[str, Output] = {}
     try:
         for name, path in wanted.items():
@@ -385,13 +394,14 @@ _WRITERS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {
 @click.command(
     cls=GroupedCommand,
     epilog="""\
-The results of `silly bench … --json FILE`. A ratio whose confidence interval holds 1
-is noise: these runs do not show a difference. Longer runs show smaller ones.
+A.json and B.json come from `silly bench … --json FILE`. A confidence interval that
+includes 1 means noise: these runs do not show a difference. Longer runs show smaller
+differences.
 
 Example:
   silly bench compare before.json after.json
 
-Exit codes: 0; 2 if a file cannot be read or is no such result.
+Exit codes: 0; 2 if a file cannot be read or is not such a result.
 """,
 )
 @click.argument("first", metavar="A.json")
@@ -425,33 +435,35 @@ def _share(text: str) -> float:
 @click.command(
     cls=GroupedCommand,
     epilog="""\
-Rates are doubled until one fails, then halved in between. A rate holds if every
---slo does, no reply is wrong or missing, and 98% of it is reached. A rate that fails
-while the client is at its own limit (busy, or late though a connection was free) says
-nothing of the server: it is tried again with more workers, or with workers that sleep,
-unless --workers or --busy-poll say how many, and how.
+The rate is doubled until one fails, then narrowed down between the highest that held
+and the lowest that failed. A rate holds if every --slo does, no reply is wrong or
+missing, and at least 98% of the rate is reached. A failure says nothing about the
+server if the client itself was the limit (busy, or late although a connection was
+free): the rate is then tried again with more workers, or with workers that sleep
+instead of polling, unless --workers or --busy-poll is given.
 
 Example:
   silly bench find-max localhost:9999 -c 100 --slo 'p99<10ms'
 
 Exit codes: 0; 1 if no rate holds; 2 wrong usage; 3 the server could not be reached;
-4 a reply was wrong; 5 the client was the limit, and the server may hold more (the JSON
-says so, too: find_max.limit); 130 interrupted.
+4 a reply was wrong; 5 the client was the limit, and the server may hold more (in the
+JSON: find_max.limit); 130 interrupted.
 """,
 )
 @click.argument("addr")
-@_WHAT
-@option(_JUDGE, "--slo", "claims", type=_CLAIM, multiple=True, required=True,
-        help="What must hold, as --assert of silly bench: 'p99<10ms'.")  # fmt: skip
+@_COMMON
+@option(_CHECKS, "--slo", "claims", type=_CLAIM, multiple=True, required=True,
+        help="What must hold, as in --assert of silly bench: 'p99<10ms'.")  # fmt: skip
 @option("Search", "--start", type=RATE, default="1000", show_default=True,
-        help="The first rate.")  # fmt: skip
+        help="The first rate to try.")  # fmt: skip
 @option("Search", "--precision", type=Parsed("share", _share), default="5%",
-        show_default=True, help="How near the answer must be.")  # fmt: skip
+        show_default=True, help="How close the answer must be.")  # fmt: skip
 @option("Search", "-t", "--duration", type=DURATION, default="5s", show_default=True,
-        help="How long each rate is tried.")  # fmt: skip
-@option("Search", "--tries", type=click.IntRange(min=1), default=30, show_default=True,
-        help="How many rates are tried at most.")  # fmt: skip
-@option(_OUT, "--json", "json_path", metavar="FILE", help="Write the result of the best rate.")
+        help="How long to try each rate.")  # fmt: skip
+@option("Search", "--tries", type=click.IntRange(min=1), metavar="NUMBER", default=30,
+        show_default=True, help="How many rates to try at most.")  # fmt: skip
+@option(_OUT, "--json", "json_path", metavar="FILE",
+        help="Write the result of the best rate as JSON.")  # fmt: skip
 def _find_max(
     addr: str,
     *,
@@ -462,11 +474,11 @@ def _find_max(
     json_path: str | None,
     **options: Any,
 ) -> int:
-    """Find the highest rate of requests at which the server at ADDR keeps what --slo says."""
+    """Find the highest request rate at which the server at ADDR meets every --slo."""
     plan = _plan(addr, {**options, "rate": start})
     is_fixed = _was_given("workers") or _was_given("busy_poll")
     search = finding.plans(plan, precision, tries, 0 if is_fixed else _cores())
-    found = _Found()
+    found = _Search()
     with _opened({"--json": json_path}) as outputs, _Signals() as signals:
         show = functools.partial(print, file=_beside(outputs), flush=True)
         show(f"{'rate':>12}{'answered':>12}{'p50':>10}{'p99':>10}")
@@ -493,8 +505,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-class _Found:
-    """What a search has found so far."""
+class _Search:
+    """The state of a search: the rates tried, and the best result."""
 
     def __init__(self) -> None:
         self._tries: list[finding.Try] = []
@@ -502,7 +514,7 @@ class _Found:
         self._last: dict[str, Any] | None = None
 
     def add(self, plan: Plan, result: dict[str, Any], claims: Sequence[Claim]) -> finding.Try:
-        """Judge *result*, and remember it."""
+        """Judge *result* and store it."""
         one = finding.judge(plan, result, claims)
         self._tries.append(one)
         self._last = result
@@ -519,7 +531,7 @@ class _Found:
         return finding.limit(self._tries)
 
     def lines(self) -> Iterator[str]:
-        """Yield the verdict."""
+        """Yield the lines of the verdict."""
         if self._rate is None:
             yield "no rate held"
         else:
@@ -528,7 +540,7 @@ class _Found:
             yield "the client was the limit: the server may hold more than that"
 
     def published(self) -> dict[str, Any] | None:
-        """Return the best result, or the last if no rate held; None if there is none."""
+        """Return the result of the best rate, or of the last try if none held; None before any."""
         result = self._best or self._last
         if result is None:
             return None
@@ -559,8 +571,8 @@ def _try_lines(one: finding.Try, result: dict[str, Any]) -> Iterator[str]:
 def _client(one: finding.Try) -> str:
     if one.limit != "client":
         return ""
-    workers = f"{one.workers} worker{'s' if one.workers > 1 else ''}"
+    workers = counted(one.workers, "worker")
     return f" (the client was the limit: {workers}, {'polling' if one.busy_poll else 'sleeping'})"
 
 
-_OTHERS: Final[dict[str, click.Command]] = {"compare": _compare, "find-max": _find_max}
+_SUBCOMMANDS: Final[dict[str, click.Command]] = {"compare": _compare, "find-max": _find_max}

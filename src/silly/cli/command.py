@@ -1,7 +1,7 @@
-"""What the verbs share: options in groups, values with units, and one line for each error.
+"""What the verbs share: grouped options, values with units, one-line errors.
 
-A verb raises `Failure` for what went wrong, with the exit code that its help
-documents; `run` prints it as one line, ``silly VERB: …``, and returns the code.
+A verb raises `Failure` with a message and one of the exit codes in its help; `run`
+prints the message as one line, ``silly VERB: …``, and returns the code.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, cast
 
 import click
 
-from silly import _units, stdio
+from silly import stdio
+from silly._values import units
 from silly.text import printable
 
 __all__ = [
@@ -35,21 +36,21 @@ INTERRUPTED: Final = 130  # 128 and the number of SIGINT
 
 
 class Failure(Exception):  # noqa: N818 - named by what happened
-    """What went wrong, in one line, and the exit code for it."""
+    """An error to report in one line, with the exit code for it."""
 
     def __init__(self, message: str, code: int = USAGE_ERROR) -> None:
         super().__init__(message)
         self.code = code
 
 
-if TYPE_CHECKING:  # generic in click's newest versions, where nothing else changed
+if TYPE_CHECKING:  # generic in recent versions of click only
     _ParamType = click.ParamType[Any]
 else:
     _ParamType = click.ParamType
 
 
 class Parsed(_ParamType):
-    """A value that a function makes of its text; the function raises ValueError."""
+    """An option's value, parsed by a function that raises ValueError for bad text."""
 
     def __init__(self, name: str, parse: Callable[[str], object]) -> None:
         self.name = name
@@ -58,7 +59,7 @@ class Parsed(_ParamType):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> object:
-        """Return what *value* stands for; what is parsed already stays as it is."""
+        """Return *value* parsed, or as it is if it is not a string."""
         if not isinstance(value, str):
             return value
         try:
@@ -67,9 +68,9 @@ class Parsed(_ParamType):
             self.fail(str(error), param, ctx)
 
 
-DURATION: Final = Parsed("duration", _units.duration)
-COUNT: Final = Parsed("number", _units.count)
-RATE: Final = Parsed("rate", _units.rate)
+DURATION: Final = Parsed("duration", units.duration)
+COUNT: Final = Parsed("number", units.count)
+RATE: Final = Parsed("rate", units.rate)
 
 
 class _GroupedOption(click.Option):
@@ -81,12 +82,12 @@ class _GroupedOption(click.Option):
 def option(
     group: str, *declarations: str, **settings: Any
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return `click.option` for an option that the help shows under *group*."""
+    """Return a `click.option` decorator; the help shows the option under *group*."""
     return click.option(*declarations, cls=_GroupedOption, group=group, **settings)
 
 
 class GroupedCommand(click.Command):
-    """A command whose help has its options in groups, and its epilog as it was written."""
+    """A command whose help shows the options in groups, and the epilog unwrapped."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
@@ -97,7 +98,7 @@ class GroupedCommand(click.Command):
         groups: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             if isinstance(param, click.Argument):
-                continue  # the text says what they are
+                continue  # described in the command's text
             record = param.get_help_record(ctx)
             if record is not None:
                 groups.setdefault(getattr(param, "group", "Other"), []).append(record)
@@ -106,16 +107,16 @@ class GroupedCommand(click.Command):
                 formatter.write_dl(records, col_max=26)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """Write the epilog line by line: it has examples, which must not be wrapped."""
+        """Write the epilog as it is: examples must not be wrapped."""
         if self.epilog:
             formatter.write(f"\n{self.epilog}")
 
 
 def run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
-    """Run *command* as ``silly NAME …`` and return the exit code; errors become one line.
+    """Run *command* as ``silly NAME …`` and return the exit code; print errors as one line.
 
-    What it prints to standard output waits until it is read, and is whole; what it prints
-    to standard error never waits.
+    Writes to standard output wait for the reader and are complete; writes to standard
+    error never wait.
     """
     with _standard_streams():
         try:
@@ -131,7 +132,7 @@ def run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
 @contextlib.contextmanager
 def _standard_streams() -> Iterator[None]:
     before = sys.stdout
-    with stdio.unhurried_errors():
+    with stdio.nonblocking_errors():
         if before is None or stdio.descriptor_of(before) is not None:
             sys.stdout = cast("TextIO", stdio.data_stream(before, "standard output"))
         try:
@@ -144,7 +145,7 @@ def _run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
     try:
         code = command.main(args=list(arguments), prog_name=f"silly {name}", standalone_mode=False)
     except click.UsageError as error:
-        hint = _apart(name, arguments) or f"see: silly {name} --help"
+        hint = _address_hint(name, arguments) or f"see: silly {name} --help"
         return _fail(name, f"{error.format_message()} ({hint})", USAGE_ERROR)
     except click.ClickException as error:
         return _fail(name, error.format_message(), USAGE_ERROR)
@@ -155,11 +156,11 @@ def _run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _apart(name: str, arguments: Sequence[str]) -> str | None:
-    """Return what was meant where host and port are two arguments, as of netcat."""
+def _address_hint(name: str, arguments: Sequence[str]) -> str | None:
+    """Return a hint if host and port were given as two arguments, as for netcat."""
     for host, port in itertools.pairwise(arguments):
         if port.isdigit() and not host.startswith("-") and ":" not in host:
-            return f"host and port are one argument: silly {name} {host}:{port}"
+            return f"write host and port as one argument: silly {name} {host}:{port}"
     return None
 
 

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import click
 
-from silly._extras import how_to_get
-from silly._signals import break_off, handling
+from silly._loop.signals import handling, interrupt_wait
+from silly._values.extras import install_command
 from silly.cli.command import DURATION, INTERRUPTED, Failure, GroupedCommand, option, run
 from silly.cli.connecting.pipe import Sink, Source
 from silly.cli.connecting.shaping import (
@@ -39,16 +39,16 @@ FAILED: Final = 1
 _EPILOG: Final = """\
 Examples:
   silly connect localhost:9999
-      on a terminal: type a line, Enter sends it; Ctrl-D ends the input, Ctrl-C leaves
+      on a terminal: Enter sends the line; Ctrl-D ends the input, Ctrl-C leaves
   printf 'GET / HTTP/1.0\\n\\n' | silly connect example.com:80 --crlf --timeout 5s > page
-      in a pipe: bytes go through as they are, both ways, and the end of the input, too
+      in a pipe: send the input, with CR LF line ends, and write what is received to a file
   silly connect --listen :7777 --hex --timestamps --no-half-close < /dev/null
       wait for one client, and show what it sends
 
-Exit codes (those of OpenBSD's netcat, but for wrong usage and idleness):
-  0    the conversation ended: the peer finished, and so did the input
-  1    not connected, or the connection was lost, or idle for too long, or the output
-       cannot be written
+Exit codes (as OpenBSD's netcat, except for wrong usage and the idle timeout):
+  0    the connection ended normally: both sides finished
+  1    could not connect; the connection was lost, or idle for too long; or the output
+       could not be written
   2    wrong usage
   130  interrupted (143: terminated)
 """
@@ -59,19 +59,21 @@ def main(arguments: Sequence[str]) -> int:
     return run(_connect, "connect", arguments)
 
 
-_HOW, _SENT, _SHOWN = "Connection", "What is sent", "What is shown"
+_HOW, _SENT, _SHOWN = "Connection", "Sending", "Receiving"
 
 
 @click.command(cls=GroupedCommand, epilog=_EPILOG)
 @click.argument("addr")
 @option(_HOW, "--listen", is_flag=True,
-        help="Wait at ADDR for one connection, instead of making one.")  # fmt: skip
-@option(_HOW, "--timeout", type=DURATION, help="For connecting (with --listen: for the client).")
-@option(_HOW, "--idle-timeout", type=DURATION, help="Give up after so long without a byte.")
-@option(_SENT, "--crlf", is_flag=True, help="Send CR LF for each line end.")
+        help="Wait for one client at ADDR instead of connecting to it.")  # fmt: skip
+@option(_HOW, "--timeout", type=DURATION,
+        help="Time limit for connecting (with --listen: for a client to connect).")  # fmt: skip
+@option(_HOW, "--idle-timeout", type=DURATION,
+        help="Give up when nothing was sent or received for this long.")  # fmt: skip
+@option(_SENT, "--crlf", is_flag=True, help="Send line ends as CR LF.")
 @option(_SENT, "--half-close/--no-half-close", default=True, show_default=True,
-        help="Tell the peer when the input has ended; the peer may still send.")  # fmt: skip
-@option(_SHOWN, "--hex", "as_hex", is_flag=True, help="Show a hexdump of what is received.")
+        help="Tell the peer when the input has ended; the peer may go on sending.")  # fmt: skip
+@option(_SHOWN, "--hex", "as_hex", is_flag=True, help="Show received bytes as a hexdump.")
 @option(_SHOWN, "--timestamps", is_flag=True, help="Show when each line was received.")
 def _connect(
     addr: str,
@@ -84,21 +86,21 @@ def _connect(
     as_hex: bool,
     timestamps: bool,
 ) -> int:
-    """Connect to ADDR and talk: line by line on a terminal, else as a pipe.
+    """Connect to ADDR and talk: line by line on a terminal, otherwise as a pipe.
 
-    ADDR is HOST:PORT, [IPV6]:PORT, :PORT (this machine) or unix:PATH. On a terminal
-    lines can be edited (and found again with the arrow keys), and control characters
-    of the peer are shown, not obeyed.
+    ADDR is HOST:PORT, [IPV6]:PORT, :PORT (this machine) or unix:PATH. On a terminal, lines
+    can be edited, the arrow keys bring back earlier ones, and control characters from the
+    peer are shown, not obeyed.
     """
     try:
         parsed = addresses.parse(addr, "ADDR")
         if not listen and isinstance(parsed, addresses.TCPAddress) and parsed.port == 0:
-            raise ValueError(f"ADDR {addr!r}: port 0 is for --listen")
+            raise ValueError(f"ADDR {addr!r} has port 0, which only --listen can use")
     except ValueError as error:
         raise Failure(str(error)) from None
     for flag, seconds in (("--timeout", timeout), ("--idle-timeout", idle_timeout)):
         if seconds == 0:
-            raise Failure(f"{flag}: must be above 0")
+            raise Failure(f"{flag} must be more than 0")
     if sys.stdin is None or sys.__stdout__ is None:
         raise Failure("standard input and output must be open")
     is_shown = sys.stdout.isatty()
@@ -110,7 +112,7 @@ def _connect(
         shape = Stamped(shape, _now)
     session = _Session(shape, CRLF() if crlf else None, half_close=half_close)
     is_typed = is_shown and sys.stdin.isatty()
-    converse = _converse if is_typed else _pipe
+    talk = _interactive if is_typed else _pipe
 
     async def program() -> int:
         opening = _accept if listen else _dial
@@ -121,7 +123,7 @@ def _connect(
                     f"Connected to {conn.remote_addr} "
                     "(Enter sends; Ctrl-D ends the input, Ctrl-C leaves)"
                 )
-            return await converse(conn, session, until_peer_ends=listen)
+            return await talk(conn, session, until_peer_ends=listen)
 
     return _run(program())
 
@@ -136,7 +138,7 @@ def _say(text: str) -> None:
 
 
 class _Session:
-    """How bytes are changed on their way, and what the end of the input means."""
+    """How bytes are converted before they are sent or shown, and how the input ends."""
 
     def __init__(self, shape: Shape, crlf: CRLF | None, *, half_close: bool) -> None:
         self.shape = shape
@@ -144,11 +146,11 @@ class _Session:
         self._half_close = half_close
 
     def send(self, conn: Conn, data: bytes) -> Awaitable[None]:
-        """Send *data*; wait for room."""
+        """Send *data*; awaiting the result waits for room."""
         return conn.write(data if self._crlf is None else self._crlf.feed(data))
 
     def end_input(self, conn: Conn) -> None:
-        """Tell the peer that there is no more input, if it is to know."""
+        """Half-close the connection, unless ``--no-half-close`` was given."""
         if self._half_close:
             conn.close_write()
 
@@ -167,7 +169,7 @@ def _run(program: Coroutine[Any, Any, int]) -> int:
         def stop(number: int, _frame: FrameType | None) -> None:
             signalled.append(number)
             loop.call_soon_threadsafe(task.cancel)
-            break_off()
+            interrupt_wait()
 
         with handling(loop, dict.fromkeys((signal.SIGINT, signal.SIGTERM), stop)):
             return await program
@@ -180,10 +182,10 @@ def _run(program: Coroutine[Any, Any, int]) -> int:
     except (OSError, EndOfStream, ConnectionClosed) as error:
         if signalled:
             return 128 + signalled[0]
-        raise Failure(_told(error), FAILED) from None
+        raise Failure(_error_text(error), FAILED) from None
 
 
-def _told(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error) or type(error).__name__
@@ -203,7 +205,7 @@ async def _accept(addr: str, timeout: float | None) -> Conn:
         if arrived.done():
             conn.abort()
             return
-        listener.close(0)  # who calls it from a handler goes on
+        listener.close(0)  # does not cancel the handler that calls it
         arrived.set_result(conn)
         await conn.wait_closed()
 
@@ -214,7 +216,7 @@ async def _accept(addr: str, timeout: float | None) -> Conn:
         async with asyncio.timeout(timeout):
             return await arrived
     except TimeoutError:
-        raise TimeoutError(f"{addr}: nobody connected within {timeout:g} seconds") from None
+        raise TimeoutError(f"{addr}: no client connected within {timeout:g} seconds") from None
     finally:
         if not arrived.done() or arrived.cancelled():
             await listener.close(0)
@@ -225,7 +227,7 @@ async def _accept(addr: str, timeout: float | None) -> Conn:
 
 async def _pipe(conn: Conn, session: _Session, *, until_peer_ends: bool) -> int:
     source, sink = Source(sys.stdin.fileno()), Sink(sys.stdout.fileno())
-    lost: OSError | None = None  # why the output cannot be written any more
+    lost: OSError | None = None  # why writing the output failed
 
     async def send() -> None:
         while data := await source.read():
@@ -255,7 +257,7 @@ async def _pipe(conn: Conn, session: _Session, *, until_peer_ends: bool) -> int:
         await _stopped(tasks)
     if lost is not None:
         conn.abort()
-        if isinstance(lost, BrokenPipeError):  # whoever read it has enough
+        if isinstance(lost, BrokenPipeError):  # the reader has seen enough
             return FAILED
         raise Failure(f"cannot write standard output: {lost.strerror}", FAILED)
     for task in (receiving, sending):
@@ -271,7 +273,10 @@ async def _stopped(tasks: set[asyncio.Task[None]]) -> None:
 
 
 async def _receive(conn: Conn, shape: Shape, show: Callable[[bytes], Awaitable[None]]) -> None:
-    """Show what is received, until the peer ends it. Raises OSError if the connection is lost."""
+    """Show what is received until the end of the stream.
+
+    Raises OSError or ConnectionClosed if the connection is lost.
+    """
     end: Exception | None = None
     while end is None:
         try:
@@ -286,12 +291,12 @@ async def _receive(conn: Conn, shape: Shape, show: Callable[[bytes], Awaitable[N
 # --------------------------------------------------------------------- on a terminal
 
 
-async def _converse(conn: Conn, session: _Session, *, until_peer_ends: bool) -> int:  # noqa: ARG001
+async def _interactive(conn: Conn, session: _Session, *, until_peer_ends: bool) -> int:  # noqa: ARG001
     try:
         from silly.cli.connecting.prompt import Prompt  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:
         raise Failure(
-            f"the line mode needs prompt_toolkit: {how_to_get('cli')} (in a pipe, "
+            f"the line mode needs prompt_toolkit: {install_command('cli')} (in a pipe, "
             "such as `cat | silly connect ADDR`, it is not needed)"
         ) from None
     prompt = Prompt()

@@ -14,8 +14,9 @@ from typing import Any, Final, TextIO
 
 import click
 
-from silly import _units, runtime, stdio
-from silly._extras import how_to_get
+from silly import runtime, stdio
+from silly._values import units
+from silly._values.extras import install_command
 from silly.cli.command import (
     DURATION,
     INTERRUPTED,
@@ -39,25 +40,25 @@ __all__ = ["main"]
 
 DEFAULT: Final = "127.0.0.1:9999"
 OUTPUT_LOST: Final = 1
-_UNREAD: Final = (errno.EPIPE, errno.EAGAIN, errno.EBADF)  # closed: nobody wants to know
+_UNREAD: Final = (errno.EPIPE, errno.EAGAIN, errno.EBADF)  # nobody reads the output
 CANNOT_LISTEN: Final = 3
 
 _EPILOG: Final = """\
 Examples:
   silly echo
-      lines come back, on 127.0.0.1:9999; try it with: silly connect :9999
+      echo lines on 127.0.0.1:9999; try it with: silly connect :9999
   silly echo :7777 unix:/tmp/echo.sock --raw --udp --idle-timeout 30s
-      bytes come back at once, on all interfaces over TCP and UDP, and on a Unix socket
-      (UDP goes with the address that has a port)
+      echo bytes as they arrive: on port 7777 of all interfaces, over TCP and UDP, and on
+      a Unix socket
   silly echo --delay 200ms --drop 1% --max-rate 64k
-      a far and bad network: does the client cope?
+      simulate a slow and lossy network: can the client cope?
 
 Exit codes:
   0    stopped by Ctrl-C or SIGTERM; the summary is printed
-  1    the same, but its output (with --json: not all JSON) could not be written
-  2    wrong usage: a bad address or value, modes that contradict each other
-  3    an address cannot be used: taken, not permitted, not of this machine
-  130  interrupted before it listened, or while it stopped
+  1    the same, but the output (with --json: all of the JSON) could not be written
+  2    wrong usage: a bad address or value, or conflicting modes
+  3    cannot listen on an address: in use, not permitted, or not of this machine
+  130  interrupted before it listened, or while it was stopping
 """
 
 
@@ -66,52 +67,55 @@ def main(arguments: Sequence[str]) -> int:
     return run(_echo, "echo", arguments)
 
 
-_MODE, _NETWORK, _OUT = "Mode (one of them)", "A bad network", "Output"
+_MODE, _NETWORK, _OUT = "Mode (choose one)", "Simulated bad network", "Output"
 
 
 def _share(text: str) -> float:
-    value = _units.number(text)
+    value = units.number(text)
     if not 0 <= value <= 1:
         raise ValueError(f"{text!r} is not a probability such as 0.01 or 1%")
     return value
 
 
 def _positive_size(text: str) -> int:
-    value = _units.size(text.strip().removesuffix("/s"))
+    value = units.size(text.strip().removesuffix("/s"))
     if value < 1:
-        raise ValueError(f"{text!r} is not a rate such as 64k (bytes a second)")
+        raise ValueError(f"{text!r} is not a rate such as 64k (bytes per second)")
     return value
 
 
 @click.command(cls=GroupedCommand, epilog=_EPILOG)
 @click.argument("addrs", metavar="[ADDR]...", nargs=-1)
 @option(_MODE, "--lines", is_flag=True, help="Send each line back (default).")
-@option(_MODE, "--raw", is_flag=True, help="Send bytes back as they come (RFC 862).")
+@option(_MODE, "--raw", is_flag=True, help="Send bytes back as they arrive (RFC 862).")
 @option(_MODE, "--frames", is_flag=True,
-        help="Send each frame back: four bytes of length (big-endian), then so many."
+        help="Send each frame back: a 4-byte big-endian length, then that many bytes."
         )  # fmt: skip
-@option(_MODE, "--discard", is_flag=True, help="Throw everything away (RFC 863).")
-@option(_MODE, "--chargen", is_flag=True, help="Send characters without end (RFC 864).")
-@option(_MODE, "--commands", is_flag=True, help="Answer help, time and quit, as the tutorial does.")
+@option(_MODE, "--discard", is_flag=True, help="Read and discard everything (RFC 863).")
+@option(_MODE, "--chargen", is_flag=True, help="Send an endless pattern of text (RFC 864).")
+@option(_MODE, "--commands", is_flag=True,
+        help="Answer `help`, `time` and `quit`, like the tutorial's server.")  # fmt: skip
 @option("UDP", "--udp", is_flag=True,
-        help="Answer datagrams, too, on the same ports. Those from ports below 1024 (and a few "
-        "others of services) and from the server's own are never answered: their sender is "
-        f"forged. A datagram that is repeated goes unanswered once in {datagrams.REPEATS} times: "
-        "that ends a loop with another server.")  # fmt: skip
+        help="Also answer UDP datagrams, on the same ports. Datagrams from ports below 1024, from "
+        "some other well-known ports and from the server's own ports are never answered: their "
+        f"senders are probably forged. After {datagrams.REPEATS} replies to the same datagram of "
+        "one sender, one is left out: that ends a loop with another server.")  # fmt: skip
 @option(_NETWORK, "--delay", type=DURATION, default="0s",
-        help="Each answer leaves so much later (200ms).")  # fmt: skip
+        help="Delay each reply by this much (200ms).")  # fmt: skip
 @option(_NETWORK, "--drop", type=Parsed("probability", _share), default="0",
-        help="Of each answer to be lost (1%, 0.01): a datagram is not answered, a connection "
-        "is closed instead.")  # fmt: skip
-@option(_NETWORK, "--max-rate", type=Parsed("bytes/second", _positive_size),
-        help="Of each connection (64k); UDP: of each address, what is more is lost.")  # fmt: skip
+        help="Probability that a reply is lost (1%, 0.01). A stream cannot lose one: its "
+        "connection is closed.")  # fmt: skip
+@option(_NETWORK, "--max-rate", type=Parsed("rate", _positive_size),
+        help="Bytes per second on each connection (64k). UDP: on each listening address; "
+        "replies above it are lost.")  # fmt: skip
 @limit_flags
-@option(_OUT, "--log", is_flag=True, help="Print a line for each event, on a terminal, too.")
+@option(_OUT, "--log", is_flag=True,
+        help="Print a line for each event, even on a terminal.")  # fmt: skip
 @option(_OUT, "--json", "as_json", is_flag=True,
-        help="Print a JSON object when it listens, and the summary as another; the rest goes to "
-        "standard error.")  # fmt: skip
+        help="Print one JSON object once it listens and one as the summary; everything else goes "
+        "to standard error.")  # fmt: skip
 @option(_OUT, "--grace", type=DURATION, default="1s", show_default=True,
-        help="For conversations to end after Ctrl-C.")  # fmt: skip
+        help="Time for connections to finish after Ctrl-C.")  # fmt: skip
 def _echo(
     addrs: tuple[str, ...],
     *,
@@ -124,16 +128,17 @@ def _echo(
     grace: float,
     **options: Any,
 ) -> int:
-    """Serve echo (or another simple protocol) at each ADDR, 127.0.0.1:9999 if there is none.
+    """Serve echo (or another simple protocol) at each ADDR (default: 127.0.0.1:9999).
 
-    ADDR is HOST:PORT, [IPV6]:PORT, :PORT (all interfaces) or unix:PATH; port 0 picks one.
+    ADDR is HOST:PORT, [IPV6]:PORT, :PORT (all interfaces) or unix:PATH. Port 0 picks a
+    free port.
     """
     mode = _mode(options)
     limits = limits_of(options)
     addrs = addrs or (DEFAULT,)
     _check(addrs, mode, udp=udp, delay=delay, drop=drop)
-    # Nobody need read what it says: a server must not wait for that.
-    with stdio.unhurried("stdout") as output:
+    # A server must not wait for someone to read its output.
+    with stdio.nonblocking("stdout") as output:
         code = _serve(
             mode, addrs, limits, Impairment(delay, drop, max_rate),
             grace=grace, udp=udp, log=log, as_json=as_json,
@@ -182,7 +187,7 @@ def _serve(
 def _mode(options: dict[str, Any]) -> str:
     chosen = [name for name in MODES if options.pop(name)]
     if len(chosen) > 1:
-        raise Failure(f"--{chosen[0]} and --{chosen[1]}: only one mode at a time")
+        raise Failure(f"--{chosen[0]} and --{chosen[1]}: choose one mode")
     return chosen[0] if chosen else "lines"
 
 
@@ -195,13 +200,13 @@ def _check(addrs: Sequence[str], mode: str, *, udp: bool, delay: float, drop: fl
             raise Failure(str(error)) from None
     given = [each for each in parsed if not _picks(each)]
     if len(set(given)) < len(given):
-        raise Failure("an ADDR is there twice")
+        raise Failure("the same ADDR is given twice")
     if udp and not MODES[mode].has_datagrams:
-        raise Failure(f"--{mode} and --udp: datagrams cannot have {mode}")
+        raise Failure(f"--{mode} and --udp: this mode needs a stream")
     if udp and all(isinstance(each, addresses.UnixAddress) for each in parsed):
         raise Failure(f"--udp and {addrs[0]}: UDP needs an ADDR with a port")
     if not MODES[mode].answers and (delay or drop):
-        raise Failure(f"--{mode} and --{'delay' if delay else 'drop'}: nothing is answered")
+        raise Failure(f"--{mode} and --{'delay' if delay else 'drop'}: this mode sends no replies")
 
 
 def _picks(address: addresses.Address) -> bool:
@@ -212,16 +217,16 @@ def _is_screen(file: TextIO) -> bool:
     if not file.isatty():
         return False
     try:
-        from rich.console import Console  # noqa: PLC0415 - takes its time to import
+        from rich.console import Console  # noqa: PLC0415 - slow to import
     except ModuleNotFoundError:
-        raise Failure(f"the live view needs rich: {how_to_get('cli')} (or --log)") from None
+        raise Failure(f"the live view needs rich: {install_command('cli')} (or --log)") from None
     return not Console(file=file).is_dumb_terminal
 
 
 # --------------------------------------------------------------------------- serving
 
-_PORT_TRIES: Final = 20  # for a port that is free for TCP and UDP
-_INTERVAL: Final = 1.0  # seconds between two looks at the rates
+_PORT_TRIES: Final = 20  # attempts to find a port that is free for both TCP and UDP
+_INTERVAL: Final = 1.0  # seconds between samples of the rates
 _ANSWERS: Final[dict[str, datagrams.Answer]] = {
     "lines": datagrams.echo,
     "raw": datagrams.echo,
@@ -253,10 +258,10 @@ class _Server:
         self._listeners: list[tcp.Listener] = []
         self._sockets: list[Datagrams] = []
         self.is_listening = False
-        """False if it never came so far."""
+        """True once all addresses are open, and from then on."""
 
     async def run(self, out: TextIO, *, on_screen: bool, as_json: bool) -> None:
-        """Listen, say so, and serve until cancelled."""
+        """Listen, print the addresses, and serve until cancelled."""
         try:
             loop = asyncio.get_running_loop()
             for addr in self._addrs:
@@ -269,7 +274,7 @@ class _Server:
                 print(json.dumps(self._listening()), flush=True)
             with self._view(out) if on_screen else self._lines(out) as tick:
                 while True:
-                    # With very many connections a look takes its time: a twentieth at most.
+                    # Sampling very many connections is slow: give it 1/20 of the time at most.
                     began = time.monotonic()
                     tick()
                     await asyncio.sleep(max(_INTERVAL, 20 * (time.monotonic() - began)))
@@ -294,7 +299,7 @@ class _Server:
                         self._sockets.append(one)
                 except OSError as error:
                     if left and error.errno == errno.EADDRINUSE:
-                        continue  # port 0: another one may be free for both
+                        continue  # port 0: the next one may be free for both
                     raise
                 undo.pop_all()
                 self._listeners.append(listener)
@@ -308,15 +313,15 @@ class _Server:
             print(f"Listening on {each}", file=out, flush=True)
         if self._mode == "chargen" and self._udp:
             self._log.say(
-                "chargen over UDP answers forged senders with more than they sent: "
-                "keep it away from the internet"
+                "chargen over UDP amplifies traffic to forged senders: "
+                "do not expose it to the internet"
             )
         with warnings_to(self._log):
             yield lambda: None
 
     @contextlib.contextmanager
     def _view(self, out: TextIO) -> Iterator[Callable[[], None]]:
-        from rich.console import Console  # noqa: PLC0415 - take their time to import
+        from rich.console import Console  # noqa: PLC0415 - slow to import
 
         from silly.cli.echoing.view import View  # noqa: PLC0415
 
@@ -326,7 +331,7 @@ class _Server:
             self._meter,
             title=title,
             addrs=self._listening_on(),
-            unit=MODES[self._mode].unit,
+            unit=f"{MODES[self._mode].unit}s",
             clock=time.monotonic,
             refused=self._refused,
         ) as view:
@@ -340,9 +345,9 @@ class _Server:
     def _bad_network(self) -> str:
         bad = self._impairment
         return "".join((
-            f" --delay {_units.duration_text(bad.delay)}" if bad.delay else "",
+            f" --delay {units.duration_text(bad.delay)}" if bad.delay else "",
             f" --drop {bad.drop:.3g}" if bad.drop else "",
-            f" --max-rate {_units.size_text(bad.max_rate)}" if bad.max_rate else "",
+            f" --max-rate {units.size_text(bad.max_rate)}" if bad.max_rate else "",
         ))  # fmt: skip
 
     def _local_addrs(self) -> list[str]:
@@ -370,7 +375,7 @@ class _Server:
         return sum(sum(each.stats.refused.values()) for each in self._listeners)
 
     def summary(self) -> dict[str, Any]:
-        """Return what happened, for JSON."""
+        """Return the totals, for JSON."""
         stats = [listener.stats for listener in self._listeners]
         return {
             **self._listening(),

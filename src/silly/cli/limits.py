@@ -1,4 +1,4 @@
-"""The flags of `silly.net.limits.Limits`: made of its fields, not written a second time."""
+"""Flags for the limits of a listener, derived from the fields of `silly.net.limits.Limits`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from silly.cli.command import Failure, Parsed, option
+from silly.cli.options import metavar
 from silly.net.limits import LimitField, Limits
 
 __all__ = ["limit_flags", "limits_of"]
@@ -18,14 +19,17 @@ def limit_flags(function: Callable[..., Any]) -> Callable[..., Any]:
     for each in reversed(Limits.fields()):
         function = option(
             _GROUP, each.flag, each.name,
-            type=Parsed(each.unit, _parser(each)),
+            type=Parsed(each.unit, _parser(each)), metavar=metavar(each.unit),
             help=f"{each.unit.capitalize()} {each.help} (default: {each.default_text}).",
         )(function)  # fmt: skip
     return function
 
 
 def limits_of(options: dict[str, Any]) -> Limits:
-    """Take the limits out of *options*; what no flag says, the environment may. Raises Failure."""
+    """Remove the limits from *options* and return them; the environment sets those without a flag.
+
+    Raises Failure.
+    """
     try:
         limits = Limits.from_env()
     except ValueError as error:
@@ -43,7 +47,10 @@ _OFF = object()  # an option's None is "not given"
 
 def _parser(limit: LimitField) -> Callable[[str], object]:
     def parse(text: str) -> object:
-        value = limit.parse(text)
+        try:
+            value = limit.parse(text)
+        except ValueError as error:
+            raise ValueError(str(error).removeprefix(f"{limit.flag}: ")) from None
         return _OFF if value is None else value
 
     return parse

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from silly import _units
-from silly._arguments import size
+from silly._values import units
+from silly._values.arguments import size
 from silly.log import FORMATS
 from silly.net import addr as addresses
 from silly.net.limits import Limits
@@ -23,6 +23,7 @@ __all__ = [
     "Option",
     "add_options",
     "limit_flags",
+    "metavar",
     "split",
     "unknown_variables",
 ]
@@ -30,7 +31,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option. Without *parse* it takes no value: it is there or not."""
+    """One option. Without *parse* it is a flag, which takes no value."""
 
     flag: str
     help: str
@@ -40,19 +41,19 @@ class Option:
 
     @property
     def name(self) -> str:
-        """What the parsed value is called."""
+        """The name of the parsed value, such as ``log_level``."""
         return self.flag.removeprefix("--").replace("-", "_")
 
     @property
     def variable(self) -> str:
-        """The environment variable that stands for it where it is not given."""
+        """The environment variable that sets it if the flag is not given."""
         return f"SILLY_{self.name.upper()}"
 
     def from_environment(self) -> Any:
-        """Return the value of the variable, or the default.
+        """Return the parsed value of the variable, or the default.
 
         Raises:
-            ArgumentTypeError: the variable has a value that does not fit.
+            ArgumentTypeError: the variable has a bad value.
         """
         text = os.environ.get(self.variable, "")
         if not text:
@@ -65,7 +66,7 @@ class Option:
 
 def _switch(text: str) -> bool:
     if text.lower() not in {"1", "0", "true", "false", "yes", "no", "on", "off"}:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither 1 nor 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not 1 or 0")
     return text.lower() in {"1", "true", "yes", "on"}
 
 
@@ -73,7 +74,7 @@ def _duration(text: str) -> float:
     if text.strip().lower() == "inf":
         return float("inf")
     try:
-        return _units.duration(text)
+        return units.duration(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -86,7 +87,7 @@ def _period(text: str) -> float:
 
 def _count(text: str) -> int:
     try:
-        return size(_units.count(text), "it", least=1)
+        return size(units.count(text), "it", least=1)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more") from None
 
@@ -114,7 +115,7 @@ def _address(text: str) -> str:
 def _unix_address(text: str) -> str:
     if not text.startswith("unix:") or text.startswith("unix:@"):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not the path of a Unix socket; expected such as 'unix:/run/app.sock'"
+            f"{text!r} is not the path of a Unix socket such as 'unix:/run/app.sock'"
         )
     return _address(text)
 
@@ -126,50 +127,50 @@ OPTIONS: Final = (
         _count,
         "N",
     ),
-    Option("--reload", "run it afresh when a source file changes (extra: silly-net[reload])"),
+    Option("--reload", "restart when a source file changes (extra: silly-net[reload])"),
     Option(
         "--grace",
-        "how long handlers may go on after a signal, such as 500ms, 30s or 1m (default: 5s)",
+        "time for handlers to finish after a signal to stop: 500ms, 30s, 1m (default: 5s)",
         _duration,
         "DURATION",
         GRACE,
     ),
     Option(
         "--watchdog",
-        "with --workers: kill a worker whose event loop is stuck for longer",
+        "with --workers: kill a worker whose event loop is blocked for longer than this",
         _period,
         "DURATION",
     ),
     Option("--uvloop", "run on uvloop (extra: silly-net[uvloop])", default=False),
-    Option("--debug", "asyncio's debug mode, and whole tracebacks", default=False),
+    Option("--debug", "asyncio's debug mode, and full tracebacks", default=False),
     Option(
         "--log-level",
-        "what to log: debug, info, warning or error (default: what the program configures, "
-        "or warnings, and where it listens)",
+        "debug, info, warning or error (default: what the program configures; if nothing, "
+        "warnings and where it listens)",
         _level,
         "LEVEL",
     ),
     Option(
         "--log-format",
-        "how, where the program does not configure it: text or json (default: text)",
+        "text or json, unless the program configures logging (default: text)",
         _format,
         "FORMAT",
         "text",
     ),
     Option(
         "--access-log",
-        "write a line for each connection to standard error when it is over",
+        "log a line to standard error when a connection has ended",
         default=False,
     ),
     Option(
         "--metrics",
-        "serve metrics for Prometheus there, such as 127.0.0.1:9100 (extra: silly-net[prometheus])",
+        "serve Prometheus metrics at ADDR, such as 127.0.0.1:9100 (extra: silly-net[prometheus])",
         _address,
         "ADDR",
     ),
     Option(
         "--admin",
-        "open an admin socket there; `nc -U PATH` and `help` tell what it answers",
+        "open an admin socket at PATH; connect with `nc -U PATH`, and `help` lists its commands",
         _unix_address,
         "unix:PATH",
     ),
@@ -198,7 +199,8 @@ def _limit(flag: str) -> Callable[[str], str]:
 _METAVARS: Final = {"seconds": "DURATION", "bytes": "SIZE", "networks": "NETWORKS"}
 
 
-def _metavar(unit: str) -> str:
+def metavar(unit: str) -> str:
+    """Return what help texts call the value of a limit in *unit*."""
     return _METAVARS.get(unit, "RATE" if unit.endswith("/second") else "N")
 
 
@@ -207,37 +209,37 @@ LIMITS: Final = tuple(
         each.flag,
         f"{each.unit} {each.help} (default: {each.default_text})".replace("%", "%%"),
         _limit(each.flag),
-        _metavar(each.unit),
+        metavar(each.unit),
     )
     for each in Limits.fields()
 )
 """The limits of `silly.net.limits`, for listeners whose code does not set them."""
 
 _OTHER_VARIABLES: Final = ("SILLY_ENGINE", "SILLY_WORKER", "SILLY_CHANNEL", "SILLY_SESSIONS")
-_OF_BUILDING: Final = ("SILLY_BUILD_NATIVE", "SILLY_CFLAGS", "SILLY_LDFLAGS")
+_BUILD_VARIABLES: Final = ("SILLY_BUILD_NATIVE", "SILLY_CFLAGS", "SILLY_LDFLAGS")
 
 
 def unknown_variables() -> list[str]:
-    """Return a line for each variable ``SILLY_…`` of the environment that nothing reads."""
+    """Return a warning for each environment variable ``SILLY_…`` that nothing reads."""
     known = [each.variable for each in (*OPTIONS, *LIMITS)]
-    known += [*_OTHER_VARIABLES, *_OF_BUILDING]
+    known += [*_OTHER_VARIABLES, *_BUILD_VARIABLES]
     lines = []
     for name in sorted(os.environ):
         if name.startswith("SILLY_") and name not in known:
             meant = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-            hint = f": did you mean {meant[0]}?" if meant else ""
-            lines.append(f"the variable {name} is not known, and ignored{hint}")
+            hint = f"; did you mean {meant[0]}?" if meant else ""
+            lines.append(f"ignoring {name}: no such variable{hint}")
     return lines
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Give *parser* all options, with the environment's values as defaults."""
+    """Add all options to *parser*, with values from the environment as defaults."""
     group = parser.add_argument_group(
         "limits",
-        "They count for listeners whose code does not set them; `none` switches one off. A\n"
-        "flag wins over the environment (SILLY_MAX_CONNECTIONS=500), the code over both;\n"
-        "`stats` of the admin socket shows each value and who set it. Sizes are 64k or 1M,\n"
-        "durations 500ms, 30s or 1m, rates 100 or 10k for each second.",
+        "These apply to listeners whose code does not set them; `none` turns one off. A flag\n"
+        "overrides the environment (SILLY_MAX_CONNECTIONS=500), and code overrides both;\n"
+        "`stats` of the admin socket shows each value and where it was set. Write sizes as\n"
+        "64k or 1M, durations as 500ms, 30s or 1m, rates (per second) as 100 or 10k.",
     )
     for option in LIMITS:
         group.add_argument(
@@ -267,28 +269,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the arguments up to FILE with our options that follow it, and the script's.
+    """Split *arguments* into ours, which include FILE, and the script's.
 
-    Right behind FILE, our long options are still ours; the script's begin at
-    the first other word, or after ``--``.
+    Our long options may also follow FILE; the script's arguments begin at the first
+    other word, or after ``--``.
     """
-    before = _ours(arguments, 0, any_flag=True)
+    before = _end_of_options(arguments, 0, any_flag=True)
     if before == len(arguments):
         return list(arguments), []
-    after = _ours(arguments, before + 1, any_flag=False)
+    after = _end_of_options(arguments, before + 1, any_flag=False)
     begins = after + (list(arguments[after : after + 1]) == ["--"])
     return list(arguments[:after]), list(arguments[begins:])
 
 
-def _ours(arguments: Sequence[str], at: int, *, any_flag: bool) -> int:
-    """Return where, from *at* on, our options end."""
+def _end_of_options(arguments: Sequence[str], at: int, *, any_flag: bool) -> int:
+    """Return the index of the first argument, from *at* on, that is not one of our options."""
     flags = {option.flag: option for option in (*OPTIONS, *LIMITS)}
     while at < len(arguments):
         flag, equals, _ = arguments[at].partition("=")
         if flag in flags:
             at += 1 if equals or flags[flag].parse is None else 2
         elif any_flag and flag.startswith("-") and flag not in {"-", "--"}:
-            at += 1  # --help, --version, or a mistake
+            at += 1  # --help, --version, or an unknown flag
         else:
             break
     return min(at, len(arguments))

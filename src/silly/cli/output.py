@@ -1,9 +1,8 @@
-"""Files that a verb writes at its end, opened before it begins.
+"""Output files that are opened when a run begins, and written when it ends.
 
-A long run must not end with "permission denied". A file is opened when the run
-begins, and written in its place: so it stays what it is, be it a device, a pipe, a
-mount point, behind a symbolic link, or with permissions of its own. If that fails at
-the end, the result goes to a file of its own rather than being lost.
+A long run must not end with "permission denied". Files are written in place, not
+replaced, so devices, pipes, mount points, symbolic links and permissions stay as they
+are. If writing fails in the end, the result is saved in a temporary file.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ _MODE: Final = 0o666  # less the umask
 
 
 class Output:
-    """One file to be written; ``-`` is standard output."""
+    """An output file; ``-`` is standard output."""
 
     def __init__(self, path: str, option: str) -> None:
-        """Open it. Raises Failure, naming *option*, where it cannot be written."""
+        """Open the file. Raises Failure, naming *option*, if it cannot be written."""
         self.path = path
         self._option = option
         self._is_new = False
@@ -46,11 +45,11 @@ class Output:
 
     @property
     def is_standard(self) -> bool:
-        """True if it is standard output, by whatever name."""
+        """True if this is standard output, under any name."""
         return self._standard == _STDOUT
 
     def is_same(self, other: Output) -> bool:
-        """True if *other* would overwrite it, or be mixed with it."""
+        """True if *other* would overwrite this file, or mix with it."""
         return os.path.samestat(self._status, other._status) and not _is_device(self._status)
 
     @property
@@ -62,16 +61,16 @@ class Output:
         flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY
         try:
             self._opened = os.open(self.path, flags)
-        except FileNotFoundError:  # a symbolic link may lead there
+        except FileNotFoundError:  # also the target of a symbolic link
             self._opened = os.open(self.path, flags | os.O_CREAT, _MODE)
             self._is_new = True
 
     def write(self, text: str) -> None:
-        """Write *text* as the whole of it.
+        """Make *text* the whole content of the file.
 
         Raises:
-            Failure: it cannot be written; the message says where the text is instead.
-            OutputLost: the same, of standard output.
+            Failure: the file cannot be written; the message says where the text was saved.
+            OutputLost: standard output cannot be written.
         """
         if self._standard == _STDOUT:
             sys.stdout.write(text)
@@ -81,8 +80,8 @@ class Output:
             self._write(text.encode("utf-8", "backslashreplace"))
             self._is_new = False
         except OSError as error:
-            told = f"{self._option}: cannot write {self.path!r}: {error.strerror}"
-            raise Failure(f"{told}; {self._saved(text)}") from None
+            why = f"{self._option}: cannot write {self.path!r}: {error.strerror}"
+            raise Failure(f"{why}; {self._save_copy(text)}") from None
 
     def _write(self, data: bytes) -> None:
         if self._standard is not None:
@@ -90,23 +89,23 @@ class Output:
             return
         is_file = stat.S_ISREG(self._status.st_mode)
         if is_file:
-            if not self._is_there():  # removed, or replaced, since it was opened
+            if not self._is_in_place():  # removed or replaced after it was opened
                 os.close(self._descriptor)
                 self._opened = None
                 self._open()
             os.ftruncate(self._descriptor, 0)
         stdio.write_all(self._descriptor, data)
         if is_file:
-            os.fsync(self._descriptor)  # only that tells of some disks that they are full
+            os.fsync(self._descriptor)  # some file systems report a full disk only here
 
-    def _is_there(self) -> bool:
+    def _is_in_place(self) -> bool:
         try:
             return os.path.samestat(os.fstat(self._descriptor), Path(self.path).stat())
         except OSError:
             return False
 
-    def _saved(self, text: str) -> str:
-        """Save *text* where there is room; return where, in words."""
+    def _save_copy(self, text: str) -> str:
+        """Save *text* in a temporary file; return a message that says where."""
         name = Path(self.path).name
         try:
             with tempfile.NamedTemporaryFile(
@@ -118,11 +117,11 @@ class Output:
         return f"the result is in {file.name!r}"
 
     def discard(self) -> None:
-        """Let go of it; a file that is new, and was not written, is removed."""
+        """Close the file; remove it if it is new and was never written."""
         if self._opened is None:
             return
         with contextlib.suppress(OSError):
-            if self._is_new and self._is_there():
+            if self._is_new and self._is_in_place():
                 Path(self.path).resolve().unlink()
         os.close(self._descriptor)
         self._opened = None
@@ -132,7 +131,7 @@ _NAMES: Final = {"-": _STDOUT, "/dev/stdout": _STDOUT, "/dev/stderr": _STDERR}
 
 
 def _standard(path: str) -> int | None:
-    """Return the standard descriptor that *path* stands for, or has been opened on, if any."""
+    """Return the standard descriptor that *path* names or that has the same file open, if any."""
     if path in _NAMES:
         return _NAMES[path]
     try:
@@ -146,5 +145,5 @@ def _standard(path: str) -> int | None:
 
 
 def _is_device(status: os.stat_result) -> bool:
-    """True of a device, such as the null device."""
+    """True for a character device, such as /dev/null."""
     return stat.S_ISCHR(status.st_mode)

@@ -1,4 +1,4 @@
-"""``silly --reload``: the program runs afresh when one of its source files changes."""
+"""``silly --reload``: restart the program when one of its source files changes."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Final
 
 import watchfiles
 
-from silly._logger import Logger
+from silly._logs.logger import Logger
 from silly.workers import Supervisor
 
 __all__ = ["run_reloading"]
 
 logger = Logger("silly.workers")
 
-_LOOK_AT_LINKS: Final = 1000  # milliseconds between looks where the directory's name leads
+_LINK_CHECKS: Final = 1000  # milliseconds between checks where the directory's links lead
 
 
 async def run_reloading(supervisor: Supervisor, directory: Path) -> int:
     """Run *supervisor*, and reload it when a ``.py`` file under *directory* changes.
 
-    So it does when a symbolic link in the name of *directory* leads elsewhere.
+    It also reloads when a symbolic link in the path of *directory* changes.
     """
     watching = asyncio.create_task(_watch(supervisor, directory))
     try:
@@ -38,7 +38,7 @@ async def _watch(supervisor: Supervisor, directory: Path) -> None:
         watching = watchfiles.awatch(
             real,
             watch_filter=watchfiles.PythonFilter(),
-            rust_timeout=_LOOK_AT_LINKS,
+            rust_timeout=_LINK_CHECKS,
             yield_on_timeout=True,
         )
         async with contextlib.aclosing(watching):
@@ -47,7 +47,7 @@ async def _watch(supervisor: Supervisor, directory: Path) -> None:
                 is_elsewhere = await asyncio.to_thread(_is_elsewhere, directory, real)
                 if names or is_elsewhere:
                     what = str(directory) if is_elsewhere else ", ".join(names)
-                    logger.info("%s changed: starting afresh", what)
+                    logger.info("%s changed: restarting", what)
                     supervisor.reload()
                 if is_elsewhere:
                     break

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import silly
 from silly import _control, stdio
-from silly._engine import native_is_absent
-from silly._extras import how_to_get
+from silly._engine import why_not_native
+from silly._values.extras import install_command
 from silly.cli import watching
 from silly.cli.options import (
     LIMITS,
@@ -26,7 +26,7 @@ from silly.cli.options import (
     split,
     unknown_variables,
 )
-from silly.log import unconfigured_logging_drops
+from silly.log import dropping_last_resort
 from silly.net.limits import Limits, set_flags
 from silly.runtime import run_function, run_script
 from silly.workers import Supervisor
@@ -35,42 +35,41 @@ from silly.workers.process import working_directory
 __all__ = ["main"]
 
 USAGE_ERROR = 2
-_FORMS = "expected a script (FILE.py), MODULE:FUNCTION or a verb (see: silly --help)"
+_FORMS = "expected a script (FILE.py), MODULE:FUNCTION or a command (see: silly --help)"
 
 _EPILOG = """\
 The script runs inside an event loop: tcp.listen(...), task.fork(...) and `await`
-work at its top level. The program stays up while listeners, connections, forked
-tasks or timers live. Ctrl-C and SIGTERM stop it gently: handlers may finish for
-the grace period; a second signal stops it at once. SIGUSR1 prints what every
+work at its top level. The program runs as long as it has listeners, connections,
+forked tasks or timers. Ctrl-C and SIGTERM stop it gracefully: handlers have the
+grace period to finish; a second signal stops it at once. SIGUSR1 prints what every
 connection and task is doing. MODULE:FUNCTION calls a function (or coroutine
-function) of a module in the same way.
+function) of a module instead of running a script.
 
-With --workers, a supervisor keeps N processes of the program. Its signals:
-  SIGTERM, SIGINT  drain all workers; again: end them at once
-  SIGHUP           replace the workers one by one; no connection is lost
-  SIGTTIN, SIGTTOU one worker more, one less
-  SIGUSR1          each worker prints what it is doing
+With --workers, a supervisor runs N processes of the program. Its signals:
+  SIGTERM, SIGINT   drain all workers; a second one ends them at once
+  SIGHUP            replace the workers one by one; no connection is lost
+  SIGTTIN, SIGTTOU  add a worker, remove a worker
+  SIGUSR1           each worker prints what it is doing
 
-The options above may also stand right behind FILE, before the first word that
-is none of them. From that word on, or after `--`, all is the script's sys.argv.
-The environment variables SILLY_WORKERS, SILLY_RELOAD, SILLY_GRACE,
-SILLY_WATCHDOG, SILLY_UVLOOP, SILLY_DEBUG, SILLY_ACCESS_LOG, SILLY_METRICS and
-SILLY_ADMIN stand for options that are not given.
+Options may also follow FILE. The first word after FILE that is none of the options
+above goes to the script's sys.argv, with everything after it; so does everything
+after `--`. An option that is not given is taken from the environment: SILLY_GRACE=30s
+means --grace 30s, and SILLY_DEBUG=1 means --debug.
 
 examples:
   silly echo_server.py
   silly echo_server.py --workers 4
-  silly echo_server.py 127.0.0.1:7777     what follows FILE is the script's sys.argv
-  silly game_server.py -- --debug         ... and so is all that follows --
-  silly --grace 30 game_server.py         let handlers finish for up to 30 seconds
+  silly echo_server.py 127.0.0.1:7777     the script finds the address in sys.argv
+  silly game_server.py -- --debug         the script finds --debug in sys.argv
+  silly --grace 30s game_server.py        handlers have 30 seconds to finish
 
 exit codes:
-  0  the script ended, or was stopped by a signal
-  1  the script raised an exception (its traceback is on standard error)
+  0  the script ended, or a signal stopped it
+  1  the script raised an exception (the traceback is on standard error)
   2  wrong usage, or FILE cannot be read
-  N  what the script gave to sys.exit(N)
-  With --workers: 0 after a signal; if no worker ever became ready, the code of
-  the worker that died last.
+  N  the script called sys.exit(N)
+  With --workers: 0 after a signal; if no worker ever became ready, the exit code
+  of the worker that died last.
 """
 
 
@@ -94,8 +93,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _version() -> str:
-    absent = native_is_absent()
-    why = f"\nwhy not the native engine: {absent}" if absent else ""
+    absent = why_not_native()
+    why = f"\nno native engine: {absent}" if absent else ""
     python = platform.python_version()
     return f"silly {silly.__version__} ({silly.engine()} engine, Python {python}){why}"
 
@@ -103,10 +102,10 @@ def _version() -> str:
 def main(argv: Sequence[str] | None = None, *, verbs: Collection[str] = ()) -> int:
     """Run the command line *argv* (`sys.argv` if None) and return the exit code.
 
-    *verbs* are what FILE.py might be a misspelling of.
+    *verbs* are suggested if FILE.py looks like a misspelling of one.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    with stdio.unhurried_errors():
+    with stdio.nonblocking_errors():
         parser = _parser()
         if not arguments:
             parser.print_help(sys.stderr)
@@ -115,9 +114,9 @@ def main(argv: Sequence[str] | None = None, *, verbs: Collection[str] = ()) -> i
         options = parser.parse_args(ours)
         supervised = options.reload or options.workers is not None
         if options.reload and options.workers not in {None, 1}:
-            parser.error("--reload runs one worker: it does not go with --workers")
+            parser.error("--reload and --workers: --reload runs a single worker")
         if options.watchdog is not None and not supervised:
-            parser.error("--watchdog goes with --workers: it is the supervisor that watches")
+            parser.error("--watchdog needs --workers: the supervisor does the watching")
         if _control.worker is None:
             for line in unknown_variables():
                 print(f"silly: {line}", file=sys.stderr)
@@ -134,13 +133,13 @@ def main(argv: Sequence[str] | None = None, *, verbs: Collection[str] = ()) -> i
         try:
             import uvloop  # noqa: PLC0415 - an extra
         except ImportError:
-            return _fail(f"--uvloop needs uvloop: {how_to_get('uvloop')}")
+            return _fail(f"--uvloop needs uvloop: {install_command('uvloop')}")
         loop_factory = uvloop.new_event_loop
     if options.access_log and not supervised:
         watching.log_access(options.log_format)
     if options.log_level is not None:
         logging.getLogger("silly").setLevel(options.log_level)
-    with unconfigured_logging_drops(options.log_level or logging.INFO, options.log_format):
+    with dropping_last_resort(options.log_level or logging.INFO, options.log_format):
         return _run(options, args, loop_factory, supervised=supervised, verbs=verbs)
 
 
@@ -169,12 +168,12 @@ def _run(
             before=lambda: _watch(options),
         )
     except OSError as error:
-        hint = _meant(options.file, verbs) if isinstance(error, FileNotFoundError) else ""
+        hint = _suggestion(options.file, verbs) if isinstance(error, FileNotFoundError) else ""
         return _fail(f"cannot read {options.file!r}: {error.strerror}{hint}")
 
 
-def _meant(name: str, verbs: Collection[str]) -> str:
-    """Guess what was meant by *name*, which is no file."""
+def _suggestion(name: str, verbs: Collection[str]) -> str:
+    """Return a suggestion for *name*, which is not a file."""
     meant = None
     if Path(f"{name}.py").is_file():
         meant = f"{name}.py"
@@ -187,7 +186,7 @@ def _meant(name: str, verbs: Collection[str]) -> str:
 
 
 def _fail(message: str) -> int:
-    with stdio.unhurried_errors():
+    with stdio.nonblocking_errors():
         print(f"silly: {message}", file=sys.stderr)
     return USAGE_ERROR
 
@@ -195,7 +194,7 @@ def _fail(message: str) -> int:
 def _watch(options: argparse.Namespace) -> None:
     if _control.worker is None:
         watching.watch(options.metrics, options.admin)
-    elif options.metrics or options.admin:  # which the supervisor has opened, for all workers
+    elif options.metrics or options.admin:  # the supervisor serves them for all workers
         watching.measure_worker()
 
 
@@ -210,7 +209,7 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
         grace=options.grace,
         debug=options.debug,
         uvloop=options.uvloop,
-        worker_options=[*_watching(options), *_limits(options)],
+        worker_options=[*_watch_options(options), *_limit_options(options)],
         watchdog=options.watchdog,
         develop=options.reload,
     )
@@ -219,7 +218,7 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
         try:
             from silly.cli.reload import run_reloading  # noqa: PLC0415 - an extra
         except ImportError:
-            return _fail(f"--reload needs watchfiles: {how_to_get('reload')}")
+            return _fail(f"--reload needs watchfiles: {install_command('reload')}")
         directory = Path(working_directory() or ".")
         if not is_function:
             directory = (directory / options.file).parent
@@ -227,18 +226,18 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
     try:
         return asyncio.run(watching.watched(supervise, supervisor, options.metrics, options.admin))
     except SystemExit as leave:  # --metrics or --admin cannot be opened
-        with stdio.unhurried_errors():
+        with stdio.nonblocking_errors():
             print(leave.code, file=sys.stderr)
         return 1
 
 
-def _limits(options: argparse.Namespace) -> list[str]:
+def _limit_options(options: argparse.Namespace) -> list[str]:
     given = limit_flags(options)
     return [f"{each.flag}={given[each.name]}" for each in LIMITS if each.name in given]
 
 
-def _watching(options: argparse.Namespace) -> list[str]:
-    """The options with which a worker can be watched."""
+def _watch_options(options: argparse.Namespace) -> list[str]:
+    """Return the options that make a worker log, and answer its supervisor."""
     found = ["--access-log"] * options.access_log + ["--log-format", options.log_format]
     if options.log_level is not None:
         found += ["--log-level", logging.getLevelName(options.log_level).lower()]

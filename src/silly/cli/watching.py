@@ -1,9 +1,10 @@
-"""``--access-log``, ``--metrics`` and ``--admin``: what is to be seen of a program from outside.
+"""``--access-log``, ``--metrics`` and ``--admin``: observing a program from outside.
 
-In a program of one process, `watch` opens them before the script begins. With
-worker processes, each worker is only measured (`measure_worker`) and answers its
-supervisor (`ANSWERS`), who opens them for all (`watch_workers`). The supervisor
-asks every now and then, so that of a worker that is killed little is forgotten.
+In a single process, `watch` opens the metrics and admin listeners before the script
+begins. With worker processes, each worker measures itself (`measure_worker`) and
+answers its supervisor's questions (`ANSWERS`); the supervisor opens the listeners and
+answers for all workers (`watch_workers`). It also asks regularly, so that little is
+lost when a worker is killed.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
 
 from silly import _control, admin, metrics
-from silly._live import Live
-from silly._logger import Logger
+from silly._logs.logger import Logger
+from silly._loop.live import Live
 from silly.log import FORMATS, DroppingHandler
 from silly.net import observer, tcp
 from silly.net.access_log import AccessLog
@@ -32,11 +33,11 @@ __all__ = [
 
 logger = Logger("silly.workers")
 
-_PERIOD: Final = 2.0  # seconds between two questions to the workers
+_PERIOD: Final = 2.0  # seconds between questions to the workers
 
 
 def log_access(form: str = "text") -> None:
-    """Log the connections of all listeners, to standard error unless the program decides else."""
+    """Log all connections, to standard error unless the program has configured a handler."""
     access = logging.getLogger("silly.access")
     if not access.handlers:
         handler = DroppingHandler()
@@ -49,10 +50,10 @@ def log_access(form: str = "text") -> None:
 
 
 def watch(metrics_addr: str | None, admin_addr: str | None) -> None:
-    """Open what is asked for, in the running loop.
+    """Open the listeners whose address is not None, in the running loop.
 
     Raises:
-        SystemExit: it cannot be opened; the message says why.
+        SystemExit: one of them cannot be opened; the message says why.
     """
     _open("--metrics", metrics.serve, metrics_addr)
     _open("--admin", admin.serve, admin_addr)
@@ -90,11 +91,11 @@ ANSWERS: Final[Mapping[str, tuple[Callable[[], Any], Callable[[Any, Any], Any]]]
     "connections": (lambda: admin.answer("connections"), _forget),
     "tasks": (lambda: admin.answer("tasks"), _forget),
 }
-"""What a worker can be asked, what answers it, and what is kept of its last answer."""
+"""For each question: the function that answers it, and what to keep of a dead worker's answer."""
 
 
 def measure_worker() -> None:
-    """Measure this worker, in the running loop, for as long as that runs; let it be asked."""
+    """Measure this worker for as long as the running loop lives, and answer the supervisor."""
     _provide()
     metrics.measure()
 
@@ -108,10 +109,10 @@ def _provide() -> None:
 def watch_workers(
     supervisor: _Supervisor, metrics_addr: str | None, admin_addr: str | None
 ) -> None:
-    """Open what is asked for in the supervisor's loop, answering for all workers.
+    """Open the listeners in the supervisor's loop; they answer for all workers.
 
     Raises:
-        SystemExit: it cannot be opened; the message says why.
+        SystemExit: one of them cannot be opened; the message says why.
     """
 
     async def merged() -> metrics.Snapshot:
@@ -124,7 +125,7 @@ def watch_workers(
             return [each for each in await supervisor.ask(command) if each is not None]
         word = command.partition(" ")[0]
         if word in ANSWERS:
-            raise ValueError(f"{word} takes no argument where there are workers")
+            raise ValueError(f"{word} takes no argument when there are workers")
         return admin.answer(command)
 
     _provide()  # for merging
@@ -140,10 +141,10 @@ async def watched(
     metrics_addr: str | None,
     admin_addr: str | None,
 ) -> int:
-    """Run the workers, with what is asked for opened until they have ended.
+    """Run the workers, with the listeners open until they have ended.
 
     Raises:
-        SystemExit: it cannot be opened; the message says why.
+        SystemExit: one of them cannot be opened; the message says why.
     """
     if metrics_addr is None and admin_addr is None:
         return await run()
@@ -153,8 +154,8 @@ async def watched(
         return await run()
     finally:
         asking.cancel()
-        for attendant in list(Live.of(asyncio.get_running_loop()).attendants):
-            await attendant.close(0)
+        for auxiliary in list(Live.of(asyncio.get_running_loop()).auxiliaries):
+            await auxiliary.close(0)
 
 
 async def _ask_regularly(supervisor: _Supervisor) -> None:

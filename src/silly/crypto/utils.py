@@ -1,4 +1,4 @@
-"""Random keys."""
+"""Random keys for protocols."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import secrets
 import string
 from typing import Final
 
-from silly._arguments import size
+from silly._values.arguments import size
 
 __all__ = ["randomkey"]
 
@@ -16,8 +16,8 @@ _ALPHABET: Final = (string.ascii_letters + string.digits).encode()
 def randomkey(n: int) -> bytes:
     r"""Return *n* random letters and digits, safe within a line (never ``b"\n"``).
 
-    From the operating system's cryptographic source (`secrets`): about 5.95
-    bits of entropy for each byte.
+    The source is the operating system's cryptographic generator (`secrets`). Each
+    byte has about 5.95 bits of entropy.
 
     Raises:
         TypeError, ValueError: *n* is not an int of 0 or more.

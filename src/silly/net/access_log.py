@@ -1,27 +1,24 @@
 """The access log: one line for each connection, when it is over.
 
-The lines are records of the standard library's `logging`, of level ``INFO``, on
-the logger ``silly.access``. ``tcp.listen(..., access_log=True)`` turns them on
-for one listener, ``silly --access-log FILE.py`` for all.
+The lines are standard `logging` records of level ``INFO`` on the logger
+``silly.access``. ``tcp.listen(..., access_log=True)`` turns them on for one
+listener, ``silly --access-log FILE.py`` for all.
 
-What the line says is also in the record's attributes, as with logging's
-``extra``, for formatters that write JSON: `FIELDS` names them. What a peer chose
-(the name of a Unix socket) is escaped in both: see `silly.text`.
+Each record also has the line's values as attributes (as with logging's
+``extra``), for formatters that write JSON: `FIELDS` lists them. Text that the peer
+chose (the name of a Unix socket) is escaped in both: see `silly.text`.
 """
 
 from __future__ import annotations
 
 import logging
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from silly._logger import Logger
+from silly._logs.logger import Logger
+from silly.net.conn import Conn
+from silly.net.observer import Ending, ObservedListener
 from silly.text import printable
-
-if TYPE_CHECKING:
-    from silly.net.conn import Conn
-    from silly.net.observer import Ending
-    from silly.net.tcp import Listener
 
 __all__ = ["FIELDS", "AccessLog"]
 
@@ -32,25 +29,25 @@ FIELDS: Final = MappingProxyType(
         "peer": "the peer's address, such as `127.0.0.1:53124`",
         "local": "this end's address",
         "listener": "the address that the listener listens on",
-        "duration": "seconds from accepting to the end, lingering included",
+        "duration": "seconds from accepting to the end, including lingering",
         "bytes_in": "bytes received",
         "bytes_out": "bytes sent",
         "ending": "how it ended, such as `peer_finished`",
-        "error": "the type of what the handler raised, such as `ValueError`; `None`: it returned",
+        "error": "the type of the exception that the handler raised, or `None` if it returned",
     }
 )
-"""The attributes of a record, and what each says."""
+"""The attributes of a record, and their meaning."""
 
 
 class AccessLog:
-    """The observer that writes the lines; for `silly.net.observer.register`."""
+    """The observer that writes the access log; pass it to `silly.net.observer.register`."""
 
     __slots__ = ()
 
-    def opened(self, conn: Conn, listener: Listener) -> None:
-        """Write nothing yet."""
+    def opened(self, conn: Conn, listener: ObservedListener) -> None:
+        """Do nothing: the line is written at the end."""
 
-    def closed(self, conn: Conn, listener: Listener, ending: Ending) -> None:
+    def closed(self, conn: Conn, listener: ObservedListener, ending: Ending) -> None:
         """Write the line."""
         if not logger.is_enabled_for(logging.INFO):
             return

@@ -1,7 +1,7 @@
 """Addresses as text: ``"127.0.0.1:9999"``, ``"[::1]:9999"``, ``"unix:/run/x.sock"``.
 
-One string says everything, the same for listening and for connecting, on the
-command line and in a log line. Nothing here resolves a host name or opens a socket.
+Listening, connecting, the command line and log lines all use the same text. Nothing
+here resolves a host name or opens a socket.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ FORMS = (
     "'127.0.0.1:9999', '[::1]:9999', 'localhost:9999', ':9999' (all interfaces) "
     "or 'unix:/run/x.sock'"
 )
-_UNIX_PATH_MAX = 107  # sun_path of unix(7), less its closing NUL (or an abstract name's first)
+_UNIX_PATH_MAX = (
+    107  # sun_path of unix(7), without the final NUL (or the first of an abstract name)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +40,8 @@ class TCPAddress:
 class UnixAddress:
     """The path of a Unix-domain socket (unix(7)).
 
-    A path that begins with a NUL is an abstract name (Linux); its text has an
-    ``@`` there: ``"unix:@name"``. A file whose name begins with ``@`` is
+    A path that begins with a NUL is an abstract name (Linux), written with an ``@``
+    in its place: ``"unix:@name"``. A file whose name begins with ``@`` is written
     ``"unix:./@name"``.
     """
 
@@ -47,7 +49,7 @@ class UnixAddress:
 
     @property
     def is_abstract(self) -> bool:
-        """True if there is no file: the name goes with its socket, and has no permissions."""
+        """True if there is no file: the name disappears with its socket and has no permissions."""
         return self.path.startswith("\0")
 
     def __str__(self) -> str:
@@ -60,20 +62,20 @@ Address = TCPAddress | UnixAddress
 
 
 def parse(text: str, name: str = "addr") -> Address:
-    """Take the text of an address apart.
+    """Parse the text of an address.
 
     Args:
         text: ``"HOST:PORT"``, ``"[IPV6]:PORT"`` (``"[IPV6%INTERFACE]:PORT"`` for a
-            link-local one), ``":PORT"``, ``"unix:PATH"`` or ``"unix:@NAME"``
+            link-local address), ``":PORT"``, ``"unix:PATH"`` or ``"unix:@NAME"``
             (an abstract name: Linux).
-        name: what the caller calls this argument, for the error message.
+        name: the name of the argument in the error message.
 
     Returns:
         A `TCPAddress` (port 0 to 65535) or a `UnixAddress`.
 
     Raises:
         TypeError: *text* is not a `str`.
-        ValueError: it has none of the accepted forms; the message shows them.
+        ValueError: *text* has none of the accepted forms; the message lists them.
     """
     if not isinstance(text, str):
         raise TypeError(f"{name} must be a str such as {FORMS}, not {type(text).__name__}")
@@ -150,24 +152,24 @@ def _unusable(text: str, name: str, why: str) -> ValueError:
 
 
 def format_sockaddr(sockaddr: Any) -> str:
-    """Return what the `socket` module calls an address as text that `parse` takes.
+    """Return an address of the `socket` module as text that `parse` accepts.
 
-    IPv4 ``(host, port)``, IPv6 ``(host, port, flow, scope)``, or a Unix path.
-    Two texts name no address, and `parse` refuses them: the unnamed end of a
-    Unix connection is ``"unix:"``; None is ``"unknown"``.
+    *sockaddr* is ``(host, port)`` (IPv4), ``(host, port, flow, scope)`` (IPv6) or a
+    Unix path. Two results are no addresses, and `parse` refuses them: ``"unix:"``,
+    the unnamed end of a Unix connection, and ``"unknown"``, for None.
     """
     if isinstance(sockaddr, tuple):
         return str(TCPAddress(host_of(sockaddr), sockaddr[1]))
-    if sockaddr is None:  # the peer was gone before it could be asked
+    if sockaddr is None:  # the peer was gone before getpeername(2)
         return "unknown"
     return str(UnixAddress(os.fsdecode(sockaddr)))
 
 
 def host_of(sockaddr: tuple[Any, ...]) -> str:
-    """Return the host of an IP address as text, with the interface of one that has a scope.
+    """Return the host of an IP address as text, with the interface if it has a scope.
 
-    The interface is named where its name can be resolved again: that of a
-    link-local address, as long as the interface exists. Elsewhere it is a number.
+    The interface is given by name for link-local addresses whose interface exists
+    (only those names can be resolved again), otherwise by number.
     """
     host, scope = str(sockaddr[0]), sockaddr[3] if len(sockaddr) > 3 else 0
     if not scope or "%" in host:

@@ -1,10 +1,10 @@
-"""How many bytes a listener's connections may hold together, and who goes when it is more.
+"""The memory budget of a listener: how many bytes its connections may hold together.
 
-The engines tell of each change of what a connection holds, unread and unsent, where it
-is a connection's own memory. When all of it together is more than the budget, those
-connections are reset that hold most for what they give (`_worth`), until what is held is
-down to `RELIEF` of the budget. Ranking and ending are done in slices, between which the
-loop has its turn.
+The engines report each change in the memory that a connection holds for its unread and
+unsent bytes. When the total exceeds the budget, connections are reset until it is down
+to `TARGET` of the budget: first those that move the fewest bytes for the memory they
+hold (`_worth`). Ranking and resetting are done in batches, and the event loop runs
+between them.
 """
 
 from __future__ import annotations
@@ -13,22 +13,20 @@ import asyncio
 import functools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from silly._engine import complaints
+from silly._engine import stream_errors
+from silly.net.conn import StreamConn
 from silly.net.limits import Limits
-
-if TYPE_CHECKING:
-    from silly.net.conn import Conn
 
 __all__ = ["MemoryBudget", "machine_memory", "memory_of"]
 
-RELIEF: Final = 0.8  # of the budget
-PAUSE: Final = 0.1  # seconds, when that could not be reached
-RANKED: Final = 500  # connections, until the loop has its turn
-ENDED: Final = 20  # likewise
+TARGET: Final = 0.8  # of the budget, to be reached by resetting connections
+RETRY_DELAY: Final = 0.1  # seconds, when the target was not reached
+RANK_BATCH: Final = 500  # connections
+RESET_BATCH: Final = 20  # connections
 _CGROUP_LIMITS: Final = (  # cgroups(7), version 2 and 1
     "/sys/fs/cgroup/memory.max",
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",
@@ -36,7 +34,7 @@ _CGROUP_LIMITS: Final = (  # cgroups(7), version 2 and 1
 
 
 class MemoryBudget:
-    """Counts what the connections that *conns* lists hold; keeps it within *limit* bytes."""
+    """Keeps the memory held by the connections that *conns* returns within *limit* bytes."""
 
     __slots__ = ("_conns", "_handle", "_loop", "held", "limit")
 
@@ -44,7 +42,7 @@ class MemoryBudget:
         self,
         loop: asyncio.AbstractEventLoop,
         limit: int | None,
-        conns: Callable[[], list[Conn]],
+        conns: Callable[[], Sequence[StreamConn]],
     ) -> None:
         self._loop = loop
         self._conns = conns
@@ -53,7 +51,7 @@ class MemoryBudget:
         self.held = 0
 
     def change(self, by: int) -> None:
-        """Be told that a connection holds *by* bytes more (fewer, if negative)."""
+        """Count *by* bytes more (fewer, if negative) as held by a connection."""
         self.held += by
         if (
             self.limit is not None
@@ -64,60 +62,61 @@ class MemoryBudget:
             self._handle = self._loop.call_soon(self._relieve)
 
     def close(self) -> None:
-        """End no more connections."""
+        """Stop resetting connections."""
         self.limit = None
         if self._handle is not None:
             self._handle.cancel()
 
     def _relieve(self) -> None:
-        self._look_later()
-        self._rank(self._conns(), [])
+        self._retry_later()
+        self._rank([*self._conns()], [])
 
-    def _rank(self, conns: list[Conn], ranked: list[tuple[float, int, Conn]]) -> None:
-        """Find those that hold something, in slices."""
-        self._look_later()
+    def _rank(self, conns: list[StreamConn], ranked: list[tuple[float, int, StreamConn]]) -> None:
+        """Rank the connections that hold anything, a batch at a time."""
+        self._retry_later()
         now = time.time()
-        for conn in conns[-RANKED:]:
-            if conn._held:
+        for conn in conns[-RANK_BATCH:]:
+            if conn._held_bytes:
                 ranked.append((_worth(conn, now), len(ranked), conn))
-        del conns[-RANKED:]
+        del conns[-RANK_BATCH:]
         if conns:
-            self._plan(self._loop.call_soon(self._rank, conns, ranked))
+            self._schedule(self._loop.call_soon(self._rank, conns, ranked))
         else:
             ranked.sort(reverse=True)
-            self._end(ranked)
+            self._reset(ranked)
 
-    def _end(self, ranked: list[tuple[float, int, Conn]]) -> None:
-        """Reset the last of *ranked*, in slices, until there is relief."""
-        self._look_later()
-        for _, _, conn in ranked[-1 : -ENDED - 1 : -1]:
-            if self.limit is None or self.held <= self.limit * RELIEF:
+    def _reset(self, ranked: list[tuple[float, int, StreamConn]]) -> None:
+        """Reset connections from the end of *ranked*, a batch at a time, down to the target."""
+        self._retry_later()
+        for _, _, conn in ranked[-1 : -RESET_BATCH - 1 : -1]:
+            if self.limit is None or self.held <= self.limit * TARGET:
                 return
             ranked.pop()
-            conn._end_for("memory_budget", complaints.over_budget(conn._held))
+            conn._end_for_limit("memory_budget", stream_errors.over_budget(conn._held_bytes))
         if ranked:
-            self._plan(self._loop.call_soon(self._end, ranked))
+            self._schedule(self._loop.call_soon(self._reset, ranked))
 
-    def _look_later(self) -> None:
-        """Look again after a pause, even if the rest of this step raises."""
-        self._plan(self._loop.call_later(PAUSE, self._look_again))
+    def _retry_later(self) -> None:
+        """Schedule a retry, which happens even if the rest of this step raises."""
+        self._schedule(self._loop.call_later(RETRY_DELAY, self._retry))
 
-    def _plan(self, step: asyncio.Handle) -> None:
+    def _schedule(self, step: asyncio.Handle) -> None:
+        """Make *step* the only one that is scheduled."""
         if self._handle is not None:
             self._handle.cancel()
         self._handle = step
 
-    def _look_again(self) -> None:
+    def _retry(self) -> None:
         self._handle = None
         self.change(0)
 
 
-def _worth(conn: Conn, now: float) -> float:
-    """What *conn* gives for what it holds: bytes/second it has moved, for each byte held."""
+def _worth(conn: StreamConn, now: float) -> float:
+    """Return the bytes/second that *conn* has moved per byte of memory that it holds."""
     bytes_in, bytes_out = conn._counts
     opened_at, _ = conn._times
     moved = bytes_in - conn.unread_bytes + bytes_out
-    return (moved / (now - opened_at + 1.0) + 1.0) / conn._held
+    return (moved / (now - opened_at + 1.0) + 1.0) / conn._held_bytes
 
 
 def memory_of(limits: Limits) -> int | None:
@@ -130,7 +129,7 @@ def memory_of(limits: Limits) -> int | None:
 
 @functools.cache
 def machine_memory() -> int:
-    """Return the memory of this machine, or of the container it is, in bytes."""
+    """Return the memory of this machine, or of this container if it has less, in bytes."""
     found = []
     if hasattr(os, "sysconf"):
         found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

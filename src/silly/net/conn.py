@@ -1,53 +1,59 @@
-"""A connection, as programs see it.
+"""Connections, as programs see them.
 
-`Conn` says what a connection does; the engines do it. Each engine has a stream
-class with these methods (``silly._engine``), of which `silly.net.tcp` makes the
-connections that `listen` and `connect` give out.
+`Conn` documents the methods. The stream class of each engine (``silly._engine``) implements
+them, and `StreamConn` makes a `Conn` of it; `EngineConn` is that for the engine in use. A kind
+of connection that stands on something else derives from `Conn`;
+`silly.testing.check_conn` checks that it keeps the promises.
 """
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from silly._engine.complaints import Buffer
-from silly._engine.interface import Deadlines, Room
+from silly._engine import engine
+from silly._engine.interface import Drain, Stream
+from silly._engine.stream_errors import Buffer
 from silly.net import addr as addresses
 from silly.net.deadline import Deadline
 from silly.text import printable
 
-__all__ = ["Conn", "ConnStats"]
+__all__ = ["Conn", "ConnStats", "EngineConn", "StreamConn"]
 
 
 @dataclass(frozen=True, slots=True)
 class ConnStats:
-    """The record of one connection, at the time of asking."""
+    """Statistics of one connection, at the time of the call."""
 
     bytes_in: int
-    """Bytes received, read or not."""
+    """Bytes received, whether read or not."""
     bytes_out: int
-    """Bytes written that the operating system took."""
+    """Bytes written that the operating system has taken."""
     opened_at: float
     """When the connection was made: seconds since the epoch, as `time.time`."""
     last_activity: float
-    """When bytes last moved, either way; likewise."""
+    """When bytes last moved in either direction, likewise."""
+    wire_bytes_in: int
+    """Bytes received from the network: others than `bytes_in` if they are encrypted."""
+    wire_bytes_out: int
+    """Bytes that the operating system has taken, likewise."""
 
 
 class Conn(ABC):
     r"""One connection: made by `listen` (for its handler) and by `connect`.
 
-    ``async for line in conn`` yields lines with their ``b"\n"``; the peer's
-    unfinished last line comes as it is; the loop ends at the end of the stream.
+    ``async for line in conn`` yields lines with their ``b"\n"``, and an unfinished
+    last line without; the loop ends at the end of the stream.
     A line longer than `read_limit` raises `LimitExceeded`.
 
     ``async with conn`` closes it at the end of the block, and waits until that
     is done; it aborts it instead if the block is left by cancellation.
 
-    A connection belongs to the event loop that made it; it is not for use from
+    A connection belongs to the event loop that made it and must not be used from
     other threads.
     """
 
@@ -63,29 +69,29 @@ class Conn(ABC):
         timeout: float | None = None,
         limit: int | None = None,
     ) -> Coroutine[Any, Any, bytes]:
-        r"""Read up to a delimiter, an exact number of bytes, or whatever is there.
+        r"""Read up to a delimiter, an exact number of bytes, or whatever has arrived.
 
         ======================  =================================================
         ``await read(b"\n")``   all bytes up to the delimiter, and the delimiter
         ``await read(n)``       exactly *n* bytes; ``read(0)`` is ``b""`` at once
-        ``await read()``        all bytes that are there, at least one
+        ``await read()``        all bytes that have arrived, at least one
         ======================  =================================================
 
         A read loses nothing: after a timeout, a cancellation, `LimitExceeded` or
-        `EndOfStream`, the bytes that arrived are still there for the next read.
+        `EndOfStream`, the bytes that arrived are kept for the next read.
         Except for ``read()``, what a read returns depends only on the bytes that
-        the peer sends, not on how the network cuts them into pieces.
+        the peer sends, not on how the network splits them.
 
-        A read whose bytes are there does not suspend, except that after a thousand
-        such reads in a row one gives all others a turn: a client that sends many
-        short lines at once keeps nobody waiting.
+        A read whose bytes have arrived does not suspend, except once in a thousand
+        such reads in a row, to let other tasks run: a client that sends many short
+        lines at once does not hold up the others.
 
         Args:
             until: a delimiter of one byte or more, a number of bytes, or None.
-            timeout: seconds to wait at most; 0 only looks at what has arrived;
-                None waits without end.
-            limit: the longest result in bytes, delimiter included, that a
-                delimiter read may return; `read_limit` if None.
+            timeout: the most seconds to wait; 0 takes only what has arrived;
+                None waits without limit.
+            limit: the most bytes that a delimiter read may return, including
+                the delimiter; `read_limit` if None.
 
         Returns:
             The bytes, never ``b""`` except for ``read(0)``.
@@ -93,14 +99,14 @@ class Conn(ABC):
         Raises:
             EndOfStream: the peer finished sending, and the unread bytes cannot
                 satisfy this read.
-            LimitExceeded: it is certain that the result would be longer than
-                the limit.
-            TimeoutError: *timeout* seconds went by; or, once, a limit of the
-                listener or `idle_timeout` ended the connection (`is_alive` tells).
-            ConnectionResetError, OSError: the connection was lost; what arrived
-                before can still be read.
+            LimitExceeded: the result would certainly be longer than the limit.
+            TimeoutError: *timeout* seconds passed; or a limit of the listener or
+                `idle_timeout` ended the connection (raised once; `is_alive` is
+                then False).
+            ConnectionResetError, OSError: the connection was lost; the bytes that
+                arrived before can still be read.
             ConnectionClosed: this side called `close` or `abort`.
-            ConcurrentRead: another task is waiting in a read.
+            ConcurrentRead: another task is already waiting in a read.
             TypeError, ValueError: an argument is of the wrong type or value;
                 raised at the call, before the await.
         """
@@ -114,32 +120,32 @@ class Conn(ABC):
     # ---------------------------------------------------------------- writing
 
     @abstractmethod
-    def write(self, data: Buffer | Iterable[Buffer]) -> Room:
+    def write(self, data: Buffer | Iterable[Buffer]) -> Drain:
         """Queue *data* to be sent; with ``await``, also wait until there is room.
 
-        The call itself never waits: *data* is queued when it returns, all of it,
-        in the order of the calls, whichever tasks make them. It is sent with
-        everything else that is written before the task suspends. Awaiting the
-        result waits while the peer is too slow to take what is queued
-        (backpressure), and only then suspends.
+        The call itself never waits: when it returns, all of *data* is queued, in
+        the order of the calls, even if they come from several tasks. It is sent
+        together with everything else that is written before the task suspends.
+        Awaiting the result suspends only while the peer is too slow to take what
+        is queued (backpressure).
 
         Args:
             data: bytes-like, or an iterable of bytes-like objects, sent as if
-                joined. What is not immutable is copied at the call.
+                joined. Mutable objects are copied during the call.
 
         Returns:
-            An awaitable of None, which `asyncio.create_task` takes, too. It need not
-            be awaited. Cancelling it takes nothing back: what was queued is sent.
+            An awaitable of None, which `asyncio.create_task` also accepts. It need
+            not be awaited. Cancelling it does not unqueue anything: *data* is sent.
 
         Raises:
-            WriteQueueFull: this would take the queue past `max_unsent` bytes;
-                nothing of it was queued. (A single write larger than that is
-                accepted while the queue is nearly empty.) Does not happen to
-                who awaits each write.
+            WriteQueueFull: the queue would grow past `max_unsent` bytes; nothing
+                of *data* was queued. Cannot happen if every write is awaited. (A
+                single write larger than that is accepted while the queue is
+                nearly empty.)
             ConnectionClosed: this side called `close`, `abort` or `close_write`.
             ConnectionResetError, BrokenPipeError, OSError: the connection was
-                lost. The await raises this also if it happens while it waits.
-            TypeError: *data* is something else, such as a `str`.
+                lost. The await also raises this if it happens meanwhile.
+            TypeError: *data* is of another type, such as a `str`.
         """
 
     # -------------------------------------------------------------- deadlines
@@ -153,26 +159,25 @@ class Conn(ABC):
                 size = int.from_bytes(await conn.read(4), "big")
                 frame = await conn.read(size)
 
-        A peer that has not done its part in time, however it spread its bytes, is
-        ended as by a limit: a read or write that waits, or the next one, raises
-        `TimeoutError`; the handler's end by that is a normal one, counted in
-        `ListenerStats.ended` as ``"deadline"``. If the peer has not taken all that
-        was written, the connection is reset, else closed. Put into the block what the
-        peer owes, from its first byte on: not the wait for that byte, nor work of
-        your own. Blocks may be nested; the one that ends first counts.
+        When the time is up, the connection is ended as by a limit, however the peer
+        spread its bytes: a waiting read or write, or the next one, raises
+        `TimeoutError`. A handler that ends with that error has ended normally; it is
+        counted in `ListenerStats.ended` as ``"deadline"``. The connection is reset if
+        the peer has not taken all that was written, otherwise closed. Put into the
+        block what the peer owes, from its first byte on, but not the wait for that
+        byte, nor your own work. Blocks may be nested; the earliest deadline counts.
 
-        It costs no timer. Deadlines are looked at every so often (an eighth of the
-        shortest that is open): a connection is ended at its deadline, or up to a
-        quarter of it later.
+        A deadline costs no timer. All open ones are checked at intervals of an eighth
+        of the shortest, so a connection is ended up to a quarter of its time limit late.
 
         Args:
             seconds: for the whole block; None for no limit.
-            rate: bytes/second that are fast enough: for every *rate* bytes that move,
-                either way, the deadline is a second later. For what is long, such as a
-                file over a slow link. None: it is not put off.
+            rate: every *rate* bytes that move, in either direction, extend the deadline
+                by one second (for long transfers, such as a file over a slow link).
+                None: it is fixed.
 
         Raises:
-            TypeError, ValueError: an argument is no number above 0.
+            TypeError, ValueError: an argument is not a number above 0.
         """
         return Deadline(self, seconds, rate)
 
@@ -182,34 +187,34 @@ class Conn(ABC):
     def close_write(self) -> None:
         """Finish sending: what is queued, then FIN (half-close, shutdown(2)).
 
-        Reading goes on; `write` raises `ConnectionClosed`. Without effect when
-        the connection is closed, half-closed or lost already.
+        Reading still works; `write` raises `ConnectionClosed`. Does nothing if the
+        connection is already closed, half-closed or lost.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Close the connection; returns at once. `wait_closed` waits for the end of it.
+        """Close the connection; returns at once. `wait_closed` waits until it is done.
 
-        What is queued is still sent, for up to `linger` seconds, then FIN. If the
-        peer has not taken it by then, the rest is dropped and the connection
-        reset, so that the peer can tell. Unread bytes are dropped. A read or
-        write that waits in another task raises `ConnectionClosed`, and so does
-        every later one. Closing twice is without effect.
+        Queued bytes are still sent, for up to `linger` seconds, then FIN. If the
+        peer has not taken them by then, the rest is dropped and the connection
+        reset, so that the peer notices. Unread bytes are dropped. A read or write
+        waiting in another task raises `ConnectionClosed`, and so does every later
+        one. Closing again does nothing.
         """
 
     @abstractmethod
     def abort(self) -> None:
-        """Drop the connection: what is queued is thrown away, and the peer sees a reset.
+        """Reset the connection: queued bytes are dropped, and the peer sees a reset.
 
-        A read or write that waits in another task raises `ConnectionClosed`, and
-        so does every later one. Also ends a `close` that still lingers.
+        A read or write waiting in another task raises `ConnectionClosed`, and so
+        does every later one. Also ends the lingering of a `close`.
         """
 
     @abstractmethod
     async def wait_closed(self) -> None:
-        """Wait until the connection is gone: closed, reset or lost, its descriptor released.
+        """Wait until the connection is closed, reset or lost, and its descriptor released.
 
-        Does not close it, and does not raise if it was lost. Safe to cancel.
+        Neither closes it nor raises if it was lost. Safe to cancel.
         """
 
     async def __aenter__(self) -> Self:
@@ -230,27 +235,27 @@ class Conn(ABC):
     # -------------------------------------------------------------- properties
 
     @property
+    @abstractmethod
     def local_addr(self) -> str:
         """This end's address, such as ``"127.0.0.1:9999"``."""
-        return addresses.format_sockaddr(self._local_sockaddr)
 
     @property
+    @abstractmethod
     def remote_addr(self) -> str:
-        """The other end's address, such as ``"127.0.0.1:53124"``; ``"unix:"`` if it has no name."""
-        return addresses.format_sockaddr(self._remote_sockaddr)
+        """The peer's address, such as ``"127.0.0.1:53124"``; ``"unix:"`` if it has no name."""
 
     @property
     @abstractmethod
     def is_alive(self) -> bool:
-        """False once this side closed the connection, or it was lost.
+        """False once this side has closed the connection, or it was lost.
 
-        A peer that only finished sending leaves it alive: writing still works.
+        Still True after the peer finished sending: writing still works.
         """
 
     @property
     @abstractmethod
     def unread_bytes(self) -> int:
-        """How many bytes have arrived and were not read: ``read(unread_bytes)`` gets them."""
+        """How many bytes have arrived and are unread; ``read(unread_bytes)`` returns them."""
 
     @property
     @abstractmethod
@@ -262,7 +267,7 @@ class Conn(ABC):
     def read_limit(self) -> int:
         """How many bytes may wait unread before receiving stops; default 1 MiB.
 
-        Also the default limit of a delimiter read. Receiving goes on past it
+        Also the default limit of a delimiter read. Receiving continues beyond it
         while a read needs more.
         """
 
@@ -282,7 +287,7 @@ class Conn(ABC):
     @property
     @abstractmethod
     def linger(self) -> float:
-        """For how many seconds `close` goes on sending what is queued; default 10."""
+        """For how many seconds `close` keeps sending what is queued; default 10."""
 
     @linger.setter
     @abstractmethod
@@ -291,10 +296,10 @@ class Conn(ABC):
     @property
     @abstractmethod
     def idle_timeout(self) -> float | None:
-        """Seconds without a byte either way after which the connection is closed; None: never.
+        """Seconds without a byte in either direction before the connection is closed; None: never.
 
-        A read that waits, or the next one, then raises `TimeoutError`, and so does
-        the next write; every later one `ConnectionAbortedError`. If bytes are still
+        The waiting or next read then raises `TimeoutError`, and so does the next
+        write; every later one raises `ConnectionAbortedError`. If bytes are still
         unsent (the peer takes none), the connection is reset.
         """
 
@@ -303,69 +308,95 @@ class Conn(ABC):
     def idle_timeout(self, value: float | None) -> None: ...
 
     @property
+    @abstractmethod
     def stats(self) -> ConnStats:
-        """Bytes in and out, when it was opened, when bytes last moved."""
-        bytes_in, bytes_out = self._counts
-        opened_at, last_activity = self._times
-        return ConnStats(bytes_in, bytes_out, opened_at, last_activity)
+        """Bytes in and out, when the connection was opened, when bytes last moved."""
+
+    # ------------------------------------------------------------------- its listener
+
+    def on_draining(  # noqa: B027 - most kinds have no listener
+        self, callback: Callable[[], object] | None
+    ) -> None:
+        """Have *callback* called, once, when the connection's listener begins to close.
+
+        For protocols that keep idle connections open: such a connection can end at once
+        instead of holding the listener up for its grace period. It is called in the event
+        loop, soon if the listener is closing already; never for a connection that no
+        listener made, or that is closed by then. A later call replaces the callback; None
+        removes it.
+        """
+
+    @property
+    def _state_name(self) -> str:
+        return "open" if self.is_alive else "closed"
 
     def __repr__(self) -> str:
-        state = "open" if self.is_alive else "closed" if self._is_closing else "lost"
+        state = self._state_name
         ends = f"{printable(self.local_addr)} to {printable(self.remote_addr)}"
         return f"<Conn {ends}, {state}>"
 
-    # ------------------------------------------------ what the engine's stream tells
+    # ---------------------------------------------------------- for `silly.net.deadline`
+
+    def _bytes_moved(self) -> int:
+        stats = self.stats
+        return stats.bytes_in + stats.bytes_out
+
+    def _end_for_limit(self, limit: str, error: OSError) -> None:  # noqa: ARG002
+        """End the connection because of *limit*. A kind that can tell its reader does so."""
+        self.abort()
+
+
+if TYPE_CHECKING:
+
+    class _StreamConn(Stream, Conn): ...
+
+    from silly._engine.portable import Stream as _EngineStream
+else:
+    _StreamConn = Conn
+    _EngineStream = engine.Stream
+
+
+class StreamConn(_StreamConn):
+    """The `Conn` over an engine's stream: ``class MyConn(Stream, StreamConn)``."""
+
+    __slots__ = ()
 
     @property
-    @abstractmethod
-    def _is_closing(self) -> bool: ...
+    def local_addr(self) -> str:
+        """See `Conn.local_addr`."""
+        return addresses.format_sockaddr(self._local_sockaddr)
 
     @property
-    @abstractmethod
-    def _is_gone(self) -> bool: ...
+    def remote_addr(self) -> str:
+        """See `Conn.remote_addr`."""
+        return addresses.format_sockaddr(self._remote_sockaddr)
 
     @property
-    @abstractmethod
-    def _is_ended(self) -> bool: ...
+    def stats(self) -> ConnStats:
+        """See `Conn.stats`."""
+        bytes_in, bytes_out = self._counts
+        wire_bytes_in, wire_bytes_out = self._wire_counts
+        opened_at, last_activity = self._times
+        return ConnStats(
+            bytes_in, bytes_out, opened_at, last_activity, wire_bytes_in, wire_bytes_out
+        )
 
     @property
-    @abstractmethod
-    def _lost_by(self) -> OSError | None: ...
+    def _state_name(self) -> str:
+        return "open" if self.is_alive else "closed" if self._is_closing else "lost"
 
-    @property
-    @abstractmethod
-    def _waits_for(self) -> str | None: ...
+    def _bytes_moved(self) -> int:
+        return sum(self._counts)
 
-    @property
-    @abstractmethod
-    def _ended_by(self) -> str | None: ...
 
-    @property
-    @abstractmethod
-    def _held(self) -> int: ...
+class EngineConn(_EngineStream, StreamConn):
+    """The `Conn` of the engine in use; what listeners and `connect` make."""
 
-    @abstractmethod
-    def _end_for(self, limit: str, error: OSError) -> None: ...
+    __slots__ = ()
 
-    @abstractmethod
-    def _look_back(self, now: float, deadlines: Deadlines) -> None: ...
+    def _disown(self) -> None:
+        """In a forked child: drop the descriptor, which is the parent's."""
+        engine.disown(self)
 
-    @property
-    @abstractmethod
-    def _client(self) -> bytes: ...
 
-    @property
-    @abstractmethod
-    def _local_sockaddr(self) -> Any: ...
-
-    @property
-    @abstractmethod
-    def _remote_sockaddr(self) -> Any: ...
-
-    @property
-    @abstractmethod
-    def _counts(self) -> tuple[int, int]: ...
-
-    @property
-    @abstractmethod
-    def _times(self) -> tuple[float, float]: ...
+EngineConn.__name__ = EngineConn.__qualname__ = "Conn"  # in errors of programs

@@ -1,8 +1,8 @@
-"""Connecting sockets: resolve, then try every address, staggered (RFC 8305).
+"""Connecting sockets: resolve, then race the addresses (Happy Eyeballs, RFC 8305).
 
-The addresses are tried in the resolver's order, families taking turns. Each
-attempt that has not succeeded within `STAGGER` seconds, or has failed, lets the
-next one begin beside it; the first to succeed wins and the others are closed.
+The addresses are tried in the resolver's order, alternating between families. When an
+attempt fails, or has not succeeded within `STAGGER` seconds, the next one starts; the
+first to succeed wins and the others are closed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from silly._live import OWN_TASK, let_go
+from silly._loop.live import INTERNAL_TASK, disown_socket
 from silly.errors import at_address
 from silly.net.addr import Address, TCPAddress, UnixAddress, format_sockaddr
 from silly.net.resolving import getaddrinfo
@@ -36,14 +36,14 @@ async def dial(
     """Return a non-blocking socket that is connected to *address*.
 
     Raises:
-        OSError: no attempt succeeded: the error of the first, with notes that
-            name the others. No socket stays open, then or when cancelled.
+        OSError: every attempt failed: the error of the first address, with a note
+            for each attempt. No socket stays open, nor after cancellation.
     """
     if isinstance(address, UnixAddress):
         if not hasattr(socket, "AF_UNIX"):
             raise OSError(errno.EAFNOSUPPORT, "This system has no Unix sockets", str(address))
         return await _attempt(loop, (socket.AF_UNIX, address.path), None, str(address))
-    targets = _take_turns(await _resolve(address.host or None, address.port, address))
+    targets = _interleave(await _resolve(address.host or None, address.port, address))
     local: list[_Target] | None = None
     if bind is not None:
         local = await _resolve(bind.host or "0.0.0.0", bind.port, bind)  # noqa: S104
@@ -69,8 +69,8 @@ async def _resolve(host: str | None, port: int, address: Address) -> list[_Targe
     return list(dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in found))
 
 
-def _take_turns(targets: Sequence[_Target]) -> list[_Target]:
-    """Order *targets* so that families alternate, the first one's first."""
+def _interleave(targets: Sequence[_Target]) -> list[_Target]:
+    """Order *targets* so that families alternate, beginning with the first target's."""
     by_family: dict[int, list[_Target]] = {}
     for target in targets:
         by_family.setdefault(target[0], []).append(target)
@@ -90,8 +90,8 @@ async def _attempt(
             if local is not None:
                 sock.bind(next(local_addr for at, local_addr in local if at == family))
             await _connect(loop, sock, sockaddr)
-            # Both ends picked the same port of the same host, and met (RFC 9293,
-            # section 3.5, simultaneous open): nobody listens there.
+            # The kernel picked the target port as local port, and the socket connected to
+            # itself (RFC 9293, section 3.5, simultaneous open): there is no listener.
             if family != getattr(socket, "AF_UNIX", None) and (
                 sock.getsockname()[:2] == sockaddr[:2]
             ):
@@ -109,7 +109,7 @@ async def _connect(loop: asyncio.AbstractEventLoop, sock: socket.socket, sockadd
     if sock.family != socket.AF_INET6 or not sockaddr[3]:
         await loop.sock_connect(sock, sockaddr)
         return
-    try:  # not sock_connect: uvloop's loses the scope
+    try:  # not loop.sock_connect: uvloop's drops the scope
         sock.connect(sockaddr)
     except BlockingIOError:
         writable = asyncio.Event()
@@ -136,7 +136,7 @@ async def _race(
             if waiting:
                 target = waiting.pop(0)
                 attempt = _attempt(loop, target, local, str(address))
-                running[loop.create_task(attempt, name=f"{OWN_TASK}connecting")] = target
+                running[loop.create_task(attempt, name=f"{INTERNAL_TASK}connecting")] = target
             done, _ = await asyncio.wait(
                 running,
                 timeout=STAGGER if waiting else None,
@@ -160,7 +160,7 @@ async def _race(
 
 
 async def _stop(running: Iterable[asyncio.Task[socket.socket]]) -> None:
-    """Cancel attempts, and close what one of them may have connected meanwhile."""
+    """Cancel the attempts, and close any socket that was connected meanwhile."""
     for task in running:
         task.cancel()
         task.add_done_callback(_close_connected)
@@ -175,7 +175,7 @@ def _close_connected(task: asyncio.Task[socket.socket]) -> None:
 
 def _forked() -> None:
     for sock in list(_connecting):
-        let_go(sock)
+        disown_socket(sock)
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,13 +1,13 @@
-"""The limits of a listener: what a client may take, in numbers.
+"""The limits of a listener: the resources that clients may use.
 
-Each field of `Limits` is written down once, with its default, its unit and what
-it does. The rest derives from that: the environment variable
+Each field of `Limits` is defined once, with its default, its unit and what it does.
+Everything else derives from that: the environment variable
 (``SILLY_MAX_CONNECTIONS``), the command-line flag (``--max-connections``), the
 checks, and the table in the reference, which ``python -m silly.net.limits``
 prints.
 
-The defaults are for a port that the open internet reaches: no client can hold
-memory, a connection or a descriptor for ever, and none that means well is hurt.
+The defaults suit a port on the open internet: no client can hold memory, a connection
+or a descriptor forever, and well-behaved clients do not meet them.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeVar
 
-from silly import _units
-from silly._arguments import positive_seconds, rate, seconds, size
-from silly._engine.stream import LINGER, MAX_UNSENT, READ_LIMIT
+from silly._engine.interface import LINGER, MAX_UNSENT, READ_LIMIT
+from silly._values import units
+from silly._values.arguments import positive_seconds, rate, seconds, size
 
 __all__ = ["LimitField", "Limits", "set_flags"]
 
 T = TypeVar("T")
 
-OFF: Final = "none"  # how the environment and flags say None
+OFF: Final = "none"  # None, in the environment and in flags
 
 
 # ---------------------------------------------------------------- kinds of value
@@ -36,7 +36,7 @@ OFF: Final = "none"  # how the environment and flags say None
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """How a value is checked, and made of text."""
+    """How a value is checked and parsed."""
 
     check: Callable[[Any, str], Any]
     parse: Callable[[str], Any]
@@ -50,7 +50,7 @@ def _networks(value: Any, name: str) -> tuple[str, ...]:
         try:
             ipaddress.ip_network(item)
         except ValueError as error:
-            raise ValueError(f"{name}: {error}; expected such as '10.0.0.0/8'") from None
+            raise ValueError(f"{name}: {error}; expected a network such as '10.0.0.0/8'") from None
     return tuple(value)
 
 
@@ -64,24 +64,24 @@ def _memory(value: Any, name: str) -> int | str:
 
 
 _COUNT = _Kind(
-    lambda value, name: size(value, name, least=1), _units.count, "a number such as 1000 or 10k"
+    lambda value, name: size(value, name, least=1), units.count, "a number such as 1000 or 10k"
 )
 _SIZE = _Kind(
-    lambda value, name: size(value, name, least=1), _units.size, "a size such as 4096, 64k or 1M"
+    lambda value, name: size(value, name, least=1), units.size, "a size such as 4096, 64k or 1M"
 )
 _MEMORY = _Kind(
     _memory,
-    lambda text: text if text.endswith("%") else _units.size(text),
+    lambda text: text if text.endswith("%") else units.size(text),
     "a size such as 512M, or a share of the machine's memory such as 25%",
 )
-_SECONDS = _Kind(seconds, _units.duration, "a duration such as 500ms, 30s or 1m")
-_WINDOW = _Kind(positive_seconds, _units.duration, "a duration above 0 such as 500ms, 30s or 1m")
-_RATE = _Kind(rate, _units.rate, "a rate such as 100 or 10k (for each second)")
-_BYTE_RATE = _Kind(rate, _units.byte_rate, "a rate such as 500 or 4k (bytes for each second)")
+_SECONDS = _Kind(seconds, units.duration, "a duration such as 500ms, 30s or 1m")
+_WINDOW = _Kind(positive_seconds, units.duration, "a duration above 0 such as 500ms, 30s or 1m")
+_RATE = _Kind(rate, units.rate, "a rate such as 100 or 10k (per second)")
+_BYTE_RATE = _Kind(rate, units.byte_rate, "a rate such as 500 or 4k (bytes per second)")
 _NETWORKS = _Kind(
     _networks,
     lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
-    "networks with commas between them, such as 127.0.0.0/8,::1/128",
+    "networks separated by commas, such as 127.0.0.0/8,::1/128",
 )
 
 
@@ -98,14 +98,14 @@ def _limit(default: T, kind: _Kind, unit: str, what: str, *, optional: bool = Tr
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What the clients of one listener may take; None switches a limit off.
+    """The resources that the clients of one listener may use; None switches a limit off.
 
-    What happens to a connection that meets a limit is in the reference, and is
-    counted in `ListenerStats.refused` and `ListenerStats.ended`.
+    The reference says what happens to a connection that exceeds a limit; it is
+    counted in `ListenerStats.refused` or `ListenerStats.ended`.
 
-    Deadlines are looked at every so often (an eighth of the shortest, 30 seconds
-    at most), not with a timer for each connection: a connection is ended at its
-    deadline or up to two looks later.
+    Deadlines are checked periodically, not with a timer for each connection: at
+    intervals of an eighth of the shortest, 30 seconds at most. A connection is ended
+    up to two such intervals after its deadline.
 
     Raises:
         TypeError, ValueError: a value is of the wrong type or out of range; the
@@ -116,54 +116,63 @@ class Limits:
         100_000,
         _COUNT,
         "connections",
-        "held by the listener at a time; with `--workers`, by that of each worker",
+        "open at a time on the listener; with `--workers`, in each worker",
     )
     max_per_client: int | None = _limit(
         1_000,
         _COUNT,
         "connections",
-        "held by one client address at a time; of IPv6, by one /64 network; with `--workers`, "
-        "in each worker",
+        "open at a time from one client address (IPv6: from one /64 network); with "
+        "`--workers`, in each worker",
     )
     exempt_networks: tuple[str, ...] = _limit(
         ("127.0.0.0/8", "::1/128"),
         _NETWORKS,
         "networks",
-        "whose addresses `max_per_client` does not count: proxies; nor does it count "
-        "clients of Unix sockets",
+        "that `max_per_client` does not apply to, such as those of proxies; it never "
+        "applies to Unix sockets",
         optional=False,
     )
     accept_rate: float | None = _limit(
         None,
         _RATE,
         "connections/second",
-        "accepted on average, by each worker; a second's worth may come at once. Off: how many are "
-        "honest, only the service knows",
+        "accepted on average, in each worker, with bursts of one second's worth; off by default, "
+        "because only the service knows how many are legitimate",
     )
     read_limit: int = _limit(
         READ_LIMIT,
         _SIZE,
         "bytes",
-        "unread before receiving stops; the longest line",
+        "that may be unread before receiving stops; also the longest line",
         optional=False,
     )
     max_unsent: int = _limit(
-        MAX_UNSENT, _SIZE, "bytes", "queued before `write` refuses more", optional=False
+        MAX_UNSENT, _SIZE, "bytes", "that may be queued before `write` refuses more", optional=False
     )
     memory_budget: int | str | None = _limit(
         "25%",
         _MEMORY,
         "bytes",
-        "held for all connections together, unread and unsent; or a share of the memory "
-        "of the machine or container. Beyond it those that hold most and give least are reset",
+        "of memory for the unread and unsent bytes of all connections together; or a share of "
+        "the memory of the machine or container. Beyond it, the connections that hold the most "
+        "memory for the least traffic are reset",
     )
-    idle_timeout: float | None = _limit(3600.0, _WINDOW, "seconds", "without a byte either way")
+    handshake_timeout: float | None = _limit(
+        10.0,
+        _WINDOW,
+        "seconds",
+        "for all that precedes the handler, such as a PROXY header and a TLS handshake, together",
+    )
+    idle_timeout: float | None = _limit(
+        3600.0, _WINDOW, "seconds", "without a byte in either direction"
+    )
     first_byte_timeout: float | None = _limit(
         60.0,
         _WINDOW,
         "seconds",
-        "until the client's first byte, while the handler waits for it and has written "
-        "nothing itself",
+        "until the client's first byte, while the handler waits for it and has not written "
+        "anything",
     )
     read_deadline: float | None = _limit(
         120.0,
@@ -175,23 +184,23 @@ class Limits:
         4096.0,
         _BYTE_RATE,
         "bytes/second",
-        "that are fast enough: the read deadline is a second later for so many bytes that came",
+        "every this many bytes received extend the read deadline by one second",
     )
     min_send_rate: float | None = _limit(
         500.0,
         _BYTE_RATE,
         "bytes/second",
-        "that the client must take on average, while it has more to take, here or in the kernel",
+        "that the client must read on average, while more is queued for it, here or in the kernel",
     )
     send_window: float = _limit(
         120.0,
         _WINDOW,
         "seconds",
-        "over which that average is taken (a slow reader's system takes large pieces, far apart)",
+        "over which that average is taken (a slow client takes large pieces at long intervals)",
         optional=False,
     )
     linger: float = _limit(
-        LINGER, _SECONDS, "seconds", "for which `close` goes on sending", optional=False
+        LINGER, _SECONDS, "seconds", "for which `close` keeps sending", optional=False
     )
 
     def __post_init__(self) -> None:
@@ -200,23 +209,23 @@ class Limits:
 
     @classmethod
     def none(cls) -> Self:
-        """Return limits of which all that can be are off; the others have their defaults."""
+        """Return limits with every optional one off; the others have their defaults."""
         off: dict[str, Any] = {each.name: None for each in cls.fields() if each.optional}
         return cls(**off)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """Return the defaults, with what the environment sets, and flags of the command line.
+        """Return the limits set by command-line flags and the environment; others are defaults.
 
         ``SILLY_MAX_CONNECTIONS=500``, ``SILLY_IDLE_TIMEOUT=30s`` and so on; ``none``
         switches a limit off. The flags of ``silly FILE.py``, such as
-        ``--max-connections``, come before the environment's variables.
+        ``--max-connections``, take precedence over the environment.
 
         Args:
-            environ: these variables alone, without flags; None for `os.environ`.
+            environ: use these variables and no flags; None for `os.environ` and flags.
 
         Raises:
-            ValueError: a variable holds no such value; the message names it.
+            ValueError: a variable's value is invalid; the message names the variable.
         """
         flags = _flags if environ is None else {}
         environ = os.environ if environ is None else environ
@@ -229,10 +238,10 @@ class Limits:
 
     @property
     def origins(self) -> Mapping[str, str]:
-        """Who set each field: ``"code"``, ``"flag"``, ``"environment"`` or ``"default"``.
+        """Where each value comes from: ``"code"``, ``"flag"``, ``"environment"`` or ``"default"``.
 
-        That is the order of who wins. What the code sets to the same as one of the
-        others is said to be of that one.
+        That is the order of precedence. A value that the code sets is attributed to
+        another source if it is the same there.
         """
         return {each.name: self._origin(each) for each in self.fields()}
 
@@ -247,7 +256,7 @@ class Limits:
 
     @classmethod
     def fields(cls) -> tuple[LimitField, ...]:
-        """Return what is known of each field: its name, flag, environment variable, unit, help."""
+        """Return the fields, with name, flag, environment variable, unit and help."""
         return tuple(LimitField(each) for each in dataclasses.fields(cls))
 
 
@@ -255,13 +264,13 @@ _flags: dict[str, Any] = {}
 
 
 def set_flags(values: Mapping[str, Any]) -> None:
-    """Have *values*, by field, go before the environment: the command line says them."""
+    """Set the *values*, by field, that the command line gives; they override the environment."""
     _flags.clear()
     _flags.update(values)
 
 
 class LimitField:
-    """One field of `Limits`: what command lines, the environment and the docs derive from."""
+    """One field of `Limits`; command lines, the environment and the docs derive from it."""
 
     __slots__ = ("_kind", "default", "help", "name", "optional", "unit")
 
@@ -284,17 +293,17 @@ class LimitField:
         return "--" + self.name.replace("_", "-")
 
     def check(self, value: Any) -> Any:
-        """Return *value* as the field holds it; raise `TypeError` or `ValueError` if it cannot."""
+        """Return *value* as stored; raise `TypeError` or `ValueError` if it is invalid."""
         if value is None and self.optional:
             return None
         return self._kind.check(value, self.name)
 
     def parse(self, text: str, source: str = "") -> Any:
-        """Return the value that *text* says (``none`` switches off).
+        """Return the value that *text* stands for (``none`` switches an optional limit off).
 
         Raises:
-            ValueError: it says none; the message names *source*, the field's flag
-                if that is empty.
+            ValueError: *text* is invalid; the message names *source*, or the field's
+                flag if *source* is empty.
         """
         if self.optional and text.strip().lower() == OFF:
             return None
@@ -308,11 +317,11 @@ class LimitField:
 
     @property
     def default_text(self) -> str:
-        """The default, as `parse` takes it."""
+        """The default as text that `parse` accepts."""
         return self.text(self.default)
 
     def text(self, value: Any) -> str:
-        """Return *value* as `parse` takes it."""
+        """Return *value* as text that `parse` accepts."""
         if value is None:
             return OFF
         if isinstance(value, tuple):

@@ -1,9 +1,10 @@
-"""Listening sockets: from an address to what is bound and listens.
+"""Listening sockets: from an address to sockets that are bound and listen.
 
-A listener's sockets come from the supervisor in a worker process
-(`silly.workers`), else from the service manager if it opened that address
-beforehand (`silly.systemd.activated`), else they are opened here. Only the last
-are closed for good when the listener closes; the others stay open elsewhere.
+A listener's sockets come from the supervisor if this is a worker process
+(`silly.workers`), else from the service manager if it opened that address beforehand
+(`silly.systemd.activated`); otherwise they are opened here. Only sockets opened here
+are closed for good when the listener closes; the supervisor or the service manager
+keeps the others open.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ __all__ = [
     "resolve",
 ]
 
-_PORT_TRIES = 20  # for one free port on both families
+_PORT_TRIES = 20  # to find a port that is free in both address families
 
 Resolved = list[tuple[int, Any]]  # families and addresses, as the `socket` module takes them
 
@@ -42,19 +43,19 @@ Resolved = list[tuple[int, Any]]  # families and addresses, as the `socket` modu
 def obtain_sockets(
     address: Address, backlog: int, *, reuse_port: bool, mode: int | None, serve: Serve
 ) -> Opened:
-    """Return the sockets for a listener on *address*, wherever they come from.
+    """Return the sockets for a listener on *address*, from whichever source.
 
-    *serve* accepts on one socket, until closed: a worker is sometimes lent more
-    sockets of the same address.
+    *serve* accepts on one socket until closed: the supervisor may lend a worker more
+    sockets of the same address later.
 
     Raises:
-        OSError: as `open_sockets`.
-        ValueError: the path is too long for the supervisor.
+        OSError: see `open_sockets`.
+        ValueError: the path is too long to be sent to the supervisor.
     """
     if _control.worker is not None:
         picks = isinstance(address, TCPAddress) and address.port == 0
         kept = _control.worker.open(
-            str(_from_where_we_started(address)),
+            str(_for_supervisor(address)),
             backlog,
             reuse_port=reuse_port,
             mode=mode,
@@ -74,27 +75,27 @@ def _working_directory() -> os.stat_result | None:
     return None
 
 
-_started_in = _working_directory()
+_initial_directory = _working_directory()
 
 
-def _from_where_we_started(address: Address) -> Address:
-    """Return *address* as the supervisor must be told it: relative paths are those from there."""
+def _for_supervisor(address: Address) -> Address:
+    """Return *address*, its path absolute if this process has changed its directory."""
     if not isinstance(address, UnixAddress) or address.is_abstract:
         return address
     now = _working_directory()
-    if now is None or _started_in is None or os.path.samestat(now, _started_in):
+    if now is None or _initial_directory is None or os.path.samestat(now, _initial_directory):
         return address
     return parse(str(UnixAddress(os.path.abspath(address.path))))  # noqa: PTH100
 
 
-def activated_sockets(address: Address, where: Resolved | None = None) -> list[Activated]:
-    """Return those sockets of socket activation that listen on *address*.
+def activated_sockets(address: Address, resolved: Resolved | None = None) -> list[Activated]:
+    """Return the sockets of socket activation that listen on *address*.
 
-    *where* that is, if it was resolved already.
+    *resolved* is what *address* resolves to, if that is known already.
 
-    A socket for every interface fits an address for every interface, also when
-    it is an IPv6 socket that takes IPv4 too (systemd makes such ones). A Unix
-    socket fits by whatever path its file is reached.
+    A socket for all interfaces matches an address for all interfaces, even if it is
+    an IPv6 socket that accepts IPv4 too (systemd makes those). A Unix socket matches
+    any path that leads to its file.
 
     Raises:
         OSError: the host name cannot be resolved.
@@ -104,7 +105,7 @@ def activated_sockets(address: Address, where: Resolved | None = None) -> list[A
         return []
     if isinstance(address, UnixAddress):
         return [each for each in candidates if _is_at(each, address.path)]
-    wanted = {_without_flow(sockaddr) for _, sockaddr in where or _resolve(address)}
+    wanted = {_without_flow(sockaddr) for _, sockaddr in resolved or _resolve(address)}
     everywhere = any(sockaddr[0] in _EVERYWHERE for sockaddr in wanted)
     return [
         each
@@ -117,7 +118,7 @@ def activated_sockets(address: Address, where: Resolved | None = None) -> list[A
     ]
 
 
-_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - to recognize it
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 
 
 def _is_at(each: Activated, path: str) -> bool:
@@ -130,7 +131,7 @@ def _is_at(each: Activated, path: str) -> bool:
 
 
 def _without_flow(sockaddr: Any) -> Any:
-    """Return host, port and (IPv6) scope: with another scope it is another address."""
+    """Return host, port and (IPv6) scope, which is part of the address."""
     return sockaddr[:2] + sockaddr[3:]
 
 
@@ -144,37 +145,37 @@ def _is_dual(each: Activated, port: int) -> bool:
 def open_sockets(
     address: Address,
     backlog: int,
-    where: Resolved | None = None,
+    resolved: Resolved | None = None,
     *,
     reuse_port: bool,
     mode: int | None = None,
 ) -> Opened:
-    """Return sockets that listen on *address*, one for each interface address that it means.
+    """Return sockets that listen on *address*, one for each address that it resolves to.
 
-    *where* that is, if it was resolved already. The file of a Unix socket has the
-    permissions *mode*, or those that the umask leaves; releasing what was opened
-    removes it, and only it.
+    *resolved* is what *address* resolves to, if that is known already. The file of a
+    Unix socket gets the permissions *mode*, or those that the umask leaves; releasing
+    the result removes that file.
 
     Raises:
-        OSError: the operating system refused; of the fitting type, with the
-            address in it. No socket stays open.
+        OSError: the operating system refused; the error is of the matching subclass
+            and names the address. No socket stays open.
     """
     if isinstance(address, UnixAddress):
         return _listen_unix(address, backlog, mode)
     tries = _PORT_TRIES if address.port == 0 else 1
     for left in reversed(range(tries)):
         try:
-            found = where or _resolve(address)
+            found = resolved or _resolve(address)
             return Opened(_listen_tcp(address, backlog, found, reuse_port=reuse_port))
         except OSError as error:
-            # Port 0: the port that one family gave may be taken in the other.
+            # Port 0: the port picked in one family may be taken in the other.
             if not (left and error.errno == errno.EADDRINUSE):
                 raise
     raise AssertionError("unreachable")
 
 
 async def resolve(address: TCPAddress) -> Resolved:
-    """Return where *address* is, without holding up the event loop.
+    """Resolve *address* without blocking the event loop.
 
     Raises:
         OSError: the host name cannot be resolved.
@@ -217,7 +218,7 @@ def _listen_tcp(
             undo.callback(sock.close)
             try:
                 sock.setblocking(False)
-                if sys.platform != "win32":  # there it would let two programs share a port
+                if sys.platform != "win32":  # where it would let two programs share a port
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if reuse_port:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -227,8 +228,8 @@ def _listen_tcp(
                 sock.listen(backlog)
             except OSError as error:
                 if error.errno == errno.EADDRNOTAVAIL and family == socket.AF_INET6 and sockets:
-                    continue  # IPv6 is there, but has no such address
-                raise _named(error, address) from None
+                    continue  # IPv6 is available, but this address is not
+                raise _explained(error, address) from None
             port = port or sock.getsockname()[1]
             sockets.append(sock)
         undo.pop_all()
@@ -251,10 +252,10 @@ def _listen_unix(address: UnixAddress, backlog: int, mode: int | None) -> Opened
                 opened = Opened([sock], _SocketFile(address.path).remove)
             undo.callback(opened.release)
             if mode is not None:
-                Path(address.path).chmod(mode)  # nobody can connect before it listens
+                Path(address.path).chmod(mode)  # clients cannot connect before listen()
             sock.listen(backlog)
         except OSError as error:
-            raise _named(error, address) from None
+            raise _explained(error, address) from None
         undo.pop_all()
     return opened
 
@@ -265,8 +266,8 @@ def _bind_unix(sock: socket.socket, path: str) -> None:
     except OSError as error:
         if error.errno != errno.EADDRINUSE or not _is_stale(path):
             raise
-        with _locked(f"{path}.lock") as is_ours:
-            if not (is_ours and _is_stale(path)):
+        with _locked(f"{path}.lock") as has_lock:
+            if not (has_lock and _is_stale(path)):
                 raise
             Path(path).unlink()
             sock.bind(path)
@@ -274,10 +275,10 @@ def _bind_unix(sock: socket.socket, path: str) -> None:
 
 @contextlib.contextmanager
 def _locked(path: str) -> Iterator[bool]:
-    """Hold a lock file that is there only meanwhile; give False if another program has it.
+    """Hold a temporary lock file; yield False if another program holds it.
 
-    Of several programs that find the same stale socket, only one may remove it: the
-    next one would remove what the first has bound.
+    If several programs find the same stale socket, only one may remove it: the next
+    would remove the socket that the first has just bound.
     """
     import fcntl  # noqa: PLC0415 - Windows has none
 
@@ -288,22 +289,22 @@ def _locked(path: str) -> Iterator[bool]:
         return
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        is_ours = os.path.samestat(os.fstat(lock), os.stat(path))  # noqa: PTH116
-    except OSError:  # it is taken, or has been taken and removed since
-        is_ours = False
+        has_lock = os.path.samestat(os.fstat(lock), os.stat(path))  # noqa: PTH116
+    except OSError:  # another program holds it, or held it and has removed it
+        has_lock = False
     try:
-        yield is_ours
+        yield has_lock
     finally:
-        if is_ours:
+        if has_lock:
             Path(path).unlink(missing_ok=True)
         os.close(lock)
 
 
 def _is_stale(path: str) -> bool:
-    """Tell whether *path* is a socket that no process has open.
+    """Return whether *path* is a socket that no process has open.
 
-    Connecting with another type of socket tells: it is refused where nobody has
-    the file's socket open, and is a wrong type where somebody has, listening or not.
+    A datagram socket can tell without making a connection: connecting it fails with
+    ECONNREFUSED if no process has the socket open, with EPROTOTYPE if one does.
     """
     with contextlib.suppress(OSError):
         if stat.S_ISSOCK(Path(path).lstat().st_mode):
@@ -317,47 +318,47 @@ _O_PATH: Final = getattr(os, "O_PATH", 0)  # Linux
 
 
 class _SocketFile:
-    """The file of a Unix socket that this process has bound, by what it is, not by its name.
+    """The file of a Unix socket that this process has bound, identified by inode, not by name.
 
-    Its directory is held open: its name may come to mean another one. So is the
-    file, where the system can: its inode's number may be given to another one.
+    Its directory is kept open because the directory may be renamed. So is the file,
+    where the system allows it, because its inode number could be reused.
     """
 
     def __init__(self, path: str) -> None:
         self._held: list[int] = []
         directory, self._name = os.path.split(path)
-        self._directory = self._hold(directory or ".", _O_PATH | os.O_DIRECTORY)
-        self._status = self._look()
+        self._directory = self._open(directory or ".", _O_PATH | os.O_DIRECTORY)
+        self._status = self._stat()
         if _O_PATH:
-            self._hold(self._name, _O_PATH | os.O_NOFOLLOW, dir_fd=self._directory)
+            self._open(self._name, _O_PATH | os.O_NOFOLLOW, dir_fd=self._directory)
         self._process = os.getpid()
 
-    def _hold(self, path: str, flags: int, dir_fd: int | None = None) -> int:
+    def _open(self, path: str, flags: int, dir_fd: int | None = None) -> int:
         self._held.append(os.open(path, flags, dir_fd=dir_fd))
         return self._held[-1]
 
-    def _look(self) -> os.stat_result:
+    def _stat(self) -> os.stat_result:
         return os.stat(self._name, dir_fd=self._directory, follow_symlinks=False)
 
     def remove(self) -> None:
-        """Remove the file, if it is still there and may be removed: one that is left is stale."""
+        """Remove the file, if it is still there and can be removed; otherwise it is left, stale."""
         with contextlib.suppress(OSError):
-            if os.getpid() == self._process and os.path.samestat(self._look(), self._status):
+            if os.getpid() == self._process and os.path.samestat(self._stat(), self._status):
                 os.unlink(self._name, dir_fd=self._directory)
-        self._let_go()
+        self._close()
 
-    def _let_go(self) -> None:
+    def _close(self) -> None:
         while self._held:
             os.close(self._held.pop())
 
-    __del__ = _let_go
+    __del__ = _close
 
 
-# ------------------------------------------------------------------ what is told
+# ---------------------------------------------------------- statistics and errors
 
 
 def backlog_overflows() -> int | None:
-    """Return how many connections found a full backlog, in this network namespace; None: unknown.
+    """Return how many connections overflowed a backlog in this network namespace; None: unknown.
 
     Linux counts them in ``/proc/net/netstat`` (proc_pid_net(5)).
     """
@@ -372,14 +373,14 @@ def backlog_overflows() -> int | None:
     return None
 
 
-def _named(error: OSError, address: Address) -> OSError:
+def _explained(error: OSError, address: Address) -> OSError:
     cause = os.strerror(error.errno) if error.errno else str(error)
     if error.errno == errno.EADDRINUSE:
         if isinstance(address, UnixAddress):
             cause += "; the path exists: stop the program that listens there, or remove the file"
         else:
             cause += (
-                "; another program holds the port: stop it, or choose another port "
+                "; another program uses the port: stop it, or choose another port "
                 "(0 picks a free one)"
             )
     elif error.errno == errno.EACCES and isinstance(address, TCPAddress) and address.port < 1024:

@@ -1,26 +1,24 @@
-"""Who is told of every connection: when it begins, and when it is over, and how it ended.
+"""Observers: objects that are notified of each connection's beginning and end.
 
-Access logs, metrics and traces are observers. One is given to a listener
-(``tcp.listen(..., observer=...)``) or to all of the process (`register`). It is
-called twice for each connection and never for a message; where there is none,
-nothing is called.
+Access logs, metrics and traces are observers. An observer watches one listener
+(``tcp.listen(..., observer=...)``) or all listeners of the process (`register`). It is
+called twice for each connection, and never for a message.
 
-A connection is over when its handler has ended *and* its socket is gone: only
-then is what was sent known. How it ended is one of these, decided when the
-handler ends:
+A connection is over when its handler has ended *and* its socket is closed: only then
+is it known how many bytes were sent. How it ended is decided when the handler ends:
 
 ==================  ==============================================================
 ``peer_finished``   the peer finished sending, and the handler ended
 ``closed_here``     the handler ended, or closed it, before the peer finished
-``reset``           the peer reset it, or broke it off
+``reset``           the peer reset or aborted it
 ``lost``            the network failed, or the operating system gave up
 *a limit*           a field of `silly.net.limits.Limits`, such as ``idle_timeout``
-``cancelled``       the handler was cancelled, as `Listener.close` does in the end
+``cancelled``       the handler was cancelled, such as by `Listener.close`
 ``handler_error``   the handler crashed
 ==================  ==============================================================
 
-What a handler does about it does not count: a handler that answers a reset by
-returning was reset.
+How the handler reacts does not matter: if it returns after a reset, the ending is
+``reset``.
 """
 
 from __future__ import annotations
@@ -29,17 +27,16 @@ import asyncio
 import contextvars
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Any, Final, Protocol
 
-from silly._logger import ENDS_PROGRAM, Logger
-from silly._tracebacks import place
+from silly._logs.logger import ENDS_PROGRAM, Logger
+from silly._logs.repeats import Repeats
+from silly._logs.tracebacks import place
+from silly.net.conn import Conn, StreamConn
+from silly.net.limits import Limits
 from silly.text import printable
 
-if TYPE_CHECKING:
-    from silly.net.conn import Conn
-    from silly.net.tcp import Listener
-
-__all__ = ["ENDINGS", "Ending", "Observer", "register", "unregister"]
+__all__ = ["ENDINGS", "Ending", "ObservedListener", "Observer", "register", "unregister"]
 
 logger = Logger("silly.net")
 
@@ -60,32 +57,54 @@ class Ending:
     how: str
     """One of `ENDINGS`, or a field of `silly.net.limits.Limits`."""
     error: BaseException | None
-    """What the handler raised, a normal end or not; None: it returned, or was cancelled."""
+    """The exception that the handler raised; None if it returned or was cancelled."""
     handler_seconds: float
-    """How long the handler ran, from the accepting of the connection on."""
+    """How long the handler ran, counted from accepting the connection."""
     seconds: float
-    """How long the connection was there, lingering included."""
+    """How long the connection lasted, including lingering."""
+
+
+class ObservedListener(Protocol):
+    """What observers can rely on of a listener: a `silly.net.tcp.Listener` in programs."""
+
+    @property
+    def local_addr(self) -> str:
+        """The address that it listens on."""
+
+    @property
+    def local_addrs(self) -> tuple[str, ...]:
+        """All addresses that it listens on."""
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open now."""
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of its connections."""
 
 
 class Observer(Protocol):
-    """What is told of connections. What it raises is logged, and hurts no connection."""
+    """The interface of observers. An exception is logged and does not affect the connection.
 
-    def opened(self, conn: Conn, listener: Listener) -> None:
-        """Be told that *listener* accepted *conn*, before its handler begins.
+    *listener* is the `silly.net.tcp.Listener`.
+    """
 
-        Called in the context that the handler will run in: a context variable
-        that is set here is set there.
+    def opened(self, conn: Conn, listener: Any) -> None:
+        """Called when *listener* has accepted *conn*, before its handler starts.
+
+        Runs in the handler's context: context variables set here are set there.
         """
 
-    def closed(self, conn: Conn, listener: Listener, ending: Ending) -> None:
-        """Be told that *conn* is over. Called in the same context as `opened`."""
+    def closed(self, conn: Conn, listener: Any, ending: Ending) -> None:
+        """Called when *conn* is over, in the same context as `opened`."""
 
 
 def checked(observer: Observer) -> Observer:
-    """Return *observer*, if it is one.
+    """Return *observer* if it has the two methods.
 
     Raises:
-        TypeError: it has not the two methods.
+        TypeError: it does not.
     """
     for method in ("opened", "closed"):
         if not callable(getattr(observer, method, None)) or isinstance(observer, type):
@@ -96,94 +115,110 @@ def checked(observer: Observer) -> Observer:
     return observer
 
 
-_everywhere: tuple[Observer, ...] = ()
+_registered: tuple[Observer, ...] = ()
 
 
 def register(observer: Observer) -> None:
-    """Have *observer* told of every connection that any listener of the process accepts.
+    """Notify *observer* of every connection that any listener of this process accepts.
 
-    Those that are there already are not reported. From listeners of several
-    event loops in several threads it is called in those threads. Without effect
-    when it is registered already.
+    Existing connections are not reported. If several threads run event loops with
+    listeners, the observer is called in each of those threads. Registering it again
+    does nothing.
 
     Raises:
-        TypeError: *observer* has not the two methods.
+        TypeError: *observer* does not have the two methods.
     """
-    global _everywhere  # noqa: PLW0603 - it is the process's
+    global _registered  # noqa: PLW0603 - process-wide
     checked(observer)
-    if observer not in _everywhere:
-        _everywhere = (*_everywhere, observer)
+    if observer not in _registered:
+        _registered = (*_registered, observer)
 
 
 def unregister(observer: Observer) -> None:
-    """Do not tell *observer* of connections accepted from now on. It may be unknown."""
-    global _everywhere  # noqa: PLW0603 - it is the process's
-    _everywhere = tuple(known for known in _everywhere if known is not observer)
+    """Stop notifying *observer* of new connections. Does nothing if it is not registered."""
+    global _registered  # noqa: PLW0603 - process-wide
+    _registered = tuple(known for known in _registered if known is not observer)
 
 
 def observers_of(own: tuple[Observer, ...]) -> tuple[Observer, ...]:
-    """All that are to be told: of a listener's *own*, and those of the process."""
-    return own + _everywhere if own else _everywhere
+    """Return the observers of a listener: its *own* and the registered ones."""
+    return own + _registered if own else _registered
 
 
 class Observation:
-    """One connection that is observed, from its beginning to its end."""
+    """What is known of one observed connection, from its beginning to its end."""
 
-    __slots__ = ("_began", "_conn", "_ending", "_gone_at", "_listener", "_observers", "context")
+    __slots__ = (
+        "_began",
+        "_conn",
+        "_ending",
+        "_failures",
+        "_gone_at",
+        "_listener",
+        "_observers",
+        "context",
+    )
 
-    def __init__(self, observers: Iterable[Observer], conn: Conn, listener: Listener) -> None:
+    def __init__(
+        self,
+        observers: Iterable[Observer],
+        conn: StreamConn,
+        listener: ObservedListener,
+        failures: Repeats,
+    ) -> None:
         self._observers = tuple(observers)
         self._conn = conn
         self._listener = listener
+        self._failures = failures  # of observers
         self._ending: tuple[str, BaseException | None, float] | None = None
         self._gone_at: float | None = None
         self.context = contextvars.copy_context()
         self._began = asyncio.get_running_loop().time()
-        self._tell("opened")
+        self._notify("opened")
 
     def handled(self, task: asyncio.Task[object], how: str | None) -> None:
-        """Note how the handler ended; its connection is not closed for it yet.
+        """Record how the handler ended, before its connection is closed.
 
-        *how* is what the exception that it raised says of that, if anything.
+        *how* is the ending that follows from the handler's exception, if any.
         """
         error = None if task.cancelled() else task.exception()
         how = how or self._conn._ended_by or _how(self._conn, cancelled=task.cancelled())
         self._ending = (how, error, asyncio.get_running_loop().time())
 
     def failed(self, error: BaseException) -> None:
-        """Note that there is no handler: it could not be begun."""
+        """Record that the handler could not be started."""
         self._ending = ("handler_error", error, asyncio.get_running_loop().time())
 
     def gone(self) -> None:
-        """Note that the socket is gone."""
+        """Record that the socket is closed."""
         self._gone_at = asyncio.get_running_loop().time()
 
     @property
     def is_over(self) -> bool:
         return self._ending is not None and self._gone_at is not None
 
-    def tell_ending(self) -> None:
-        """Tell the observers that it is over."""
+    def notify_closed(self) -> None:
+        """Notify the observers that the connection is over."""
         assert self._ending is not None
         assert self._gone_at is not None
         how, error, handled_at = self._ending
         if how in ("peer_finished", "closed_here"):
-            how = self._conn._ended_by or how  # lingering was too long
+            how = self._conn._ended_by or how  # a limit ended it while it lingered
         over_at = max(self._gone_at, handled_at)
-        self._tell("closed", Ending(how, error, handled_at - self._began, over_at - self._began))
+        self._notify("closed", Ending(how, error, handled_at - self._began, over_at - self._began))
 
-    def _tell(self, method: str, *ending: Ending) -> None:
+    def _notify(self, method: str, *ending: Ending) -> None:
         for observer in self._observers:
             try:
                 call = getattr(observer, method)
                 self.context.run(call, self._conn, self._listener, *ending)
             except ENDS_PROGRAM as error:
-                # In a callback of its own: it must not end what is being done for the connection.
-                self._listener._loop.call_soon(_raise, error)
+                # In its own callback: it must not interrupt the handling of the connection.
+                asyncio.get_running_loop().call_soon(_raise, error)
             except BaseException as error:
                 which = f"{type(observer).__qualname__}.{method}"
                 what = printable(f"{which}: {place(error)}")
-                if self._listener._observer_failures.add(what):
+                if self._failures.add(what):
                     logger.exception("%s: observer %s failed", self._conn.remote_addr, which)
 
 
@@ -191,8 +226,8 @@ def _raise(error: BaseException) -> None:
     raise error
 
 
-def _how(conn: Conn, *, cancelled: bool) -> str:
-    loss = conn._lost_by
+def _how(conn: StreamConn, *, cancelled: bool) -> str:
+    loss = conn._loss
     if isinstance(loss, ConnectionResetError | ConnectionAbortedError | BrokenPipeError):
         return "reset"
     if loss is not None:

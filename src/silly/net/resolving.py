@@ -1,10 +1,10 @@
-"""Names to addresses, in threads that nobody has to wait for.
+"""Name resolution in daemon threads, which do not delay the program's exit.
 
-A name server that does not answer holds getaddrinfo(3) up for ten seconds and
-more, and nothing calls it back. asyncio asks in threads that are joined when the
-program ends; these are daemons, which are not. There are a few at most; tasks
-that ask the same at the same time share one, so that one dead name does not keep
-the others from being asked for. Numeric addresses are never asked for.
+If a name server does not answer, getaddrinfo(3) blocks for ten seconds or more and
+cannot be cancelled. asyncio calls it in threads that are joined when the program ends;
+daemon threads are not. There are at most `THREADS` of them; equal queries at the same
+time share one, so that one dead name does not occupy them all. Numeric addresses need
+no thread.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from silly._signals import SLICE, breakable
+from silly._loop.signals import SLICE, interruptible
 
 __all__ = ["getaddrinfo", "getaddrinfo_now"]
 
 THREADS: Final = 16
 
 Found = list[tuple[Any, ...]]
-_Question = tuple[Any, Any, int, int, int, int]  # the arguments of socket.getaddrinfo
-_Asker = Callable[[Found | Exception], object]
+_Query = tuple[Any, Any, int, int, int, int]  # the arguments of socket.getaddrinfo
+_Callback = Callable[[Found | Exception], object]
 
 
 async def getaddrinfo(
@@ -44,20 +44,20 @@ async def getaddrinfo(
     """Return what `socket.getaddrinfo` finds, as `asyncio.loop.getaddrinfo` does.
 
     Raises:
-        socket.gaierror: it cannot be resolved.
+        socket.gaierror: the name cannot be resolved.
         OSError: no thread can be started.
     """
-    question = (host, port, family, type, proto, flags)
-    if (found := _numeric(question)) is not None:
+    query = (host, port, family, type, proto, flags)
+    if (found := _numeric(query)) is not None:
         return found
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[Found] = loop.create_future()
 
-    def told(found: Found | Exception) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+    def deliver(found: Found | Exception) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(_settle, answer, found)
 
-    with _resolver.asked(question, told):
+    with _resolver.resolving(query, deliver):
         return await answer
 
 
@@ -70,18 +70,18 @@ def getaddrinfo_now(
     proto: int = 0,
     flags: int = 0,
 ) -> Found:
-    """Return what `socket.getaddrinfo` finds; a signal to stop breaks the wait off.
+    """Return what `socket.getaddrinfo` finds; a signal to stop interrupts the wait.
 
     Raises:
-        socket.gaierror, OSError: as `getaddrinfo`.
-        asyncio.CancelledError: it was broken off.
+        socket.gaierror, OSError: see `getaddrinfo`.
+        asyncio.CancelledError: a signal to stop arrived.
     """
-    question = (host, port, family, type, proto, flags)
-    if (found := _numeric(question)) is not None:
+    query = (host, port, family, type, proto, flags)
+    if (found := _numeric(query)) is not None:
         return found
     answers: queue.SimpleQueue[Found | Exception] = queue.SimpleQueue()
     answer: Found | Exception | None = None
-    with _resolver.asked(question, answers.put), breakable():
+    with _resolver.resolving(query, answers.put), interruptible():
         while answer is None:
             with contextlib.suppress(queue.Empty):
                 answer = answers.get(timeout=SLICE)
@@ -90,8 +90,8 @@ def getaddrinfo_now(
     return answer
 
 
-def _numeric(question: _Question) -> Found | None:
-    host, port, family, kind, proto, flags = question
+def _numeric(query: _Query) -> Found | None:
+    host, port, family, kind, proto, flags = query
     flags |= socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
     with contextlib.suppress(socket.gaierror):
         return list(socket.getaddrinfo(host, port, family, kind, proto, flags=flags))
@@ -108,29 +108,29 @@ def _settle(answer: asyncio.Future[Found], found: Found | Exception) -> None:
 
 
 class _Resolver:
-    """Asks what is asked for, in up to `THREADS` threads, each of which ends when nothing is."""
+    """Answers queries in up to `THREADS` threads, which end when no query is left."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._threads = 0
-        self._waiting: deque[_Question] = deque()
-        self._askers: dict[_Question, dict[_Asker, None]] = {}
+        self._queue: deque[_Query] = deque()
+        self._callbacks: dict[_Query, dict[_Callback, None]] = {}
 
     @contextlib.contextmanager
-    def asked(self, question: _Question, asker: _Asker) -> Iterator[None]:
-        """Have *asker* called, in a thread, with the answer, unless the block has ended before."""
+    def resolving(self, query: _Query, callback: _Callback) -> Iterator[None]:
+        """Call *callback*, in a thread, with the answer, unless the block has ended by then."""
         with self._lock:
-            askers = self._askers.get(question)
-            if askers is None:
+            callbacks = self._callbacks.get(query)
+            if callbacks is None:
                 self._start_thread()
-                askers = self._askers[question] = {}
-                self._waiting.append(question)
-            askers[asker] = None
+                callbacks = self._callbacks[query] = {}
+                self._queue.append(query)
+            callbacks[callback] = None
         try:
             yield
         finally:
             with self._lock:
-                askers.pop(asker, None)
+                callbacks.pop(callback, None)
 
     def _start_thread(self) -> None:
         if self._threads == THREADS:
@@ -145,29 +145,29 @@ class _Resolver:
     def _work(self) -> None:
         while True:
             with self._lock:
-                if not self._waiting:
+                if not self._queue:
                     self._threads -= 1
                     return
-                question = self._waiting.popleft()
-                if not self._askers[question]:  # all of them have given up
-                    del self._askers[question]
+                query = self._queue.popleft()
+                if not self._callbacks[query]:  # all callers have given up
+                    del self._callbacks[query]
                     continue
             found: Found | Exception
             try:
-                found = list(socket.getaddrinfo(*question))
-            except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
+                found = list(socket.getaddrinfo(*query))
+            except Exception as error:  # noqa: BLE001 - raised in the caller
                 found = error
             with self._lock:
-                askers = list(self._askers.pop(question))
-            for asker in askers:
-                asker(copy.copy(found))
+                callbacks = list(self._callbacks.pop(query))
+            for callback in callbacks:
+                callback(copy.copy(found))
 
 
 _resolver = _Resolver()
 
 
 def _forked() -> None:
-    global _resolver  # noqa: PLW0603 - the threads, and who asked, are the parent's
+    global _resolver  # noqa: PLW0603 - the threads and the callers are the parent's
     _resolver = _Resolver()
 
 

@@ -1,10 +1,10 @@
-"""Looks at many things every so often, without a timer for any of them.
+"""Periodic checks of many items with one timer.
 
-A listener's connections are swept for their deadlines (has one of them passed?): so
-a connection costs no timer, and a message no more than it did. So are the deadlines
-that handlers set (deadline.py). Many are swept in slices, between which the loop has
-its turn; so it has after each that was ended, which costs far more (its handler is
-woken, and fails). There is no timer while there is nothing to look at.
+A listener checks its connections' deadlines this way, so a connection costs no timer
+and a message no extra work; the deadlines that handlers set (deadline.py) are checked
+likewise. Items are checked in batches, and the event loop runs between them. A batch
+ends early when an item has been ended, because that costs far more (its handler is
+woken and fails). While there are no items, there is no timer.
 """
 
 from __future__ import annotations
@@ -17,89 +17,89 @@ from typing import Final, Generic, TypeVar
 from silly._engine.interface import Deadlines
 from silly.net.limits import Limits
 
-__all__ = ["LOOKS", "MOST", "Sweep", "deadlines_of"]
+__all__ = ["CHECKS", "MAX_INTERVAL", "Sweep", "deadlines_of"]
 
 T = TypeVar("T")
 
-LOOKS: Final = 8  # at each, within the shortest deadline
-MOST: Final = 30.0  # seconds between two sweeps
-LOOKED_AT: Final = 100  # until the loop has its turn
+CHECKS: Final = 8  # within the shortest deadline
+MAX_INTERVAL: Final = 30.0  # seconds between two sweeps
+BATCH: Final = 100  # items
 
 
 class Sweep(Generic[T]):
-    """Has *look* look at each of *items*, from `start` until there are none.
+    """Calls *check* on each of *items*, periodically, from `start` until there are none.
 
     Args:
-        loop: whose time it is.
-        items: returns a new list of what to look at now.
-        look: called with one of them and the time; tells whether that ended it.
+        loop: the event loop that runs the checks.
+        items: returns a new list of the items to check.
+        check: called with an item and the loop's time; returns whether it ended the item.
     """
 
-    __slots__ = ("_handle", "_items", "_look", "_loop", "_sweeping", "interval")
+    __slots__ = ("_check", "_handle", "_items", "_loop", "_sweeping", "interval")
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         items: Callable[[], list[T]],
-        look: Callable[[T, float], bool],
+        check: Callable[[T, float], bool],
     ) -> None:
         self._loop = loop
         self._items = items
-        self._look = look
+        self._check = check
         self._handle: asyncio.Handle | None = None
         self._sweeping = False
         self.interval = math.inf  # seconds; *items* may set it
 
     def start(self, interval: float) -> None:
-        """Be told that there is something, to be looked at every *interval* seconds or more often.
+        """Check the items at least every *interval* seconds; not at all if it is infinite.
 
-        With an infinite interval it is not.
+        Call this for each new item.
         """
         if interval < self.interval:
             self.interval = interval
             if not self._sweeping:
-                self._wait()
+                self._schedule()
 
     def stop(self) -> None:
-        """Sweep no more."""
+        """Stop checking."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
         self._sweeping = False
         self.interval = math.inf
 
-    def _wait(self) -> None:
+    def _schedule(self) -> None:
         self._sweeping = False
         if self._handle is not None:
             self._handle.cancel()
-        self._handle = self._loop.call_later(min(self.interval, MOST), self._begin)
+        self._handle = self._loop.call_later(min(self.interval, MAX_INTERVAL), self._begin)
 
     def _begin(self) -> None:
         items = self._items()
         if items:
             self._sweeping = True
-            self._go_on(items)
+            self._check_batch(items)
         else:
             self.stop()
 
-    def _go_on(self, items: list[T]) -> None:
-        now, look = self._loop.time(), self._look
+    def _check_batch(self, items: list[T]) -> None:
+        now, check = self._loop.time(), self._check
         try:
-            for _ in range(min(LOOKED_AT, len(items))):
-                if look(items.pop(), now):
+            for _ in range(min(BATCH, len(items))):
+                if check(items.pop(), now):
                     break
-        finally:  # whatever one of them raises, the others have their deadlines
+        finally:  # an exception must not stop the sweep
             if not self._sweeping:
                 pass  # stopped meanwhile
             elif items:
-                self._handle = self._loop.call_soon(self._go_on, items)
+                self._handle = self._loop.call_soon(self._check_batch, items)
             else:
                 self._handle = None
-                self._wait()
+                self._schedule()
 
 
 def deadlines_of(limits: Limits) -> tuple[Deadlines, float]:
-    """Return what connections look back for, and how often they are to, in seconds."""
+    """Return the deadlines that connections check, and the interval of the checks in seconds."""
     deadlines = (
         limits.first_byte_timeout or math.inf,
         limits.read_deadline or math.inf,
@@ -113,4 +113,4 @@ def deadlines_of(limits: Limits) -> tuple[Deadlines, float]:
         limits.read_deadline or math.inf,
         limits.send_window if limits.min_send_rate else math.inf,
     )
-    return deadlines, shortest / LOOKS
+    return deadlines, shortest / CHECKS

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from silly._repeats import OTHER, Repeats
+from silly._logs.repeats import OTHER, Repeats
 
 __all__ = ["MAX_REASONS", "Tally", "count"]
 

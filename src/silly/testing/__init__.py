@@ -1,8 +1,9 @@
-"""For tests of what is built on silly: no ports, no sleeps, no flakiness.
+"""Tools for testing programs that use silly: no ports, no sleeps, no flakiness.
 
 - `memory_pair`: two connections joined in memory.
-- `run_virtual`, `VirtualClockLoop`: a clock on which timeouts take no time.
-- `check_conn`: what every kind of connection must do, for those who make one.
+- `run_virtual`, `VirtualClockLoop`: a virtual clock; timeouts take no real time.
+- `check_conn`: the conformance suite for a new kind of connection.
+- `silly.testing.faults`: networks that delay, cut, stall and lose.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A virtual clock: time passes only when nothing else can happen, and then at once."""
+"""A virtual clock: when nothing else can happen, time jumps to the next timer."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ __all__ = ["VirtualClockLoop", "run_virtual"]
 
 T = TypeVar("T")
 
-_MOMENT: Final = 0.002  # real seconds
+_IO_WAIT: Final = 0.002  # real seconds
 
 
 class _JumpingSelector(selectors.DefaultSelector):
-    """Where the loop would wait for its next timer, look for I/O once, then jump."""
+    """Polls for I/O and jumps to the next timer instead of waiting for it."""
 
     loop: VirtualClockLoop
 
     def select(self, timeout: float | None = None) -> list[Any]:
-        if timeout is None or timeout <= 0 or self.loop.threads_at_work:
+        if timeout is None or timeout <= 0 or self.loop.busy_threads:
             ready: list[Any] = super().select(timeout)
             return ready
-        # With sockets (more than the loop's own wake-up pipe), a moment for what
-        # is on its way through the kernel.
-        ready = super().select(_MOMENT if len(self.get_map()) > 1 else 0)
+        # With sockets (more than the loop's own wake-up pipe), allow for data that
+        # is still on its way through the kernel.
+        ready = super().select(_IO_WAIT if len(self.get_map()) > 1 else 0)
         if not ready:
             self.loop.jump(timeout)
         return ready
@@ -35,18 +35,18 @@ class _JumpingSelector(selectors.DefaultSelector):
 class VirtualClockLoop(asyncio.SelectorEventLoop):
     """The stock event loop on virtual time.
 
-    `time` begins at 0 and stands still while callbacks run or I/O is ready. When
-    the loop would wait for a timer, the clock jumps to it instead. Sockets work
-    as always; but what another process does takes real time, in which the clock
-    may jump: use it with peers in the same loop. While a thread of
-    `run_in_executor` works, the loop waits for it in real time.
+    `time` starts at 0 and stands still while callbacks run or I/O is ready. Instead
+    of waiting for a timer, the loop sets the clock to it. Sockets work as usual, but
+    the peer should be in the same loop: another process takes real time, in which
+    the clock may jump. While a thread of `run_in_executor` runs, the loop waits for
+    it in real time.
     """
 
     def __init__(self) -> None:
         selector = _JumpingSelector()
         selector.loop = self
         self._now = 0.0
-        self.threads_at_work = 0
+        self.busy_threads = 0
         super().__init__(selector)
 
     def time(self) -> float:
@@ -54,28 +54,28 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         return self._now
 
     def jump(self, seconds: float) -> None:
-        """Let *seconds* pass at once."""
+        """Advance the clock by *seconds*."""
         self._now += seconds
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Executor | None, func: Callable[..., T], *args: Any
     ) -> asyncio.Future[T]:
-        """Run *func* in a thread; until it is done, the clock does not jump."""
+        """Run *func* in a thread; the clock does not jump until it returns."""
         future = super().run_in_executor(executor, func, *args)
-        self.threads_at_work += 1
+        self.busy_threads += 1
         future.add_done_callback(self._thread_done)
         return future
 
     async def shutdown_default_executor(self, *timeout: Any) -> None:
         """Join the threads of `run_in_executor`, in real time."""
-        self.threads_at_work += 1
+        self.busy_threads += 1
         try:
             await super().shutdown_default_executor(*timeout)
         finally:
-            self.threads_at_work -= 1
+            self.busy_threads -= 1
 
     def _thread_done(self, _future: asyncio.Future[Any]) -> None:
-        self.threads_at_work -= 1
+        self.busy_threads -= 1
 
 
 def run_virtual(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:

@@ -1,9 +1,9 @@
-"""What every kind of connection must do: `check_conn` runs all of `CONN_CHECKS`.
+"""The conformance suite for connections: `check_conn` runs all of `CONN_CHECKS`.
 
-A kind of connection is given as *make_pair*, a coroutine function that returns
-two connections that are joined. Each check makes its own pair and aborts it at
-the end. A failing check raises `AssertionError`, or whatever the connection
-raised instead of what it should have.
+To test a kind of connection, pass *make_pair*, a coroutine function that returns
+two connections joined to each other. Each check gets a new pair, which is aborted
+at the end. A failing check raises `AssertionError`, or the unexpected exception
+that the connection raised.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ MakePair = Callable[[], Awaitable[tuple[Conn, Conn]]]
 Check = Callable[[Conn, Conn], Awaitable[None]]
 
 CONN_CHECKS: list[Check] = []
-"""The checks: coroutine functions of the two ends of a fresh pair."""
+"""The checks: coroutine functions that take the two ends of a new pair."""
 
 
 async def check_conn(make_pair: MakePair) -> None:
-    """Run every check on pairs that *make_pair* makes.
+    """Run each check on a new pair from *make_pair*.
 
     Raises:
-        AssertionError: a connection does not do what it must; a note names the check.
+        AssertionError: a connection does not behave as required; a note names the check.
     """
     for check in CONN_CHECKS:
         await run_check(check, make_pair)
 
 
 async def run_check(check: Check, make_pair: MakePair) -> None:
-    """Run one of `CONN_CHECKS` on a pair that *make_pair* makes, and abort the pair."""
+    """Run one of `CONN_CHECKS` on a new pair from *make_pair*, then abort the pair."""
     one, other = await make_pair()
     try:
         async with asyncio.timeout(30):
@@ -66,12 +66,12 @@ async def _raises(kind: type[BaseException], awaitable: Awaitable[Any]) -> Any:
         result = await awaitable
     except kind as error:
         return error
-    raise AssertionError(f"{kind.__name__} was due, got {result!r}")
+    raise AssertionError(f"expected {kind.__name__}, got {result!r}")
 
 
 @_check
 async def reads_of_each_kind(one: Conn, other: Conn) -> None:
-    """Delimiters of one byte and more, counts, whatever is there, nothing."""
+    """Read up to a delimiter, a number of bytes, whatever has arrived, and nothing."""
     other.write(b"line\nab\r\ncd12345")
     assert await one.read(b"\n") == b"line\n"
     assert await one.read(b"\r\n") == b"ab\r\n"
@@ -85,7 +85,7 @@ async def reads_of_each_kind(one: Conn, other: Conn) -> None:
 
 @_check
 async def delimiters_straddle_pieces(one: Conn, other: Conn) -> None:
-    """A delimiter that comes byte by byte is found."""
+    """A delimiter that arrives byte by byte is found."""
     reader = asyncio.ensure_future(one.read(b"<end>"))
     for byte in b"a<<en<end>b":
         await other.write(bytes([byte]))
@@ -96,7 +96,7 @@ async def delimiters_straddle_pieces(one: Conn, other: Conn) -> None:
 
 @_check
 async def lines_are_iterated(one: Conn, other: Conn) -> None:
-    """The unfinished last line comes as it is, and the loop ends."""
+    """Iteration yields an unfinished last line as it is, then ends."""
     other.write(b"one\ntwo\nthree")
     other.close_write()
     lines = [line async for line in one]
@@ -105,7 +105,7 @@ async def lines_are_iterated(one: Conn, other: Conn) -> None:
 
 @_check
 async def nothing_is_lost(one: Conn, other: Conn) -> None:
-    """Timeout, cancellation and limit leave what arrived."""
+    """A timeout, a cancellation or a limit leaves the received bytes readable."""
     await other.write(b"12345678")
     await _raises(TimeoutError, one.read(b"\n", timeout=0.01))
     reader = asyncio.ensure_future(one.read(100))
@@ -119,8 +119,8 @@ async def nothing_is_lost(one: Conn, other: Conn) -> None:
 
 
 @_check
-async def end_of_stream_is_told(one: Conn, other: Conn) -> None:
-    """After FIN, what is left stays readable, and the other direction works."""
+async def end_of_stream_is_reported(one: Conn, other: Conn) -> None:
+    """After a FIN, unread bytes stay readable and the other direction still works."""
     other.write(b"part")
     other.close_write()
     error = await _raises(EndOfStream, one.read(b"\n"))
@@ -139,7 +139,7 @@ async def end_of_stream_is_told(one: Conn, other: Conn) -> None:
 
 @_check
 async def close_delivers_everything(one: Conn, other: Conn) -> None:
-    """What was queued at close reaches a peer that reads late, then the end."""
+    """Bytes queued at close reach a peer that reads late, followed by the end."""
     size = 3_000_000
     one.write(b"x" * size)
     one.close()
@@ -154,7 +154,7 @@ async def close_delivers_everything(one: Conn, other: Conn) -> None:
 
 @_check
 async def close_wakes_and_refuses(one: Conn, other: Conn) -> None:
-    """A read that waits, and every later call, says that this side closed."""
+    """A waiting read and every later call raise ConnectionClosed after `close`."""
     reader = asyncio.ensure_future(one.read(1))
     await asyncio.sleep(0)
     one.close()
@@ -171,7 +171,7 @@ async def close_wakes_and_refuses(one: Conn, other: Conn) -> None:
 
 @_check
 async def abort_resets(one: Conn, other: Conn) -> None:
-    """The peer of an abort sees a reset, with the address; this side ConnectionClosed."""
+    """After `abort`, the peer sees a reset with the address; this side ConnectionClosed."""
     reader = asyncio.ensure_future(other.read(1))
     await asyncio.sleep(0)
     one.abort()
@@ -188,7 +188,7 @@ async def abort_resets(one: Conn, other: Conn) -> None:
 
 @_check
 async def second_reader_is_refused(one: Conn, other: Conn) -> None:
-    """The first reader is undisturbed."""
+    """A second concurrent read raises ConcurrentRead; the first one completes."""
     first = asyncio.ensure_future(one.read(2))
     await asyncio.sleep(0)
     await _raises(ConcurrentRead, one.read(1))
@@ -198,7 +198,7 @@ async def second_reader_is_refused(one: Conn, other: Conn) -> None:
 
 @_check
 async def writers_wait_and_are_refused(one: Conn, other: Conn) -> None:
-    """Backpressure, the full queue, and order all the way."""
+    """A full write queue refuses writes, a long one makes them wait; order is kept."""
     one.max_unsent = 500_000
     refused = None
     written = 0
@@ -208,10 +208,10 @@ async def writers_wait_and_are_refused(one: Conn, other: Conn) -> None:
             written += 50_000
         except WriteQueueFull as error:
             refused = error
-    assert refused is not None, "the queue grew without end"
+    assert refused is not None, "the write queue grew without a limit"
     assert one.unsent_bytes <= 500_000
     waiting = one.write(b"").__await__()
-    assert next(waiting, None) is not None, "a write did not wait though the queue is long"
+    assert next(waiting, None) is not None, "a write did not wait although the queue is long"
     writer = asyncio.ensure_future(one.write(b""))
     assert await other.read(written) == b"x" * written
     await writer
@@ -219,7 +219,7 @@ async def writers_wait_and_are_refused(one: Conn, other: Conn) -> None:
 
 @_check
 async def count_above_read_limit_completes(one: Conn, other: Conn) -> None:
-    """A long exact read never stalls on a small buffer."""
+    """A read of more bytes than `read_limit` completes."""
     one.read_limit = 100
     data = bytes(range(256)) * 4000
     writer = asyncio.ensure_future(other.write(data))
@@ -237,8 +237,8 @@ async def idle_connection_ends(one: Conn, other: Conn) -> None:
 
 
 @_check
-async def what_is_written_may_change_afterwards(one: Conn, other: Conn) -> None:
-    """Every bytes-like type is accepted, and copied where it must be."""
+async def written_buffers_may_change_afterwards(one: Conn, other: Conn) -> None:
+    """Every bytes-like type is accepted, and mutable ones are copied."""
     mutable = bytearray(b"abc")
     one.write(mutable)
     mutable[:] = b"xyz"

@@ -1,23 +1,23 @@
-"""Bad networks: a proxy that delays, slices, stalls, resets, half-closes and drops.
+"""Bad networks: connections that delay, slice, stall, reset, half-close and drop.
 
-What goes wrong is a `Faults`, one for each direction: *up* is from the client to
-the server, *down* is back. It comes in two forms:
+A `Faults` describes what goes wrong in one direction: *up* is from the client to
+the server, *down* is from the server to the client. There are two ways to use it:
 
-- `proxy` listens on an address and forwards to another, on real time;
+- `proxy` listens on an address and forwards to another, in real time;
 - `memory_pair` joins two connections in memory, for the virtual clock.
 
 A connection passes through a relay, which has two flows. A flow takes pieces
 from its source while it holds less than its window, so a receiver that does not
-read holds the sender back; each piece is due when its latency has passed, and
-leaves in slices, at the pace of the bandwidth. The end of a source (FIN, reset)
-waits in the same queue and is passed on in its turn. Bytes are never reordered,
-changed or repeated: TCP does not do that.
+read slows the sender down. Each piece is due when its latency has passed; it then
+leaves in slices, at the rate that the bandwidth allows. The end of the source
+(FIN, reset) is queued behind the data. Bytes are never reordered, changed or
+repeated: TCP does not do that.
 
-A fault *after* so many bytes comes when exactly these were forwarded in its
-direction; a fault *at* a time comes when the session is so old. All that is
-random comes from `Faults.seed`: the same faults cut and delay the same pieces in
-the same way. `Session` records what was done; the ``repr`` of its faults is the
-Python that makes them again.
+A fault *after* a number of bytes is applied when exactly that many were forwarded
+in its direction; a fault *at* a time is applied when the session has that age.
+All randomness comes from `Faults.seed`: the same faults cut and delay the same
+pieces in the same way. `Session` records what was done; the ``repr`` of its faults
+is Python code that creates them again.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, Self
 
-from silly._arguments import seconds, size
-from silly._engine.stream import LINGER, MAX_UNSENT, READ_LIMIT
+from silly._engine.interface import LINGER, MAX_UNSENT, READ_LIMIT
+from silly._values.arguments import seconds, size
 from silly.errors import ConnectionClosed, EndOfStream
 from silly.net import addr as addresses
 from silly.net import tcp
@@ -43,13 +43,13 @@ from silly.testing import memory
 __all__ = ["Applied", "Faults", "Flow", "Proxy", "Session", "memory_pair", "proxy"]
 
 _WINDOW: Final = 64 * 1024  # bytes
-_TICK: Final = 0.01  # seconds: what a bandwidth passes in this time leaves as one
-_PASSES: Final = 4  # of the loop, in which what was written reaches a reader in this loop
+_TICK: Final = 0.01  # seconds; a limited bandwidth sends the bytes of one tick as one slice
+_PASSES: Final = 4  # iterations of the loop until a write reaches a reader in the same loop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Faults:
-    """What one direction of a connection suffers; without arguments, nothing.
+    """The faults of one direction of a connection; without arguments, none.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type or value.
@@ -58,38 +58,38 @@ class Faults:
     latency: float = 0.0
     """Seconds for which each piece is held."""
     jitter: float = 0.0
-    """Up to so many seconds more for each piece; none overtakes another."""
+    """The largest random extra delay of a piece in seconds; pieces stay in order."""
     bandwidth: float = math.inf
-    """Bytes for each second."""
+    """Bytes per second."""
     slice: int | tuple[int, int] | None = None
-    """Cut the stream into pieces of so many bytes, or of random sizes from one to another."""
+    """Cut the stream into slices of this many bytes, or of random sizes in this range."""
     gap: float = 0.0
-    """Seconds between two slices; with 0, a peer in this loop still reads each by itself."""
+    """Seconds between two slices; even with 0, a peer in this loop reads each one separately."""
     stall_after: int | None = None
-    """Forward so many bytes, then nothing for `stall_for`."""
+    """Forward this many bytes, then nothing for `stall_for`."""
     stall_at: float | None = None
-    """Forward nothing for `stall_for` when the session is so many seconds old."""
+    """Forward nothing for `stall_for` when the session is this many seconds old."""
     stall_for: float = math.inf
-    """Seconds; without end unless said."""
+    """How long a stall lasts, in seconds; by default, forever."""
     half_close_after: int | None = None
-    """Forward so many bytes, then FIN; what comes after them is swallowed."""
+    """Forward this many bytes, then a FIN, and discard the rest."""
     half_close_at: float | None = None
-    """Likewise, when the session is so many seconds old."""
+    """Likewise, when the session is this many seconds old."""
     reset_after: int | None = None
-    """Forward so many bytes, then reset both sides."""
+    """Forward this many bytes, then reset both sides."""
     reset_at: float | None = None
-    """Likewise, when the session is so many seconds old."""
+    """Likewise, when the session is this many seconds old."""
     drop_after: int | None = None
-    """Forward so many bytes, then close both sides, and deliver nothing of what is held."""
+    """Forward this many bytes, then close both sides without delivering what is held."""
     drop_at: float | None = None
-    """Likewise, when the session is so many seconds old."""
+    """Likewise, when the session is this many seconds old."""
     seed: int = 0
-    """From which jitter and random slices are drawn."""
+    """The seed for jitter and random slices."""
 
     def __post_init__(self) -> None:
         for name in ("latency", "jitter", "gap", "stall_for"):
             if seconds(getattr(self, name), name) == math.inf and name != "stall_for":
-                raise ValueError(f"{name} must be finite: what never passes is stall_after=0")
+                raise ValueError(f"{name} must be finite; to forward nothing, use stall_after=0")
         for kind in ("stall", "half_close", "reset", "drop"):
             if (after := getattr(self, f"{kind}_after")) is not None:
                 size(after, f"{kind}_after")
@@ -106,7 +106,7 @@ class Faults:
             )
         if isinstance(self.slice, tuple):
             if len(self.slice) != 2:
-                raise ValueError(f"slice must be a size, or two of them, not {self.slice!r}")
+                raise ValueError(f"slice must be a size or a pair of sizes, not {self.slice!r}")
             smallest, largest = self.slice
             size(largest, "slice[1]", least=size(smallest, "slice[0]", least=1))
         elif self.slice is not None:
@@ -124,7 +124,7 @@ class Faults:
 
     @property
     def is_lossless(self) -> bool:
-        """True if every byte arrives in the end: nothing is reset, dropped or swallowed."""
+        """True if every byte arrives eventually: nothing is reset, dropped or discarded."""
         stalls = self.stall_after is not None or self.stall_at is not None
         ends = (
             self.half_close_after,
@@ -138,13 +138,13 @@ class Faults:
 
     @classmethod
     def random(cls, seed: int, *, lossless: bool = False) -> Faults:
-        """Return the faults that *seed* stands for: some of every kind, of every size.
+        """Return a random choice of faults, of every kind and size.
 
         Args:
-            seed: any number; the same one always gives the same faults.
-            lossless: only such as lose no byte (see `is_lossless`).
+            seed: any number; the same seed always gives the same faults.
+            lossless: choose only faults that lose no byte (see `is_lossless`).
         """
-        draw = random.Random(seed)  # noqa: S311 - to be had again, not to be a secret
+        draw = random.Random(seed)  # noqa: S311 - repeatable, not a secret
         chosen: dict[str, Any] = {"seed": seed}
         if draw.random() < 0.4:
             chosen["latency"] = round(draw.uniform(0.001, 0.2), 3)
@@ -175,7 +175,7 @@ _NONE: Final = Faults()
 
 
 class Applied(NamedTuple):
-    """A fault that came: which, how old the session was, after how many forwarded bytes."""
+    """A fault that was applied: its name, the session's age in seconds, the forwarded bytes."""
 
     fault: str
     at: float
@@ -187,13 +187,13 @@ class Flow:
     """The record of one direction of a session."""
 
     faults: Faults
-    """What it was to suffer."""
+    """The faults it was given."""
     received: int = 0
     """Bytes taken from the sender."""
     forwarded: int = 0
-    """Bytes passed on to the receiver; the rest is held, swallowed or dropped."""
+    """Bytes passed on to the receiver; the rest is held, discarded or dropped."""
     applied: list[Applied] = field(default_factory=list)
-    """Which faults came, in order; latency, bandwidth and slices always do, and are not here."""
+    """The stalls, half-closes, resets and drops that were applied, in order."""
 
 
 @dataclass(slots=True)
@@ -207,8 +207,9 @@ class Session:
     down: Flow
     """From the server to the client."""
     end: Literal["", "closed", "reset", "dropped", "unreachable", "stopped"] = ""
-    """How it ended: both sides finished, or one was lost or reset by a fault; a fault dropped
-    it; the server could not be reached; the proxy was closed. Empty while it lasts."""
+    """How it ended: both sides finished (``closed``); one was lost, or a fault reset it
+    (``reset``); a fault dropped it; the server could not be reached; the proxy was closed
+    (``stopped``). Empty while it lasts."""
 
 
 # ------------------------------------------------------------------------ relaying
@@ -218,7 +219,7 @@ _RESET: Final = object()
 
 
 class _Flow:
-    """One direction at work: what it holds, and the tasks that take it in and pass it on."""
+    """One direction of a relay: the pieces it holds, and its receiving and sending tasks."""
 
     def __init__(
         self, relay: _Relay, record: Flow, source: Conn, target: Conn, window: int
@@ -229,18 +230,18 @@ class _Flow:
         self._source = source
         self._target = target
         self._window = window
-        self._draw = random.Random(record.faults.seed)  # noqa: S311 - to be had again
+        self._draw = random.Random(record.faults.seed)  # noqa: S311 - repeatable
         self._loop = asyncio.get_running_loop()
-        self._held: deque[tuple[float, Any]] = deque()  # when it is due, and what it is
+        self._held: deque[tuple[float, Any]] = deque()  # when an item is due, and the item
         self._held_bytes = 0
-        self._changed = asyncio.Event()  # something was put, or there is room again
+        self._changed = asyncio.Event()  # an item was added, or there is room again
         self._last_due = self._line_free = 0.0
         self._stalls = self._faults.stall_after is not None or self._faults.stall_at is not None
-        self.open = True  # the target is to get what comes
-        self.finished = False  # FIN was passed on
+        self.open = True  # the target still gets data
+        self.finished = False  # the FIN was passed on
 
     def start(self) -> list[asyncio.TimerHandle]:
-        """Set the timers of the faults that come at a time."""
+        """Set the timers of the faults with a time."""
         faults, start = self._faults, self._relay.start
         timed = (
             (faults.half_close_at, self._half_close, ()),
@@ -253,7 +254,7 @@ class _Flow:
             if at is not None and at != math.inf
         ]
 
-    # ---------------------------------------------------------------- taking in
+    # ---------------------------------------------------------------- receiving
 
     async def receive(self) -> None:
         try:
@@ -280,7 +281,7 @@ class _Flow:
         self._held.append((self._last_due, item))
         self._changed.set()
 
-    # --------------------------------------------------------------- passing on
+    # --------------------------------------------------------------- forwarding
 
     async def deliver(self) -> None:
         await self._apply_after()
@@ -318,7 +319,7 @@ class _Flow:
                 await _passes()
 
     def _cut(self, count: int) -> int:
-        """How many of *count* bytes leave next."""
+        """Return how many of *count* bytes the next slice has."""
         faults, forwarded = self._faults, self._record.forwarded
         if isinstance(faults.slice, tuple):
             count = min(count, self._draw.randint(*faults.slice))
@@ -337,7 +338,7 @@ class _Flow:
         return count
 
     async def _transmit(self, count: int) -> None:
-        """Wait as long as *count* bytes are on the line."""
+        """Wait as long as the bandwidth needs for *count* bytes."""
         if self._faults.bandwidth != math.inf:
             self._line_free = max(self._line_free, self._loop.time())
             self._line_free += count / self._faults.bandwidth
@@ -348,7 +349,7 @@ class _Flow:
             self._record.forwarded += len(data)
             await self._target.write(data)
         except (OSError, ConnectionClosed):
-            self.open = False  # it is lost, which the other flow is told, and passes on
+            self.open = False  # lost; the other flow, which reads from it, ends the relay
 
     async def _stall(self) -> None:
         faults = self._faults
@@ -367,12 +368,12 @@ class _Flow:
             await self._sleep_until(until)
 
     async def _apply_after(self) -> None:
-        """Apply the faults that come after as many bytes as were forwarded."""
+        """Apply the faults that are due after the bytes forwarded so far."""
         faults, forwarded = self._faults, self._record.forwarded
         if faults.half_close_after == forwarded and self.open:
             self._half_close()
         if forwarded in (faults.reset_after, faults.drop_after):
-            await _passes()  # what was forwarded is to arrive before
+            await _passes()  # let the forwarded bytes arrive first
             self._end("reset" if faults.reset_after == forwarded else "dropped")
 
     def _half_close(self) -> None:
@@ -406,7 +407,7 @@ class _Flow:
 
 
 class _Relay:
-    """One session at work."""
+    """Carries the bytes of one session."""
 
     def __init__(self, session: Session, client: Conn, server: Conn, window: int) -> None:
         self._session = session
@@ -420,7 +421,7 @@ class _Relay:
         )
 
     async def run(self) -> None:
-        """Carry bytes until the session ended, and both connections are gone."""
+        """Forward bytes until the session has ended and both connections are gone."""
         timers = [timer for flow in self._flows for timer in flow.start()]
         tasks = [
             self._loop.create_task(work())
@@ -475,11 +476,11 @@ async def _passes() -> None:
         await asyncio.sleep(0)
 
 
-# -------------------------------------------------------------------- the two forms
+# ---------------------------------------------------------------- proxy, memory pair
 
 
 class Proxy:
-    """Listens, forwards, and does harm on the way; `proxy` makes it."""
+    """Listens and forwards connections with faults; made by `proxy`."""
 
     def __init__(self, addr: str, upstream: str, up: FaultsOf, down: FaultsOf, window: int) -> None:
         self._addr = addr
@@ -492,18 +493,18 @@ class Proxy:
 
     @property
     def local_addr(self) -> str:
-        """The address it listens on, with the port that was picked for port 0.
+        """The address it listens on, with the port that was chosen for port 0.
 
         Raises:
-            RuntimeError: it was not entered (``async with``).
+            RuntimeError: the proxy was not entered (``async with``).
         """
         if self._listener is None:
-            raise RuntimeError("the proxy does not listen before `async with`")
+            raise RuntimeError("the proxy listens only inside `async with`")
         return self._listener.local_addr
 
     @property
     def sessions(self) -> list[Session]:
-        """The record of each connection that came, in order."""
+        """The records of all connections so far, in order of arrival."""
         return self._sessions
 
     def __repr__(self) -> str:
@@ -543,16 +544,16 @@ def proxy(
         async with faults.proxy("127.0.0.1:0", server, down=Faults(latency=0.05)) as proxy:
             conn = await tcp.connect(proxy.local_addr)
 
-    At the end of the block it closes, and resets what is still connected. A
-    client that comes while *upstream* cannot be reached is reset.
+    At the end of the block the proxy closes and resets open connections. A client
+    is reset if *upstream* cannot be reached.
 
     Args:
         addr: where to listen; see `silly.net.tcp.listen`.
-        upstream: what to connect to for each client.
-        up: what the bytes from client to server suffer; or a function that
-            returns it for the number of a connection, counted from 0.
-        down: the same for the bytes from server to client.
-        window: bytes that each direction holds before it takes no more. The
+        upstream: where to connect for each client.
+        up: the faults from client to server, or a function that returns them for
+            the number of a connection, counted from 0.
+        down: the same from server to client.
+        window: bytes that each direction holds before it stops reading. The
             buffers of the connections on both sides come on top.
 
     Raises:
@@ -575,19 +576,17 @@ async def memory_pair(
     linger: float = LINGER,
     idle_timeout: float | None = None,
 ) -> tuple[Conn, Conn, Session]:
-    """Return a client, a server, joined in memory through such faults, and the record of it.
+    """Return a client and a server joined in memory through faults, and their `Session`.
 
-    As `silly.testing.memory_pair`; with `silly.testing.run_virtual`, latency and
-    stalls take no time. What carries the bytes ends when both connections are
-    gone.
+    They are like the connections of `silly.testing.memory_pair`; with
+    `silly.testing.run_virtual`, latency and stalls take no real time. The relay
+    between them ends when both connections are gone.
 
     Args:
-        up: what the bytes from the first to the second suffer; as for `proxy`, with
-            the number 0.
-        down: what the bytes from the second to the first suffer.
-        window: bytes that each direction holds before it takes no more.
-        read_limit: bytes; see `Conn.read_limit`. Of both connections, as are the
-            next three.
+        up: the faults from client to server; see `proxy` (the number is 0).
+        down: the faults from server to client.
+        window: bytes that each direction holds before it stops reading.
+        read_limit: bytes, for both connections; see `Conn.read_limit`.
         max_unsent: bytes; see `Conn.max_unsent`.
         linger: seconds; see `Conn.linger`.
         idle_timeout: seconds, or None; see `Conn.idle_timeout`.
@@ -627,7 +626,7 @@ def _check(up: FaultsOf, down: FaultsOf, window: int) -> None:
     for name, value in (("up", up), ("down", down)):
         if not (isinstance(value, Faults) or callable(value)):
             raise TypeError(
-                f"{name} must be a Faults, or a function that returns one for the number of "
+                f"{name} must be a Faults or a function that returns one for the number of "
                 f"a connection, not {type(value).__name__}"
             )
     size(window, "window", least=1)

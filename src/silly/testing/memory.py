@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from collections.abc import Callable
 from typing import Any, Final
 
-from silly._engine.interface import Upward
-from silly._engine.stream import LINGER, MAX_UNSENT, READ_LIMIT, Stream
-from silly.net.conn import Conn
+from silly._engine.interface import LINGER, MAX_UNSENT, READ_LIMIT
+from silly._engine.portable.link import LinkEvents
+from silly._engine.portable.stream import Stream
+from silly.net.conn import Conn, StreamConn
 
 __all__ = ["memory_pair"]
 
@@ -17,14 +19,24 @@ _HIGH_WATER: Final = 64 * 1024
 _WINDOW: Final = 64 * 1024
 
 
-class MemoryConn(Stream, Conn):
-    """A connection over a link in memory; of the portable engine's make, whichever is in use."""
+class MemoryConn(Stream, StreamConn):
+    """A connection over a link in memory; built on the portable engine's stream."""
 
     __slots__ = ()
 
 
+class _Owner:
+    """Nobody needs to know when such a connection is closed."""
+
+    def conn_closed(self, conn: MemoryConn) -> None: ...
+    def on_draining(self, conn: MemoryConn, callback: Callable[[], object] | None) -> None: ...
+
+
+_OWNER: Final = _Owner()
+
+
 class _MemoryLink:
-    """One end. Bytes wait in `_queue` (ours), then in `_arrived` (the other end's "kernel")."""
+    """One end. Bytes wait in our `_queue`, then in the peer's `_arrived` (its "kernel buffer")."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, window: int, name: int) -> None:
         self._loop = loop
@@ -32,25 +44,25 @@ class _MemoryLink:
         self.local_sockaddr: Any = ("memory", name)
         self.remote_sockaddr: Any = ("memory", 3 - name)
         self.other: _MemoryLink
-        self.upward: Upward
-        self._queue = bytearray()  # sent, not taken by the window yet
+        self.upward: LinkEvents
+        self._queue = bytearray()  # sent, but outside the window
         self._arrived = bytearray()  # from the other end, not delivered yet
         self._high_water = _HIGH_WATER
         self._paused = False
         self._full = False
         self._call_when_empty = False
-        self._finishing = False  # finish() was called ...
-        self._finished = False  # ... and the queue had left
-        self._told_end = False
+        self._finishing = False  # finish() was called
+        self._finished = False  # ... and the queue is empty
+        self._end_reported = False
         self._closing = False
         self._gone = False
         self._scheduled = False
 
-    def attach(self, upward: Upward) -> None:
+    def attach(self, upward: LinkEvents) -> None:
         self.upward = upward
 
     def receive_at_most(self, size: int) -> None:
-        pass  # a piece is as long as the window
+        pass  # the window limits the size of a piece
 
     def send(self, data: bytes) -> None:
         self._queue += data
@@ -95,22 +107,22 @@ class _MemoryLink:
     def abort(self) -> None:
         self._queue.clear()
         if not self._gone:
-            self._vanish(None)
+            self._report_lost(None)
             if not (self.other._closing and not self.other._queue):
                 self.other._reset()
 
     def _reset(self) -> None:
         self._queue.clear()
         self._arrived.clear()
-        self._vanish(ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)))
+        self._report_lost(ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)))
 
-    def _vanish(self, error: OSError | None) -> None:
+    def _report_lost(self, error: OSError | None) -> None:
         if not self._gone:
             self._gone = True
             self._loop.call_soon(self.upward.lost, error)
 
     def _move(self) -> None:
-        """Move what the window takes to the other end."""
+        """Move as many bytes to the other end as its window has room for."""
         other = self.other
         if self._queue and not other._gone:
             room = self._window - len(other._arrived)
@@ -118,7 +130,7 @@ class _MemoryLink:
                 other._arrived += self._queue[:room]
                 del self._queue[:room]
         if other._closing and self._queue:
-            self._loop.call_soon(self._reset)  # nobody will read it
+            self._loop.call_soon(self._reset)  # the peer will never read the queue
         if self._finishing and not self._queue:
             self._finished = True
         other._schedule()
@@ -129,28 +141,28 @@ class _MemoryLink:
             self._loop.call_soon(self._step)
 
     def _step(self) -> None:
-        """One pass: deliver what arrived, tell of the end, of room, of being done."""
+        """Deliver arrived bytes and the end of stream; finish closing."""
         self._scheduled = False
         if self._gone:
             return
         if self._closing:
             self._arrived.clear()
             if not self._queue:
-                self._vanish(None)
+                self._report_lost(None)
         elif self._arrived and not self._paused:
             piece = bytes(self._arrived)
             self._arrived.clear()
-            self.other._take_room()
+            self.other._continue_sending()
             self.upward.received(piece)
         if (
             self.other._finished
-            and not (self._arrived or self._told_end or self._closing or self._gone)
+            and not (self._arrived or self._end_reported or self._closing or self._gone)
         ):  # fmt: skip
-            self._told_end = True
+            self._end_reported = True
             self.upward.ended()
 
-    def _take_room(self) -> None:
-        """Go on sending: the other end has taken what had arrived there."""
+    def _continue_sending(self) -> None:
+        """Continue sending: the other end has emptied its buffer."""
         if self._gone:
             return
         self._move()
@@ -158,11 +170,11 @@ class _MemoryLink:
             self._full and len(self._queue) <= self._high_water // 4 and not self._call_when_empty
         ):
             self._full = self._call_when_empty = False
-            self._loop.call_soon(self._tell_room)
+            self._loop.call_soon(self._report_room)
         if self._closing:
             self._schedule()
 
-    def _tell_room(self) -> None:
+    def _report_room(self) -> None:
         if not self._gone:
             self.upward.has_room()
 
@@ -177,13 +189,13 @@ def memory_pair(
 ) -> tuple[Conn, Conn]:
     """Return two connections joined in memory; what one writes, the other reads.
 
-    They behave as the two ends of a TCP connection do, with flow control,
-    half-close and reset; their addresses are ``"memory:1"`` and ``"memory:2"``.
-    Together with the virtual clock, a test of timeouts takes no time.
+    They behave like the two ends of a TCP connection, with flow control,
+    half-close and reset. Their addresses are ``"memory:1"`` and ``"memory:2"``.
+    With the virtual clock, a test of timeouts takes no real time.
 
     Args:
-        window: bytes that are on their way before the writer's queue grows, as
-            the operating system's socket buffers hold them.
+        window: bytes that can be in transit before the writer's queue grows; it
+            stands for the operating system's socket buffers.
         read_limit: bytes; see `Conn.read_limit`.
         max_unsent: bytes; see `Conn.max_unsent`.
         linger: seconds; see `Conn.linger`.
@@ -200,7 +212,7 @@ def memory_pair(
         conn = MemoryConn(
             link,
             loop,
-            lambda _conn: None,
+            _OWNER,
             read_limit=read_limit,
             max_unsent=max_unsent,
             linger=linger,

@@ -1,4 +1,4 @@
-"""Worker processes: one of them, the place that one has, and how it is started."""
+"""A worker process, the slot it runs in, and the command that starts it."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from typing import Any
 
 from silly._channel import Channel, Key, Refused
 
-__all__ = ["Slot", "State", "Worker", "command_line", "manner", "working_directory"]
+__all__ = ["Slot", "State", "Worker", "command_line", "describe_exit", "working_directory"]
 
 
 class State(enum.Enum):
-    """How far a worker is."""
+    """The stages of a worker's life."""
 
-    STARTING = "starting"  # not heard of
+    STARTING = "starting"  # it has not reported that it runs
     RUNNING = "running"
     READY = "ready"
-    ENDING = "ending"  # by itself
-    STOPPING = "stopping"  # because it was told to
+    ENDING = "ending"  # its program finished by itself
+    STOPPING = "stopping"  # it was asked to stop
 
 
 class Worker:
-    """One process."""
+    """One worker process, as the supervisor sees it."""
 
     def __init__(
         self,
@@ -46,85 +46,85 @@ class Worker:
         self.channel = channel
         self.state = State.STARTING
         self.started_at = now
-        self.last_beat = now
+        self.last_message_at = now
         self.expected = expected  # where its predecessor listens; None without one
         self.listening: set[Key] = set()
-        self.answers: dict[str, Any] = {}  # the latest, by name
-        self.opening: asyncio.Task[None] | None = None  # the sockets that it waits for
-        self.asked: dict[int, asyncio.Future[None]] = {}
+        self.answers: dict[str, Any] = {}  # the latest answer to each question
+        self.opening: asyncio.Task[None] | None = None  # opens the sockets it asked for
+        self.pending_answers: dict[int, asyncio.Future[None]] = {}
         self.became_ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self.stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # accepting
-        self.was_heard = False
-        self.overdue: asyncio.TimerHandle | None = None
-        self.refused: Refused | None = None  # where it last wanted to listen, unless it goes on
+        self.stopped_accepting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.has_reported = False
+        self.kill_timer: asyncio.TimerHandle | None = None
+        self.refused: Refused | None = None  # its last `Open`, if that failed
 
     @property
-    def manner(self) -> str:
-        """How it ended, when it has."""
+    def exit_description(self) -> str:
+        """How the process ended, once it has."""
         if self.refused is not None and self.process.returncode == 1:
             return f"cannot listen on {self.refused.address}: {self.refused.text}"
-        return manner(self.process.returncode)
+        return describe_exit(self.process.returncode)
 
     @property
-    def is_ready_now(self) -> bool:
-        """True if it listens everywhere it should, as far as that can be known."""
+    def listens_as_expected(self) -> bool:
+        """True if it listens wherever its predecessor did; without one, anywhere."""
         if self.expected is None:
             return bool(self.listening)
         return self.listening >= self.expected
 
     def cancel_opening(self) -> None:
-        """Let it wait no longer for the sockets that it asked for."""
+        """Stop opening the sockets that it asked for."""
         if self.opening is not None:
             self.opening.cancel()
 
-    def died(self) -> None:
-        """Let nobody wait for it any more."""
+    def cancel_waits(self) -> None:
+        """Finish everything that waits for this worker."""
         self.cancel_opening()
-        if self.overdue is not None:
-            self.overdue.cancel()
-        for asked in self.asked.values():
-            asked.cancel()
+        if self.kill_timer is not None:
+            self.kill_timer.cancel()
+        for answer in self.pending_answers.values():
+            answer.cancel()
         if not self.became_ready.done():
             self.became_ready.set_result(False)
-        if not self.stopped.done():
-            self.stopped.set_result(None)
+        if not self.stopped_accepting.done():
+            self.stopped_accepting.set_result(None)
 
     def __str__(self) -> str:
         return f"worker {self.slot.number} (pid {self.process.pid})"
 
 
 class Slot:
-    """The place of one worker, and what outlives it."""
+    """A numbered place for one worker, and the state that outlives the worker."""
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.workers: list[Worker] = []  # of which one, at most, is neither new nor stopping
-        self.lent_to: Worker | None = None
-        self.failures = 0  # in a row
-        self.retry: asyncio.TimerHandle | None = None
+        self.workers: list[Worker] = []  # at most one is neither new nor stopping
+        self.lent_to: Worker | None = None  # the worker that accepts on its sockets for now
+        self.failures = 0  # consecutive failures
+        self.retry_timer: asyncio.TimerHandle | None = None
         self.is_wanted = True
-        self.is_finished = False  # its program came to its end
+        self.is_finished = False  # its program ended
         self.was_ready = False
 
     def cancel_retry(self) -> None:
-        """Start no worker later, if that was the plan."""
-        if self.retry is not None:
-            self.retry.cancel()
-            self.retry = None
+        """Cancel the scheduled start of a worker, if any."""
+        if self.retry_timer is not None:
+            self.retry_timer.cancel()
+            self.retry_timer = None
 
     @property
     def worker(self) -> Worker | None:
-        """The one that serves."""
+        """The worker that serves, if any."""
         serving = [each for each in self.workers if each.state is State.READY]
         return serving[0] if serving else None
 
     @property
     def is_empty(self) -> bool:
-        """True if nobody serves or is about to."""
+        """True if no worker serves or is starting."""
         return all(worker.state is State.STOPPING for worker in self.workers)
 
 
-def manner(code: int) -> str:
+def describe_exit(code: int) -> str:
     """Say how a process with exit code *code* (`subprocess.Popen.returncode`) ended."""
     if code >= 0:
         return f"ended with exit code {code}"
@@ -134,10 +134,10 @@ def manner(code: int) -> str:
 
 
 def working_directory() -> str | None:
-    """Return the working directory by the name that it was entered under; None if it is gone.
+    """Return the working directory as the shell names it; None if it was deleted.
 
-    A shell says that name in ``PWD``. It may lead through a symbolic link, such as
-    one to the current release, which leads elsewhere when the next one is installed.
+    The shell's name (``PWD``) may contain a symbolic link, such as ``current``,
+    which points elsewhere once the next release is installed.
     """
     name = os.environ.get("PWD", "")
     with contextlib.suppress(OSError):
@@ -157,7 +157,7 @@ def command_line(
     uvloop: bool,
     options: Sequence[str] = (),
 ) -> list[str]:
-    """Return the command that runs *target*, with the options, in an interpreter like this one.
+    """Return the command that runs *target* with the options, in the same interpreter.
 
     Raises:
         TypeError, ValueError: *target* is neither a script's path nor ``module:function``.
@@ -176,7 +176,7 @@ def command_line(
     command += subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     directory = working_directory()
     if directory is None or Path(__file__).parents[2] != Path(directory).resolve():
-        command.append("-P")  # the current directory is no place to import silly from
+        command.append("-P")  # do not import silly from the current directory
     command += ["-m", "silly", "--grace", str(grace)]
     command += ["--debug"] * debug + ["--uvloop"] * uvloop
     return [*command, *options, target, "--", *args]

@@ -1,10 +1,10 @@
-"""The listening sockets of all workers: their supervisor owns them.
+"""The listening sockets of all workers, owned by the supervisor.
 
-Each worker has its own for each TCP address on Linux, where the kernel shares
-connections out among all that have SO_REUSEPORT (socket(7)); port 0 is picked
-once for all. Unix sockets, those of socket activation, and all on other systems
-are one for all workers. They are closed when a program says that it listens
-there no more, never because a worker died.
+On Linux, each worker has its own socket for each TCP address, and the kernel
+distributes connections among them (SO_REUSEPORT, socket(7)). For port 0, the
+port is chosen once and used by all workers. Unix sockets, sockets passed by
+systemd, and all sockets on other systems are shared by the workers. A socket is
+closed when the program stops listening there, never because a worker died.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ from silly.net.listening import Resolved, activated_sockets, open_sockets, resol
 
 __all__ = ["Sockets"]
 
-_IS_SHARED: Final = not sys.platform.startswith("linux")  # elsewhere the last one gets all
+# Elsewhere, the socket that was bound last gets all connections.
+_IS_SHARED: Final = not sys.platform.startswith("linux")
 
 
 class Sockets:
-    """What is open, by the worker's number and by address."""
+    """The open sockets, by worker number and address."""
 
     def __init__(self) -> None:
         self._own: dict[int, dict[Key, list[socket.socket]]] = {}
         self._shared: dict[Key, Opened] = {}
-        self._ports: dict[Key, int] = {}  # of the others
+        self._ports: dict[Key, int] = {}  # the ports of the sockets in `_own`
 
     def own(self, number: int) -> dict[Key, list[socket.socket]]:
-        """Return those that only worker *number* accepts on."""
+        """Return the sockets that only worker *number* accepts on."""
         return self._own.setdefault(number, {})
 
     async def resolve(self, number: int, key: Key) -> Resolved | None:
-        """Return where *key* is, to be given to `open`; None if that need not be known.
+        """Return the resolved address of *key* for `open`; None if `open` does not need it.
 
         Raises:
             OSError: the host name cannot be resolved.
@@ -48,7 +49,7 @@ class Sockets:
         return await resolve(address)
 
     def open(self, number: int, wanted: Open, where: Resolved | None) -> list[socket.socket]:
-        """Return the sockets that worker *number* wants, opened now if need be.
+        """Return the sockets that worker *number* asked for; open them if they are not open.
 
         Raises:
             OSError: the operating system refused.
@@ -71,7 +72,7 @@ class Sockets:
         if key in self._ports:
             address = TCPAddress(address.host, self._ports[key])
         elif address.port and not reuse_port:
-            # SO_REUSEPORT would share the port with another program: see whether it is free.
+            # SO_REUSEPORT would share the port with another program: check that it is free.
             _close_all(open_sockets(address, wanted.backlog, where, reuse_port=False).sockets)
         own[key] = open_sockets(address, wanted.backlog, where, reuse_port=True).sockets
         self._ports[key] = own[key][0].getsockname()[1]
@@ -84,18 +85,18 @@ class Sockets:
         return [addresses.format_sockaddr(sock.getsockname()) for sock in sockets]
 
     def release(self, number: int, key: Key) -> None:
-        """Close what only worker *number* accepts on for *key*."""
+        """Close the sockets for *key* that only worker *number* accepts on."""
         _close_all(self.own(number).pop(key, []))
 
     def forget(self, key: Key) -> None:
-        """Close what is shared for *key*: no worker listens there any more."""
+        """Close the shared sockets for *key*: no worker listens there any more."""
         self._ports.pop(key, None)
         if (shared := self._shared.pop(key, None)) is not None:
             _close_all(shared.sockets)
             shared.release()
 
     def close(self) -> None:
-        """Close all."""
+        """Close all sockets."""
         for number, own in self._own.items():
             for key in list(own):
                 self.release(number, key)

@@ -1,28 +1,27 @@
-"""The native engine (Linux): connections on a reactor of our own, written in Cython.
+"""The native engine (Linux): connections on their own reactor, written in Cython.
 
 - `reactor`: the epoll set, nested in the running asyncio loop.
-- `waiter`: what a suspended task waits on, so that it can be woken at once.
+- `waiter`: the future that a suspended task waits on, which can wake it immediately.
+- `trampoline`: steps a handler's coroutine without its task when possible.
 - `stream`: one connection's reading, writing and closing.
 - `server`: accepting.
 
-It keeps the interface of `silly._engine.interface.Engine`, and means the same
-by everything as the portable engine does.
+It implements `silly._engine.interface.Engine`, and behaves as the portable engine does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
 from typing import Final
 
-from silly._engine.interface import Gate, tune
+from silly._engine.interface import Accept, Gate, tune
 from silly._engine.native.reactor import spin
 from silly._engine.native.server import Server, adopt
 from silly._engine.native.stream import Stream
-from silly._engine.native.trampoline import stepped
+from silly._engine.native.trampoline import wrap_coroutine
 
-__all__ = ["NAME", "Stream", "attach", "disown", "serve", "spin", "stepped"]
+__all__ = ["NAME", "Stream", "attach", "disown", "serve", "spin", "wrap_coroutine"]
 
 NAME: Final = "native"
 
@@ -30,8 +29,8 @@ NAME: Final = "native"
 def serve(
     loop: asyncio.AbstractEventLoop,
     sock: socket.socket,
-    backlog: int,  # noqa: ARG001 - the socket listens already
-    accept: Callable[[int], object],
+    backlog: int,  # noqa: ARG001 - the socket is already listening
+    accept: Accept,
     *,
     busy_poll: float,
     gate: Gate,
@@ -43,15 +42,15 @@ def serve(
     return server
 
 
-def disown(of_parent: Stream | Server) -> None:
-    """Do nothing: the reactor does it (see `silly._engine.interface.Engine.disown`)."""
+def disown(inherited: object) -> None:
+    """Do nothing: reactors do this by themselves (see `silly._engine.interface.Engine.disown`)."""
 
 
 async def attach(
     loop: asyncio.AbstractEventLoop,
     sock: socket.socket,
-    accept: Callable[[int], object],
+    accept: Accept,
 ) -> None:
-    """Make a connection of *sock* (see `silly._engine.interface.Engine.attach`)."""
+    """Call *accept* for *sock* (see `silly._engine.interface.Engine.attach`)."""
     tune(sock)
     adopt(loop, sock, accept)

@@ -1,4 +1,4 @@
-"""The system calls of Linux that the engine makes, and the C API that Cython does not declare."""
+"""Linux system calls, and parts of Python's C API that Cython does not declare."""
 
 from cpython.object cimport PyObject
 from libc.stddef cimport size_t
@@ -108,7 +108,7 @@ cdef extern from "<sys/un.h>" nogil:
     cdef struct sockaddr_un:
         uint16_t sun_family
         char sun_path[108]
-    cdef struct sockaddr_storage:  # has room for the NUL that ends a path of 108 bytes (unix(7))
+    cdef struct sockaddr_storage:  # with room for the NUL after a path of 108 bytes (unix(7))
         uint16_t ss_family
 
 
@@ -164,9 +164,9 @@ cdef extern from *:
     """
     static inline void silly_set_errno(int error) { errno = error; }
 
-    /* Leaves the making of objects of this kind to us: Python code, which has no way to
-       make them right, gets a TypeError. */
-    static inline void silly_forbid_making(PyTypeObject *kind) {
+    /* Makes a TypeError of instantiating this class in Python code, which cannot
+       initialize its objects correctly. */
+    static inline void silly_forbid_instantiation(PyTypeObject *kind) {
     #if PY_VERSION_HEX >= 0x030C0000
         PyObject *dict = PyType_GetDict(kind);
     #else
@@ -180,7 +180,7 @@ cdef extern from *:
         PyType_Modified(kind);
     }
 
-    /* These two tell whether it went well, instead of raising. */
+    /* These two return whether they succeeded, instead of raising. */
     static inline int silly_call_two(PyObject *callable, PyObject *first, PyObject *second) {
         PyObject *arguments[3] = {NULL, first, second};
         PyObject *result = PyObject_Vectorcall(
@@ -198,8 +198,8 @@ cdef extern from *:
         return 0;
     }
 
-    /* Raises StopIteration(value), taking the reference. Python 3.12 and later make the
-       exception at once; where nobody kept the last one, that one is raised again. */
+    /* Raises StopIteration(value), stealing the reference. Python 3.12 and later create the
+       exception object immediately; here, the last one is reused if nothing refers to it. */
     static inline void silly_stop_iteration(PyObject *value) {
     #if PY_VERSION_HEX >= 0x030C0000 && !defined(Py_GIL_DISABLED)
         static PyObject *last = NULL;
@@ -221,7 +221,7 @@ cdef extern from *:
     }
     """
     void set_errno "silly_set_errno"(int error) noexcept nogil
-    void forbid_making "silly_forbid_making"(PyTypeObject *kind) noexcept
+    void forbid_instantiation "silly_forbid_instantiation"(PyTypeObject *kind) noexcept
     bint call_two "silly_call_two"(object callable, object first, object second) noexcept
     bint enter_context "silly_enter_context"(object context) noexcept
     void stop_iteration "silly_stop_iteration"(PyObject *value) noexcept
@@ -236,7 +236,7 @@ cdef extern from "pthread.h" nogil:
 
 
 cdef inline double monotonic() noexcept nogil:
-    """Seconds, as `time.monotonic`."""
+    """The time in seconds, as `time.monotonic`."""
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC, &now)
     return <double>now.tv_sec + <double>now.tv_nsec * 1e-9

@@ -4,28 +4,28 @@ from libc.stdint cimport uint8_t, uint32_t
 from silly._engine.native.linux cimport sockaddr_in6
 
 cdef enum:
-    RECEIVE = 131072  # bytes received at once, at most
-    HEADROOM = 16384  # unread bytes that are moved to where the next ones arrive, at most
-    GROUP = 32  # sources that receive before the first of them is handed its bytes
-    GROUP_BYTES = 65536  # received by a group, at which it is handed them: more leaves the cache
-    SCRATCH = 2 * GROUP_BYTES + HEADROOM + RECEIVE  # for what a group received
-    STAGE = 131072  # for what handlers write until it is sent
+    RECEIVE = 131072  # bytes per receive, at most
+    HEADROOM = 16384  # at most this many unread bytes are moved in front of the next receive
+    GROUP = 32  # sources that receive before bytes are delivered to the first of them
+    GROUP_BYTES = 65536  # a group is delivered after this much: more would leave the cache
+    SCRATCH = 2 * GROUP_BYTES + HEADROOM + RECEIVE  # size of the scratch buffer, for a group
+    SEND_BUFFER = 131072  # size of the send buffer, for the bytes that handlers write
 
 
 cdef class Source:
     cdef Reactor reactor
     cdef int fd  # -1: closed
-    cdef uint32_t generation  # tells this registration from others of the same descriptor
+    cdef uint32_t generation  # distinguishes this registration from others of the same descriptor
     cdef uint32_t interest  # the events it is registered for; 0: not registered
 
     cdef int watch(self, uint32_t interest) except -1
-    cdef int not_watched(self, int error) except -1
+    cdef int watch_failed(self, int error) except -1
     cdef int release(self) except -1
     cdef int ready(self, uint32_t events) except -1
     cdef int try_receive(self) except -1
-    cdef int hand_out(self) except -1
+    cdef int deliver(self) except -1
     cdef int end_of_turn(self) except -1
-    cdef int own(self) except -1
+    cdef int save_unread(self) except -1
     cdef int disown(self) except -1
 
 
@@ -33,7 +33,7 @@ cdef class Reactor:
     cdef object __weakref__
     cdef readonly object loop
     cdef int epoll  # its descriptor; -1: none
-    cdef object context  # in which the loop calls us; None: it does not tell
+    cdef object context  # the context that the loop calls the reactor in; None: unknown
     cdef list table  # sources by descriptor
     cdef int sources
     cdef uint32_t generation
@@ -41,30 +41,30 @@ cdef class Reactor:
     cdef bint direct  # in a batch, and no task is running: waiters may be woken at once
     cdef bint in_batch
     cdef double batch_time
-    cdef bint own_clock
+    cdef bint custom_clock  # the loop has its own clock
 
-    cdef list written  # sources with end_of_turn to come
-    cdef bint flushing  # ... which is scheduled
+    cdef list written  # sources whose end_of_turn is to be called
+    cdef bint flushing  # ... by a scheduled callback
 
-    cdef list received  # the group: sources whose bytes were not handed out yet
-    cdef size_t received_bytes  # how many these are
-    cdef uint8_t *scratch  # where these bytes are
+    cdef list received  # the group: sources whose bytes were not delivered yet
+    cdef size_t received_bytes  # how many bytes that is
+    cdef uint8_t *scratch  # holds those bytes
     cdef size_t scratch_used
-    cdef uint8_t *stage  # what the sources in `written` are to send
-    cdef size_t stage_used
-    cdef PyObject *on_stage  # the last of them, which can add to it
+    cdef uint8_t *send_buffer  # holds what the sources in `written` will send
+    cdef size_t send_buffer_used
+    cdef PyObject *send_buffer_tail  # the source whose bytes are last in it, and can be appended to
 
-    # the connection that is being handed over: until a stream takes it, it is the giver's
+    # the connection being set up: until a stream takes it, the server or `adopt` owns it
     cdef int arriving  # its descriptor; -1: none
-    cdef bint arriving_known  # its peer and its local name are the next two
+    cdef bint arriving_known  # whether the next two are known
     cdef sockaddr_in6 arriving_peer
     cdef object arriving_name
 
     cdef double busy_poll
     cdef double last_event
     cdef bint spinning
-    cdef Source hot  # while spinning: the one source that was ready last
-    cdef object loop_queue  # what the loop will call next; None: it does not tell
+    cdef Source hot  # while spinning: the source that was ready last, if it was only one
+    cdef object loop_queue  # callbacks that the loop will call next; None: unknown
 
     cdef double now(self) except -1
     cdef int open(self) except -1
@@ -77,9 +77,9 @@ cdef class Reactor:
     cdef int end_batch(self, bint nested) except -1
     cdef int poll(self) except -1
     cdef int receive_hot(self) except -1
-    cdef uint8_t *room(self) except NULL
-    cdef int hand_out(self) except -1
-    cdef int take_away(self) except -1
+    cdef uint8_t *scratch_space(self) except NULL
+    cdef int deliver(self) except -1
+    cdef int save_all_unread(self) except -1
     cdef int disown(self) except -1
 
 

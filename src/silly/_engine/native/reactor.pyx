@@ -1,30 +1,27 @@
-"""The reactor: one epoll set, nested in whatever asyncio loop runs.
+"""The reactor: one epoll set, nested in the running asyncio loop.
 
-The descriptor of the epoll set is itself watched by the loop (epoll(7): an
-epoll descriptor is readable when one of its members is ready). One callback of
-the loop then serves a whole batch of ready descriptors; tasks that were waiting
-for their bytes are stepped inside it (waiter.pyx).
+The loop watches the descriptor of the epoll set (epoll(7): it is readable when one of
+its members is ready). One callback of the loop then serves a whole batch of ready
+descriptors, and steps the tasks that wait for their bytes (waiter.pyx).
 
-The rules it keeps:
+Invariants:
 
-- An event names a descriptor and a generation, never an object. It is given to
-  the source that is registered for both now; events of one that was closed
-  earlier in the same batch, or whose descriptor has been used anew, are
-  dropped.
-- A source is held by the table while it has a descriptor here, and by the
-  caller while it is called: handlers may close, abort and forget any of them
-  at any time.
-- Sources receive in groups, each of a group behind the other in the scratch
-  buffer; then each is handed its bytes, which steps its reader; then all that
-  the readers wrote is sent. So each kind of work finds its code and its data in
-  the processor's caches. What a reader left unread is moved to memory of its
-  own before the scratch buffer is used again. Should others receive before that
-  (a loop run inside a handler), all of the group take their bytes away.
-- Whoever receives asks `Reactor.room` for the place. There is always room for
-  the longest piece and what is moved in front of it, whatever happened before:
-  where there is not, the group takes its bytes away first.
-- After a fork the child disowns everything: it closes its copies of the
-  descriptors and leaves the shared epoll set alone.
+- An event names a descriptor and a generation, never an object. It goes to the source
+  that is now registered with both. Events for a source that was closed earlier in the
+  same batch, or whose descriptor was reused, are dropped.
+- The table references a source while it has a descriptor here, and callers reference
+  it while they call it: handlers may close, abort and forget any source at any time.
+- Sources receive in groups, one after the other in the scratch buffer. Then each
+  source's bytes are delivered, which steps its reader. Then everything that the readers
+  wrote is sent. So each kind of work finds its code and data in the processor's caches.
+  Bytes left unread are moved to memory of the stream's own before the scratch buffer is
+  used again. If other sources receive before that (a loop run inside a handler), all of
+  the group save their bytes first.
+- A source receives where `Reactor.scratch_space` tells it to. There is always room for
+  the longest receive and the bytes moved in front of it: if necessary, the group saves
+  its bytes first.
+- After a fork, the child closes its copies of the descriptors and leaves the shared
+  epoll set alone.
 """
 
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
@@ -45,7 +42,7 @@ from silly._engine.native.linux cimport (
     epoll_ctl,
     epoll_event,
     epoll_wait,
-    forbid_making,
+    forbid_instantiation,
     monotonic,
     pthread_atfork,
 )
@@ -55,19 +52,19 @@ import os
 import weakref
 
 cdef enum:
-    EVENTS = 256  # taken from the kernel at once; with as many served, the loop has its turn
+    EVENTS = 256  # per epoll_wait; after serving this many, the loop runs its other callbacks
 
-cdef double SPIN = 20e-6  # seconds of busy polling before the loop has its turn ...
-cdef double LONG_SPIN = 200e-6  # ... where it can be seen whether it has anything to do
+cdef double SPIN = 20e-6  # seconds of busy polling before the loop runs its callbacks ...
+cdef double LONG_SPIN = 200e-6  # ... if its queue can be checked meanwhile
 
-cdef object _reactors = weakref.WeakSet()  # of the process
+cdef object _reactors = weakref.WeakSet()  # in this process
 cdef bint _has_forked = False
 
 
 cdef Reactor reactor_of(object loop):
-    """Return the reactor of *loop*, which refers to it."""
-    # An attribute, not an entry of a dictionary of ours: a reactor refers to its loop, so such
-    # an entry would keep both forever.
+    """Return the reactor of *loop*; create it if there is none."""
+    # An attribute of the loop, not a dictionary by loop: the reactor refers to its loop, so a
+    # dictionary would keep both alive forever.
     reactor = getattr(loop, "_silly_reactor", None)
     if reactor is None:
         reactor = loop._silly_reactor = Reactor.__new__(Reactor, loop)
@@ -92,24 +89,24 @@ os.register_at_fork(after_in_child=_forked)
 
 
 cdef class Source:
-    """Whatever has a descriptor in a reactor; the base of `Stream` and `Server`."""
+    """An object with a descriptor in a reactor; the base of `Stream` and `Server`."""
 
     def __cinit__(self):
         self.fd = -1
 
     def __dealloc__(self):
-        # Reached only without a reactor that still knows it: with its loop gone.
+        # Still open only if its loop was collected, and its reactor with it.
         if self.fd >= 0:
             close(self.fd)
 
     cdef int watch(self, uint32_t interest) except -1:
-        """Be told of these events from now on; of none for 0."""
+        """Watch for these events from now on; 0: for none."""
         cdef epoll_event event
         cdef int operation
         if interest == self.interest or self.fd < 0:
             return 0
         if interest == 0:
-            # Not only an empty set of events: errors would still be told, again and again.
+            # Removed, because epoll reports errors even for an empty set of events.
             operation = EPOLL_CTL_DEL
         elif self.interest == 0:
             operation = EPOLL_CTL_ADD
@@ -119,19 +116,19 @@ cdef class Source:
         event.data.u64 = (<uint64_t>self.generation << 32) | <uint32_t>self.fd
         if epoll_ctl(self.reactor.epoll, operation, self.fd, &event) < 0:
             if interest != 0:
-                return self.not_watched(errno)
+                return self.watch_failed(errno)
         self.interest = interest
         return 0
 
-    cdef int not_watched(self, int error) except -1:
-        """Cope with an epoll_ctl that failed."""
+    cdef int watch_failed(self, int error) except -1:
+        """Handle a failure of epoll_ctl."""
         raise OSError(error, f"epoll_ctl: {os.strerror(error)}")
 
     cdef int release(self) except -1:
-        """Close the descriptor, which also takes it out of the epoll set."""
+        """Close the descriptor, which also removes it from the epoll set."""
         cdef int fd = self.fd
         if fd >= 0:
-            if _has_forked:  # a duplicate in another process would keep it in there (epoll(7))
+            if _has_forked:  # a duplicate in another process keeps it registered (epoll(7))
                 self.watch(0)
             self.interest = 0
             self.reactor.remove(self)
@@ -143,23 +140,23 @@ cdef class Source:
         raise NotImplementedError
 
     cdef int try_receive(self) except -1:
-        """Receive what is there, without having been told that anything is; tell whether it was."""
+        """Receive without a preceding event; return whether there was anything."""
         return 0
 
-    cdef int hand_out(self) except -1:
-        """Step whoever waits for what was received."""
+    cdef int deliver(self) except -1:
+        """Step the reader that waits for the received bytes."""
         return 0
 
     cdef int end_of_turn(self) except -1:
-        """Send what was written in this turn, or take it off the stage."""
+        """Send what was written in this turn; move the rest out of the send buffer."""
         return 0
 
-    cdef int own(self) except -1:
-        """Take what is unread out of the scratch buffer."""
+    cdef int save_unread(self) except -1:
+        """Move unread bytes out of the scratch buffer."""
         return 0
 
     cdef int disown(self) except -1:
-        """Be gone, in a forked child, without a trace on the wire."""
+        """Close the descriptor in a forked child, without sending anything."""
         cdef int fd = self.fd
         self.fd = -1
         self.interest = 0
@@ -178,29 +175,30 @@ cdef class Reactor:
         self.written = []
         self.received = []
         self.scratch = <uint8_t *>PyMem_RawMalloc(SCRATCH)
-        self.stage = <uint8_t *>PyMem_RawMalloc(STAGE)
-        if self.scratch == NULL or self.stage == NULL:
+        self.send_buffer = <uint8_t *>PyMem_RawMalloc(SEND_BUFFER)
+        if self.scratch == NULL or self.send_buffer == NULL:
             raise MemoryError
-        # glibc's malloc gives blocks of 128 KiB back to the system at once, until one larger
-        # than that was freed (mallopt(3), M_MMAP_THRESHOLD): long pieces would be new pages.
+        # glibc's malloc maps blocks of 128 KiB or more, and unmaps them when they are freed,
+        # until one larger than the threshold is freed (mallopt(3), M_MMAP_THRESHOLD). Without
+        # this, each long piece would take new pages from the kernel.
         PyMem_RawFree(PyMem_RawMalloc(4 * RECEIVE))
         self.loop_queue = getattr(loop, "_ready", None)
-        # A loop whose clock is not the system's (a virtual one) is asked for the time.
+        # A loop with its own clock (a virtual one, for example) is asked for the time.
         time = getattr(type(loop), "time", None)
-        self.own_clock = time is not asyncio.BaseEventLoop.time and not (
+        self.custom_clock = time is not asyncio.BaseEventLoop.time and not (
             type(loop).__module__.partition(".")[0] == "uvloop"
         )
 
     def __dealloc__(self):
         PyMem_RawFree(self.scratch)
-        PyMem_RawFree(self.stage)
+        PyMem_RawFree(self.send_buffer)
         if self.epoll >= 0:
             close(self.epoll)
 
     # ---------------------------------------------------------------- sources
 
     cdef int add(self, Source source) except -1:
-        """Give *source*, which has its descriptor, a place in the table."""
+        """Enter *source*, which has its descriptor already, in the table."""
         cdef int fd = source.fd
         if self.epoll < 0:
             self.open()
@@ -216,7 +214,7 @@ cdef class Reactor:
         return 0
 
     cdef int open(self) except -1:
-        """Make the epoll set, and have the loop watch it."""
+        """Create the epoll set, and make the loop watch it."""
         cdef int epoll = epoll_create1(EPOLL_CLOEXEC)
         if epoll < 0:
             raise OSError(errno, f"epoll_create1: {os.strerror(errno)}")
@@ -249,16 +247,16 @@ cdef class Reactor:
     # ------------------------------------------------------------------ batches
 
     cdef double now(self) except -1:
-        """The loop's time."""
-        if self.own_clock:
+        """Return the loop's time."""
+        if self.custom_clock:
             return self.loop.time()
         if self.in_batch:
             return self.batch_time
         return monotonic()
 
     def _on_ready(self):
-        # Out of the context that the loop calls this in, always the same: a loop that runs
-        # inside a handler must be able to call this, too.
+        # Leave the context of this callback, which is always the same: a nested loop, run by a
+        # handler, must be able to enter it for its own call.
         cdef object context = self.context
         if context is not None:
             PyContext_Exit(context)
@@ -272,7 +270,7 @@ cdef class Reactor:
             self.loop.call_soon(self._spin)
 
     cdef int batch(self, step=None) except -1:
-        """Call *step*, if there is one, and serve what is ready; return how many events that were."""
+        """Call *step*, if given, and serve ready descriptors; return the number of events."""
         cdef bint nested = self.in_batch
         cdef int served = 0
         self.begin_batch()
@@ -288,20 +286,20 @@ cdef class Reactor:
         return served
 
     cdef int begin_batch(self) except -1:
-        if self.in_batch:  # a loop that runs inside a handler
+        if self.in_batch:  # a nested loop, run by a handler
             self.direct = False
-            self.take_away()
+            self.save_all_unread()
         else:
             self.direct = self.in_batch = True
         return 0
 
     cdef int end_batch(self, bint nested) except -1:
-        self.direct = False  # of a nested one: a task runs around it
+        self.direct = False  # if nested, a task is running outside
         self.in_batch = nested
-        if PyList_GET_SIZE(self.received) > 0:  # left by an exception
-            self.take_away()
-            self.loop.call_soon(self._hand_out)
-        if PyList_GET_SIZE(self.written) > 0 and not self.flushing:  # so is this
+        if PyList_GET_SIZE(self.received) > 0:  # left over after an exception
+            self.save_all_unread()
+            self.loop.call_soon(self._deliver)
+        if PyList_GET_SIZE(self.written) > 0 and not self.flushing:  # likewise
             self.flushing = True
             self.loop.call_soon(self._flush)
         return 0
@@ -312,7 +310,7 @@ cdef class Reactor:
         cdef uint32_t fd
         cdef Source source
         cdef object entry
-        # Looking again costs less than the loop's turn in between would.
+        # Polling again costs less than an iteration of the loop.
         while served < EVENTS and self.epoll >= 0:
             count = epoll_wait(self.epoll, events, EVENTS, 0)
             if count <= 0:
@@ -334,29 +332,29 @@ cdef class Reactor:
                 if PyList_GET_SIZE(self.received) >= GROUP or (
                     self.received_bytes >= GROUP_BYTES or self.scratch_used >= 2 * GROUP_BYTES
                 ):
-                    self.hand_out()
+                    self.deliver()
             if PyList_GET_SIZE(self.received) > 0:
-                self.hand_out()
+                self.deliver()
             if PyList_GET_SIZE(self.written) > 0:
                 self.flush()
         return served
 
     # ------------------------------------------------------------------- groups
 
-    cdef uint8_t *room(self) except NULL:
+    cdef uint8_t *scratch_space(self) except NULL:
         """Return a place in the scratch buffer with room for HEADROOM + RECEIVE bytes."""
         if self.scratch_used > SCRATCH - HEADROOM - RECEIVE:
-            self.take_away()
+            self.save_all_unread()
         return self.scratch + self.scratch_used
 
-    cdef int hand_out(self) except -1:
-        """Hand each of the group its bytes, and send what that made them write."""
+    cdef int deliver(self) except -1:
+        """Deliver the group's bytes to its readers, and send what the readers wrote."""
         cdef list received = self.received
         cdef Source source
         cdef Py_ssize_t i = 0
-        while i < PyList_GET_SIZE(received):  # a loop run inside a handler may do the rest
+        while i < PyList_GET_SIZE(received):  # a nested loop may deliver the rest
             source = <Source>PyList_GET_ITEM(received, i)
-            source.hand_out()
+            source.deliver()
             i += 1
         received.clear()
         self.scratch_used = self.received_bytes = 0
@@ -364,20 +362,20 @@ cdef class Reactor:
             self.flush()
         return 0
 
-    def _hand_out(self):
-        self.hand_out()
+    def _deliver(self):
+        self.deliver()
 
-    cdef int take_away(self) except -1:
-        """Have nothing in the scratch buffer that is still needed."""
+    cdef int save_all_unread(self) except -1:
+        """Move everything that is still needed out of the scratch buffer."""
         for entry in self.received:
-            (<Source>entry).own()
+            (<Source>entry).save_unread()
         self.scratch_used = 0
         return 0
 
     # ------------------------------------------------------------ ends of turns
 
     cdef int flush_later(self, Source source) except -1:
-        """Call *source*'s end_of_turn before the loop goes on to something else."""
+        """Schedule *source*'s end_of_turn before the loop's later callbacks."""
         if not self.in_batch and not self.flushing:
             self.flushing = True
             self.loop.call_soon(self._flush)
@@ -397,15 +395,15 @@ cdef class Reactor:
         except BaseException:
             self.written += written
             raise
-        if PyList_GET_SIZE(self.written) == 0:  # nobody wrote meanwhile
-            self.stage_used = 0
-            self.on_stage = NULL
+        if PyList_GET_SIZE(self.written) == 0:  # nothing was written meanwhile
+            self.send_buffer_used = 0
+            self.send_buffer_tail = NULL
         return 0
 
     # -------------------------------------------------------------- busy polling
 
     def _spin(self):
-        """Poll for a moment, then let the loop have its turn, until nothing came for long."""
+        """Poll for a moment, again and again, until no event arrived for busy_poll seconds."""
         cdef double until = monotonic() + (SPIN if self.loop_queue is None else LONG_SPIN)
         cdef int turns = 0
         while self.epoll >= 0:
@@ -421,17 +419,17 @@ cdef class Reactor:
             self.hot = None
 
     cdef int receive_hot(self) except -1:
-        """Try the one source that was ready last, without asking epoll; tell whether it was."""
+        """Receive from the source that was ready last, without epoll; return if it was ready."""
         cdef bint nested = self.in_batch
         cdef int received = 0
-        cdef Source hot = self.hot  # held while it is called, whatever its handler does
+        cdef Source hot = self.hot  # referenced here, whatever its handler does
         self.begin_batch()
         self.batch_time = monotonic()
         try:
             received = hot.try_receive()
             if received:
                 self.last_event = self.batch_time
-                self.hand_out()
+                self.deliver()
         finally:
             self.end_batch(nested)
         return received
@@ -439,7 +437,7 @@ cdef class Reactor:
     # --------------------------------------------------------------------- forks
 
     cdef int disown(self) except -1:
-        """In a forked child: let go of everything that is the parent's."""
+        """Close everything of the parent's, in a forked child."""
         cdef Source source
         if self.epoll >= 0:
             close(self.epoll)
@@ -456,7 +454,7 @@ cdef class Reactor:
         return 0
 
 
-forbid_making(<PyTypeObject *>Reactor)
+forbid_instantiation(<PyTypeObject *>Reactor)
 
 
 def spin(loop, step):

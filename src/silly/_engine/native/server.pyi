@@ -1,23 +1,20 @@
 import asyncio
 import socket
-from collections.abc import Callable
 
-from silly._engine.interface import Gate
+from silly._engine.accepting import Accepting
+from silly._engine.interface import Accept, Gate
 from silly._engine.native.reactor import Source
 
-class Server(Source):
+class Server(Accepting, Source):
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         fd: int,
-        accept: Callable[[int], object],
+        accept: Accept,
         busy_poll: float,
         gate: Gate,
     ) -> None: ...
-    def accept_queued(self) -> None: ...
     def backlog(self) -> tuple[int, int] | None: ...
     def close(self) -> None: ...
 
-def adopt(
-    loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: Callable[[int], object]
-) -> None: ...
+def adopt(loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: Accept) -> None: ...

@@ -1,10 +1,10 @@
-"""The accepting side: one listening socket in a reactor.
+"""Accepts connections: one listening socket in a reactor.
 
-What it does when accepting fails is said in `silly._engine.interface.Server`.
+`silly._engine.interface.Server` documents what happens when accepting fails.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.errno cimport EAGAIN, EMFILE, ENFILE, errno
+from libc.errno cimport errno
 from libc.stdint cimport uint32_t
 
 from silly._engine.native.linux cimport (
@@ -16,8 +16,6 @@ from silly._engine.native.linux cimport (
     IPPROTO_IPV6,
     IPPROTO_TCP,
     IPV6_TRANSPARENT,
-    O_CLOEXEC,
-    O_RDONLY,
     SO_ACCEPTCONN,
     SO_LINGER,
     SOCK_CLOEXEC,
@@ -28,7 +26,6 @@ from silly._engine.native.linux cimport (
     close,
     getsockopt,
     linger_t,
-    open_file,
     setsockopt,
     sockaddr,
     sockaddr_in,
@@ -36,37 +33,28 @@ from silly._engine.native.linux cimport (
     socklen_t,
     tcp_info,
 )
+from silly._engine.native.accepting cimport ACCEPT_BATCH, Accepting
 from silly._engine.native.reactor cimport Reactor, Source, reactor_of
 from silly._engine.native.stream cimport raw_local_name
 
-from silly._engine.interface import OF_ONE_CONNECTION
-
-cdef enum:
-    AT_ONCE = 32  # connections accepted before others have their turn
-    SOMAXCONN = 4096  # as many as a backlog may hold (listen(2))
-
-cdef double BACK_OFF = 1.0  # seconds, when the system is out of descriptors or memory
-
-
-cdef class Server(Source):
-    """Hands the descriptors of connections that *gate* lets in to *accept*, until closed."""
+cdef class Server(Accepting):
+    """Passes the descriptors of connections that *gate* lets in to *accept*, until closed."""
 
     cdef object accept
-    cdef object gate
-    cdef object timer
-    cdef bytes name  # as `raw_local_name`, if those that it accepts have the same; or None
-    cdef int reserve  # a descriptor to give up when there are no others; -1: none
+    cdef bytes name  # `raw_local_name` of accepted connections, if it is the same for all; or None
+    cdef bint constructed
 
     def __cinit__(self, loop, int fd, accept, double busy_poll, gate):
-        # If this raises, *fd* is the caller's.
+        # If this raises, the caller still owns *fd*.
         cdef Reactor reactor = reactor_of(loop)
         cdef int listens = 0
         cdef socklen_t length = sizeof(listens)
-        self.reserve = -1
+        self._begin(gate)
         if getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) < 0 or not listens:
-            raise ValueError(f"descriptor {fd} is no socket that listens")
-        self.name = name_of_accepted(fd)
-        self.hold_reserve()
+            raise ValueError(f"descriptor {fd} is not a listening socket")
+        self.accept = accept
+        self.name = accepted_local_name(fd)
+        self._hold_reserve()
         self.fd = fd
         try:
             reactor.add(self)
@@ -75,67 +63,75 @@ cdef class Server(Source):
             reactor.remove(self)
             self.fd = -1
             raise
-        self.accept = accept
-        self.gate = gate
+        self.constructed = True
         reactor.busy_poll = max(reactor.busy_poll, busy_poll)
 
     def __dealloc__(self):
-        if self.reserve >= 0:
-            close(self.reserve)
+        if self._reserve >= 0:
+            close(self._reserve)
 
     cdef int ready(self, uint32_t events) except -1:
-        cdef int accepted = self.accept_some(AT_ONCE)
-        if self.fd < 0 or self.timer is not None:
+        cdef int accepted = self._accept_some(ACCEPT_BATCH)
+        if self.fd < 0 or self._timer is not None:
             return 0
-        if accepted < AT_ONCE:
+        if accepted < ACCEPT_BATCH:
             return self.watch(EPOLLIN)
         # More wait: not before the loop, too, has had its turn.
         self.watch(0)
-        self.timer = self.reactor.loop.call_soon(self._accept_more)
+        self._timer = self.reactor.loop.call_soon(self._accept_more)
         return 0
 
     def _accept_more(self):
-        self.timer = None
+        self._timer = None
         self.ready(EPOLLIN)
 
-    cdef int accept_some(self, int most) except -1:
-        """Accept up to *most* connections; return how many were taken out of the backlog."""
-        cdef int fd, error, count = 0
-        cdef int failed = 0  # in a row
+    # -------------------------------------------------------------- see accepting.py
+
+    cdef int _accept_one(self) except -1:
         cdef sockaddr_in6 peer
-        cdef socklen_t length
-        while count < most and self.fd >= 0:
-            length = sizeof(peer)
-            fd = accept4(
-                self.fd, <sockaddr *>&peer, &length, SOCK_NONBLOCK | SOCK_CLOEXEC
-            )
-            error = errno
-            if fd >= 0:
-                count += 1
-                failed = 0
-                self.admit(fd, &peer)
-            elif error == EAGAIN:
-                break
-            elif error in (EMFILE, ENFILE) and self.reserve >= 0:
-                if not self.shed(error):
-                    break
-                count += 1
-            elif error in OF_ONE_CONNECTION and failed + 1 < AT_ONCE:
-                count += 1
-                failed += 1
-            else:
-                self.back_off(error)
-                break
-        return count
+        cdef socklen_t length = sizeof(peer)
+        cdef int fd = accept4(
+            self.fd, <sockaddr *>&peer, &length, SOCK_NONBLOCK | SOCK_CLOEXEC
+        )
+        if fd < 0:
+            return errno
+        self.admit(fd, &peer)
+        return 0
+
+    cdef int _turn_away_one(self) except -1:
+        cdef sockaddr_in6 peer
+        cdef socklen_t length = sizeof(peer)
+        cdef int fd = accept4(
+            self.fd, <sockaddr *>&peer, &length, SOCK_NONBLOCK | SOCK_CLOEXEC
+        )
+        if fd < 0:
+            return errno
+        reset(fd)
+        self._turned_away = packed_ip(&peer)
+        return 0
+
+    cdef bint _is_listening(self) noexcept:
+        return self.fd >= 0
+
+    cdef int _watch_backlog(self, bint on) except -1:
+        return self.watch(EPOLLIN if on else 0)
+
+    cdef object _resume_later(self, double delay):
+        return self.reactor.loop.call_later(delay, self._resume_accepting)
+
+    cdef int watch_failed(self, int error) except -1:
+        if not self.constructed:
+            return Source.watch_failed(self, error)
+        return self._back_off(error)
 
     cdef int admit(self, int fd, const sockaddr_in6 *peer) except -1:
-        """Give the new connection *fd* to *accept*, if the gate lets it in."""
+        """Pass the new connection *fd* to *accept*, if the gate lets it in."""
         cdef Reactor reactor = self.reactor
         cdef bytes client = None
         cdef bint entered = False
         cdef bint direct = reactor.direct
         cdef int before = reactor.arriving
-        # What is called now is Python code, which may run tasks, or a loop.
+        # The callbacks are Python code, which may run tasks or a loop.
         reactor.direct = False
         reactor.arriving = fd
         reactor.arriving_known = True
@@ -143,15 +139,15 @@ cdef class Server(Source):
         reactor.arriving_name = self.name
         try:
             try:
-                client = packed(peer)
-                entered = self.gate.enter(client)
+                client = packed_ip(peer)
+                entered = self._gate.enter(client)
                 if entered:
                     self.accept(fd)
             finally:
                 if reactor.arriving == fd:  # no stream took it
                     reset(fd)
                     if entered:
-                        self.gate.leave(client)
+                        self._gate.leave(client)
                 reactor.arriving = before
                 reactor.arriving_known = False
                 reactor.direct = direct
@@ -163,80 +159,27 @@ cdef class Server(Source):
             )
         return 0
 
-    cdef bint shed(self, int error) except -1:
-        """Turn one connection away with the descriptor in reserve; tell whether to go on."""
-        cdef int fd, again
-        cdef sockaddr_in6 peer
-        cdef socklen_t length = sizeof(peer)
-        close(self.reserve)
-        self.reserve = -1
-        fd = accept4(self.fd, <sockaddr *>&peer, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
-        again = errno
-        if fd >= 0:
-            reset(fd)
-        self.hold_reserve()
-        if self.reserve < 0:
-            self.back_off(error)
-        elif fd < 0 and again != EAGAIN and again not in OF_ONE_CONNECTION:
-            self.back_off(again)
-        if fd >= 0:
-            self.gate.shed(packed(&peer))
-        return self.timer is None and (fd >= 0 or again != EAGAIN)
-
-    cdef int not_watched(self, int error) except -1:
-        if self.gate is None:  # being made
-            return Source.not_watched(self, error)
-        return self.back_off(error)
-
-    cdef int hold_reserve(self) except -1:
-        if self.reserve < 0:
-            self.reserve = open_file("/dev/null", O_RDONLY | O_CLOEXEC)
-        return 0
-
-    cdef int back_off(self, int error) except -1:
-        if self.timer is None:
-            self.timer = self.reactor.loop.call_later(BACK_OFF, self._go_on)
-            self.watch(0)
-            self.gate.stalled(error, BACK_OFF)
-        return 0
-
-    def _go_on(self):
-        self.timer = None
-        self.hold_reserve()
-        self.watch(EPOLLIN)
-
     cdef int disown(self) except -1:
-        if self.reserve >= 0:
-            close(self.reserve)
-            self.reserve = -1
+        self._drop_reserve()
         return Source.disown(self)
 
-    def accept_queued(self):
-        """Accept what is in the backlog now, as many as it holds at most."""
-        self.accept_some(SOMAXCONN)
-
     def backlog(self):
-        """Return how many connections wait to be accepted, and how many may; None: unknown."""
+        """Return how many connections wait to be accepted, and how many may; None if unknown."""
         cdef tcp_info info
         cdef socklen_t length = sizeof(info)
         if self.fd < 0 or getsockopt(self.fd, IPPROTO_TCP, TCP_INFO, &info, &length) < 0:
             return None
-        # Of a listening socket these two tell of its queue (inet_diag, ss(8)).
+        # For a listening socket, these describe its queue (ss(8)).
         return info.tcpi_unacked, info.tcpi_sacked
 
     def close(self):
         """Stop accepting and close the listening socket."""
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-        if self.reserve >= 0:
-            close(self.reserve)
-            self.reserve = -1
+        self._stop()
         self.release()
 
 
 def adopt(loop, sock, accept):
-    """Give the connected socket *sock*, whose descriptor is no longer its own, to *accept*."""
+    """Detach the descriptor of *sock*, which is connected, and pass it to *accept*."""
     cdef Reactor reactor = reactor_of(loop)
     cdef int before = reactor.arriving
     cdef int fd = sock.detach()
@@ -260,12 +203,14 @@ cdef int reset(int fd) except -1:
     return 0
 
 
-cdef bytes name_of_accepted(int fd):
-    """Return the own name of what *fd* accepts, if it listens on one address, and for it alone."""
-    cdef int transparent = 0  # a proxy's: each connection has the address that its peer wanted
+cdef bytes accepted_local_name(int fd):
+    """Return the local name of connections that *fd* accepts; None if it may differ."""
+    cdef int transparent = 0  # a proxy: the local address is what the peer connected to
     cdef socklen_t length = sizeof(transparent)
     cdef bytes name = raw_local_name(fd)
-    cdef bytes address = None if name is None else packed(<sockaddr_in6 *>PyBytes_AS_STRING(name))
+    cdef bytes address = None
+    if name is not None:
+        address = packed_ip(<sockaddr_in6 *>PyBytes_AS_STRING(name))
     if not address or not address.strip(b"\0"):
         return None
     if len(address) == 4:
@@ -275,8 +220,8 @@ cdef bytes name_of_accepted(int fd):
     return None if transparent else name
 
 
-cdef bytes packed(const sockaddr_in6 *peer):
-    """Return an address as a `Gate` takes it."""
+cdef bytes packed_ip(const sockaddr_in6 *peer):
+    """Return the IP address of *peer* as packed bytes; empty if it has none."""
     if peer.sin6_family == AF_INET:
         return PyBytes_FromStringAndSize(<const char *>&(<const sockaddr_in *>peer).sin_addr, 4)
     if peer.sin6_family == AF_INET6:

@@ -1,20 +1,9 @@
-"""Runs a coroutine for a task, and steps it without the task where it can.
+"""Runs a coroutine for a task, and steps it without the task when possible.
 
-A task makes much ado about each wait: it looks up what it was given, leaves a
-new callback with it, and asks it for its result when it is called back. A
-`Trampoline` stands between a task and the coroutine that the task would run. To
-the task it is that coroutine; and while the coroutine waits in a read, it is
-also the one future that the task waits on. When the bytes are there and no task
-is running, the coroutine is stepped from here, as the task would have done it
-(in its context, as `asyncio.current_task`); if it then waits in a read again,
-the task has missed nothing. Whatever else it does (awaits anything else,
-returns, raises) is kept, the task is called back, and asks for it.
-
-So the task stays a real `asyncio.Task`, and all that can be done to a task
-works. Of cancellation: it reaches the trampoline as that of the future that the
-task waits on. While the coroutine runs, `cancel` refuses, whereupon the task
-notes that it must be cancelled at its next step; it is given that step as soon
-as the coroutine waits again.
+The native version of `silly._engine.trampoline`, which explains the idea. Here, a task
+could wait on a `Waiter` directly, but it does much bookkeeping for each wait: it
+inspects the future, registers a new callback, and fetches the result when it is called
+back. A trampoline saves that.
 """
 
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
@@ -25,7 +14,7 @@ from silly._engine.native.linux cimport (
     PyTypeObject,
     call_two,
     enter_context,
-    forbid_making,
+    forbid_instantiation,
 )
 from silly._engine.native.reactor cimport Reactor
 from silly._engine.native.waiter cimport CANCELLED, PENDING, WOKEN, ForeignFuture, Waiter
@@ -36,26 +25,26 @@ from asyncio import tasks
 
 cdef object enter_task = tasks._enter_task  # documented in "Extending asyncio"
 cdef object leave_task = tasks._leave_task
-# The same on every Python; on the older ones without a frame of Python.
+# On older versions of Python, this avoids a Python call.
 cdef object current_task = (
     asyncio.current_task if sys.version_info >= (3, 12) else tasks._current_tasks.get
 )
 
-cdef enum:  # what a trampoline holds
-    NOTHING = 0
-    WAITER = 1  # the coroutine is in this read
-    YIELDED = 2  # for the task, from its last step: what it awaits ...
-    RETURNED = 3  # ... or returned ...
-    RAISED = 4  # ... or raised
+cdef enum:  # kinds of outcome
+    NO_OUTCOME = 0
+    WAITER = 1  # the coroutine waits on this
+    YIELDED = 2  # for the task, from the coroutine's last step: it yielded this ...
+    RETURNED = 3  # ... or returned it ...
+    RAISED = 4  # ... or raised it
 
 
 cdef class Trampoline(ForeignFuture):
     cdef object coroutine
     cdef object task
-    cdef object held
-    cdef unsigned char holds
-    cdef unsigned char running  # the coroutine, without the task
-    cdef unsigned char interrupted  # cancelled in that time
+    cdef object outcome
+    cdef unsigned char outcome_kind
+    cdef unsigned char running  # the coroutine is running, without the task
+    cdef unsigned char cancel_requested  # while it was running
 
     # ------------------------------------------- stepping the coroutine directly
 
@@ -63,50 +52,50 @@ cdef class Trampoline(ForeignFuture):
         cdef PyObject *out = NULL
         cdef object context = self.context
         cdef int result
-        self.hold(NOTHING, None)
+        self.set_outcome(NO_OUTCOME, None)
         if not reactor.direct or self.callback is None or not self.enter(context):
             return ForeignFuture.wake(self, reactor)
         reactor.direct = False
         self.running = True
         try:
             result = PyIter_Send(self.coroutine, None, &out)
-            if self.take(result, out) and not self.interrupted:
+            if self.take_outcome(result, out) and not self.cancel_requested:
                 return 0
         except BaseException as error:
-            self.hold(RAISED, error)
+            self.set_outcome(RAISED, error)
         finally:
             PyContext_Exit(context)
             call_two(leave_task, self.loop, self.task)
-            self.running = self.interrupted = False
+            self.running = self.cancel_requested = False
             reactor.direct = True
         return ForeignFuture.wake(self, reactor)
 
     cdef bint enter(self, object context) noexcept:
-        """Enter the task and its context; tell whether that could be."""
+        """Enter the task and its context; return whether this succeeded."""
         if not call_two(enter_task, self.loop, self.task):
-            return False  # a task is running after all: an eager one (asyncio.eager_task_factory)
+            return False  # an eager task is running (asyncio.eager_task_factory)
         if enter_context(context):
             return True
         call_two(leave_task, self.loop, self.task)
         return False
 
-    cdef bint take(self, int result, PyObject *out) except -1:
-        """Take what a step came to; tell whether that is waiting in a read."""
+    cdef bint take_outcome(self, int result, PyObject *out) except -1:
+        """Store the outcome of a step; return whether the coroutine waits in a read."""
         cdef object outcome = <object>out
         Py_DECREF(outcome)
         if result == 0:
-            self.hold(RETURNED, outcome)
+            self.set_outcome(RETURNED, outcome)
         elif not self.park(outcome):
-            self.hold(YIELDED, outcome)
-        return self.holds == WAITER
+            self.set_outcome(YIELDED, outcome)
+        return self.outcome_kind == WAITER
 
-    cdef int hold(self, unsigned char holds, object held) except -1:
-        self.holds = holds
-        self.held = held
+    cdef int set_outcome(self, unsigned char outcome_kind, object outcome) except -1:
+        self.outcome_kind = outcome_kind
+        self.outcome = outcome
         return 0
 
     cdef bint park(self, object awaited) except -1:
-        """Wait for *awaited*, if that is a read of our loop."""
+        """Wait on *awaited*, if it is a `Waiter` of the same loop; return whether it is."""
         cdef Waiter waiter
         if type(awaited) is not Waiter:
             return False
@@ -115,33 +104,33 @@ cdef class Trampoline(ForeignFuture):
             return False
         waiter._asyncio_future_blocking = False
         waiter.trampoline = self
-        self.hold(WAITER, waiter)
+        self.set_outcome(WAITER, waiter)
         return True
 
-    # --------------------------------------------------- the task's coroutine
+    # ------------------------------------------ as the coroutine of the task
 
     cdef int step(self, object value, PyObject **out) except -1:
-        """Go on, in a step of the task: 0 for returned, 1 for yielded."""
-        cdef unsigned char holds = self.holds
-        cdef object held = self.held
+        """Resume the coroutine, in a step of the task; return 0 if it returned, 1 if it yielded."""
+        cdef unsigned char outcome_kind = self.outcome_kind
+        cdef object outcome = self.outcome
         cdef int result
-        if holds == WAITER:  # called back for an interruption that was taken back
+        if outcome_kind == WAITER:  # called back for a cancellation that was undone (`uncancel`)
             return self.wait_again(out)
-        if holds != NOTHING:
-            self.hold(NOTHING, None)
-            if holds != YIELDED:
+        if outcome_kind != NO_OUTCOME:
+            self.set_outcome(NO_OUTCOME, None)
+            if outcome_kind != YIELDED:
                 self.task = None
-            if holds == RAISED:
-                raise held
-            Py_INCREF(held)
-            out[0] = <PyObject *>held
-            return holds == YIELDED
+            if outcome_kind == RAISED:
+                raise outcome
+            Py_INCREF(outcome)
+            out[0] = <PyObject *>outcome
+            return outcome_kind == YIELDED
         if self.task is None:
             self.task = current_task(self.loop)
         try:
             result = PyIter_Send(self.coroutine, value, out)
         except BaseException:
-            self.task = None  # the end: nothing is left for the collector of cycles
+            self.task = None  # finished: leave no cycle for the garbage collector
             raise
         if result == 0:
             self.task = None
@@ -178,7 +167,7 @@ cdef class Trampoline(ForeignFuture):
         return self.advance(value)
 
     def throw(self, kind, value=None, traceback=None):
-        self.drop()
+        self.forget_outcome()
         try:
             if value is None and traceback is None:
                 yielded = self.coroutine.throw(kind)
@@ -186,26 +175,26 @@ cdef class Trampoline(ForeignFuture):
                 yielded = self.coroutine.throw(kind, value, traceback)
         except BaseException:
             self.task = None
-            self.wake_waiting()
+            self.wake_task()
             raise
         if self.park(yielded):
             self.wait()
             return self
         return yielded
 
-    cdef int drop(self) except -1:
-        """Wait for nothing, and have nothing for the task."""
-        if self.holds == WAITER:
-            (<Waiter>self.held).trampoline = None
-        return self.hold(NOTHING, None)
+    cdef int forget_outcome(self) except -1:
+        """Discard the outcome; stop waiting."""
+        if self.outcome_kind == WAITER:
+            (<Waiter>self.outcome).trampoline = None
+        return self.set_outcome(NO_OUTCOME, None)
 
     def close(self):
-        self.drop()
+        self.forget_outcome()
         self.coroutine.close()
-        self.wake_waiting()
+        self.wake_task()
 
-    cdef int wake_waiting(self) except -1:
-        """Wake the task, if it waits for a coroutine that somebody else has ended."""
+    cdef int wake_task(self) except -1:
+        """Wake the task, if it waits for a coroutine that something else has ended."""
         cdef object callback = self.callback
         if callback is not None:
             self.callback = None
@@ -213,22 +202,22 @@ cdef class Trampoline(ForeignFuture):
             self.loop.call_soon(self._call_back, callback, self.context)
         return 0
 
-    # --------------------------------------------------- the task's future
+    # ---------------------------------------------- as the future of the task
 
     def cancel(self, msg=None):
         if self.running:
-            self.interrupted = True
+            self.cancel_requested = True
             return False
-        if self.holds == WAITER:
-            (<Waiter>self.held).state = CANCELLED
+        if self.outcome_kind == WAITER:
+            (<Waiter>self.outcome).state = CANCELLED
         return ForeignFuture.cancel(self, msg)
 
     def __repr__(self):
-        if self.holds == WAITER:
-            return repr(self.held)
+        if self.outcome_kind == WAITER:
+            return repr(self.outcome)
         return f"<Trampoline of {self.coroutine!r}>"
 
-    # ------------------------------------------------- what others ask coroutines
+    # ----------------------------------------------- attributes of coroutines
 
     @property
     def __name__(self):
@@ -267,8 +256,8 @@ cdef int _send(Trampoline self, object value, PyObject **out) except -1:
     return self.step(value, out)
 
 
-def stepped(coroutine, loop):
-    """See `silly._engine.interface.Engine.stepped`."""
+def wrap_coroutine(coroutine, loop):
+    """See `silly._engine.interface.Engine.wrap_coroutine`."""
     cdef Trampoline trampoline = Trampoline.__new__(Trampoline)
     trampoline.coroutine = coroutine
     trampoline.loop = loop
@@ -277,4 +266,4 @@ def stepped(coroutine, loop):
 
 cdef PyTypeObject *_slots = <PyTypeObject *>Trampoline
 _slots.tp_as_async.am_send = <void *>_send
-forbid_making(_slots)
+forbid_instantiation(_slots)

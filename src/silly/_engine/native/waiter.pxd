@@ -8,8 +8,8 @@ cdef enum:
 
 cdef class ForeignFuture:
     cdef object loop
-    cdef object callback  # what steps the waiting task ...
-    cdef object context  # ... and the context to do it in; once cancelled, the message
+    cdef object callback  # steps the waiting task ...
+    cdef object context  # ... in this context; after cancellation, its message
     cdef unsigned char state
     cdef public bint _asyncio_future_blocking
 
@@ -24,5 +24,5 @@ cdef Waiter new_waiter(object loop)
 
 
 cdef class Waiter(ForeignFuture):
-    cdef object purpose  # for repr: the reader, while it waits
-    cdef ForeignFuture trampoline  # what waits instead of a task (trampoline.pyx)
+    cdef object purpose  # the waiting read, for repr
+    cdef ForeignFuture trampoline  # waits on this instead of a task (trampoline.pyx)

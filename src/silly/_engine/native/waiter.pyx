@@ -1,16 +1,15 @@
-"""What a task waits on while it is suspended in a read: a future that wakes it at once.
+"""The future that a task waits on while it is suspended in a read: it wakes the task directly.
 
 asyncio lets a task await foreign futures: objects that have
 ``_asyncio_future_blocking`` and the few methods below (see the comment on it in
-asyncio/futures.py). The task leaves its wake-up with `add_done_callback`. An
-`asyncio.Future` would put that through the loop's queue; a `Waiter` calls it
-from the reactor's callback, inside the task's context, so that the task is
-stepped there and then.
+asyncio/futures.py). The task registers its wake-up with `add_done_callback`. An
+`asyncio.Future` would pass it through the loop's queue; a `Waiter` calls it from
+the reactor's callback, inside the task's context, so that the task is stepped
+immediately.
 
-That is right only while no task is running, which `Reactor.direct` tells; in
-every other case the wake-up goes through `call_soon` like everybody's. A context
-that another thread is in cannot be entered: then the wake-up is tried again a
-little later. No wake-up is lost.
+This is allowed only while no task is running, when `Reactor.direct` is set;
+otherwise the wake-up goes through `call_soon`. A context that another thread is in
+cannot be entered: then the wake-up is retried a little later. No wake-up is lost.
 """
 
 from silly._engine.native.linux cimport (
@@ -18,23 +17,23 @@ from silly._engine.native.linux cimport (
     PyObject_CallOneArg,
     PyTypeObject,
     enter_context,
-    forbid_making,
+    forbid_instantiation,
 )
 from silly._engine.native.reactor cimport Reactor
 
 import asyncio
 import contextvars
 
-cdef double RETRY = 0.001  # seconds, until a context that another thread is in is tried again
+cdef double RETRY = 0.001  # seconds, between attempts to enter a context that another thread is in
 
 cdef object CancelledError = asyncio.CancelledError
 
 
 cdef class ForeignFuture:
-    """What asyncio's tasks ask of a future that they are to wait on, and waking them."""
+    """The future protocol that asyncio's tasks use, and the wake-up of the waiting task."""
 
     cdef int wait(self) except -1:
-        """Be ready to be yielded to a task, again or for the first time."""
+        """Become pending, to be yielded to a task (again)."""
         self.state = PENDING
         self._asyncio_future_blocking = True
         return 0
@@ -43,12 +42,12 @@ cdef class ForeignFuture:
         return self.state == PENDING
 
     cdef int wake(self, Reactor reactor) except -1:
-        """Have whoever waits go on: now if no task is running, else soon."""
+        """Wake the waiting task: now if no task is running, else soon."""
         self.state = WOKEN
         return self.call_back(reactor)
 
     cdef int call_back(self, Reactor reactor) except -1:
-        """Step the waiting task."""
+        """Step the waiting task, now or soon."""
         cdef object callback = self.callback
         cdef object context = self.context
         if callback is None:
@@ -76,7 +75,7 @@ cdef class ForeignFuture:
         return 0
 
     cdef int call_later(self, object callback, object context) except -1:
-        """Try again in a moment: another thread is in *context*."""
+        """Retry in a moment, because another thread is in *context*."""
         self.loop.call_later(
             RETRY, self._call_back, callback, context, context=contextvars.Context()
         )
@@ -92,7 +91,7 @@ cdef class ForeignFuture:
         finally:
             PyContext_Exit(context)
 
-    # -------------------------------------------- asyncio's side of the contract
+    # ------------------------------------------------ asyncio's future protocol
 
     def get_loop(self):
         return self.loop
@@ -142,7 +141,7 @@ cdef class ForeignFuture:
 
 
 cdef class Waiter(ForeignFuture):
-    """What one reader waits on."""
+    """The future that one reader waits on."""
 
     cdef int wake(self, Reactor reactor) except -1:
         cdef ForeignFuture trampoline = self.trampoline
@@ -162,4 +161,4 @@ cdef Waiter new_waiter(object loop):
     return waiter
 
 
-forbid_making(<PyTypeObject *>Waiter)
+forbid_instantiation(<PyTypeObject *>Waiter)

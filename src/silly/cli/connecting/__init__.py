@@ -1,8 +1,8 @@
-"""What ``silly connect`` is made of; the command itself is ``silly/cli/connect.py``.
+"""The parts of ``silly connect``; the command itself is ``silly/cli/connect.py``.
 
 ====================  ====================================================
-``shaping.py``        pure: CR LF, safe text, hexdumps, timestamps
+``shaping.py``        CR LF, safe text, hexdumps, timestamps (no I/O)
 ``pipe.py``           standard input and output, without blocking the loop
-``prompt.py``         the line mode of a terminal
+``prompt.py``         line mode, for a terminal
 ====================  ====================================================
 """

@@ -1,9 +1,9 @@
-"""Standard input and output beside an event loop that they must not block.
+"""Standard input and output that do not block the event loop.
 
-Descriptors that a program inherits are shared with others (the shell, the rest
-of a pipeline), so they are not made non-blocking: that would be so for all of
-them. Input is read when it is known to be there; output is written by a thread,
-one piece at a time, so that who writes waits for who reads.
+Inherited descriptors are shared with other processes (the shell, the rest of a
+pipeline), so they are not made non-blocking: the flag would change for everyone.
+Input is read when it is ready. A thread writes the output, one piece at a time,
+so that the writer waits for the reader.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ class Source:
         self._loop = asyncio.get_running_loop()
 
     async def read(self) -> bytes:
-        """Return what is there, ``b""`` at the end. Cancelling loses nothing. Raises OSError."""
+        """Return the next bytes, ``b""`` at the end. Cancelling loses nothing. Raises OSError."""
         while True:
-            with contextlib.suppress(BlockingIOError):  # somebody else took it
+            with contextlib.suppress(BlockingIOError):  # another process read them first
                 return await self._read()
 
     async def _read(self) -> bytes:
         ready = self._loop.create_future()
         try:
             self._loop.add_reader(self._descriptor, _set, ready)
-        except PermissionError:  # a file, says epoll: it never makes anyone wait
+        except PermissionError:  # epoll refuses regular files, which are always ready
             await asyncio.sleep(0)
             return os.read(self._descriptor, _PIECE)
         try:
@@ -55,7 +55,7 @@ def _set(future: asyncio.Future[None]) -> None:
 
 
 class Sink:
-    """Writes a descriptor, in a thread of its own that ends with the program."""
+    """Writes a descriptor, in a daemon thread."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -64,13 +64,13 @@ class Sink:
         threading.Thread(target=self._run, name="standard output", daemon=True).start()
 
     async def write(self, data: bytes) -> None:
-        """Write all of *data*; return when the operating system has it. Raises OSError."""
+        """Write all of *data*; return when the operating system has taken it. Raises OSError."""
         done = self._loop.create_future()
         self._work.put((data, done))
         await done
 
     def close(self) -> None:
-        """Let whoever reads it see the end of it; the number stays taken, by the null device."""
+        """Signal the end to the reader; /dev/null keeps the descriptor's number in use."""
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self._descriptor)
         os.close(null)
@@ -85,7 +85,7 @@ class Sink:
                 error = failed
             try:
                 self._loop.call_soon_threadsafe(_settle, done, error)
-            except RuntimeError:  # the loop is closed: nobody waits
+            except RuntimeError:  # the loop is closed: no one awaits the result
                 return
 
 

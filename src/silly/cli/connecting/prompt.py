@@ -1,7 +1,7 @@
-"""The line mode of a terminal: a prompt with editing and history. Needs prompt_toolkit.
+"""Line mode for a terminal: a prompt with editing and history. Needs prompt_toolkit.
 
-What comes in is printed above the line that is being typed. The peer's
-unfinished line stands before it, as the prompt: ``> `` of a server that asks so.
+Received lines are printed above the line that is being typed. The peer's unfinished
+line becomes the prompt, such as the ``> `` of many servers.
 """
 
 from __future__ import annotations
@@ -18,44 +18,44 @@ from prompt_toolkit.history import History
 
 __all__ = ["Prompt", "Recent"]
 
-_SHOWN = 200  # characters of an unfinished line before the one that is typed
+_SHOWN = 200  # characters of an unfinished line to show as the prompt
 _HELD = 4096  # characters of an unfinished line; a longer one is printed in parts
-_REMEMBERED = 1000  # lines that were typed
+_REMEMBERED = 1000  # typed lines
 
 
 class Recent(History):
-    """The last lines that were typed; none is kept on disk, as one may be a password."""
+    """The last lines that were typed, in memory only: one may be a password."""
 
     def __init__(self) -> None:
         super().__init__()
         self._lines: deque[str] = deque(maxlen=_REMEMBERED)
 
     async def load(self) -> AsyncGenerator[str, None]:
-        """Yield them, the last one first."""
+        """Yield the lines, newest first."""
         for line in reversed(self._lines):
             yield line
 
     def get_strings(self) -> list[str]:
-        """Return them, the last one last."""
+        """Return the lines, oldest first."""
         return list(self._lines)
 
     def append_string(self, string: str) -> None:
-        """Add a line; the oldest may be forgotten."""
+        """Add a line; drop the oldest if there are too many."""
         self._lines.append(string)
 
     def load_history_strings(self) -> Iterable[str]:
-        """Return them, the last one first."""
+        """Return the lines, newest first."""
         return reversed(self._lines)
 
     def store_string(self, string: str) -> None:
-        """Store nothing more."""
+        """Do nothing: `append_string` has stored it."""
 
 
 class Prompt:
     """Asks for lines, and prints above them."""
 
     def __init__(self) -> None:
-        # Where the cursor is need not be known; asking the terminal would wait for its answer.
+        # Without this, prompt_toolkit asks the terminal for the cursor position, and waits.
         os.environ["PROMPT_TOOLKIT_NO_CPR"] = "1"
         self._unfinished = ""
         self._asking = False
@@ -92,7 +92,7 @@ class Prompt:
             self._session.app.invalidate()
 
     def finish(self) -> None:
-        """Print what is unfinished."""
+        """Print the unfinished line."""
         if self._unfinished:
             _print(self._unfinished + "\n")
             self._unfinished = ""

@@ -1,7 +1,7 @@
-r"""Bytes made fit to be sent or shown: CR LF, safe text, hexdumps, timestamps.
+r"""Conversions of bytes to send or to show: CR LF, safe text, hexdumps, timestamps.
 
-Each class takes a stream in pieces (`feed`) and gives what can be given so far;
-`finish` gives the rest at the end. The sum does not depend on the pieces.
+Each class takes a stream in pieces (`feed`) and returns what is complete so far;
+`finish` returns the rest. The output does not depend on how the stream is cut up.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Shape(Protocol):
         """Take *data*; return what can be shown now."""
 
     def finish(self) -> bytes:
-        """Return what is left at the end."""
+        """Return the rest, at the end of the stream."""
 
 
 class Plain:
-    """Leaves bytes as they are."""
+    """Shows bytes unchanged."""
 
     def feed(self, data: bytes) -> bytes:
         """Return *data*."""
@@ -39,13 +39,13 @@ class Plain:
 
 
 class CRLF:
-    r"""Puts ``\r`` before each ``\n`` that has none (as ``nc -C``)."""
+    r"""Inserts ``\r`` before each ``\n`` that has none (like ``nc -C``)."""
 
     def __init__(self) -> None:
         self._after_cr = False
 
     def feed(self, data: bytes) -> bytes:
-        """Return *data* with CR LF for line ends."""
+        """Return *data* with CR LF line ends."""
         if not data:
             return b""
         first = data[:1] if self._after_cr and data[:1] == b"\n" else b""
@@ -62,16 +62,16 @@ for _kept in "\n\t":
 
 
 def safe(text: str) -> str:
-    r"""Return *text* with nothing in it that a terminal would obey, but ``\n`` and ``\t``.
+    r"""Return *text* without anything that a terminal would obey, except ``\n`` and ``\t``.
 
-    Control characters become ``^X``, as a terminal shows them when they are typed; the
-    others are escaped (`printable`).
+    ASCII control characters become ``^X``, as terminals echo them; others are escaped
+    (`printable`).
     """
     return printable(text.translate(_CARETS), keep="\n\t")
 
 
 class SafeText:
-    r"""UTF-8 text that a terminal may be given; what is no UTF-8 becomes ``\xff``.
+    r"""UTF-8 text that is safe for a terminal; bytes that are not UTF-8 become ``\xff``.
 
     ``\r\n`` is a line end; any other ``\r`` is shown as ``^M``.
     """
@@ -81,7 +81,7 @@ class SafeText:
         self._held_cr = False
 
     def text(self, data: bytes, *, final: bool = False) -> str:
-        """Return what *data* adds, as text."""
+        """Return the text that *data* completes."""
         text = ("\r" if self._held_cr else "") + self._decoder.decode(data, final)
         self._held_cr = not final and text.endswith("\r")
         if self._held_cr:
@@ -89,11 +89,11 @@ class SafeText:
         return safe(text.replace("\r\n", "\n"))
 
     def feed(self, data: bytes) -> bytes:
-        """Return what *data* adds, as UTF-8."""
+        """Return the text that *data* completes, as UTF-8."""
         return self.text(data).encode()
 
     def finish(self) -> bytes:
-        """Return what an unfinished character becomes."""
+        """Return an unfinished character, escaped."""
         return self.text(b"", final=True).encode()
 
 
@@ -101,7 +101,7 @@ class SafeText:
 
 
 def bytes_per_row(columns: int) -> int:
-    """Return how many bytes a row of a hexdump may have on a screen of *columns*: 16, 8 or 4."""
+    """Return how many bytes fit in a row of a hexdump *columns* wide: 16, 8 or 4."""
     return next((count for count in (16, 8) if len(_row(0, bytes(count), count)) <= columns), 4)
 
 
@@ -117,10 +117,10 @@ def _row(offset: int, data: bytes, width: int) -> str:
 
 
 class HexDump:
-    """Rows such as ``hexdump -C`` gives: the offset, the bytes, the characters.
+    """Rows like those of ``hexdump -C``: the offset, the bytes, the characters.
 
-    With *at_once*, each piece is shown when it comes, in a short row if need be;
-    else rows are full, but for the last.
+    With *at_once*, each piece is shown when it arrives, even in a short row; otherwise
+    every row but the last is full.
     """
 
     def __init__(self, width: int = 16, *, at_once: bool = False) -> None:
@@ -136,7 +136,7 @@ class HexDump:
         return self._rows(whole)
 
     def finish(self) -> bytes:
-        """Return the last row, if it is a short one."""
+        """Return the last row, if it is not full."""
         return self._rows(len(self._held))
 
     def _rows(self, count: int) -> bytes:
@@ -153,7 +153,7 @@ class HexDump:
 
 
 class Stamped:
-    """Puts the time before each line of what another shape gives."""
+    """Puts the time before each line that another shape returns."""
 
     def __init__(self, shape: Shape, clock: Callable[[], str]) -> None:
         self._shape = shape
@@ -161,11 +161,11 @@ class Stamped:
         self._at_start = True
 
     def feed(self, data: bytes) -> bytes:
-        """Return what *data* adds, each new line with its time."""
+        """Return what *data* completes, each new line with the time."""
         return self._stamp(self._shape.feed(data))
 
     def finish(self) -> bytes:
-        """Return the rest."""
+        """Return the rest of the other shape."""
         return self._stamp(self._shape.finish())
 
     def _stamp(self, data: bytes) -> bytes:

@@ -1,12 +1,12 @@
-"""What ``silly echo`` is made of; the command itself is ``silly/cli/echo.py``.
+"""The parts of ``silly echo``; the command itself is ``silly/cli/echo.py``.
 
 ======================  ==================================================
-``meter.py``            what happened so far, in numbers
-``impairment.py``       late, slow and lost answers, to imitate a bad network
-``chargen.py``          the characters of RFC 864
-``modes.py``            what each mode answers to a connection
-``datagrams.py``        and to a datagram
-``log.py``              a line for each event
-``view.py``             the live view of a terminal
+``meter.py``            counts of connections, bytes and answers
+``impairment.py``       late, slow and lost answers, to simulate a bad network
+``chargen.py``          the character pattern of RFC 864
+``modes.py``            how each mode answers connections
+``datagrams.py``        how each mode answers datagrams
+``log.py``              a line for each event, and the summary
+``view.py``             the live view, for a terminal
 ======================  ==================================================
 """

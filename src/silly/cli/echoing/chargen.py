@@ -1,6 +1,6 @@
-r"""The characters of RFC 864: lines of 72, each of which begins one character later.
+r"""The pattern of RFC 864: lines of 72 characters, each starting one character later.
 
-The 95 printing characters of ASCII go round, so after 95 lines they repeat.
+It rotates through the 95 printing characters of ASCII, so it repeats after 95 lines.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def line(number: int) -> bytes:
 
 
 BLOCK: Final = b"".join(line(number) for number in range(len(_RING)))
-"""One whole turn of the pattern: what follows it is the same again."""
+"""The whole pattern, which then repeats."""
 
 
 def datagram(length: int) -> bytes:

@@ -1,14 +1,14 @@
-"""UDP beside TCP: answers to datagrams (RFC 862, 863, 864).
+"""UDP: answers to datagrams (RFC 862, 863, 864).
 
-A forged source address must not start two services answering each other for
-ever, as echo and chargen once did (CERT CA-1996-01). So datagrams from ports
-below 1024, where services are, and from some others whose services answer
-anything, are never answered, nor those from a port that this server itself
-answers on. Another such server may be anywhere: a datagram that one sender
-repeats is not answered each `REPEATS` times, and with that, such a loop is over.
+A forged source address must not make two services answer each other for ever, as
+echo and chargen once did (CERT CA-1996-01). So datagrams are never answered if they
+come from ports below 1024, where services are, from some other ports whose services
+answer anything, or from this server's own ports. A loop with a server on any other
+port ends because one answer is left out after `REPEATS` answers to the same datagram
+from the same sender.
 
-The answer leaves from the address that the datagram was sent to, also where the
-socket is bound to all of them (IP_PKTINFO in ip(7), RFC 3542 for IPv6).
+An answer is sent from the address that the datagram was sent to, even if the socket
+is bound to all addresses (IP_PKTINFO in ip(7), RFC 3542 for IPv6).
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from silly.net import addr as addresses
 
 __all__ = ["NEVER_ANSWERED", "REPEATS", "Answer", "Datagrams", "characters", "echo", "nothing"]
 
-# Above 1023: SSDP, WS-Discovery, SIP, mDNS, LLMNR, memcached.
+# Those above 1023: SSDP, WS-Discovery, SIP, mDNS, LLMNR, memcached.
 NEVER_ANSWERED: Final = frozenset({*range(1024), 1900, 3702, 5060, 5353, 5355, 11211})
 """Source ports whose datagrams are not answered."""
 
 REPEATS: Final = 100
-"""How often a sender may repeat a datagram until one is not answered."""
+"""How many times the same datagram from the same sender is answered before one is left out."""
 
 Answer = Callable[[bytes], bytes | None]
 
 _LARGEST: Final = 65535
-_BATCH: Final = 64  # datagrams taken before the loop may do something else
-_LATE_BYTES: Final = 16 << 20  # that wait for their delay; more are lost
-_LATE: Final = 10_000  # datagrams that do; fewer than are remembered, which may loop
-_REMEMBERED: Final = 20_000  # datagrams, with their senders
+_BATCH: Final = 64  # datagrams received before the loop may do something else
+_LATE_BYTES: Final = 16 << 20  # bytes of delayed answers, at most; more are lost
+_LATE: Final = 10_000  # delayed answers, at most; below _REMEMBERED, since they may loop
+_REMEMBERED: Final = 20_000  # datagrams whose repeats are counted
 _IP_PKTINFO: Final = getattr(socket, "IP_PKTINFO", 8)  # Linux's number
 
 
 def echo(data: bytes) -> bytes:
-    """Answer with the same (RFC 862)."""
+    """Answer with the same bytes (RFC 862)."""
     return data
 
 
@@ -62,10 +62,10 @@ def characters(_data: bytes) -> bytes:
 
 
 class Datagrams:
-    """One UDP socket on *addr* (``"127.0.0.1:9999"``), whose datagrams are answered.
+    """A UDP socket on *addr* (``"127.0.0.1:9999"``) that answers what it receives.
 
     Raises:
-        OSError: the address cannot be bound; it is in the error.
+        OSError: the address cannot be bound; the error names it.
     """
 
     def __init__(
@@ -87,17 +87,17 @@ class Datagrams:
         self._socket = _bound(addr)
         self.local_addr: str = addresses.format_sockaddr(self._socket.getsockname())
         self.refused_ports: frozenset[int] = NEVER_ANSWERED
-        """Set it to hold the ports of all sockets of this server, too."""
+        """Source ports that are not answered; the server adds the ports of its own sockets."""
         loop.add_reader(self._socket, self._readable)
 
     @property
     def port(self) -> int:
-        """The port that it is bound to."""
+        """The port that the socket is bound to."""
         port: int = self._socket.getsockname()[1]
         return port
 
     def close(self) -> None:
-        """Free the port; answers that are late are lost."""
+        """Free the port; delayed answers are lost."""
         self._loop.remove_reader(self._socket)
         self._socket.close()
         for timer in self._late:
@@ -110,7 +110,7 @@ class Datagrams:
                 data, extras, _, sender = self._socket.recvmsg(_LARGEST, 256)
             except BlockingIOError:
                 return
-            except OSError:  # an error of an earlier answer (ICMP): it concerns no datagram here
+            except OSError:  # an ICMP error for an earlier answer
                 continue
             self._received(data, [one for one in extras if _is_destination(one)], sender)
 
@@ -154,21 +154,21 @@ class Datagrams:
     def _send(self, answer: bytes, extras: list[Any], sender: Any, name: str) -> None:
         try:
             self._socket.sendmsg([answer], extras, 0, sender)
-        except OSError:  # no room in the socket's buffer, or no way there: UDP may lose it
+        except OSError:  # the socket's buffer is full, or there is no route: UDP may lose data
             self._meter.datagrams_lost += 1
         else:
             self._meter.answered(name, len(answer))
 
 
 class _Repeats:
-    """Counts the datagrams that came again, of the last tens of thousands."""
+    """Counts repeats among the last tens of thousands of datagrams."""
 
     def __init__(self) -> None:
         self._counts: dict[int, int] = {}
         self._older: dict[int, int] = {}
 
     def ends_loop(self, sender: Any, data: bytes) -> bool:
-        """Count that *sender* sent *data*; tell whether that must not be answered now."""
+        """Count *data* from *sender*; return True if it must not be answered, to end a loop."""
         key = hash((sender, data))
         count = self._counts.get(key) or self._older.get(key, 0)
         if count >= REPEATS:

@@ -1,13 +1,13 @@
-"""A bad network between a client and the answers to it: late, slow, lost.
+"""A simulated bad network, which delays, slows down or loses the answers to a client.
 
-- *delay*: each answer leaves so many seconds after it was made; answers that
-  follow one another are late together, not one after the other.
-- *max_rate*: bytes leave no faster than so many a second, in small pieces.
-- *drop*: the share of answers that never leave. A stream has no holes, so the
-  connection is closed instead, after the answers before it.
+- *delay*: each answer leaves this many seconds after it was made. Delays do not add
+  up: answers that follow each other closely are also sent closely.
+- *max_rate*: bytes leave at no more than this many per second, in small pieces.
+- *drop*: the share of answers that are lost. A stream cannot have holes, so the
+  connection is closed instead, after the earlier answers were sent.
 
-What waits on such a path is bounded (`ROOM`): then the server reads no further,
-and the client's sending stops, as it would on a long thin wire.
+The bytes that wait in a path are bounded (`ROOM`). When it is full, the server stops
+reading and so the client has to stop sending, as on a slow network.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from silly.net.tcp import Conn
 
 __all__ = ["Direct", "Dropped", "Impaired", "Impairment", "Pace", "Path", "path"]
 
-ROOM: Final = 1 << 20  # bytes that wait for their time
-_PIECE: Final = 0.01  # seconds' worth of bytes that leave at once
-_EARLY: Final = 0.001  # seconds: timers are no finer
-_CREDIT: Final = 0.05  # seconds that may be made up for: timers are late
+ROOM: Final = 1 << 20  # bytes waiting to leave
+_PIECE: Final = 0.01  # seconds' worth of bytes sent at once
+_EARLY: Final = 0.001  # seconds; timers are no finer
+_CREDIT: Final = 0.05  # seconds of unused time that may be caught up; timers are late
 
 
 class Dropped(Exception):  # noqa: N818 - named by what happened
-    """The dice say that this answer is lost."""
+    """This answer is to be lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,29 +42,29 @@ class Impairment:
     drop: float = 0.0
     """The probability that an answer is lost."""
     max_rate: float | None = None
-    """Bytes a second, of each connection."""
+    """Bytes per second on each connection."""
 
     def __bool__(self) -> bool:
         return bool(self.delay or self.drop or self.max_rate)
 
     def drops(self) -> bool:
-        """Throw the dice for one answer."""
+        """Return True if the next answer is to be lost, at random."""
         return self.drop > 0 and random.random() < self.drop  # noqa: S311 - no secret
 
 
 class Pace:
-    """When the next bytes may leave, at *rate* bytes a second, from the time *now* on.
+    """Decides when the next bytes may leave, at *rate* bytes per second from the time *now* on.
 
-    Whoever waits wakes up late, by about as much as an answer of a few bytes takes. So
-    up to `_CREDIT` seconds that were not used are made up for, and waits too short for
-    a timer are left out: what is kept is the rate, not each pause.
+    Timers wake up late, by about as long as a short answer takes. So up to `_CREDIT`
+    seconds of unused time are caught up, and waits too short for a timer are skipped:
+    the average rate is exact, single pauses are not.
     """
 
     def __init__(self, rate: float, now: float) -> None:
         self._rate = rate
-        self._free = now  # when all that was taken has left
+        self._free = now  # when everything taken so far has left
         self.piece = max(1, int(rate * _PIECE))
-        """Bytes that may leave at once."""
+        """Bytes to send at once."""
 
     def wait(self, count: int, now: float) -> float:
         """Take *count* bytes at the time *now*; return the seconds until the next may follow."""
@@ -73,10 +73,10 @@ class Pace:
         return ahead if ahead > _EARLY else 0.0
 
     def admits(self, count: int, now: float) -> bool:
-        """Take *count* bytes, unless those before are more than `_CREDIT` seconds ahead.
+        """Take *count* bytes and return True, unless earlier ones are over `_CREDIT` s ahead.
 
-        What was not used while a datagram of this size might have been taken is made up
-        for, too: the next one comes when it likes, not when it may.
+        Unused time is caught up for as long as a datagram of this size takes, since
+        datagrams arrive at any time, not just when the rate permits one.
         """
         if self._free > now + _CREDIT:
             return False
@@ -86,23 +86,23 @@ class Pace:
 
 
 class Path(Protocol):
-    """The way of answers to the client."""
+    """The path that answers take to the client."""
 
     def send(self, data: bytes) -> Awaitable[None]:
         """Send an answer; wait for room. Raises Dropped."""
 
     def put(self, data: bytes) -> Awaitable[None]:
-        """Send what is no answer (a welcome): it is not lost."""
+        """Send something that is not an answer (a welcome), and so is never lost."""
 
     async def finish(self) -> None:
         """Wait until everything has left."""
 
     async def stop(self) -> None:
-        """Drop what has not left."""
+        """Discard what has not left."""
 
 
 class Direct:
-    """The path of a good network: the connection itself."""
+    """The path over a good network: the connection itself."""
 
     __slots__ = ("put", "send")
 
@@ -111,14 +111,14 @@ class Direct:
         self.put = self.send
 
     async def finish(self) -> None:
-        """Return: a connection that is closed still sends what it has."""
+        """Return at once: a closed connection still sends what was written."""
 
     async def stop(self) -> None:
-        """Return."""
+        """Do nothing."""
 
 
 class Impaired:
-    """The path of a bad network; its task moves what is due."""
+    """The path over a bad network; a task sends what is due."""
 
     def __init__(self, conn: Conn, impairment: Impairment) -> None:
         self._conn = conn
@@ -186,9 +186,9 @@ class Impaired:
             self._task.cancel()
             await asyncio.wait((self._task,))
             if not self._task.cancelled():
-                self._task.exception()  # it is known: the connection is lost
+                self._task.exception()  # retrieved, so that asyncio does not log it
 
 
 def path(conn: Conn, impairment: Impairment) -> Path:
-    """Return the way of answers to *conn*'s client."""
+    """Return the path for answers to *conn*'s client."""
     return Impaired(conn, impairment) if impairment else Direct(conn)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Final, TextIO
 
-from silly._units import duration_text, size_text, text_of_count
+from silly._values.units import counted, duration_text, size_text, text_of_count
 from silly.net.tcp import Conn
 from silly.text import printable
 
@@ -20,10 +20,10 @@ class Log:
     """Writes nothing: the live view shows what happens."""
 
     def opened(self, conn: Conn) -> None:
-        """A connection begins."""
+        """A connection was opened."""
 
     def closed(self, conn: Conn, end: BaseException | None) -> None:
-        """A connection is over; *end* is what its handler let out."""
+        """A connection was closed; *end* is the exception that its handler raised."""
 
     def say(self, text: str) -> None:
         """Something else happened."""
@@ -36,11 +36,11 @@ class Lines(Log):
         self._file = file
 
     def opened(self, conn: Conn) -> None:
-        """Write that *conn* began."""
+        """Write that *conn* was opened."""
         self.say(f"open {_named(conn)}")
 
     def closed(self, conn: Conn, end: BaseException | None) -> None:
-        """Write what *conn* did."""
+        """Write the totals of *conn*, and why it ended."""
         stats = conn.stats
         lasted = duration_text(max(0.0, time.time() - stats.opened_at))
         self.say(
@@ -49,14 +49,14 @@ class Lines(Log):
         )
 
     def say(self, text: str) -> None:
-        """Write *text* with the time before it; what a peer chose is escaped."""
+        """Write *text* after the time; text from peers is escaped."""
         now = datetime.now().astimezone()
         print(f"{now:%H:%M:%S} {printable(text)}", file=self._file, flush=True)
 
 
 @contextlib.contextmanager
 def warnings_to(log: Log) -> Iterator[None]:
-    """Let what silly itself logs (refusals, limits) appear in *log*, in ``with``."""
+    """Copy silly's own warnings (refusals, limits) to *log*, in ``with``."""
     handler = _Handler(log)
     logger = logging.getLogger("silly")
     logger.addHandler(handler)
@@ -77,7 +77,7 @@ class _Handler(logging.Handler):
             if record.exc_info:
                 for line in _PLAIN.formatException(record.exc_info).splitlines():
                     self._log.say(f"  {line}")
-        except Exception:  # noqa: BLE001 - as every handler of logging does
+        except Exception:  # noqa: BLE001 - as every logging handler does
             self.handleError(record)
 
 
@@ -101,7 +101,7 @@ def _why(end: BaseException | None) -> str:
 
 
 def summary_lines(summary: dict[str, Any], unit: str) -> list[str]:
-    """Return *summary* (`Meter.summary`, with what the listeners refused and ended) as text."""
+    """Return *summary* as text: `Meter.summary`, with the listeners' refused and ended counts."""
     conns, datagrams = summary["connections"], summary["datagrams"]
     lines = [
         f"{duration_text(summary['seconds'])}; connections: {text_of_count(conns['accepted'])}, "
@@ -109,7 +109,7 @@ def summary_lines(summary: dict[str, Any], unit: str) -> list[str]:
         + _reasons("; refused", summary["refused"])
         + _reasons("; ended", summary["ended"]),
         f"{size_text(summary['bytes_in'])} in, {size_text(summary['bytes_out'])} out, "
-        f"{text_of_count(summary['answers'])} {unit}"
+        f"{counted(summary['answers'], unit)}"
         + (f", {text_of_count(summary['dropped'])} dropped" if summary["dropped"] else ""),
     ]
     if summary["udp"]:
@@ -123,5 +123,5 @@ def summary_lines(summary: dict[str, Any], unit: str) -> list[str]:
 
 
 def _reasons(what: str, counts: dict[str, int]) -> str:
-    told = ", ".join(f"{text_of_count(count)} by {reason}" for reason, count in counts.items())
-    return f"{what} {told}" if told else ""
+    reasons = ", ".join(f"{text_of_count(count)} by {reason}" for reason, count in counts.items())
+    return f"{what} {reasons}" if reasons else ""

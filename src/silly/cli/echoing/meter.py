@@ -1,8 +1,8 @@
-"""What an echo server did so far, in numbers: for its live view and its summary.
+"""Counts of what an echo server has done, for its live view and its summary.
 
-Bytes are counted by the connections; the meter asks those that are alive, and
-keeps the sums of those that were. It remembers `HOSTS_KEPT` hosts at most: when
-there are more, the half that moved least is forgotten.
+Connections count their own bytes; the meter asks the open ones, and keeps the sums of
+the closed ones. It remembers at most `HOSTS_KEPT` hosts: when there are more, it
+forgets the half with the least traffic.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["HOSTS_KEPT", "Meter", "Peer", "Sample"]
 
 HOSTS_KEPT: Final = 1000
 _SAMPLES_KEPT: Final = 400
-_SHORTEST: Final = 0.5  # seconds, of which a rate is worth showing
+_SHORTEST: Final = 0.5  # seconds between samples, at least
 
 
 class _Stats(Protocol):
@@ -44,7 +44,7 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Rates over the time since the sample before, each a second."""
+    """Rates per second since the previous sample."""
 
     bytes_in: float
     bytes_out: float
@@ -52,7 +52,7 @@ class Sample:
 
 
 class Meter:
-    """Counts; the sums are right whenever they are asked for."""
+    """Counts; the sums are up to date at any time."""
 
     def __init__(self, now: float) -> None:
         self.started = now
@@ -60,28 +60,28 @@ class Meter:
         self.answers = 0
         """Lines, pieces, frames, commands or datagrams that were answered."""
         self.dropped = 0
-        """Answers that the dice of ``--drop`` took."""
+        """Answers that ``--drop`` lost."""
         self.datagrams_in = self.datagrams_out = 0
         self.datagrams_refused = 0
-        """Datagrams from ports that are never answered."""
+        """Datagrams not answered because their sender may be forged, or to end a loop."""
         self.datagrams_lost = 0
-        """Datagrams that could not be answered: no room, too many, or too fast."""
+        """Datagrams that could not be answered: buffers were full, or the rate was exceeded."""
         self.samples: deque[Sample] = deque(maxlen=_SAMPLES_KEPT)
         self._live: set[_Conn] = set()
         self._past: dict[str, Peer] = {}
-        self._bytes_in = self._bytes_out = 0  # of what is over
+        self._bytes_in = self._bytes_out = 0  # of closed connections and of datagrams
         self._last = (now, 0, 0, 0)
 
     # ------------------------------------------------------------------- counting
 
     def opened(self, conn: _Conn) -> None:
-        """Count a connection that begins."""
+        """Count a new connection."""
         self.accepted += 1
         self._live.add(conn)
         self.peak = max(self.peak, len(self._live))
 
     def closed(self, conn: _Conn) -> None:
-        """Count what a connection did that ends."""
+        """Add a closed connection to the sums."""
         self._live.discard(conn)
         stats = conn.stats
         self._moved(conn.remote_addr, stats.bytes_in, stats.bytes_out)
@@ -110,15 +110,15 @@ class Meter:
         peer.bytes_in += bytes_in
         peer.bytes_out += bytes_out
 
-    # --------------------------------------------------------------------- asking
+    # -------------------------------------------------------------------- figures
 
     @property
     def connections(self) -> int:
-        """How many are alive."""
+        """The number of open connections."""
         return len(self._live)
 
     def totals(self) -> tuple[int, int]:
-        """Return bytes in and out, of connections and datagrams, past and present."""
+        """Return all bytes in and out, of connections and datagrams."""
         bytes_in, bytes_out = self._bytes_in, self._bytes_out
         for conn in self._live:
             stats = conn.stats
@@ -127,7 +127,7 @@ class Meter:
         return bytes_in, bytes_out
 
     def top(self, count: int) -> list[Peer]:
-        """Return the hosts that moved most, *count* at most."""
+        """Return the *count* hosts with the most traffic."""
         peers = {
             name: Peer(name, 0, each.bytes_in, each.bytes_out) for name, each in self._past.items()
         }
@@ -151,7 +151,7 @@ class Meter:
         self._last = (now, *latest)
 
     def summary(self, now: float) -> dict[str, Any]:
-        """Return all of it, for JSON."""
+        """Return all figures, for JSON."""
         bytes_in, bytes_out = self.totals()
         return {
             "seconds": round(now - self.started, 3),
@@ -174,5 +174,5 @@ def _weight(peer: Peer) -> int:
 
 
 def host(addr: str) -> str:
-    """Return *addr* without its port; all Unix clients are one."""
+    """Return *addr* without its port; all Unix clients count as one host."""
     return "unix:" if addr.startswith("unix:") else addr.rpartition(":")[0]

@@ -1,8 +1,8 @@
-r"""What each mode answers to a connection.
+r"""How each mode answers a connection.
 
-A mode is a coroutine function of the connection, the path of the answers
-(impairment.py) and the meter. It returns when the conversation is over; the
-client's end of stream may leave it as `EndOfStream`.
+A mode is a coroutine function of the connection, the path for answers
+(impairment.py) and the meter. It returns, or raises `EndOfStream`, when the
+conversation is over.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from silly._engine import complaints
+from silly._engine import stream_errors
 from silly.cli.echoing import chargen
 from silly.cli.echoing.impairment import Dropped, Impairment, Pace, Path, path
 from silly.cli.echoing.log import Log
@@ -28,25 +28,25 @@ _LEAST_READ: Final = 64  # bytes
 
 Converse = Callable[[Conn, Path, Meter], Awaitable[None]]
 
-_USUAL: Final = Limits()  # what a frame, which no limit can know of, is to be read within
+_USUAL: Final = Limits()  # for reading frames, which the listener's limits know nothing of
 
 
 async def lines(conn: Conn, to: Path, meter: Meter) -> None:
-    """Send each line back; an unfinished last one, too."""
+    """Send each line back, even an unfinished last one."""
     async for line in conn:
         await to.send(line)
         meter.answers += 1
 
 
 async def raw(conn: Conn, to: Path, meter: Meter) -> None:
-    """Send back whatever comes, as it comes (RFC 862)."""
+    """Send bytes back as they arrive (RFC 862)."""
     while True:
         await to.send(await conn.read())
         meter.answers += 1
 
 
 async def frames(conn: Conn, to: Path, meter: Meter) -> None:
-    """Send each frame back: four bytes of length, big-endian, then so many bytes."""
+    """Send each frame back: a 4-byte big-endian length, then that many bytes."""
     while True:
         start = await conn.read(1)
         with conn.deadline(_USUAL.read_deadline, rate=_USUAL.min_receive_rate):
@@ -54,31 +54,31 @@ async def frames(conn: Conn, to: Path, meter: Meter) -> None:
             size = int.from_bytes(head, "big")
             if size > conn.read_limit:
                 what = f"a frame of {size} bytes is longer than read_limit, {conn.read_limit}"
-                raise complaints.about(conn, LimitExceeded(what, address=conn.remote_addr))
+                raise stream_errors.mark(conn, LimitExceeded(what, address=conn.remote_addr))
             frame = head + await conn.read(size)
         await to.send(frame)
         meter.answers += 1
 
 
 async def discard(conn: Conn, _to: Path, _meter: Meter) -> None:
-    """Throw everything away (RFC 863)."""
+    """Read and discard everything (RFC 863)."""
     while True:
         await conn.read()
 
 
 async def generate(conn: Conn, to: Path, meter: Meter) -> None:
-    """Send characters until the client has gone; throw away what it sends (RFC 864)."""
+    """Send the pattern until the client is gone; discard what it sends (RFC 864)."""
 
-    async def throw_away() -> None:
-        # Whoever only finished sending goes on receiving.
+    async def drain() -> None:
+        # A client that has only finished sending goes on receiving.
         with contextlib.suppress(EndOfStream, OSError):
             await discard(conn, to, meter)
 
-    reading = asyncio.get_running_loop().create_task(throw_away())
+    reading = asyncio.get_running_loop().create_task(drain())
     try:
         while True:
             await to.send(chargen.BLOCK)
-            await asyncio.sleep(0)  # a client that takes all of it must not have the loop alone
+            await asyncio.sleep(0)  # one fast client must not keep the loop to itself
     finally:
         reading.cancel()
         await asyncio.wait((reading,))
@@ -111,29 +111,31 @@ async def commands(conn: Conn, to: Path, meter: Meter) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """One mode: its conversation, and what it is called."""
+    """A mode: how it talks to a client, and what it counts."""
 
     converse: Converse
     unit: str
-    """What `Meter.answers` counts."""
+    """What `Meter.answers` counts, in the singular."""
     has_datagrams: bool
+    """Whether it works over UDP, too."""
     answers: bool = True
+    """Whether it sends anything."""
 
 
 MODES: Final = {
-    "lines": Mode(lines, "lines", has_datagrams=True),
-    "raw": Mode(raw, "pieces", has_datagrams=True),
-    "frames": Mode(frames, "frames", has_datagrams=False),
-    "discard": Mode(discard, "answers", has_datagrams=True, answers=False),
-    "chargen": Mode(generate, "answers", has_datagrams=True),
-    "commands": Mode(commands, "commands", has_datagrams=False),
+    "lines": Mode(lines, "line", has_datagrams=True),
+    "raw": Mode(raw, "piece", has_datagrams=True),
+    "frames": Mode(frames, "frame", has_datagrams=False),
+    "discard": Mode(discard, "answer", has_datagrams=True, answers=False),
+    "chargen": Mode(generate, "answer", has_datagrams=True),
+    "commands": Mode(commands, "command", has_datagrams=False),
 }
 
 
 def handler(
     mode: Mode, impairment: Impairment, meter: Meter, log: Log
 ) -> Callable[[Conn], Awaitable[None]]:
-    """Return the handler of a listener in *mode*, whose events go to *meter* and *log*."""
+    """Return a handler that serves *mode*, and reports to *meter* and *log*."""
 
     async def handle(conn: Conn) -> None:
         meter.opened(conn)
@@ -145,7 +147,7 @@ def handler(
             else:
                 await _take(conn, impairment)
             conn.close()
-            await conn.wait_closed()  # only then all bytes are counted
+            await conn.wait_closed()  # until then, not all bytes are counted
         except BaseException as error:
             end = error
             raise
@@ -173,7 +175,7 @@ async def _take(conn: Conn, impairment: Impairment) -> None:
     loop = asyncio.get_running_loop()
     pace = Pace(impairment.max_rate, loop.time()) if impairment.max_rate else None
     if pace is not None:
-        conn.read_limit = min(conn.read_limit, max(_LEAST_READ, pace.piece))  # no megabyte at once
+        conn.read_limit = min(conn.read_limit, max(_LEAST_READ, pace.piece))  # in small pieces
     while True:
         try:
             taken = await conn.read()

@@ -1,7 +1,6 @@
-"""The live view of an echo server: what it serves, how fast, and whom. Needs rich.
+"""The live view of an echo server: addresses, counts, rates and clients. Needs rich.
 
-It takes the rows and columns that the terminal has, 80 by 24 or fewer: what matters
-least is left out first.
+It fits any terminal, also one below 80 by 24: the least important parts are left out.
 """
 
 from __future__ import annotations
@@ -14,19 +13,19 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from silly._units import size_text, text_of_count
+from silly._values.units import size_text, text_of_count
 from silly.bench.view import sparkline
 from silly.cli.echoing.meter import Meter, Peer, Sample
 
 __all__ = ["View"]
 
-_NARROW: Final = 60  # columns
+_NARROW: Final = 60  # columns, below which details are left out
 _PEERS: Final = 10  # rows at most
 _LOW: Final = 20  # rows, below which there are no empty ones
 
 
 class View:
-    """Shows *meter* until it is left; `refresh` draws it anew."""
+    """Shows *meter*, in ``with``; `refresh` redraws it."""
 
     def __init__(
         self,
@@ -61,7 +60,7 @@ class View:
         self._live.stop()
 
     def refresh(self) -> None:
-        """Draw it anew."""
+        """Redraw the view."""
         self._live.refresh()
 
     # ------------------------------------------------------------------ the picture
@@ -73,7 +72,7 @@ class View:
         rows += [*self._counts(width), _EMPTY, *self._rates(width, height), _EMPTY]
         if height < _LOW:
             rows = [row for row in rows if row is not _EMPTY]
-        room = height - len(rows) - 4  # the peers' heading, and the end
+        room = height - len(rows) - 4  # for the heading of the peers, and the last rows
         if room > 0:
             rows.append(_peer_row(width, ("peer", "conns", "in", "out"), style="dim"))
             for each in meter.top(min(room, _PEERS)):
@@ -85,7 +84,7 @@ class View:
                 )
                 rows.append(_peer_row(width, cells))
         rows = rows[: max(1, height - 3)] + ([_EMPTY] if height >= _LOW else [])
-        # The last row is short: the terminal writes its ^C there.
+        # The last row is short, because the terminal echoes ^C there.
         rows.append(Text("Ctrl-C stops", style="dim"))
         return Group(*(_cut(row) for row in rows))
 
@@ -121,10 +120,10 @@ class View:
         shown = len(cells) if width >= _NARROW else 3
         names, values = Text(style="dim"), Text()
         for name, value in cells[:shown]:
-            told = text_of_count(value)
-            column = max(len(name), len(told), 6) + 2
+            text = text_of_count(value)
+            column = max(len(name), len(text), 6) + 2
             names.append(f"{name:<{column}}")
-            values.append(f"{told:<{column}}", style="red" if name == "refused" and value else "")
+            values.append(f"{text:<{column}}", style="red" if name == "refused" and value else "")
         return [names, values]
 
     def _rates(self, width: int, height: int) -> list[Text]:
@@ -132,7 +131,7 @@ class View:
         last = samples[-1] if samples else Sample(0, 0, 0)
         rows = []
         if width >= _NARROW and height >= _LOW:
-            rows.append(Text(f"{'':<4}{'lately':>12}  {'in all':>9}", style="dim"))
+            rows.append(Text(f"{'':<4}{'now':>12}  {'total':>9}", style="dim"))
         total_in, total_out = self._meter.totals()
         for name, now, total, values, style in (
             ("in", last.bytes_in, total_in, [each.bytes_in for each in samples], "green"),

@@ -1,8 +1,7 @@
-"""Log lines that would repeat each other: the first is logged, the others are counted.
+"""Repeated log lines: the first of a kind is logged, the others are counted.
 
-What follows within `QUIET_PERIOD` seconds is summarized in one line with its number. A
-timer runs only for kinds that were logged lately, of which at most `MAX_KINDS` are told
-apart.
+Those that follow within `QUIET_PERIOD` seconds are summarized in one line. A timer runs
+only for kinds that were logged lately; at most `MAX_KINDS` of them are distinguished.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ OTHER: Final = "other"  # stands for all further kinds
 
 
 class Repeats:
-    """Says what is logged at once; *summarize* is called with the numbers of the rest."""
+    """Selects what is logged at once; calls *summarize* with how many others there were."""
 
     __slots__ = ("_loop", "_summarize", "_timers", "_unlogged")
 
@@ -29,7 +28,7 @@ class Repeats:
         self._loop = loop
         self._summarize = summarize
         self._unlogged: dict[str, int] = {}
-        self._timers: dict[str, asyncio.TimerHandle] = {}  # of kinds that were logged lately
+        self._timers: dict[str, asyncio.TimerHandle] = {}  # of kinds logged lately
 
     def add(self, kind: str) -> bool:
         """Count one more; return whether to log it now."""
@@ -58,6 +57,6 @@ class Repeats:
             self._summarize(kind, count)
 
     def forget(self) -> None:
-        """In a forked child: the parent logs what is not logged yet."""
+        """In a forked child: drop what is not logged yet, which the parent logs."""
         self._unlogged.clear()
         self._timers.clear()

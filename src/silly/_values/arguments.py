@@ -1,4 +1,4 @@
-"""The checks on arguments that several modules share: seconds, rates, sizes.
+"""Argument checks that several modules share: seconds, rates and sizes.
 
 Each returns the value in the form that the caller computes with, or raises
 `TypeError` or `ValueError` naming the argument and what was expected.
@@ -21,7 +21,7 @@ def seconds(value: float, name: str) -> float:
 
 
 def seconds_or_none(value: float | None, name: str) -> float | None:
-    """Check an optional duration; infinity means the same as None: without end."""
+    """Check an optional duration; infinity is returned as None: no limit."""
     if value is None or seconds(value, name) == math.inf:
         return None
     return value

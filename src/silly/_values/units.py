@@ -1,7 +1,7 @@
-"""Durations, sizes and counts as people write them: ``30s``, ``1m``, ``64k``; and back.
+"""Parses and formats durations, sizes and counts: ``30s``, ``1m``, ``64k``.
 
-Pure functions for command lines. What cannot be read raises `ValueError` that
-says what was expected; the caller names the option.
+Parsers raise a `ValueError` that says what was expected; the caller adds the option's
+name.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 __all__ = [
     "byte_rate",
     "count",
+    "counted",
     "duration",
     "duration_text",
     "number",
@@ -44,30 +45,30 @@ def size(text: str) -> int:
     """Return *text* in bytes: ``"64"``, ``"64k"`` (of 1024), ``"1M"``, ``"1MiB"``."""
     short = re.sub(r"(?<=[kmg])(i?b)$", "", text.strip(), flags=re.IGNORECASE)
     value, unit = _parts(short, _BYTES, "a size such as 64, 64k or 1M (bytes)")
-    return _whole(value * _BYTES[unit], text, "bytes")
+    return _whole(value * _BYTES[unit], text, " of bytes")
 
 
 def count(text: str) -> int:
     """Return *text* as a whole number: ``"1000"``, ``"10k"`` (of 1000), ``"1.5M"``."""
     value, unit = _parts(text, _COUNTS, "a number such as 1000, 10k or 1M")
-    return _whole(value * _COUNTS[unit], text, "of them")
+    return _whole(value * _COUNTS[unit], text)
 
 
 def rate(text: str) -> float:
-    """Return *text* as a number for each second: ``"1000"``, ``"10k"``, ``"10k/s"``."""
+    """Return *text* as a number per second: ``"1000"``, ``"10k"``, ``"10k/s"``."""
     value, unit = _parts(
-        text.strip().removesuffix("/s"), _COUNTS, "a rate such as 1000 or 10k (for each second)"
+        text.strip().removesuffix("/s"), _COUNTS, "a rate such as 1000 or 10k (per second)"
     )
     return value * _COUNTS[unit]
 
 
 def byte_rate(text: str) -> float:
-    """Return *text* in bytes for each second: ``"500"``, ``"4k"`` (of 1024), ``"1M/s"``."""
+    """Return *text* in bytes per second: ``"500"``, ``"4k"`` (of 1024), ``"1M/s"``."""
     return float(size(text.strip().removesuffix("/s")))
 
 
 def number(text: str) -> float:
-    """Return *text*, a plain number, with ``%`` for hundredths."""
+    """Return *text* as a number; ``"5%"`` is 0.05."""
     try:
         value = float(text.strip().removesuffix("%"))
     except ValueError:
@@ -77,14 +78,14 @@ def number(text: str) -> float:
     return value / 100 if text.strip().endswith("%") else value
 
 
-def _whole(value: float, text: str, of_what: str) -> int:
+def _whole(value: float, text: str, of_what: str = "") -> int:
     if not math.isfinite(value) or value != int(value):
-        raise ValueError(f"{text!r} is not a whole number {of_what}")
+        raise ValueError(f"{text!r} is not a whole number{of_what}")
     return int(value)
 
 
 def duration_text(seconds: float | None) -> str:
-    """Return seconds as text of three digits and a unit: ``"1.25 ms"``; ``"-"`` for None."""
+    """Return seconds with three digits and a unit: ``"1.25 ms"``; ``"-"`` for None."""
     if seconds is None:
         return "-"
     for least, unit, by in ((1.0, "s", 1.0), (1e-3, "ms", 1e3), (1e-6, "µs", 1e6)):
@@ -102,10 +103,15 @@ def size_text(size: float) -> str:
 
 
 def text_of_count(value: float) -> str:
-    """Return a number as text with thin thousands: ``"71 234"``; small ones keep three digits."""
+    """Return a number with grouped thousands, ``"71 234"``, or, below 100, with three digits."""
     if abs(value) >= 100:
         return f"{value:,.0f}".replace(",", " ")
     return _three_digits(value)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return how many there are of *noun*: ``"1 line"``, ``"2 lines"``."""
+    return f"{text_of_count(number)} {noun}{'' if number == 1 else 's'}"
 
 
 def _three_digits(value: float) -> str:

@@ -1,19 +1,20 @@
-"""Runs a coroutine for a task, and steps it without the task where it can.
+"""Runs a coroutine for a task, and steps it without the task when possible.
 
-A task that waits for bytes needs a future, a call through the loop's queue and a
+A task that waits for bytes needs a future, a call through the loop's queue, and a
 step of its own for each wait. A `Trampoline` stands between a task and the
-coroutine that the task would run. To the task it is that coroutine; and while
-the coroutine waits in a read, it is also the one future that the task waits on.
-When the bytes are there and no task is running, the coroutine is stepped from
-here, as the task would have done it (in its context, as
-`asyncio.current_task`); if it then waits in a read again, the task has missed
-nothing. Whatever else it does (awaits anything else, returns, raises) is kept,
-the task is called back, and asks for it.
+coroutine that the task would run. To the task, it is the coroutine; while the
+coroutine waits in a read, it is also the future that the task waits on. When the
+bytes have arrived and no task is running, the trampoline steps the coroutine
+itself, as the task would (in the task's context, with the task as
+`asyncio.current_task`). If the coroutine then waits in a read again, the task
+need not run at all. Otherwise (the coroutine awaits something else, returns or
+raises) the trampoline stores the outcome and calls the task back, which fetches
+it.
 
-So the task stays a real `asyncio.Task`, and all that can be done to a task
-works. Of cancellation: it reaches the trampoline as that of the future that the
-task waits on. While the coroutine runs, `cancel` refuses, whereupon the task
-notes that it must be cancelled at its next step; it is given that step as soon
+So the task remains a real `asyncio.Task`, and everything that works on tasks
+works on it. Cancellation reaches the trampoline as `cancel` of the future that the
+task waits on. While the coroutine runs, `cancel` returns False, so the task sets
+its flag to be cancelled at its next step; the trampoline causes that step as soon
 as the coroutine waits again.
 """
 
@@ -26,32 +27,32 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any, Final, cast
 
-__all__ = ["PARKING", "Trampoline", "parking"]
+__all__ = ["PARKING", "Trampoline", "current_trampoline"]
 
 if sys.version_info >= (3, 12):
     from asyncio import current_task
-else:  # the same, without a Python frame for each wait
+else:  # the same, without a Python call for each wait
     from asyncio.tasks import _current_tasks  # type: ignore[attr-defined]
 
     current_task = _current_tasks.get
 
-_PARK: Final = object()  # yielded to a trampoline by a read that waits
+_PARK: Final = object()  # what a waiting read yields to its trampoline
 
-_NOTHING, _PARKED, _YIELDED, _RETURNED, _RAISED = range(5)  # what a trampoline holds
+_NO_OUTCOME, _PARKED, _YIELDED, _RETURNED, _RAISED = range(5)  # kinds of outcome
 
-_RETRY: Final = 0.001  # seconds, until a context that another thread is in is tried again
+_RETRY: Final = 0.001  # seconds, between attempts to enter a context that another thread is in
 
-_current: Trampoline | None = None  # whose coroutine runs
+_current: Trampoline | None = None  # its coroutine is running
 
 
 def _could_not_enter(error: BaseException) -> bool:
-    """Tell whether `Context.run` itself raised: another thread is in the context."""
+    """Return whether `Context.run` itself raised, because another thread is in the context."""
     traceback = error.__traceback__
     return type(error) is RuntimeError and traceback is not None and traceback.tb_next is None
 
 
 class _Parking:
-    """Awaited by a read: suspends until the trampoline goes on. No frame of its own."""
+    """Suspends a read until its trampoline steps it, without a Python frame."""
 
     __slots__ = ()
     __await__ = staticmethod((_PARK,).__iter__)
@@ -60,12 +61,12 @@ class _Parking:
 PARKING: Final = cast(Awaitable[None], _Parking())
 
 
-def parking(loop: asyncio.AbstractEventLoop) -> Trampoline | None:
-    """Return the trampoline of the running coroutine: it may await `PARKING`; None: it has none."""
+def current_trampoline(loop: asyncio.AbstractEventLoop) -> Trampoline | None:
+    """Return the running coroutine's trampoline, or None. With one, it may await `PARKING`."""
     running = _current
     if running is not None and running.task is current_task(loop):
         return running
-    return None  # or another task began within its step
+    return None  # or another task started within its step
 
 
 class Trampoline(Coroutine[Any, Any, object]):
@@ -74,15 +75,15 @@ class Trampoline(Coroutine[Any, Any, object]):
     __slots__ = (
         "_asyncio_future_blocking",
         "_callback",
+        "_cancel_requested",
         "_cancelled",
         "_context",
         "_coroutine",
         "_done",
-        "_held",
-        "_holds",
-        "_interrupted",
         "_loop",
         "_message",
+        "_outcome",
+        "_outcome_kind",
         "task",
     )
 
@@ -93,56 +94,56 @@ class Trampoline(Coroutine[Any, Any, object]):
         self._loop = loop
         self.task: Any = None
         self._asyncio_future_blocking = False
-        self._callback: Callable[[Any], object] | None = None  # what steps the task ...
-        self._context: Context | None = None  # ... and the context to do it in
+        self._callback: Callable[[Any], object] | None = None  # steps the task ...
+        self._context: Context | None = None  # ... in this context
         self._done = self._cancelled = False
         self._message: Any = None
-        self._holds = _NOTHING
-        self._held: Any = None
-        self._interrupted = False  # cancelled while the coroutine ran without the task
+        self._outcome_kind = _NO_OUTCOME
+        self._outcome: Any = None
+        self._cancel_requested = False  # while the coroutine ran without the task
 
     # ----------------------------------------------------------- waking the reader
 
     def step(self) -> bool:
-        """Have the parked read go on now, if no task is running; tell whether it did."""
+        """Resume the parked read now, if no task is running; return whether it resumed."""
         context = self._context
         if self._callback is None or context is None:  # cancelled
             return False
         loop, task = self._loop, self.task
         try:
             _enter_task(loop, task)
-        except RuntimeError:  # another one is running
+        except RuntimeError:  # another task is running
             return False
-        global _current  # noqa: PLW0603 - it is the state of the interpreter that is kept
+        global _current  # noqa: PLW0603 - there is one per process
         _current = self
-        self._holds = _NOTHING
+        self._outcome_kind = _NO_OUTCOME
         try:
             yielded = context.run(self._coroutine.send, None)
             if yielded is _PARK:
-                self._holds = _PARKED
+                self._outcome_kind = _PARKED
             else:
-                self._hold(_YIELDED, yielded)
+                self._set_outcome(_YIELDED, yielded)
         except StopIteration as stop:
-            self._hold(_RETURNED, stop.value)
-        except BaseException as error:  # noqa: BLE001 - it is the task's
+            self._set_outcome(_RETURNED, stop.value)
+        except BaseException as error:  # noqa: BLE001 - the task gets it
             if _could_not_enter(error):
-                self._holds = _PARKED
+                self._outcome_kind = _PARKED
                 return False
             ours = error.__traceback__
-            self._hold(_RAISED, error.with_traceback(ours and ours.tb_next))
+            self._set_outcome(_RAISED, error.with_traceback(ours and ours.tb_next))
             del ours
         finally:
             _current = None
             _leave_task(loop, task)
-            del task  # an error's traceback leads to this frame, and the task keeps the error
-        if self._holds != _PARKED or self._interrupted:
-            self._interrupted = False
+            del task  # avoid a cycle: the task keeps the error, and its traceback this frame
+        if self._outcome_kind != _PARKED or self._cancel_requested:
+            self._cancel_requested = False
             self._call_back()
         return True
 
     def set_result(self, _result: None) -> None:
-        """Have the parked read go on, in a step of the task."""
-        self._holds = _NOTHING
+        """Resume the parked read, in a step of the task."""
+        self._outcome_kind = _NO_OUTCOME
         self._call_back()
 
     def _call_back(self) -> None:
@@ -160,57 +161,57 @@ class Trampoline(Coroutine[Any, Any, object]):
                 raise
             self._loop.call_later(_RETRY, self._step_task, callback, context)
         finally:
-            del callback  # an error's traceback leads to this frame, and the task keeps the error
+            del callback  # avoid a cycle: the task keeps the error, and its traceback this frame
 
-    def _hold(self, holds: int, held: Any) -> None:
-        self._holds = holds
-        self._held = held
+    def _set_outcome(self, outcome_kind: int, outcome: Any) -> None:
+        self._outcome_kind = outcome_kind
+        self._outcome = outcome
 
-    # --------------------------------------------------------- the task's coroutine
+    # -------------------------------------------- as the coroutine of the task
 
     def send(self, value: Any) -> Any:
-        """Go on, in a step of the task."""
-        holds = self._holds
-        if holds == _PARKED:  # called back for an interruption that was taken back
+        """Resume the coroutine, in a step of the task."""
+        outcome_kind = self._outcome_kind
+        if outcome_kind == _PARKED:  # called back for a cancellation that was undone (`uncancel`)
             return self._wait()
-        if holds != _NOTHING:
-            held, self._held = self._held, None
-            self._holds = _NOTHING
-            if holds == _YIELDED:
-                return held
+        if outcome_kind != _NO_OUTCOME:
+            outcome, self._outcome = self._outcome, None
+            self._outcome_kind = _NO_OUTCOME
+            if outcome_kind == _YIELDED:
+                return outcome
             self.task = None
             try:
-                raise StopIteration(held) if holds == _RETURNED else held
+                raise StopIteration(outcome) if outcome_kind == _RETURNED else outcome
             finally:
-                del held  # else the error would refer to this frame, and it to the error
+                del outcome  # avoid a cycle of the error, its traceback and this frame
         if self.task is None:
             self.task = current_task(self._loop)
         return self._step_in_task(self._coroutine.send, value)
 
     def throw(self, *error: Any) -> Any:
         """Raise *error* where the coroutine waits."""
-        self._holds = _NOTHING
-        self._held = None
+        self._outcome_kind = _NO_OUTCOME
+        self._outcome = None
         try:
             return self._step_in_task(self._coroutine.throw, *error)
         finally:
             del error
 
     def _step_in_task(self, go_on: Callable[..., Any], *arguments: Any) -> Any:
-        global _current  # noqa: PLW0603 - it is the state of the interpreter that is kept
+        global _current  # noqa: PLW0603 - there is one per process
         before, _current = _current, self
         try:
             yielded = go_on(*arguments)
         except BaseException:
-            self.task = None  # the end: nothing is left for the collector of cycles
-            self._call_back()  # if it was not the task that ended it
+            self.task = None  # finished: leave no cycle for the garbage collector
+            self._call_back()  # if something other than the task ended it
             raise
         finally:
             del arguments
             _current = before
         if yielded is not _PARK:
             return yielded
-        self._holds = _PARKED
+        self._outcome_kind = _PARKED
         return self._wait()
 
     def _wait(self) -> Trampoline:
@@ -220,15 +221,15 @@ class Trampoline(Coroutine[Any, Any, object]):
 
     def close(self) -> None:
         """Close the coroutine."""
-        self._holds = _NOTHING
-        self._held = None
+        self._outcome_kind = _NO_OUTCOME
+        self._outcome = None
         self._coroutine.close()
         self._call_back()
 
     def __await__(self) -> Generator[Any, None, object]:
         return self._coroutine.__await__()
 
-    # ------------------------------------------------------------ the task's future
+    # ----------------------------------------------- as the future of the task
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         return self._loop
@@ -246,8 +247,8 @@ class Trampoline(Coroutine[Any, Any, object]):
     def cancel(self, msg: Any = None) -> bool:
         if self._done:
             return False
-        if self._holds == _NOTHING:  # the coroutine runs
-            self._interrupted = True
+        if self._outcome_kind == _NO_OUTCOME:  # the coroutine is running
+            self._cancel_requested = True
             return False
         self._cancelled = True
         self._message = msg
@@ -269,7 +270,7 @@ class Trampoline(Coroutine[Any, Any, object]):
     def exception(self) -> None:
         self.result()
 
-    # ---------------------------------------------------- what others ask coroutines
+    # ------------------------------------------------ attributes of coroutines
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith(("cr_", "__")):

@@ -1,7 +1,7 @@
-"""Awaitables that may also be given to `asyncio.create_task`, or used with ``async with``.
+"""Awaitables that also work with `asyncio.create_task` or ``async with``.
 
-`asyncio.create_task` and `asyncio.TaskGroup.create_task` take coroutine objects
-(`collections.abc.Coroutine`) and nothing else that can be awaited.
+`asyncio.create_task` and `asyncio.TaskGroup.create_task` accept only coroutine objects
+(`collections.abc.Coroutine`), no other awaitables.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["Closing", "Connecting"]
 
 
 class Closing(asyncio.Future[None], Coroutine[Any, Any, None]):
-    """The end of *work*, a task that goes on if the wait for it is cancelled."""
+    """A future for the end of *work*, a task that keeps running if the wait is cancelled."""
 
     def __init__(self, work: asyncio.Task[None]) -> None:
         super().__init__(loop=work.get_loop())
@@ -32,10 +32,10 @@ class Closing(asyncio.Future[None], Coroutine[Any, Any, None]):
         else:
             self.set_result(None)
 
-    # A task that is made of it steps it by these.
+    # The coroutine interface, for tasks made from this object.
 
     def send(self, value: Any) -> Any:
-        """Go on waiting (see `collections.abc.Coroutine.send`)."""
+        """Continue waiting (see `collections.abc.Coroutine.send`)."""
         if self._steps is None:
             self._steps = cast("Generator[Any, Any, None]", self.__await__())
         return self._steps.send(value)
@@ -46,7 +46,7 @@ class Closing(asyncio.Future[None], Coroutine[Any, Any, None]):
         return _nothing().throw(*error)
 
     def close(self) -> None:
-        """Wait no more; the work goes on."""
+        """Stop waiting; the work continues."""
         self._steps = None
 
 
@@ -79,15 +79,15 @@ class Connecting(Coroutine[Any, Any, C], Generic[C]):
         return self._steps.__await__()
 
     def send(self, value: Any) -> Any:
-        """Go on connecting (see `collections.abc.Coroutine.send`)."""
+        """Continue connecting (see `collections.abc.Coroutine.send`)."""
         return self._steps.send(value)
 
     def throw(self, *error: Any) -> Any:
-        """Have *error* raised where it waits (see `collections.abc.Coroutine.throw`)."""
+        """Raise *error* where the coroutine waits (see `collections.abc.Coroutine.throw`)."""
         return self._steps.throw(*error)
 
     def close(self) -> None:
-        """Give up (see `collections.abc.Coroutine.close`)."""
+        """Stop connecting (see `collections.abc.Coroutine.close`)."""
         self._steps.close()
 
     async def __aenter__(self) -> C:
@@ -104,7 +104,7 @@ class Connecting(Coroutine[Any, Any, C], Generic[C]):
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
-            f"there is no connection with a {name!r} yet: `await` is missing, as in "
+            f"not connected yet, so there is no {name!r}: `await` is missing, as in "
             "`conn = await tcp.connect(...)`",
             name=name,
             obj=self,

@@ -1,4 +1,4 @@
-"""Tracebacks as the author of a program wants them: of their own code, and to the point."""
+"""Tracebacks that show the program's own code and name common mistakes."""
 
 from __future__ import annotations
 
@@ -13,32 +13,31 @@ from typing import Final
 __all__ = ["AWAIT_IS_MISSING", "clarify", "place", "strip"]
 
 AWAIT_IS_MISSING: Final = (
-    "`await` is missing: a coroutine stands where its result is meant, "
-    "as in `line = await conn.read(...)`"
+    "`await` is missing, as in `line = await conn.read(...)`: this is a coroutine, not its result"
 )
 _ASYNC_IS_MISSING: Final = "`async` is missing, as in `async for line in conn` or `async with conn`"
 
-_OURS: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120
+_PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep  # noqa: PTH100, PTH120
 _ASYNCIO: Final = os.path.dirname(os.path.abspath(asyncio.__file__)) + os.sep  # noqa: PTH100, PTH120
-_FRAMES: Final = 3
-_MEMBERS: Final = 3
-_CYTHON: Final = ("src/silly/", "silly/_engine/")  # how its frames name their files
+_CYTHON: Final = ("src/silly/", "silly/_engine/")  # file names in Cython's frames
+_MAX_FRAMES: Final = 3
+_MAX_MEMBERS: Final = 3
 _COROUTINE: Final = re.compile(
-    r"(?<![\w.])(coroutine|silly\.[\w.]*\.(Read|Room|HasRoom)|Connecting)\b"
+    r"(?<![\w.])(coroutine|silly\.[\w.]*\.(Read|Drain|Drained)|Connecting)\b"
 )
 _CONN: Final = re.compile(
-    r"'_Conn' object (is not iterable|is not an iterator|does not support the context manager)"
+    r"'Conn' object (is not iterable|is not an iterator|does not support the context manager)"
 )
 
 
 def clarify(error: BaseException, *, whole: bool = False) -> None:
-    """Name the mistake in *error* if it is a known one, and show only the author's frames.
+    """Add a note to *error* if it is a known mistake, and keep only the program's frames.
 
-    All frames, if the traceback is to stay *whole*.
+    With *whole*, all frames are kept.
     """
     if not whole:
         strip(error)
-    with contextlib.suppress(Exception):  # exceptions can be programs
+    with contextlib.suppress(Exception):  # exceptions may have code of their own
         note = _mistake(error)
         if note is not None and note not in getattr(error, "__notes__", ()):
             error.add_note(note)
@@ -48,7 +47,7 @@ def _mistake(error: BaseException) -> str | None:
     if not isinstance(error, AttributeError | TypeError):
         return None
     text = str(error)
-    if "`await` is missing" in text:  # it says so itself
+    if "`await` is missing" in text:  # the message says so already
         return None
     if isinstance(getattr(error, "obj", None), Coroutine) or _COROUTINE.search(text):
         return AWAIT_IS_MISSING
@@ -56,10 +55,10 @@ def _mistake(error: BaseException) -> str | None:
 
 
 def strip(error: BaseException) -> None:
-    """Take the frames of this package, and of asyncio around it, out of a traceback.
+    """Remove the frames of this package and of asyncio from the traceback of *error*.
 
-    Of *error* and all that its traceback shows beside it. One that has no other
-    frames keeps them: it is a defect of ours.
+    This includes its causes, contexts and group members. An exception without other
+    frames keeps them: it is a bug in this package.
     """
     left: list[BaseException | None] = [error]
     seen = set[int]()
@@ -73,7 +72,7 @@ def strip(error: BaseException) -> None:
         while trace is not None:
             entries.append(trace)
             trace = trace.tb_next
-        users = [entry for entry in entries if not is_ours(entry.tb_frame.f_code.co_filename)]
+        users = [entry for entry in entries if not is_internal(entry.tb_frame.f_code.co_filename)]
         kept: types.TracebackType | None = None
         for entry in reversed(users):
             kept = types.TracebackType(kept, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
@@ -85,14 +84,14 @@ def strip(error: BaseException) -> None:
 
 
 def place(error: BaseException) -> str:
-    """Return the type of *error* and where it was raised, which tell its traceback from others.
+    """Return the type of *error* and where it was raised; equal for equal tracebacks.
 
-    That is up to `_FRAMES` of the author's frames, innermost first, and the same of up to
-    `_MEMBERS` members of a group.
+    The place is up to `_MAX_FRAMES` of the program's frames, innermost first; for a group,
+    also those of up to `_MAX_MEMBERS` members.
     """
     text = _place(error)
     if isinstance(error, BaseExceptionGroup):
-        text += f" ({', '.join(map(_place, error.exceptions[:_MEMBERS]))})"
+        text += f" ({', '.join(map(_place, error.exceptions[:_MAX_MEMBERS]))})"
     return text
 
 
@@ -101,12 +100,12 @@ def _place(error: BaseException) -> str:
     trace = error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
-        if not is_ours(code.co_filename):
+        if not is_internal(code.co_filename):
             places.append(f"{code.co_filename}:{trace.tb_lineno} in {code.co_name}")
         trace = trace.tb_next
-    return f"{type(error).__name__} at {' < '.join(reversed(places[-_FRAMES:])) or '?'}"
+    return f"{type(error).__name__} at {' < '.join(reversed(places[-_MAX_FRAMES:])) or '?'}"
 
 
-def is_ours(filename: str) -> bool:
-    """Tell whether a frame of *filename* is this package's, or asyncio's."""
-    return filename.startswith((_OURS, _ASYNCIO, *_CYTHON))
+def is_internal(filename: str) -> bool:
+    """Return whether *filename* belongs to this package or to asyncio."""
+    return filename.startswith((_PACKAGE, _ASYNCIO, *_CYTHON))

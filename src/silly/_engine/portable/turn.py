@@ -1,11 +1,10 @@
-"""Writes made in one turn of the event loop leave together.
+"""Batches the writes made in one turn (iteration) of the event loop.
 
-A write only puts its bytes in its stream's batch. The batch leaves as one send
-when the stream's reader suspends, when it has grown large, or at the latest at
-the end of the turn: the first write of a turn schedules one callback for all
-streams of the loop, ahead of anything that the writing task may schedule when
-it suspends. So whatever a task awaits, its writes are on their way before it
-goes on.
+A write only appends to its stream's batch. The batch is sent with one call when the
+stream's reader suspends, when it has grown large, or at the latest at the end of the
+turn: the first write of a turn schedules one callback for all streams of the loop, ahead
+of anything that the writing task may schedule when it suspends. So whatever a task
+awaits, its writes are sent before it continues.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ class _Flushable(Protocol):
 
 
 class Turn:
-    """The streams of one event loop that were written to in its present turn."""
+    """The streams of one event loop that have a batch to send at the end of this turn."""
 
     __slots__ = ("_written",)
 
@@ -30,7 +29,7 @@ class Turn:
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> Turn:
-        """Return the one `Turn` of *loop*."""
+        """Return the `Turn` of *loop*; create it if there is none."""
         turn: Turn | None = getattr(loop, "_silly_turn", None)
         if turn is None:
             turn = cls()
@@ -38,7 +37,7 @@ class Turn:
         return turn
 
     def add(self, stream: _Flushable, loop: asyncio.AbstractEventLoop) -> None:
-        """Have *stream*'s batch sent at the end of this turn of *loop*."""
+        """Schedule sending *stream*'s batch at the end of this turn of *loop*."""
         if not self._written:
             loop.call_soon(self._end)
         self._written.append(stream)

@@ -1,15 +1,14 @@
-"""Bytes that arrived and were not read yet.
+"""Received bytes that were not read yet, and the search for delimiters in them.
 
-The rules this buffer keeps:
+Invariants:
 
-- What a search or a take returns depends on the bytes alone, never on the
-  pieces in which they were fed.
-- A byte is looked at once by the search for one delimiter, however many pieces
-  the line came in: a search that failed resumes ``len(delimiter) - 1`` bytes
-  before the end of what it saw.
-- A byte is copied a bounded number of times. A piece that arrives while
-  nothing is unread is kept as it is, and lines are sliced from it; only when
-  another piece arrives before it is used up are both gathered in a bytearray.
+- The results depend only on the bytes, never on the pieces in which they arrived.
+- A repeated search for the same delimiter does not scan bytes again, however many pieces
+  a line arrives in: it resumes ``len(delimiter) - 1`` bytes before the end of what was
+  searched.
+- A byte is copied a bounded number of times. A piece that arrives while nothing is unread
+  is kept as it is, and lines are sliced from it; only if another piece arrives before it
+  is used up are both joined in a bytearray.
 - An empty buffer owns no memory.
 """
 
@@ -20,20 +19,20 @@ __all__ = ["INCOMPLETE", "TOO_LONG", "ReceiveBuffer"]
 INCOMPLETE = 0
 TOO_LONG = -1
 
-_COPY_TWICE_BELOW = 4096  # a slice of a slice is cheaper than a memoryview up to about here
+_COPY_TWICE_BELOW = 4096  # bytes; below this, slicing twice is cheaper than a memoryview
 
 
 class ReceiveBuffer:
-    """Unread bytes, in the order in which they arrived."""
+    """Unread bytes, in order of arrival."""
 
-    __slots__ = ("_searched", "_sought", "_start", "data")
+    __slots__ = ("_last_delimiter", "_searched", "_start", "data")
 
     def __init__(self) -> None:
-        # bytes: one piece as it came; bytearray: gathered; empty if and only if nothing is unread
+        # bytes: one piece as it arrived; bytearray: joined pieces; empty if nothing is unread
         self.data: bytes | bytearray = b""
         self._start = 0  # where the unread part of data begins (0 in a bytearray)
-        self._sought = b""  # the delimiter of the last search ...
-        self._searched = 0  # ... and how many unread bytes cannot begin it
+        self._last_delimiter = b""  # the delimiter of the last search ...
+        self._searched = 0  # ... and how many unread bytes are known not to start it
 
     def __len__(self) -> int:
         return len(self.data) - self._start
@@ -47,21 +46,21 @@ class ReceiveBuffer:
         elif isinstance(data, bytearray):
             data += piece
         else:
-            gathered = bytearray(memoryview(data)[self._start :])
-            gathered += piece
-            self.data = gathered
+            joined = bytearray(memoryview(data)[self._start :])
+            joined += piece
+            self.data = joined
             self._start = 0
 
     def find(self, delimiter: bytes, limit: int) -> int:
-        """Tell how many bytes a read up to and with *delimiter* would return.
+        """Return how many bytes a read up to and including *delimiter* would return.
 
         Returns:
-            The number of bytes, at most *limit*; or `INCOMPLETE` while that
-            cannot be told; or `TOO_LONG` as soon as it is certain that it
-            would be more than *limit*.
+            The number of bytes, at most *limit*; `INCOMPLETE` if the delimiter has not
+            arrived; or `TOO_LONG` as soon as it is certain that the result would be
+            longer than *limit*.
         """
-        if delimiter != self._sought:
-            self._sought = delimiter
+        if delimiter != self._last_delimiter:
+            self._last_delimiter = delimiter
             self._searched = 0
         data, start = self.data, self._start
         size = len(delimiter)
@@ -74,12 +73,12 @@ class ReceiveBuffer:
             self._searched = max(held - size + 1, 0)
             return INCOMPLETE
         self._searched = max(min(held, limit) - size + 1, 0)
-        if held >= limit or held - self._begun(delimiter) + size > limit:
+        if held >= limit or held - self._partial_delimiter_length(delimiter) + size > limit:
             return TOO_LONG
         return INCOMPLETE
 
-    def _begun(self, delimiter: bytes) -> int:
-        """How many of the last unread bytes may be the beginning of *delimiter*."""
+    def _partial_delimiter_length(self, delimiter: bytes) -> int:
+        """Return how many of the last unread bytes may be the start of *delimiter*."""
         held = len(self)
         for count in range(min(len(delimiter) - 1, held), 0, -1):
             if self.data.endswith(delimiter[:count]):
@@ -87,7 +86,7 @@ class ReceiveBuffer:
         return 0
 
     def take(self, count: int) -> bytes:
-        """Remove and return the first *count* unread bytes; there must be as many."""
+        """Remove and return the first *count* unread bytes; there must be that many."""
         data, start = self.data, self._start
         end = start + count
         self._searched = self._searched - count if self._searched > count else 0
@@ -95,7 +94,7 @@ class ReceiveBuffer:
             self.data = b""
             self._start = 0
             if start == 0:
-                return bytes(data)  # of bytes: the object itself
+                return bytes(data)  # no copy if it is bytes
             return bytes(data[start:])
         if isinstance(data, bytes):
             self._start = end
@@ -113,6 +112,6 @@ class ReceiveBuffer:
         return bytes(memoryview(self.data)[self._start :])
 
     def clear(self) -> None:
-        """Forget all unread bytes and give their memory back."""
+        """Discard all unread bytes and free their memory."""
         self.data = b""
         self._start = self._searched = 0

@@ -1,9 +1,9 @@
-"""The loggers of this package: standard ones, called in a way that hurts nobody.
+"""The loggers of this package: standard loggers behind a guard.
 
-A user's log handler, filter or formatter may raise (its log server is down), and
-what is logged may hold text that a peer chose. So nothing that logging raises comes
-out of a `Logger`, except what is to end the program, and all that it is given is
-escaped (`silly.text`). Handlers and formatters see records as they know them.
+A user's log handler, filter or formatter may raise (for example, its log server is
+down), and messages may contain text that a peer chose. So a `Logger` raises nothing
+but the exceptions that end the program, and escapes its arguments (`silly.text`).
+Handlers and formatters get ordinary records.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from silly.text import printable
 __all__ = ["ENDS_PROGRAM", "Logger", "traceback_text"]
 
 ENDS_PROGRAM: Final = (SystemExit, KeyboardInterrupt)
-"""What is never caught, whoever raises it."""
+"""Exceptions that are never caught, wherever they are raised."""
 
 
 class Logger:
-    """The logger *name* of the standard library, guarded. Messages are %-formatted."""
+    """A guard around the standard logger *name*. Messages are %-formatted."""
 
     __slots__ = ("_has_failed", "_logger")
 
@@ -45,7 +45,7 @@ class Logger:
         self._log(logging.ERROR, message, args, error=exc_info)
 
     def exception(self, message: str, *args: object) -> None:
-        """Log an error, with the traceback of the exception that is being handled."""
+        """Log an error with the traceback of the exception being handled."""
         self._log(logging.ERROR, message, args, error=sys.exc_info()[1])
 
     def log(self, level: int, message: str, *args: object) -> None:
@@ -74,38 +74,38 @@ class Logger:
                 path,
                 line,
                 message,
-                tuple(arg if isinstance(arg, int | float) else _Shown(arg) for arg in args),
+                tuple(arg if isinstance(arg, int | float) else _Escaped(arg) for arg in args),
                 None if error is None else (type(error), error, error.__traceback__),
                 function,
                 extra,
             )
             if error is not None and _has_hostile_text(error):
-                record.exc_text = traceback_text(error)  # formatters take it as it is
+                record.exc_text = traceback_text(error)  # formatters use it unchanged
             logger.handle(record)
         except ENDS_PROGRAM:
             raise
-        except BaseException as failure:  # noqa: BLE001 - whatever a handler raises
-            self._tell(failure)
+        except BaseException as failure:  # noqa: BLE001 - a user's handler
+            self._report_failure(failure)
 
-    def _tell(self, failure: BaseException) -> None:
-        """Say once, on standard error, that logging does not work."""
+    def _report_failure(self, failure: BaseException) -> None:
+        """Print once, on standard error, that logging fails."""
         if self._has_failed or not logging.raiseExceptions:
             return
         self._has_failed = True
         handler = DroppingHandler()
         try:
             handler.write(
-                f"silly: a log handler of {self._logger.name!r} failed; what it raises is "
-                f"ignored from now on\n{traceback_text(failure)}\n"
+                f"silly: a log handler of {self._logger.name!r} failed; further failures are "
+                f"not shown\n{traceback_text(failure)}\n"
             )
-        except Exception:  # noqa: BLE001, S110 - nobody is left to be told
+        except Exception:  # noqa: BLE001, S110 - there is no other place to report it
             pass
         finally:
             handler.close()
 
 
-class _Shown:
-    """An argument of a message; escaped when, and as, the message shows it."""
+class _Escaped:
+    """An argument of a message, escaped when the message is formatted."""
 
     __slots__ = ("_value",)
 
@@ -125,17 +125,14 @@ def _text(convert: Callable[[object], str], value: object) -> str:
     except ENDS_PROGRAM:
         raise
     except BaseException:  # noqa: BLE001 - a user's __str__ or __repr__
-        return f"<{type(value).__name__}, of which {convert.__name__}() failed>"
+        return f"<{type(value).__name__}, whose {convert.__name__}() failed>"
 
 
 # --------------------------------------------------------------------- tracebacks
 
 
 def traceback_text(error: BaseException) -> str:
-    """Return the traceback of *error*, with all that is not ours to choose escaped.
-
-    That is what its messages and notes say, and how its type is called.
-    """
+    """Return the traceback of *error*, with its messages, notes and type names escaped."""
     shown = traceback.TracebackException.from_exception(error)
     left, seen = [shown], set[int]()
     while left:
@@ -161,7 +158,7 @@ def traceback_text(error: BaseException) -> str:
 
 
 def _has_hostile_text(error: BaseException) -> bool:
-    """Tell whether a traceback of *error* would show what is to be escaped."""
+    """Return whether a traceback of *error* would contain text that must be escaped."""
     for each in _with_causes(error):
         notes = getattr(each, "__notes__", ())
         texts = [*_names(each), _text(str, each)]
@@ -178,7 +175,7 @@ def _names(error: BaseException) -> tuple[str, str]:
 
 
 def _with_causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield *error* and all that its traceback shows beside it."""
+    """Yield *error* and all other exceptions in its traceback."""
     left, seen = [error], set[int]()
     while left:
         each = left.pop()

@@ -1,10 +1,9 @@
-"""Signals that a program reacts to: while it does so, and not in its forked children.
+"""Signal handlers for a running program, removed in its forked children.
 
-A child that `os.fork` makes (multiprocessing's, on Linux) inherits handlers and
-asyncio's wake-up descriptor: a signal sent to it would end nothing, and be told
-to the parent's event loop instead. So in the child all is as it was before. The
-signals are blocked during the fork: one that comes in the very moment waits, and
-does in the child what it does there.
+A child made by `os.fork` (also by multiprocessing on Linux) inherits the handlers and
+asyncio's wake-up descriptor: a signal to the child would not end it, but wake the
+parent's event loop. So the child restores the previous handlers. The signals are
+blocked during the fork: one that arrives then is handled by the child's handlers.
 """
 
 from __future__ import annotations
@@ -20,34 +19,34 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-__all__ = ["SLICE", "Presses", "break_off", "breakable", "handling"]
+__all__ = ["SLICE", "Debouncer", "handling", "interrupt_wait", "interruptible"]
 
-TOGETHER: Final = 0.1  # seconds
+DEBOUNCE: Final = 0.1  # seconds within which equal signals count as one
 
 Handler = Callable[[int, types.FrameType | None], object]
 
 
-# ------------------------------------------------------------------- handling them
+# ------------------------------------------------------------------------ handlers
 
-_in_force: list[tuple[int, Handler, Any]] = []  # with what handled the signal before
+_in_force: list[tuple[int, Handler, Any]] = []  # with the previous handler
 _mask = threading.local()
 
 
 @contextlib.contextmanager
 def handling(loop: asyncio.AbstractEventLoop, handlers: Mapping[int, Handler]) -> Iterator[None]:
-    """Call ``handlers[number](number, frame)`` when signals come; they take *loop* out of its wait.
+    """Call ``handlers[number](number, frame)`` on signals, which also wake up *loop*.
 
-    To be entered in the main thread. What the program itself sets meanwhile is left alone.
+    Must be used in the main thread. Handlers that the program sets meanwhile are kept.
     """
-    global _is_stopping  # noqa: PLW0603 - it is the state of the process
+    global _is_stopping  # noqa: PLW0603 - state of the process
     mine: list[tuple[int, Handler, Any]] = []
     try:
         for number, handler in handlers.items():
             before = signal.getsignal(number)
             mine.append((number, handler, signal.SIG_DFL if before is None else before))
             _in_force.append(mine[-1])
-            with contextlib.suppress(NotImplementedError):  # Windows has no wake-up for these
-                # asyncio's own handler: the loop's wake-up descriptor is set with it.
+            with contextlib.suppress(NotImplementedError):  # on Windows
+                # Makes asyncio set the loop's wake-up descriptor; its handler is replaced.
                 loop.add_signal_handler(number, lambda: None)
             signal.signal(number, handler)
         yield
@@ -78,13 +77,15 @@ def _forked() -> None:
         signal.set_wakeup_fd(-1)
     for number, handler, before in reversed(_in_force):
         if signal.getsignal(number) is handler:
-            signal.signal(number, signal.default_int_handler if _is_asyncios(before) else before)
+            signal.signal(
+                number, signal.default_int_handler if _is_runner_handler(before) else before
+            )
     _in_force.clear()
     _unblock()
 
 
-def _is_asyncios(handler: object) -> bool:
-    """Tell whether *handler* is that of an `asyncio.Runner`, whose loop is the parent's, too."""
+def _is_runner_handler(handler: object) -> bool:
+    """Return whether *handler* is that of an `asyncio.Runner`, whose loop is the parent's."""
     return isinstance(handler, functools.partial) and isinstance(
         getattr(handler.func, "__self__", None), asyncio.Runner
     )
@@ -94,41 +95,41 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_unblock, after_in_child=_forked)
 
 
-class Presses:
-    """Tells a signal that came again from one that came twice.
+class Debouncer:
+    """Recognizes signals that are duplicates of one request.
 
-    A terminal and a wrapper that passes it on, or timeout(1), which signals the
-    process and then its group, send one request as two signals.
+    One request arrives as two signals if a terminal sends it and a wrapper forwards it,
+    or from timeout(1), which signals the process and then its group.
     """
 
     def __init__(self) -> None:
         self._last: dict[int, float] = {}
 
-    def is_another(self, number: int) -> bool:
-        """Tell whether the signal *number*, which came now, is a request of its own."""
+    def is_new(self, number: int) -> bool:
+        """Return whether the signal *number*, arriving now, is a new request."""
         now = time.monotonic()
-        if now - self._last.get(number, float("-inf")) < TOGETHER:
+        if now - self._last.get(number, float("-inf")) < DEBOUNCE:
             return False
         self._last[number] = now
         return True
 
 
-# --------------------------------------------------------------- waits they break off
+# ------------------------------------------------------- waits that block the loop
 
-SLICE: Final = 0.1  # seconds: a signal that comes just before a wait does not interrupt it
+SLICE: Final = 0.1  # seconds: a signal just before a wait does not interrupt it
 
 _is_waiting = False
-_is_stopping = False  # a signal to stop came
+_is_stopping = False  # a signal to stop has arrived
 
 
 @contextlib.contextmanager
-def breakable() -> Iterator[None]:
-    """Around a wait that holds up the event loop: a signal to stop may break it off.
+def interruptible() -> Iterator[None]:
+    """Make a wait that blocks the event loop interruptible by a signal to stop.
 
-    The wait is to be one of `SLICE` seconds at most, again and again.
+    The block must wait for at most `SLICE` seconds at a time, repeatedly.
 
     Raises:
-        asyncio.CancelledError: it did, or had come before.
+        asyncio.CancelledError: a signal to stop arrives, or has arrived before.
     """
     global _is_waiting  # noqa: PLW0603 - signals are handled in one thread
     if threading.current_thread() is not threading.main_thread():
@@ -143,8 +144,8 @@ def breakable() -> Iterator[None]:
         _is_waiting = False
 
 
-def break_off() -> None:
-    """In a handler of a signal to stop: break off what `breakable` is around, or will be."""
+def interrupt_wait() -> None:
+    """From the handler of a signal to stop: interrupt the `interruptible` block, or the next."""
     global _is_stopping  # noqa: PLW0603 - signals are handled in one thread
     _is_stopping = True
     if _is_waiting:

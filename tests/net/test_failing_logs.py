@@ -1,8 +1,8 @@
-"""State first, words later: a log or an observer that fails whenever it is used changes nothing.
+"""A log or an observer that always fails changes nothing: state first, words later.
 
-Each scene makes a listener say something. It is played with a log that fails at every
-call, in every way that a log can, and with an observer that does: its connections are
-closed, its counts are right, its deadlines are kept, and it closes, as without.
+Each scenario makes a listener log something. It runs with a log that fails at every call,
+in every way that a log can, and with an observer that does. Connections must be closed,
+counts correct and deadlines kept, and the listener must close, as usual.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from typing import Any, Final
 
 import pytest
 
-from silly import _repeats
 from silly import task as forking
 from silly import time as timing
-from silly._live import Live
-from silly._logger import Logger
-from silly._repeats import OTHER, QUIET_PERIOD
+from silly._logs import repeats
+from silly._logs.logger import Logger
+from silly._logs.repeats import OTHER, QUIET_PERIOD
+from silly._loop.live import Live
 from silly.errors import EndOfStream
 from silly.net import sweep, tally, tcp
+from silly.net.course import Handler
 from silly.net.observer import Ending
 from silly.net.tally import MAX_REASONS, Tally
 from silly.net.tcp import Conn, Limits, Listener, ListenerState
@@ -36,7 +37,7 @@ ANY: Final = "127.0.0.1:0"
 
 
 class Odd(BaseException):
-    """What nobody expects: no `Exception`."""
+    """Not an `Exception`, as few programs expect."""
 
 
 ERRORS: Final = [
@@ -62,7 +63,7 @@ class Broken:
 
 @contextlib.contextmanager
 def broken_log(part: str, error: BaseException) -> Iterator[Broken]:
-    """Have the log of this package fail in *part*."""
+    """Make the log of this package fail in *part*."""
     broken = Broken(error)
     handler = logging.Handler()
     logger = logging.getLogger("silly")
@@ -87,18 +88,18 @@ def broken_log(part: str, error: BaseException) -> Iterator[Broken]:
             logging.getLogger(name).removeFilter(broken.fail)
 
 
-# -------------------------------------------------------------------------- scenes
+# ----------------------------------------------------------------------- scenarios
 
 
-class Stage:
-    """What a scene plays on: a listener, and clients."""
+class Setup:
+    """The listener and clients of a scenario."""
 
     def __init__(self, observer: Broken | None) -> None:
         self.observer = observer
         self.listener: Listener
         self.clients: list[Conn] = []
 
-    def listen(self, handler: tcp.Handler, **limits: Any) -> Listener:
+    def listen(self, handler: Handler, **limits: Any) -> Listener:
         self.listener = tcp.listen(
             ANY,
             handler,
@@ -117,8 +118,8 @@ class Stage:
     async def gone(self) -> None:
         """Wait until the server has ended all connections."""
         await until(lambda: self.listener.connections == 0)
-        assert not self.listener._handling
-        assert not self.listener._lingering
+        assert not self.listener._course.handling
+        assert not self.listener._course.lingering
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -136,99 +137,99 @@ async def echo(conn: Conn) -> None:
         await conn.write(line)
 
 
-async def crash(stage: Stage) -> None:
-    stage.listen(echo)
+async def crash(setup: Setup) -> None:
+    setup.listen(echo)
     for _ in range(3):
-        client = await stage.client(b"crash\n")
+        client = await setup.client(b"crash\n")
         with pytest.raises((EndOfStream, ConnectionResetError)):
             await client.read()
-    await stage.gone()
-    assert stage.listener.stats.handler_errors_by_type == {"ValueError": 3}
+    await setup.gone()
+    assert setup.listener.stats.handler_errors_by_type == {"ValueError": 3}
     await asyncio.sleep(2 * QUIET_PERIOD)  # the summary
 
 
-async def normal_end(stage: Stage) -> None:
+async def normal_end(setup: Setup) -> None:
     async def reads(conn: Conn) -> None:
         await conn.read(b"\n")
 
-    stage.listen(reads)
-    (await stage.client(b"unfinished")).close_write()
-    await stage.gone()
-    assert stage.listener.stats.handler_errors == 0
+    setup.listen(reads)
+    (await setup.client(b"unfinished")).close_write()
+    await setup.gone()
+    assert setup.listener.stats.handler_errors == 0
 
 
-async def too_long_a_line(stage: Stage) -> None:
-    stage.listen(echo, read_limit=10)
-    await stage.client(b"x" * 1000)
-    await stage.gone()
-    assert stage.listener.stats.ended == {"read_limit": 1}
+async def too_long_a_line(setup: Setup) -> None:
+    setup.listen(echo, read_limit=10)
+    await setup.client(b"x" * 1000)
+    await setup.gone()
+    assert setup.listener.stats.ended == {"read_limit": 1}
 
 
-async def silent_clients(stage: Stage) -> None:
-    stage.listen(echo, first_byte_timeout=5)
-    for _ in range(2):  # the second time after the first words
+async def silent_clients(setup: Setup) -> None:
+    setup.listen(echo, first_byte_timeout=5)
+    for _ in range(2):  # the second time after something was logged
         for _ in range(5):
-            await stage.client()
-        await stage.gone()
+            await setup.client()
+        await setup.gone()
         await asyncio.sleep(2 * QUIET_PERIOD)
-    assert stage.listener.stats.ended == {"first_byte_timeout": 10}
-    assert stage.listener._sweep._handle is None or not stage.listener._handling
+    assert setup.listener.stats.ended == {"first_byte_timeout": 10}
+    assert setup.listener._course._sweep._handle is None or not setup.listener._course.handling
 
 
-async def idle_clients(stage: Stage) -> None:
-    stage.listen(echo, idle_timeout=5)
+async def idle_clients(setup: Setup) -> None:
+    setup.listen(echo, idle_timeout=5)
     for _ in range(3):
-        client = await stage.client(b"hello\n")
+        client = await setup.client(b"hello\n")
         assert await client.read(b"\n") == b"hello\n"
-    await stage.gone()
-    assert stage.listener.stats.ended == {"idle_timeout": 3}
+    await setup.gone()
+    assert setup.listener.stats.ended == {"idle_timeout": 3}
 
 
-async def unfinished_lines(stage: Stage) -> None:
-    stage.listen(echo, read_deadline=5)
+async def unfinished_lines(setup: Setup) -> None:
+    setup.listen(echo, read_deadline=5)
     for _ in range(3):
-        await stage.client(b"unfinished")
-    await stage.gone()
-    assert stage.listener.stats.ended == {"read_deadline": 3}
+        await setup.client(b"unfinished")
+    await setup.gone()
+    assert setup.listener.stats.ended == {"read_deadline": 3}
 
 
-async def lingering(stage: Stage) -> None:
+async def lingering(setup: Setup) -> None:
     async def floods(conn: Conn) -> None:
         conn.write(b"x" * 12_000_000)
 
-    stage.listen(floods, linger=5)
-    client = await stage.client()
+    setup.listen(floods, linger=5)
+    client = await setup.client()
     client.read_limit = 1000
     await client.read(1)
-    await stage.gone()
-    assert stage.listener.stats.ended == {"linger": 1}
+    await setup.gone()
+    assert setup.listener.stats.ended == {"linger": 1}
 
 
-async def refusals(stage: Stage) -> None:
-    stage.listen(echo, max_connections=3, max_per_client=2)
+async def refusals(setup: Setup) -> None:
+    setup.listen(echo, max_connections=3, max_per_client=2)
     for _ in range(2):
-        client = await stage.client(b"hello\n")
+        client = await setup.client(b"hello\n")
         assert await client.read(b"\n") == b"hello\n"
     for _ in range(5):
         with pytest.raises((EndOfStream, OSError)):
-            await (await stage.client()).read()
-    assert stage.listener.stats.refused == {"max_per_client": 5}
-    assert stage.listener.connections == 2
+            await (await setup.client()).read()
+    assert setup.listener.stats.refused == {"max_per_client": 5}
+    assert setup.listener.connections == 2
     await asyncio.sleep(2 * QUIET_PERIOD)  # the summary
 
 
-async def stalls(stage: Stage) -> None:
-    listener = stage.listen(echo)
+async def stalls(setup: Setup) -> None:
+    listener = setup.listen(echo)
     for _ in range(3):
-        listener._gate.stalled(errno.ENOMEM, 1.0)
-        listener._gate.shed(b"\x7f\0\0\1")
+        listener._course.gate.stalled(errno.ENOMEM, 1.0)
+        listener._course.gate.shed(b"\x7f\0\0\1")
     assert listener.stats.accept_stalls == 3
     assert listener.stats.refused == {"descriptors": 3}
-    client = await stage.client(b"hello\n")
+    client = await setup.client(b"hello\n")
     assert await client.read(b"\n") == b"hello\n"
 
 
-async def a_handler_that_goes_on(stage: Stage) -> None:
+async def a_handler_that_ignores_cancellation(setup: Setup) -> None:
     leave = asyncio.Event()
 
     async def stubborn(_conn: Conn) -> None:
@@ -236,17 +237,17 @@ async def a_handler_that_goes_on(stage: Stage) -> None:
             with contextlib.suppress(asyncio.CancelledError):
                 await leave.wait()
 
-    stage.listen(stubborn)
-    client = await stage.client(b"x")
-    await until(lambda: stage.listener.connections == 1)
+    setup.listen(stubborn)
+    client = await setup.client(b"x")
+    await until(lambda: setup.listener.connections == 1)
     asyncio.get_running_loop().call_later(100, leave.set)
-    await stage.listener.close(1)
+    await setup.listener.close(1)
     with pytest.raises((EndOfStream, OSError)):
         await client.read()
     await leave.wait()
 
 
-SCENES: Final[list[Callable[[Stage], Coroutine[Any, Any, None]]]] = [
+SCENARIOS: Final[list[Callable[[Setup], Coroutine[Any, Any, None]]]] = [
     crash,
     normal_end,
     too_long_a_line,
@@ -256,34 +257,34 @@ SCENES: Final[list[Callable[[Stage], Coroutine[Any, Any, None]]]] = [
     lingering,
     refusals,
     stalls,
-    a_handler_that_goes_on,
+    a_handler_that_ignores_cancellation,
 ]
 
 
-async def play(
-    scene: Callable[[Stage], Coroutine[Any, Any, None]], observer: Broken | None
+async def run_scenario(
+    scenario: Callable[[Setup], Coroutine[Any, Any, None]], observer: Broken | None
 ) -> None:
     complaints: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _loop, context: complaints.append(context))
-    stage = Stage(observer)
-    await scene(stage)
-    for client in stage.clients:
+    setup = Setup(observer)
+    await scenario(setup)
+    for client in setup.clients:
         client.abort()
         await client.wait_closed()
-    listener = stage.listener
+    listener = setup.listener
     async with asyncio.timeout(100):
         await listener.close(1)
-    await until(lambda: not listener._handling)
+    await until(lambda: not listener._course.handling)
     assert listener.state is ListenerState.CLOSED
     assert listener.connections == 0
-    assert not listener._observed
-    assert not listener._gate._clients
+    assert not listener._course._observed
+    assert not listener._course.gate._clients
     assert listener not in Live.of(loop).listeners
     assert not complaints
 
 
-@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 @pytest.mark.parametrize(
     ("part", "error"),
     [
@@ -295,37 +296,37 @@ async def play(
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_with_a_log_that_fails(
-    scene: Callable[[Stage], Coroutine[Any, Any, None]], part: str, error: BaseException
+    scenario: Callable[[Setup], Coroutine[Any, Any, None]], part: str, error: BaseException
 ) -> None:
     with broken_log(part, error) as broken:
-        run_virtual(play(scene, None))
+        run_virtual(run_scenario(scenario, None))
     assert broken.calls > 0
 
 
-@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_with_an_observer_that_fails(
-    scene: Callable[[Stage], Coroutine[Any, Any, None]],
+    scenario: Callable[[Setup], Coroutine[Any, Any, None]],
     error: BaseException,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     observer = Broken(error)
-    run_virtual(play(scene, observer))
+    run_virtual(run_scenario(scenario, observer))
     assert observer.calls > 0
     failures = [message for message in caplog.messages if "observer Broken" in message]
-    assert 1 <= len(failures) <= 8  # however many connections there were
+    assert 1 <= len(failures) <= 8  # regardless of the number of connections
 
 
-@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.__name__)
-def test_with_both(scene: Callable[[Stage], Coroutine[Any, Any, None]]) -> None:
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+def test_with_both(scenario: Callable[[Setup], Coroutine[Any, Any, None]]) -> None:
     with broken_log("emit", ERRORS[0]):
-        run_virtual(play(scene, Broken(ERRORS[1])))
+        run_virtual(run_scenario(scenario, Broken(ERRORS[1])))
 
 
-# ------------------------------------------------------------- when an observer is told
+# -------------------------------------------------------- when observers are notified
 
 
-async def test_an_observer_is_told_when_all_is_done_and_counted() -> None:
+async def test_observers_are_notified_after_everything_is_done_and_counted() -> None:
     seen: list[tuple[int, int, int, dict[str, int]]] = []
 
     class Looks:
@@ -334,7 +335,14 @@ async def test_an_observer_is_told_when_all_is_done_and_counted() -> None:
         def closed(self, conn: Conn, listener: Listener, ending: Ending) -> None:
             assert ending.how == "handler_error"
             stats = listener.stats
-            seen.append((stats.connections, len(listener._handling), len(listener._observed), {}))
+            seen.append(
+                (
+                    stats.connections,
+                    len(listener._course.handling),
+                    len(listener._course._observed),
+                    {},
+                )
+            )
             seen[-1][3].update(stats.handler_errors_by_type)
 
     async with tcp.listen(ANY, echo, observer=Looks()) as listener:
@@ -350,12 +358,12 @@ async def test_an_observer_is_told_when_all_is_done_and_counted() -> None:
 # ------------------------------------------------------------------------ the sweep
 
 
-def test_a_look_back_that_fails_does_not_end_the_sweep() -> None:
+def test_a_check_that_fails_does_not_end_the_sweep() -> None:
     class Fails:
-        looks = 0
+        checks = 0
 
-        def look(self, _now: float) -> bool:
-            self.looks += 1
+        def check(self, _now: float) -> bool:
+            self.checks += 1
             raise Odd
 
     async def main() -> None:
@@ -363,9 +371,9 @@ def test_a_look_back_that_fails_does_not_end_the_sweep() -> None:
         complaints: list[dict[str, Any]] = []
         loop.set_exception_handler(lambda _loop, context: complaints.append(context))
         conns = [Fails() for _ in range(3)]
-        swept = sweep.Sweep(loop, lambda: list(conns), Fails.look)
+        swept = sweep.Sweep(loop, lambda: list(conns), Fails.check)
         swept.start(1)
-        while min(conn.looks for conn in conns) < 5:
+        while min(conn.checks for conn in conns) < 5:
             await asyncio.sleep(1)
         swept.stop()
         assert len(complaints) >= 15
@@ -388,17 +396,17 @@ async def test_a_flood_of_crashes_is_counted_and_not_all_logged(
         assert listener.stats.handler_errors_by_type == {"ValueError": 60}
     records = [record for record in caplog.records if record.name == "silly.net"]
     assert records[0].exc_info
-    assert len(records) <= 20  # two in 5 seconds
+    assert len(records) <= 20  # two every 5 seconds
     whole = sum(record.exc_info is not None for record in records)
-    more = [re.search(r"failed (\d+) more times: ValueError", r.getMessage()) for r in records]
+    more = [re.search(r"failed (\d+) more times?: ValueError", r.getMessage()) for r in records]
     assert whole + sum(int(found[1]) for found in more if found) == 60
 
 
-async def test_types_that_a_peer_makes_up_are_bounded(
+async def test_the_number_of_exception_types_is_bounded(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tally, "MAX_REASONS", 10)
-    monkeypatch.setattr(_repeats, "MAX_KINDS", 10)
+    monkeypatch.setattr(repeats, "MAX_KINDS", 10)
 
     async def names_its_error(conn: Conn) -> None:
         name = (await conn.read(b"\n")).decode("latin-1")
@@ -416,18 +424,18 @@ async def test_types_that_a_peer_makes_up_are_bounded(
         assert by_type["\\x1b[2J7\\x0a"] == 1
         assert listener.stats.handler_errors == 15
     logged = [record for record in caplog.records if record.name == "silly.net"]
-    assert len(logged) == 12  # the first of the others, and how many more
+    assert len(logged) == 12  # 10 types, the first of the others, and their summary
     assert "\x1b" not in caplog.text
 
 
-def test_a_tally_keeps_no_timer_when_there_is_nothing_to_say() -> None:
+def test_a_tally_has_no_timer_when_there_is_nothing_to_log() -> None:
     async def main() -> None:
-        said: list[tuple[str, int]] = []
-        counts = Tally(asyncio.get_running_loop(), lambda *words: said.append(words))
+        summaries: list[tuple[str, int]] = []
+        counts = Tally(asyncio.get_running_loop(), lambda *summary: summaries.append(summary))
         for number in range(1000):
             counts.add(f"reason {number}")
         await asyncio.sleep(3 * QUIET_PERIOD)
-        assert said == [(OTHER, 1000 - MAX_REASONS - 1)]
+        assert summaries == [(OTHER, 1000 - MAX_REASONS - 1)]
         assert not counts._timers
         assert not counts._unlogged
 
@@ -450,8 +458,8 @@ async def test_each_traceback_is_logged_once_and_its_repetitions_are_counted(
                     await conn.read()
         assert listener.stats.handler_errors_by_type == {"ValueError": 6}
     records = [record for record in caplog.records if record.name == "silly.net"]
-    whole = [str(record.exc_info[1]) for record in records if record.exc_info]
-    assert whole[:2] == ["the first place", "the second place"]
+    with_traceback = [str(record.exc_info[1]) for record in records if record.exc_info]
+    assert with_traceback[:2] == ["the first place", "the second place"]
     counted: dict[str, int] = {}
     for record in records:
         if found := re.search(
@@ -459,11 +467,11 @@ async def test_each_traceback_is_logged_once_and_its_repetitions_are_counted(
             record.getMessage(),
         ):
             counted[found[2]] = counted.get(found[2], 0) + int(found[1])
-    assert len(whole) + sum(counted.values()) == 6
+    assert len(with_traceback) + sum(counted.values()) == 6
     assert len(counted) == 2
 
 
-def test_forked_tasks_and_timers_that_fail_alike_are_counted(
+def test_repeated_crashes_of_forked_tasks_and_timers_are_counted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def fails() -> None:
@@ -490,21 +498,23 @@ def test_forked_tasks_and_timers_that_fail_alike_are_counted(
     assert [record.exc_info is not None for record in caplog.records] == [
         True, True, True, False, False, False, True, False,
     ]  # fmt: skip
-    said = [record.getMessage() for record in caplog.records if not record.exc_info]
+    summaries = [record.getMessage() for record in caplog.records if not record.exc_info]
     place = rf"ValueError at {re.escape(__file__)}:\d+ in fails"
     for pattern in (
         rf"99 more times: forked task failed: {place}",
         rf"99 more times: forked task failed: ExceptionGroup at .* \({place}\)",
         rf"99 more times: timer call failed: {place}_at_once",
-        rf"1 more time: forked task failed: {place}",  # said when the loop was closed
+        rf"1 more time: forked task failed: {place}",  # logged when the loop was closed
     ):
-        assert sum(re.fullmatch(pattern, text) is not None for text in said) == 1
+        assert sum(re.fullmatch(pattern, text) is not None for text in summaries) == 1
 
 
-# ------------------------------------------------------------------ what else has a log
+# ------------------------------------------------------------------- other loggers
 
 
-def test_tasks_timers_and_news_with_a_log_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tasks_timers_and_the_service_with_a_log_that_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def fails() -> None:
         raise ValueError("a defect")
 
@@ -537,23 +547,23 @@ def test_tasks_timers_and_news_with_a_log_that_fails(monkeypatch: pytest.MonkeyP
     assert broken.calls >= 5
 
 
-def test_a_log_that_fails_is_told_of_once(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_log_that_fails_is_reported_once(capfd: pytest.CaptureFixture[str]) -> None:
     logger = Logger("silly.test")
     with broken_log("emit", ERRORS[0]):
         for _ in range(10):
             logger.error("words")
-    told = capfd.readouterr().err
-    assert told.count("a log handler of 'silly.test' failed") == 1
-    assert told.count("the log server is down") == 1
+    output = capfd.readouterr().err
+    assert output.count("a log handler of 'silly.test' failed") == 1
+    assert output.count("the log server is down") == 1
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)], ids=repr)
-def test_what_is_to_end_the_program_comes_through(error: BaseException) -> None:
+def test_exceptions_that_end_the_program_are_not_caught(error: BaseException) -> None:
     with broken_log("emit", error), pytest.raises(type(error)):
         Logger("silly.test").error("words")
 
 
-def test_an_argument_that_cannot_be_shown_takes_nothing_away(
+def test_an_argument_that_cannot_be_formatted_does_not_lose_the_record(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Shy:
@@ -571,8 +581,8 @@ def test_an_argument_that_cannot_be_shown_takes_nothing_away(
 
 
 @pytest.mark.parametrize("method", ["opened", "closed"])
-def test_an_observer_that_ends_the_program_leaves_nothing_half_done(method: str) -> None:
-    """Whether it does so in the middle of accepting, or of a drain."""
+def test_an_observer_that_ends_the_program_leaves_no_inconsistent_state(method: str) -> None:
+    """While accepting, and during a drain."""
 
     class Leaves:
         def opened(self, *_: object) -> None:
@@ -587,7 +597,7 @@ def test_an_observer_that_ends_the_program_leaves_nothing_half_done(method: str)
     exits: list[object] = []
 
     def run(main: Coroutine[Any, Any, Any]) -> Any:
-        """Run the loop as somebody who goes on after SystemExit."""
+        """Run the loop like a program that continues after SystemExit."""
         task = loop.create_task(main)
         while not task.done():
             try:

@@ -1,0 +1,23 @@
+"""The types with which ``../filter.py`` is compiled for this engine."""
+
+from libc.stdint cimport int64_t
+
+from silly._engine.native.lifecycle cimport Lifecycle
+
+
+cdef class Filtered(Lifecycle):
+    cdef object _filter
+    cdef list _held
+    cdef int64_t _plain_in, _plain_out
+
+    cdef object _take_unread(self)
+    cdef int _use_filter(self) except -1
+    cdef int _feed(self, bytes plaintext) except -1
+    cdef int _send_wire(self, bytes data) except -1
+
+    cdef object _open(self, bytes wire)
+    cdef object _seal(self, bytes plaintext)
+    cdef int _say(self, object wire) except -1
+    cdef int _break(self, object error) except -1
+    cdef int _received_wire(self, bytes wire) except -1
+    cdef int _peer_finished(self) except -1

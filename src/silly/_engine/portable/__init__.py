@@ -1,0 +1,72 @@
+"""The portable engine: asyncio's transports, on any event loop and every platform.
+
+- `link`: what carries a connection's bytes.
+- `stream`: reading and writing over any link.
+- `receive_buffer`, `turn`: unread bytes; writes of one turn are sent together.
+- `trampoline`: steps a handler's coroutine without its task when possible.
+- `server`: accepting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import Callable
+from typing import Final, cast
+
+from silly._engine import interface, stream_errors
+from silly._engine.interface import Accept, Gate, tune
+from silly._engine.portable.link import AsyncioLink, link_factory
+from silly._engine.portable.server import LoopServer, SocketServer
+from silly._engine.portable.stream import Stream
+from silly._engine.portable.trampoline import Trampoline as wrap_coroutine  # noqa: N813 - used as a function
+from silly._loop.live import disown_socket
+
+__all__ = ["NAME", "Stream", "attach", "disown", "serve", "spin", "wrap_coroutine"]
+
+NAME: Final = "portable"
+
+
+def serve(
+    loop: asyncio.AbstractEventLoop,
+    sock: socket.socket,
+    backlog: int,
+    accept: Accept,
+    *,
+    busy_poll: float,  # noqa: ARG001 - the loop does the waiting
+    gate: Gate,
+) -> interface.Server:
+    """Accept connections on *sock* (see `silly._engine.interface.Engine.serve`)."""
+    tune(sock)  # accepted connections inherit it
+    if sys.platform == "win32":
+        return LoopServer(loop, sock, backlog, accept, gate)
+    return SocketServer(loop, sock, accept, gate)
+
+
+async def attach(loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: Accept) -> None:
+    """Make a link for *sock* (see `silly._engine.interface.Engine.attach`)."""
+    tune(sock)
+    make_link = link_factory(loop, accept)
+    try:
+        if sock.family == getattr(socket, "AF_UNIX", None):
+            await loop.create_unix_connection(make_link, sock=sock)
+        else:
+            await loop.create_connection(make_link, sock=sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def disown(inherited: object) -> None:
+    """Close descriptors in a forked child (see `silly._engine.interface.Engine.disown`)."""
+    if isinstance(inherited, Stream):
+        inherited._mark_closed(stream_errors.owned_by_parent())
+        disown_socket(cast(AsyncioLink, inherited._link)._socket)
+    elif isinstance(inherited, SocketServer):
+        inherited.disown()
+
+
+def spin(loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None:  # noqa: ARG001
+    """Call *step* once (see `silly._engine.interface.Engine.spin`)."""
+    step()

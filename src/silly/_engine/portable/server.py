@@ -1,0 +1,190 @@
+"""Accepting, on any event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import functools
+import os
+import socket
+import struct
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+from silly._engine.accepting import ACCEPT_BATCH, Accepting
+from silly._engine.interface import Accept, Gate, packed_ip
+from silly._engine.portable.link import RESET_ON_CLOSE, link_factory
+from silly._loop.live import disown_socket
+
+__all__ = ["LoopServer", "SocketServer"]
+
+
+class SocketServer(Accepting):
+    """Accepts on one socket whenever the loop reports it readable."""
+
+    _reserve = -1  # also if __init__ raises
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: Accept, gate: Gate
+    ) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._make_link = link_factory(loop, accept)
+        self._begin(gate)
+        self._hold_reserve()
+        loop.add_reader(sock, self._on_ready)
+
+    def __del__(self) -> None:
+        if self._reserve >= 0:  # its loop was collected, and close() was never called
+            os.close(self._reserve)
+
+    def _on_ready(self) -> None:
+        self._accept_some(ACCEPT_BATCH)
+
+    def _accept_one(self) -> int:
+        try:
+            sock, sockaddr = self._sock.accept()
+        except OSError as error:
+            return error.errno or errno.EIO
+        entered = False
+        try:
+            client = packed_ip(sockaddr)
+            entered = self._gate.enter(client)
+        finally:
+            if not entered:
+                _reset(sock)
+        if entered:
+            self._step_setup(self._set_up(sock, sockaddr, client))
+        return 0
+
+    def _step_setup(
+        self, making: Coroutine[Any, None, None], _waiter: asyncio.Future[None] | None = None
+    ) -> None:
+        """Step a coroutine that only awaits futures, without the cost of a task."""
+        with contextlib.suppress(StopIteration):
+            making.send(None).add_done_callback(functools.partial(self._step_setup, making))
+
+    async def _set_up(self, sock: socket.socket, sockaddr: Any, client: bytes) -> None:
+        link = self._make_link(sockaddr=sockaddr)
+        try:
+            sock.setblocking(False)
+            await self._loop.connect_accepted_socket(lambda: link, sock)
+        except BaseException as error:
+            sock.close()
+            if not link.has_stream:
+                self._gate.leave(client)
+            if not isinstance(error, Exception):
+                raise
+            self._loop.call_exception_handler(
+                {"message": "a connection could not be set up", "exception": error}
+            )
+        else:
+            if not link.has_stream:
+                self._gate.leave(client)
+
+    def _turn_away_one(self) -> int:
+        try:
+            sock, sockaddr = self._sock.accept()
+        except OSError as error:
+            return error.errno or errno.EIO
+        _reset(sock)
+        self._turned_away = packed_ip(sockaddr)
+        return 0
+
+    def _is_listening(self) -> bool:
+        return self._sock.fileno() >= 0
+
+    def _watch_backlog(self, on: bool) -> None:
+        if on:
+            self._loop.add_reader(self._sock, self._on_ready)
+        else:
+            self._loop.remove_reader(self._sock)
+
+    def _resume_later(self, delay: float) -> asyncio.TimerHandle:
+        return self._loop.call_later(delay, self._resume_accepting)
+
+    def backlog(self) -> tuple[int, int] | None:
+        return _backlog_of(self._sock)
+
+    def close(self) -> None:
+        self._stop()
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock)
+            self._sock.close()
+
+    def disown(self) -> None:
+        """Close in a forked child, without touching the event loop."""
+        self._drop_reserve()  # first: `disown_socket` needs a free descriptor
+        disown_socket(self._sock)
+
+
+def _backlog_of(sock: socket.socket) -> tuple[int, int] | None:
+    """Return how full a listening socket's backlog is, and its limit; None if unknown."""
+    if sys.platform != "linux" or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+    except OSError:
+        return None
+    # For a listening socket, tcpi_unacked and tcpi_sacked describe its queue (ss(8)).
+    used, size = struct.unpack_from("II", info, 24)
+    return used, size
+
+
+def _reset(sock: socket.socket) -> None:
+    """Close *sock* with a reset (a zero linger time does that: socket(7))."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    sock.close()
+
+
+class LoopServer:
+    """Accepts with the loop's own server: on Windows, its loop cannot watch a socket."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        backlog: int,
+        accept: Accept,
+        gate: Gate,
+    ) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._closed = False
+        self._server: asyncio.AbstractServer | None = None
+        self._starting = loop.create_task(self._start(loop, backlog, accept, gate))
+
+    async def _start(
+        self, loop: asyncio.AbstractEventLoop, backlog: int, accept: Accept, gate: Gate
+    ) -> None:
+        server = await loop.create_server(
+            functools.partial(link_factory(loop, accept), gate=gate),
+            sock=self._sock,
+            backlog=backlog,
+        )
+        if self._closed:
+            server.close()
+        self._server = server
+        if self._closed:
+            self.close()
+
+    def accept_queued(self) -> None:
+        """Do nothing: the loop's server accepts."""
+
+    def backlog(self) -> tuple[int, int] | None:
+        return None
+
+    def close(self) -> None:
+        self._closed = True
+        if self._server is not None and isinstance(self._loop, asyncio.SelectorEventLoop):
+            # The server's own close would drop connections accepted in this iteration of the loop.
+            self._loop.remove_reader(self._sock)
+            self._sock.close()
+        elif self._server is not None:
+            self._server.close()
+        else:
+            self._starting.cancel()
+            self._sock.close()

@@ -1,0 +1,1 @@
+"""What belongs to one event loop, or to the process that runs it."""

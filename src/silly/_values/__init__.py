@@ -1,0 +1,1 @@
+"""What more than one room needs to check or say: arguments, units, the optional libraries."""

@@ -1,0 +1,349 @@
+"""The course of a connection at its listener: admit, preface, observe, handle, end.
+
+1. **Admit.** The engine's server asks the `Gate`, before anything is made of a connection.
+   The gate charges it to its client: that is its ticket, taken back when it is gone.
+2. **Preface.** What must be done before the connection can be used (preface.py), under one
+   deadline. A listener without prefaces has no such step.
+3. **Observe.** Observers are told of it (observer.py).
+4. **Handle.** The handler runs in a task of its own, while a sweep checks the deadlines.
+5. **End.** The handler ended and the socket is gone, in any order: the connection is counted,
+   closed and forgotten first; what may raise or take long (logging, observers) comes last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import logging
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from types import CoroutineType
+from typing import Any, Final
+
+from silly._engine import engine
+from silly._logs.logger import Logger
+from silly._logs.repeats import Repeats
+from silly._logs.tracebacks import clarify, place
+from silly._loop.live import INTERNAL_TASK
+from silly._values.units import counted
+from silly.net.budget import MemoryBudget, memory_of
+from silly.net.conn import Conn, EngineConn
+from silly.net.gate import Gate
+from silly.net.limits import Limits
+from silly.net.observer import Observation, ObservedListener, Observer, observers_of
+from silly.net.outcome import HANDLER_ERROR, outcome_of
+from silly.net.preface import Preface, PrefaceError, get_through
+from silly.net.sweep import Sweep, deadlines_of
+from silly.net.tally import count
+from silly.text import printable
+
+__all__ = ["Course", "Handler"]
+
+logger = Logger("silly.net")
+
+Handler = Callable[[Conn], Awaitable[object]]
+
+_PREFACE_TASK: Final = f"{INTERNAL_TASK}preface"
+
+
+class Course:
+    """The course of all connections of one listener; the owner of their streams."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        handler: Handler,
+        listener: ObservedListener,
+        *,
+        name: str,
+        limits: Limits,
+        prefaces: Sequence[Preface],
+        observers: tuple[Observer, ...],
+    ) -> None:
+        self._loop = loop
+        self._handler = handler
+        self._listener = listener
+        self._name = name
+        self.handler_name = getattr(handler, "__qualname__", None) or repr(handler)
+        self._task_name = f"{self.handler_name} on {name}"
+        self._prefaces = tuple(prefaces)
+        self._handshake_timeout = limits.handshake_timeout
+        self._observers = observers
+        self.is_auxiliary = False  # if True, its connections are not observed
+        self.gate = Gate(loop, limits, name)
+        self.budget = MemoryBudget(loop, memory_of(limits), self._all_conns)
+        self._deadlines, self._sweep_interval = deadlines_of(limits)
+        self._sweep = Sweep(loop, lambda: list(self.handling.values()), self._check_deadlines)
+        # Each connection is in one of these: during its prefaces, while its handler runs, or
+        # lingering after it.
+        self.prefacing: dict[asyncio.Task[Any], EngineConn] = {}
+        self.handling: dict[asyncio.Task[Any], EngineConn] = {}
+        self.lingering: set[EngineConn] = set()
+        self._tickets: dict[EngineConn, bytes] = {}  # where prefaces may change the client
+        self._observed: dict[EngineConn, Observation] = {}
+        self._on_draining: dict[EngineConn, Callable[[], object]] = {}
+        self.accepted = 0
+        self.past_bytes_in = self.past_bytes_out = 0
+        self.crashes: dict[str, int] = {}  # by type
+        self._logged_crashes = Repeats(loop, self._summarize_crashes)
+        self._observer_failures = Repeats(loop, self._summarize_observer_failures)
+        self._is_draining = False
+        self._closes_at = math.inf  # connections that come later are reset
+        self.changed = asyncio.Event()  # set, while draining, when a connection or handler ended
+        # Shared by all connections: with a million of them, a bound method or a context for
+        # each would take megabytes.
+        self._on_handled = self._handled
+        self._context = contextvars.copy_context()
+        self._conn_limits: dict[str, Any] = {
+            "read_limit": limits.read_limit,
+            "max_unsent": limits.max_unsent,
+            "linger": limits.linger,
+            "idle_timeout": limits.idle_timeout,
+            "idle_swept": True,
+            "budget": self.budget,
+        }
+
+    def start(self, carrier: Any) -> EngineConn:
+        """Make a connection that the gate has admitted, of what the engine's server gives."""
+        loop = self._loop
+        conn = EngineConn(carrier, loop, self, **self._conn_limits)
+        if self._is_draining and loop.time() >= self._closes_at:
+            self.lingering.add(conn)
+            loop.call_soon(conn.abort)
+            return conn
+        try:
+            if self._prefaces:
+                self._preface(conn)
+            else:
+                self._handle(conn)
+        except BaseException:
+            conn.abort()
+            raise
+        return conn
+
+    # ---------------------------------------------------------------------- preface
+
+    def _preface(self, conn: EngineConn) -> None:
+        self._tickets[conn] = conn._client
+        coroutine = get_through(conn, self._prefaces, self._handshake_timeout)
+        try:
+            task = self._loop.create_task(coroutine, name=_PREFACE_TASK)
+        except BaseException:
+            coroutine.close()
+            raise
+        self.prefacing[task] = conn
+        task.add_done_callback(self._prefaced, context=self._context)
+
+    def _prefaced(self, task: asyncio.Task[PrefaceError | None]) -> None:
+        conn = self.prefacing.pop(task)
+        defect = None if task.cancelled() else task.exception()
+        refused = None if task.cancelled() or defect else task.result()
+        log_it = False
+        if defect is not None:
+            refused = PrefaceError("preface_error", "a defect")
+        elif task.cancelled() or refused is not None or not conn.is_alive:
+            pass
+        elif self._loop.time() < self._closes_at and self._change_ticket(conn):
+            try:
+                self._handle(conn)
+            except BaseException:
+                conn.abort()
+                self._linger(conn)
+                raise
+            return
+        if refused is not None:
+            log_it = self.gate.refused.add(refused.reason)
+        try:
+            conn.abort()
+        finally:
+            self._linger(conn)
+        if log_it and refused is not None:
+            if defect is not None:
+                clarify(defect, whole=self._loop.get_debug())
+                logger.error("%s: a preface failed", conn.remote_addr, exc_info=defect)
+            else:
+                self.gate.log_refused(refused.reason, conn.remote_addr, str(refused))
+
+    def _change_ticket(self, conn: EngineConn) -> bool:
+        """Charge *conn* to the client that its prefaces found; return whether the gate agrees."""
+        ticket = self.gate.change_ticket(self._tickets[conn], conn._client)
+        if ticket is None:
+            return False
+        self._tickets[conn] = ticket
+        return True
+
+    # --------------------------------------------------------------- observe, handle
+
+    def _handle(self, conn: EngineConn) -> None:
+        """Tell the observers of *conn*, and run the handler for it."""
+        loop = self._loop
+        context = None
+        if (observers := observers_of(self._observers)) and not self.is_auxiliary:
+            observation = self._observed[conn] = Observation(
+                observers, conn, self._listener, self._observer_failures
+            )
+            context = observation.context
+        # The task name is shared: with a million tasks, a string for each would be a tenth of
+        # their memory.
+        handling = self._call_handler(conn)
+        try:
+            coroutine = engine.wrap_coroutine(handling, loop)
+            task = loop.create_task(coroutine, name=self._task_name, context=context)
+        except BaseException as error:
+            handling.close()
+            if (failed := self._observed.get(conn)) is not None:
+                failed.failed(error)
+            raise
+        self.handling[task] = conn
+        task.add_done_callback(self._on_handled, context=self._context)
+        self._sweep.start(self._sweep_interval)
+        self.accepted += 1
+
+    def _call_handler(self, conn: EngineConn) -> Coroutine[Any, Any, object]:
+        try:
+            handling = self._handler(conn)
+        except BaseException as error:  # noqa: BLE001 - a plain function may crash, too
+            return _raise(error)
+        if isinstance(handling, CoroutineType):
+            return handling
+        if inspect.isawaitable(handling):
+            return _await(handling)
+        return _raise(
+            TypeError(
+                f"handler {self.handler_name} returned {type(handling).__name__}, not a "
+                f"coroutine: declare it with `async def`"
+            )
+        )
+
+    def _check_deadlines(self, conn: EngineConn, now: float) -> bool:
+        conn._check_deadlines(now, self._deadlines)
+        return conn._ended_by is not None
+
+    # -------------------------------------------------------------------------- end
+
+    def _handled(self, task: asyncio.Task[Any]) -> None:
+        conn = self.handling.pop(task)
+        error = None if task.cancelled() else task.exception()
+        how = None if error is None else outcome_of(conn, error)
+        log_it = False
+        if how == HANDLER_ERROR:
+            count(self.crashes, printable(type(error).__name__))
+        elif how is not None:
+            log_it = self.gate.end(how)
+        if self._observed and (observation := self._observed.get(conn)):
+            observation.handled(task, how)
+        try:
+            conn.close()
+        finally:
+            self._linger(conn)
+        if error is not None:
+            self._log_error(conn, error, how, log_it=log_it)
+        self._notify_if_over(conn)
+
+    def _linger(self, conn: EngineConn) -> None:
+        """Note that *conn* has no task any more; its socket may still be there."""
+        if not conn._is_closed:
+            self.lingering.add(conn)
+        if self._is_draining:
+            self.changed.set()
+
+    def _log_error(
+        self, conn: EngineConn, error: BaseException, how: str | None, *, log_it: bool
+    ) -> None:
+        if how is None:
+            if logger.is_enabled_for(logging.DEBUG):
+                logger.debug("%s: handler ended by %r", conn.remote_addr, error)
+        elif how == HANDLER_ERROR:
+            if self._logged_crashes.add(printable(place(error))):
+                clarify(error, whole=self._loop.get_debug())
+                logger.error(
+                    "%s: handler %s failed", conn.remote_addr, self.handler_name, exc_info=error
+                )
+        elif log_it:
+            self.gate.log_end(how, conn.remote_addr)
+
+    def conn_closed(self, conn: EngineConn) -> None:
+        """Note that the socket of *conn* is closed; called by its stream."""
+        ticket = self._tickets.pop(conn, None) if self._tickets else None
+        self.gate.leave(conn._client if ticket is None else ticket)
+        limit = conn._ended_by
+        log_it = limit is not None and self.gate.end(limit)
+        bytes_in, bytes_out = conn._counts
+        self.past_bytes_in += bytes_in
+        self.past_bytes_out += bytes_out
+        self.lingering.discard(conn)
+        if self._on_draining:
+            self._on_draining.pop(conn, None)
+        if self._is_draining:
+            self.changed.set()
+        if self._observed and (observation := self._observed.get(conn)):
+            observation.gone()
+        if limit is not None and log_it:
+            self.gate.log_end(limit, conn.remote_addr)
+        self._notify_if_over(conn)
+
+    def _notify_if_over(self, conn: EngineConn) -> None:
+        if self._observed and (observation := self._observed.get(conn)) and observation.is_over:
+            del self._observed[conn]
+            observation.notify_closed()
+
+    def _summarize_crashes(self, kind: str, number: int) -> None:
+        logger.error(
+            "%s: handler %s failed %s: %s",
+            self._name,
+            self.handler_name,
+            counted(number, "more time"),
+            kind,
+        )
+
+    def _summarize_observer_failures(self, kind: str, number: int) -> None:
+        times = counted(number, "more time")
+        logger.error("%s: an observer failed %s: %s", self._name, times, kind)
+
+    # ------------------------------------------------------------- for the listener
+
+    def conns(self) -> list[EngineConn]:
+        """Return the connections that are open."""
+        return [conn for conn in self._all_conns() if not conn._is_closed]
+
+    def _all_conns(self) -> list[EngineConn]:
+        return [*self.prefacing.values(), *self.handling.values(), *self.lingering]
+
+    def close_at(self, when: float) -> None:
+        """Begin to drain: from the time *when* on, reset what comes."""
+        self._closes_at = when
+        if not self._is_draining:
+            self._is_draining = True
+            waiting, self._on_draining = self._on_draining, {}
+            for callback in waiting.values():
+                self._loop.call_soon(callback)
+
+    def on_draining(self, conn: EngineConn, callback: Callable[[], object] | None) -> None:
+        """See `Conn.on_draining`."""
+        self._on_draining.pop(conn, None)
+        if callback is None:
+            return
+        if self._is_draining:
+            self._loop.call_soon(callback)
+        else:
+            self._on_draining[conn] = callback
+
+    def stop(self) -> None:
+        """Keep no deadlines any more."""
+        self._sweep.stop()
+        self.budget.close()
+
+    def close_logs(self) -> None:
+        """Log what is not logged yet."""
+        self.gate.close()
+        self._logged_crashes.close()
+        self._observer_failures.close()
+
+
+async def _raise(error: BaseException) -> object:
+    raise error
+
+
+async def _await(awaitable: Awaitable[object]) -> object:
+    return await awaitable

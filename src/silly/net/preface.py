@@ -1,0 +1,70 @@
+"""Prefaces: what a connection has to get through before its handler starts.
+
+A preface is a coroutine function of the connection, such as one that reads the header of
+a PROXY protocol, or waits for a TLS handshake. Those of a listener run one after the other
+under one deadline (`Limits.handshake_timeout`), before observers and the handler know of the
+connection. A preface may change the addresses of the connection
+(`StreamConn._set_sockaddrs`); the listener's gate then counts it for the new client.
+
+A connection whose preface fails is reset and counted in `ListenerStats.refused`, by reason:
+that of the `PrefaceError`, ``"handshake_timeout"``, or ``"handshake"`` if the connection ended
+before the preface did. Any other exception is a defect, counted as ``"preface_error"`` and
+logged with its traceback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from silly._engine import stream_errors
+from silly.net.conn import StreamConn
+
+__all__ = ["Preface", "PrefaceError", "get_through"]
+
+Preface = Callable[[StreamConn], Awaitable[object]]
+
+TIMED_OUT: Final = "handshake_timeout"
+CUT_OFF: Final = "handshake"
+
+
+class PrefaceError(Exception):
+    """Raised by a preface to refuse the connection.
+
+    Args:
+        reason: a word, under which it is counted and logged, such as ``"proxy_header"``.
+        text: what was wrong, for the log.
+    """
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(reason, text)
+        self.reason = reason
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
+
+
+async def get_through(
+    conn: StreamConn, prefaces: Sequence[Preface], timeout: float | None
+) -> PrefaceError | None:
+    """Run *prefaces* on *conn*, in *timeout* seconds together; return why one refused it."""
+    limit = asyncio.timeout(timeout)
+    try:
+        async with limit:
+            for preface in prefaces:
+                await preface(conn)
+    except PrefaceError as error:
+        return error
+    except TimeoutError as error:
+        if limit.expired():
+            return PrefaceError(TIMED_OUT, f"not complete within {timeout:g} seconds")
+        if not stream_errors.belongs_to(conn, error):
+            raise
+        return PrefaceError(CUT_OFF, str(error))
+    except Exception as error:
+        if not stream_errors.belongs_to(conn, error):
+            raise
+        return PrefaceError(CUT_OFF, str(error))
+    return None
