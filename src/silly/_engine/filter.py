@@ -19,10 +19,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from silly._engine import stream_errors
-from silly._engine.interface import Budget, Owner
 
-# Relative: each engine has a base of its own. Names of states are not to be had this way.
-from .lifecycle import Lifecycle
+from .deadlines import Timed  # relative: each engine has a base of its own
 
 __all__ = ["Filter", "Filtered"]
 
@@ -66,7 +64,7 @@ class Filter(Protocol):
         """How many bytes were taken in of a message that is not complete yet."""
 
 
-class Filtered(Lifecycle):
+class Filtered(Timed):
     """The part of a stream that a filter concerns; without one, nothing here is called."""
 
     __slots__ = ("_filter", "_held", "_plain_in", "_plain_out")
@@ -76,18 +74,11 @@ class Filtered(Lifecycle):
     _plain_in: int
     _plain_out: int
 
-    def _begin(
-        self,
-        owner: Owner,
-        budget: Budget | None,
-        linger: float,
-        idle_timeout: float,
-        idle_swept: bool,
-    ) -> None:
+    def _set_no_filter(self) -> None:
+        """Set the state of a new connection."""
         self._filter = None
         self._held = None
         self._plain_in = self._plain_out = 0
-        Lifecycle._begin(self, owner, budget, linger, idle_timeout, idle_swept)
 
     # ----------------------------------------------------- what each engine does its own way
 
@@ -154,7 +145,7 @@ class Filtered(Lifecycle):
         """Return the plaintext of what was received; whatever else follows from it is done."""
         opener = self._filter
         assert opener is not None
-        if self._ended or not self.is_alive:
+        if self._ended or not self._is_unbroken():
             return b""
         was_ready = opener.is_ready
         try:

@@ -35,7 +35,7 @@ from silly._engine.native.linux cimport (
 )
 from silly._engine.native.accepting cimport ACCEPT_BATCH, Accepting
 from silly._engine.native.reactor cimport Reactor, Source, reactor_of
-from silly._engine.native.stream cimport raw_local_name
+from silly._engine.native.names cimport raw_local_name
 
 cdef class Server(Accepting):
     """Passes the descriptors of connections that *gate* lets in to *accept*, until closed."""
