@@ -22,6 +22,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from silly._logs.repeats import Repeats
+
 __all__ = ["AFTER_CANCEL", "INTERNAL_TASK", "Live", "disown_socket"]
 
 AFTER_CANCEL: Final = 1.0  # seconds for a cancelled task to clean up
@@ -59,6 +61,7 @@ class Live:
         "_watchers",
         "auxiliaries",
         "conns",
+        "crashes",
         "listeners",
         "on_listening",
         "tasks",
@@ -74,6 +77,7 @@ class Live:
         self.conns: set[_Conn] = set()  # made by `connect`
         self.tasks: set[asyncio.Task[Any]] = set()  # made by `silly.task.fork`
         self.timers: set[_Timer] = set()
+        self.crashes: Repeats | None = None  # of tasks and timers; see `silly.task`
         self.on_listening: Callable[[], object] | None = None
         self._empty: asyncio.Event | None = None
 
@@ -156,6 +160,8 @@ class Live:
             conn._disown()
         for each in (self.listeners, self.auxiliaries, self.conns, self.tasks, self.timers):
             each.clear()
+        if self.crashes is not None:
+            self.crashes.forget()
 
 
 def _end_on_close(loop: asyncio.AbstractEventLoop, live: Live) -> None:
@@ -176,6 +182,8 @@ def _end_on_close(loop: asyncio.AbstractEventLoop, live: Live) -> None:
             )
         finally:
             close()
+            if live.crashes is not None:
+                live.crashes.close()
             # Break the reference cycle between the two.
             loop._silly_reactor = None  # type: ignore[attr-defined]
 
