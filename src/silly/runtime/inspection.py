@@ -21,6 +21,7 @@ import types
 from collections import Counter
 from collections.abc import Iterator
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from silly._engine import engine
@@ -40,7 +41,7 @@ _COUNTED: Final = 2_000  # further connections to count by place
 _SUMMED: Final = 10_000  # the most connections whose bytes are summed up
 _MAX_DEPTH: Final = 500  # coroutines of a task
 
-_PACKAGE: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120
+_PACKAGE: Final = f"{Path(__file__).absolute().parents[1]}{os.sep}"
 _LIBRARIES: Final = tuple(
     {sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")}
 )
@@ -217,10 +218,12 @@ def _frame(link: Any) -> types.FrameType | None:
 
 
 def is_program(filename: str) -> bool:
+    """Return whether *filename* belongs to no library, installed package or this package."""
     return not filename.startswith((_PACKAGE, *_LIBRARIES))
 
 
 def place_of(frame: types.FrameType) -> str:
+    """Return where *frame* is: "app.py:12 in handler"."""
     code = frame.f_code
     return f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}"
 
