@@ -21,11 +21,11 @@ import types
 from collections import Counter
 from collections.abc import Iterator
 from itertools import chain, islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from silly._engine import engine
 from silly._engine.portable import stream as portable
+from silly._logs.tracebacks import PACKAGE
 from silly._loop.live import INTERNAL_TASK, Live
 from silly._values.units import counted, text_of_count
 from silly.text import printable
@@ -41,7 +41,6 @@ _COUNTED: Final = 2_000  # further connections to count by place
 _SUMMED: Final = 10_000  # the most connections whose bytes are summed up
 _MAX_DEPTH: Final = 500  # coroutines of a task
 
-_PACKAGE: Final = f"{Path(__file__).absolute().parents[1]}{os.sep}"
 _LIBRARIES: Final = tuple(
     {sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")}
 )
@@ -219,7 +218,7 @@ def _frame(link: Any) -> types.FrameType | None:
 
 def is_program(filename: str) -> bool:
     """Return whether *filename* belongs to no library, installed package or this package."""
-    return not filename.startswith((_PACKAGE, *_LIBRARIES))
+    return not filename.startswith((PACKAGE, *_LIBRARIES))
 
 
 def place_of(frame: types.FrameType) -> str:
