@@ -83,7 +83,8 @@ def imported(name: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             module = node.module or ""
             if node.level:
-                assert path == source_of("silly._engine.filter"), f"{name}: a relative import"
+                shared = path.parent == source_of("silly._engine").parent  # compiled twice
+                assert shared, f"{name}: a relative import"
                 module = f"{package}.{module}"
             for alias in node.names:
                 full = f"{module}.{alias.name}"
@@ -124,7 +125,8 @@ def test_private_things_have_a_room() -> None:
 
 def test_architecture_has_the_layers() -> None:
     page = (ROOT.parents[1] / "ARCHITECTURE.md").read_text()
-    rows = re.findall(r"^\d+\. (.*)$", page, re.MULTILINE)
+    section = page.partition("## Imports")[2].partition("## ")[0]
+    rows = re.findall(r"^\d+\. (.*)$", section, re.MULTILINE)
     stated = [
         {"silly" if name == "silly" else f"silly.{name}" for name in re.findall(r"`(\w+)`", row)}
         for row in rows[:-1]  # the last is "all others"

@@ -17,15 +17,14 @@ As `lifecycle`, this file is compiled a second time for the native engine.
 from __future__ import annotations
 
 from silly._engine import stream_errors
-from silly._engine.interface import Budget, Filter, Owner
+from silly._engine.interface import Filter
 
-# Relative: each engine has a base of its own. Names of states are not to be had this way.
-from .lifecycle import Lifecycle
+from .deadlines import Timed  # relative: each engine has a base of its own
 
 __all__ = ["Filtered"]
 
 
-class Filtered(Lifecycle):
+class Filtered(Timed):
     """The part of a stream that a filter concerns; without one, nothing here is called."""
 
     __slots__ = ("_filter", "_held", "_plain_in", "_plain_out")
@@ -35,18 +34,11 @@ class Filtered(Lifecycle):
     _plain_in: int
     _plain_out: int
 
-    def _begin(
-        self,
-        owner: Owner,
-        budget: Budget | None,
-        linger: float,
-        idle_timeout: float,
-        idle_swept: bool,
-    ) -> None:
+    def _set_no_filter(self) -> None:
+        """Set the state of a new connection."""
         self._filter = None
         self._held = None
         self._plain_in = self._plain_out = 0
-        Lifecycle._begin(self, owner, budget, linger, idle_timeout, idle_swept)
 
     # ----------------------------------------------------- what each engine does its own way
 
@@ -113,7 +105,7 @@ class Filtered(Lifecycle):
         """Return the plaintext of what was received; whatever else follows from it is done."""
         opener = self._filter
         assert opener is not None
-        if self._ended or not self.is_alive:
+        if self._ended or not self._is_unbroken():
             return b""
         was_ready = opener.is_ready
         try:

@@ -134,7 +134,9 @@ class Stream(Filtered):
         self._max_unsent = max_unsent
         self._high_water = HIGH_WATER
 
-        self._begin(owner, budget, linger, idle_timeout or 0.0, idle_swept)
+        self._begin(owner, budget, linger)
+        self._set_timeouts(idle_timeout or 0.0, idle_swept)
+        self._set_no_filter()
         if max_unsent < 2 * HIGH_WATER:
             self.max_unsent = max_unsent
         link.attach(self)
