@@ -1,10 +1,10 @@
 """A filter at a connection's doors: it turns what is written into other bytes, and back.
 
-Encryption is one. A `Filter` does no I/O: it takes bytes and returns bytes. A stream with a
-filter gives it each piece that it receives (`open`) and hands on what comes out of it; what
-the program writes in one turn is given to it together (`seal`) and what comes out is sent.
-What a filter itself has to say (a handshake, an alert, its last message) is sent ahead of
-that.
+Encryption is one. A `Filter` (see interface.py) does no I/O: it takes bytes and returns
+bytes. A stream with a filter gives it each piece that it receives (`open`) and hands on what
+comes out of it; what the program writes in one turn is given to it together (`seal`) and what
+comes out is sent. What a filter itself has to say (a handshake, an alert, its last message)
+is sent ahead of that.
 
 Nothing else about a connection changes. Which bytes are counted: the record of the
 connection (`Conn.stats`), unread bytes and what a read wants are the program's bytes;
@@ -16,52 +16,12 @@ As `lifecycle`, this file is compiled a second time for the native engine.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from silly._engine import stream_errors
+from silly._engine.interface import Filter
 
 from .deadlines import Timed  # relative: each engine has a base of its own
 
-__all__ = ["Filter", "Filtered"]
-
-
-class Filter(Protocol):
-    """What turns a program's bytes (plaintext) into a connection's (on the wire), and back.
-
-    It is called in the event loop, one call at a time.
-    """
-
-    def open(self, wire: bytes) -> bytes:
-        """Take in what was received, and return the plaintext that is complete now, or ``b""``.
-
-        Raises:
-            OSError: the bytes make no sense. What `pending` returns is still sent (an
-                alert), then the connection ends; its reader is given the error.
-        """
-
-    def seal(self, plaintext: bytes) -> bytes:
-        """Return what is to be sent for *plaintext*. Called only when `is_ready`."""
-
-    def pending(self) -> bytes:
-        """Return what the filter itself has to send now, and forget it. Called after `open`."""
-
-    def finish(self) -> bytes:
-        """Return the last bytes to be sent: no `seal` follows. ``b""`` if there are none."""
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether plaintext can be sealed: False until a handshake is complete."""
-
-    @property
-    def is_ended(self) -> bool:
-        """Whether the peer's filter said that nothing follows.
-
-        If the stream ends without that, it was cut off: `silly.errors.TruncatedStream`.
-        """
-
-    @property
-    def unopened(self) -> int:
-        """How many bytes were taken in of a message that is not complete yet."""
+__all__ = ["Filtered"]
 
 
 class Filtered(Timed):

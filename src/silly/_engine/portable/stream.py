@@ -45,7 +45,7 @@ from silly._engine.lifecycle import CLOSING, FAILED, LOST, OPEN
 from silly._engine.portable.link import Link
 from silly._engine.portable.receive_buffer import INCOMPLETE, TOO_LONG, ReceiveBuffer
 from silly._engine.portable.trampoline import PARKING, Trampoline, current_trampoline
-from silly._engine.portable.turn import Turn
+from silly._engine.portable.turn import turns
 from silly._engine.stream_errors import Buffer
 from silly._values.arguments import seconds_or_none, size
 
@@ -116,7 +116,7 @@ class Stream(Filtered):
     ) -> None:
         self._link = link
         self._loop = loop
-        self._turn = Turn.of(loop)
+        self._turn = turns.of(loop)
         self._clock = loop.time
 
         self._incoming = ReceiveBuffer()
