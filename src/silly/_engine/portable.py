@@ -379,7 +379,10 @@ class SocketServer:
         self._timer = None
         if self._reserve < 0:
             self._reserve = _open_reserve()
-        self._loop.add_reader(self._sock, self._on_ready)
+        try:
+            self._loop.add_reader(self._sock, self._on_ready)
+        except OSError as error:
+            self._back_off(error)
 
     def accept_queued(self) -> None:
         for _ in range(SOMAXCONN):
