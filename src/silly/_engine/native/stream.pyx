@@ -164,12 +164,12 @@ cdef class Stream(Source):
         self.idle_swept = idle_swept
         self.idle_time = 0 if idle_timeout is None else idle_timeout
         self.writable = True
+        if link < 0 or (reactor.arriving != link and not is_socket(link)):
+            raise ValueError(f"descriptor {link} is no socket")
         # Known from now on: a connection that was reset cannot tell.
         if reactor.arriving == link and reactor.arriving_known:
             self.peer = reactor.arriving_peer
             self.local_name = reactor.arriving_name
-        elif reactor.arriving != link and not is_socket(link):
-            raise ValueError(f"descriptor {link} is no socket")
         elif getpeername(link, <sockaddr *>&self.peer, &length) < 0:
             memset(&self.peer, 0, sizeof(self.peer))
         if not self.has_inet_peer():
