@@ -64,7 +64,7 @@ asan: $(VENV)/.installed-dev
 # is killed is missing in it.
 coverage: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'coverage>=7.10' 'Cython>=3.1' 'setuptools>=77'
-	rm -rf build/coverage && mkdir -p build/coverage
+	rm -rf build/coverage && mkdir -p -m a+rwx build/coverage  # for programs that give up their rights
 	cp -r src tests docs examples benchmarks experiments fuzz setup.py pyproject.toml LICENSE *.md build/coverage
 	rm -f build/coverage/src/silly/_engine/native/*.so
 	set -e; failed=0; cd build/coverage; export PYTHONPATH=$$PWD/src; python=$$OLDPWD/$(VENV)/bin/python; \
