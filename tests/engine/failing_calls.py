@@ -157,7 +157,49 @@ async def watching() -> None:
         other.close()
 
 
-PARTS = {part.__name__: part for part in (accepting, many, beginning, watching)}
+async def memory() -> None:
+    """There is none for what one connection holds: that one is lost, and says so."""
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda *_: None)
+    piece, answer = b"x" * 120_000, b"x" * 10_000_000
+    ended: asyncio.Queue[BaseException] = asyncio.Queue()
+
+    async def handler(conn: Conn) -> None:
+        try:
+            if (await conn.read(b"\n")) == b"answer\n":
+                fail("malloc", ENOMEM, 1)
+                for _ in range(3):
+                    await conn.write(answer)
+            await echo(conn)
+        except BaseException as error:
+            ended.put_nowait(error)
+            raise
+
+    limits = tcp.Limits(read_limit=10 * len(piece), max_unsent=10 * len(answer))
+    async with tcp.listen(ANY, handler, limits=limits) as listener:
+        for held in ("unread", "more unread", "unsent"):
+            with client_of(listener) as client:
+                if held == "unsent":
+                    client.sendall(b"answer\n")
+                else:
+                    if held == "more unread":
+                        client.sendall(piece)
+                        while listener.stats.unread_bytes < len(piece):
+                            await asyncio.sleep(0)
+                    fail("malloc", ENOMEM, 1)
+                    client.sendall(piece)
+                async with asyncio.timeout(10):
+                    error = await ended.get()
+                    while listener.connections or listener.stats.held_bytes:
+                        await asyncio.sleep(0)
+            assert library.stop_failing() == 0
+            print(f"{held}: {type(error).__name__}({getattr(error, 'strerror', '')})")
+        async with await tcp.connect(listener.local_addr) as conn:
+            conn.write(b"\nx\n")
+            print(await conn.read(b"\n", timeout=10))
+
+
+PARTS = {part.__name__: part for part in (accepting, many, beginning, watching, memory)}
 
 with asyncio.Runner(loop_factory=Impatient) as runner:
     runner.run(PARTS[sys.argv[1]]())

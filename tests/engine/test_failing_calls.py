@@ -30,6 +30,21 @@ no descriptor for the reserve: reset, 1 stalls, {'descriptors': 1}
 no watch afterwards: served, 2 stalls, {}
 """
 
+MEMORY = {
+    "native": """\
+unread: OSError(Cannot allocate memory)
+more unread: OSError(Cannot allocate memory)
+unsent: OSError(Cannot allocate memory)
+b'x\\n'
+""",
+    "portable": """\
+unread: ConnectionAbortedError(MemoryError())
+more unread: ConnectionAbortedError(MemoryError())
+unsent: MemoryError()
+b'x\\n'
+""",
+}
+
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -76,3 +91,8 @@ def test_a_listener_cannot_be_watched_again(library: Path) -> None:
 def test_connections_cannot_be_watched(library: Path) -> None:
     """No watches are left (ENOSPC, epoll_ctl(2)): connections are refused, and later are not."""
     assert printed(library, "watching") == "refused 0 0\nserved b'z\\n'\n"
+
+
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="malloc is its own")
+def test_there_is_no_memory_for_what_one_connection_holds(library: Path) -> None:
+    assert printed(library, "memory") == MEMORY[silly.engine()]

@@ -126,7 +126,7 @@ class AsyncioLink(asyncio.BaseProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._gone = True
         if exc is not None and not isinstance(exc, OSError):
-            exc = ConnectionAbortedError(f"{type(exc).__name__}: {exc}")
+            exc = ConnectionAbortedError(errno.ECONNABORTED, repr(exc))
         # Stream and link refer to each other no more: no work for the collector of cycles.
         upward, self._upward = self._upward, _NOBODY
         upward.lost(exc)
