@@ -8,7 +8,7 @@ import errno
 import logging
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -595,6 +595,23 @@ async def test_plain_function_as_handler_is_named(caplog: pytest.LogCaptureFixtu
         with pytest.raises(EndOfStream):
             await conn.read()
     assert "async def" in str(caplog.records[0].exc_info)
+
+
+async def test_a_handler_may_return_anything_that_can_be_awaited() -> None:
+    class Handling:
+        def __init__(self, conn: Conn) -> None:
+            self._conn = conn
+
+        def __await__(self) -> Generator[Any, Any, None]:
+            return echo(self._conn).__await__()
+
+    for handler in (Handling, lambda conn: asyncio.ensure_future(echo(conn))):
+        async with (
+            tcp.listen(ANY, handler) as listener,
+            await tcp.connect(listener.local_addr) as conn,
+        ):
+            conn.write(b"x\n")
+            assert await conn.read(b"\n") == b"x\n"
 
 
 async def test_close_lets_handlers_finish_then_cancels(port: int) -> None:
