@@ -4,7 +4,6 @@ A `Read` is its own iterator, and its `am_send` slot returns available bytes wit
 an exception. ``async for`` uses one `Lines` object for all its lines.
 """
 
-cimport cython
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport uint8_t
 
@@ -16,21 +15,16 @@ from silly._engine.native.linux cimport (
 from silly._engine.native.lifecycle cimport CLOSING
 from silly._engine.native.receiving cimport INCOMPLETE, MAX_READS_IN_A_ROW, TOO_LONG, Receiving
 from silly._engine.native.waiter cimport PENDING, new_waiter
+from silly._engine.native.wanted cimport COUNT, DELIMITER, DONE, LINE, NEW, WAITING, Wanted
 
 import warnings
 
 from silly._engine import stream_errors
 
-cdef enum:  # states of a `Read`
-    NEW = 0
-    WAITING = 1
-    DONE = 2
-
 cdef bytes NEWLINE = b"\n"
 
 
-@cython.freelist(64)
-cdef class Read:
+cdef class Read(Wanted):
     """What `read` returns."""
 
     def __dealloc__(self):
@@ -42,7 +36,7 @@ cdef class Read:
 
     cdef int step(self, void **out) except -1:
         """Resume; set *out* to the result and return 0, or to what to wait on and return 1."""
-        cdef Receiving stream = self.stream
+        cdef Receiving stream = <Receiving>self.stream
         cdef Py_ssize_t count
         cdef bytes taken
         if self.state == NEW:
@@ -109,7 +103,7 @@ cdef class Read:
         return 0
 
     cdef int suspend(self) except -1:
-        cdef Receiving stream = self.stream
+        cdef Receiving stream = <Receiving>self.stream
         if stream._batched_bytes() and not stream.reactor.in_batch:
             stream._flush()
         if stream._paused:
@@ -125,13 +119,10 @@ cdef class Read:
         stream.reader = self
         return 0
 
-    cdef bint is_pending(self) noexcept:
-        return self.state == WAITING and self.waiter.state == PENDING
-
     cdef int finish(self) except -1:
         """Let the next reader use the stream."""
         self.state = NEW if self.kind == LINE else DONE
-        self.stream.reader = None
+        (<Receiving>self.stream).reader = None
         self.waiter.purpose = None
         if self.timer is not None:
             self.timer.cancel()
@@ -141,7 +132,7 @@ cdef class Read:
     def _time_out(self):
         self.timed_out = True
         if self.state == WAITING and self.waiter.is_pending():
-            self.waiter.wake(self.stream.reactor)
+            self.waiter.wake((<Receiving>self.stream).reactor)
 
     # ------------------------------------------------- as a coroutine object
 
@@ -182,9 +173,9 @@ cdef class Read:
         """End the read without a result."""
         if self.state == WAITING:
             self.finish()
-            self.stream.control_flow()
+            (<Receiving>self.stream).control_flow()
             if self.waiter.is_pending():  # something other than the waiting task ended this
-                self.waiter.wake(self.stream.reactor)
+                self.waiter.wake((<Receiving>self.stream).reactor)
         elif self.kind != LINE:
             self.state = DONE
         return 0
@@ -221,7 +212,7 @@ cdef class Lines(Read):
 
     def __anext__(self):
         # If a task waits on this one, another task gets one that raises `ConcurrentRead`.
-        return self if self.state == NEW else new_lines(self.stream)
+        return self if self.state == NEW else new_lines(<Receiving>self.stream)
 
 
 cdef Read new_read(Receiving stream, uint8_t kind):

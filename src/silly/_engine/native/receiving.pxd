@@ -1,7 +1,7 @@
 from libc.stdint cimport uint8_t, uint16_t
 
 from silly._engine.native.filter cimport Filtered
-from silly._engine.native.read cimport Read
+from silly._engine.native.wanted cimport Wanted
 
 cdef enum:
     LARGE = 16384  # bytes: longer pieces are received and sent without a copy
@@ -22,12 +22,12 @@ cdef class Receiving(Filtered):
     cdef size_t searched  # ... and how many unread bytes are known not to start it
     cdef size_t max_unread  # the property read_limit
     cdef size_t receive_threshold  # with fewer unread bytes, receiving needs no further check
-    cdef Read reader  # the read that waits; or None
+    cdef Wanted reader  # the read that waits; or None
     cdef uint16_t reads_in_a_row  # reads without waiting
     cdef uint8_t bulk  # the last receive was long
 
     cdef Py_ssize_t find(self, bytes delimiter, size_t limit) except -2
-    cdef Py_ssize_t match(self, Read read) except -2
+    cdef Py_ssize_t match(self, Wanted read) except -2
     cdef bytes take(self, size_t count)
     cdef int free_incoming(self) except -1
     cdef bint reserve(self, size_t room) except -1

@@ -26,12 +26,12 @@ from silly._engine.native.linux cimport (
 from silly._engine.native.filter cimport Filtered
 from silly._engine.native.lifecycle cimport CLOSING, LOST
 from silly._engine.native.reactor cimport HEADROOM, RECEIVE, Reactor
-from silly._engine.native.read cimport ALL, COUNT, DELIMITER, LINE, Read, new_lines, new_read
+from silly._engine.native.wanted cimport ALL, DELIMITER, Wanted
 
 import os
 
 from silly._engine import stream_errors
-from silly._values.arguments import seconds_or_none, size
+from silly._values.arguments import size
 
 cdef enum:
     MIN_RECEIVE = 4096  # bytes: a smaller read limit does not reduce receives below this
@@ -39,42 +39,6 @@ cdef enum:
 
 cdef class Receiving(Filtered):
     """The part of a stream that receives."""
-
-    def read(self, until=None, *, timeout=None, limit=None):
-        cdef Read read
-        cdef size_t wanted
-        if timeout is not None:
-            timeout = seconds_or_none(timeout, "timeout")
-        if type(until) is bytes or isinstance(until, (bytes, bytearray, memoryview)):
-            if type(until) is not bytes:
-                until = bytes(until)
-            if not until:
-                raise stream_errors.empty_delimiter()
-            if limit is None:
-                wanted = self.max_unread
-            else:
-                wanted = capped(size(limit, "limit", least=1))
-            read = new_read(self, DELIMITER)
-            read.delimiter = <bytes>until
-            read.wanted = wanted
-        elif limit is not None:
-            raise stream_errors.limit_without_delimiter()
-        elif until is None:
-            read = new_read(self, ALL)
-        elif isinstance(until, bool) or not isinstance(until, int):
-            raise stream_errors.wrong_type_of_until(until)
-        else:
-            wanted = capped(size(until, "until"))
-            read = new_read(self, COUNT)
-            read.wanted = wanted
-        read.timeout = timeout
-        return read
-
-    def __aiter__(self):
-        return new_lines(self)
-
-    def __anext__(self):
-        return self.__aiter__()
 
     cdef Py_ssize_t find(self, bytes delimiter, size_t limit) except -2:
         """See `silly._engine.portable.receive_buffer.ReceiveBuffer.find`."""
@@ -112,7 +76,7 @@ cdef class Receiving(Filtered):
             begun -= 1
         return TOO_LONG if held - begun + length > limit else INCOMPLETE
 
-    cdef Py_ssize_t match(self, Read read) except -2:
+    cdef Py_ssize_t match(self, Wanted read) except -2:
         """Return how many bytes *read* would return now; or `INCOMPLETE`, or `TOO_LONG`."""
         cdef size_t held
         if read.kind >= DELIMITER:
@@ -205,7 +169,7 @@ cdef class Receiving(Filtered):
 
     cdef size_t receive_limit(self, size_t unread) noexcept:
         """Return how many bytes to receive at most, given the read limit and the waiting read."""
-        cdef Read reader = self.reader
+        cdef Wanted reader = self.reader
         cdef size_t held = self.max_unread if self.max_unread > MIN_RECEIVE else MIN_RECEIVE
         if self._state >= CLOSING:
             return RECEIVE
@@ -296,7 +260,7 @@ cdef class Receiving(Filtered):
 
     cdef int deliver(self) except -1:
         """Step the reader if what was received completes its read."""
-        cdef Read reader = self.reader
+        cdef Wanted reader = self.reader
         if self._state >= CLOSING:
             return self._discard_unread()
         try:
@@ -314,7 +278,7 @@ cdef class Receiving(Filtered):
         return self._peer_finished()
 
     cdef int _wake_reader(self) except -1:
-        cdef Read reader = self.reader
+        cdef Wanted reader = self.reader
         if reader is not None and reader.is_pending():
             reader.waiter.wake(self.reactor)
         return 0

@@ -34,14 +34,16 @@ from silly._engine.native.linux cimport (
 )
 from silly._engine.native.names cimport inet_sockaddr, raw_local_name, socket_name
 from silly._engine.native.reactor cimport Reactor, Source, allow_instances, reactor_of
-from silly._engine.native.read cimport Read
+from silly._engine.native.read cimport Read, new_lines, new_read
 from silly._engine.native.receiving cimport capped
 from silly._engine.native.sending cimport Sending
+from silly._engine.native.wanted cimport ALL, COUNT, DELIMITER, Wanted
 
 import warnings
 
 from silly._engine import stream_errors
 from silly._engine.interface import LINGER, MAX_UNSENT, READ_LIMIT
+from silly._values.arguments import seconds_or_none, size
 
 
 cdef class Stream(Sending):
@@ -66,12 +68,12 @@ cdef class Stream(Sending):
         self.max_unread = capped(read_limit)
         self.max_queued = capped(max_unsent)
         self.set_thresholds()
+        if link < 0 or (reactor.arriving != link and not is_socket(link)):
+            raise ValueError(f"descriptor {link} is not a socket")
         # Asked now: the kernel no longer knows the address once the connection is reset.
         if reactor.arriving == link and reactor.arriving_known:
             self.peer = reactor.arriving_peer
             self.local_name = reactor.arriving_name
-        elif reactor.arriving != link and not is_socket(link):
-            raise ValueError(f"descriptor {link} is not a socket")
         elif getpeername(link, <sockaddr *>&self.peer, &length) < 0:
             memset(&self.peer, 0, sizeof(self.peer))
         if not self.has_inet_peer():
@@ -109,6 +111,42 @@ cdef class Stream(Sending):
                 warnings.warn(f"unclosed connection, descriptor {self.fd}", ResourceWarning)
             except BaseException:  # warnings are errors: no caller could catch this one
                 pass
+
+    def read(self, until=None, *, timeout=None, limit=None):
+        cdef Read read
+        cdef size_t wanted
+        if timeout is not None:
+            timeout = seconds_or_none(timeout, "timeout")
+        if type(until) is bytes or isinstance(until, (bytes, bytearray, memoryview)):
+            if type(until) is not bytes:
+                until = bytes(until)
+            if not until:
+                raise stream_errors.empty_delimiter()
+            if limit is None:
+                wanted = self.max_unread
+            else:
+                wanted = capped(size(limit, "limit", least=1))
+            read = new_read(self, DELIMITER)
+            read.delimiter = <bytes>until
+            read.wanted = wanted
+        elif limit is not None:
+            raise stream_errors.limit_without_delimiter()
+        elif until is None:
+            read = new_read(self, ALL)
+        elif isinstance(until, bool) or not isinstance(until, int):
+            raise stream_errors.wrong_type_of_until(until)
+        else:
+            wanted = capped(size(until, "until"))
+            read = new_read(self, COUNT)
+            read.wanted = wanted
+        read.timeout = timeout
+        return read
+
+    def __aiter__(self):
+        return new_lines(self)
+
+    def __anext__(self):
+        return self.__aiter__()
 
     cdef int _account(self) except -1:
         """Report the change in the memory that this connection holds to the budget.
@@ -218,7 +256,7 @@ cdef class Stream(Sending):
 
     @property
     def _waits_for(self):
-        cdef Read read = self.reader
+        cdef Wanted read = self.reader
         if read is not None and read.is_pending():
             return stream_errors.describe_read(read.delimiter, read.wanted)
         if self._room_waiters:
