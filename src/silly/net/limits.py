@@ -22,7 +22,7 @@ from typing import Any, Final, Self, TypeVar
 
 from silly._engine.interface import LINGER, MAX_UNSENT, READ_LIMIT
 from silly._values import units
-from silly._values.arguments import positive_seconds, seconds, size
+from silly._values.arguments import positive_seconds, rate, seconds, size
 
 __all__ = ["LimitField", "Limits", "set_flags"]
 
@@ -41,16 +41,6 @@ class _Kind:
     check: Callable[[Any, str], Any]
     parse: Callable[[str], Any]
     expected: str
-
-
-def _rate(value: Any, name: str) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number per second, not {type(value).__name__} {value!r}")
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be a finite number above 0, or None for no limit")
-    return value
 
 
 def _networks(value: Any, name: str) -> tuple[str, ...]:
@@ -86,8 +76,8 @@ _MEMORY = _Kind(
 )
 _SECONDS = _Kind(seconds, units.duration, "a duration such as 500ms, 30s or 1m")
 _WINDOW = _Kind(positive_seconds, units.duration, "a duration above 0 such as 500ms, 30s or 1m")
-_RATE = _Kind(_rate, units.rate, "a rate such as 100 or 10k (per second)")
-_BYTE_RATE = _Kind(_rate, units.byte_rate, "a rate such as 500 or 4k (bytes per second)")
+_RATE = _Kind(rate, units.rate, "a rate such as 100 or 10k (per second)")
+_BYTE_RATE = _Kind(rate, units.byte_rate, "a rate such as 500 or 4k (bytes per second)")
 _NETWORKS = _Kind(
     _networks,
     lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
