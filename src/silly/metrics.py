@@ -28,6 +28,7 @@ import silly
 from silly._engine import engine
 from silly._logs.logger import ENDS_PROGRAM
 from silly._loop.live import Live
+from silly._loop.registry import PerLoop
 from silly._values.extras import install_command
 from silly.errors import SillyError
 from silly.net import observer, tcp
@@ -232,13 +233,9 @@ class _Meter:
         self.closed_counts: dict[str, dict[str, Any]] = {}  # by address, the latest last
         self.most_open = 0  # the largest number of listeners open at once
 
-    @classmethod
-    def of(cls, loop: asyncio.AbstractEventLoop) -> _Meter:
-        meter: _Meter | None = getattr(loop, "_silly_meter", None)
-        if meter is None:
-            meter = cls(loop)
-            loop._silly_meter = meter  # type: ignore[attr-defined]
-        return meter
+    @staticmethod
+    def of(loop: asyncio.AbstractEventLoop) -> _Meter:
+        return _meters.of(loop)
 
     def start(self) -> None:
         self._users += 1
@@ -315,6 +312,9 @@ class _Meter:
 
     def _handler_seconds(self, address: str) -> dict[str, Any]:
         return self.handlers.get(address, _Histogram(HANDLER_BUCKETS)).values()
+
+
+_meters: Final = PerLoop("meter", _Meter)
 
 
 def _limits_with_origins(limits: tcp.Limits) -> dict[str, str]:

@@ -421,7 +421,7 @@ def test_an_unreachable_server_is_one_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_that_goes_away_ends_the_run() -> None:
+def test_a_server_that_goes_away_ends_the_run(port: int) -> None:
     went = threading.Event()
 
     def leaving(sock: socket.socket) -> None:
@@ -432,7 +432,7 @@ def test_a_server_that_goes_away_ends_the_run() -> None:
                 went.set()
                 return
 
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", port))
 
     def accept() -> None:
         with listener.accept()[0] as sock:
@@ -440,7 +440,7 @@ def test_a_server_that_goes_away_ends_the_run() -> None:
 
     thread = threading.Thread(target=accept)
     thread.start()
-    result = measured("{}:{}".format(*listener.getsockname()), "-t", "30s", "-c", 1, code=4)
+    result = measured(f"127.0.0.1:{port}", "-t", "30s", "-c", 1, code=4)
     thread.join()
     assert went.is_set()
     assert result["requests"] == 21

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -17,12 +18,13 @@ from typing import Any
 
 import pytest
 
-from silly import _control, metrics
+from silly import metrics
 from silly._loop.live import Live
 from silly.cli import watching
 from silly.net import tcp
 from silly.net.tcp import Conn
 from silly.testing import run_virtual
+from silly.workers import answers
 
 SERVER = """
 from silly.net import tcp
@@ -72,8 +74,15 @@ def test_all_three(port: int, tmp_path: Path) -> None:
     with serving(tmp_path, *options) as (process, addr):
         peer = echo(addr)
         assert process.stderr is not None
-        assert f"listening on {addr} " in process.stderr.readline()
-        assert f" {peer} to {addr}: peer_finished, " in process.stderr.readline()
+        form = rf"\d{{4}}-\d\d-\d\d [\d:,]+ INFO \[{process.pid}\] (\S+): (.*)\n"
+        for name, text in (
+            ("silly", f"listening on {addr} "),
+            ("silly.access", f"{peer} to {addr}: peer_finished, "),
+        ):
+            found = re.fullmatch(form, process.stderr.readline())
+            assert found is not None
+            assert found[1] == name
+            assert found[2].startswith(text)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
             text = response.read().decode()
         assert f'silly_connections_accepted_total{{listener="{addr}"}} 1.0' in text
@@ -142,10 +151,10 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def no_providers() -> Iterator[None]:
-    before = dict(_control._providers)
+    before = dict(answers._providers)
     yield
-    _control._providers.clear()
-    _control._providers.update(before)
+    answers._providers.clear()
+    answers._providers.update(before)
 
 
 class Supervisor:
@@ -199,7 +208,7 @@ async def test_a_worker_is_measured() -> None:
     meter = metrics._Meter.of(loop)
     assert meter._users == 1
     meter.stop()
-    assert watching.ANSWERS.keys() <= _control._providers.keys()
+    assert watching.ANSWERS.keys() <= answers._providers.keys()
 
 
 def test_the_workers_are_asked_regularly(tmp_path: Path) -> None:

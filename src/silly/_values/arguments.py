@@ -1,4 +1,4 @@
-"""Argument checks that several modules share: seconds, sizes and rates.
+"""Argument checks that several modules share: seconds, rates and sizes.
 
 Each returns the value in the form that the caller computes with, or raises
 `TypeError` or `ValueError` naming the argument and what was expected.
@@ -35,23 +35,23 @@ def positive_seconds(value: float | None, name: str) -> float | None:
     return checked
 
 
+def rate(value: float | None, name: str) -> float | None:
+    """Check an optional rate: a finite number per second, above zero."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number per second, not {_described(value)}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a finite number above 0 per second, or None for no rate")
+    return value
+
+
 def size(value: int, name: str, *, least: int = 0) -> int:
     """Check a number of bytes (or of anything counted), at least *least*."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, not {_described(value)}")
     if value < least:
         raise ValueError(f"{name} must be {least} or more, not {value}")
-    return value
-
-
-def rate(value: float | None, name: str) -> float | None:
-    """Check an optional number per second: finite, and more than 0."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number per second, not {_described(value)}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be a finite number above 0, or None for no limit")
     return value
 
 

@@ -13,7 +13,8 @@ hold          connections are idle, and each has one request at the end
 reconnect     each request has its own connection (closed or open loop)
 
 A lane whose connection fails or returns a wrong reply records the error, and opens a
-new connection. No lane waits for ever: `_watch` ends connections after `timeout`.
+new connection. Every request that was sent is either answered, or counted as an error or
+as unanswered. No lane waits for ever: `_watch` ends connections after `timeout`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from silly._values.units import duration_text
 from silly.bench.messages import Messages
 from silly.bench.plan import Plan
 from silly.bench.recorder import Interval, Recorder
-from silly.bench.verify import diagnose
+from silly.bench.verify import correct_replies, diagnose
 from silly.errors import ConnectionClosed, EndOfStream
 from silly.net import tcp
 
@@ -342,8 +343,11 @@ class Generator:
 
     # -------------------------------------------------------------------- connecting
 
-    async def connect(self) -> tuple[tcp.Conn, int] | None:
-        """Open a connection and number it; record the error and return None if that fails."""
+    async def connect(self, due: int | None = None) -> tuple[tcp.Conn, int] | None:
+        """Open a connection and number it; record the error and return None if that fails.
+
+        *due* is when the request that waits for the connection was due, if there is one.
+        """
         number = self._conns * self.plan.workers + self._part
         self._conns += 1
         began = clock()
@@ -357,11 +361,16 @@ class Generator:
                     linger=1,
                 )
         except OSError as error:
-            self.recorder.failed(clock(), "connect", f"connection {number}: {cause(error)}")
+            now = clock()
+            if isinstance(error, TimeoutError):  # the slowest of all
+                self.recorder.connected(now - began)
+                if due is not None:
+                    self.recorder.gave_up(now, due, None)
+            self.recorder.failed(now, "connect", f"connection {number}: {cause(error)}")
             self._failures += 1
             if self._failures >= _GIVE_UP and not self.alive:
                 self.stop(f"could not connect any more: {cause(error)}")
-            self._check_errors()
+            self.check_errors()
             return None
         self._failures = 0
         self.recorder.connected(clock() - began)
@@ -371,9 +380,10 @@ class Generator:
     def failed(self, kind: str, text: str, count: int = 1) -> None:
         """Record an error, and stop when there are too many."""
         self.recorder.failed(clock(), kind, text, count)
-        self._check_errors()
+        self.check_errors()
 
-    def _check_errors(self) -> None:
+    def check_errors(self) -> None:
+        """Stop when there are too many errors."""
         if self.recorder.error_count >= self.plan.max_errors:
             self.stop(f"stopped at {self.recorder.error_count} errors (--max-errors)")
 
@@ -457,9 +467,9 @@ class Lane:
 
     # ---------------------------------------------------------------- its connections
 
-    async def connect(self) -> bool:
-        """Open a new connection; return False if that fails."""
-        made = await self._generator.connect()
+    async def connect(self, due: int | None = None) -> bool:
+        """Open a new connection, for the request that was *due*; return False if that fails."""
+        made = await self._generator.connect(due)
         if made is None:
             return False
         self._conn, self._number = made
@@ -505,7 +515,7 @@ class Lane:
             piece = await read()
             now = clock()
             if not self._expected.startswith(piece, self._at):
-                await self._report_wrong(conn, piece)
+                await self._report_wrong(conn, piece, now)
                 return
             if now >= recorder.ends:
                 recorder.roll(now)
@@ -522,9 +532,10 @@ class Lane:
                 answered = self._count_answered()
             if answered:
                 self._answered += answered
-                self.settle(answered, now)
+                self.record(answered, now)
+                self.send_more(answered, now)
         if conn.unread_bytes and not generator.why:
-            await self._report_wrong(conn, await read())
+            await self._report_wrong(conn, await read(), clock())
 
     def _done(self) -> bool:
         """Return whether the lane is done; called while nothing is in flight."""
@@ -566,8 +577,12 @@ class Lane:
         """Start to use a new connection."""
         raise NotImplementedError
 
-    def settle(self, answered: int, now: int) -> None:
-        """Record *answered* replies, and send the next requests."""
+    def record(self, answered: int, now: int) -> None:
+        """Record *answered* replies."""
+        raise NotImplementedError
+
+    def send_more(self, answered: int, now: int) -> None:
+        """Send the next requests after *answered* replies."""
         raise NotImplementedError
 
     def finish(self) -> None:
@@ -623,20 +638,40 @@ class Lane:
                 what += f"; {partial} of {whole} bytes of its reply had arrived"
         self._generator.failed(kind, f"connection {self._number}: {what}", lost)
 
-    async def _report_wrong(self, conn: tcp.Conn, piece: bytes) -> None:
-        """Record what is wrong with *piece*, after waiting a moment for more bytes."""
-        partial = self._partial
+    async def _report_wrong(self, conn: tcp.Conn, piece: bytes, now: int) -> None:
+        """Record the correct replies in *piece*, and what is wrong with the rest.
+
+        Waits a moment for more bytes, to diagnose it. All other requests in flight are
+        abandoned with the connection.
+        """
+        self._generator.free.pop(self, None)  # nothing more is sent on it
+        recorder, partial = self._recorder, self._partial
         received = bytearray(self._messages.reply(self._answered)[:partial] + piece)
         wanted = partial + len(self._expected) - self._at + 1
+        recorder.roll(now)
+        recorder.now.bytes_in += len(piece)
+        answered, size = correct_replies(self._messages, self._answered, self._sent, received)
+        if answered:
+            self._answered += answered
+            self.record(answered, now)
+            del received[:size]
+            wanted -= size
         try:
             async with asyncio.timeout(_AFTER_WRONG):
                 while len(received) < wanted:
-                    received += await conn.read()
+                    piece = await conn.read()
+                    recorder.now.bytes_in += len(piece)
+                    received += piece
         except (TimeoutError, EndOfStream, OSError):
             pass
         violation = diagnose(self._messages, self._answered, self._sent, bytes(received))
-        text = f"connection {self._number}: {violation.text}"
-        self._generator.failed(violation.kind, text)
+        which, now = f"connection {self._number}: ", clock()
+        recorder.failed(now, violation.kind, which + violation.text)
+        if (abandoned := self.in_flight - 1) > 0:
+            more = f"{abandoned} more requests were" if abandoned > 1 else "1 more request was"
+            text = f"{which}{more} in flight when a reply was wrong"
+            recorder.failed(now, "abandoned", text, abandoned)
+        self._generator.check_errors()
         self._ending = self._ending or self._generator.stopping
         conn.abort()
 
@@ -650,7 +685,7 @@ class _ClosedLane(Lane):
         if count := self._generator.grant(self._generator.plan.depth):
             self._send(count, now, now)
 
-    def settle(self, answered: int, now: int) -> None:
+    def record(self, answered: int, now: int) -> None:
         flights, record = self._flights, self._recorder.answered
         left = answered
         while left:
@@ -662,6 +697,8 @@ class _ClosedLane(Lane):
                 count = left
             record(now, now - sent, count)
             left -= count
+
+    def send_more(self, answered: int, now: int) -> None:
         if not self._ending and (answered := self._generator.grant(answered)):
             self._send(answered, now, now)
 
@@ -672,18 +709,17 @@ class _OpenLane(Lane):
     __slots__ = ()
 
     def begin(self, now: int) -> None:
-        self._make_room(self._generator.plan.depth, now)
+        self.send_more(self._generator.plan.depth, now)
 
-    def settle(self, answered: int, now: int) -> None:
+    def record(self, answered: int, now: int) -> None:
         served = self._recorder.served
         for _ in range(answered):
             due, sent, _count = self._flights.popleft()
             served(now, due, sent)
-        self._make_room(answered, now)
 
-    def _make_room(self, places: int, now: int) -> None:
+    def send_more(self, answered: int, now: int) -> None:
         generator = self._generator
-        for _ in range(places):
+        for _ in range(answered):
             if generator.next_due <= now and not self._ending:
                 self.send_due(generator.take_due(now), now)
             else:
@@ -726,7 +762,7 @@ class _ReconnectLane(Lane):
             due = await self._wait_for_work()
             if due is None:
                 return
-            if await self.connect():
+            if await self.connect(due[0]):
                 await self._exchange(*due)
             else:
                 await asyncio.sleep(_PAUSE)
@@ -779,12 +815,15 @@ class _ReconnectLane(Lane):
     def begin(self, now: int) -> None:  # noqa: ARG002 - the request was due, or begun, before
         self._send(1, self._due, self._begun)
 
-    def settle(self, answered: int, now: int) -> None:  # noqa: ARG002 - always 1
+    def record(self, answered: int, now: int) -> None:  # noqa: ARG002 - always 1
         due, sent, _ = self._flights.popleft()
         if self._generator.plan.rate is None:
             self._recorder.answered(now, now - sent, 1)
         else:
             self._recorder.served(now, due, sent)
+
+    def send_more(self, answered: int, now: int) -> None:
+        """Send nothing: the connection was for one request."""
 
     def _done(self) -> bool:
         return self._answered > 0

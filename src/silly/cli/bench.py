@@ -26,8 +26,7 @@ from silly._values.kinds import COUNT, DURATION, FILE, NUMBER, RATE, Kind, choic
 from silly._values.units import counted, duration_text, text_of_count
 from silly.bench import compare as comparing
 from silly.bench import find_max as finding
-from silly.bench import report, session, summary
-from silly.bench import result as results
+from silly.bench import published, report, session, summary
 from silly.bench.asserts import Claim
 from silly.bench.fleet import STOPPING, NotStarted, WorkerDied
 from silly.bench.messages import FRAMINGS, unescape
@@ -422,23 +421,14 @@ def _compare(first: str, second: str) -> int:
     loaded = []
     for path in (first, second):
         try:
-            loaded.append(results.load(path))
+            loaded.append(published.load(path))
         except OSError as error:
             raise Failure(f"cannot read {path!r}: {error.strerror}") from None
         except ValueError as error:
             raise Failure(str(error)) from None
     one, two = loaded
-    print(f"{'':<8}{'A':>12}{'B':>12}{'B/A':>9}   95% interval")
-    found = comparing.compare(one, two)
-    for each in found:
-        text = text_of_count if each.name == "rate" else duration_text
-        interval = "" if each.low is None else f"{each.low:.3f} to {each.high:.3f}"
-        print(
-            f"{each.name:<8}{text(each.first):>12}{text(each.second):>12}{each.ratio:>9.3f}   "
-            f"{interval:<16}  {each.verdict}"
-        )
-    for difference in comparing.differences(one, two):
-        print(printable(f"warning: {difference}"))
+    for line in comparing.lines(one, two):
+        print(printable(line))
     return 0
 
 

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 from silly._engine import stream_errors
-from silly._values.arguments import positive_seconds
+from silly._loop.registry import PerLoop
+from silly._values import arguments
 from silly.net.sweep import CHECKS, Sweep
 
 __all__ = ["Deadline"]
@@ -34,13 +35,8 @@ class Deadline:
 
     def __init__(self, conn: _Conn, seconds: float | None, rate: float | None) -> None:
         self._conn = conn
-        self._seconds = positive_seconds(seconds, "seconds")
-        if rate is not None:
-            if isinstance(rate, bool) or not isinstance(rate, int | float):
-                raise TypeError(f"rate must be a number of bytes per second, not {rate!r}")
-            if not rate > 0:
-                raise ValueError(f"rate must be above 0 bytes per second, not {rate!r}")
-        self._rate = rate
+        self._seconds = arguments.positive_seconds(seconds, "seconds")
+        self._rate = arguments.rate(rate, "rate")
         self._open: _OpenDeadlines | None = None
         self._started = 0.0
         self._base = 0
@@ -54,7 +50,7 @@ class Deadline:
             loop = asyncio.get_running_loop()
             self._started = loop.time()
             self._base = self._conn._bytes_moved()
-            self._open = _OpenDeadlines.of(loop)
+            self._open = _open_deadlines.of(loop)
             self._open.add(self, self._seconds)
         return self
 
@@ -88,13 +84,6 @@ class _OpenDeadlines:
         self._open: set[Deadline] = set()
         self._sweep = Sweep(loop, self._all, self._check)
 
-    @classmethod
-    def of(cls, loop: asyncio.AbstractEventLoop) -> _OpenDeadlines:
-        known: _OpenDeadlines | None = getattr(loop, "_silly_deadlines", None)
-        if known is None:
-            known = loop._silly_deadlines = cls(loop)  # type: ignore[attr-defined]
-        return known
-
     def add(self, deadline: Deadline, seconds: float) -> None:
         self._open.add(deadline)
         self._sweep.start(seconds / CHECKS)
@@ -114,3 +103,6 @@ class _OpenDeadlines:
         if ended:
             self._open.discard(deadline)
         return ended
+
+
+_open_deadlines: Final = PerLoop("deadlines", _OpenDeadlines)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import errno
 import functools
 import socket
 import struct
@@ -23,6 +24,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
 from silly._engine.interface import Accept, Gate, packed_ip
+from silly._loop.registry import PerLoop
 
 if sys.platform != "win32":
     import fcntl
@@ -188,7 +190,7 @@ class AsyncioLink(asyncio.BaseProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed = True
         if exc is not None and not isinstance(exc, OSError):
-            exc = ConnectionAbortedError(f"{type(exc).__name__}: {exc}")
+            exc = ConnectionAbortedError(errno.ECONNABORTED, repr(exc))
         # Break the cycle of stream and link: no work for the garbage collector.
         events, self._stream = self._stream, _NO_STREAM
         events.lost(exc)
@@ -309,14 +311,13 @@ class _ScratchLink(AsyncioLink, asyncio.BufferedProtocol):
         super().connection_lost(exc)
 
 
+_scratch_buffers: Final = PerLoop("scratch", lambda _: memoryview(bytearray(_RECEIVE)))
+
+
 def link_factory(loop: asyncio.AbstractEventLoop, accept: Accept) -> Callable[..., AsyncioLink]:
     """Return a factory for the kind of link that suits *loop* best."""
     if isinstance(loop, asyncio.BaseEventLoop):
-        scratch = getattr(loop, "_silly_scratch", None)
-        if scratch is None:
-            scratch = memoryview(bytearray(_RECEIVE))
-            loop._silly_scratch = scratch  # type: ignore[attr-defined]
-        return functools.partial(_ScratchLink, scratch, accept)
+        return functools.partial(_ScratchLink, _scratch_buffers.of(loop), accept)
     return functools.partial(_PiecesLink, accept)
 
 
