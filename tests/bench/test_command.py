@@ -25,6 +25,7 @@ from silly._values.units import text_of_count
 from silly.bench.result import schema
 from tests.bench import servers
 from tests.bench.servers import serving
+from tests.cli.terminal import python_path
 
 BENCH = [sys.executable, "-m", "silly", "bench"]
 VALIDATOR = jsonschema.Draft202012Validator(schema())
@@ -758,7 +759,7 @@ def test_a_missing_extra_is_one_line(tmp_path: Path) -> None:
         (tmp_path / f"{name}.py").write_text(
             f"raise ModuleNotFoundError('there is none', name={name!r})"
         )
-        done = bench("x:1", code=2, env={"PYTHONPATH": str(tmp_path)})
+        done = bench("x:1", code=2, env={"PYTHONPATH": python_path(tmp_path)})
         assert done.stderr.startswith("silly bench needs click and rich: ")
         assert done.stderr.endswith(" -m pip install click prompt-toolkit rich\n")
         (tmp_path / f"{name}.py").unlink()
