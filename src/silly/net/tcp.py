@@ -36,8 +36,6 @@ from silly.net.observer import Observer, checked
 from silly.net.preface import Preface
 
 __all__ = [
-    "BACKLOG",
-    "GRACE",
     "Conn",
     "ConnStats",
     "Limits",
