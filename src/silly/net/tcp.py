@@ -31,7 +31,7 @@ from silly.net.conn import Conn, ConnStats, EngineConn
 from silly.net.course import Handler
 from silly.net.dialing import dial
 from silly.net.limits import Limits
-from silly.net.listener import GRACE, Listener, ListenerState, ListenerStats
+from silly.net.listener import Listener, ListenerState, ListenerStats
 from silly.net.observer import Observer, checked
 from silly.net.preface import Preface
 

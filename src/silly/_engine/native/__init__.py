@@ -3,8 +3,11 @@
 - `reactor`: the epoll set, nested in the running asyncio loop.
 - `waiter`: the future that a suspended task waits on, which can wake it immediately.
 - `trampoline`: steps a handler's coroutine without its task when possible.
-- `stream`: one connection's reading, writing and closing.
-- `server`: accepting.
+- `receiving`, `sending`, `stream`: a connection, in layers; below them, `lifecycle`,
+  `deadlines` and `filter`, compiled from the files that the portable engine uses, too.
+- `wanted`, `read`: what a read wants, and what `read` returns.
+- `names`: a socket's addresses.
+- `accepting` (compiled likewise), `server`: accepting.
 
 It implements `silly._engine.interface.Engine`, and behaves as the portable engine does.
 """
