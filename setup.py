@@ -17,7 +17,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 NATIVE = Path("src/silly/_engine/native")
-SHARED = [NATIVE.parent / name for name in ("accepting.py", "filter.py", "lifecycle.py")]
+SHARED = [NATIVE.parent / f"{header.stem}.py" for header in NATIVE.glob("*.pxd")]
+SHARED = sorted(source for source in SHARED if source.exists())  # compiled a second time
 BUILD_NATIVE = os.environ.get("SILLY_BUILD_NATIVE", "")
 
 

@@ -154,7 +154,7 @@ async def test_a_childs_loop_and_listener_do_not_disturb_the_parent() -> None:
                 async with await tcp.connect(own.local_addr) as client:
                     client.write(b"child\n")
                     assert await client.read(b"\n") == b"child\n"
-            with pytest.raises(ConnectionAbortedError, match="belongs to the process"):
+            with pytest.raises(ConnectionAbortedError, match="belongs to the parent process"):
                 await conn.read()
 
         assert Child(lambda: asyncio.run(serve())).end() == 0

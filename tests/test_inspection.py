@@ -18,9 +18,10 @@ from typing import Any
 
 import pytest
 
-from silly import _inspection, task
+from silly import task
 from silly.net import tcp
 from silly.net.tcp import Conn
+from silly.runtime import inspection
 
 ANY = "127.0.0.1:0"
 HERE = re.escape(__file__)
@@ -89,7 +90,7 @@ async def test_where_a_handler_waits(handler: Any, place: str, waits_for: str) -
         await client.write(b"x")
         await client.read(1)
         while listener._course.handling:  # until the handler waits
-            conn = only_conn([g for g in _inspection.connections(loop) if g["listener"]])
+            conn = only_conn([g for g in inspection.connections(loop) if g["listener"]])
             if re.fullmatch(waits_for, str(conn["waits_for"])):
                 break
             await asyncio.sleep(0)
@@ -98,7 +99,7 @@ async def test_where_a_handler_waits(handler: Any, place: str, waits_for: str) -
         assert conn["local"] == client.remote_addr
         assert conn["age"] >= conn["idle"] >= 0
         assert conn["bytes_in"] <= 1
-        text = _inspection.report(loop)
+        text = inspection.report(loop)
         assert re.search(
             rf"\n  from {client.local_addr}: .*; at {HERE}:\d+ in {place}, waits for {waits_for}\n",
             text,
@@ -114,7 +115,7 @@ async def test_a_name_that_a_peer_chose_cannot_add_lines(tmp_path: Path) -> None
         sock.bind(f"{tmp_path}/a\n\x1b[2Jforged")
         await loop.sock_connect(sock, f"{tmp_path}/x")
         assert await loop.sock_recv(sock, 1) == b"+"
-        text = _inspection.report(loop)
+        text = inspection.report(loop)
     assert "a\\x0a\\x1b[2Jforged" in text
     assert "\x1b" not in text
     await listener.close(0)
@@ -148,7 +149,7 @@ async def test_where_tasks_wait() -> None:
             ]
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-            found = _inspection.tasks(loop)
+            found = inspection.tasks(loop)
             by_name = {each["name"]: each for each in found["tasks"]}
             assert found["handlers"] == 1
             assert found["total"] == len(found["tasks"]) == len(asyncio.all_tasks()) - 1
@@ -164,9 +165,9 @@ async def test_where_tasks_wait() -> None:
             current = asyncio.current_task()
             assert current is not None
             assert by_name[current.get_name()]["waits_for"] is None
-            (own,) = [g for g in _inspection.connections(loop) if g["listener"] is None]
+            (own,) = [g for g in inspection.connections(loop) if g["listener"] is None]
             assert own["connections"][0]["waits_for"] == "read of 500 bytes"
-            text = _inspection.report(loop)
+            text = inspection.report(loop)
             assert f"  to {listener.local_addr}: " in text
             assert "\n  first: test_where_tasks_wait.<locals>.waits_for_an_event, at " in text
             assert json.loads(json.dumps([found, own])) == [found, own]
@@ -178,18 +179,18 @@ async def test_where_tasks_wait() -> None:
 async def test_connections_above_the_limit_are_counted_by_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_inspection, "_COUNTED", 10)
+    monkeypatch.setattr(inspection, "_COUNTED", 10)
     loop = asyncio.get_running_loop()
     async with tcp.listen(ANY, reads_a_line) as listener:
         clients = [await tcp.connect(listener.local_addr) for _ in range(20)]
         for client in clients:
             await client.read(1)
-        (group,) = [g for g in _inspection.connections(loop, 3) if g["listener"]]
+        (group,) = [g for g in inspection.connections(loop, 3) if g["listener"]]
         assert (group["total"], len(group["connections"]), group["uncounted"]) == (20, 3, 7)
         (others,) = group["others"]
         assert (others["count"], others["waits_for"]) == (10, r"read of b'\n'")
-        monkeypatch.setattr(_inspection, "LISTED", 3)
-        tasks = _inspection.tasks(loop, 0)
+        monkeypatch.setattr(inspection, "LISTED", 3)
+        tasks = inspection.tasks(loop, 0)
         assert (tasks["tasks"], tasks["uncounted"]) == ([], tasks["total"])
         for client in clients:
             client.close()
@@ -205,7 +206,7 @@ async def test_thousands_of_connections_are_shown_in_few_lines() -> None:
             clients += await asyncio.gather(*(tcp.connect(listener.local_addr) for _ in range(100)))
         for client in clients:
             await client.read(1)
-        text = _inspection.report(loop)
+        text = inspection.report(loop)
         assert len(text.splitlines()) < 500
         assert f"{count - 100} more: at " in text
         for client in clients:
@@ -315,7 +316,7 @@ def test_a_program_may_handle_the_signal_itself(tmp_path: Path) -> None:
 def test_only_the_programs_own_tasks_are_shown(tmp_path: Path) -> None:
     text = f"""
         import asyncio, os, signal, sys
-        from silly import _inspection, admin, task
+        from silly import admin, task
         from silly.net import tcp
 
         listener = tcp.listen("127.0.0.1:0", print)

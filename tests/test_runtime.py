@@ -221,7 +221,7 @@ def test_unknown_engine_is_named() -> None:
         text=True,
         check=False,
     )
-    assert "SILLY_ENGINE=steam is not an engine; there are: native, portable" in done.stderr
+    assert "SILLY_ENGINE=steam is not an engine; the engines are native, portable" in done.stderr
 
 
 # ------------------------------------------------------------------ silly.run

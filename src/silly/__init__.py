@@ -15,6 +15,9 @@ The modules, from the bottom up (imports point down only):
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING
+
 from silly._engine import engine as _engine_in_use
 from silly.errors import (
     ConcurrentRead,
@@ -26,7 +29,9 @@ from silly.errors import (
     WriteQueueFull,
 )
 from silly.runtime import run
-from silly.workers import run_workers
+
+if TYPE_CHECKING:
+    from silly.workers import run_workers
 
 __all__ = [
     "ConcurrentRead",
@@ -48,3 +53,10 @@ __version__ = "0.1.0"
 def engine() -> str:
     """Return the name of the engine in use: ``"portable"`` or ``"native"``."""
     return _engine_in_use.NAME
+
+
+def __getattr__(name: str) -> object:
+    if name not in {"run_workers", "workers"}:
+        raise AttributeError(f"module 'silly' has no attribute {name!r}", name=name)
+    workers = importlib.import_module("silly.workers")  # now: most programs have no workers
+    return workers if name == "workers" else workers.run_workers

@@ -25,10 +25,11 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from silly import _inspection, metrics
+from silly import metrics
 from silly._loop.live import Live
 from silly.net import addr as addresses
 from silly.net import tcp
+from silly.runtime import inspection
 
 __all__ = ["COMMANDS", "answer", "serve"]
 
@@ -51,7 +52,7 @@ def answer(command: str) -> Any:
         RuntimeError: no event loop is running.
     """
     word, _, rest = command.strip().partition(" ")
-    listed = _inspection.LISTED
+    listed = inspection.LISTED
     if word not in COMMANDS:
         raise ValueError(f"{word!r} is not a command; the commands are: {', '.join(COMMANDS)}")
     if rest:
@@ -64,9 +65,9 @@ def answer(command: str) -> Any:
     if word == "stats":
         return {"pid": os.getpid(), **metrics.snapshot()}
     if word == "connections":
-        return {"pid": os.getpid(), "listeners": _inspection.connections(loop, listed)}
+        return {"pid": os.getpid(), "listeners": inspection.connections(loop, listed)}
     if word == "tasks":
-        return {"pid": os.getpid(), **_inspection.tasks(loop, listed)}
+        return {"pid": os.getpid(), **inspection.tasks(loop, listed)}
     return COMMANDS
 
 

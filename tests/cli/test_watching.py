@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
-from silly import _control
 from silly._loop.live import Live
 from silly.cli import watching
 from silly.metrics.meter import Meter
 from silly.net import tcp
 from silly.net.tcp import Conn
 from silly.testing import run_virtual
+from silly.workers import answers
 
 SERVER = """
 from silly.net import tcp
@@ -143,10 +143,10 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def no_providers() -> Iterator[None]:
-    before = dict(_control._providers)
+    before = dict(answers._providers)
     yield
-    _control._providers.clear()
-    _control._providers.update(before)
+    answers._providers.clear()
+    answers._providers.update(before)
 
 
 class Supervisor:
@@ -200,7 +200,7 @@ async def test_a_worker_is_measured() -> None:
     meter = Meter.of(loop)
     assert meter._users == 1
     meter.stop()
-    assert watching.ANSWERS.keys() <= _control._providers.keys()
+    assert watching.ANSWERS.keys() <= answers._providers.keys()
 
 
 def test_the_workers_are_asked_regularly(tmp_path: Path) -> None:

@@ -21,13 +21,14 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from silly import _inspection, admin, metrics
+from silly import admin, metrics
 from silly._logs.logger import traceback_text
 from silly.errors import EndOfStream, at_address
 from silly.net import tcp
 from silly.net.observer import Ending
 from silly.net.tcp import Conn, Limits, Listener
 from silly.otel import Tracing
+from silly.runtime import inspection
 
 NAMES: Final = [
     b"\nERROR silly.net FORGED",
@@ -159,7 +160,7 @@ async def test_every_output_is_escaped(
                 await asyncio.sleep(0)
             (conn,) = listener._course.handling.values()
             assert_harmless(repr(conn), lines=0)
-            report = _inspection.report(loop)
+            report = inspection.report(loop)
             assert_harmless(report)
             assert "FORGED" in report
             async with await tcp.connect(asked.local_addr) as client:

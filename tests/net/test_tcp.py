@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from silly._control import Opened
 from silly.errors import (
     ConcurrentRead,
     ConnectionClosed,
@@ -26,6 +25,7 @@ from silly.errors import (
 from silly.net import listener as listener_module
 from silly.net import listening, tcp
 from silly.net.addr import Address
+from silly.net.listening import Opened
 from silly.net.tcp import Conn
 
 ANY = "127.0.0.1:0"

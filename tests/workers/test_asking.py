@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from silly import _control
 from silly.workers import Supervisor
+from silly.workers.answers import _providers, provide
 from tests.workers.harness import ECHO, script
 
 PROVIDES = """
-from silly import _control
+from silly.workers.answers import provide
 
-_control.provide("stats", lambda: {"accepted": listener.stats.accepted, "pid": os.getpid()})
-_control.provide("broken", lambda: 1 / 0)
+provide("stats", lambda: {"accepted": listener.stats.accepted, "pid": os.getpid()})
+provide("broken", lambda: 1 / 0)
 """
 
 
@@ -29,9 +29,9 @@ def merging() -> Iterator[None]:
     def merge(so_far: Any, last: Any) -> Any:
         return {"accepted": (so_far or {"accepted": 0})["accepted"] + last["accepted"]}
 
-    _control.provide("stats", dict, merge=merge)
+    provide("stats", dict, merge=merge)
     yield
-    del _control._providers["stats"]
+    del _providers["stats"]
 
 
 async def answers(supervisor: Supervisor, count: int) -> list[Any]:

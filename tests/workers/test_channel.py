@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from silly._channel import Answer, Ask, Channel, Drain, Message, Open, Refused, Sockets
+from silly.workers.channel import Answer, Ask, Channel, Drain, Message, Open, Refused, Sockets
 
 pytestmark = pytest.mark.no_engine
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from silly._channel import Channel
 from silly.workers import Supervisor
+from silly.workers.channel import Channel
 from silly.workers.process import State, Worker
 from tests.workers.harness import ask, dial, environment, running, script
 

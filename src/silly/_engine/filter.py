@@ -1,10 +1,10 @@
 """A filter at a connection's doors: it turns what is written into other bytes, and back.
 
-Encryption is one. A `Filter` does no I/O: it takes bytes and returns bytes. A stream with a
-filter gives it each piece that it receives (`open`) and hands on what comes out of it; what
-the program writes in one turn is given to it together (`seal`) and what comes out is sent.
-What a filter itself has to say (a handshake, an alert, its last message) is sent ahead of
-that.
+Encryption is one. A `Filter` (see interface.py) does no I/O: it takes bytes and returns
+bytes. A stream with a filter gives it each piece that it receives (`open`) and hands on what
+comes out of it; what the program writes in one turn is given to it together (`seal`) and what
+comes out is sent. What a filter itself has to say (a handshake, an alert, its last message)
+is sent ahead of that.
 
 Nothing else about a connection changes. Which bytes are counted: the record of the
 connection (`Conn.stats`), unread bytes and what a read wants are the program's bytes;
@@ -16,57 +16,15 @@ As `lifecycle`, this file is compiled a second time for the native engine.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from silly._engine import stream_errors
-from silly._engine.interface import Budget, Owner
+from silly._engine.interface import Filter
 
-# Relative: each engine has a base of its own. Names of states are not to be had this way.
-from .lifecycle import Lifecycle
+from .deadlines import Timed  # relative: each engine has a base of its own
 
-__all__ = ["Filter", "Filtered"]
-
-
-class Filter(Protocol):
-    """What turns a program's bytes (plaintext) into a connection's (on the wire), and back.
-
-    It is called in the event loop, one call at a time.
-    """
-
-    def open(self, wire: bytes) -> bytes:
-        """Take in what was received, and return the plaintext that is complete now, or ``b""``.
-
-        Raises:
-            OSError: the bytes make no sense. What `pending` returns is still sent (an
-                alert), then the connection ends; its reader is given the error.
-        """
-
-    def seal(self, plaintext: bytes) -> bytes:
-        """Return what is to be sent for *plaintext*. Called only when `is_ready`."""
-
-    def pending(self) -> bytes:
-        """Return what the filter itself has to send now, and forget it. Called after `open`."""
-
-    def finish(self) -> bytes:
-        """Return the last bytes to be sent: no `seal` follows. ``b""`` if there are none."""
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether plaintext can be sealed: False until a handshake is complete."""
-
-    @property
-    def is_ended(self) -> bool:
-        """Whether the peer's filter said that nothing follows.
-
-        If the stream ends without that, it was cut off: `silly.errors.TruncatedStream`.
-        """
-
-    @property
-    def unopened(self) -> int:
-        """How many bytes were taken in of a message that is not complete yet."""
+__all__ = ["Filtered"]
 
 
-class Filtered(Lifecycle):
+class Filtered(Timed):
     """The part of a stream that a filter concerns; without one, nothing here is called."""
 
     __slots__ = ("_filter", "_held", "_plain_in", "_plain_out")
@@ -76,18 +34,11 @@ class Filtered(Lifecycle):
     _plain_in: int
     _plain_out: int
 
-    def _begin(
-        self,
-        owner: Owner,
-        budget: Budget | None,
-        linger: float,
-        idle_timeout: float,
-        idle_swept: bool,
-    ) -> None:
+    def _set_no_filter(self) -> None:
+        """Set the state of a new connection."""
         self._filter = None
         self._held = None
         self._plain_in = self._plain_out = 0
-        Lifecycle._begin(self, owner, budget, linger, idle_timeout, idle_swept)
 
     # ----------------------------------------------------- what each engine does its own way
 
@@ -154,7 +105,7 @@ class Filtered(Lifecycle):
         """Return the plaintext of what was received; whatever else follows from it is done."""
         opener = self._filter
         assert opener is not None
-        if self._ended or not self.is_alive:
+        if self._ended or not self._is_unbroken():
             return b""
         was_ready = opener.is_ready
         try:

@@ -11,12 +11,9 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 from silly._engine.stream_errors import Buffer
-
-if TYPE_CHECKING:
-    from silly._engine.filter import Filter
 
 __all__ = [
     "LINGER",
@@ -27,6 +24,7 @@ __all__ = [
     "Deadlines",
     "Drain",
     "Engine",
+    "Filter",
     "Gate",
     "Owner",
     "Server",
@@ -118,6 +116,45 @@ class Owner(Protocol):
 
     def on_draining(self, conn: Any, callback: Callable[[], object] | None) -> None:
         """See `silly.net.conn.Conn.on_draining`."""
+
+
+class Filter(Protocol):
+    """What turns a program's bytes (plaintext) into a connection's (on the wire), and back.
+
+    It is called in the event loop, one call at a time.
+    """
+
+    def open(self, wire: bytes) -> bytes:
+        """Take in what was received, and return the plaintext that is complete now, or ``b""``.
+
+        Raises:
+            OSError: the bytes make no sense. What `pending` returns is still sent (an
+                alert), then the connection ends; its reader is given the error.
+        """
+
+    def seal(self, plaintext: bytes) -> bytes:
+        """Return what is to be sent for *plaintext*. Called only when `is_ready`."""
+
+    def pending(self) -> bytes:
+        """Return what the filter itself has to send now, and forget it. Called after `open`."""
+
+    def finish(self) -> bytes:
+        """Return the last bytes to be sent: no `seal` follows. ``b""`` if there are none."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether plaintext can be sealed: False until a handshake is complete."""
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the peer's filter said that nothing follows.
+
+        If the stream ends without that, it was cut off: `silly.errors.TruncatedStream`.
+        """
+
+    @property
+    def unopened(self) -> int:
+        """How many bytes were taken in of a message that is not complete yet."""
 
 
 class Stream(Protocol):

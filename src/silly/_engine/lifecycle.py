@@ -32,12 +32,9 @@ holds unread bytes answers with RST, and the kernel then drops what the peer has
 acknowledged (RFC 2525, section 2.17). So where the peer is still talking, FIN is sent
 first and its bytes are thrown away until it finishes or `linger` runs out.
 
-Deadlines are kept without a timer for each connection and without a note for each
-message: every so often a sweep calls `_check_deadlines`, which compares counters that
-are kept anyway with those of the last time.
-
-This file is run as it is by the portable engine. The native engine compiles it a second
-time, with the types in ``native/lifecycle.pxd``, as the base of its own stream.
+This file and others here are run as they are by the portable engine. The native engine
+compiles them a second time, with the types in ``native/*.pxd``, as the bases of its own
+classes.
 """
 
 from __future__ import annotations
@@ -48,8 +45,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from silly._engine import stream_errors
-from silly._engine.interface import Budget, Deadlines, Owner, packed_ip
-from silly._values.arguments import positive_seconds, seconds
+from silly._engine.interface import Budget, Owner, packed_ip
+from silly._values.arguments import seconds
 
 __all__ = ["CLOSED", "CLOSING", "FAILED", "FINISHED", "LOST", "OPEN", "Lifecycle"]
 
@@ -74,37 +71,20 @@ _NEXT: Final = (
 )
 
 
-class DeadlineState:
-    """What `Lifecycle._check_deadlines` saw the last time."""
-
-    __slots__ = ("partial", "partial_since", "window_acked", "window_start", "window_written")
-
-    def __init__(self) -> None:
-        self.partial = -1  # bytes read before those of the read that waits; -1: none waits
-        self.partial_since = 0.0
-        self.window_acked = -1  # bytes acknowledged when the window began; -1: all were
-        self.window_written = 0  # bytes written when it began
-        self.window_start = 0.0
-
-
 class Lifecycle:
     """The base of each engine's `Stream`: the state, what changes it, and the deadlines."""
 
     __slots__ = (
         "_accounted",
         "_addresses",
-        "_all_acked",
         "_budget",
         "_bytes_in",
         "_bytes_out",
         "_close_waiters",
-        "_deadline_state",
         "_ended",
         "_ended_by",
         "_failed",
         "_full",
-        "_idle_swept",
-        "_idle_timeout",
         "_last_activity",
         "_linger",
         "_loss",
@@ -116,7 +96,6 @@ class Lifecycle:
         "_state",
         "_timer",
         "_truncated",
-        "_unsent_seen",
         "_writer_notified",
     )
 
@@ -136,15 +115,10 @@ class Lifecycle:
     _accounted: int  # bytes that the budget was told of
     _linger: float
     _timer: Any  # for idleness; once closing, for lingering
-    _idle_timeout: float  # 0: none
-    _idle_swept: bool  # `_check_deadlines` sees to idleness, not a timer
     _bytes_in: int
     _bytes_out: int  # those that are still queued included
-    _all_acked: int  # of _bytes_out: this many the peer is known to have
-    _unsent_seen: int
     _opened: float
     _last_activity: float
-    _deadline_state: DeadlineState | None
     _room_waiters: list[asyncio.Future[None]] | None
     _close_waiters: list[asyncio.Future[None]] | None
 
@@ -153,8 +127,6 @@ class Lifecycle:
         owner: Owner,
         budget: Budget | None,
         linger: float,
-        idle_timeout: float,
-        idle_swept: bool,
     ) -> None:
         """Set the state of a new connection."""
         self._state = OPEN
@@ -168,14 +140,9 @@ class Lifecycle:
         self._accounted = 0
         self._linger = linger
         self._timer = None
-        self._idle_timeout = idle_timeout
-        self._idle_swept = idle_swept
-        self._bytes_in = self._bytes_out = self._all_acked = self._unsent_seen = 0
+        self._bytes_in = self._bytes_out = 0
         self._opened = self._last_activity = self._now()
-        self._deadline_state = None
         self._room_waiters = self._close_waiters = None
-        if idle_timeout and not idle_swept:
-            self._arm_idle_timer(self._last_activity + idle_timeout)
 
     # ----------------------------------------------------- what each engine does its own way
 
@@ -267,6 +234,10 @@ class Lifecycle:
 
     def _peer_ip(self) -> bytes:
         """Return the peer's IP address as packed bytes; empty if it has none."""
+        raise NotImplementedError
+
+    def _account(self) -> None:
+        """Report the change in the memory that this connection holds to the budget."""
         raise NotImplementedError
 
     # The next three are as they are without a filter (filter.py).
@@ -408,6 +379,13 @@ class Lifecycle:
     def _is_open(self) -> bool:
         return self._state == OPEN
 
+    def _is_unbroken(self) -> bool:
+        """Return whether neither end has closed the connection, nor anything ended it."""
+        return self._state < FAILED
+
+    def _is_lingering(self) -> bool:
+        return self._state == CLOSING
+
     def _move_on(self, event: int) -> None:
         self._state = _NEXT[event][self._state]
 
@@ -498,24 +476,6 @@ class Lifecycle:
         if timer is not None:
             timer.cancel()
 
-    # ---------------------------------------------------------------------- ended by limits
-
-    def _end_for_limit(self, limit: str, error: OSError) -> None:
-        """End the connection because of *limit*, if it is not at its end already.
-
-        For ``"memory_budget"`` it is ended in any state, and what is unread is dropped.
-        """
-        over_budget = limit == "memory_budget"
-        if over_budget:
-            self._discard_unread()
-        if self._socket_is_closed() or self._failed:
-            return
-        if self._state < FAILED:
-            self._end(limit, error)
-        elif over_budget and self._state == CLOSING:  # it lingers
-            self._ended_by = limit
-            self.abort()
-
     def _fail_by(self, error: OSError) -> None:
         """Note that *error* ends the connection, before its socket is closed."""
         self._stop_timer()
@@ -537,130 +497,9 @@ class Lifecycle:
             self._wake_writers()
             self._wake_reader()
 
-    # ---------------------------------------------------------------------------- idleness
-
-    @property
-    def idle_timeout(self) -> float | None:
-        return self._idle_timeout or None
-
-    @idle_timeout.setter
-    def idle_timeout(self, value: float | None) -> None:
-        value = positive_seconds(value, "idle_timeout")
-        self._idle_timeout = 0.0 if value is None else value
-        self._idle_swept = False
-        if self._state >= FAILED:
-            return  # bounded by linger
-        self._stop_timer()
-        if self._idle_timeout:
-            self._arm_idle_timer(self._last_activity + self._idle_timeout)
-
-    def _arm_idle_timer(self, when: float) -> None:
-        self._timer = self._call_later(when - self._now(), self._check_idle)
-
-    def _check_idle(self) -> None:
-        """Close if nothing moved for `idle_timeout`, else look again when that could be.
-
-        One timer that looks back, instead of one that every message resets.
-        """
-        self._timer = None
-        if self._state >= FAILED:
-            return
-        due = self._idle_until()
-        if self._now() < due - 0.001:
-            self._arm_idle_timer(due)
-        else:
-            self._end("idle_timeout", stream_errors.idle_timed_out(self._idle_timeout))
-
-    def _idle_until(self) -> float:
-        """Return when it will have been idle for `idle_timeout`, as far as can be told now."""
-        unsent = self._unsent()
-        if unsent != self._unsent_seen:  # the peer took some, or there is more for it
-            self._unsent_seen = unsent
-            self._last_activity = self._now()
-        return self._last_activity + self._idle_timeout
-
-    # --------------------------------------------------------------------------- deadlines
-
-    def _check_deadlines(self, now: float, deadlines: Deadlines) -> None:
-        """End the connection if one of *deadlines* has passed. Called every so often."""
-        first_byte, read_deadline, receive_rate, send_rate, send_window = deadlines
-        if self._state >= FAILED or self._failed:
-            return
-        self._account()
-        if self._check_send_rate(now, send_rate, send_window):
-            return
-        if self._check_read_deadline(now, first_byte, read_deadline, receive_rate):
-            return
-        state = self._deadline_state
-        if state is not None and state.window_acked < 0 and state.partial < 0:
-            self._deadline_state = None
-        if self._idle_swept and self._idle_timeout and now >= self._idle_until():
-            self._end("idle_timeout", stream_errors.idle_timed_out(self._idle_timeout))
-
-    def _check_send_rate(self, now: float, rate: float, window: float) -> bool:
-        """Check that the peer takes unacknowledged bytes fast enough; return whether it ended."""
-        written = self._bytes_out
-        acked = written
-        if rate and written != self._all_acked:
-            acked = self._acknowledged()
-        state = self._deadline_state
-        if acked >= written:
-            self._all_acked = written
-            if state is not None:
-                state.window_acked = -1
-            return False
-        state = self._get_deadline_state()
-        if state.window_acked >= 0 and acked < state.window_written:  # the window is open
-            if now - state.window_start < window:
-                return False
-            if acked - state.window_acked < rate * (now - state.window_start):
-                self._end("min_send_rate", stream_errors.send_rate_too_low(rate, window))
-                return True
-        state.window_acked = acked
-        state.window_written = written
-        state.window_start = now
-        return False
-
-    def _check_read_deadline(
-        self, now: float, first_byte: float, deadline: float, rate: float
-    ) -> bool:
-        """Check the waiting read; return whether the connection was ended."""
-        unread = self._unfinished()
-        pending = self._is_read_pending()
-        if not pending or unread == 0:
-            if self._deadline_state is not None:
-                self._deadline_state.partial = -1
-            if (
-                pending
-                and now - self._opened >= first_byte
-                and not (self._bytes_in or self._bytes_out or self._batched_bytes())
-            ):
-                self._end("first_byte_timeout", stream_errors.first_byte_timed_out(first_byte))
-                return True
-            return False
-        taken = self._received() - self._unread()
-        state = self._get_deadline_state()
-        if state.partial != taken:
-            state.partial = taken
-            state.partial_since = now
-        elif now - state.partial_since >= deadline + unread / rate:
-            self._end("read_deadline", stream_errors.read_deadline_passed(unread, deadline))
-            return True
-        return False
-
-    def _get_deadline_state(self) -> DeadlineState:
-        state = self._deadline_state
-        if state is None:
-            state = self._deadline_state = DeadlineState()
-        return state
-
     def _acknowledged(self) -> int:
         """Return how many of the written bytes the peer has."""
         return self._bytes_out - self._unsent() - self._in_flight()
-
-    def _account(self) -> None:
-        """Tell the budget how much this connection holds now."""
-        raise NotImplementedError
 
     # -------------------------------------------------------------------------- properties
 
@@ -680,11 +519,6 @@ class Lifecycle:
     def _is_ended(self) -> bool:
         """True once the peer finished sending."""
         return bool(self._ended)  # it is an integer when compiled
-
-    @property
-    def _lost_by(self) -> OSError | None:
-        """Why it ended, if this end did not close it."""
-        return self._loss
 
     @property
     def linger(self) -> float:

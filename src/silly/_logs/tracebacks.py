@@ -8,16 +8,19 @@ import os
 import re
 import types
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Final
 
-__all__ = ["AWAIT_IS_MISSING", "clarify", "strip"]
+__all__ = ["AWAIT_IS_MISSING", "PACKAGE", "clarify", "strip"]
 
 AWAIT_IS_MISSING: Final = (
     "`await` is missing, as in `line = await conn.read(...)`: this is a coroutine, not its result"
 )
 _ASYNC_IS_MISSING: Final = "`async` is missing, as in `async for line in conn` or `async with conn`"
 
-_PACKAGE: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120
+PACKAGE: Final = f"{Path(__file__).absolute().parents[1]}{os.sep}"
+"""How the file names of this package begin."""
+
 _ASYNCIO: Final = os.path.dirname(os.path.abspath(asyncio.__file__)) + os.sep  # noqa: PTH100, PTH120
 _CYTHON: Final = ("src/silly/", "silly/_engine/")  # file names in Cython's frames
 _COROUTINE: Final = re.compile(
@@ -83,4 +86,4 @@ def strip(error: BaseException) -> None:
 
 def is_internal(filename: str) -> bool:
     """Return whether *filename* belongs to this package or to asyncio."""
-    return filename.startswith((_PACKAGE, _ASYNCIO, *_CYTHON))
+    return filename.startswith((PACKAGE, _ASYNCIO, *_CYTHON))

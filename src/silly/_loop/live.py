@@ -1,8 +1,8 @@
-"""The registry of what keeps a program running: listeners, connections, tasks and timers.
+"""What keeps a program running: listeners, connections, tasks and timers.
 
 Each event loop has one `Live`. Objects that keep the program running add themselves
 and are removed when they end; this also protects them from garbage collection.
-`silly.runtime` waits until the registry is empty, and drains what is in it.
+`silly.runtime` waits until it is empty, and drains what is in it.
 
 When the loop is closed, everything left in it is closed first, so that no port stays
 taken and no descriptor stays open until garbage collection. A forked child empties it:
@@ -21,6 +21,8 @@ import socket
 import weakref
 from collections.abc import Callable
 from typing import Any, Final, Protocol
+
+from silly._loop.registry import PerLoop
 
 __all__ = ["AFTER_CANCEL", "INTERNAL_TASK", "Live", "disown_socket"]
 
@@ -77,18 +79,10 @@ class Live:
         self.on_listening: Callable[[], object] | None = None
         self._empty: asyncio.Event | None = None
 
-    @classmethod
-    def of(cls, loop: asyncio.AbstractEventLoop) -> Live:
+    @staticmethod
+    def of(loop: asyncio.AbstractEventLoop) -> Live:
         """Return the one `Live` of *loop*."""
-        # An attribute of the loop, not a dictionary of loops: the objects in here refer to
-        # the loop, so a dictionary would keep both forever.
-        live: Live | None = getattr(loop, "_silly_live", None)
-        if live is None:
-            live = cls()
-            loop._silly_live = live  # type: ignore[attr-defined]
-            _loops.add(loop)
-            _end_on_close(loop, live)
-        return live
+        return _lives.of(loop)
 
     def __bool__(self) -> bool:
         return bool(self.listeners or self.conns or self.tasks or self.timers)
@@ -158,6 +152,16 @@ class Live:
             each.clear()
 
 
+def _new(loop: asyncio.AbstractEventLoop) -> Live:
+    live = Live()
+    _loops.add(loop)
+    _end_on_close(loop, live)
+    return live
+
+
+_lives: Final = PerLoop("live", _new)
+
+
 def _end_on_close(loop: asyncio.AbstractEventLoop, live: Live) -> None:
     """End *live* when *loop* is closed, no matter by whom."""
     close = loop.close
@@ -197,7 +201,7 @@ def disown_socket(sock: socket.socket) -> None:
 def _forked() -> None:
     for loop in list(_loops):
         _separate(loop)
-        loop._silly_live.disown()  # type: ignore[attr-defined]
+        Live.of(loop).disown()
 
 
 def _separate(loop: asyncio.AbstractEventLoop) -> None:

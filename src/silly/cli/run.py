@@ -7,6 +7,7 @@ import asyncio
 import difflib
 import functools
 import logging
+import os
 import platform
 import re
 import sys
@@ -14,7 +15,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 
 import silly
-from silly import _control, stdio
+from silly import stdio
 from silly._engine import why_not_native
 from silly._values.extras import install_command
 from silly.cli import watching
@@ -29,8 +30,6 @@ from silly.cli.options import (
 from silly.log import dropping_last_resort
 from silly.net.limits import Limits, set_flags
 from silly.runtime import run_function, run_script
-from silly.workers import Supervisor
-from silly.workers.process import working_directory
 
 __all__ = ["main"]
 
@@ -105,6 +104,7 @@ def main(argv: Sequence[str] | None = None, *, verbs: Collection[str] = ()) -> i
     *verbs* are suggested if FILE.py looks like a misspelling of one.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    is_worker = _become_worker()
     with stdio.nonblocking_errors():
         parser = _parser()
         if not arguments:
@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None, *, verbs: Collection[str] = ()) -> i
             parser.error("--reload and --workers: --reload runs a single worker")
         if options.watchdog is not None and not supervised:
             parser.error("--watchdog needs --workers: the supervisor does the watching")
-        if _control.worker is None:
+        if not is_worker:
             for line in unknown_variables():
                 print(f"silly: {line}", file=sys.stderr)
         limits = limit_flags(options)
@@ -140,13 +140,24 @@ def main(argv: Sequence[str] | None = None, *, verbs: Collection[str] = ()) -> i
     if options.log_level is not None:
         logging.getLogger("silly").setLevel(options.log_level)
     with dropping_last_resort(options.log_level or logging.INFO, options.log_format):
-        return _run(options, args, loop_factory, supervised=supervised, verbs=verbs)
+        before = functools.partial(_watch, options, is_worker=is_worker)
+        return _run(options, args, loop_factory, before, supervised=supervised, verbs=verbs)
+
+
+def _become_worker() -> bool:
+    """Make this process a worker if a supervisor has started it; return whether one has."""
+    if "SILLY_CHANNEL" not in os.environ:
+        return False
+    from silly.workers.worker import become_worker  # noqa: PLC0415 - most programs have no workers
+
+    return become_worker()
 
 
 def _run(
     options: argparse.Namespace,
     args: Sequence[str],
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None,
+    before: Callable[[], None],
     *,
     supervised: bool,
     verbs: Collection[str],
@@ -165,7 +176,7 @@ def _run(
             grace=options.grace,
             debug=options.debug,
             loop_factory=loop_factory,
-            before=lambda: _watch(options),
+            before=before,
         )
     except OSError as error:
         hint = _suggestion(options.file, verbs) if isinstance(error, FileNotFoundError) else ""
@@ -191,8 +202,8 @@ def _fail(message: str) -> int:
     return USAGE_ERROR
 
 
-def _watch(options: argparse.Namespace) -> None:
-    if _control.worker is None:
+def _watch(options: argparse.Namespace, *, is_worker: bool) -> None:
+    if not is_worker:
         watching.watch(options.metrics, options.admin)
     elif options.metrics or options.admin:  # the supervisor serves them for all workers
         watching.measure_worker()
@@ -201,6 +212,9 @@ def _watch(options: argparse.Namespace) -> None:
 def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function: bool) -> int:
     if sys.platform == "win32":
         return _fail("--workers and --reload need a Unix system")
+    from silly.workers import Supervisor  # noqa: PLC0415 - most programs have no workers
+    from silly.workers.process import working_directory  # noqa: PLC0415
+
     logging.getLogger("silly.workers").setLevel(options.log_level or logging.INFO)
     supervisor = Supervisor(
         options.file,

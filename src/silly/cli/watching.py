@@ -15,7 +15,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
 
-from silly import _control, admin, metrics
+from silly import admin, metrics
 from silly._logs.logger import Logger
 from silly._loop.live import Live
 from silly.log import FORMATS, DroppingHandler
@@ -103,9 +103,11 @@ def measure_worker() -> None:
 
 
 def _provide() -> None:
+    from silly.workers.answers import provide  # noqa: PLC0415 - most programs have no workers
+
     for name, (function, merge) in ANSWERS.items():
         meanwhile = metrics.snapshot_in_turns if name == "stats" else None
-        _control.provide(name, function, merge=merge, meanwhile=meanwhile)
+        provide(name, function, merge=merge, meanwhile=meanwhile)
 
 
 def watch_workers(

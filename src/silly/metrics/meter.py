@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 from silly._loop.live import Live
+from silly._loop.registry import PerLoop
 from silly.metrics.definitions import HANDLER_BUCKETS, LAG_BUCKETS
 from silly.metrics.merging import CLOSED_KEPT, DIGITS, add, without_gauges
 from silly.net import observer, tcp
@@ -51,14 +52,10 @@ class Meter:
         self.closed_counts: dict[str, dict[str, Any]] = {}  # by address, the latest last
         self.most_open = 0  # the largest number of listeners open at once
 
-    @classmethod
-    def of(cls, loop: asyncio.AbstractEventLoop) -> Meter:
-        """Return the meter of *loop*; there is one for each loop."""
-        meter: Meter | None = getattr(loop, "_silly_meter", None)
-        if meter is None:
-            meter = cls(loop)
-            loop._silly_meter = meter  # type: ignore[attr-defined]
-        return meter
+    @staticmethod
+    def of(loop: asyncio.AbstractEventLoop) -> Meter:
+        """Return the meter of *loop*."""
+        return _meters.of(loop)
 
     def start(self) -> None:
         """Measure until `stop` has been called as often as this."""
@@ -139,6 +136,9 @@ class Meter:
 
     def _handler_seconds(self, address: str) -> dict[str, Any]:
         return self.handlers.get(address, _Histogram(HANDLER_BUCKETS)).values()
+
+
+_meters: Final = PerLoop("meter", Meter)
 
 
 def _limits_with_origins(limits: tcp.Limits) -> dict[str, str]:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 from silly._engine import stream_errors
+from silly._loop.registry import PerLoop
 from silly._values.arguments import positive_seconds
 from silly.net.sweep import CHECKS, Sweep
 
@@ -54,7 +55,7 @@ class Deadline:
             loop = asyncio.get_running_loop()
             self._started = loop.time()
             self._base = self._conn._bytes_moved()
-            self._open = _OpenDeadlines.of(loop)
+            self._open = _open_deadlines.of(loop)
             self._open.add(self, self._seconds)
         return self
 
@@ -88,13 +89,6 @@ class _OpenDeadlines:
         self._open: set[Deadline] = set()
         self._sweep = Sweep(loop, self._all, self._check)
 
-    @classmethod
-    def of(cls, loop: asyncio.AbstractEventLoop) -> _OpenDeadlines:
-        known: _OpenDeadlines | None = getattr(loop, "_silly_deadlines", None)
-        if known is None:
-            known = loop._silly_deadlines = cls(loop)  # type: ignore[attr-defined]
-        return known
-
     def add(self, deadline: Deadline, seconds: float) -> None:
         self._open.add(deadline)
         self._sweep.start(seconds / CHECKS)
@@ -114,3 +108,6 @@ class _OpenDeadlines:
         if ended:
             self._open.discard(deadline)
         return ended
+
+
+_open_deadlines: Final = PerLoop("deadlines", _OpenDeadlines)

@@ -1,10 +1,10 @@
 """Listening sockets: from an address to sockets that are bound and listen.
 
-A listener's sockets come from the supervisor if this is a worker process
-(`silly.workers`), else from the service manager if it opened that address beforehand
+A listener's sockets come from the process's `Source` if it has one (a worker's
+supervisor), else from the service manager if it opened that address beforehand
 (`silly.systemd.activated`); otherwise they are opened here. Only sockets opened here
-are closed for good when the listener closes; the supervisor or the service manager
-keeps the others open.
+are closed for good when the listener closes; the source or the service manager keeps
+the others open.
 """
 
 from __future__ import annotations
@@ -15,24 +15,28 @@ import os
 import socket
 import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from silly import _control
-from silly._control import Opened, Serve
 from silly.errors import at_address
-from silly.net.addr import Address, TCPAddress, UnixAddress, parse
+from silly.net.addr import Address, TCPAddress, UnixAddress
 from silly.net.resolving import getaddrinfo, getaddrinfo_now
 from silly.systemd import Activated, activated
 
 __all__ = [
+    "Opened",
     "Resolved",
+    "Serve",
+    "Server",
+    "Source",
     "activated_sockets",
     "backlog_overflows",
     "obtain_sockets",
     "open_sockets",
     "resolve",
+    "use_source",
 ]
 
 _PORT_TRIES = 20  # to find a port that is free in both address families
@@ -40,52 +44,69 @@ _PORT_TRIES = 20  # to find a port that is free in both address families
 Resolved = list[tuple[int, Any]]  # families and addresses, as the `socket` module takes them
 
 
+class Server(Protocol):
+    """Accepts on one socket until it is closed."""
+
+    def close(self) -> None:
+        """Stop accepting and close the socket."""
+
+
+Serve = Callable[[socket.socket], Server]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The sockets of a listener."""
+
+    sockets: list[socket.socket]
+    release: Callable[[], None] = lambda: None
+    """To be called after the listener has closed them."""
+
+
+class Source(Protocol):
+    """Another process that opens listening sockets for this one, and keeps them open."""
+
+    def open(
+        self, address: Address, backlog: int, *, reuse_port: bool, mode: int | None, serve: Serve
+    ) -> Opened | None:
+        """Return the sockets for a listener on *address*; None to open them elsewhere.
+
+        The arguments are those of `obtain_sockets`.
+
+        Raises:
+            OSError: the operating system refused, or the source did not answer.
+            ValueError: the path is too long for the source.
+        """
+
+
+_source: Source | None = None
+
+
+def use_source(source: Source | None) -> None:
+    """Ask *source* for the sockets of this process's listeners; None: no longer."""
+    global _source  # noqa: PLW0603 - one per process
+    _source = source
+
+
 def obtain_sockets(
     address: Address, backlog: int, *, reuse_port: bool, mode: int | None, serve: Serve
 ) -> Opened:
     """Return the sockets for a listener on *address*, from whichever source.
 
-    *serve* accepts on one socket until closed: the supervisor may lend a worker more
-    sockets of the same address later.
+    *serve* accepts on one socket until closed: a source may lend this process more sockets
+    of the same address later.
 
     Raises:
         OSError: see `open_sockets`.
-        ValueError: the path is too long to be sent to the supervisor.
+        ValueError: see `Source.open`.
     """
-    if _control.worker is not None:
-        picks = isinstance(address, TCPAddress) and address.port == 0
-        kept = _control.worker.open(
-            str(_for_supervisor(address)),
-            backlog,
-            reuse_port=reuse_port,
-            mode=mode,
-            picks=picks,
-            serve=serve,
-        )
+    if _source is not None:
+        kept = _source.open(address, backlog, reuse_port=reuse_port, mode=mode, serve=serve)
         if kept is not None:
             return kept
     if passed := activated_sockets(address):
         return Opened([each.dup() for each in passed])
     return open_sockets(address, backlog, reuse_port=reuse_port, mode=mode)
-
-
-def _working_directory() -> os.stat_result | None:
-    with contextlib.suppress(OSError):
-        return os.stat(".")  # noqa: PTH116
-    return None
-
-
-_initial_directory = _working_directory()
-
-
-def _for_supervisor(address: Address) -> Address:
-    """Return *address*, its path absolute if this process has changed its directory."""
-    if not isinstance(address, UnixAddress) or address.is_abstract:
-        return address
-    now = _working_directory()
-    if now is None or _initial_directory is None or os.path.samestat(now, _initial_directory):
-        return address
-    return parse(str(UnixAddress(os.path.abspath(address.path))))  # noqa: PTH100
 
 
 def activated_sockets(address: Address, resolved: Resolved | None = None) -> list[Activated]:

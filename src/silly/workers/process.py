@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from silly._channel import Channel, Key, Refused
+from silly.workers.channel import Channel, Key, Refused
 
 __all__ = ["Slot", "State", "Worker", "command_line", "describe_exit", "working_directory"]
 

@@ -13,11 +13,10 @@ import socket
 import sys
 from typing import Final
 
-from silly._channel import Key, Open
-from silly._control import Opened
 from silly.net import addr as addresses
 from silly.net.addr import TCPAddress, UnixAddress
-from silly.net.listening import Resolved, activated_sockets, open_sockets, resolve
+from silly.net.listening import Opened, Resolved, activated_sockets, open_sockets, resolve
+from silly.workers.channel import Key, Open
 
 __all__ = ["Sockets"]
 

@@ -16,8 +16,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from silly import _control
-from silly._channel import (
+from silly._engine import engine
+from silly._logs.logger import ENDS_PROGRAM, Logger
+from silly._loop.signals import Debouncer, handling
+from silly._values.arguments import seconds, size
+from silly.runtime import GRACE
+from silly.systemd import VARIABLES, Service, watchdog_period
+from silly.workers.answers import merging
+from silly.workers.channel import (
+    CHANNEL,
     Answer,
     Ask,
     Channel,
@@ -34,13 +41,7 @@ from silly._channel import (
     Running,
     Stopping,
 )
-from silly._channel import Sockets as Granted
-from silly._engine import engine
-from silly._logs.logger import ENDS_PROGRAM, Logger
-from silly._loop.signals import Debouncer, handling
-from silly._values.arguments import seconds, size
-from silly.runtime import GRACE
-from silly.systemd import VARIABLES, Service, watchdog_period
+from silly.workers.channel import Sockets as Granted
 from silly.workers.process import (
     Slot,
     State,
@@ -241,7 +242,7 @@ class Supervisor:
                 if name not in VARIABLES and name not in _SUPERVISOR_VARIABLES
             }
             heartbeat = self._watchdog / 3 if self._watchdog is not None else 0
-            environment[_control.CHANNEL] = f"{theirs.fileno()}:{heartbeat}"
+            environment[CHANNEL] = f"{theirs.fileno()}:{heartbeat}"
             environment["SILLY_WORKER"] = str(slot.number)
             try:
                 process = subprocess.Popen(  # noqa: S603 - our own command
@@ -602,7 +603,7 @@ class Supervisor:
     async def ask(self, name: str, *, timeout: float = 5.0) -> list[Any]:
         """Ask all workers for *name* and return their answers.
 
-        A worker registers what it can answer with ``silly._control.provide``.
+        A worker registers what it can answer with `silly.workers.answers.provide`.
 
         Args:
             name: such as ``"stats"``.
@@ -634,7 +635,7 @@ class Supervisor:
         return [*living, *self._last_answers.get(name, ())]
 
     def _keep_last_answer(self, name: str, answer: Any) -> None:
-        merge = _control.merging(name)
+        merge = merging(name)
         kept = self._last_answers.setdefault(name, deque(maxlen=_ANSWERS_KEPT))
         if merge is None:
             kept.append(answer)

@@ -2,14 +2,15 @@
 
 from libc.stdint cimport int64_t
 
-from silly._engine.native.lifecycle cimport Lifecycle
+from silly._engine.native.deadlines cimport Timed
 
 
-cdef class Filtered(Lifecycle):
+cdef class Filtered(Timed):
     cdef object _filter
     cdef list _held
     cdef int64_t _plain_in, _plain_out
 
+    cdef int _set_no_filter(self) except -1
     cdef object _take_unread(self)
     cdef int _use_filter(self) except -1
     cdef int _feed(self, bytes plaintext) except -1

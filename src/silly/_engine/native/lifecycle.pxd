@@ -9,11 +9,6 @@ cdef int _ENDS_WRITING, _CLOSES, _FAILS, _IS_CLOSED
 cdef tuple _NEXT
 
 
-cdef class DeadlineState:
-    cdef int64_t partial, window_acked, window_written
-    cdef double partial_since, window_start
-
-
 cdef class Lifecycle(Source):
     cdef uint8_t _state
     cdef uint8_t _ended
@@ -23,7 +18,6 @@ cdef class Lifecycle(Source):
     cdef uint8_t _full
     cdef uint8_t _reader_notified
     cdef uint8_t _writer_notified
-    cdef uint8_t _idle_swept
     cdef readonly object _loss
     cdef readonly object _ended_by
     cdef object _owner
@@ -32,15 +26,11 @@ cdef class Lifecycle(Source):
     cdef int64_t _accounted
     cdef double _linger
     cdef object _timer
-    cdef double _idle_timeout
-    cdef int64_t _bytes_in, _bytes_out, _all_acked, _unsent_seen
+    cdef int64_t _bytes_in, _bytes_out
     cdef double _opened, _last_activity
-    cdef DeadlineState _deadline_state
     cdef list _room_waiters, _close_waiters
 
-    cdef int _begin(
-        self, object owner, object budget, double linger, double idle_timeout, bint idle_swept
-    ) except -1
+    cdef int _begin(self, object owner, object budget, double linger) except -1
     cdef double _now(self) except -1
     cdef object _call_later(self, double delay, object callback)
     cdef object _new_future(self)
@@ -76,6 +66,8 @@ cdef class Lifecycle(Source):
     cdef int _wake_writers(self) except -1
     cdef int _has_room(self) except -1
     cdef bint _is_open(self) noexcept
+    cdef bint _is_unbroken(self) noexcept
+    cdef bint _is_lingering(self) noexcept
     cdef int _move_on(self, int event) except -1
     cdef int _start_closing(self) except -1
     cdef object _close_sent(self)
@@ -87,13 +79,6 @@ cdef class Lifecycle(Source):
     cdef int _stop_timer(self) except -1
     cdef int _fail_by(self, object error) except -1
     cdef int _end(self, object limit, object error) except -1
-    cdef int _arm_idle_timer(self, double when) except -1
-    cdef double _idle_until(self) except -1
-    cdef bint _check_send_rate(self, double now, double rate, double window) except -1
-    cdef bint _check_read_deadline(
-        self, double now, double first_byte, double deadline, double rate
-    ) except -1
-    cdef DeadlineState _get_deadline_state(self)
     cdef int64_t _acknowledged(self) noexcept
     cdef int _account(self) except -1
 

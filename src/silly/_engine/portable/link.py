@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
 from silly._engine.interface import Accept, Gate, packed_ip
+from silly._loop.registry import PerLoop
 
 if sys.platform != "win32":
     import fcntl
@@ -309,14 +310,13 @@ class _ScratchLink(AsyncioLink, asyncio.BufferedProtocol):
         super().connection_lost(exc)
 
 
+_scratch_buffers: Final = PerLoop("scratch", lambda _: memoryview(bytearray(_RECEIVE)))
+
+
 def link_factory(loop: asyncio.AbstractEventLoop, accept: Accept) -> Callable[..., AsyncioLink]:
     """Return a factory for the kind of link that suits *loop* best."""
     if isinstance(loop, asyncio.BaseEventLoop):
-        scratch = getattr(loop, "_silly_scratch", None)
-        if scratch is None:
-            scratch = memoryview(bytearray(_RECEIVE))
-            loop._silly_scratch = scratch  # type: ignore[attr-defined]
-        return functools.partial(_ScratchLink, scratch, accept)
+        return functools.partial(_ScratchLink, _scratch_buffers.of(loop), accept)
     return functools.partial(_PiecesLink, accept)
 
 

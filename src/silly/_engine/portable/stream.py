@@ -45,7 +45,7 @@ from silly._engine.lifecycle import CLOSING, FAILED, LOST, OPEN
 from silly._engine.portable.link import Link
 from silly._engine.portable.receive_buffer import INCOMPLETE, TOO_LONG, ReceiveBuffer
 from silly._engine.portable.trampoline import PARKING, Trampoline, current_trampoline
-from silly._engine.portable.turn import Turn
+from silly._engine.portable.turn import turns
 from silly._engine.stream_errors import Buffer
 from silly._values.arguments import seconds_or_none, size
 
@@ -116,7 +116,7 @@ class Stream(Filtered):
     ) -> None:
         self._link = link
         self._loop = loop
-        self._turn = Turn.of(loop)
+        self._turn = turns.of(loop)
         self._clock = loop.time
 
         self._incoming = ReceiveBuffer()
@@ -134,7 +134,9 @@ class Stream(Filtered):
         self._max_unsent = max_unsent
         self._high_water = HIGH_WATER
 
-        self._begin(owner, budget, linger, idle_timeout or 0.0, idle_swept)
+        self._begin(owner, budget, linger)
+        self._set_timeouts(idle_timeout or 0.0, idle_swept)
+        self._set_no_filter()
         if max_unsent < 2 * HIGH_WATER:
             self.max_unsent = max_unsent
         link.attach(self)

@@ -10,9 +10,11 @@ awaits, its writes are sent before it continues.
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import Final, Protocol
 
-__all__ = ["Turn"]
+from silly._loop.registry import PerLoop
+
+__all__ = ["Turn", "turns"]
 
 
 class _Flushable(Protocol):
@@ -27,15 +29,6 @@ class Turn:
     def __init__(self) -> None:
         self._written: list[_Flushable] = []
 
-    @classmethod
-    def of(cls, loop: asyncio.AbstractEventLoop) -> Turn:
-        """Return the `Turn` of *loop*; create it if there is none."""
-        turn: Turn | None = getattr(loop, "_silly_turn", None)
-        if turn is None:
-            turn = cls()
-            loop._silly_turn = turn  # type: ignore[attr-defined]
-        return turn
-
     def add(self, stream: _Flushable, loop: asyncio.AbstractEventLoop) -> None:
         """Schedule sending *stream*'s batch at the end of this turn of *loop*."""
         if not self._written:
@@ -46,3 +39,6 @@ class Turn:
         written, self._written = self._written, []
         for stream in written:
             stream.end_of_turn()
+
+
+turns: Final = PerLoop("turn", lambda _: Turn())

@@ -11,41 +11,36 @@ grace period at once; a duplicate within a tenth of a second does not count
 these handlers.
 
 SIGUSR1 prints on standard error what every listener, connection and task is doing
-(`silly._inspection`); the program continues.
+(`silly.runtime.inspection`); the program continues.
 """
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import contextlib
-import importlib
-import inspect
-import io
 import logging
-import os
 import signal
 import sys
 import threading
 import types
 import weakref
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final, Protocol, TypeVar
 
-from silly import _control, _inspection, stdio
-from silly._blocking import report_blocking
+from silly import stdio
 from silly._engine import engine
 from silly._logs.logger import Logger
-from silly._logs.tracebacks import clarify
 from silly._loop.live import AFTER_CANCEL, INTERNAL_TASK, Live
 from silly._loop.signals import Debouncer, handling, interrupt_wait
 from silly._values.arguments import seconds
 from silly._values.units import counted
-from silly.log import DroppingHandler, dropping_last_resort
+from silly.log import DroppingHandler
 from silly.net import resolving
+from silly.runtime import inspection
+from silly.runtime.blocking import report_blocking
 from silly.systemd import Service
 
-__all__ = ["GRACE", "run", "run_function", "run_script"]
+__all__ = ["GRACE", "Overseer", "has_reported", "run", "use_overseer"]
 
 T = TypeVar("T")
 
@@ -110,8 +105,11 @@ def _is_loop_running() -> bool:
     return True
 
 
-class _Overseer(Protocol):
-    """The supervisor or service manager, which is notified of the program's state."""
+# --------------------------------------------------------------------- overseer
+
+
+class _Manager(Protocol):
+    """The overseer or the service manager, which is notified of the program's state."""
 
     def running(self, *, started: bool, listening: bool) -> None:
         """The main coroutine waits or, if *started*, has returned."""
@@ -121,6 +119,42 @@ class _Overseer(Protocol):
 
     def ended(self) -> None:
         """Everything is closed."""
+
+
+class Overseer(_Manager, Protocol):
+    """What started this process and reports on it, instead of the program: a supervisor."""
+
+    def attach(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        main: asyncio.Task[Any],
+        stop: Callable[[float | None], object],
+    ) -> bool:
+        """Oversee the program whose *main* runs in *loop*; return False to leave it alone.
+
+        *stop* drains the program, with the grace that it is given if that is shorter than
+        the program's (None: with the program's).
+        """
+
+    def has_reported(self, error: BaseException) -> bool:
+        """Return whether *error* was reported already, so that the program need not do it."""
+
+
+_overseer: Overseer | None = None
+
+
+def use_overseer(overseer: Overseer | None) -> None:
+    """Have *overseer* oversee this process's program, instead of systemd; None: no longer."""
+    global _overseer  # noqa: PLW0603 - one per process
+    _overseer = overseer
+
+
+def has_reported(error: BaseException) -> bool:
+    """Return whether the overseer, if there is one, has reported *error*."""
+    return _overseer is not None and _overseer.has_reported(error)
+
+
+# ---------------------------------------------------------------------- program
 
 
 class _Program:
@@ -142,7 +176,7 @@ class _Program:
         if (current := asyncio.current_task()) is not None:
             current.set_name(f"{INTERNAL_TASK}program")
         main = loop.create_task(self._guard(), name="main")
-        # The overseer is notified last, while SIGUSR1 is still handled.
+        # The manager is notified last, while SIGUSR1 is still handled.
         watched = report_blocking(loop) if _is_script() else contextlib.nullcontext()
         with watched, self._signals_caught(), _reporting(loop), self._overseen(main):
             try:
@@ -173,7 +207,7 @@ class _Program:
         await asyncio.wait((main,))
         if main.cancelled() or main.exception() is not None or main.result()[1] is not None:
             return
-        self._overseer.running(started=True, listening=bool(self._live.listeners))
+        self._manager.running(started=True, listening=bool(self._live.listeners))
         await self._live.wait_empty()
 
     async def _drain(self, main: asyncio.Task[Any]) -> None:
@@ -194,23 +228,22 @@ class _Program:
                 await live.wait_empty()
 
     async def _end_now(self, main: asyncio.Task[Any]) -> None:
-        self._overseer.stopping(requested=False)
+        self._manager.stopping(requested=False)
         await self._live.end(main)
 
-    # --------------------------------------------------------------- overseer
+    # ---------------------------------------------------------------- overseer
 
     @contextlib.contextmanager
     def _overseen(self, main: asyncio.Task[Any]) -> Iterator[None]:
         loop, live = self._loop, self._live
-        if _control.worker is not None and _control.worker.awaits_program:
-            _control.worker.attach(loop, main, self._stop)
-            self._overseer: _Overseer = _control.worker
+        if _overseer is not None and _overseer.attach(loop, main, self._stop):
+            self._manager: _Manager = _overseer
         else:
-            self._overseer = Service(loop)
+            self._manager = Service(loop)
 
         def report() -> None:
             if not main.done():
-                self._overseer.running(started=False, listening=bool(live.listeners))
+                self._manager.running(started=False, listening=bool(live.listeners))
 
         reported: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -218,7 +251,7 @@ class _Program:
             report()
             new = [each for each in live.listeners if each not in reported]
             reported.update(new)
-            for listener in new if _control.worker is None else ():
+            for listener in new if _overseer is None else ():
                 addrs = ", ".join(listener.local_addrs)
                 _notify("listening on %s (%s engine); Ctrl-C or SIGTERM stops", addrs, engine.NAME)
 
@@ -228,7 +261,7 @@ class _Program:
             yield
         finally:
             live.on_listening = None
-            self._overseer.ended()
+            self._manager.ended()
 
     def _stop(self, grace: float | None) -> None:
         """Drain as after a signal, with *grace* if it is shorter than the program's."""
@@ -260,9 +293,9 @@ class _Program:
         if not self._is_stopping:
             self._is_stopping = True
             self._signalled.set()
-            self._overseer.stopping(requested=True)
+            self._manager.stopping(requested=True)
             handlers = sum(listener.connections for listener in self._live.listeners)
-            if handlers and self._grace and _control.worker is None:
+            if handlers and self._grace and _overseer is None:
                 _notify(
                     "stopping; waiting up to %s s for %s (again to stop now)",
                     f"{self._grace:g}",
@@ -320,7 +353,7 @@ def _reporting(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     def report(_number: int, frame: types.FrameType | None) -> None:
         running = frame if asyncio.current_task(loop) is not None else None
         try:
-            text = _inspection.report(loop, running)
+            text = inspection.report(loop, running)
         except Exception:  # the signal may interrupt any code
             logger.exception("the report failed")
             return
@@ -332,136 +365,3 @@ def _reporting(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
             yield
     finally:
         output.close()
-
-
-# -------------------------------------------------------------------- script mode
-
-
-def run_script(
-    path: str,
-    args: Sequence[str] = (),
-    *,
-    grace: float = GRACE,
-    debug: bool = False,
-    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
-    before: Callable[[], object] | None = None,
-) -> int:
-    """Run the Python file *path* inside a running loop; ``await`` works at its top level.
-
-    Args:
-        path: the file; becomes ``__main__``.
-        args: the arguments that follow it in `sys.argv`.
-        grace: seconds for handlers to finish after a signal.
-        debug: asyncio's debug mode, and complete tracebacks.
-        loop_factory: makes the event loop.
-        before: called in the loop before the script starts.
-
-    Returns:
-        The exit code: 0; 1 after an exception, whose traceback was printed; or the
-        argument of the script's `sys.exit`.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    with io.open_code(path) as file:
-        source = file.read()
-
-    def start() -> Coroutine[Any, Any, None]:
-        code = compile(
-            source, path, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
-        )
-        sys.argv = [path, *args]
-        # Resolved, as Python does: a symbolic link may change before the last import.
-        sys.path.insert(0, os.path.dirname(os.path.realpath(path)))  # noqa: PTH120
-        module = types.ModuleType("__main__")
-        module.__file__ = path
-        sys.modules["__main__"] = module
-        return _execute(code, module.__dict__, before)
-
-    return _run_program(start, grace, debug=debug, loop_factory=loop_factory)
-
-
-def run_function(
-    target: str,
-    args: Sequence[str] = (),
-    *,
-    grace: float = GRACE,
-    debug: bool = False,
-    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
-    before: Callable[[], object] | None = None,
-) -> int:
-    """Call ``module:function`` inside a running loop, then wait as `run_script` does.
-
-    Args:
-        target: a module that can be imported from the current directory, and a
-            function (or coroutine function) in it that takes no arguments.
-        args: the arguments that follow *target* in `sys.argv`.
-        grace, debug, loop_factory, before: see `run_script`.
-
-    Returns:
-        The exit code; see `run_script`.
-    """
-
-    async def call() -> None:
-        if before is not None:
-            before()
-        name, _, attribute = target.partition(":")
-        try:
-            function = getattr(importlib.import_module(name), attribute)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise  # the module exists; an import in it failed
-            sys.exit(f"silly: there is no module {error.name!r} here for {target!r}")
-        except AttributeError:
-            sys.exit(f"silly: module {name!r} has no function {attribute!r}")
-        result = function()
-        if inspect.isawaitable(result):
-            await result
-
-    sys.argv = [target, *args]
-    sys.path.insert(0, os.getcwd())  # noqa: PTH109
-    return _run_program(call, grace, debug=debug, loop_factory=loop_factory)
-
-
-def _run_program(
-    start: Callable[[], Coroutine[Any, Any, None]],
-    grace: float,
-    *,
-    debug: bool,
-    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None,
-) -> int:
-    try:
-        with dropping_last_resort():
-            run(start(), grace=grace, debug=debug or None, loop_factory=loop_factory)
-    except SystemExit as leave:
-        return _exit_code(leave)
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except BaseException as error:  # noqa: BLE001 - any exception of the script
-        if _control.is_reported(error) and not debug:
-            return 1
-        clarify(error, whole=debug)
-        with stdio.nonblocking_errors():
-            sys.excepthook(type(error), error, error.__traceback__)
-        return 1
-    return 0
-
-
-async def _execute(
-    code: types.CodeType, namespace: dict[str, Any], before: Callable[[], object] | None
-) -> None:
-    if before is not None:
-        before()
-    result = eval(code, namespace)  # noqa: S307 - running the user's script is the purpose
-    if code.co_flags & inspect.CO_COROUTINE:
-        await result
-
-
-def _exit_code(leave: SystemExit) -> int:
-    if leave.code is None:
-        return 0
-    if isinstance(leave.code, int):
-        return leave.code
-    with stdio.nonblocking_errors():
-        print(leave.code, file=sys.stderr)
-    return 1

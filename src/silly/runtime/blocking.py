@@ -16,8 +16,8 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from silly import _inspection
 from silly._logs.logger import Logger
+from silly.runtime import inspection
 
 __all__ = ["report_blocking"]
 
@@ -79,7 +79,7 @@ class _Watch:
     def _place(self) -> str:
         frame = innermost = sys._current_frames().get(self._thread)
         while frame is not None:
-            if _inspection.is_program(frame.f_code.co_filename):
-                return _inspection.place_of(frame)
+            if inspection.is_program(frame.f_code.co_filename):
+                return inspection.place_of(frame)
             frame = frame.f_back
-        return _inspection.place_of(innermost) if innermost is not None else "?"
+        return inspection.place_of(innermost) if innermost is not None else "?"

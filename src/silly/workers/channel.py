@@ -26,6 +26,7 @@ from typing import Any, Final
 from silly._loop.signals import SLICE
 
 __all__ = [
+    "CHANNEL",
     "Answer",
     "Ask",
     "Channel",
@@ -43,6 +44,9 @@ __all__ = [
     "Sockets",
     "Stopping",
 ]
+
+CHANNEL: Final = "SILLY_CHANNEL"
+"""The variable that a worker starts with: ``DESCRIPTOR:SECONDS`` (between two heartbeats)."""
 
 Key = tuple[str, int]
 """A listening address of a program: its text, and an index among equal texts."""

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from silly._engine import engine
 from silly._engine.portable import stream as portable
+from silly._logs.tracebacks import PACKAGE
 from silly._loop.live import INTERNAL_TASK, Live
 from silly._values.units import counted, text_of_count
 from silly.text import printable
@@ -40,7 +41,6 @@ _COUNTED: Final = 2_000  # further connections to count by place
 _SUMMED: Final = 10_000  # the most connections whose bytes are summed up
 _MAX_DEPTH: Final = 500  # coroutines of a task
 
-_PACKAGE: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120
 _LIBRARIES: Final = tuple(
     {sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")}
 )
@@ -217,10 +217,12 @@ def _frame(link: Any) -> types.FrameType | None:
 
 
 def is_program(filename: str) -> bool:
-    return not filename.startswith((_PACKAGE, *_LIBRARIES))
+    """Return whether *filename* belongs to no library, installed package or this package."""
+    return not filename.startswith((PACKAGE, *_LIBRARIES))
 
 
 def place_of(frame: types.FrameType) -> str:
+    """Return where *frame* is: "app.py:12 in handler"."""
     code = frame.f_code
     return f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}"
 

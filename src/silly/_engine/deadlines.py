@@ -1,0 +1,194 @@
+"""Limits on a connection's time: when it is ended because its peer does too little.
+
+Deadlines cost neither a timer for each connection nor a note for each message: every so
+often a sweep calls `_check_deadlines`, which compares counters that are kept anyway with
+those of the last time. Only an idle timeout that a program sets for a connection of its own
+has a timer; it is one that looks back, not one that every message resets.
+
+As `lifecycle`, this file is compiled a second time for the native engine.
+"""
+
+from __future__ import annotations
+
+from silly._engine import stream_errors
+from silly._engine.interface import Deadlines
+from silly._values.arguments import positive_seconds
+
+from .lifecycle import Lifecycle  # relative: each engine has a base of its own
+
+__all__ = ["Timed"]
+
+
+class DeadlineState:
+    """What `Timed._check_deadlines` saw the last time."""
+
+    __slots__ = ("partial", "partial_since", "window_acked", "window_start", "window_written")
+
+    def __init__(self) -> None:
+        self.partial = -1  # bytes read before those of the read that waits; -1: none waits
+        self.partial_since = 0.0
+        self.window_acked = -1  # bytes acknowledged when the window began; -1: all were
+        self.window_written = 0  # bytes written when it began
+        self.window_start = 0.0
+
+
+class Timed(Lifecycle):
+    """The part of a stream that limits concern."""
+
+    __slots__ = (
+        "_all_acked",
+        "_deadline_state",
+        "_idle_swept",
+        "_idle_timeout",
+        "_unsent_seen",
+    )
+
+    _all_acked: int  # of _bytes_out: this many the peer is known to have
+    _deadline_state: DeadlineState | None
+    _idle_swept: bool  # `_check_deadlines` sees to idleness, not a timer
+    _idle_timeout: float  # 0: none
+    _unsent_seen: int
+
+    def _set_timeouts(self, idle_timeout: float, idle_swept: bool) -> None:
+        """Set the state of a new connection, after `_begin`."""
+        self._all_acked = self._unsent_seen = 0
+        self._deadline_state = None
+        self._idle_timeout = idle_timeout
+        self._idle_swept = idle_swept
+        if idle_timeout and not idle_swept:
+            self._arm_idle_timer(self._last_activity + idle_timeout)
+
+    # ---------------------------------------------------------------------- ended by limits
+
+    def _end_for_limit(self, limit: str, error: OSError) -> None:
+        """End the connection because of *limit*, if it is not at its end already.
+
+        For ``"memory_budget"`` it is ended in any state, and what is unread is dropped.
+        """
+        over_budget = limit == "memory_budget"
+        if over_budget:
+            self._discard_unread()
+        if self._socket_is_closed() or self._failed:
+            return
+        if self._is_unbroken():
+            self._end(limit, error)
+        elif over_budget and self._is_lingering():
+            self._ended_by = limit
+            self.abort()
+
+    # ---------------------------------------------------------------------------- idleness
+
+    @property
+    def idle_timeout(self) -> float | None:
+        return self._idle_timeout or None
+
+    @idle_timeout.setter
+    def idle_timeout(self, value: float | None) -> None:
+        value = positive_seconds(value, "idle_timeout")
+        self._idle_timeout = 0.0 if value is None else value
+        self._idle_swept = False
+        if not self._is_unbroken():
+            return  # bounded by linger
+        self._stop_timer()
+        if self._idle_timeout:
+            self._arm_idle_timer(self._last_activity + self._idle_timeout)
+
+    def _arm_idle_timer(self, when: float) -> None:
+        self._timer = self._call_later(when - self._now(), self._check_idle)
+
+    def _check_idle(self) -> None:
+        """Close if nothing moved for `idle_timeout`, else look again when that could be.
+
+        One timer that looks back, instead of one that every message resets.
+        """
+        self._timer = None
+        if not self._is_unbroken():
+            return
+        due = self._idle_until()
+        if self._now() < due - 0.001:
+            self._arm_idle_timer(due)
+        else:
+            self._end("idle_timeout", stream_errors.idle_timed_out(self._idle_timeout))
+
+    def _idle_until(self) -> float:
+        """Return when it will have been idle for `idle_timeout`, as far as can be told now."""
+        unsent = self._unsent()
+        if unsent != self._unsent_seen:  # the peer took some, or there is more for it
+            self._unsent_seen = unsent
+            self._last_activity = self._now()
+        return self._last_activity + self._idle_timeout
+
+    # --------------------------------------------------------------------------- deadlines
+
+    def _check_deadlines(self, now: float, deadlines: Deadlines) -> None:
+        """End the connection if one of *deadlines* has passed. Called every so often."""
+        first_byte, read_deadline, receive_rate, send_rate, send_window = deadlines
+        if self._failed or not self._is_unbroken():
+            return
+        self._account()
+        if self._check_send_rate(now, send_rate, send_window):
+            return
+        if self._check_read_deadline(now, first_byte, read_deadline, receive_rate):
+            return
+        state = self._deadline_state
+        if state is not None and state.window_acked < 0 and state.partial < 0:
+            self._deadline_state = None
+        if self._idle_swept and self._idle_timeout and now >= self._idle_until():
+            self._end("idle_timeout", stream_errors.idle_timed_out(self._idle_timeout))
+
+    def _check_send_rate(self, now: float, rate: float, window: float) -> bool:
+        """Check that the peer takes unacknowledged bytes fast enough; return whether it ended."""
+        written = self._bytes_out
+        acked = written
+        if rate and written != self._all_acked:
+            acked = self._acknowledged()
+        state = self._deadline_state
+        if acked >= written:
+            self._all_acked = written
+            if state is not None:
+                state.window_acked = -1
+            return False
+        state = self._get_deadline_state()
+        if state.window_acked >= 0 and acked < state.window_written:  # the window is open
+            if now - state.window_start < window:
+                return False
+            if acked - state.window_acked < rate * (now - state.window_start):
+                self._end("min_send_rate", stream_errors.send_rate_too_low(rate, window))
+                return True
+        state.window_acked = acked
+        state.window_written = written
+        state.window_start = now
+        return False
+
+    def _check_read_deadline(
+        self, now: float, first_byte: float, deadline: float, rate: float
+    ) -> bool:
+        """Check the waiting read; return whether the connection was ended."""
+        unread = self._unfinished()
+        pending = self._is_read_pending()
+        if not pending or unread == 0:
+            if self._deadline_state is not None:
+                self._deadline_state.partial = -1
+            if (
+                pending
+                and now - self._opened >= first_byte
+                and not (self._bytes_in or self._bytes_out or self._batched_bytes())
+            ):
+                self._end("first_byte_timeout", stream_errors.first_byte_timed_out(first_byte))
+                return True
+            return False
+        taken = self._received() - self._unread()
+        state = self._get_deadline_state()
+        if state.partial != taken:
+            state.partial = taken
+            state.partial_since = now
+        elif now - state.partial_since >= deadline + unread / rate:
+            self._end("read_deadline", stream_errors.read_deadline_passed(unread, deadline))
+            return True
+        return False
+
+    def _get_deadline_state(self) -> DeadlineState:
+        state = self._deadline_state
+        if state is None:
+            state = self._deadline_state = DeadlineState()
+        return state

@@ -1,0 +1,81 @@
+"""The questions that a worker can answer, and what the supervisor keeps of the last answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from silly._logs.logger import ENDS_PROGRAM, Logger
+
+__all__ = ["answer", "answer_all", "answer_later", "is_coroutine", "merging", "provide"]
+
+logger = Logger("silly.workers")
+
+_Merge = Callable[[Any, Any], Any]
+_Meanwhile = Callable[[], Coroutine[Any, Any, Any]]
+
+_providers: dict[str, tuple[Callable[[], Any], _Merge | None, _Meanwhile | None]] = {}
+
+
+def provide(
+    name: str,
+    function: Callable[[], Any],
+    *,
+    merge: _Merge | None = None,
+    meanwhile: _Meanwhile | None = None,
+) -> None:
+    """Let the supervisor ask this worker for *name* (`silly.workers.Supervisor.ask`).
+
+    Args:
+        name: the name to ask for, such as ``"stats"``; a later call replaces an
+            earlier one.
+        function: called in the worker's event loop to get the answer, which can be
+            any JSON value. It is called one last time after the worker has drained.
+        merge: called in the supervisor (which must import the same module) as
+            ``merge(so_far, last)`` with the last answer of each worker that has
+            ended; *so_far* is the previous result, None at first. The result
+            represents all workers that have ended. Without *merge*, the last
+            answers of the latest 1000 workers are kept individually.
+        meanwhile: a coroutine function that returns the same answer without
+            blocking the event loop; it is called instead, except the last time.
+    """
+    _providers[name] = function, merge, meanwhile
+
+
+def merging(name: str) -> _Merge | None:
+    """Return the *merge* function that `provide` was given for *name*."""
+    return _providers[name][1] if name in _providers else None
+
+
+def answer(name: str) -> tuple[bool, Any]:
+    """Return whether *name* can be answered, and the answer."""
+    if name in _providers:
+        try:
+            return True, _providers[name][0]()
+        except ENDS_PROGRAM:
+            raise
+        except BaseException:
+            logger.exception("cannot answer for %r", name)
+    return False, None
+
+
+def answer_all() -> dict[str, Any]:
+    """Return the answer for each name that can be answered."""
+    answers = {name: answer(name) for name in _providers}
+    return {name: value for name, (known, value) in answers.items() if known}
+
+
+def is_coroutine(name: str) -> bool:
+    """Return whether `answer_later` is to be used for *name*, instead of `answer`."""
+    return name in _providers and _providers[name][2] is not None
+
+
+async def answer_later(name: str) -> tuple[bool, Any]:
+    """Return what `answer` does, without blocking the event loop."""
+    meanwhile = _providers[name][2]
+    assert meanwhile is not None
+    try:
+        return True, await meanwhile()
+    except Exception:
+        logger.exception("cannot answer for %r", name)
+        return False, None
