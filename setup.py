@@ -1,17 +1,19 @@
 """Builds the native engine if possible; everything else is in pyproject.toml.
 
 silly works without it, on the portable engine. So if it cannot be built (not Linux, no
-compiler, no Python headers), a message says so and the build succeeds.
-``SILLY_BUILD_NATIVE=0`` skips the native engine; ``=1`` makes a failure to build it an
-error.
+compiler, no Python headers), a message says so and the build succeeds. The compiler's
+error is kept in the package, for ``silly --version``. ``SILLY_BUILD_NATIVE=0`` skips the
+native engine; ``=1`` makes a failure to build it an error.
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -70,6 +72,39 @@ def skip_native(error: BaseException) -> None:
     )
 
 
+class CapturedStderr:
+    """Captures standard error during its ``with`` block, and passes it on afterwards."""
+
+    text = ""
+
+    def __enter__(self) -> Self:
+        sys.stderr.flush()
+        self._file = tempfile.TemporaryFile()
+        self._before = os.dup(2)
+        os.dup2(self._file.fileno(), 2)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.stderr.flush()
+        os.dup2(self._before, 2)
+        os.close(self._before)
+        self._file.seek(0)
+        self.text = self._file.read().decode(errors="replace")
+        self._file.close()
+        sys.stderr.write(self.text)
+
+
+def cause(error: Exception, printed: str) -> str:
+    """Return, in one line, why the build failed: the first error that the compiler printed."""
+    lines = [line.strip() for line in printed.splitlines()]
+    if errors := [line for line in lines if "error:" in line or "cannot find" in line]:
+        return errors[0]
+    failed = error.args[0] if error.args else error
+    if isinstance(failed, subprocess.CalledProcessError):  # its text is the whole command
+        return f"{failed.cmd[0]} failed with exit code {failed.returncode}"
+    return " ".join(f"{error}".split()) or type(error).__name__
+
+
 class BuildAllOrNone(build_ext):
     """Builds all of the native engine, or nothing, with a message."""
 
@@ -79,14 +114,26 @@ class BuildAllOrNone(build_ext):
         self.parallel = self.parallel or os.cpu_count()
 
     def run(self) -> None:
-        """Build; if that fails, remove what was built."""
+        """Build; if that fails, remove what was built, and record why."""
+        inplace, stderr = self.inplace, CapturedStderr()
         try:
-            super().run()
+            with stderr:
+                super().run()
         except Exception as error:  # noqa: BLE001 - the portable engine works anyway
             skip_native(error)
             for extension in self.extensions:
                 Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)
             self.extensions.clear()
+            self.inplace = inplace  # which setuptools has changed
+            self.record.parent.mkdir(parents=True, exist_ok=True)
+            self.record.write_text(cause(error, stderr.text) + "\n", encoding="utf-8")
+        else:
+            self.record.unlink(missing_ok=True)
+
+    @property
+    def record(self) -> Path:
+        """The file in the package that says why there is no native engine."""
+        return Path(self.get_ext_fullpath("silly._engine.native.x")).with_name("build_error.txt")
 
     def copy_extensions_to_source(self) -> None:
         """Copy the modules next to their sources (for an editable installation)."""

@@ -44,7 +44,12 @@ def save(terminal: Terminal, name: str, title: str) -> None:
         console = Console(record=True, width=terminal.columns, file=nowhere, force_terminal=True)
         for row in screen(terminal):
             console.print(row, no_wrap=True)
-        svg = console.export_svg(title=title, unique_id=name)
+        export(console, name, title)
+
+
+def export(console: Console, name: str, title: str) -> None:
+    """Save what *console* recorded as ``docs/howto/NAME.svg``."""
+    svg = console.export_svg(title=title, unique_id=name)
     # Use the reader's own fonts, not one from the network.
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
     (HERE / "howto" / f"{name}.svg").write_text(svg)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.terminal import python_path
+
 pytestmark = pytest.mark.no_engine
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
@@ -20,7 +22,7 @@ def network(path: Path | str) -> str:
     """Return the network that a program with this ``PATH`` reports."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
-        env={**os.environ, "PATH": str(path), "PYTHONPATH": str(BENCHMARKS)},
+        env={**os.environ, "PATH": str(path), "PYTHONPATH": python_path(BENCHMARKS)},
         capture_output=True,
         text=True,
         check=True,

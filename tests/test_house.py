@@ -118,6 +118,12 @@ def test_a_program_without_workers_imports_nothing_of_them(tmp_path: Path) -> No
     assert subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout == b"[]\n"
 
 
+def test_names_that_are_imported_late_are_there() -> None:
+    assert silly.run_workers is silly.workers.run_workers
+    with pytest.raises(AttributeError, match="module 'silly' has no attribute 'nonsense'"):
+        silly.nonsense  # noqa: B018
+
+
 def test_private_things_have_a_room() -> None:
     """At the package's root there are public modules and rooms only."""
     assert not [path.name for path in ROOT.glob("_[!_]*.py")]

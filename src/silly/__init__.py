@@ -58,5 +58,5 @@ def engine() -> str:
 def __getattr__(name: str) -> object:
     if name not in {"run_workers", "workers"}:
         raise AttributeError(f"module 'silly' has no attribute {name!r}", name=name)
-    workers = importlib.import_module("silly.workers")  # now: most programs have no workers
+    workers = importlib.import_module("silly.workers")  # late: most programs have no workers
     return workers if name == "workers" else workers.run_workers

@@ -116,7 +116,8 @@ class JSONFormatter(logging.Formatter):
     """Formats a record as one line of JSON.
 
     The keys are ``time`` (ISO 8601, UTC), ``level``, ``process`` (the pid), ``logger``,
-    ``message``, and, if there is one, ``exception`` (the traceback).
+    ``message``, ``exception`` (the traceback, if there is one), and the attributes given as
+    *extra*, such as those of the access log.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -133,7 +134,12 @@ class JSONFormatter(logging.Formatter):
             record.exc_text = self.formatException(record.exc_info)
         if record.exc_text:
             fields["exception"] = record.exc_text
-        return json.dumps(fields, ensure_ascii=False)
+        extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        return json.dumps({**extra, **fields}, ensure_ascii=False, default=str)
+
+
+# The attributes of a record without *extra*.
+_STANDARD: Final = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
 
 FORMATS: Final = {

@@ -7,16 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar, overload
+from typing import Any, Final, TypeVar, overload
 
 from silly._logs.logger import Logger
-from silly._logs.tracebacks import clarify
+from silly._logs.repeats import Repeats
+from silly._logs.tracebacks import clarify, place
 from silly._loop.live import Live
+from silly._values.units import counted
+from silly.text import printable
 
 __all__ = ["fork"]
 
 logger = Logger("silly.task")
+
+_ARGUMENT: Final = re.compile(" %[rs]")
 
 T = TypeVar("T")
 
@@ -89,5 +95,20 @@ def _forked_done(task: asyncio.Task[Any]) -> None:
         return
     error = task.exception()
     if isinstance(error, Exception):  # SystemExit is not a crash
-        clarify(error, whole=task.get_loop().get_debug())
-        logger.error("forked task %s failed", task.get_name(), exc_info=error)
+        log_crash(task.get_loop(), error, "forked task %s failed", task.get_name())
+
+
+def log_crash(
+    loop: asyncio.AbstractEventLoop, error: Exception, message: str, what: object
+) -> None:
+    """Log *message* about *what* with the traceback of *error*; repetitions are only counted."""
+    live = Live.of(loop)
+    if live.crashes is None:
+        live.crashes = Repeats(loop, _summarize_crashes)
+    clarify(error, whole=loop.get_debug())
+    if live.crashes.add(f"{_ARGUMENT.sub('', message)}: {printable(place(error))}"):
+        logger.error(message, what, exc_info=error)
+
+
+def _summarize_crashes(kind: str, count: int) -> None:
+    logger.error("%s: %s", counted(count, "more time"), kind)

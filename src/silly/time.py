@@ -7,14 +7,11 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from silly._logs.logger import Logger
 from silly._loop.live import Live
 from silly._values import arguments
-from silly.task import fork
+from silly.task import fork, log_crash
 
 __all__ = ["Timer", "after", "cancel", "sleep"]
-
-logger = Logger("silly.time")
 
 
 def sleep(seconds: float) -> Coroutine[Any, Any, None]:
@@ -69,8 +66,8 @@ class Timer:
                 fork(self._fn, *self._args)
             else:
                 self._fn(*self._args)
-        except Exception:
-            logger.exception("timer call %r failed", self._fn)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is logged
+            log_crash(asyncio.get_running_loop(), error, "timer call %r failed", self._fn)
         finally:
             self._remove()
 

@@ -25,6 +25,7 @@ from silly._values.units import text_of_count
 from silly.bench.result import schema
 from tests.bench import servers
 from tests.bench.servers import serving
+from tests.cli.terminal import python_path
 
 BENCH = [sys.executable, "-m", "silly", "bench"]
 VALIDATOR = jsonschema.Draft202012Validator(schema())
@@ -421,7 +422,7 @@ def test_an_unreachable_server_is_one_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_that_goes_away_ends_the_run() -> None:
+def test_a_server_that_goes_away_ends_the_run(port: int) -> None:
     went = threading.Event()
 
     def leaving(sock: socket.socket) -> None:
@@ -432,7 +433,7 @@ def test_a_server_that_goes_away_ends_the_run() -> None:
                 went.set()
                 return
 
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", port))
 
     def accept() -> None:
         with listener.accept()[0] as sock:
@@ -440,7 +441,7 @@ def test_a_server_that_goes_away_ends_the_run() -> None:
 
     thread = threading.Thread(target=accept)
     thread.start()
-    result = measured("{}:{}".format(*listener.getsockname()), "-t", "30s", "-c", 1, code=4)
+    result = measured(f"127.0.0.1:{port}", "-t", "30s", "-c", 1, code=4)
     thread.join()
     assert went.is_set()
     assert result["requests"] == 21
@@ -758,7 +759,7 @@ def test_a_missing_extra_is_one_line(tmp_path: Path) -> None:
         (tmp_path / f"{name}.py").write_text(
             f"raise ModuleNotFoundError('there is none', name={name!r})"
         )
-        done = bench("x:1", code=2, env={"PYTHONPATH": str(tmp_path)})
+        done = bench("x:1", code=2, env={"PYTHONPATH": python_path(tmp_path)})
         assert done.stderr.startswith("silly bench needs click and rich: ")
         assert done.stderr.endswith(" -m pip install click prompt-toolkit rich\n")
         (tmp_path / f"{name}.py").unlink()

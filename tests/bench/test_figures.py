@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import re
@@ -166,6 +167,78 @@ def test_unanswered_requests_count_with_the_time_they_waited(
     else:
         assert result["unanswered"] == 3
     assert "were not answered, and count with the time waited" in run.done.stdout
+
+
+@pytest.mark.parametrize(
+    ("serve", "rate"),
+    [
+        (servers.corrupting, []),
+        (servers.losing, ["--rate", 2000]),
+        (servers.reordering, []),
+        (servers.closing, ["--rate", 2000]),
+    ],
+)
+def test_each_sent_request_is_answered_or_an_error(
+    serve: servers.Serve, rate: list[object], tmp_path: Path
+) -> None:
+    with serving(serve) as addr:
+        run = Run(
+            tmp_path, addr, "-n", 100, "-c", 2, "-d", 8, "--max-errors", 1000,
+            "--timeout", "300ms", *rate,
+        )  # fmt: skip
+    run.check()
+    result = run.result
+    sent = result["bytes_out"] // 64
+    assert sent == result["requests"] + result["errors"]["total"] == 100
+    if rate:
+        assert result["open_loop"]["sent"] == sent
+    assert result["errors"]["wrong"] < result["errors"]["total"]
+
+
+def test_replies_before_and_requests_after_a_wrong_reply_are_counted(tmp_path: Path) -> None:
+    def serve(sock: socket.socket) -> None:
+        replies = [line for _, line in zip(range(8), lines(sock), strict=False)]
+        replies[5] = replies[5][:20] + b"?" + replies[5][21:]
+        sock.sendall(b"".join(replies))
+        sock.recv(1)
+
+    with serving(serve) as addr:
+        run = Run(tmp_path, addr, "-n", 8, "-c", 1, "-d", 8)
+    run.check()
+    assert run.result["requests"] == 5
+    assert run.result["errors"]["kinds"] == {"corrupt": 1, "abandoned": 2}
+    assert run.result["errors"]["wrong"] == 1
+    assert run.result["errors"]["first"][1] == (
+        "connection 0: 2 more requests were in flight when a reply was wrong"
+    )
+    assert run.result["bytes_in"] == 8 * 64
+
+
+@pytest.mark.parametrize("rate", [[], ["--rate", 50]])
+def test_a_connection_that_times_out_counts_with_the_time_it_took(
+    rate: list[object], tmp_path: Path
+) -> None:
+    # A listener with a full backlog does not answer.
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=0) as full,
+        contextlib.ExitStack() as held,
+    ):
+        for _ in range(4):
+            sock = held.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(full.getsockname())
+        run = Run(
+            tmp_path, "{}:{}".format(*full.getsockname()), "--mode", "reconnect", "-c", 2,
+            "-n", 6, "--timeout", "100ms", "--interval", "100ms", *rate,
+        )  # fmt: skip
+    run.check()
+    result = run.result
+    assert result["requests"] == 0
+    assert result["errors"]["kinds"] == {"connect": 6}
+    assert result["unanswered"] == result["connect"]["count"] == 6
+    assert result["latency"]["min"] >= 0.1
+    assert result["connect"]["min"] >= 0.1
+    assert "6 connections made or timed out" in run.done.stdout
 
 
 def test_the_rate_of_a_run_with_timeouts_is_of_its_whole_time(tmp_path: Path) -> None:

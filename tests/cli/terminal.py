@@ -18,6 +18,7 @@ import termios
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -31,6 +32,11 @@ def environment(**env: str) -> dict[str, str]:
     unwanted = {"NO_COLOR", "COLUMNS", "LINES"}
     kept = {name: value for name, value in os.environ.items() if name not in unwanted}
     return {**kept, "TERM": "xterm-256color", **env}
+
+
+def python_path(first: Path) -> str:
+    """PYTHONPATH with another directory before those that are in it."""
+    return os.pathsep.join(filter(None, (str(first), os.environ.get("PYTHONPATH"))))
 
 
 class Terminal:

@@ -221,9 +221,8 @@ def test_a_fast_input_waits_for_the_server() -> None:
 # ------------------------------------------------------------------------- exit codes
 
 
-def test_connection_refused() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        addr = f"127.0.0.1:{sock.getsockname()[1]}"
+def test_connection_refused(port: int) -> None:
+    addr = f"127.0.0.1:{port}"
     assert refused("connect", addr, code=1) == f"silly connect: {addr}: Connection refused"
     assert "No such file" in refused("connect", "unix:/tmp/there/is/no/such.sock", code=1)
 

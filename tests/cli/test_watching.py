@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -73,8 +74,15 @@ def test_all_three(port: int, tmp_path: Path) -> None:
     with serving(tmp_path, *options) as (process, addr):
         peer = echo(addr)
         assert process.stderr is not None
-        assert f"listening on {addr} " in process.stderr.readline()
-        assert f" {peer} to {addr}: peer_finished, " in process.stderr.readline()
+        form = rf"\d{{4}}-\d\d-\d\d [\d:,]+ INFO \[{process.pid}\] (\S+): (.*)\n"
+        for name, text in (
+            ("silly", f"listening on {addr} "),
+            ("silly.access", f"{peer} to {addr}: peer_finished, "),
+        ):
+            found = re.fullmatch(form, process.stderr.readline())
+            assert found is not None
+            assert found[1] == name
+            assert found[2].startswith(text)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
             text = response.read().decode()
         assert f'silly_connections_accepted_total{{listener="{addr}"}} 1.0' in text

@@ -13,6 +13,7 @@ import sys
 import threading
 import weakref
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -445,6 +446,79 @@ async def test_a_read_that_is_never_awaited_warns() -> None:
         await conn.read()
 
 
+@native_only
+async def test_a_coroutine_that_somebody_steps_by_hand() -> None:
+    """As the tasks of a library of one's own do: what they do wrong hurts no connection."""
+    loop = asyncio.get_running_loop()
+    reported: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: reported.append(context))
+    context = contextvars.copy_context()
+    woken: list[object] = []
+
+    def fail(waiter: object) -> None:
+        woken.append(waiter)
+        raise ZeroDivisionError
+
+    async with tcp.listen(ANY, echo) as listener:
+        by_hand, other = await connected(listener, 2)
+        read: Any = by_hand.read(b"\n")
+        waiter = read.send(None)
+        assert not waiter.done()
+        with pytest.raises(asyncio.InvalidStateError):
+            waiter.result()
+        waiter.add_done_callback(print, context=context)
+        with pytest.raises(RuntimeError, match="only one task"):
+            waiter.add_done_callback(fail, context=context)
+        assert waiter.remove_done_callback(fail) == 0
+        assert waiter.remove_done_callback(print) == 1
+        waiter.add_done_callback(fail, context=context)
+        by_hand.write(b"1\n")
+        other.write(b"2\n")
+        assert await other.read(b"\n", timeout=10) == b"2\n"
+        while not woken:
+            await asyncio.sleep(0)
+        assert woken == [waiter]
+        assert [type(each["exception"]) for each in reported] == [ZeroDivisionError]
+        waiter.add_done_callback(woken.append, context=context)  # it is done: soon
+        await asyncio.sleep(0)
+        assert woken == [waiter] * 2
+        with pytest.raises(StopIteration) as stop:
+            read.send(None)
+        assert stop.value.value == b"1\n"
+        for conn in (by_hand, other):
+            conn.close()
+
+
+@native_only
+async def test_a_descriptor_that_cannot_be_served_is_refused_and_left_to_its_owner() -> None:
+    loop = asyncio.get_running_loop()
+    async with (
+        tcp.listen(ANY, echo) as listener,
+        await tcp.connect(listener.local_addr) as conn,
+    ):
+        stream: Any = type(conn)
+        server: Any = type(listener._servers[0])
+        with socket.socket() as sock, Path(os.devnull).open() as file:
+            for number in (-1, file.fileno()):
+                with pytest.raises(ValueError, match=f"{number} is no socket"):
+                    stream(number, loop, print)
+            for number in (-1, file.fileno(), sock.fileno()):
+                with pytest.raises(ValueError, match=f"{number} is no socket that listens"):
+                    server(loop, number, print, 0.0, listener._course.gate)
+            sock.listen()
+            served = server(loop, sock.fileno(), print, 0.0, listener._course.gate)
+            for kind, arguments in (
+                (server, (loop, sock.fileno(), print, 0.0, listener._course.gate)),
+                (stream, (sock.fileno(), loop, print)),
+            ):
+                with pytest.raises(OSError, match="belongs to another connection or listener"):
+                    kind(*arguments)
+            served.close()
+            sock.detach()
+        conn.write(b"x\n")
+        assert await conn.read(b"\n", timeout=10) == b"x\n"
+
+
 # ------------------------------------------------------------------ system calls
 
 
@@ -487,5 +561,7 @@ def test_short_and_failing_system_calls_lose_nothing(tmp_path: Path) -> None:
                 await asyncio.gather(*(talk(number) for number in range(20)))
 
             asyncio.run(main())
+            server.terminate()
+            assert server.wait(30) == 0, server.stderr
         finally:
             server.kill()

@@ -9,7 +9,6 @@ import os
 import shutil
 import socket
 import stat
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Coroutine
@@ -18,7 +17,6 @@ from typing import Any
 
 import pytest
 
-import silly
 from silly.net import tcp
 from silly.net.conn import EngineConn
 from silly.net.course import Course
@@ -285,24 +283,3 @@ async def test_a_listening_socket_that_was_shut_down(
         await conn.write(b"after\n")
         assert await conn.read(b"\n") == b"after\n"
     assert "cannot accept: Invalid argument" in caplog.text
-
-
-@pytest.mark.skipif(silly.engine() != "native", reason="the portable engine has no epoll set")
-def test_epoll_ctl_fails(tmp_path: Path) -> None:
-    """While no watches are left (ENOSPC, epoll_ctl(2)), connections are refused."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("needs a C compiler")
-    library = tmp_path / "no_watches.so"
-    source = Path(__file__).with_name("no_watches.c")
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("no_watches.py")],
-        env={**os.environ, "LD_PRELOAD": str(library), "NO_WATCHES": str(tmp_path / "now")},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["refused", "0", "counts", "0", "others", "served", "later"]

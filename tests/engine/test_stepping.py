@@ -13,7 +13,6 @@ import socket
 import struct
 import sys
 import threading
-import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from types import CoroutineType
@@ -21,6 +20,7 @@ from typing import Any
 
 import pytest
 
+import silly
 from silly._engine.portable.stream import MAX_READS_IN_A_ROW
 from silly.errors import ConcurrentRead, ConnectionClosed, EndOfStream
 from silly.net import tcp
@@ -537,55 +537,100 @@ async def test_an_eager_handler_waits_for_room_from_its_first_step() -> None:
         loop.set_task_factory(None)
 
 
-async def test_a_thread_in_the_handlers_own_context() -> None:
-    """Its bytes are delivered once the thread has left; other handlers are not affected."""
+@pytest.mark.parametrize("handles", [True, False], ids=["handler", "another task"])
+async def test_a_thread_in_the_context_of_a_reader(handles: bool) -> None:
+    """Its bytes are handed to it when the thread has left; nobody else is concerned."""
+    if not handles and silly.engine() != "native":
+        pytest.skip("it waits for a future of asyncio's, which does not wake it then")
     leave = threading.Event()
     threads: list[threading.Thread] = []
+    contexts: dict[asyncio.Task[Any], contextvars.Context] = {}
+    loop = asyncio.get_running_loop()
 
-    async def handler(conn: Conn) -> None:
+    def factory(
+        loop: asyncio.AbstractEventLoop,
+        coroutine: Coroutine[Any, Any, Any],
+        context: contextvars.Context | None = None,
+        **options: Any,
+    ) -> asyncio.Task[Any]:
+        context = context or contextvars.copy_context()
+        task = asyncio.Task(coroutine, loop=loop, context=context, **options)
+        contexts[task] = context
+        return task
+
+    async def echo(conn: Conn) -> None:
         async for line in conn:
             if line == b"thread\n":
-                entered = threading.Event()
-                context = asyncio.current_task().get_context()  # type: ignore[union-attr]
-
-                def stay(entered: threading.Event = entered) -> None:
-                    entered.set()
-                    leave.wait(20)
-
-                thread = threading.Thread(target=run_in, args=(context, stay))
+                task = asyncio.current_task()
+                assert task is not None
+                thread = threading.Thread(target=run_in, args=(contexts[task], stay))
                 thread.start()
                 threads.append(thread)
-                conn.write(line)
-                continue
             await conn.write(line)
 
+    async def handler(conn: Conn) -> None:
+        await (echo(conn) if handles else asyncio.ensure_future(echo(conn)))
+
     def run_in(context: contextvars.Context, call: Callable[[], None]) -> None:
-        while True:  # until the handler's step is over
+        while True:  # until the reader's step is over
             try:
                 context.run(call)
             except RuntimeError:
                 continue
             return
 
-    if sys.version_info < (3, 12):
-        pytest.skip("Task.get_context came with Python 3.12")
-    async with (
-        tcp.listen(ANY, handler) as listener,
-        await tcp.connect(listener.local_addr) as a,
-        await tcp.connect(listener.local_addr) as b,
-    ):
-        a.write(b"thread\n")
-        assert await a.read(b"\n", timeout=10) == b"thread\n"
-        b.write(b"before\n")
-        assert await b.read(b"\n", timeout=10) == b"before\n"
-        await asyncio.get_running_loop().run_in_executor(None, time.sleep, 0)
-        a.write(b"again\n")
-        for _ in range(5):
-            b.write(b"meanwhile\n")
-            assert await b.read(b"\n", timeout=10) == b"meanwhile\n"
-        leave.set()
-        assert await a.read(b"\n", timeout=10) == b"again\n"
-        threads[0].join()
+    entered = threading.Event()
+
+    def stay() -> None:
+        entered.set()
+        leave.wait(20)
+
+    loop.set_task_factory(factory)  # type: ignore[arg-type]
+    try:
+        async with (
+            tcp.listen(ANY, handler) as listener,
+            await tcp.connect(listener.local_addr) as a,
+            await tcp.connect(listener.local_addr) as b,
+        ):
+            a.write(b"thread\n")
+            assert await a.read(b"\n", timeout=10) == b"thread\n"
+            assert await asyncio.to_thread(entered.wait, 20)
+            a.write(b"again\n")
+            for _ in range(5):
+                b.write(b"meanwhile\n")
+                assert await b.read(b"\n", timeout=10) == b"meanwhile\n"
+            leave.set()
+            assert await a.read(b"\n", timeout=10) == b"again\n"
+            threads[0].join()
+    finally:
+        loop.set_task_factory(None)
+
+
+async def test_tasks_written_in_python() -> None:
+    """As those of a library that patches asyncio (nest_asyncio)."""
+    kind: Any = vars(asyncio.tasks)["_PyTask"]
+    loop = asyncio.get_running_loop()
+
+    async def handler(conn: Conn) -> None:
+        async for line in conn:
+            if line == b"sleep\n":
+                await asyncio.sleep(0)
+            await conn.write(line)
+        raise ZeroDivisionError
+
+    loop.set_task_factory(lambda loop, coroutine, **options: kind(coroutine, loop=loop, **options))
+    try:
+        async with tcp.listen(ANY, handler) as listener:
+            async with await tcp.connect(listener.local_addr) as client:
+                for line in (b"1\n", b"sleep\n", b"2\n"):
+                    client.write(line)
+                    assert await client.read(b"\n", timeout=10) == line
+                client.close_write()
+                with pytest.raises(EndOfStream):
+                    await client.read(timeout=10)
+            assert listener.stats.handler_errors_by_type == {"ZeroDivisionError": 1}
+    finally:
+        loop.set_task_factory(None)
 
 
 @pytest.mark.parametrize("shared", ["lines", "conn"])

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
+from silly.log import JSONFormatter
 from silly.net import access_log, observer, tcp
 from silly.net.tcp import Conn
 
@@ -106,6 +107,25 @@ async def test_nothing_is_logged_below_the_level(records: list[logging.LogRecord
             conn.write(b"x\n")
             await conn.read(b"\n")
     assert not records
+
+
+async def test_json_formatter_writes_its_fields(records: list[logging.LogRecord]) -> None:
+    async with tcp.listen(ANY, handler, access_log=True) as listener:
+        async with await tcp.connect(listener.local_addr) as conn:
+            conn.write(b"hello\n")
+            await conn.read(b"\n")
+        await until_written(records)
+    line = json.loads(JSONFormatter().format(records[0]))
+    plain = {"time", "level", "process", "logger", "message"}
+    assert line.keys() == plain | access_log.FIELDS.keys()
+    assert (line["logger"], line["ending"], line["bytes_in"]) == (
+        "silly.access",
+        "peer_finished",
+        6,
+    )
+    odd = logging.makeLogRecord({"msg": "text", "odd": {1}, "level": "of the program"})
+    line = json.loads(JSONFormatter().format(odd))
+    assert (line["message"], line["odd"], line["level"]) == ("text", "{1}", odd.levelname)
 
 
 async def test_structlog_writes_it_as_json() -> None:

@@ -64,6 +64,21 @@ def test_errors_show_the_accepted_forms(text: str) -> None:
         parse(text)
 
 
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("http://x:81/y:1", "x:81"),
+        ("http://x?y", "x:80"),
+        ("https://x", "x:443"),
+        ("wss://user:secret@x/y", "x:443"),
+        ("http:///y", "localhost:80"),
+    ],
+)
+def test_of_a_url_host_and_port_are_shown(url: str, place: str) -> None:
+    with pytest.raises(ValueError, match=f"it is a URL, and its host and port are '{place}'"):
+        parse(url)
+
+
 @pytest.mark.parametrize("value", [None, 9999, b"127.0.0.1:1", ("127.0.0.1", 1)])
 def test_only_text(value: object) -> None:
     with pytest.raises(TypeError, match="addr must be a str"):

@@ -110,8 +110,8 @@ async def test_cancelling_a_task_of_closing_does_not_stop_the_closing() -> None:
             await conn.read()
 
 
-async def test_connect_can_be_awaited_entered_or_made_a_task() -> None:
-    async with tcp.listen(ANY, echo) as listener:
+async def test_connect_can_be_awaited_entered_or_made_a_task(port: int) -> None:
+    async with tcp.listen(f"127.0.0.1:{port}", echo) as listener:
         async with tcp.connect(listener.local_addr) as conn:
             await conn.write(b"entered\n")
             assert await conn.read(b"\n") == b"entered\n"

@@ -16,6 +16,7 @@ from silly.net import budget, tcp
 from silly.net.budget import machine_memory, memory_of
 from silly.net.conn import StreamConn
 from silly.net.tcp import Conn, Limits
+from silly.testing import run_virtual
 
 ANY = "127.0.0.1:0"
 MIB = 1 << 20
@@ -192,6 +193,50 @@ def test_the_loop_runs_between_batches() -> None:
         assert sum(holder.is_gone for holder in holders) == len(holders) - relief // 100
 
     asyncio.run(main())
+
+
+@pytest.mark.no_engine
+@pytest.mark.parametrize("failing", ["conns", "rank", "reset"])
+def test_a_step_that_raises_is_retried(failing: str) -> None:
+    fails = True
+    raised: list[str] = []
+    made: list[budget.MemoryBudget] = []
+
+    def step(name: str) -> None:
+        if fails and name == failing:
+            raise ZeroDivisionError
+
+    class Holder:
+        _held_bytes = 100
+        _counts = (0, 0)
+        _times = (0.0, 0.0)
+
+        @property
+        def unread_bytes(self) -> int:
+            step("rank")
+            return 100
+
+        def _end_for_limit(self, limit: str, error: OSError) -> None:
+            step("reset")
+            made[0].change(-100)
+
+    def conns() -> list[StreamConn]:
+        step("conns")
+        return cast(list[StreamConn], [Holder() for _ in range(10)])
+
+    async def main() -> None:
+        nonlocal fails
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: raised.append(repr(context["exception"])))
+        made.append(budget.MemoryBudget(loop, 500, conns))
+        made[0].change(1000)
+        await asyncio.sleep(10)
+        fails = False
+        await asyncio.sleep(budget.RETRY_DELAY)
+        assert made[0].held == 400
+
+    run_virtual(main())
+    assert set(raised) == {"ZeroDivisionError()"}
 
 
 @pytest.mark.skipif(silly.engine() != "native", reason="native engine only")

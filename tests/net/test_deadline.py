@@ -235,9 +235,11 @@ async def test_a_deadline_cannot_be_entered_twice() -> None:
         ((0,), ValueError, "seconds must be"),
         ((-1,), ValueError, "seconds must be"),
         (("10",), TypeError, "seconds must be"),
-        ((1, 0), ValueError, "rate must be above 0"),
+        ((1, 0), ValueError, "rate must be a finite number above 0"),
         ((1, "fast"), TypeError, "rate must be a number"),
-        ((1, float("nan")), ValueError, "rate must be above 0"),
+        ((1, True), TypeError, "rate must be a number"),
+        ((1, float("nan")), ValueError, "rate must be a finite number above 0"),
+        ((1, float("inf")), ValueError, "rate must be a finite number above 0"),
     ],
 )
 def test_bad_arguments_are_refused(

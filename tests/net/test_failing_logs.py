@@ -20,13 +20,15 @@ import pytest
 
 from silly import task as forking
 from silly import time as timing
+from silly._logs import repeats
 from silly._logs.logger import Logger
+from silly._logs.repeats import OTHER, QUIET_PERIOD
 from silly._loop.live import Live
 from silly.errors import EndOfStream
 from silly.net import sweep, tally, tcp
 from silly.net.course import Handler
 from silly.net.observer import Ending
-from silly.net.tally import MAX_REASONS, OTHER, QUIET_PERIOD, Tally
+from silly.net.tally import MAX_REASONS, Tally
 from silly.net.tcp import Conn, Limits, Listener, ListenerState
 from silly.systemd import Service
 from silly.testing import run_virtual
@@ -404,6 +406,7 @@ async def test_the_number_of_exception_types_is_bounded(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tally, "MAX_REASONS", 10)
+    monkeypatch.setattr(repeats, "MAX_KINDS", 10)
 
     async def names_its_error(conn: Conn) -> None:
         name = (await conn.read(b"\n")).decode("latin-1")
@@ -437,6 +440,73 @@ def test_a_tally_has_no_timer_when_there_is_nothing_to_log() -> None:
         assert not counts._unlogged
 
     run_virtual(main())
+
+
+async def test_each_traceback_is_logged_once_and_its_repetitions_are_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def crashes(conn: Conn) -> None:
+        if await conn.read(b"\n") == b"one\n":
+            raise ValueError("the first place")
+        raise ValueError("the second place")
+
+    async with tcp.listen(ANY, crashes) as listener:
+        for line in (b"one\n", b"two\n") * 3:
+            async with await tcp.connect(listener.local_addr) as conn:
+                conn.write(line)
+                with pytest.raises((EndOfStream, ConnectionResetError)):
+                    await conn.read()
+        assert listener.stats.handler_errors_by_type == {"ValueError": 6}
+    records = [record for record in caplog.records if record.name == "silly.net"]
+    with_traceback = [str(record.exc_info[1]) for record in records if record.exc_info]
+    assert with_traceback[:2] == ["the first place", "the second place"]
+    counted: dict[str, int] = {}
+    for record in records:
+        if found := re.search(
+            r"handler \S+ failed (\d+) more times?: ValueError at (\S+:\d+ in crashes)",
+            record.getMessage(),
+        ):
+            counted[found[2]] = counted.get(found[2], 0) + int(found[1])
+    assert len(with_traceback) + sum(counted.values()) == 6
+    assert len(counted) == 2
+
+
+def test_repeated_crashes_of_forked_tasks_and_timers_are_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fails() -> None:
+        raise ValueError("a defect")
+
+    async def fails_in_a_group() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fails())
+
+    def fails_at_once() -> None:
+        raise ValueError("a defect")
+
+    async def main() -> None:
+        for _ in range(100):
+            for work in (fails, fails_in_a_group):
+                forking.fork(work)
+            timing.after(0, fails_at_once)
+        await asyncio.sleep(3 * QUIET_PERIOD)
+        for _ in range(2):
+            forking.fork(fails)
+        await asyncio.sleep(0)
+
+    run_virtual(main())
+    assert [record.exc_info is not None for record in caplog.records] == [
+        True, True, True, False, False, False, True, False,
+    ]  # fmt: skip
+    summaries = [record.getMessage() for record in caplog.records if not record.exc_info]
+    place = rf"ValueError at {re.escape(__file__)}:\d+ in fails"
+    for pattern in (
+        rf"99 more times: forked task failed: {place}",
+        rf"99 more times: forked task failed: ExceptionGroup at .* \({place}\)",
+        rf"99 more times: timer call failed: {place}_at_once",
+        rf"1 more time: forked task failed: {place}",  # logged when the loop was closed
+    ):
+        assert sum(re.fullmatch(pattern, text) is not None for text in summaries) == 1
 
 
 # ------------------------------------------------------------------- other loggers

@@ -18,6 +18,7 @@ import pytest
 
 import silly
 from silly.net import resolving, tcp
+from tests.cli.terminal import python_path
 
 DEADLINE = 30.0
 
@@ -218,10 +219,9 @@ def test_a_forked_child_uses_its_own_threads(silence: Silence) -> None:
 def started(tmp_path: Path, *args: str) -> Iterator[subprocess.Popen[str]]:
     """Run a command for which names ending in ``.silent`` are never resolved."""
     (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE)
-    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
     with subprocess.Popen(
         [sys.executable, "-m", "silly", *args],
-        env={**os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONPATH": python_path(tmp_path)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -8,7 +8,7 @@ import errno
 import logging
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -292,6 +292,39 @@ async def test_limit_counts_found_lines_too() -> None:
         assert await conn.read(b"\n", limit=8) == b"2345678\n"
 
 
+async def test_a_delimiter_that_has_begun_may_still_fit_the_limit() -> None:
+    async with raw_pair() as (sock, conn):
+        sock.sendall(b"abc\r")
+        reader = asyncio.create_task(conn.read(b"\r\n", limit=5))
+        await until(lambda: conn.unread_bytes == 4)
+        sock.sendall(b"\n")
+        assert await reader == b"abc\r\n"
+        sock.sendall(b"abcd")
+        with pytest.raises(LimitExceeded):  # without another byte
+            await conn.read(b"\r\n", limit=5, timeout=10)
+        assert await conn.read() == b"abcd"
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+async def test_a_delimiter_is_anything_like_bytes(kind: Callable[[bytes], Any]) -> None:
+    async with raw_pair() as (sock, conn):
+        sock.sendall(b"a\r\nb")
+        assert await conn.read(kind(b"\r\n")) == b"a\r\n"
+
+
+async def test_a_higher_read_limit_lets_more_come() -> None:
+    size = 2_000_000
+    async with raw_pair(read_limit=5000) as (sock, conn):
+        sender = asyncio.create_task(asyncio.to_thread(sock.sendall, b"x" * size))
+        await until(lambda: conn.unread_bytes >= 5000)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert conn.unread_bytes < size
+        conn.read_limit = 2 * size
+        await until(lambda: conn.unread_bytes == size)
+        await sender
+
+
 async def test_end_of_stream_keeps_unread_bytes() -> None:
     async with raw_pair() as (sock, conn):
         sock.sendall(b"whole\npart")
@@ -563,6 +596,23 @@ async def test_plain_function_as_handler_is_reported(caplog: pytest.LogCaptureFi
         with pytest.raises(EndOfStream):
             await conn.read()
     assert "async def" in str(caplog.records[0].exc_info)
+
+
+async def test_a_handler_may_return_anything_that_can_be_awaited() -> None:
+    class Handling:
+        def __init__(self, conn: Conn) -> None:
+            self._conn = conn
+
+        def __await__(self) -> Generator[Any, Any, None]:
+            return echo(self._conn).__await__()
+
+    for handler in (Handling, lambda conn: asyncio.ensure_future(echo(conn))):
+        async with (
+            tcp.listen(ANY, handler) as listener,
+            await tcp.connect(listener.local_addr) as conn,
+        ):
+            conn.write(b"x\n")
+            assert await conn.read(b"\n") == b"x\n"
 
 
 async def test_close_lets_handlers_finish_then_cancels(port: int) -> None:

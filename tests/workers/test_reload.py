@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.terminal import python_path
 from tests.workers.harness import ECHO, Running, ask, environment, running, script, who
 
 watchfiles = pytest.importorskip("watchfiles")
@@ -76,7 +77,7 @@ def test_missing_library_is_one_line_that_names_the_extra(tmp_path: Path) -> Non
     (tmp_path / "watchfiles.py").write_text("raise ImportError\n")
     done = subprocess.run(
         [sys.executable, "-m", "silly", "--reload", script(tmp_path)],
-        env=environment(PYTHONPATH=str(tmp_path)),
+        env=environment(PYTHONPATH=python_path(tmp_path)),
         capture_output=True,
         text=True,
         timeout=30,

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from silly.workers.fleet import BackOff
+from tests.ports import held_port
 from tests.workers.harness import ECHO, Load, ask, dial, environment, running, script, who
 
 LISTENING = r"listening \S+ \d+ (\S+)"
@@ -44,9 +45,10 @@ def test_workers_share_one_chosen_port(tmp_path: Path) -> None:
         while len(answering) < 3:  # the kernel distributes connections among all
             answering.add(who(addrs[0])[0])
         assert answering == {1, 2, 3}
-        silly.stop()
-        with pytest.raises(ConnectionRefusedError):
-            dial(addrs[0])
+        with held_port(int(addrs[0].rpartition(":")[2])):
+            silly.stop()
+            with pytest.raises(ConnectionRefusedError):
+                dial(addrs[0])
 
 
 @pytest.mark.parametrize("options", [[], ["--uvloop"]])

@@ -9,10 +9,12 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from pathlib import Path
 from typing import Final
 
 from silly._engine import portable
 from silly._engine.interface import Engine
+from silly.text import printable
 
 __all__ = ["engine", "why_not_native"]
 
@@ -51,14 +53,23 @@ def why_not_native() -> str | None:
         importlib.import_module("silly._engine.native")
     except ModuleNotFoundError:
         return (
-            "it was not built when silly was installed: building needs a C compiler and Python's "
-            "headers (Debian: apt install gcc python3-dev). Install them, then reinstall silly "
-            "without pip's cache, which keeps the old build: pip install --force-reinstall "
-            "--no-cache-dir"
+            f"it was not built when silly was installed{_build_error()}: building needs a C "
+            "compiler and Python's headers (Debian: apt install gcc python3-dev). Install them, "
+            "then reinstall silly without pip's cache, which keeps the old build: pip install "
+            "--force-reinstall --no-cache-dir"
         )
     except ImportError as error:
         return f"it cannot be loaded: {error}"
     return None
+
+
+def _build_error() -> str:
+    """Return the error that setup.py recorded, in parentheses; an empty text if there is none."""
+    try:
+        text = Path(__file__).with_name("native").joinpath("build_error.txt").read_text("utf-8")
+    except (OSError, ValueError):
+        return ""
+    return f" ({printable(text.strip()[:400])})"
 
 
 engine: Engine = _choose(os.environ.get("SILLY_ENGINE"))

@@ -136,7 +136,10 @@ class Accepting:
     def _resume_accepting(self) -> None:
         self._timer = None
         self._hold_reserve()
-        self._watch_backlog(True)
+        try:
+            self._watch_backlog(True)
+        except OSError as error:
+            self._back_off(error.errno or errno.EIO)
 
     def _stop(self) -> None:
         """Accept no more, and hold nothing but the listening socket."""

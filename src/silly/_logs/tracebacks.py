@@ -11,7 +11,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Final
 
-__all__ = ["AWAIT_IS_MISSING", "PACKAGE", "clarify", "strip"]
+__all__ = ["AWAIT_IS_MISSING", "PACKAGE", "clarify", "place", "strip"]
 
 AWAIT_IS_MISSING: Final = (
     "`await` is missing, as in `line = await conn.read(...)`: this is a coroutine, not its result"
@@ -23,6 +23,8 @@ PACKAGE: Final = f"{Path(__file__).absolute().parents[1]}{os.sep}"
 
 _ASYNCIO: Final = os.path.dirname(os.path.abspath(asyncio.__file__)) + os.sep  # noqa: PTH100, PTH120
 _CYTHON: Final = ("src/silly/", "silly/_engine/")  # file names in Cython's frames
+_MAX_FRAMES: Final = 3
+_MAX_MEMBERS: Final = 3
 _COROUTINE: Final = re.compile(
     r"(?<![\w.])(coroutine|silly\.[\w.]*\.(Read|Drain|Drained)|Connecting)\b"
 )
@@ -82,6 +84,29 @@ def strip(error: BaseException) -> None:
         left += [each.__cause__, each.__context__]
         if isinstance(each, BaseExceptionGroup):
             left += each.exceptions
+
+
+def place(error: BaseException) -> str:
+    """Return the type of *error* and where it was raised; equal for equal tracebacks.
+
+    The place is up to `_MAX_FRAMES` of the program's frames, innermost first; for a group,
+    also those of up to `_MAX_MEMBERS` members.
+    """
+    text = _place(error)
+    if isinstance(error, BaseExceptionGroup):
+        text += f" ({', '.join(map(_place, error.exceptions[:_MAX_MEMBERS]))})"
+    return text
+
+
+def _place(error: BaseException) -> str:
+    places: list[str] = []
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if not is_internal(code.co_filename):
+            places.append(f"{code.co_filename}:{trace.tb_lineno} in {code.co_name}")
+        trace = trace.tb_next
+    return f"{type(error).__name__} at {' < '.join(reversed(places[-_MAX_FRAMES:])) or '?'}"
 
 
 def is_internal(filename: str) -> bool:

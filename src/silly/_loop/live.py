@@ -22,6 +22,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from silly._logs.repeats import Repeats
 from silly._loop.registry import PerLoop
 
 __all__ = ["AFTER_CANCEL", "INTERNAL_TASK", "Live", "disown_socket"]
@@ -61,6 +62,7 @@ class Live:
         "_watchers",
         "auxiliaries",
         "conns",
+        "crashes",
         "listeners",
         "on_listening",
         "tasks",
@@ -76,6 +78,7 @@ class Live:
         self.conns: set[_Conn] = set()  # made by `connect`
         self.tasks: set[asyncio.Task[Any]] = set()  # made by `silly.task.fork`
         self.timers: set[_Timer] = set()
+        self.crashes: Repeats | None = None  # of tasks and timers; see `silly.task`
         self.on_listening: Callable[[], object] | None = None
         self._empty: asyncio.Event | None = None
 
@@ -150,6 +153,8 @@ class Live:
             conn._disown()
         for each in (self.listeners, self.auxiliaries, self.conns, self.tasks, self.timers):
             each.clear()
+        if self.crashes is not None:
+            self.crashes.forget()
 
 
 def _new(loop: asyncio.AbstractEventLoop) -> Live:
@@ -180,6 +185,8 @@ def _end_on_close(loop: asyncio.AbstractEventLoop, live: Live) -> None:
             )
         finally:
             close()
+            if live.crashes is not None:
+                live.crashes.close()
             # Break the reference cycle between the two.
             loop._silly_reactor = None  # type: ignore[attr-defined]
 

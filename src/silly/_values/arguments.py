@@ -1,4 +1,4 @@
-"""Argument checks that several modules share: seconds and sizes.
+"""Argument checks that several modules share: seconds, rates and sizes.
 
 Each returns the value in the form that the caller computes with, or raises
 `TypeError` or `ValueError` naming the argument and what was expected.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["positive_seconds", "seconds", "seconds_or_none", "size"]
+__all__ = ["positive_seconds", "rate", "seconds", "seconds_or_none", "size"]
 
 
 def seconds(value: float, name: str) -> float:
@@ -33,6 +33,17 @@ def positive_seconds(value: float | None, name: str) -> float | None:
     if checked == 0:
         raise ValueError(f"{name} must be more than 0 seconds, or None for no timeout")
     return checked
+
+
+def rate(value: float | None, name: str) -> float | None:
+    """Check an optional rate: a finite number per second, above zero."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number per second, not {_described(value)}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be a finite number above 0 per second, or None for no rate")
+    return value
 
 
 def size(value: int, name: str, *, least: int = 0) -> int:

@@ -15,6 +15,10 @@ __all__ = [
     "counted",
     "duration",
     "duration_text",
+    "exact_count",
+    "exact_duration",
+    "exact_share",
+    "exact_size",
     "number",
     "rate",
     "size",
@@ -82,6 +86,34 @@ def _whole(value: float, text: str, of_what: str = "") -> int:
     if not math.isfinite(value) or value != int(value):
         raise ValueError(f"{text!r} is not a whole number{of_what}")
     return int(value)
+
+
+def _exact(value: float, units: dict[str, float] | dict[str, int], base: str) -> str:
+    """Return *value* in the largest unit that it is a whole number of, otherwise in *base*."""
+    for unit, by in sorted(units.items(), key=lambda each: -each[1]):
+        if value >= by and (value / by).is_integer():
+            return f"{value / by:.0f}{unit}"
+    return f"{value:.15g}{base}"
+
+
+def exact_duration(seconds: float) -> str:
+    """Return *seconds* as `duration` reads them: ``"1h"``, ``"500ms"``."""
+    return "inf" if math.isinf(seconds) else _exact(seconds, _SECONDS, "s")
+
+
+def exact_size(size: float) -> str:
+    """Return a number of bytes as `size` reads it: ``"64k"``, ``"1M"``."""
+    return _exact(size, _BYTES, "").upper().replace("K", "k")
+
+
+def exact_count(value: float) -> str:
+    """Return a number as `count` and `rate` read it: ``"100"``, ``"10k"``, ``"1M"``."""
+    return _exact(value, _COUNTS, "").replace("m", "M")
+
+
+def exact_share(value: float) -> str:
+    """Return a share as `number` reads it: ``"5%"``."""
+    return f"{100 * value:.15g}%"
 
 
 def duration_text(seconds: float | None) -> str:

@@ -8,8 +8,8 @@
 - `generator`: the lanes of one worker; `worker`: a process that runs a generator;
   `fleet`: all worker processes.
 - `session`: one run, from connecting to the result; `view`: its progress on the terminal.
-- `result`: the published result; `summary`, `report` (with `charts`), `compare` and
-  `find_max` work on it.
+- `result`: the published result; `published` reads it back; `summary`, `report` (with
+  `charts`), `compare` and `find_max` work on it.
 
 Logic is below, I/O above: nothing listed before `dispatcher` touches a socket or a clock.
 """

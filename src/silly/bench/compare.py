@@ -15,10 +15,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from silly._values.units import counted
+from silly._values.units import counted, duration_text, text_of_count
 from silly.bench.histogram import ERROR, Histogram, middle
 
-__all__ = ["Comparison", "compare", "differences"]
+__all__ = ["Comparison", "compare", "differences", "lines"]
 
 LEAST: Final = 5  # blocks in each run that a verdict needs
 _BLOCKS: Final = 20
@@ -69,7 +69,7 @@ class _Blocks:
         """Return the rate and the percentiles of the blocks *drawn*."""
         seconds = sum(self.seconds[block] for block in drawn)
         requests = sum(self.requests[block] for block in drawn)
-        if not requests:
+        if not requests or not self.slots:
             return [0.0] * (1 + len(_PERCENTS))
         sums = [0] * len(self.slots)
         for block in drawn:
@@ -142,7 +142,7 @@ _INCOMPARABLE: Final = (
 def differences(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
     """Yield the differences between the two runs' settings, which make the ratios doubtful."""
     for name in _INCOMPARABLE:
-        one, two = first["plan"][name], second["plan"][name]
+        one, two = first["plan"].get(name), second["plan"].get(name)
         if one != two:
             yield f"{name} was {one} and {two}"
     for result, which in ((first, "first"), (second, "second")):
@@ -150,3 +150,17 @@ def differences(first: dict[str, Any], second: dict[str, Any]) -> Iterator[str]:
             yield f"the {which} run had {counted(result['errors']['total'], 'error')}"
         if result["client"].get("is_limit"):
             yield f"the client may have been the limit of the {which} run"
+
+
+def lines(first: dict[str, Any], second: dict[str, Any], *, draws: int = _DRAWS) -> Iterator[str]:
+    """Yield the lines of a printed comparison; the arguments are those of `compare`."""
+    yield f"{'':<8}{'A':>12}{'B':>12}{'B/A':>9}   95% interval"
+    for each in compare(first, second, draws=draws):
+        text = text_of_count if each.name == "rate" else duration_text
+        interval = "" if each.low is None else f"{each.low:.3f} to {each.high:.3f}"
+        yield (
+            f"{each.name:<8}{text(each.first):>12}{text(each.second):>12}{each.ratio:>9.3f}   "
+            f"{interval:<16}  {each.verdict}"
+        )
+    for difference in differences(first, second):
+        yield f"warning: {difference}"

@@ -33,10 +33,11 @@ class Connector:
         self._failures = 0
         self._slots = asyncio.Semaphore(_OPENING)
 
-    async def connect(self) -> tuple[tcp.Conn, int, Messages] | None:
+    async def connect(self, due: int | None = None) -> tuple[tcp.Conn, int, Messages] | None:
         """Open a connection; return it, its number and its messages.
 
-        If that fails, record the error and return None.
+        If that fails, record the error and return None. *due* is when the request that
+        waits for the connection was due, if there is one.
         """
         number = self._count * self._plan.workers + self._part
         self._count += 1
@@ -52,10 +53,15 @@ class Connector:
                 )
         except OSError as error:
             self._failures += 1
-            self._recorder.failed(clock(), "connect", f"connection {number}: {cause(error)}")
+            now = clock()
+            if isinstance(error, TimeoutError):  # the slowest of all
+                self._recorder.connected(now - began)
+                if due is not None:
+                    self._recorder.gave_up(now, due, None)
+            self._recorder.failed(now, "connect", f"connection {number}: {cause(error)}")
             if self._failures >= _GIVE_UP and not self.alive:
                 self._dispatcher.stop(f"could not connect any more: {cause(error)}")
-            self._check_errors()
+            self.check_errors()
             return None
         self._failures = 0
         self._recorder.connected(clock() - began)
@@ -65,9 +71,10 @@ class Connector:
     def failed(self, kind: str, text: str, count: int = 1) -> None:
         """Record an error, and stop when there are too many."""
         self._recorder.failed(clock(), kind, text, count)
-        self._check_errors()
+        self.check_errors()
 
-    def _check_errors(self) -> None:
+    def check_errors(self) -> None:
+        """Stop when there are too many errors."""
         if self._recorder.error_count >= self._plan.max_errors:
             self._dispatcher.stop(f"stopped at {self._recorder.error_count} errors (--max-errors)")
 

@@ -5,7 +5,8 @@ bytes; when that completes replies, it records their latencies and may send agai
 kinds of lanes (`silly.bench.lanes`) differ in what a lane may send, and when.
 
 A lane whose connection fails or returns a wrong reply records the error, and opens a
-new connection.
+new connection. Every request that was sent is either answered, or counted as an error or
+as unanswered.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from silly._values.units import duration_text
 from silly.bench.clock import NEVER, clock
 from silly.bench.connector import Connector, cause
 from silly.bench.dispatcher import Dispatcher
-from silly.bench.verify import diagnose
+from silly.bench.verify import correct_replies, diagnose
 from silly.errors import ConnectionClosed, EndOfStream
 from silly.net import tcp
 
@@ -80,9 +81,9 @@ class Lane:
 
     # ---------------------------------------------------------------- its connections
 
-    async def connect(self) -> bool:
-        """Open a new connection; return False if that fails."""
-        made = await self._connector.connect()
+    async def connect(self, due: int | None = None) -> bool:
+        """Open a new connection, for the request that was *due*; return False if that fails."""
+        made = await self._connector.connect(due)
         if made is None:
             return False
         self._conn, self._number, self._messages = made
@@ -132,7 +133,7 @@ class Lane:
             piece = await read()
             now = clock()
             if not self._expected.startswith(piece, self._at):
-                await self._report_wrong(conn, piece)
+                await self._report_wrong(conn, piece, now)
                 return
             if now >= recorder.ends:
                 recorder.roll(now)
@@ -149,9 +150,10 @@ class Lane:
                 answered = self._count_answered()
             if answered:
                 self._answered += answered
-                self.settle(answered, now)
+                self.record(answered, now)
+                self.send_more(answered, now)
         if conn.unread_bytes and not dispatcher.why:
-            await self._report_wrong(conn, await read())
+            await self._report_wrong(conn, await read(), clock())
 
     def _done(self) -> bool:
         """Return whether the lane is done; called while nothing is in flight."""
@@ -193,8 +195,12 @@ class Lane:
         """Start to use a new connection."""
         raise NotImplementedError
 
-    def settle(self, answered: int, now: int) -> None:
-        """Record *answered* replies, and send the next requests."""
+    def record(self, answered: int, now: int) -> None:
+        """Record *answered* replies."""
+        raise NotImplementedError
+
+    def send_more(self, answered: int, now: int) -> None:
+        """Send the next requests after *answered* replies."""
         raise NotImplementedError
 
     def finish(self) -> None:
@@ -250,19 +256,39 @@ class Lane:
                 what += f"; {partial} of {whole} bytes of its reply had arrived"
         self._connector.failed(kind, f"connection {self._number}: {what}", lost)
 
-    async def _report_wrong(self, conn: tcp.Conn, piece: bytes) -> None:
-        """Record what is wrong with *piece*, after waiting a moment for more bytes."""
-        partial = self._partial
+    async def _report_wrong(self, conn: tcp.Conn, piece: bytes, now: int) -> None:
+        """Record the correct replies in *piece*, and what is wrong with the rest.
+
+        Waits a moment for more bytes, to diagnose it. All other requests in flight are
+        abandoned with the connection.
+        """
+        self._dispatcher.free.pop(self, None)  # nothing more is sent on it
+        recorder, partial = self._recorder, self._partial
         received = bytearray(self._messages.reply(self._answered)[:partial] + piece)
         wanted = partial + len(self._expected) - self._at + 1
+        recorder.roll(now)
+        recorder.now.bytes_in += len(piece)
+        answered, size = correct_replies(self._messages, self._answered, self._sent, received)
+        if answered:
+            self._answered += answered
+            self.record(answered, now)
+            del received[:size]
+            wanted -= size
         try:
             async with asyncio.timeout(_AFTER_WRONG):
                 while len(received) < wanted:
-                    received += await conn.read()
+                    piece = await conn.read()
+                    recorder.now.bytes_in += len(piece)
+                    received += piece
         except (TimeoutError, EndOfStream, OSError):
             pass
         violation = diagnose(self._messages, self._answered, self._sent, bytes(received))
-        text = f"connection {self._number}: {violation.text}"
-        self._connector.failed(violation.kind, text)
+        which, now = f"connection {self._number}: ", clock()
+        recorder.failed(now, violation.kind, which + violation.text)
+        if (abandoned := self.in_flight - 1) > 0:
+            more = f"{abandoned} more requests were" if abandoned > 1 else "1 more request was"
+            text = f"{which}{more} in flight when a reply was wrong"
+            recorder.failed(now, "abandoned", text, abandoned)
+        self._connector.check_errors()
         self._ending = self._ending or self._dispatcher.stopping
         conn.abort()

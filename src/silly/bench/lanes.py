@@ -28,8 +28,8 @@ class ClosedLane(Lane):
         if count := self._dispatcher.grant(self._dispatcher.plan.depth):
             self._send(count, now, now)
 
-    def settle(self, answered: int, now: int) -> None:
-        """Record the replies, and send as many requests."""
+    def record(self, answered: int, now: int) -> None:
+        """Record the replies: those to requests sent together may not come together."""
         flights, record = self._flights, self._recorder.answered
         left = answered
         while left:
@@ -41,6 +41,9 @@ class ClosedLane(Lane):
                 count = left
             record(now, now - sent, count)
             left -= count
+
+    def send_more(self, answered: int, now: int) -> None:
+        """Send as many requests as were answered."""
         if not self._ending and (answered := self._dispatcher.grant(answered)):
             self._send(answered, now, now)
 
@@ -52,19 +55,19 @@ class OpenLane(Lane):
 
     def begin(self, now: int) -> None:
         """Offer room for `depth` requests."""
-        self._make_room(self._dispatcher.plan.depth, now)
+        self.send_more(self._dispatcher.plan.depth, now)
 
-    def settle(self, answered: int, now: int) -> None:
-        """Record the replies, and offer their room."""
+    def record(self, answered: int, now: int) -> None:
+        """Record each reply."""
         served = self._recorder.served
         for _ in range(answered):
             due, sent, _count = self._flights.popleft()
             served(now, due, sent)
-        self._make_room(answered, now)
 
-    def _make_room(self, places: int, now: int) -> None:
+    def send_more(self, answered: int, now: int) -> None:
+        """Send what is due already, and offer the rest of the room."""
         dispatcher = self._dispatcher
-        for _ in range(places):
+        for _ in range(answered):
             if dispatcher.next_due <= now and not self._ending:
                 self.send_due(dispatcher.take_due(now), now)
             else:
@@ -109,7 +112,7 @@ class ReconnectLane(Lane):
             due = await self._wait_for_work()
             if due is None:
                 return
-            if await self.connect():
+            if await self.connect(due[0]):
                 self._due, self._begun = due
                 await self._use()
             else:
@@ -147,13 +150,16 @@ class ReconnectLane(Lane):
         """Send the request that the connection was opened for."""
         self._send(1, self._due, self._begun)
 
-    def settle(self, answered: int, now: int) -> None:  # noqa: ARG002 - always 1
+    def record(self, answered: int, now: int) -> None:  # noqa: ARG002 - always 1
         """Record the reply."""
         due, sent, _ = self._flights.popleft()
         if self._dispatcher.plan.rate is None:
             self._recorder.answered(now, now - sent, 1)
         else:
             self._recorder.served(now, due, sent)
+
+    def send_more(self, answered: int, now: int) -> None:
+        """Send nothing: the connection was for one request."""
 
     def _done(self) -> bool:
         return self._answered > 0

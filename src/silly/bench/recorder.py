@@ -4,9 +4,9 @@ Interval 0 begins when measuring does; negative ones are the warm-up. Replies th
 arrive after the measured time, to requests sent within it, are in the interval
 `AFTER`: they count for the latencies, but not for the rate.
 
-An unanswered request (it timed out, was due and never sent, or was in flight when the
-run was interrupted) also counts in the latencies, with the time that it waited:
-without them, the worst requests would improve the percentiles.
+An unanswered request (it or its connection timed out, it was due and never sent, or it
+was in flight when the run was interrupted) also counts in the latencies, with the time
+that it waited: without them, the worst requests would improve the percentiles.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Interval:
         self.service: Histogram | None = None
         """Open loop: from when the request was sent."""
         self.connects: Histogram | None = None
-        """How long connecting took."""
+        """How long connecting took, until a connection was made or timed out."""
         self.errors: dict[str, int] = {}
         self.connections = 0
         """How many were open at the end of the interval; meaningless in a sum over time."""
@@ -252,7 +252,7 @@ class Recorder:
             self.now.late_by_client += had_room
 
     def connected(self, nanoseconds: int) -> None:
-        """Record that connecting took *nanoseconds*."""
+        """Record that connecting took *nanoseconds*, until it was done or timed out."""
         if self.now.connects is None:
             self.now.connects = Histogram()
         self.now.connects.record(nanoseconds)

@@ -24,7 +24,7 @@ from silly.bench.plan import Plan
 from silly.bench.process import Usage
 from silly.bench.recorder import AFTER, Interval
 
-__all__ = ["PERCENTILES", "SCHEMA", "build", "load", "schema"]
+__all__ = ["PERCENTILES", "SCHEMA", "build", "schema"]
 
 SCHEMA: Final = "silly-bench/1"
 PERCENTILES: Final = (50.0, 75.0, 90.0, 95.0, 99.0, 99.9, 99.99, 99.999)
@@ -39,23 +39,6 @@ def schema() -> dict[str, Any]:
     text = resources.files("silly.bench").joinpath("result.schema.json").read_text("utf-8")
     made: dict[str, Any] = json.loads(text)
     return made
-
-
-def load(path: str) -> dict[str, Any]:
-    """Return the result in the file *path*.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it is not a result of ``silly bench --json``.
-    """
-    with open(path, encoding="utf-8") as file:  # noqa: PTH123 - "-" and pipes too
-        try:
-            result = json.load(file)
-        except ValueError:
-            result = None
-    if not isinstance(result, dict) or result.get("schema") != SCHEMA:
-        raise ValueError(f"{path!r} is not a result of silly bench --json ({SCHEMA})")
-    return result
 
 
 def build(

@@ -135,7 +135,8 @@ def _others(result: dict[str, Any]) -> Iterator[str]:
     if connect is not None and connect["count"]:
         yield _row(
             "connecting",
-            f"{counted(connect['count'], 'connection')}, "
+            f"{counted(connect['count'], 'connection')}"
+            f"{' made or timed out' if result['errors']['kinds'].get('connect') else ''}, "
             f"p50 {duration_text(connect['percentiles']['50'])}, "
             f"max {duration_text(connect['max'])}",
         )

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from silly._values.units import counted
 from silly.bench.messages import Messages
 
-__all__ = ["Violation", "diagnose"]
+__all__ = ["Violation", "correct_replies", "diagnose"]
 
 _NEAR = 256  # earlier and later requests whose replies are considered
 _SHOWN = 24  # bytes of a reply to show
@@ -46,13 +46,8 @@ def diagnose(messages: Messages, first: int, sent: int, received: bytes) -> Viol
         sent: the number of requests sent: the last one is *sent* - 1.
         received: the bytes that arrived; they differ from the expected replies.
     """
-    number, at = first, 0
-    while number < sent:
-        reply = messages.reply(number)
-        if not received.startswith(reply, at):
-            break
-        at += len(reply)
-        number += 1
+    count, at = correct_replies(messages, first, sent, received)
+    number = first + count
     received = received[at:]
     before = _find(messages, range(number - 1, max(-1, number - _NEAR), -1), received)
     if number == sent:
@@ -82,6 +77,23 @@ def diagnose(messages: Messages, first: int, sent: int, received: bytes) -> Viol
         f"expected {_show(expected, byte)}, got {_show(seen, byte)}"
     )
     return Violation("corrupt", number, byte, text)
+
+
+def correct_replies(
+    messages: Messages, first: int, sent: int, received: bytes | bytearray
+) -> tuple[int, int]:
+    """Return how many correct replies *received* begins with, and their size in bytes.
+
+    The arguments are those of `diagnose`.
+    """
+    number, at = first, 0
+    while number < sent:
+        reply = messages.reply(number)
+        if not received.startswith(reply, at):
+            break
+        at += len(reply)
+        number += 1
+    return number - first, at
 
 
 def _find(messages: Messages, numbers: range, received: bytes) -> int | None:

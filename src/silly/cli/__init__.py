@@ -17,7 +17,7 @@ from typing import Final, TextIO
 from silly import stdio
 from silly._values.extras import install_command
 from silly.cli import run
-from silly.cli.options import unknown_variables
+from silly.cli.arguments import unknown_variables
 
 __all__ = ["VERBS", "main"]
 

@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Self, TextIO
@@ -21,11 +21,12 @@ from typing import Any, Final, Self, TextIO
 import click
 from rich.console import Console
 
-from silly._values.units import counted, duration_text, number, text_of_count
+from silly._values import units
+from silly._values.kinds import COUNT, DURATION, FILE, NUMBER, RATE, Kind, choice
+from silly._values.units import counted, duration_text, text_of_count
 from silly.bench import compare as comparing
 from silly.bench import find_max as finding
-from silly.bench import report, session, summary
-from silly.bench import result as results
+from silly.bench import published, report, session, summary
 from silly.bench.asserts import Claim
 from silly.bench.fleet import STOPPING, NotStarted, WorkerDied
 from silly.bench.messages import FRAMINGS, unescape
@@ -33,16 +34,8 @@ from silly.bench.plan import MODES, Plan
 from silly.bench.schedule import Stage
 from silly.bench.sizes import Sizes
 from silly.bench.view import Lines, Quiet, View
-from silly.cli.command import (
-    COUNT,
-    DURATION,
-    RATE,
-    Failure,
-    GroupedCommand,
-    Parsed,
-    option,
-    run,
-)
+from silly.cli.command import Failure, GroupedCommand, run, with_options
+from silly.cli.options import Option, grouped
 from silly.cli.output import Output
 from silly.text import printable
 
@@ -87,61 +80,65 @@ def main(arguments: Sequence[str]) -> int:
 
 # ------------------------------------------------------------------------- options
 
-_LOAD, _MESSAGES, _CHECKS, _OUT = "Load", "Messages", "Checks", "Output"
-_SIZES: Final = Parsed("size", Sizes.parse)
-_STAGE: Final = Parsed("time:level", Stage.parse)
-_CLAIM: Final = Parsed("claim", Claim.parse)
-_BYTES: Final = Parsed("text", unescape)
+_LOAD, _CHECKS, _OUT = "Load", "Checks", "Output"
+_SIZES: Final = Kind("SIZE", Sizes.parse, text=lambda sizes: units.exact_size(sizes.one))
+_STAGE: Final = Kind("TIME:LEVEL", Stage.parse)
+_CLAIM: Final = Kind("CLAIM", Claim.parse)
+_BYTES: Final = Kind("TEXT", unescape)
+_START_RATE: Final = Kind("RATE", units.rate)  # a ramp may begin at 0
+_DEFAULTS: Final[dict[str, Any]] = {each.name: each.default for each in fields(Plan)}
 
-
-def _stacked(*options: Callable[..., Any]) -> Callable[..., Any]:
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        for each in reversed(options):
-            function = each(function)
-        return function
-
-    return decorate
-
-
-_COMMON: Final = _stacked(
-    option(_LOAD, "-c", "--connections", type=COUNT,
-           help="Number of connections (default: 10)."),
-    option(_LOAD, "-d", "--depth", type=COUNT, default="1", show_default=True,
-           help="Requests in flight on each connection."),
-    option(_LOAD, "--mode", type=click.Choice(MODES), default="keep", show_default=True,
-           help="keep: connections stay open; reconnect: each request has a new connection; "
-           "hold: connections are idle, and each has one request at the end."),
-    option(_LOAD, "--connect-rate", type=RATE,
-           help="New connections per second (default: all before the start)."),
-    option(_LOAD, "--warmup", type=DURATION, default="0s",
-           help="Load the server for this long before measuring."),
-    option(_LOAD, "-w", "--workers", type=COUNT, default="1", show_default=True,
-           help="Processes that share the load."),
-    option(_LOAD, "--busy-poll/--no-busy-poll", default=None,
-           help="Poll instead of sleeping: on time to a few µs, but each worker takes a whole "
-           "core (default: only with --rate)."),
-    option(_MESSAGES, "--framing", type=click.Choice(FRAMINGS), default="line",
-           show_default=True,
-           help="line: each payload ends with a newline; fixed: all have one size; "
-           "length-prefix: a 4-byte big-endian length comes first; raw: just bytes."),
-    option(_MESSAGES, "-s", "--size", "sizes", type=_SIZES, default="64", show_default=True,
-           help="Bytes in a payload: 64, 64-1024 or 64:90%,4096:10%. The newline of a line "
-           "counts, a length prefix does not."),
-    option(_MESSAGES, "--template", type=_BYTES,
-           help="The payload; {seq} and {conn} stand for the numbers of the request and the "
-           r"connection, \r \n \t \xNN for bytes."),
-    option(_MESSAGES, "--data", type=click.Path(), metavar="FILE",
-           help="Each line of FILE is a payload (in other framings: the whole file)."),
-    option(_MESSAGES, "--send", type=_BYTES, multiple=True,
-           help="A request for a server that does not echo, sent as it is; needs --expect. "
-           "Repeat both for several requests, which take turns."),
-    option(_MESSAGES, "--expect", type=_BYTES, multiple=True, help="The expected reply."),
-    option(_MESSAGES, "--seed", type=COUNT, default="1", show_default=True,
-           help="Seed for random sizes."),
-    option(_CHECKS, "--timeout", type=DURATION, default="5s", show_default=True,
-           help="Time limit for each reply, and for connecting."),
-    option(_CHECKS, "--max-errors", type=COUNT, default="100", show_default=True,
-           help="Stop after this many errors (in each worker)."),
+_COMMON: Final = (
+    *grouped(
+        _LOAD,
+        Option("--connections", "Number of connections", NUMBER, short="-c",
+               default_text=units.exact_count(_DEFAULTS["connections"])),
+        Option("--depth", "Requests in flight on each connection", NUMBER, _DEFAULTS["depth"],
+               short="-d"),
+        Option("--mode",
+               "keep: connections stay open; reconnect: each request has a new connection; "
+               "hold: connections are idle, and each has one request at the end",
+               choice("MODE", *MODES), _DEFAULTS["mode"]),
+        Option("--connect-rate", "New connections per second", RATE,
+               default_text="all before the start"),
+        Option("--warmup", "Load the server for this long before measuring", DURATION,
+               _DEFAULTS["warmup"]),
+        Option("--workers", "Processes that share the load", COUNT, _DEFAULTS["workers"],
+               short="-w"),
+        Option("--busy-poll",
+               "Poll instead of sleeping: on time to a few µs, but each worker takes a whole core",
+               default_text="only with --rate", has_negation=True),
+    ),
+    *grouped(
+        "Messages",
+        Option("--framing",
+               "line: each payload ends with a newline; fixed: all have one size; "
+               "length-prefix: a 4-byte big-endian length comes first; raw: just bytes",
+               choice("FRAMING", *FRAMINGS), _DEFAULTS["framing"]),
+        Option("--size",
+               "Bytes in a payload: 64, 64-1024 or 64:90%,4096:10%. The newline of a line counts, "
+               "a length prefix does not",
+               _SIZES, _DEFAULTS["sizes"], short="-s", dest="sizes"),
+        Option("--template",
+               "The payload; {seq} and {conn} stand for the numbers of the request and the "
+               r"connection, \r \n \t \xNN for bytes",
+               _BYTES),
+        Option("--data", "Each line of FILE is a payload (in other framings: the whole file)",
+               FILE),
+        Option("--send",
+               "A request for a server that does not echo, sent as it is; needs --expect. "
+               "Repeat both for several requests, which take turns",
+               _BYTES, is_repeatable=True),
+        Option("--expect", "The expected reply", _BYTES, is_repeatable=True),
+        Option("--seed", "Seed for random sizes", NUMBER, _DEFAULTS["seed"]),
+    ),
+    *grouped(
+        _CHECKS,
+        Option("--timeout", "Time limit for each reply, and for connecting", DURATION,
+               _DEFAULTS["timeout"]),
+        Option("--max-errors", "Stop after this many errors in one worker", NUMBER,
+               _DEFAULTS["max_errors"]),
+    ),
 )  # fmt: skip
 
 
@@ -165,7 +162,7 @@ def _plan(addr: str, options: dict[str, Any]) -> Plan:
             raise Failure(f"--data: cannot read {options['data']!r}: {error.strerror}") from None
     if options["connections"] is None:
         stages = options.get("stages") and options.get("rate") is None
-        options["connections"] = 1 if stages else 10
+        options["connections"] = 1 if stages else _DEFAULTS["connections"]
     if options["busy_poll"] is None:
         options["busy_poll"] = options.get("rate") is not None
     try:
@@ -247,30 +244,42 @@ def _watcher(title: str, *, quiet: bool) -> Quiet:
 # ----------------------------------------------------------------------------- bench
 
 
+@with_options(
+    *_COMMON,
+    *grouped(
+        _LOAD,
+        Option("--rate",
+               "Requests per second, however slow the server is (open loop). Without it, each "
+               "reply is followed by the next request (closed loop)",
+               _START_RATE, short="-r"),
+        Option("--stage",
+               "30s:100 goes to 100 connections within 30 s, from one or from -c (with --rate: "
+               "from that rate to 100 requests per second). Repeat it for more stages",
+               _STAGE, dest="stages", is_repeatable=True),
+        Option("--duration", "How long to measure", DURATION, default_text="10s", short="-t"),
+        Option("--requests", "How many requests to measure, instead of a duration", NUMBER,
+               short="-n"),
+    ),
+    *grouped(
+        _CHECKS,
+        Option("--assert",
+               "Fail unless this holds: 'p99<5ms', 'errors==0' or 'rate>=10k', for example",
+               _CLAIM, dest="claims", is_repeatable=True),
+        Option("--pid", "The server's process: report its CPU time and memory",
+               replace(COUNT, metavar="PID")),
+    ),
+    *grouped(
+        _OUT,
+        Option("--json", "Write the result as JSON (-: standard output)", FILE, dest="json_path"),
+        Option("--csv", "Write a line of CSV for each interval", FILE, dest="csv_path"),
+        Option("--html", "Write a report with graphs, as one HTML file", FILE, dest="html_path"),
+        Option("--interval", "How often to show progress; the step of figures over time",
+               DURATION, _DEFAULTS["interval"]),
+        Option("--quiet", "Show no progress", short="-q"),
+    ),
+)  # fmt: skip
 @click.command(cls=GroupedCommand, epilog=_EPILOG)
 @click.argument("addr")
-@_COMMON
-@option(_LOAD, "-r", "--rate", type=RATE,
-        help="Requests per second, however slow the server is (open loop). Without it, each "
-        "reply is followed by the next request (closed loop).")  # fmt: skip
-@option(_LOAD, "--stage", "stages", type=_STAGE, multiple=True,
-        help="30s:100 goes to 100 connections within 30 s, from one or from -c (with --rate: from "
-        "that rate to 100 requests per second). Repeat it for more stages.")  # fmt: skip
-@option(_LOAD, "-t", "--duration", type=DURATION, help="How long to measure (default: 10s).")
-@option(_LOAD, "-n", "--requests", type=COUNT,
-        help="How many requests to measure, instead of a duration.")  # fmt: skip
-@option(_CHECKS, "--assert", "claims", type=_CLAIM, multiple=True,
-        help="Fail unless this holds: 'p99<5ms', 'errors==0', 'rate>=10k' …")  # fmt: skip
-@option(_CHECKS, "--pid", type=click.IntRange(min=1), metavar="PID",
-        help="The server's process: report its CPU time and memory.")  # fmt: skip
-@option(_OUT, "--json", "json_path", metavar="FILE",
-        help="Write the result as JSON (-: standard output).")  # fmt: skip
-@option(_OUT, "--csv", "csv_path", metavar="FILE", help="Write a line of CSV for each interval.")
-@option(_OUT, "--html", "html_path", metavar="FILE",
-        help="Write a report with graphs, as one HTML file.")  # fmt: skip
-@option(_OUT, "--interval", type=DURATION, default="1s", show_default=True,
-        help="How often to show progress; the step of figures over time.")  # fmt: skip
-@option(_OUT, "-q", "--quiet", is_flag=True, help="Show no progress.")
 def _bench(
     addr: str,
     *,
@@ -412,23 +421,14 @@ def _compare(first: str, second: str) -> int:
     loaded = []
     for path in (first, second):
         try:
-            loaded.append(results.load(path))
+            loaded.append(published.load(path))
         except OSError as error:
             raise Failure(f"cannot read {path!r}: {error.strerror}") from None
         except ValueError as error:
             raise Failure(str(error)) from None
     one, two = loaded
-    print(f"{'':<8}{'A':>12}{'B':>12}{'B/A':>9}   95% interval")
-    found = comparing.compare(one, two)
-    for each in found:
-        text = text_of_count if each.name == "rate" else duration_text
-        interval = "" if each.low is None else f"{each.low:.3f} to {each.high:.3f}"
-        print(
-            f"{each.name:<8}{text(each.first):>12}{text(each.second):>12}{each.ratio:>9.3f}   "
-            f"{interval:<16}  {each.verdict}"
-        )
-    for difference in comparing.differences(one, two):
-        print(printable(f"warning: {difference}"))
+    for line in comparing.lines(one, two):
+        print(printable(line))
     return 0
 
 
@@ -436,12 +436,35 @@ def _compare(first: str, second: str) -> int:
 
 
 def _share(text: str) -> float:
-    value = number(text)
+    value = units.number(text)
     if not 0 < value < 1:
         raise ValueError(f"{text!r} is not a share such as 5%")
     return value
 
 
+_SHARE: Final = Kind("SHARE", _share, units.exact_share)
+
+
+@with_options(
+    *_COMMON,
+    *grouped(
+        _CHECKS,
+        Option("--slo", "What must hold, as in --assert of silly bench: 'p99<10ms'", _CLAIM,
+               dest="claims", is_repeatable=True, is_required=True),
+    ),
+    *grouped(
+        "Search",
+        Option("--start", "The first rate to try", RATE, 1000.0),
+        Option("--precision", "How close the answer must be", _SHARE, 0.05),
+        Option("--duration", "How long to try each rate", DURATION, 5.0, short="-t"),
+        Option("--tries", "How many rates to try at most", COUNT, 30),
+    ),
+    *grouped(
+        _OUT,
+        Option("--json", "Write the result of the best rate as JSON (-: standard output)", FILE,
+               dest="json_path"),
+    ),
+)  # fmt: skip
 @click.command(
     cls=GroupedCommand,
     epilog="""\
@@ -461,19 +484,6 @@ JSON: find_max.limit); 130 interrupted.
 """,
 )
 @click.argument("addr")
-@_COMMON
-@option(_CHECKS, "--slo", "claims", type=_CLAIM, multiple=True, required=True,
-        help="What must hold, as in --assert of silly bench: 'p99<10ms'.")  # fmt: skip
-@option("Search", "--start", type=RATE, default="1000", show_default=True,
-        help="The first rate to try.")  # fmt: skip
-@option("Search", "--precision", type=Parsed("share", _share), default="5%",
-        show_default=True, help="How close the answer must be.")  # fmt: skip
-@option("Search", "-t", "--duration", type=DURATION, default="5s", show_default=True,
-        help="How long to try each rate.")  # fmt: skip
-@option("Search", "--tries", type=click.IntRange(min=1), metavar="NUMBER", default=30,
-        show_default=True, help="How many rates to try at most.")  # fmt: skip
-@option(_OUT, "--json", "json_path", metavar="FILE",
-        help="Write the result of the best rate as JSON.")  # fmt: skip
 def _find_max(
     addr: str,
     *,

@@ -1,4 +1,4 @@
-"""What the verbs share: grouped options, values with units, one-line errors.
+"""What the verbs share: options for click, in groups, and one-line errors.
 
 A verb raises `Failure` with a message and one of the exit codes in its help; `run`
 prints the message as one line, ``silly VERB: …``, and returns the code.
@@ -10,25 +10,22 @@ import contextlib
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, TextIO, cast
+from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar, cast
 
 import click
 
 from silly import stdio
-from silly._values import units
+from silly._values.kinds import Kind
+from silly.cli.options import Option
 from silly.text import printable
 
 __all__ = [
-    "COUNT",
-    "DURATION",
     "INTERRUPTED",
-    "RATE",
     "USAGE_ERROR",
     "Failure",
     "GroupedCommand",
-    "Parsed",
-    "option",
     "run",
+    "with_options",
 ]
 
 USAGE_ERROR: Final = 2
@@ -49,12 +46,15 @@ else:
     _ParamType = click.ParamType
 
 
-class Parsed(_ParamType):
-    """An option's value, parsed by a function that raises ValueError for bad text."""
+_Command = TypeVar("_Command", bound=click.Command)
 
-    def __init__(self, name: str, parse: Callable[[str], object]) -> None:
-        self.name = name
-        self._parse = parse
+
+class _Type(_ParamType):
+    """A `Kind` for click."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.name = kind.metavar.lower()
+        self._parse = kind.parse
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -68,22 +68,34 @@ class Parsed(_ParamType):
             self.fail(str(error), param, ctx)
 
 
-DURATION: Final = Parsed("duration", units.duration)
-COUNT: Final = Parsed("number", units.count)
-RATE: Final = Parsed("rate", units.rate)
+class _Option(click.Option):
+    """An `Option` for click."""
+
+    def __init__(self, option: Option) -> None:
+        self.option = option
+        negation = f"/--no-{option.flag.removeprefix('--')}" if option.has_negation else ""
+        settings: dict[str, Any] = {"is_flag": True, "default": option.default}
+        if option.kind is not None:
+            settings.update(is_flag=False, type=_Type(option.kind), metavar=option.kind.metavar)
+        elif not option.has_negation:
+            settings["default"] = bool(option.default)
+        super().__init__(
+            [*filter(None, (option.short,)), option.flag + negation, option.name],
+            multiple=option.is_repeatable,
+            required=option.is_required,
+            help=option.full_help,
+            **settings,
+        )
 
 
-class _GroupedOption(click.Option):
-    def __init__(self, *args: Any, group: str, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.group = group
+def with_options(*table: Option) -> Callable[[_Command], _Command]:
+    """Return a decorator that gives a command the options in *table*."""
 
+    def decorate(command: _Command) -> _Command:
+        command.params += map(_Option, table)
+        return command
 
-def option(
-    group: str, *declarations: str, **settings: Any
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a `click.option` decorator; the help shows the option under *group*."""
-    return click.option(*declarations, cls=_GroupedOption, group=group, **settings)
+    return decorate
 
 
 class GroupedCommand(click.Command):
@@ -101,7 +113,8 @@ class GroupedCommand(click.Command):
                 continue  # described in the command's text
             record = param.get_help_record(ctx)
             if record is not None:
-                groups.setdefault(getattr(param, "group", "Other"), []).append(record)
+                heading = param.option.group if isinstance(param, _Option) else None
+                groups.setdefault(heading or "Other", []).append(record)
         for group, records in groups.items():
             with formatter.section(group):
                 formatter.write_dl(records, col_max=26)

@@ -15,7 +15,8 @@ import click
 
 from silly._loop.signals import handling, interrupt_wait
 from silly._values.extras import install_command
-from silly.cli.command import DURATION, INTERRUPTED, Failure, GroupedCommand, option, run
+from silly._values.kinds import DURATION
+from silly.cli.command import INTERRUPTED, Failure, GroupedCommand, run, with_options
 from silly.cli.connecting.pipe import Sink, Source
 from silly.cli.connecting.shaping import (
     CRLF,
@@ -26,6 +27,7 @@ from silly.cli.connecting.shaping import (
     Stamped,
     bytes_per_row,
 )
+from silly.cli.options import Option, grouped
 from silly.errors import ConnectionClosed, EndOfStream
 from silly.net import addr as addresses
 from silly.net import tcp
@@ -59,22 +61,32 @@ def main(arguments: Sequence[str]) -> int:
     return run(_connect, "connect", arguments)
 
 
-_HOW, _SENT, _SHOWN = "Connection", "Sending", "Receiving"
+_OPTIONS: Final = (
+    *grouped(
+        "Connection",
+        Option("--listen", "Wait for one client at ADDR instead of connecting to it"),
+        Option("--timeout", "Time limit for connecting (with --listen: for a client to connect)",
+               DURATION),
+        Option("--idle-timeout", "Give up when nothing was sent or received for this long",
+               DURATION),
+    ),
+    *grouped(
+        "Sending",
+        Option("--crlf", "Send line ends as CR LF"),
+        Option("--half-close", "Tell the peer when the input has ended; the peer may go on sending",
+               default=True, default_text="--half-close", has_negation=True),
+    ),
+    *grouped(
+        "Receiving",
+        Option("--hex", "Show received bytes as a hexdump", dest="as_hex"),
+        Option("--timestamps", "Show when each line was received"),
+    ),
+)  # fmt: skip
 
 
+@with_options(*_OPTIONS)
 @click.command(cls=GroupedCommand, epilog=_EPILOG)
 @click.argument("addr")
-@option(_HOW, "--listen", is_flag=True,
-        help="Wait for one client at ADDR instead of connecting to it.")  # fmt: skip
-@option(_HOW, "--timeout", type=DURATION,
-        help="Time limit for connecting (with --listen: for a client to connect).")  # fmt: skip
-@option(_HOW, "--idle-timeout", type=DURATION,
-        help="Give up when nothing was sent or received for this long.")  # fmt: skip
-@option(_SENT, "--crlf", is_flag=True, help="Send line ends as CR LF.")
-@option(_SENT, "--half-close/--no-half-close", default=True, show_default=True,
-        help="Tell the peer when the input has ended; the peer may go on sending.")  # fmt: skip
-@option(_SHOWN, "--hex", "as_hex", is_flag=True, help="Show received bytes as a hexdump.")
-@option(_SHOWN, "--timestamps", is_flag=True, help="Show when each line was received.")
 def _connect(
     addr: str,
     *,

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, TextIO
 
 import click
@@ -17,22 +18,15 @@ import click
 from silly import runtime, stdio
 from silly._values import units
 from silly._values.extras import install_command
-from silly.cli.command import (
-    DURATION,
-    INTERRUPTED,
-    Failure,
-    GroupedCommand,
-    Parsed,
-    option,
-    run,
-)
+from silly._values.kinds import BYTE_RATE, DURATION, Kind
+from silly.cli.command import INTERRUPTED, Failure, GroupedCommand, run, with_options
 from silly.cli.echoing import datagrams
 from silly.cli.echoing.datagrams import Datagrams
 from silly.cli.echoing.impairment import Impairment
 from silly.cli.echoing.log import Lines, Log, summary_lines, warnings_to
 from silly.cli.echoing.meter import Meter
 from silly.cli.echoing.modes import MODES, handler
-from silly.cli.limits import limit_flags, limits_of
+from silly.cli.options import GRACE_PERIOD, LIMITS, Option, grouped, set_limits
 from silly.net import addr as addresses
 from silly.net import tcp
 
@@ -67,9 +61,6 @@ def main(arguments: Sequence[str]) -> int:
     return run(_echo, "echo", arguments)
 
 
-_MODE, _NETWORK, _OUT = "Mode (choose one)", "Simulated bad network", "Output"
-
-
 def _share(text: str) -> float:
     value = units.number(text)
     if not 0 <= value <= 1:
@@ -77,52 +68,65 @@ def _share(text: str) -> float:
     return value
 
 
-def _positive_size(text: str) -> int:
-    value = units.size(text.strip().removesuffix("/s"))
-    if value < 1:
-        raise ValueError(f"{text!r} is not a rate such as 64k (bytes per second)")
-    return value
+_PROBABILITY: Final = Kind("PROBABILITY", _share, units.exact_share)
+_GOOD_NETWORK: Final = Impairment()
+
+_OPTIONS: Final = (
+    *grouped(
+        "Mode (choose one)",
+        Option("--lines", "Send each line back (default)"),
+        Option("--raw", "Send bytes back as they arrive (RFC 862)"),
+        Option("--frames",
+               "Send each frame back: a 4-byte big-endian length, then that many bytes"),
+        Option("--discard", "Read and discard everything (RFC 863)"),
+        Option("--chargen", "Send an endless pattern of text (RFC 864)"),
+        Option("--commands", "Answer `help`, `time` and `quit`, like the tutorial's server"),
+    ),
+    *grouped(
+        "UDP",
+        Option("--udp",
+               "Also answer UDP datagrams, on the same ports. Datagrams from ports below 1024, "
+               "from some other well-known ports and from the server's own ports are never "
+               f"answered: their senders are probably forged. After {datagrams.REPEATS} replies "
+               "to the same datagram of one sender, one is left out: that ends a loop with "
+               "another server"),
+    ),
+    *grouped(
+        "Simulated bad network",
+        Option("--delay", "Delay each reply by this much, such as 200ms", DURATION,
+               _GOOD_NETWORK.delay),
+        Option("--drop",
+               "Probability that a reply is lost, such as 1% or 0.01. A stream cannot lose one: "
+               "its connection is closed",
+               _PROBABILITY, _GOOD_NETWORK.drop),
+        Option("--max-rate",
+               "Bytes per second on each connection, such as 64k. UDP: on each listening address; "
+               "replies above it are lost",
+               BYTE_RATE, _GOOD_NETWORK.max_rate),
+    ),
+    *LIMITS,
+    *grouped(
+        "Output",
+        Option("--log", "Print a line for each event, even on a terminal"),
+        Option("--json",
+               "Print one JSON object once it listens and one as the summary; everything else "
+               "goes to standard error",
+               dest="as_json"),
+        replace(GRACE_PERIOD, default=1.0),
+    ),
+)  # fmt: skip
 
 
+@with_options(*_OPTIONS)
 @click.command(cls=GroupedCommand, epilog=_EPILOG)
 @click.argument("addrs", metavar="[ADDR]...", nargs=-1)
-@option(_MODE, "--lines", is_flag=True, help="Send each line back (default).")
-@option(_MODE, "--raw", is_flag=True, help="Send bytes back as they arrive (RFC 862).")
-@option(_MODE, "--frames", is_flag=True,
-        help="Send each frame back: a 4-byte big-endian length, then that many bytes."
-        )  # fmt: skip
-@option(_MODE, "--discard", is_flag=True, help="Read and discard everything (RFC 863).")
-@option(_MODE, "--chargen", is_flag=True, help="Send an endless pattern of text (RFC 864).")
-@option(_MODE, "--commands", is_flag=True,
-        help="Answer `help`, `time` and `quit`, like the tutorial's server.")  # fmt: skip
-@option("UDP", "--udp", is_flag=True,
-        help="Also answer UDP datagrams, on the same ports. Datagrams from ports below 1024, from "
-        "some other well-known ports and from the server's own ports are never answered: their "
-        f"senders are probably forged. After {datagrams.REPEATS} replies to the same datagram of "
-        "one sender, one is left out: that ends a loop with another server.")  # fmt: skip
-@option(_NETWORK, "--delay", type=DURATION, default="0s",
-        help="Delay each reply by this much (200ms).")  # fmt: skip
-@option(_NETWORK, "--drop", type=Parsed("probability", _share), default="0",
-        help="Probability that a reply is lost (1%, 0.01). A stream cannot lose one: its "
-        "connection is closed.")  # fmt: skip
-@option(_NETWORK, "--max-rate", type=Parsed("rate", _positive_size),
-        help="Bytes per second on each connection (64k). UDP: on each listening address; "
-        "replies above it are lost.")  # fmt: skip
-@limit_flags
-@option(_OUT, "--log", is_flag=True,
-        help="Print a line for each event, even on a terminal.")  # fmt: skip
-@option(_OUT, "--json", "as_json", is_flag=True,
-        help="Print one JSON object once it listens and one as the summary; everything else goes "
-        "to standard error.")  # fmt: skip
-@option(_OUT, "--grace", type=DURATION, default="1s", show_default=True,
-        help="Time for connections to finish after Ctrl-C.")  # fmt: skip
 def _echo(
     addrs: tuple[str, ...],
     *,
     udp: bool,
     delay: float,
     drop: float,
-    max_rate: int | None,
+    max_rate: float | None,
     log: bool,
     as_json: bool,
     grace: float,
@@ -134,7 +138,7 @@ def _echo(
     free port.
     """
     mode = _mode(options)
-    limits = limits_of(options)
+    limits = _limits(options)
     addrs = addrs or (DEFAULT,)
     _check(addrs, mode, udp=udp, delay=delay, drop=drop)
     # A server must not wait for someone to read its output.
@@ -189,6 +193,14 @@ def _mode(options: dict[str, Any]) -> str:
     if len(chosen) > 1:
         raise Failure(f"--{chosen[0]} and --{chosen[1]}: choose one mode")
     return chosen[0] if chosen else "lines"
+
+
+def _limits(options: dict[str, Any]) -> tcp.Limits:
+    set_limits(options)
+    try:
+        return tcp.Limits.from_env()
+    except ValueError as error:
+        raise Failure(str(error)) from None
 
 
 def _check(addrs: Sequence[str], mode: str, *, udp: bool, delay: float, drop: float) -> None:

@@ -1,296 +1,175 @@
-"""The options of ``silly FILE.py``, each defined once: flag, variable, default, help."""
+"""One way to define options, for ``silly FILE.py`` and for each verb.
+
+An `Option` is defined once, in a table. The parsers derive from it: argparse's for
+``silly FILE.py`` (`silly.cli.arguments`), which must not need an extra, and click's for
+the verbs (`silly.cli.command`). So do the help and its defaults. What a value is, how it
+is written and what its error says, is the option's `Kind`.
+"""
 
 from __future__ import annotations
 
-import argparse
-import difflib
 import logging
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from silly._values import units
-from silly._values.arguments import size
+from silly._values.kinds import DURATION, Kind, choice
 from silly.log import FORMATS
 from silly.net import addr as addresses
-from silly.net.limits import Limits
+from silly.net.limits import LimitField, Limits, set_flags
 from silly.runtime import GRACE
 
 __all__ = [
+    "ADDR",
+    "FORMAT",
+    "GRACE_PERIOD",
+    "LEVEL",
     "LIMITS",
-    "OPTIONS",
+    "UNIX_ADDR",
     "Option",
-    "add_options",
-    "limit_flags",
-    "metavar",
-    "split",
-    "unknown_variables",
+    "grouped",
+    "set_limits",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option. Without *parse* it is a flag, which takes no value."""
+    """One option. Without *kind* it is a switch, which takes no value."""
 
     flag: str
     help: str
-    parse: Callable[[str], Any] | None = None
-    metavar: str | None = None
+    """Sentences; the last one without its full stop, before which the default is shown."""
+    kind: Kind | None = None
     default: Any = None
+    """What the option is if it is not given; None: it is off, or depends on others."""
+    default_text: str = ""
+    """What the default is, in words, where *default* does not say it."""
+    short: str | None = None
+    dest: str | None = None
+    """The name of the parsed value, if it is not the flag's."""
+    group: str | None = None
+    """The heading in the help of a verb."""
+    variable: str | None = None
+    """The environment variable that sets it if the flag is not given."""
+    is_repeatable: bool = False
+    """True if it may be given several times; the value is a tuple."""
+    is_required: bool = False
+    has_negation: bool = False
+    """True if the switch can also be given as ``--no-…``."""
 
     @property
     def name(self) -> str:
         """The name of the parsed value, such as ``log_level``."""
-        return self.flag.removeprefix("--").replace("-", "_")
+        return self.dest or self.flag.removeprefix("--").replace("-", "_")
 
     @property
-    def variable(self) -> str:
-        """The environment variable that sets it if the flag is not given."""
-        return f"SILLY_{self.name.upper()}"
+    def full_help(self) -> str:
+        """The help with the default."""
+        text = self.default_text
+        if not text and self.kind is not None and self.default is not None:
+            text = self.kind.text(self.default)
+        return f"{self.help} (default: {text})." if text else f"{self.help}."
+
+    def parse(self, text: str) -> Any:
+        """Return the value that *text* stands for; raise ValueError if it is invalid."""
+        return (self.kind or _SWITCH).parse(text)
 
     def from_environment(self) -> Any:
         """Return the parsed value of the variable, or the default.
 
         Raises:
-            ArgumentTypeError: the variable has a bad value.
+            ValueError: the variable has a bad value; the message names it.
         """
-        text = os.environ.get(self.variable, "")
-        if not text:
-            return self.default
+        text = os.environ.get(self.variable, "") if self.variable else ""
         try:
-            return (self.parse or _switch)(text)
-        except argparse.ArgumentTypeError as error:
-            raise argparse.ArgumentTypeError(f"{self.variable}: {error}") from None
+            return self.parse(text) if text else self.default
+        except ValueError as error:
+            raise ValueError(f"{self.variable}: {error}") from None
+
+    def arguments(self, value: Any) -> list[str]:
+        """Return the command-line arguments that give *value*; none for None and False."""
+        if value is None or value is False:
+            return []
+        return [self.flag if self.kind is None else f"{self.flag}={self.kind.text(value)}"]
 
 
-def _switch(text: str) -> bool:
+def grouped(heading: str, *table: Option) -> tuple[Option, ...]:
+    """Return *table* with the options under *heading*."""
+    return tuple(replace(each, group=heading) for each in table)
+
+
+# --------------------------------------------------------------- kinds of the command
+
+
+def _read_switch(text: str) -> bool:
     if text.lower() not in {"1", "0", "true", "false", "yes", "no", "on", "off"}:
-        raise argparse.ArgumentTypeError(f"{text!r} is not 1 or 0")
+        raise ValueError(text)
     return text.lower() in {"1", "true", "yes", "on"}
 
 
-def _duration(text: str) -> float:
-    if text.strip().lower() == "inf":
-        return float("inf")
-    try:
-        return units.duration(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+def _read_grace(text: str) -> float:
+    return float("inf") if text.strip().lower() == "inf" else units.duration(text)
 
 
-def _period(text: str) -> float:
-    if not 0 < (period := _duration(text)) < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a duration above 0")
-    return period
-
-
-def _count(text: str) -> int:
-    try:
-        return size(units.count(text), "it", least=1)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more") from None
-
-
-def _level(text: str) -> int:
-    if text.lower() not in {"debug", "info", "warning", "error"}:
-        raise argparse.ArgumentTypeError(f"{text!r} is not debug, info, warning or error")
-    return logging.getLevelNamesMapping()[text.upper()]
-
-
-def _format(text: str) -> str:
-    if text.lower() not in FORMATS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not {' or '.join(FORMATS)}")
-    return text.lower()
-
-
-def _address(text: str) -> str:
+def _read_address(text: str) -> str:
     try:
         addresses.parse(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error).removeprefix("addr ")) from None
+        raise ValueError(str(error).removeprefix("addr ")) from None
     return text
 
 
-def _unix_address(text: str) -> str:
+def _read_unix_address(text: str) -> str:
     if not text.startswith("unix:") or text.startswith("unix:@"):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not the path of a Unix socket such as 'unix:/run/app.sock'"
-        )
-    return _address(text)
+        raise ValueError(f"{text!r} is not the path of a Unix socket such as 'unix:/run/app.sock'")
+    return _read_address(text)
 
 
-OPTIONS: Final = (
-    Option(
-        "--workers",
-        "run N worker processes and keep them running; SIGHUP restarts them one by one",
-        _count,
-        "N",
-    ),
-    Option("--reload", "restart when a source file changes (extra: silly-net[reload])"),
-    Option(
-        "--grace",
-        "time for handlers to finish after a signal to stop: 500ms, 30s, 1m (default: 5s)",
-        _duration,
-        "DURATION",
-        GRACE,
-    ),
-    Option(
-        "--watchdog",
-        "with --workers: kill a worker whose event loop is blocked for longer than this",
-        _period,
-        "DURATION",
-    ),
-    Option("--uvloop", "run on uvloop (extra: silly-net[uvloop])", default=False),
-    Option("--debug", "asyncio's debug mode, and full tracebacks", default=False),
-    Option(
-        "--log-level",
-        "debug, info, warning or error (default: what the program configures; if nothing, "
-        "warnings and where it listens)",
-        _level,
-        "LEVEL",
-    ),
-    Option(
-        "--log-format",
-        "text or json, unless the program configures logging (default: text)",
-        _format,
-        "FORMAT",
-        "text",
-    ),
-    Option(
-        "--access-log",
-        "log a line to standard error when a connection has ended",
-        default=False,
-    ),
-    Option(
-        "--metrics",
-        "serve Prometheus metrics at ADDR, such as 127.0.0.1:9100 (extra: silly-net[prometheus])",
-        _address,
-        "ADDR",
-    ),
-    Option(
-        "--admin",
-        "open an admin socket at PATH; connect with `nc -U PATH`, and `help` lists its commands",
-        _unix_address,
-        "unix:PATH",
-    ),
+_LEVELS: Final = choice("LEVEL", "debug", "info", "warning", "error")
+
+ADDR: Final = Kind("ADDR", _read_address)
+UNIX_ADDR: Final = Kind("unix:PATH", _read_unix_address)
+FORMAT: Final = choice("FORMAT", *FORMATS)
+LEVEL: Final = replace(
+    _LEVELS,
+    read=lambda text: logging.getLevelNamesMapping()[_LEVELS.read(text).upper()],
+    text=lambda level: logging.getLevelName(level).lower(),
+)
+_SWITCH: Final = Kind("", _read_switch, expected="1 or 0")
+
+
+# ------------------------------------------------------- options that verbs share
+
+GRACE_PERIOD: Final = Option(
+    "--grace",
+    "Time for handlers to finish after a signal to stop: 500ms, 30s, 1m, or inf",
+    replace(DURATION, read=_read_grace),
+    GRACE,
 )
 
 
-def limit_flags(options: argparse.Namespace) -> dict[str, str]:
-    """Return the limits that the command line sets, as text, by field."""
-    given = {each.name: getattr(options, each.name) for each in Limits.fields()}
-    return {name: text for name, text in given.items() if text is not None}
+def _limit(field: LimitField) -> Option:
+    """Return the option for the limit *field*. Its value is the checked text."""
 
-
-def _limit(flag: str) -> Callable[[str], str]:
-    field = next(each for each in Limits.fields() if each.flag == flag)
-
-    def check(text: str) -> str:
-        try:
-            field.parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error).removeprefix(f"{flag}: ")) from None
+    def read(text: str) -> str:
+        field.kind.parse(text)
         return text
 
-    return check
-
-
-_METAVARS: Final = {"seconds": "DURATION", "bytes": "SIZE", "networks": "NETWORKS"}
-
-
-def metavar(unit: str) -> str:
-    """Return what help texts call the value of a limit in *unit*."""
-    return _METAVARS.get(unit, "RATE" if unit.endswith("/second") else "N")
-
-
-LIMITS: Final = tuple(
-    Option(
-        each.flag,
-        f"{each.unit} {each.help} (default: {each.default_text})".replace("%", "%%"),
-        _limit(each.flag),
-        metavar(each.unit),
+    return Option(
+        field.flag,
+        f"{field.unit.capitalize()} {field.help}",
+        Kind(field.kind.metavar, read),
+        default_text=field.kind.text(field.default),
     )
-    for each in Limits.fields()
-)
-"""The limits of `silly.net.limits`, for listeners whose code does not set them."""
-
-_OTHER_VARIABLES: Final = ("SILLY_ENGINE", "SILLY_WORKER", "SILLY_CHANNEL", "SILLY_SESSIONS")
-_BUILD_VARIABLES: Final = ("SILLY_BUILD_NATIVE", "SILLY_CFLAGS", "SILLY_LDFLAGS")
 
 
-def unknown_variables() -> list[str]:
-    """Return a warning for each environment variable ``SILLY_…`` that nothing reads."""
-    known = [each.variable for each in (*OPTIONS, *LIMITS)]
-    known += [*_OTHER_VARIABLES, *_BUILD_VARIABLES]
-    lines = []
-    for name in sorted(os.environ):
-        if name.startswith("SILLY_") and name not in known:
-            meant = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-            hint = f"; did you mean {meant[0]}?" if meant else ""
-            lines.append(f"ignoring {name}: no such variable{hint}")
-    return lines
+LIMITS: Final = grouped("Limits", *map(_limit, Limits.fields()))
+"""The limits of a listener. `Limits.from_env` reads their variables."""
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add all options to *parser*, with values from the environment as defaults."""
-    group = parser.add_argument_group(
-        "limits",
-        "These apply to listeners whose code does not set them; `none` turns one off. A flag\n"
-        "overrides the environment (SILLY_MAX_CONNECTIONS=500), and code overrides both;\n"
-        "`stats` of the admin socket shows each value and where it was set. Write sizes as\n"
-        "64k or 1M, durations as 500ms, 30s or 1m, rates (per second) as 100 or 10k.",
-    )
-    for option in LIMITS:
-        group.add_argument(
-            option.flag,
-            dest=option.name,
-            type=option.parse or str,
-            metavar=option.metavar,
-            help=option.help,
-        )
-    for option in OPTIONS:
-        try:
-            default = option.from_environment()
-        except argparse.ArgumentTypeError as error:
-            parser.error(str(error))
-        if option.parse is None:
-            parser.add_argument(
-                option.flag, action="store_true", default=bool(default), help=option.help
-            )
-        else:
-            parser.add_argument(
-                option.flag,
-                type=option.parse,
-                metavar=option.metavar,
-                default=default,
-                help=option.help,
-            )
-
-
-def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split *arguments* into ours, which include FILE, and the script's.
-
-    Our long options may also follow FILE; the script's arguments begin at the first
-    other word, or after ``--``.
-    """
-    before = _end_of_options(arguments, 0, any_flag=True)
-    if before == len(arguments):
-        return list(arguments), []
-    after = _end_of_options(arguments, before + 1, any_flag=False)
-    begins = after + (list(arguments[after : after + 1]) == ["--"])
-    return list(arguments[:after]), list(arguments[begins:])
-
-
-def _end_of_options(arguments: Sequence[str], at: int, *, any_flag: bool) -> int:
-    """Return the index of the first argument, from *at* on, that is not one of our options."""
-    flags = {option.flag: option for option in (*OPTIONS, *LIMITS)}
-    while at < len(arguments):
-        flag, equals, _ = arguments[at].partition("=")
-        if flag in flags:
-            at += 1 if equals or flags[flag].parse is None else 2
-        elif any_flag and flag.startswith("-") and flag not in {"-", "--"}:
-            at += 1  # --help, --version, or an unknown flag
-        else:
-            break
-    return min(at, len(arguments))
+def set_limits(options: Mapping[str, Any]) -> None:
+    """Set the limits that the parsed *options* give; they override the environment."""
+    given = [each for each in Limits.fields() if options[each.name] is not None]
+    set_flags({each.name: each.parse(options[each.name]) for each in given})

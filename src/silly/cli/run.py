@@ -19,16 +19,9 @@ from silly import stdio
 from silly._engine import why_not_native
 from silly._values.extras import install_command
 from silly.cli import watching
-from silly.cli.options import (
-    LIMITS,
-    OPTIONS,
-    add_options,
-    limit_flags,
-    split,
-    unknown_variables,
-)
+from silly.cli.arguments import OPTIONS, add_options, split, unknown_variables
+from silly.cli.options import LIMITS, set_limits
 from silly.log import dropping_last_resort
-from silly.net.limits import Limits, set_flags
 from silly.runtime import run_function, run_script
 
 __all__ = ["main"]
@@ -74,7 +67,7 @@ exit codes:
 
 def _parser() -> argparse.ArgumentParser:
     flags = " ".join(
-        f"[{option.flag} {option.metavar}]" if option.metavar else f"[{option.flag}]"
+        f"[{option.flag} {option.kind.metavar}]" if option.kind else f"[{option.flag}]"
         for option in OPTIONS
     )
     parser = argparse.ArgumentParser(
@@ -84,9 +77,13 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        add_help=False,
     )
-    parser.add_argument("file", metavar="FILE.py", help="the script, or MODULE:FUNCTION")
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("file", metavar="FILE.py", help="The script, or MODULE:FUNCTION.")
+    parser.add_argument("-h", "--help", action="help", help="Show this message and exit.")
+    parser.add_argument(
+        "--version", action="version", version=_version(), help="Show the version and exit."
+    )
     add_options(parser)
     return parser
 
@@ -120,14 +117,7 @@ def main(argv: Sequence[str] | None = None, *, verbs: Collection[str] = ()) -> i
         if not is_worker:
             for line in unknown_variables():
                 print(f"silly: {line}", file=sys.stderr)
-        limits = limit_flags(options)
-    set_flags(
-        {
-            each.name: each.parse(limits[each.name])
-            for each in Limits.fields()
-            if each.name in limits
-        }
-    )
+    set_limits(vars(options))
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     if options.uvloop:
         try:
@@ -223,7 +213,7 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
         grace=options.grace,
         debug=options.debug,
         uvloop=options.uvloop,
-        worker_options=[*_watch_options(options), *_limit_options(options)],
+        worker_options=_worker_options(options),
         watchdog=options.watchdog,
         develop=options.reload,
     )
@@ -245,17 +235,10 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
         return 1
 
 
-def _limit_options(options: argparse.Namespace) -> list[str]:
-    given = limit_flags(options)
-    return [f"{each.flag}={given[each.name]}" for each in LIMITS if each.name in given]
+_OF_WORKERS = ("--access-log", "--log-format", "--log-level", "--metrics", "--admin")
+"""The options, besides limits, with which a worker logs and answers its supervisor."""
 
 
-def _watch_options(options: argparse.Namespace) -> list[str]:
-    """Return the options that make a worker log, and answer its supervisor."""
-    found = ["--access-log"] * options.access_log + ["--log-format", options.log_format]
-    if options.log_level is not None:
-        found += ["--log-level", logging.getLevelName(options.log_level).lower()]
-    for flag, addr in (("--metrics", options.metrics), ("--admin", options.admin)):
-        if addr is not None:
-            found += [flag, addr]
-    return found
+def _worker_options(options: argparse.Namespace) -> list[str]:
+    table = (*(each for each in OPTIONS if each.flag in _OF_WORKERS), *LIMITS)
+    return [text for each in table for text in each.arguments(getattr(options, each.name))]

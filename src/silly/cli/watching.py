@@ -41,9 +41,7 @@ def log_access(form: str = "text") -> None:
     access = logging.getLogger("silly.access")
     if not access.handlers:
         handler = DroppingHandler()
-        handler.setFormatter(
-            FORMATS[form]() if form != "text" else logging.Formatter("%(asctime)s %(message)s")
-        )
+        handler.setFormatter(FORMATS[form]())
         access.addHandler(handler)
         access.propagate = False
     if access.level == logging.NOTSET:

@@ -68,32 +68,43 @@ class MemoryBudget:
             self._handle.cancel()
 
     def _relieve(self) -> None:
+        self._retry_later()
         self._rank([*self._conns()], [])
 
     def _rank(self, conns: list[StreamConn], ranked: list[tuple[float, int, StreamConn]]) -> None:
         """Rank the connections that hold anything, a batch at a time."""
+        self._retry_later()
         now = time.time()
         for conn in conns[-RANK_BATCH:]:
             if conn._held_bytes:
                 ranked.append((_worth(conn, now), len(ranked), conn))
         del conns[-RANK_BATCH:]
         if conns:
-            self._handle = self._loop.call_soon(self._rank, conns, ranked)
+            self._schedule(self._loop.call_soon(self._rank, conns, ranked))
         else:
             ranked.sort(reverse=True)
             self._reset(ranked)
 
     def _reset(self, ranked: list[tuple[float, int, StreamConn]]) -> None:
         """Reset connections from the end of *ranked*, a batch at a time, down to the target."""
-        self._handle = self._loop.call_later(RETRY_DELAY, self._retry)  # even if a reset raises
+        self._retry_later()
         for _, _, conn in ranked[-1 : -RESET_BATCH - 1 : -1]:
             if self.limit is None or self.held <= self.limit * TARGET:
                 return
             ranked.pop()
             conn._end_for_limit("memory_budget", stream_errors.over_budget(conn._held_bytes))
         if ranked:
+            self._schedule(self._loop.call_soon(self._reset, ranked))
+
+    def _retry_later(self) -> None:
+        """Schedule a retry, which happens even if the rest of this step raises."""
+        self._schedule(self._loop.call_later(RETRY_DELAY, self._retry))
+
+    def _schedule(self, step: asyncio.Handle) -> None:
+        """Make *step* the only one that is scheduled."""
+        if self._handle is not None:
             self._handle.cancel()
-            self._handle = self._loop.call_soon(self._reset, ranked)
+        self._handle = step
 
     def _retry(self) -> None:
         self._handle = None

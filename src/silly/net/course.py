@@ -23,7 +23,8 @@ from typing import Any, Final
 
 from silly._engine import engine
 from silly._logs.logger import Logger
-from silly._logs.tracebacks import clarify
+from silly._logs.repeats import Repeats
+from silly._logs.tracebacks import clarify, place
 from silly._loop.live import INTERNAL_TASK
 from silly._values.units import counted
 from silly.net.budget import MemoryBudget, memory_of
@@ -34,7 +35,7 @@ from silly.net.observer import Observation, ObservedListener, Observer, observer
 from silly.net.outcome import HANDLER_ERROR, outcome_of
 from silly.net.preface import Preface, PrefaceError, get_through
 from silly.net.sweep import Sweep, deadlines_of
-from silly.net.tally import Tally
+from silly.net.tally import count
 from silly.text import printable
 
 __all__ = ["Course", "Handler"]
@@ -84,8 +85,9 @@ class Course:
         self._on_draining: dict[EngineConn, Callable[[], object]] = {}
         self.accepted = 0
         self.past_bytes_in = self.past_bytes_out = 0
-        self.crashes = Tally(loop, self._summarize_crashes)  # by type
-        self._observer_failures = Tally(loop, self._summarize_observer_failures)
+        self.crashes: dict[str, int] = {}  # by type
+        self._logged_crashes = Repeats(loop, self._summarize_crashes)
+        self._observer_failures = Repeats(loop, self._summarize_observer_failures)
         self._is_draining = False
         self._closes_at = math.inf  # connections that come later are reset
         self.changed = asyncio.Event()  # set, while draining, when a connection or handler ended
@@ -226,7 +228,7 @@ class Course:
         how = None if error is None else outcome_of(conn, error)
         log_it = False
         if how == HANDLER_ERROR:
-            log_it = self.crashes.add(printable(type(error).__name__))
+            count(self.crashes, printable(type(error).__name__))
         elif how is not None:
             log_it = self.gate.end(how)
         if self._observed and (observation := self._observed.get(conn)):
@@ -252,11 +254,12 @@ class Course:
         if how is None:
             if logger.is_enabled_for(logging.DEBUG):
                 logger.debug("%s: handler ended by %r", conn.remote_addr, error)
-        elif log_it and how == HANDLER_ERROR:
-            clarify(error, whole=self._loop.get_debug())
-            logger.error(
-                "%s: handler %s failed", conn.remote_addr, self.handler_name, exc_info=error
-            )
+        elif how == HANDLER_ERROR:
+            if self._logged_crashes.add(printable(place(error))):
+                clarify(error, whole=self._loop.get_debug())
+                logger.error(
+                    "%s: handler %s failed", conn.remote_addr, self.handler_name, exc_info=error
+                )
         elif log_it:
             self.gate.log_end(how, conn.remote_addr)
 
@@ -285,17 +288,18 @@ class Course:
             del self._observed[conn]
             observation.notify_closed()
 
-    def _summarize_crashes(self, kind: str, count: int) -> None:
+    def _summarize_crashes(self, kind: str, number: int) -> None:
         logger.error(
             "%s: handler %s failed %s: %s",
             self._name,
             self.handler_name,
-            counted(count, "more time"),
+            counted(number, "more time"),
             kind,
         )
 
-    def _summarize_observer_failures(self, which: str, count: int) -> None:
-        logger.error("%s: observer %s failed %s", self._name, which, counted(count, "more time"))
+    def _summarize_observer_failures(self, kind: str, number: int) -> None:
+        times = counted(number, "more time")
+        logger.error("%s: an observer failed %s: %s", self._name, times, kind)
 
     # ------------------------------------------------------------- for the listener
 
@@ -333,7 +337,7 @@ class Course:
     def close_logs(self) -> None:
         """Log what is not logged yet."""
         self.gate.close()
-        self.crashes.close()
+        self._logged_crashes.close()
         self._observer_failures.close()
 
 

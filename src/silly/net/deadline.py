@@ -15,7 +15,7 @@ from typing import Final, Protocol, Self
 
 from silly._engine import stream_errors
 from silly._loop.registry import PerLoop
-from silly._values.arguments import positive_seconds
+from silly._values import arguments
 from silly.net.sweep import CHECKS, Sweep
 
 __all__ = ["Deadline"]
@@ -35,13 +35,8 @@ class Deadline:
 
     def __init__(self, conn: _Conn, seconds: float | None, rate: float | None) -> None:
         self._conn = conn
-        self._seconds = positive_seconds(seconds, "seconds")
-        if rate is not None:
-            if isinstance(rate, bool) or not isinstance(rate, int | float):
-                raise TypeError(f"rate must be a number of bytes per second, not {rate!r}")
-            if not rate > 0:
-                raise ValueError(f"rate must be above 0 bytes per second, not {rate!r}")
-        self._rate = rate
+        self._seconds = arguments.positive_seconds(seconds, "seconds")
+        self._rate = arguments.rate(rate, "rate")
         self._open: _OpenDeadlines | None = None
         self._started = 0.0
         self._base = 0

@@ -16,13 +16,14 @@ import contextlib
 import dataclasses
 import ipaddress
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeVar
 
 from silly._engine.interface import LINGER, MAX_UNSENT, READ_LIMIT
 from silly._values import units
-from silly._values.arguments import positive_seconds, seconds, size
+from silly._values.arguments import size
+from silly._values.kinds import BYTE_RATE, COUNT, DURATION, PERIOD, RATE, SIZE, Kind
 
 __all__ = ["LimitField", "Limits", "set_flags"]
 
@@ -32,25 +33,6 @@ OFF: Final = "none"  # None, in the environment and in flags
 
 
 # ---------------------------------------------------------------- kinds of value
-
-
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """How a value is checked and parsed."""
-
-    check: Callable[[Any, str], Any]
-    parse: Callable[[str], Any]
-    expected: str
-
-
-def _rate(value: Any, name: str) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number per second, not {type(value).__name__} {value!r}")
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be a finite number above 0, or None for no limit")
-    return value
 
 
 def _networks(value: Any, name: str) -> tuple[str, ...]:
@@ -73,33 +55,44 @@ def _memory(value: Any, name: str) -> int | str:
     return size(value, name, least=1)
 
 
-_COUNT = _Kind(
-    lambda value, name: size(value, name, least=1), units.count, "a number such as 1000 or 10k"
-)
-_SIZE = _Kind(
-    lambda value, name: size(value, name, least=1), units.size, "a size such as 4096, 64k or 1M"
-)
-_MEMORY = _Kind(
-    _memory,
+_MEMORY: Final = Kind(
+    "SIZE",
     lambda text: text if text.endswith("%") else units.size(text),
-    "a size such as 512M, or a share of the machine's memory such as 25%",
+    expected="a size such as 512M, or a share of the machine's memory such as 25%",
+    check=_memory,
 )
-_SECONDS = _Kind(seconds, units.duration, "a duration such as 500ms, 30s or 1m")
-_WINDOW = _Kind(positive_seconds, units.duration, "a duration above 0 such as 500ms, 30s or 1m")
-_RATE = _Kind(_rate, units.rate, "a rate such as 100 or 10k (per second)")
-_BYTE_RATE = _Kind(_rate, units.byte_rate, "a rate such as 500 or 4k (bytes per second)")
-_NETWORKS = _Kind(
-    _networks,
+_NETWORKS: Final = Kind(
+    "NETWORKS",
     lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
+    ",".join,
     "networks separated by commas, such as 127.0.0.0/8,::1/128",
+    _networks,
 )
 
 
-def _limit(default: T, kind: _Kind, unit: str, what: str, *, optional: bool = True) -> T:
-    made: T = dataclasses.field(
-        default=default,
-        metadata={"kind": kind, "unit": unit, "help": what, "optional": optional},
+def _or_off(kind: Kind) -> Kind:
+    """Return *kind* with None, written as ``none``."""
+
+    def read(text: str) -> Any:
+        if text.strip().lower() == OFF:
+            return None
+        try:
+            return kind.parse(text)
+        except ValueError as error:
+            raise ValueError(f"{error}, or {OFF}") from None
+
+    return Kind(
+        kind.metavar,
+        read,
+        lambda value: OFF if value is None else kind.text(value),
+        check=lambda value, name: None if value is None else kind.check(value, name),
     )
+
+
+def _limit(default: T, kind: Kind, unit: str, what: str, *, optional: bool = True) -> T:
+    kind = _or_off(kind) if optional else kind
+    metadata = {"kind": kind, "unit": unit, "help": what, "optional": optional}
+    made: T = dataclasses.field(default=default, metadata=metadata)
     return made
 
 
@@ -124,13 +117,13 @@ class Limits:
 
     max_connections: int | None = _limit(
         100_000,
-        _COUNT,
+        COUNT,
         "connections",
         "open at a time on the listener; with `--workers`, in each worker",
     )
     max_per_client: int | None = _limit(
         1_000,
-        _COUNT,
+        COUNT,
         "connections",
         "open at a time from one client address (IPv6: from one /64 network); with "
         "`--workers`, in each worker",
@@ -145,20 +138,20 @@ class Limits:
     )
     accept_rate: float | None = _limit(
         None,
-        _RATE,
+        RATE,
         "connections/second",
-        "accepted on average, in each worker, with bursts of one second's worth; off by default, "
-        "because only the service knows how many are legitimate",
+        "accepted on average, in each worker, with bursts of one second's worth; only the "
+        "service knows how many are legitimate",
     )
     read_limit: int = _limit(
         READ_LIMIT,
-        _SIZE,
+        SIZE,
         "bytes",
         "that may be unread before receiving stops; also the longest line",
         optional=False,
     )
     max_unsent: int = _limit(
-        MAX_UNSENT, _SIZE, "bytes", "that may be queued before `write` refuses more", optional=False
+        MAX_UNSENT, SIZE, "bytes", "that may be queued before `write` refuses more", optional=False
     )
     memory_budget: int | str | None = _limit(
         "25%",
@@ -170,47 +163,47 @@ class Limits:
     )
     handshake_timeout: float | None = _limit(
         10.0,
-        _WINDOW,
+        PERIOD,
         "seconds",
         "for all that precedes the handler, such as a PROXY header and a TLS handshake, together",
     )
     idle_timeout: float | None = _limit(
-        3600.0, _WINDOW, "seconds", "without a byte in either direction"
+        3600.0, PERIOD, "seconds", "without a byte in either direction"
     )
     first_byte_timeout: float | None = _limit(
         60.0,
-        _WINDOW,
+        PERIOD,
         "seconds",
         "until the client's first byte, while the handler waits for it and has not written "
         "anything",
     )
     read_deadline: float | None = _limit(
         120.0,
-        _WINDOW,
+        PERIOD,
         "seconds",
         "from the first byte of a line or frame to its last, while the handler waits for it",
     )
     min_receive_rate: float | None = _limit(
         4096.0,
-        _BYTE_RATE,
+        BYTE_RATE,
         "bytes/second",
         "every this many bytes received extend the read deadline by one second",
     )
     min_send_rate: float | None = _limit(
         500.0,
-        _BYTE_RATE,
+        BYTE_RATE,
         "bytes/second",
         "that the client must read on average, while more is queued for it, here or in the kernel",
     )
     send_window: float = _limit(
         120.0,
-        _WINDOW,
+        PERIOD,
         "seconds",
         "over which that average is taken (a slow client takes large pieces at long intervals)",
         optional=False,
     )
     linger: float = _limit(
-        LINGER, _SECONDS, "seconds", "for which `close` keeps sending", optional=False
+        LINGER, DURATION, "seconds", "for which `close` keeps sending", optional=False
     )
 
     def __post_init__(self) -> None:
@@ -282,7 +275,7 @@ def set_flags(values: Mapping[str, Any]) -> None:
 class LimitField:
     """One field of `Limits`; command lines, the environment and the docs derive from it."""
 
-    __slots__ = ("_kind", "default", "help", "name", "optional", "unit")
+    __slots__ = ("default", "help", "kind", "name", "optional", "unit")
 
     def __init__(self, field: dataclasses.Field[Any]) -> None:
         self.name: str = field.name
@@ -290,7 +283,7 @@ class LimitField:
         self.unit: str = field.metadata["unit"]
         self.help: str = field.metadata["help"]
         self.optional: bool = field.metadata["optional"]
-        self._kind: _Kind = field.metadata["kind"]
+        self.kind: Kind = field.metadata["kind"]
 
     @property
     def env(self) -> str:
@@ -304,9 +297,7 @@ class LimitField:
 
     def check(self, value: Any) -> Any:
         """Return *value* as stored; raise `TypeError` or `ValueError` if it is invalid."""
-        if value is None and self.optional:
-            return None
-        return self._kind.check(value, self.name)
+        return self.kind.check(value, self.name)
 
     def parse(self, text: str, source: str = "") -> Any:
         """Return the value that *text* stands for (``none`` switches an optional limit off).
@@ -315,15 +306,10 @@ class LimitField:
             ValueError: *text* is invalid; the message names *source*, or the field's
                 flag if *source* is empty.
         """
-        if self.optional and text.strip().lower() == OFF:
-            return None
         try:
-            return self.check(self._kind.parse(text))
-        except (TypeError, ValueError):
-            or_off = f", or {OFF}" if self.optional else ""
-            raise ValueError(
-                f"{source or self.flag}: {text!r} is not {self._kind.expected}{or_off}"
-            ) from None
+            return self.kind.parse(text)
+        except ValueError as error:
+            raise ValueError(f"{source or self.flag}: {error}") from None
 
     @property
     def default_text(self) -> str:

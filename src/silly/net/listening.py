@@ -249,6 +249,7 @@ def _listen_tcp(
                 sock.listen(backlog)
             except OSError as error:
                 if error.errno == errno.EADDRNOTAVAIL and family == socket.AF_INET6 and sockets:
+                    sock.close()
                     continue  # IPv6 is available, but this address is not
                 raise _explained(error, address) from None
             port = port or sock.getsockname()[1]

@@ -30,9 +30,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from silly._logs.logger import ENDS_PROGRAM, Logger
+from silly._logs.repeats import Repeats
+from silly._logs.tracebacks import place
 from silly.net.conn import Conn, StreamConn
 from silly.net.limits import Limits
-from silly.net.tally import Tally
 from silly.text import printable
 
 __all__ = ["ENDINGS", "Ending", "ObservedListener", "Observer", "register", "unregister"]
@@ -163,7 +164,7 @@ class Observation:
         observers: Iterable[Observer],
         conn: StreamConn,
         listener: ObservedListener,
-        failures: Tally,
+        failures: Repeats,
     ) -> None:
         self._observers = tuple(observers)
         self._conn = conn
@@ -214,9 +215,10 @@ class Observation:
             except ENDS_PROGRAM as error:
                 # In its own callback: it must not interrupt the handling of the connection.
                 asyncio.get_running_loop().call_soon(_raise, error)
-            except BaseException:
+            except BaseException as error:
                 which = f"{type(observer).__qualname__}.{method}"
-                if self._failures.add(printable(which)):
+                what = printable(f"{which}: {place(error)}")
+                if self._failures.add(what):
                     logger.exception("%s: observer %s failed", self._conn.remote_addr, which)
 
 

@@ -122,7 +122,7 @@ class _Manager(Protocol):
 
 
 class Overseer(_Manager, Protocol):
-    """What started this process and reports on it, instead of the program: a supervisor."""
+    """A supervisor: it started this process, and reports on the program in its place."""
 
     def attach(
         self,

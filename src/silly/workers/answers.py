@@ -66,7 +66,7 @@ def answer_all() -> dict[str, Any]:
 
 
 def is_coroutine(name: str) -> bool:
-    """Return whether `answer_later` is to be used for *name*, instead of `answer`."""
+    """Return whether to use `answer_later` for *name*, instead of `answer`."""
     return name in _providers and _providers[name][2] is not None
 
 

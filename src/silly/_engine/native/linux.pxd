@@ -240,3 +240,17 @@ cdef inline double monotonic() noexcept nogil:
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC, &now)
     return <double>now.tv_sec + <double>now.tv_nsec * 1e-9
+
+
+cdef inline int set_slots(object kind, void *send, void *next) except -1:
+    """Set the slot am_send of a type, and tp_iternext if *next* is not NULL.
+
+    Cython has no syntax for am_send. It returns 0 for PYGEN_RETURN, 1 for PYGEN_NEXT, -1 for
+    PYGEN_ERROR (see PyIter_Send in the C API).
+    """
+    cdef PyTypeObject *slots = <PyTypeObject *>kind
+    slots.tp_as_async.am_send = send
+    if next != NULL:
+        slots.tp_iternext = next
+    forbid_instantiation(slots)
+    return 0

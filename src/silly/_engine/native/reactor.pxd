@@ -84,3 +84,4 @@ cdef class Reactor:
 
 
 cdef Reactor reactor_of(object loop)
+cdef int allow_instances(object kind) except -1

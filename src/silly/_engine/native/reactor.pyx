@@ -88,11 +88,23 @@ pthread_atfork(&_forking, NULL, NULL)
 os.register_at_fork(after_in_child=_forked)
 
 
+cdef tuple _concrete = ()  # the kinds of sources that are whole
+
+
+cdef int allow_instances(object kind) except -1:
+    """Let sources of *kind*, and of its subclasses, be made."""
+    global _concrete
+    _concrete = (*_concrete, kind)
+    return 0
+
+
 cdef class Source:
     """An object with a descriptor in a reactor; the base of `Stream` and `Server`."""
 
     def __cinit__(self):
         self.fd = -1
+        if not isinstance(self, _concrete):  # a part of one: it would lack the rest
+            raise TypeError(f"cannot create '{type(self).__name__}' instances")
 
     def __dealloc__(self):
         # Still open only if its loop was collected, and its reactor with it.

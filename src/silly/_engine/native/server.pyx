@@ -34,8 +34,8 @@ from silly._engine.native.linux cimport (
     tcp_info,
 )
 from silly._engine.native.accepting cimport ACCEPT_BATCH, Accepting
-from silly._engine.native.reactor cimport Reactor, Source, reactor_of
-from silly._engine.native.stream cimport raw_local_name
+from silly._engine.native.reactor cimport Reactor, Source, allow_instances, reactor_of
+from silly._engine.native.names cimport raw_local_name
 
 cdef class Server(Accepting):
     """Passes the descriptors of connections that *gate* lets in to *accept*, until closed."""
@@ -176,6 +176,9 @@ cdef class Server(Accepting):
         """Stop accepting and close the listening socket."""
         self._stop()
         self.release()
+
+
+allow_instances(Server)
 
 
 def adopt(loop, sock, accept):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import errno
 import functools
 import socket
 import struct
@@ -189,7 +190,7 @@ class AsyncioLink(asyncio.BaseProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed = True
         if exc is not None and not isinstance(exc, OSError):
-            exc = ConnectionAbortedError(f"{type(exc).__name__}: {exc}")
+            exc = ConnectionAbortedError(errno.ECONNABORTED, repr(exc))
         # Break the cycle of stream and link: no work for the garbage collector.
         events, self._stream = self._stream, _NO_STREAM
         events.lost(exc)

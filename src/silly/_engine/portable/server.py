@@ -153,23 +153,15 @@ class LoopServer:
     ) -> None:
         self._loop = loop
         self._sock = sock
-        self._closed = False
         self._server: asyncio.AbstractServer | None = None
-        self._starting = loop.create_task(self._start(loop, backlog, accept, gate))
+        self._starting = loop.create_task(self._start(backlog, accept, gate))
 
-    async def _start(
-        self, loop: asyncio.AbstractEventLoop, backlog: int, accept: Accept, gate: Gate
-    ) -> None:
-        server = await loop.create_server(
-            functools.partial(link_factory(loop, accept), gate=gate),
+    async def _start(self, backlog: int, accept: Accept, gate: Gate) -> None:
+        self._server = await self._loop.create_server(
+            functools.partial(link_factory(self._loop, accept), gate=gate),
             sock=self._sock,
             backlog=backlog,
         )
-        if self._closed:
-            server.close()
-        self._server = server
-        if self._closed:
-            self.close()
 
     def accept_queued(self) -> None:
         """Do nothing: the loop's server accepts."""
@@ -178,13 +170,12 @@ class LoopServer:
         return None
 
     def close(self) -> None:
-        self._closed = True
-        if self._server is not None and isinstance(self._loop, asyncio.SelectorEventLoop):
+        self._starting.cancel()
+        if isinstance(self._loop, asyncio.SelectorEventLoop):
             # The server's own close would drop connections accepted in this iteration of the loop.
             self._loop.remove_reader(self._sock)
             self._sock.close()
         elif self._server is not None:
             self._server.close()
         else:
-            self._starting.cancel()
             self._sock.close()

@@ -516,6 +516,7 @@ class Stream(Filtered):
     def _release(self) -> None:
         if self._accounted:
             self._account()
+        self._wake_reader()  # scheduled ahead of the tasks that wait for the end
 
     def _peer_sockaddr(self) -> Any:
         return self._link.remote_sockaddr

@@ -1,0 +1,44 @@
+from libc.stdint cimport uint8_t, uint16_t
+
+from silly._engine.native.filter cimport Filtered
+from silly._engine.native.wanted cimport Wanted
+
+cdef enum:
+    LARGE = 16384  # bytes: longer pieces are received and sent without a copy
+    MAX_READS_IN_A_ROW = 1000  # reads without waiting, before other tasks run
+
+cdef enum:  # results of `find` and `match` that are not numbers of bytes
+    INCOMPLETE = 0
+    TOO_LONG = -1
+
+
+cdef class Receiving(Filtered):
+    # the unread bytes are [in_start, in_end) of in_data
+    cdef uint8_t *in_data
+    cdef size_t in_start, in_end
+    cdef size_t in_capacity  # 0: in_data is in the reactor's scratch buffer, or NULL
+    cdef bytes piece  # owns in_data, if neither this stream nor the reactor does
+    cdef bytes last_delimiter  # the delimiter of the last search ...
+    cdef size_t searched  # ... and how many unread bytes are known not to start it
+    cdef size_t max_unread  # the property read_limit
+    cdef size_t receive_threshold  # with fewer unread bytes, receiving needs no further check
+    cdef Wanted reader  # the read that waits; or None
+    cdef uint16_t reads_in_a_row  # reads without waiting
+    cdef uint8_t bulk  # the last receive was long
+
+    cdef Py_ssize_t find(self, bytes delimiter, size_t limit) except -2
+    cdef Py_ssize_t match(self, Wanted read) except -2
+    cdef bytes take(self, size_t count)
+    cdef int free_incoming(self) except -1
+    cdef bint reserve(self, size_t room) except -1
+    cdef size_t receive_limit(self, size_t unread) noexcept
+    cdef int receive(self) except -1
+    cdef ssize_t receive_piece(self, size_t most) except -2
+    cdef int receive_end(self) except -1
+    cdef int receive_wire(self, size_t unread) except -1
+    cdef int control_flow(self) except -1
+    cdef int set_thresholds(self) noexcept
+    cdef int fail(self, int error) except -1
+
+
+cdef size_t capped(value) except? 0

@@ -1,0 +1,367 @@
+"""Receiving: from the socket to the reads.
+
+All connections receive into the reactor's scratch buffer. When the group has received, a
+reader whose read is complete is stepped, and takes its results directly from there; bytes
+left unread after that step are moved to memory of the connection's own. So a connection
+owns receive memory only while it holds unread bytes. A few unread bytes are moved in front
+of the next receive, which joins a line that arrived in pieces without copying all of it.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cpython.ref cimport Py_DECREF, PyObject
+from libc.errno cimport EAGAIN, EINTR, ENOMEM, errno
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.string cimport memcmp, memcpy
+
+from silly._engine.native.linux cimport (
+    EPOLLIN,
+    _PyBytes_Resize,
+    memchr,
+    memmem,
+    new_bytes,
+    recv,
+    set_errno,
+)
+from silly._engine.native.filter cimport Filtered
+from silly._engine.native.lifecycle cimport CLOSING, LOST
+from silly._engine.native.reactor cimport HEADROOM, RECEIVE, Reactor
+from silly._engine.native.wanted cimport ALL, DELIMITER, Wanted
+
+import os
+
+from silly._engine import stream_errors
+from silly._values.arguments import size
+
+cdef enum:
+    MIN_RECEIVE = 4096  # bytes: a smaller read limit does not reduce receives below this
+
+
+cdef class Receiving(Filtered):
+    """The part of a stream that receives."""
+
+    cdef Py_ssize_t find(self, bytes delimiter, size_t limit) except -2:
+        """See `silly._engine.portable.receive_buffer.ReceiveBuffer.find`."""
+        cdef const uint8_t *data = self.in_data + self.in_start
+        cdef const char *wanted = PyBytes_AS_STRING(delimiter)
+        cdef size_t length = <size_t>PyBytes_GET_SIZE(delimiter)
+        cdef size_t held = self.in_end - self.in_start
+        cdef size_t stop, begun
+        cdef const uint8_t *found = NULL
+        if delimiter is not self.last_delimiter:
+            if self.last_delimiter is None or delimiter != self.last_delimiter:
+                self.searched = 0
+            self.last_delimiter = delimiter
+        stop = held if held < limit else limit
+        if stop > self.searched:
+            if length == 1:
+                found = <const uint8_t *>memchr(
+                    data + self.searched, <unsigned char>wanted[0], stop - self.searched
+                )
+            else:
+                found = <const uint8_t *>memmem(
+                    data + self.searched, stop - self.searched, wanted, length
+                )
+        if found != NULL:
+            self.searched = <size_t>(found - data)
+            return <Py_ssize_t>(self.searched + length)
+        if held + length <= limit:
+            self.searched = held - length + 1 if held >= length else 0
+            return INCOMPLETE
+        self.searched = stop - length + 1 if stop >= length else 0
+        if held >= limit:
+            return TOO_LONG
+        begun = length - 1 if length - 1 < held else held
+        while begun and memcmp(data + held - begun, wanted, begun) != 0:
+            begun -= 1
+        return TOO_LONG if held - begun + length > limit else INCOMPLETE
+
+    cdef Py_ssize_t match(self, Wanted read) except -2:
+        """Return how many bytes *read* would return now; or `INCOMPLETE`, or `TOO_LONG`."""
+        cdef size_t held
+        if read.kind >= DELIMITER:
+            return self.find(read.delimiter, read.wanted)
+        held = self.in_end - self.in_start
+        if read.kind == ALL:
+            return held
+        return <Py_ssize_t>read.wanted if held >= read.wanted else INCOMPLETE
+
+    cdef bytes take(self, size_t count):
+        """Remove and return the first *count* unread bytes."""
+        cdef bytes taken
+        if self.piece is not None and count == <size_t>PyBytes_GET_SIZE(self.piece):
+            taken = self.piece
+        else:
+            taken = PyBytes_FromStringAndSize(
+                <const char *>self.in_data + self.in_start, <Py_ssize_t>count
+            )
+        self.in_start += count
+        self.searched = self.searched - count if self.searched > count else 0
+        if self.in_start == self.in_end:
+            self._discard_unread()
+        if self._paused and self.in_end - self.in_start <= self.max_unread // 2:
+            self._resume()
+        return taken
+
+    cdef int _discard_unread(self) except -1:
+        self.free_incoming()
+        self.in_data = NULL
+        self.in_start = self.in_end = self.searched = 0
+        return 0
+
+    cdef int free_incoming(self) except -1:
+        if self.in_capacity:
+            PyMem_RawFree(self.in_data)
+            self.in_capacity = 0
+            self._account()
+        self.piece = None
+        return 0
+
+    cdef bint reserve(self, size_t room) except -1:
+        """Make room for *room* bytes after the unread ones, in memory of the stream's own.
+
+        Return whether there was memory; if not, the connection fails.
+        """
+        cdef size_t unread = self.in_end - self.in_start
+        cdef size_t capacity
+        cdef uint8_t *data
+        if self.in_capacity and self.in_capacity - self.in_end >= room:
+            return True
+        if self.in_start and self.in_capacity >= unread + room and self.in_start >= unread:
+            memcpy(self.in_data, self.in_data + self.in_start, unread)
+        else:
+            capacity = unread + unread // 2 + room
+            data = <uint8_t *>PyMem_RawMalloc(capacity)
+            if data == NULL:
+                self._discard_unread()
+                self.fail(ENOMEM)
+                return False
+            if unread:
+                memcpy(data, self.in_data + self.in_start, unread)
+            if self.in_capacity:
+                PyMem_RawFree(self.in_data)
+            self.piece = None
+            self.in_data = data
+            self.in_capacity = capacity
+        self.in_start = 0
+        self.in_end = unread
+        self._account()
+        return True
+
+    cdef int save_unread(self) except -1:
+        """Move unread bytes out of the scratch buffer; without memory, the connection fails."""
+        cdef size_t unread = self.in_end - self.in_start
+        cdef uint8_t *data
+        if self.in_capacity or self.in_data == NULL:
+            return 0
+        data = <uint8_t *>PyMem_RawMalloc(unread)
+        if data == NULL:
+            self._discard_unread()
+            return self.fail(ENOMEM)
+        memcpy(data, self.in_data + self.in_start, unread)
+        self.in_data = data
+        self.in_capacity = unread
+        self.in_start = 0
+        self.in_end = unread
+        self.piece = None
+        self._account()
+        return 0
+
+    cdef size_t receive_limit(self, size_t unread) noexcept:
+        """Return how many bytes to receive at most, given the read limit and the waiting read."""
+        cdef Wanted reader = self.reader
+        cdef size_t held = self.max_unread if self.max_unread > MIN_RECEIVE else MIN_RECEIVE
+        if self._state >= CLOSING:
+            return RECEIVE
+        if reader is not None and reader.wanted > held and reader.is_pending():
+            held = reader.wanted
+        if held >= unread + RECEIVE:
+            return RECEIVE
+        return held - unread if held > unread else MIN_RECEIVE
+
+    cdef int receive(self) except -1:
+        """Receive once, for delivery when the group has received; return 0 if there was nothing."""
+        cdef Reactor reactor = self.reactor
+        cdef size_t unread = self.in_end - self.in_start
+        cdef size_t most = RECEIVE
+        cdef uint8_t *place
+        cdef ssize_t count
+        if unread >= self.receive_threshold:
+            if self._filter is not None:
+                return self.receive_wire(unread)
+            most = self.receive_limit(unread)
+        if unread == 0 and self.bulk and self.reader is not None and self.reader.kind == ALL:
+            count = self.receive_piece(most)
+        elif unread <= HEADROOM:
+            place = reactor.scratch_space()
+            count = recv(self.fd, place + unread, most, 0)
+            if count > 0:
+                if unread:
+                    memcpy(place, self.in_data + self.in_start, unread)
+                self.free_incoming()
+                self.in_data = place
+                self.in_start = 0
+                self.in_end = unread + <size_t>count
+                reactor.scratch_used += (self.in_end + 63) & ~<size_t>63
+        elif self.reserve(most):
+            count = recv(self.fd, self.in_data + self.in_end, most, 0)
+            if count > 0:
+                self.in_end += <size_t>count
+        else:
+            return 1  # no memory: the connection failed
+        if count > 0:
+            self.bulk = count > LARGE
+            self._bytes_in += count
+            self._last_activity = reactor.now()
+            reactor.received.append(self)
+            reactor.received_bytes += <size_t>count
+        elif count == 0:
+            self.receive_end()
+        elif errno == EAGAIN or errno == EINTR:
+            return 0
+        else:
+            self._tear_down(OSError(errno, os.strerror(errno)))
+        return 1
+
+    cdef ssize_t receive_piece(self, size_t most) except -2:
+        """Receive into the bytes object that the reader will get, without a copy."""
+        cdef PyObject *piece = new_bytes(NULL, <Py_ssize_t>most)
+        cdef ssize_t count = recv(self.fd, PyBytes_AS_STRING(<bytes>piece), most, 0)
+        cdef int error = errno
+        if count > 0:
+            _PyBytes_Resize(&piece, count)
+            self.piece = <bytes>piece
+            self.in_data = <uint8_t *>PyBytes_AS_STRING(<bytes>piece)
+            self.in_start = 0
+            self.in_end = <size_t>count
+        Py_DECREF(<object>piece)
+        set_errno(error)
+        return count
+
+    cdef int receive_wire(self, size_t unread) except -1:
+        """Receive once, and open what was received."""
+        cdef Reactor reactor = self.reactor
+        cdef uint8_t *place = reactor.scratch_space()
+        cdef ssize_t count = recv(self.fd, place, self.receive_limit(unread), 0)
+        if count > 0:
+            self._bytes_in += count
+            self._last_activity = reactor.now()
+            self._received_wire(place[:count])
+        elif count == 0:
+            self.receive_end()
+        elif errno == EAGAIN or errno == EINTR:
+            return 0
+        else:
+            self._tear_down(OSError(errno, os.strerror(errno)))
+        return 1
+
+    cdef int try_receive(self) except -1:
+        return self.receive() if self.interest & EPOLLIN else 0
+
+    cdef int deliver(self) except -1:
+        """Step the reader if what was received completes its read."""
+        cdef Wanted reader = self.reader
+        if self._state >= CLOSING:
+            return self._discard_unread()
+        try:
+            if reader is not None and reader.is_pending():
+                if self.match(reader) == INCOMPLETE:
+                    return 0
+                reader.waiter.wake(self.reactor)
+        finally:
+            self.save_unread()
+            self.control_flow()
+        return 0
+
+    cdef int receive_end(self) except -1:
+        self.watch(self.interest & ~<uint32_t>EPOLLIN)
+        return self._peer_finished()
+
+    cdef int _wake_reader(self) except -1:
+        cdef Wanted reader = self.reader
+        if reader is not None and reader.is_pending():
+            reader.waiter.wake(self.reactor)
+        return 0
+
+    cdef int control_flow(self) except -1:
+        """Stop receiving if `read_limit` bytes are unread and no read waits for more."""
+        if self.in_end - self.in_start >= self.max_unread and not (
+            self._paused or self._ended or self._state >= LOST
+            or (self.reader is not None and self.reader.is_pending())
+        ):
+            self._paused = True
+            self.watch(self.interest & ~<uint32_t>EPOLLIN)
+        return 0
+
+    cdef int _resume(self) except -1:
+        self._paused = False
+        if not (self._ended or self._socket_is_closed() or self._failed):
+            self.watch(self.interest | EPOLLIN)
+        return 0
+
+    cdef int64_t _unread(self) noexcept:
+        return <int64_t>(self.in_end - self.in_start)
+
+    cdef object _peek(self):
+        return self.in_data[self.in_start : self.in_end] if self.in_data != NULL else b""
+
+    cdef bint _has_reader(self) noexcept:
+        return self.reader is not None
+
+    cdef bint _is_read_pending(self) noexcept:
+        return self.reader is not None and self.reader.is_pending()
+
+    cdef object _take_unread(self):
+        unread = self._peek()
+        self._discard_unread()
+        return unread
+
+    cdef int _feed(self, bytes plaintext) except -1:
+        cdef size_t length = <size_t>PyBytes_GET_SIZE(plaintext)
+        if self.in_start == self.in_end:
+            self.free_incoming()
+            self.piece = plaintext
+            self.in_data = <uint8_t *>PyBytes_AS_STRING(plaintext)
+            self.in_start = 0
+            self.in_end = length
+        elif self.reserve(length):
+            memcpy(self.in_data + self.in_end, PyBytes_AS_STRING(plaintext), length)
+            self.in_end += length
+        else:
+            return 0  # no memory: the connection failed
+        if self.reactor.in_batch:
+            self.reactor.received.append(self)
+            self.reactor.received_bytes += length
+            return 0
+        return self.deliver()
+
+    @property
+    def read_limit(self):
+        return self.max_unread
+
+    @read_limit.setter
+    def read_limit(self, value):
+        self.max_unread = capped(size(value, "read_limit", least=1))
+        if self._paused and self.in_end - self.in_start < self.max_unread:
+            self._resume()
+        else:
+            self.control_flow()
+
+    cdef int set_thresholds(self) noexcept:
+        """Set what is compared whenever bytes are received or written."""
+        if self._filter is not None:
+            self.receive_threshold = 0
+        else:
+            self.receive_threshold = (
+                self.max_unread - RECEIVE + 1 if self.max_unread >= RECEIVE else 0
+            )
+        return 0
+
+    cdef int fail(self, int error) except -1:
+        """Mark the connection as failed; close it in the loop's next turn, after all callers."""
+        raise NotImplementedError
+
+
+cdef size_t capped(value) except? 0:
+    """Return *value*, a size in bytes of any magnitude, as one that fits."""
+    return min(value, 1 << 62)

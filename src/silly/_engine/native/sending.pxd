@@ -1,0 +1,27 @@
+from libc.stdint cimport uint8_t
+
+from silly._engine.native.receiving cimport Receiving
+
+
+cdef class Sending(Receiving):
+    # [out_start, out_end) of out_data; the last `batched` are the batch
+    cdef uint8_t *out_data
+    cdef size_t out_start, out_end
+    cdef size_t out_capacity  # 0: out_data is in the reactor's send buffer, or NULL
+    cdef size_t batched
+    cdef size_t batch_threshold  # a larger batch is not left to grow
+    cdef size_t max_queued  # the property max_unsent
+    cdef list plaintext  # with a filter: the batch, which is sealed as a whole; or None
+    cdef uint8_t flush_scheduled
+    cdef uint8_t call_when_empty
+    cdef uint8_t finishing
+
+    cdef size_t high_water(self) noexcept
+    cdef bint put(self, const void *data, size_t length) except -1
+    cdef bint append(self, const void *data, size_t length) except -1
+    cdef int release_outgoing(self) except -1
+    cdef object write_at_once(self, bytes data)
+    cdef object write_plaintext(self, bytes data)
+    cdef int flush_plaintext(self) except -1
+    cdef object drained_or_yield(self)
+    cdef int send_queue(self) except -1

@@ -1,0 +1,399 @@
+"""Sending: from writes to the socket.
+
+Writes are copied to the reactor's send buffer, after those of other connections. They are
+sent when the group has been delivered, when the batch has grown large, or at the end of the
+reactor's batch or of the loop's turn. Bytes that the kernel does not accept are then moved to
+memory of the connection's own.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cpython.ref cimport Py_INCREF, PyObject
+from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.string cimport memcpy, memset
+
+from silly._engine.native.linux cimport (
+    set_slots,
+    EPOLLOUT,
+    MSG_NOSIGNAL,
+    SHUT_WR,
+    TIOCOUTQ,
+    ioctl,
+    iovec,
+    msghdr,
+    send,
+    sendmsg,
+    shutdown,
+)
+from silly._engine.native.lifecycle cimport OPEN
+from silly._engine.native.reactor cimport SEND_BUFFER, Reactor, Source
+from silly._engine.native.read cimport raise_thrown
+from silly._engine.native.receiving cimport LARGE, MAX_READS_IN_A_ROW, Receiving, capped
+
+import os
+
+from silly._engine import stream_errors
+from silly._engine.drain import Draining
+from silly._values.arguments import size
+
+cdef enum:
+    HIGH_WATER = 65536  # bytes: a larger batch is sent at once; writers wait above it
+    LARGE_WRITE_COST = 50  # as many reads without waiting does a large write count
+
+
+cdef class Sending(Receiving):
+    """The part of a stream that sends."""
+
+    def write(self, data):
+        cdef list pieces
+        cdef size_t length, batched
+        if type(data) is bytes:
+            length = <size_t>PyBytes_GET_SIZE(<bytes>data)
+        else:
+            pieces = stream_errors.as_pieces(data)
+            data = <bytes>pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            length = <size_t>PyBytes_GET_SIZE(<bytes>data)
+        if self._state != OPEN:
+            raise self._writer_error()
+        batched = self.batched + length
+        if self._full or length > LARGE or batched > self.batch_threshold:
+            return self.write_at_once(<bytes>data)
+        if length:
+            if not self.put(PyBytes_AS_STRING(<bytes>data), length):
+                raise MemoryError
+            self.batched = batched
+            if not self.flush_scheduled:
+                self.flush_scheduled = True
+                self.reactor.flush_later(self)
+        return DRAINED
+
+    cdef size_t high_water(self) noexcept:
+        """Return how many queued bytes make writers wait; they wake at a quarter of it.
+
+        It is well below the limit, so a task that awaits each write is never refused.
+        """
+        return min(<size_t>HIGH_WATER, self.max_queued // 2)
+
+    cdef bint put(self, const void *data, size_t length) except -1:
+        """Append to the batch; return whether there was memory."""
+        cdef Reactor reactor = self.reactor
+        if self.out_data == NULL and SEND_BUFFER - reactor.send_buffer_used >= length:
+            self.out_data = reactor.send_buffer + reactor.send_buffer_used
+            reactor.send_buffer_tail = <PyObject *>self
+        elif reactor.send_buffer_tail != <PyObject *>self or (
+            SEND_BUFFER - reactor.send_buffer_used < length
+        ):
+            return self.append(data, length)
+        memcpy(self.out_data + self.out_end, data, length)
+        self.out_end += length
+        reactor.send_buffer_used += length
+        return True
+
+    cdef bint append(self, const void *data, size_t length) except -1:
+        """Append to the queue, in memory of the stream's own; return whether there was memory."""
+        cdef size_t unsent = self.out_end - self.out_start
+        cdef size_t capacity
+        cdef uint8_t *moved
+        if self.reactor.send_buffer_tail == <PyObject *>self:
+            self.reactor.send_buffer_tail = NULL
+        if self.out_capacity < self.out_end + length:
+            if self.out_start >= unsent and self.out_capacity >= unsent + length:
+                memcpy(self.out_data, self.out_data + self.out_start, unsent)
+            else:
+                capacity = unsent + unsent // 2 + length
+                moved = <uint8_t *>PyMem_RawMalloc(capacity)
+                if moved == NULL:
+                    return False
+                if unsent:
+                    memcpy(moved, self.out_data + self.out_start, unsent)
+                if self.out_capacity:
+                    PyMem_RawFree(self.out_data)
+                self.out_data = moved
+                self.out_capacity = capacity
+            self.out_start = 0
+            self.out_end = unsent
+            self._account()
+        if length:
+            memcpy(self.out_data + self.out_end, data, length)
+            self.out_end += length
+        return True
+
+    cdef int release_outgoing(self) except -1:
+        cdef bint owned = self.out_capacity > 0
+        if owned:
+            PyMem_RawFree(self.out_data)
+        elif self.reactor.send_buffer_tail == <PyObject *>self:
+            self.reactor.send_buffer_tail = NULL
+        self.out_data = NULL
+        self.out_start = self.out_end = self.out_capacity = 0
+        if owned:
+            self._account()
+        return 0
+
+    cdef object write_at_once(self, bytes data):
+        """Send now, because the queue or the batch is long: there is no point in batching."""
+        cdef size_t length = <size_t>PyBytes_GET_SIZE(data)
+        cdef size_t unsent = self.out_end - self.out_start
+        cdef size_t batched
+        cdef size_t sent = 0
+        cdef ssize_t count
+        cdef iovec pieces[2]
+        cdef msghdr message
+        if self._filter is not None:
+            return self.write_plaintext(data)
+        # A nearly empty queue takes a write of any length. Otherwise a large write could
+        # never be sent, and a task that awaits each write could be refused.
+        if unsent > self.batched:
+            self._flush()
+            if unsent + length > self.max_queued and unsent > self.high_water():
+                raise stream_errors.queue_full(self, unsent, length, self.max_queued)
+            if not self.append(PyBytes_AS_STRING(data), length):
+                raise MemoryError
+            self._bytes_out += length
+            self._last_activity = self.reactor.now()
+        else:
+            batched, self.batched = self.batched, 0
+            self._bytes_out += batched + length
+            self._last_activity = self.reactor.now()
+            if self._failed:  # the loop's next turn closes it
+                self.release_outgoing()
+                return Draining(self._drain)
+            pieces[0].iov_base = self.out_data + self.out_start
+            pieces[0].iov_len = batched
+            pieces[1].iov_base = PyBytes_AS_STRING(data)
+            pieces[1].iov_len = length
+            memset(&message, 0, sizeof(message))
+            message.msg_iov = pieces
+            message.msg_iovlen = 2
+            if batched == 0:
+                count = send(self.fd, pieces[1].iov_base, length, MSG_NOSIGNAL)
+            else:
+                count = sendmsg(self.fd, &message, MSG_NOSIGNAL)
+            if count >= 0:
+                sent = <size_t>count
+            elif not is_transient(errno):
+                self.fail(errno)
+                return Draining(self._drain)
+            if sent >= batched:
+                self.release_outgoing()
+                sent -= batched
+            else:
+                self.out_start += sent
+                sent = 0
+            if sent < length or self.out_end:
+                if not self.append(PyBytes_AS_STRING(data) + sent, length - sent):
+                    self.fail(ENOMEM)
+                    return Draining(self._drain)
+                self.watch(self.interest | EPOLLOUT)
+        if self.out_end - self.out_start > self.high_water():
+            self._full = True
+        return Draining(self._drain) if self._full else self.drained_or_yield()
+
+    cdef object drained_or_yield(self):
+        """Return what a large write returns: after some of them, other tasks run."""
+        self.reads_in_a_row += LARGE_WRITE_COST
+        if self.reads_in_a_row < MAX_READS_IN_A_ROW:
+            return DRAINED
+        self.reads_in_a_row = 0
+        return Draining(self._drain)
+
+    cdef int _flush(self) except -1:
+        """Send the batch."""
+        cdef size_t batched = self.batched
+        if batched == 0:
+            return 0
+        self.batched = 0
+        if self.plaintext is not None:
+            return self.flush_plaintext()
+        self._bytes_out += batched
+        self._last_activity = self.reactor.now()
+        if self._failed:
+            self.release_outgoing()
+        elif self.out_end - self.out_start == batched:
+            self.send_queue()
+        elif self.out_end - self.out_start > self.high_water():
+            self._full = True
+        return 0
+
+    cdef int send_queue(self) except -1:
+        """Send as much of the queue as the kernel accepts; watch for room if some is left."""
+        cdef size_t unsent = self.out_end - self.out_start
+        cdef ssize_t count = send(
+            self.fd, self.out_data + self.out_start, unsent, MSG_NOSIGNAL
+        )
+        if count == <ssize_t>unsent:
+            self.release_outgoing()
+            if self.interest & EPOLLOUT:
+                self.watch(self.interest & ~<uint32_t>EPOLLOUT)
+            if self.finishing:
+                self._send_fin()
+            return 0
+        if count >= 0:
+            self.out_start += <size_t>count
+        elif not is_transient(errno):
+            self.fail(errno)
+            return 0
+        if self.out_capacity == 0 and not self.append(NULL, 0):
+            return self.fail(ENOMEM)
+        if self.out_end - self.out_start > self.high_water():
+            self._full = True
+        self.watch(self.interest | EPOLLOUT)
+        return 0
+
+    cdef int fail(self, int error) except -1:
+        """Mark the connection as failed; close it in the loop's next turn, after all callers."""
+        if self._failed or self._socket_is_closed():
+            return 0
+        self._failed = True
+        self.batched = 0
+        self.release_outgoing()
+        self.watch(0)
+        self.reactor.loop.call_soon(self._tear_down_later, OSError(error, os.strerror(error)))
+        return 0
+
+    def _tear_down_later(self, error):
+        self._tear_down(error)
+
+    cdef int end_of_turn(self) except -1:
+        self.flush_scheduled = False
+        if self.batched:
+            self._flush()
+        return 0
+
+    cdef int64_t _batched_bytes(self) noexcept:
+        return <int64_t>self.batched
+
+    cdef int64_t _unsent(self) noexcept:
+        cdef int64_t queued = <int64_t>(self.out_end - self.out_start)
+        return queued if self._filter is not None else queued - <int64_t>self.batched
+
+    cdef int64_t _in_flight(self) noexcept:
+        cdef int count = 0
+        ioctl(self.fd, TIOCOUTQ, &count)  # SIOCOUTQ of tcp(7)
+        return count
+
+    cdef int _discard_batch(self) except -1:
+        if self.plaintext is not None:
+            self.plaintext.clear()
+        else:
+            self.out_end -= self.batched
+        self.batched = 0
+        return 0
+
+    cdef int _call_when_empty(self) except -1:
+        self.call_when_empty = True
+        return 0
+
+    cdef int _send_fin(self) except -1:
+        """Send FIN once the queue is empty."""
+        if self.out_start != self.out_end:
+            self.finishing = True
+        elif self.fd >= 0 and not self._failed:
+            self.finishing = False
+            shutdown(self.fd, SHUT_WR)
+        return 0
+
+    cdef int _send_wire(self, bytes data) except -1:
+        cdef size_t length = <size_t>PyBytes_GET_SIZE(data)
+        cdef size_t sent = 0
+        cdef ssize_t count
+        if self._failed or self.fd < 0:
+            return 0
+        if self.out_start == self.out_end:
+            count = send(self.fd, PyBytes_AS_STRING(data), length, MSG_NOSIGNAL)
+            if count >= 0:
+                sent = <size_t>count
+            elif not is_transient(errno):
+                return self.fail(errno)
+        if sent < length:
+            if not self.append(PyBytes_AS_STRING(data) + sent, length - sent):
+                return self.fail(ENOMEM)
+            self.watch(self.interest | EPOLLOUT)
+            if self.out_end - self.out_start > self.high_water():
+                self._full = True
+        return 0
+
+    cdef object write_plaintext(self, bytes data):
+        """Put *data* into the batch, which is sealed as a whole."""
+        cdef size_t length = <size_t>PyBytes_GET_SIZE(data)
+        cdef size_t queued = self.out_end - self.out_start
+        if self.batched + length > HIGH_WATER or queued + self.batched + length > self.max_queued:
+            self._flush()
+            queued = self.out_end - self.out_start
+            if queued + length > self.max_queued and queued > self.high_water():
+                raise stream_errors.queue_full(self, queued, length, self.max_queued)
+        if length:
+            self.plaintext.append(data)
+            self.batched += length
+            if self.batched > HIGH_WATER:
+                self._flush()
+            elif not self.flush_scheduled:
+                self.flush_scheduled = True
+                self.reactor.flush_later(self)
+        if self._full:
+            return Draining(self._drain)
+        return self.drained_or_yield() if length > LARGE else DRAINED
+
+    cdef int flush_plaintext(self) except -1:
+        pieces, self.plaintext = self.plaintext, []
+        self._last_activity = self.reactor.now()
+        if not self._failed:
+            self._say(self._seal(b"".join(pieces)))
+        return 0
+
+    @property
+    def max_unsent(self):
+        return self.max_queued
+
+    @max_unsent.setter
+    def max_unsent(self, value):
+        self.max_queued = capped(size(value, "max_unsent", least=1))
+
+    cdef int set_thresholds(self) noexcept:
+        Receiving.set_thresholds(self)
+        self.batch_threshold = (
+            0 if self._filter is not None else min(<size_t>HIGH_WATER, self.max_queued)
+        )
+        return 0
+
+
+@cython.final
+cdef class Drained:
+    """What `write` returns if there is room: awaiting it does not suspend."""
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        raise StopIteration
+
+    # These make it a coroutine object, which `asyncio.create_task` accepts.
+
+    def send(self, value):
+        raise StopIteration
+
+    def throw(self, kind, value=None, traceback=None):
+        raise_thrown(kind, value, traceback)
+
+    def close(self):
+        pass
+
+
+cdef int _send_none(object self, object value, void **out) except -1:
+    Py_INCREF(None)
+    out[0] = <void *>None
+    return 0
+
+
+cdef Drained DRAINED = Drained.__new__(Drained)
+
+set_slots(Drained, <void *>_send_none, NULL)
+
+
+cdef inline bint is_transient(int error) noexcept:
+    return error in (EAGAIN, EINTR, ENOBUFS, ENOMEM)

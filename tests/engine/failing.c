@@ -1,0 +1,79 @@
+/* Preloaded into a program that says which of its next system calls fail, and how. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+static struct { char call[32]; int error, times; } planned[16];
+static int count;
+
+/* Of the calls of this name, let the next *times* fail (-1: all), after those planned before. */
+void fail(const char *call, int error, int times) {
+    strncpy(planned[count].call, call, sizeof(planned[count].call) - 1);
+    planned[count].error = error;
+    planned[count++].times = times;
+}
+
+/* Forget the plans; return how many of them were not carried out. */
+int stop_failing(void) {
+    int left = 0;
+    for (int i = 0; i < count; i++) left += planned[i].times > 0;
+    memset(planned, 0, sizeof(planned));
+    count = 0;
+    return left;
+}
+
+static int fails(const char *call) {
+    for (int i = 0; i < count; i++)
+        if (planned[i].times && strcmp(planned[i].call, call) == 0) {
+            if (planned[i].times > 0) planned[i].times--;
+            return errno = planned[i].error, 1;
+        }
+    return 0;
+}
+
+#define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+
+int accept4(int fd, struct sockaddr *name, socklen_t *length, int flags) {
+    return fails("accept4") ? -1 : REAL(accept4)(fd, name, length, flags);
+}
+
+int epoll_create1(int flags) {
+    return fails("epoll_create1") ? -1 : REAL(epoll_create1)(flags);
+}
+
+/* Only where a socket is added: of a listener and of a connection apart. */
+int epoll_ctl(int set, int operation, int fd, struct epoll_event *event) {
+    int listens;
+    socklen_t length = sizeof(listens);
+    if (operation == EPOLL_CTL_ADD &&
+        getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) == 0 &&
+        fails(listens ? "watch listener" : "watch connection"))
+        return -1;
+    return REAL(epoll_ctl)(set, operation, fd, event);
+}
+
+/* Only of blocks that hold what a connection has not read or sent. */
+void *malloc(size_t size) {
+    static void *(*real)(size_t);
+    if (real == NULL) real = REAL(malloc);
+    return size >= 60000 && fails("malloc") ? NULL : real(size);
+}
+
+/* Only that of a descriptor to be held in reserve. */
+#define OPEN(name)                                                        \
+    int name(const char *path, int flags, ...) {                          \
+        va_list rest;                                                     \
+        va_start(rest, flags);                                            \
+        int mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(rest, int) : 0; \
+        va_end(rest);                                                     \
+        if (strcmp(path, "/dev/null") == 0 && fails("open")) return -1;   \
+        return REAL(name)(path, flags, mode);                             \
+    }
+OPEN(open)
+OPEN(open64)

@@ -1,0 +1,205 @@
+"""Run by test_failing_calls.py, with failing.c preloaded: what a listener does meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import os
+import socket
+import sys
+from collections.abc import Callable
+from contextvars import Context
+from errno import EAGAIN, ECONNABORTED, EMFILE, ENOMEM, ENOSPC
+from typing import TypeVarTuple
+
+from silly.net import tcp
+from silly.net.tcp import Conn, Listener
+
+ANY = "127.0.0.1:0"
+AT_ONCE = 32  # connections that an engine accepts before others have their turn
+
+Plan = list[tuple[str, int, int]]
+Arguments = TypeVarTuple("Arguments")
+
+# Which calls fail, and how often, when one client has connected.
+ACCEPTING: dict[str, Plan] = {
+    "a connection is gone": [("accept4", ECONNABORTED, 1)],
+    "many are gone": [("accept4", ECONNABORTED, AT_ONCE)],
+    "no memory": [("accept4", ENOMEM, 1)],
+    "no descriptor": [("accept4", EMFILE, 1)],
+    "no descriptor, and nobody there": [("accept4", EMFILE, 1), ("accept4", EAGAIN, 1)],
+    "no descriptor, and a connection is gone": [
+        ("accept4", EMFILE, 1),
+        ("accept4", ECONNABORTED, 1),
+    ],
+    "no descriptor, and no memory": [("accept4", EMFILE, 1), ("accept4", ENOMEM, 1)],
+    "no descriptor for the reserve": [("accept4", EMFILE, 1), ("open", EMFILE, 1)],
+    "no watch afterwards": [("accept4", ENOMEM, 1), ("watch listener", ENOSPC, 1)],
+}
+
+library = ctypes.CDLL(None)
+
+
+def fail(call: str, error: int, times: int) -> None:
+    library.fail(call.encode(), error, times)
+
+
+class Impatient(asyncio.SelectorEventLoop):
+    """A loop that does not put things off for a second."""
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[*Arguments], object],
+        *args: *Arguments,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        return super().call_later(min(delay, 0.01), callback, *args, context=context)
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+
+def client_of(listener: Listener) -> socket.socket:
+    host, port = listener.local_addr.rsplit(":", 1)
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+async def echo(conn: Conn) -> None:
+    async for line in conn:
+        await conn.write(line)
+
+
+def outcome_of(client: socket.socket) -> str:
+    """What becomes of a client; in a thread: a loop could not watch it either."""
+    try:
+        client.sendall(b"x\n")
+        return "served" if client.recv(10) == b"x\n" else "closed"
+    except ConnectionResetError:
+        return "reset"
+
+
+async def accepting() -> None:
+    """One client for each plan, and another one that is served after it."""
+    for name, plan in ACCEPTING.items():
+        async with tcp.listen(ANY, echo) as listener:
+            with client_of(listener) as client:
+                for each in plan:
+                    fail(*each)
+                outcome = await asyncio.to_thread(outcome_of, client)
+            with client_of(listener) as client:
+                assert await asyncio.to_thread(outcome_of, client) == "served"
+            assert library.stop_failing() == 0, name
+            stats = listener.stats
+            print(f"{name}: {outcome}, {stats.accept_stalls} stalls, {dict(stats.refused)}")
+
+
+async def many() -> None:
+    """More than are accepted at once; then the listener cannot be watched again."""
+    async with tcp.listen(ANY, echo) as listener:
+        clients = [client_of(listener) for _ in range(AT_ONCE + 1)]
+        fail("watch listener", ENOSPC, 1)
+        for client in clients:
+            with client:
+                assert await asyncio.to_thread(outcome_of, client) == "served"
+        assert library.stop_failing() == 0
+        print(f"{listener.stats.accept_stalls} stalls")
+
+
+async def beginning() -> None:
+    """The listener cannot be made, and later can."""
+    before = descriptors()
+    for call, error in (("watch listener", ENOSPC), ("epoll_create1", EMFILE)):
+        fail(call, error, 1)
+        try:
+            listener = tcp.listen(ANY, echo)
+        except OSError as failure:
+            print(call, errno.errorcode[failure.errno or 0])
+        else:
+            print(call, "listens")
+            await listener.close()
+        library.stop_failing()
+        assert descriptors() == before
+    async with tcp.listen(ANY, echo) as listener:
+        with client_of(listener) as client:
+            print(await asyncio.to_thread(outcome_of, client))
+
+
+async def watching() -> None:
+    """Connections cannot be watched, and later can."""
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    async with tcp.listen(ANY, echo) as listener:
+        other = await tcp.connect(listener.local_addr)
+        await other.write(b"x\n")
+        await other.read(b"\n")
+        before = descriptors()
+        clients = [client_of(listener) for _ in range(10)]
+        fail("watch connection", ENOSPC, -1)
+        for client in clients:
+            with client:
+                assert await asyncio.to_thread(outcome_of, client) in {"closed", "reset"}
+        async with asyncio.timeout(10):
+            while descriptors() > before:
+                await asyncio.sleep(0)
+        print("refused", descriptors() - before, listener.connections - 1)
+        for _ in range(3):
+            with contextlib.suppress(OSError):
+                await tcp.connect(listener.local_addr, timeout=10)
+        await other.write(b"y\n")
+        assert await other.read(b"\n") == b"y\n"
+        library.stop_failing()
+        async with await tcp.connect(listener.local_addr) as conn:
+            await conn.write(b"z\n")
+            print("served", await conn.read(b"\n"))
+        other.close()
+
+
+async def memory() -> None:
+    """There is none for what one connection holds: that one is lost, and says so."""
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda *_: None)
+    piece, answer = b"x" * 120_000, b"x" * 10_000_000
+    ended: asyncio.Queue[BaseException] = asyncio.Queue()
+
+    async def handler(conn: Conn) -> None:
+        try:
+            if (await conn.read(b"\n")) == b"answer\n":
+                fail("malloc", ENOMEM, 1)
+                for _ in range(3):
+                    await conn.write(answer)
+            await echo(conn)
+        except BaseException as error:
+            ended.put_nowait(error)
+            raise
+
+    limits = tcp.Limits(read_limit=10 * len(piece), max_unsent=10 * len(answer))
+    async with tcp.listen(ANY, handler, limits=limits) as listener:
+        for held in ("unread", "more unread", "unsent"):
+            with client_of(listener) as client:
+                if held == "unsent":
+                    client.sendall(b"answer\n")
+                else:
+                    if held == "more unread":
+                        client.sendall(piece)
+                        while listener.stats.unread_bytes < len(piece):
+                            await asyncio.sleep(0)
+                    fail("malloc", ENOMEM, 1)
+                    client.sendall(piece)
+                async with asyncio.timeout(10):
+                    error = await ended.get()
+                    while listener.connections or listener.stats.held_bytes:
+                        await asyncio.sleep(0)
+            assert library.stop_failing() == 0
+            print(f"{held}: {type(error).__name__}({getattr(error, 'strerror', '')})")
+        async with await tcp.connect(listener.local_addr) as conn:
+            conn.write(b"\nx\n")
+            print(await conn.read(b"\n", timeout=10))
+
+
+PARTS = {part.__name__: part for part in (accepting, many, beginning, watching, memory)}
+
+with asyncio.Runner(loop_factory=Impatient) as runner:
+    runner.run(PARTS[sys.argv[1]]())

@@ -1,0 +1,120 @@
+"""The portable engine where the loop accepts by itself, as on Windows: it is run here as there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+import silly
+from silly._engine.portable.server import LoopServer
+from silly.net import tcp
+from silly.net.tcp import Conn, Limits, Listener
+
+pytestmark = [
+    pytest.mark.skipif(silly.engine() != "portable", reason="portable engine only"),
+    pytest.mark.skipif(sys.platform == "win32", reason="all tests run so"),
+]
+
+ANY = "127.0.0.1:0"
+
+
+@pytest.fixture(autouse=True)
+def _the_loop_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def serve(
+        loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: Any, gate: Any
+    ) -> LoopServer:
+        return LoopServer(loop, sock, 100, accept, gate)
+
+    monkeypatch.setattr("silly._engine.portable.SocketServer", serve)
+
+
+async def echo(conn: Conn) -> None:
+    async for line in conn:
+        await conn.write(line)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def is_served(listener: Listener) -> bool:
+    async with await tcp.connect(listener.local_addr) as conn:
+        await conn.write(b"x\n")
+        return await conn.read(b"\n", timeout=10) == b"x\n"
+
+
+async def is_refused(listener: Listener) -> bool:
+    async with await tcp.connect(listener.local_addr) as conn:
+        with contextlib.suppress(ConnectionResetError):
+            return await conn.read(timeout=10) is None
+    return True
+
+
+async def test_connections_are_served_counted_and_refused() -> None:
+    limits = Limits(max_connections=1, exempt_networks=())
+    async with tcp.listen(ANY, echo, limits=limits) as listener:
+        async with await tcp.connect(listener.local_addr) as conn:
+            await conn.write(b"x\n")
+            assert await conn.read(b"\n", timeout=10) == b"x\n"
+            assert await is_refused(listener)
+        await until(lambda: listener.connections == 0)
+        assert await is_served(listener)
+        await until(lambda: listener.connections == 0)
+        assert listener.stats.refused == {"max_connections": 1}
+        assert listener.stats.accepted == 2
+        assert listener.stats.backlog_used is None
+
+
+async def test_what_cannot_be_set_up_is_reset_and_counted_out() -> None:
+    loop = asyncio.get_running_loop()
+    reported: list[dict[str, Any]] = []
+
+    def factory(
+        loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any
+    ) -> asyncio.Task[Any]:
+        if "echo" in getattr(coroutine, "__qualname__", ""):
+            raise RuntimeError("no task")
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+    loop.set_exception_handler(lambda _, context: reported.append(context))
+    limits = Limits(max_connections=1, exempt_networks=())
+    async with tcp.listen(ANY, echo, limits=limits) as listener:
+        loop.set_task_factory(factory)  # type: ignore[arg-type]
+        try:
+            for _ in range(3):
+                assert await is_refused(listener)
+                await until(lambda: listener.connections == 0)
+        finally:
+            loop.set_task_factory(None)
+        assert len(reported) == 3
+        assert await is_served(listener)
+
+
+async def test_closing_frees_the_port_whether_it_had_begun_or_not() -> None:
+    async with tcp.listen(ANY, echo) as listener:
+        async with await tcp.connect(listener.local_addr) as conn:
+            await conn.write(b"x\n")
+            assert await conn.read(b"\n", timeout=10) == b"x\n"
+            closing = listener.close(grace=10)
+            with pytest.raises(ConnectionRefusedError):
+                await tcp.connect(listener.local_addr)
+            await conn.write(b"still served\n")
+            assert await conn.read(b"\n", timeout=10) == b"still served\n"
+        await closing
+    at_once = tcp.listen(ANY, echo)
+    await at_once.close()
+    with pytest.raises(ConnectionRefusedError):
+        await tcp.connect(at_once.local_addr)
+    early = tcp.listen(ANY, echo)
+    await asyncio.sleep(0)  # the loop is about to accept
+    await early.close()
+    with pytest.raises(ConnectionRefusedError):
+        await tcp.connect(early.local_addr)
