@@ -160,7 +160,7 @@ NEEDS = {
     "cli/reload.py": {"watchfiles"},
     "cli/run.py": {"uvloop"},
     "bench/view.py": {"rich"},
-    "metrics.py": {"prometheus_client"},
+    "metrics/prometheus.py": {"prometheus_client"},
     "otel.py": {"opentelemetry"},
 }
 

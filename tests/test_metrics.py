@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from silly import metrics
 from silly._loop.live import Live
+from silly.metrics.meter import Meter
 from silly.net import listener as listener_module
 from silly.net import observer, tcp
 from silly.net.limits import Limits
@@ -271,7 +272,7 @@ async def test_a_source_that_fails_is_answered() -> None:
 @pytest.mark.heavy
 async def test_closed_listeners_leave_no_series() -> None:
     web = metrics.serve(ANY)
-    meter = metrics._Meter.of(asyncio.get_running_loop())
+    meter = Meter.of(asyncio.get_running_loop())
     sizes = []
     async with tcp.listen(ANY, serves) as stays:
         for number in range(60):
@@ -348,7 +349,7 @@ async def test_a_long_sum_does_not_block_the_loop(monkeypatch: pytest.MonkeyPatc
 async def test_measuring_ends_with_the_listener() -> None:
     loop = asyncio.get_running_loop()
     web = metrics.serve(ANY)
-    meter = metrics._Meter.of(loop)
+    meter = Meter.of(loop)
     assert web in Live.of(loop).auxiliaries
     assert not Live.of(loop)  # it does not keep the program running
     assert meter in observer.observers_of(())

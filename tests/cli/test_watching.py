@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from silly import metrics
 from silly._loop.live import Live
 from silly.cli import watching
+from silly.metrics.meter import Meter
 from silly.net import tcp
 from silly.net.tcp import Conn
 from silly.testing import run_virtual
@@ -205,7 +205,7 @@ async def test_a_supervisor_answers_for_all(port: int, tmp_path: Path) -> None:
 async def test_a_worker_is_measured() -> None:
     loop = asyncio.get_running_loop()
     watching.measure_worker()
-    meter = metrics._Meter.of(loop)
+    meter = Meter.of(loop)
     assert meter._users == 1
     meter.stop()
     assert watching.ANSWERS.keys() <= answers._providers.keys()

@@ -77,7 +77,7 @@ async def test_answers_of_ended_workers_are_kept(tmp_path: Path) -> None:
     os.kill(hung, signal.SIGSTOP)
     for _ in range(3):  # its previous answer is used, and no question is kept
         assert await supervisor.ask("stats", timeout=0.01) == first
-    assert not any(worker.pending_answers for worker in supervisor._workers())
+    assert not any(worker.pending_answers for worker in supervisor._fleet.workers)
     os.kill(hung, signal.SIGCONT)
 
     supervisor.restart()

@@ -38,7 +38,7 @@ async def test_workers_are_replaced_and_restarted_and_stop(tmp_path: Path) -> No
 
         async def ready(excluded: set[int]) -> set[int]:
             while True:
-                workers = [slot.worker for slot in supervisor._slots]
+                workers = [slot.worker for slot in supervisor._fleet.slots]
                 pids = {worker.process.pid for worker in workers if worker is not None}
                 if len(pids) == 2 and not pids & excluded:
                     return pids

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import signal
@@ -97,9 +96,8 @@ async def test_a_worker_that_cannot_be_replaced_gets_no_second_one_later(
     def fail(*_: object, **__: object) -> None:
         raise BlockingIOError
 
-    supervisor = Supervisor(str(script(tmp_path)))
-    supervisor._loop = asyncio.get_running_loop()
-    (slot,) = supervisor._slots
+    fleet = Supervisor(str(script(tmp_path)))._fleet
+    (slot,) = fleet.slots
     monkeypatch.setattr(subprocess, "Popen", fail)
     one, other = socket.socketpair()
     with one, other:
@@ -107,10 +105,10 @@ async def test_a_worker_that_cannot_be_replaced_gets_no_second_one_later(
         worker = Worker(slot, serving, Channel(one), 0.0, expected=None)
         worker.state = State.READY
         slot.workers.append(worker)
-        assert supervisor._start(slot) is None
+        assert fleet.start(slot) is None
         assert slot.retry_timer is None
         slot.workers.clear()
-        assert supervisor._start(slot) is None
+        assert fleet.start(slot) is None
         assert slot.retry_timer is not None
         slot.cancel_retry()
 

@@ -138,10 +138,10 @@ def test_an_admin_socket_that_cannot_be_opened_is_reported(tmp_path: Path) -> No
 @pytest.mark.parametrize("options", [[], ["--access-log"]])
 def test_unwatched_workers_are_not_measured(tmp_path: Path, options: list[str]) -> None:
     text = """
-        from silly import metrics
+        from silly.metrics.meter import Meter
         import asyncio
 
-        print("users", metrics._Meter.of(asyncio.get_running_loop())._users)
+        print("users", Meter.of(asyncio.get_running_loop())._users)
     """
     with running("-m", "silly", "--workers", "1", *options, script(tmp_path, text)) as silly:
         assert silly.until(r"users (\d)") == ["0"]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from silly.workers.fleet import BackOff
 from tests.ports import held_port
 from tests.workers.harness import ECHO, Load, ask, dial, environment, running, script, who
 
@@ -137,6 +138,14 @@ def test_a_crash_loop_backs_off_and_then_gives_up(tmp_path: Path) -> None:
             "giving up: 4 workers died, and none was ever ready",
         ]
         assert silly.output.count("\n") == 4  # the other two were never started
+
+
+@pytest.mark.no_engine
+def test_the_back_off_doubles_up_to_its_limit_however_long_the_crash_loop() -> None:
+    back_off = BackOff(0.5, 30.0)
+    assert [back_off.delay(failures) for failures in range(4)] == [0, 0.5, 1, 2]
+    assert back_off.delay(7) == back_off.delay(5000) == 30
+    assert BackOff(0.0, 30.0).delay(5000) == 0
 
 
 def test_it_gives_up_a_worker_killed_before_it_was_ready(tmp_path: Path) -> None:

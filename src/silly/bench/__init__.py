@@ -3,11 +3,13 @@
 - `plan`: the settings of a run; `sizes`, `schedule`, `asserts`: settings with a syntax.
 - `messages`: requests and their expected replies; `verify`: the diagnosis of a wrong reply.
 - `histogram`, `recorder`: latencies and counts.
-- `generator`: connections that send requests and check replies; `worker`: a process that
-  runs a generator; `fleet`: all worker processes.
+- `dispatcher`: which requests may be sent, and when; `connector`: opens connections.
+- `lane`: a connection that sends requests and checks replies; `lanes`: its kinds.
+- `generator`: the lanes of one worker; `worker`: a process that runs a generator;
+  `fleet`: all worker processes.
 - `session`: one run, from connecting to the result; `view`: its progress on the terminal.
 - `result`: the published result; `published` reads it back; `summary`, `report` (with
   `charts`), `compare` and `find_max` work on it.
 
-Logic is below, I/O above: nothing listed before `generator` touches a socket or a clock.
+Logic is below, I/O above: nothing listed before `dispatcher` touches a socket or a clock.
 """

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from silly.bench.clock import NEVER
 from silly.bench.histogram import Histogram
 
 __all__ = ["AFTER", "LATE", "Interval", "Recorder"]
@@ -133,7 +134,7 @@ class Recorder:
         self._cpu_before = cpu()
         self._begun = self._zero = self._end = 0
         self.now = Interval(-1)  # before the start: connecting
-        self.ends = 1 << 62
+        self.ends = NEVER
         """When the current interval ends."""
         self.first_errors: dict[str, list[str]] = {}
         """Descriptions of the first errors of each kind."""
@@ -172,7 +173,7 @@ class Recorder:
     def _set_end(self) -> None:
         index = self.now.index
         if index == AFTER:
-            self.ends = 1 << 62
+            self.ends = NEVER
         else:
             self.ends = min(self._zero + (index + 1) * self._length, self._end)
 

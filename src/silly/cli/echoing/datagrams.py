@@ -6,26 +6,19 @@ come from ports below 1024, where services are, from some other ports whose serv
 answer anything, or from this server's own ports. A loop with a server on any other
 port ends because one answer is left out after `REPEATS` answers to the same datagram
 from the same sender.
-
-An answer is sent from the address that the datagram was sent to, even if the socket
-is bound to all addresses (IP_PKTINFO in ip(7), RFC 3542 for IPv6).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
 import random
-import socket
-import sys
 from collections.abc import Callable
 from typing import Any, Final
 
 from silly.cli.echoing import chargen
 from silly.cli.echoing.impairment import Impairment, Pace
 from silly.cli.echoing.meter import Meter
-from silly.errors import at_address
+from silly.cli.echoing.udp import Peer, Socket
 from silly.net import addr as addresses
 
 __all__ = ["NEVER_ANSWERED", "REPEATS", "Answer", "Datagrams", "characters", "echo", "nothing"]
@@ -39,12 +32,9 @@ REPEATS: Final = 100
 
 Answer = Callable[[bytes], bytes | None]
 
-_LARGEST: Final = 65535
-_BATCH: Final = 64  # datagrams received before the loop may do something else
 _LATE_BYTES: Final = 16 << 20  # bytes of delayed answers, at most; more are lost
 _LATE: Final = 10_000  # delayed answers, at most; below _REMEMBERED, since they may loop
 _REMEMBERED: Final = 20_000  # datagrams whose repeats are counted
-_IP_PKTINFO: Final = getattr(socket, "IP_PKTINFO", 8)  # Linux's number
 
 
 def echo(data: bytes) -> bytes:
@@ -84,46 +74,37 @@ class Datagrams:
         self._late: set[asyncio.TimerHandle] = set()
         self._late_bytes = 0
         self._repeats = _Repeats()
-        self._socket = _bound(addr)
-        self.local_addr: str = addresses.format_sockaddr(self._socket.getsockname())
         self.refused_ports: frozenset[int] = NEVER_ANSWERED
         """Source ports that are not answered; the server adds the ports of its own sockets."""
-        loop.add_reader(self._socket, self._readable)
+        self._socket = Socket(loop, addr, self._received)
+
+    @property
+    def local_addr(self) -> str:
+        """The address that the socket is bound to."""
+        return self._socket.local_addr
 
     @property
     def port(self) -> int:
         """The port that the socket is bound to."""
-        port: int = self._socket.getsockname()[1]
-        return port
+        return self._socket.port
 
     def close(self) -> None:
         """Free the port; delayed answers are lost."""
-        self._loop.remove_reader(self._socket)
         self._socket.close()
         for timer in self._late:
             timer.cancel()
         self._late.clear()
 
-    def _readable(self) -> None:
-        for _ in range(_BATCH):
-            try:
-                data, extras, _, sender = self._socket.recvmsg(_LARGEST, 256)
-            except BlockingIOError:
-                return
-            except OSError:  # an ICMP error for an earlier answer
-                continue
-            self._received(data, [one for one in extras if _is_destination(one)], sender)
-
-    def _received(self, data: bytes, extras: list[Any], sender: Any) -> None:
-        name = addresses.format_sockaddr(sender)
+    def _received(self, data: bytes, peer: Peer) -> None:
+        name = addresses.format_sockaddr(peer.address)
         self._meter.received(name, len(data))
-        if sender[1] in self.refused_ports:
+        if peer.address[1] in self.refused_ports:
             self._meter.datagrams_refused += 1
             return
         answer = self._answer(data)
         if answer is None:
             return
-        if self._repeats.ends_loop(sender, data if self._answer is echo else b""):
+        if self._repeats.ends_loop(peer.address, data if self._answer is echo else b""):
             self._meter.datagrams_refused += 1
             return
         if self._impairment.drops():
@@ -133,11 +114,11 @@ class Datagrams:
             self._meter.datagrams_lost += 1
             return
         if self._impairment.delay:
-            self._send_later(answer, extras, sender, name)
+            self._send_later(answer, peer, name)
         else:
-            self._send(answer, extras, sender, name)
+            self._send(answer, peer, name)
 
-    def _send_later(self, answer: bytes, extras: list[Any], sender: Any, name: str) -> None:
+    def _send_later(self, answer: bytes, peer: Peer, name: str) -> None:
         if self._late_bytes + len(answer) > _LATE_BYTES or len(self._late) >= _LATE:
             self._meter.datagrams_lost += 1
             return
@@ -146,15 +127,15 @@ class Datagrams:
         def send() -> None:
             self._late.discard(timer)
             self._late_bytes -= len(answer)
-            self._send(answer, extras, sender, name)
+            self._send(answer, peer, name)
 
         timer = self._loop.call_later(self._impairment.delay, send)
         self._late.add(timer)
 
-    def _send(self, answer: bytes, extras: list[Any], sender: Any, name: str) -> None:
+    def _send(self, answer: bytes, peer: Peer, name: str) -> None:
         try:
-            self._socket.sendmsg([answer], extras, 0, sender)
-        except OSError:  # the socket's buffer is full, or there is no route: UDP may lose data
+            self._socket.send(answer, peer)
+        except OSError:  # UDP may lose data
             self._meter.datagrams_lost += 1
         else:
             self._meter.answered(name, len(answer))
@@ -179,35 +160,3 @@ class _Repeats:
             self._older, self._counts = self._counts, {}
         self._counts[key] = count + 1
         return False
-
-
-def _bound(addr: str) -> socket.socket:
-    address = addresses.parse(addr)
-    if not isinstance(address, addresses.TCPAddress):
-        raise OSError(errno.EAFNOSUPPORT, "Unix sockets have no UDP", addr)
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_DGRAM)
-    try:
-        sock.setblocking(False)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if sys.platform == "linux":
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-            else:
-                sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-        sock.bind(socket.getaddrinfo(address.host, address.port, family, sock.type)[0][4])
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            sock.close()
-        raise at_address(error, addr) from None
-    return sock
-
-
-def _is_destination(extra: tuple[int, int, bytes]) -> bool:
-    if sys.platform != "linux":
-        return False
-    return extra[:2] in (
-        (socket.IPPROTO_IP, _IP_PKTINFO),
-        (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO),
-    )

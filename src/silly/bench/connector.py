@@ -1,0 +1,90 @@
+"""Connects to the server, and counts what fails."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from typing import Final
+
+from silly.bench.clock import clock
+from silly.bench.dispatcher import Dispatcher
+from silly.bench.messages import Messages
+from silly.net import tcp
+
+__all__ = ["Connector", "cause"]
+
+_OPENING: Final = 64  # connections being made at the same time, at most
+_GIVE_UP: Final = 10  # failed attempts in a row, with no connection open, that end the run
+
+
+class Connector:
+    """Opens and numbers the connections of one worker; too many failures end the run."""
+
+    def __init__(self, dispatcher: Dispatcher, part: int) -> None:
+        self.alive = 0
+        """Open connections."""
+        self._dispatcher = dispatcher
+        self._plan = dispatcher.plan
+        self._recorder = dispatcher.recorder
+        self._part = part
+        self._messages = dispatcher.plan.factory()
+        self._count = 0
+        self._failures = 0
+        self._slots = asyncio.Semaphore(_OPENING)
+
+    async def connect(self, due: int | None = None) -> tuple[tcp.Conn, int, Messages] | None:
+        """Open a connection; return it, its number and its messages.
+
+        If that fails, record the error and return None. *due* is when the request that
+        waits for the connection was due, if there is one.
+        """
+        number = self._count * self._plan.workers + self._part
+        self._count += 1
+        began = clock()
+        try:
+            async with self._slots:
+                conn = await tcp.connect(
+                    self._plan.addr,
+                    timeout=self._plan.timeout,
+                    read_limit=1 << 24,
+                    max_unsent=1 << 40,
+                    linger=1,
+                )
+        except OSError as error:
+            self._failures += 1
+            now = clock()
+            if isinstance(error, TimeoutError):  # the slowest of all
+                self._recorder.connected(now - began)
+                if due is not None:
+                    self._recorder.gave_up(now, due, None)
+            self._recorder.failed(now, "connect", f"connection {number}: {cause(error)}")
+            if self._failures >= _GIVE_UP and not self.alive:
+                self._dispatcher.stop(f"could not connect any more: {cause(error)}")
+            self.check_errors()
+            return None
+        self._failures = 0
+        self._recorder.connected(clock() - began)
+        self.alive += 1
+        return conn, number, self._messages(number)
+
+    def failed(self, kind: str, text: str, count: int = 1) -> None:
+        """Record an error, and stop when there are too many."""
+        self._recorder.failed(clock(), kind, text, count)
+        self.check_errors()
+
+    def check_errors(self) -> None:
+        """Stop when there are too many errors."""
+        if self._recorder.error_count >= self._plan.max_errors:
+            self._dispatcher.stop(f"stopped at {self._recorder.error_count} errors (--max-errors)")
+
+
+def cause(error: OSError) -> str:
+    """Return why a connection failed, as text."""
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{error.strerror} (this machine has no free port to connect from)"
+    if error.errno == errno.EMFILE:
+        return f"{error.strerror} (ulimit -n)"
+    if error.strerror:
+        return error.strerror
+    return os.strerror(error.errno) if error.errno else str(error) or type(error).__name__

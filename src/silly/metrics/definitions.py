@@ -1,0 +1,155 @@
+"""The metrics: where each is in a snapshot, and what it is called in Prometheus."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = [
+    "COUNTER",
+    "GAUGE",
+    "HANDLER_BUCKETS",
+    "HISTOGRAM",
+    "LAG_BUCKETS",
+    "METRICS",
+    "MetricDef",
+]
+
+HANDLER_BUCKETS: Final = (0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0)  # seconds
+LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)  # seconds
+
+COUNTER: Final = "counter"
+GAUGE: Final = "gauge"
+HISTOGRAM: Final = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricDef:
+    """One metric: its place in a snapshot and its name in Prometheus."""
+
+    where: str
+    """The part of the snapshot: ``listener``, ``process`` or ``loop``."""
+    key: str
+    """Its key in that part."""
+    name: str
+    """Its name in Prometheus, without the ``_total`` of counters."""
+    kind: str
+    """``counter``, ``gauge`` or ``histogram``."""
+    help: str
+    """Its description."""
+    label: str | None = None
+    """The label that distinguishes its values, besides the listener's address."""
+
+
+METRICS: Final = (
+    MetricDef(
+        "listener",
+        "connections",
+        "silly_connections",
+        GAUGE,
+        "Open connections, including those that are closing",
+    ),
+    MetricDef(
+        "listener",
+        "accepted",
+        "silly_connections_accepted",
+        COUNTER,
+        "Connections accepted and passed to a handler",
+    ),
+    MetricDef(
+        "listener",
+        "refused",
+        "silly_connections_refused",
+        COUNTER,
+        "Connections reset at once because of a limit or a lack of descriptors",
+        "reason",
+    ),
+    MetricDef(
+        "listener",
+        "endings",
+        "silly_connections_ended",
+        COUNTER,
+        "Connections that are over, by how they ended",
+        "ending",
+    ),
+    MetricDef(
+        "listener",
+        "limits",
+        "silly_limits_reached",
+        COUNTER,
+        "Connections that a limit ended",
+        "limit",
+    ),
+    MetricDef(
+        "listener",
+        "handler_errors",
+        "silly_handler_errors",
+        COUNTER,
+        "Handlers that crashed, by the type of the exception",
+        "type",
+    ),
+    MetricDef(
+        "listener",
+        "handler_seconds",
+        "silly_handler_duration_seconds",
+        HISTOGRAM,
+        "Run time of handlers that have ended",
+    ),
+    MetricDef("listener", "bytes_in", "silly_received_bytes", COUNTER, "Bytes received"),
+    MetricDef("listener", "bytes_out", "silly_sent_bytes", COUNTER, "Bytes sent"),
+    MetricDef(
+        "listener",
+        "unread_bytes",
+        "silly_unread_bytes",
+        GAUGE,
+        "Bytes received that handlers have not read",
+    ),
+    MetricDef("listener", "unsent_bytes", "silly_unsent_bytes", GAUGE, "Bytes queued for sending"),
+    MetricDef(
+        "listener",
+        "backlog_used",
+        "silly_backlog_used",
+        GAUGE,
+        "Connections waiting to be accepted",
+    ),
+    MetricDef(
+        "listener",
+        "backlog_size",
+        "silly_backlog_size",
+        GAUGE,
+        "Maximum number of connections waiting to be accepted",
+    ),
+    MetricDef(
+        "listener",
+        "accept_stalls",
+        "silly_accept_stalls",
+        COUNTER,
+        "Number of times accepting paused for lack of descriptors or memory",
+    ),
+    MetricDef(
+        "loop",
+        "lag_seconds",
+        "silly_loop_lag_seconds",
+        HISTOGRAM,
+        "Delay of an event loop timer, sampled twice a second",
+    ),
+    MetricDef(
+        "process", "processes", "silly_processes", GAUGE, "Processes included in the metrics"
+    ),
+    MetricDef(
+        "process",
+        "cpu_seconds",
+        "process_cpu_seconds",
+        COUNTER,
+        "Processor time, user and system",
+    ),
+    MetricDef(
+        "process",
+        "resident_bytes",
+        "process_resident_memory_bytes",
+        GAUGE,
+        "Memory in use (resident set)",
+    ),
+    MetricDef("process", "descriptors", "process_open_fds", GAUGE, "Open descriptors"),
+)
+"""All metrics, in display order."""
