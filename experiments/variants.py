@@ -52,14 +52,14 @@ VARIANTS = (
     ),
     Variant(
         "task",
-        "src/silly/net/tcp.py",
+        "src/silly/net/course.py",
         "coroutine = engine.wrap_coroutine(handling, loop)",
         "coroutine = handling",
         "no trampoline: the task makes each step",
     ),
     Variant(
         "eager",
-        f"{NATIVE}/stream.pyx",
+        f"{NATIVE}/receiving.pxd",
         "LARGE = 16384",
         "LARGE = 0",
         "send each write at once",
@@ -67,7 +67,7 @@ VARIANTS = (
     ),
     Variant(
         "eager_first",
-        f"{NATIVE}/stream.pyx",
+        f"{NATIVE}/sending.pyx",
         "        batched = self.batched + length\n",
         "        batched = self.batched + length\n"
         "        if not self.flush_scheduled:\n"
@@ -100,7 +100,7 @@ VARIANTS = (
     ),
     Variant(
         "exceptions",
-        f"{NATIVE}/stream.pyx",
+        f"{NATIVE}/linux.pxd",
         "slots.tp_as_async.am_send = send",
         "pass",
         "return results of read and write with StopIteration, without am_send",

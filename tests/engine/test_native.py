@@ -500,10 +500,10 @@ async def test_a_descriptor_that_cannot_be_served_is_refused_and_left_to_its_own
         server: Any = type(listener._servers[0])
         with socket.socket() as sock, Path(os.devnull).open() as file:
             for number in (-1, file.fileno()):
-                with pytest.raises(ValueError, match=f"{number} is no socket"):
+                with pytest.raises(ValueError, match=f"{number} is not a socket"):
                     stream(number, loop, print)
             for number in (-1, file.fileno(), sock.fileno()):
-                with pytest.raises(ValueError, match=f"{number} is no socket that listens"):
+                with pytest.raises(ValueError, match=f"{number} is not a listening socket"):
                     server(loop, number, print, 0.0, listener._course.gate)
             sock.listen()
             served = server(loop, sock.fileno(), print, 0.0, listener._course.gate)
