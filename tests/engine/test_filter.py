@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from silly.errors import ConcurrentRead, ConnectionClosed, EndOfStream, TruncatedStream
+from silly.errors import (
+    ConcurrentRead,
+    ConnectionClosed,
+    EndOfStream,
+    TruncatedStream,
+    WriteQueueFull,
+)
 from silly.net import tcp
 from silly.net.conn import Conn
 from silly.testing import CONN_CHECKS, memory_pair, run_check, run_virtual
@@ -166,6 +172,52 @@ async def test_writes_before_the_handshake_wait_for_it() -> None:
     assert await peer.receive(9) == b"clear" + HELLO
     await peer.send(HELLO)
     assert await peer.receive(10) == Xor(KEY).seal(b"hidden")
+    peer.close()
+    await listener.close()
+
+
+async def test_writers_wait_for_the_handshake_and_are_refused_in_the_end() -> None:
+    peer, listener = await connected()
+    conn = peer.conn
+    conn.max_unsent = 150_000
+    conn._put_filter(peer.filter)
+    for _ in range(10):
+        conn.write(b"x" * 10_000)
+    assert conn.unsent_bytes >= 100_000
+    writer = asyncio.ensure_future(conn.write(b"y"))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not writer.done()
+    with pytest.raises(WriteQueueFull):
+        conn.write(b"z" * 50_000)
+    wire = peer.filter.seal(b"x" * 100_000 + b"y")
+    await peer.send(HELLO)
+    assert len(await peer.receive(4 + len(wire))) == 4 + len(wire)
+    await writer
+    assert conn.stats.bytes_out == 100_001
+    assert conn.unsent_bytes == 0
+    peer.close()
+    await listener.close()
+
+
+@pytest.mark.parametrize("method", ["seal", "finish"])
+async def test_a_filter_that_cannot_send(method: str) -> None:
+    def fails(*_: object) -> bytes:
+        raise ConnectionAbortedError(103, "No more keys")
+
+    peer, listener = await connected()
+    conn = peer.conn
+    conn._put_filter(peer.filter)
+    await peer.send(HELLO)
+    await conn._wait_ready()
+    setattr(peer.filter, method, fails)
+    if method == "seal":
+        conn.write(b"x")
+        with pytest.raises(ConnectionAbortedError, match="No more keys"):
+            await conn.read()
+    conn.close()
+    assert await peer.receive(100) == HELLO
+    await conn.wait_closed()
     peer.close()
     await listener.close()
 

@@ -51,7 +51,7 @@ class Accepting:
         self._timer = None
         self._turned_away = None
 
-    # ----------------------------------------------------- what each engine does its own way
+    # ----------------------------------------------------- implemented by each engine
 
     def _accept_one(self) -> int:
         """Accept a connection and hand it on; return 0, or the error number of accept(2)."""

@@ -70,7 +70,7 @@ class Timed(Lifecycle):
             self._discard_unread()
         if self._socket_is_closed() or self._failed:
             return
-        if self._is_unbroken():
+        if self._is_unended():
             self._end(limit, error)
         elif over_budget and self._is_lingering():
             self._ended_by = limit
@@ -87,7 +87,7 @@ class Timed(Lifecycle):
         value = positive_seconds(value, "idle_timeout")
         self._idle_timeout = 0.0 if value is None else value
         self._idle_swept = False
-        if not self._is_unbroken():
+        if not self._is_unended():
             return  # bounded by linger
         self._stop_timer()
         if self._idle_timeout:
@@ -102,7 +102,7 @@ class Timed(Lifecycle):
         One timer that looks back, instead of one that every message resets.
         """
         self._timer = None
-        if not self._is_unbroken():
+        if not self._is_unended():
             return
         due = self._idle_until()
         if self._now() < due - 0.001:
@@ -123,7 +123,7 @@ class Timed(Lifecycle):
     def _check_deadlines(self, now: float, deadlines: Deadlines) -> None:
         """End the connection if one of *deadlines* has passed. Called every so often."""
         first_byte, read_deadline, receive_rate, send_rate, send_window = deadlines
-        if self._failed or not self._is_unbroken():
+        if self._failed or not self._is_unended():
             return
         self._account()
         if self._check_send_rate(now, send_rate, send_window):

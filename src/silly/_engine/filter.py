@@ -1,20 +1,20 @@
-"""A filter at a connection's doors: it turns what is written into other bytes, and back.
+"""Filters between a connection and its socket, which change the bytes that pass: encryption.
 
-Encryption is one. A `Filter` (see interface.py) does no I/O: it takes bytes and returns
-bytes. A stream with a filter gives it each piece that it receives (`open`) and hands on what
-comes out of it; what the program writes in one turn is given to it together (`seal`) and what
-comes out is sent. What a filter itself has to say (a handshake, an alert, its last message)
-is sent ahead of that.
+A `Filter` (see interface.py) does no I/O: it takes bytes and returns bytes. The stream passes
+each received piece to `open`, and delivers the result. It passes everything that the program
+writes in one turn to `seal`, and sends the result. The filter's own messages (a handshake, an
+alert, its last message) are sent ahead of that.
 
-Nothing else about a connection changes. Which bytes are counted: the record of the
-connection (`Conn.stats`), unread bytes and what a read wants are the program's bytes;
-`unsent_bytes`, `max_unsent`, the minimum rate of sending and the first byte that a client
-owes are what is on the wire.
+Otherwise, the connection stays the same. Reads, unread bytes and `Conn.stats` count the
+program's bytes (plaintext); `unsent_bytes`, `max_unsent`, the minimum send rate and the
+first-byte timeout count the bytes on the wire.
 
 As `lifecycle`, this file is compiled a second time for the native engine.
 """
 
 from __future__ import annotations
+
+import functools
 
 from silly._engine import stream_errors
 from silly._engine.interface import Filter
@@ -25,12 +25,13 @@ __all__ = ["Filtered"]
 
 
 class Filtered(Timed):
-    """The part of a stream that a filter concerns; without one, nothing here is called."""
+    """The part of a stream that deals with its filter. Without one, none of it is called."""
 
-    __slots__ = ("_filter", "_held", "_plain_in", "_plain_out")
+    __slots__ = ("_filter", "_held", "_held_size", "_plain_in", "_plain_out")
 
     _filter: Filter | None
-    _held: list[bytes] | None  # plaintext that was written before the filter was ready
+    _held: list[bytes] | None  # plaintext written before the filter was ready ...
+    _held_size: int  # ... and its length
     _plain_in: int
     _plain_out: int
 
@@ -38,37 +39,39 @@ class Filtered(Timed):
         """Set the state of a new connection."""
         self._filter = None
         self._held = None
+        self._held_size = 0
         self._plain_in = self._plain_out = 0
 
-    # ----------------------------------------------------- what each engine does its own way
+    # ----------------------------------------------------- implemented by each engine
 
     def _take_unread(self) -> bytes:
         """Remove and return all unread bytes."""
         raise NotImplementedError
 
     def _use_filter(self) -> None:
-        """From now on pass on what is received to `_open`, what is sent to `_seal`."""
+        """From now on, pass received bytes to `_receive_wire`, and the batch to `_seal`."""
         raise NotImplementedError
 
     def _feed(self, plaintext: bytes) -> None:
-        """Take in *plaintext* as if it had been received."""
+        """Deliver *plaintext* as if it had been received."""
         raise NotImplementedError
 
     def _send_wire(self, data: bytes) -> None:
-        """Send *data* behind what is queued."""
+        """Send *data* after the queue."""
         raise NotImplementedError
 
     # ------------------------------------------------------------------------- the filter
 
     def _put_filter(self, filter: Filter) -> None:  # noqa: A002 - its name
-        """Have *filter* at the doors from now on.
+        """Use *filter* from now on.
 
-        What was written before leaves as it is; what has arrived and was not read is for
-        the filter.
+        What was written before is sent unchanged. Bytes that have arrived but were not read
+        go to the filter. Plaintext that is written before the filter is ready is sent when it
+        is; closing the connection before that discards it.
 
         Raises:
-            RuntimeError: there is a filter already.
-            ConcurrentRead: a task waits in a read.
+            RuntimeError: the connection has a filter already.
+            ConcurrentRead: a task is waiting in a read.
             ConnectionClosed, OSError: the connection is closed, half-closed or lost.
         """
         if self._filter is not None:
@@ -83,9 +86,9 @@ class Filtered(Timed):
         self._plain_out = self._bytes_out
         self._filter = filter
         self._use_filter()
-        self._say(filter.pending())
+        self._send_from_filter(filter.pending())
         if unread:
-            self._received_wire(unread)
+            self._receive_wire(unread)
 
     async def _wait_ready(self) -> None:
         """Wait until the filter's handshake is complete.
@@ -101,55 +104,76 @@ class Filtered(Timed):
                 raise stream_errors.no_handshake(self)
             await self._room_waiter()
 
-    def _open(self, wire: bytes) -> bytes:
-        """Return the plaintext of what was received; whatever else follows from it is done."""
+    def _open_wire(self, wire: bytes) -> bytes:
+        """Return the plaintext of *wire*; send the filter's answer, or fail by its error."""
         opener = self._filter
         assert opener is not None
-        if self._ended or not self._is_unbroken():
+        if self._ended or not self._is_unended():
             return b""
         was_ready = opener.is_ready
         try:
             plaintext = opener.open(wire)
         except OSError as error:
-            self._say(opener.pending())
-            self._break(error)
+            self._send_from_filter(opener.pending())
+            self._fail_by_filter(error)
             return b""
         except BaseException:  # a defect of the filter
-            self._break(stream_errors.filter_failed())
+            self._fail_by_filter(stream_errors.filter_failed())
             raise
-        self._say(opener.pending())
+        self._send_from_filter(opener.pending())
         self._plain_in += len(plaintext)
         if not was_ready and opener.is_ready:
-            held, self._held = self._held, None
-            if held is not None:
-                self._say(self._seal(b"".join(held)))
-            self._wake_writers()
+            self._release_held()
         return plaintext
 
     def _seal(self, plaintext: bytes) -> bytes:
-        """Return what is to be sent for *plaintext*: nothing yet, if the filter is not ready."""
+        """Return the bytes to send for *plaintext*; if the filter is not ready, hold it."""
         sealer = self._filter
         assert sealer is not None
         if sealer.is_ready:
             self._plain_out += len(plaintext)
-            return sealer.seal(plaintext)
+            try:
+                return sealer.seal(plaintext)
+            except OSError as error:  # fails later, after all callers
+                self._call_later(0.0, functools.partial(self._fail_by_filter, error))
+                return b""
         if self._held is None:
             self._held = []
         self._held.append(plaintext)
+        self._held_size += len(plaintext)
+        self._full = True  # writers wait for the handshake
+        self._account()
         return b""
 
-    def _say(self, wire: bytes) -> None:
-        """Send bytes that came out of the filter."""
+    def _release_held(self) -> None:
+        """Send the plaintext that was held until the filter was ready."""
+        held = self._held
+        self._held = None
+        self._held_size = 0
+        self._full = False
+        if held is not None:
+            self._send_from_filter(self._seal(b"".join(held)))
+            self._account()
+        self._wake_writers()
+
+    def _send_from_filter(self, wire: bytes) -> None:
+        """Send bytes that the filter returned."""
         if wire:
             self._bytes_out += len(wire)
             self._send_wire(wire)
 
-    def _say_last(self) -> None:
+    def _finish_filter(self) -> None:
         if self._filter is not None and self._filter.is_ready and not self._failed:
-            self._say(self._filter.finish())
+            try:
+                last = self._filter.finish()
+            except OSError:
+                last = b""  # closing goes on without it
+            self._send_from_filter(last)
 
-    def _break(self, error: OSError) -> None:
-        """End the connection for *error*, which the filter found; what it said of it is sent."""
+    def _fail_by_filter(self, error: OSError) -> None:
+        """End the connection because of *error*; what is queued (an alert) is still sent."""
+        if not self._is_unended():
+            return
         self._fail_by(error)
         try:
             if not self._failed and self._unsent():
@@ -161,19 +185,20 @@ class Filtered(Timed):
             self._wake_writers()
             self._wake_reader()
 
-    def _received_wire(self, wire: bytes) -> None:
-        plaintext = self._open(wire)
+    def _receive_wire(self, wire: bytes) -> None:
+        """Deliver the plaintext of *wire*."""
+        plaintext = self._open_wire(wire)
         if plaintext:
             self._feed(plaintext)
         if self._filter is not None and self._filter.is_ended and not self._ended:
-            self._peer_ended()
+            self._end_of_stream()
 
-    def _peer_finished(self) -> None:
-        """Note that nothing more will be received."""
+    def _handle_fin(self) -> None:
+        """Handle the peer's FIN."""
         if self._filter is not None and not self._ended:
             self._truncated = not self._filter.is_ended
-            self._wake_writers()  # one of them may wait for the handshake
-        self._peer_ended()
+            self._wake_writers()  # `_wait_ready` is one of them
+        self._end_of_stream()
 
     def _received(self) -> int:
         return self._bytes_in if self._filter is None else self._plain_in
@@ -182,9 +207,13 @@ class Filtered(Timed):
         return self._unread() + (0 if self._filter is None else self._filter.unopened)
 
     @property
+    def unsent_bytes(self) -> int:
+        return self._batched_bytes() + self._held_size + self._unsent()
+
+    @property
     def _counts(self) -> tuple[int, int]:
         """The program's bytes: received, and written ones that the operating system took."""
         if self._filter is None:
             return self._wire_counts
-        # What is queued cannot be told apart any more: it counts with its length on the wire.
+        # The queue is ciphertext: it counts with its length on the wire.
         return self._plain_in, max(0, self._plain_out - self._unsent())

@@ -119,42 +119,46 @@ class Owner(Protocol):
 
 
 class Filter(Protocol):
-    """What turns a program's bytes (plaintext) into a connection's (on the wire), and back.
+    """Converts a program's bytes (plaintext) to a connection's bytes (on the wire), and back.
 
-    It is called in the event loop, one call at a time.
+    Its methods are called in the event loop, one at a time.
     """
 
     def open(self, wire: bytes) -> bytes:
-        """Take in what was received, and return the plaintext that is complete now, or ``b""``.
+        """Take received bytes, and return the plaintext that is complete now, or ``b""``.
 
         Raises:
-            OSError: the bytes make no sense. What `pending` returns is still sent (an
-                alert), then the connection ends; its reader is given the error.
+            OSError: the bytes are invalid. What `pending` returns is still sent (an alert),
+                then the connection ends, and its reader gets the error.
         """
 
     def seal(self, plaintext: bytes) -> bytes:
-        """Return what is to be sent for *plaintext*. Called only when `is_ready`."""
+        """Return the bytes to send for *plaintext*. Called only when `is_ready`.
+
+        Raises:
+            OSError: it cannot. The connection ends with this error.
+        """
 
     def pending(self) -> bytes:
-        """Return what the filter itself has to send now, and forget it. Called after `open`."""
+        """Return the filter's own bytes to send, and forget them. Called after `open`."""
 
     def finish(self) -> bytes:
-        """Return the last bytes to be sent: no `seal` follows. ``b""`` if there are none."""
+        """Return the last bytes to send, or ``b""``. Neither `seal` nor `finish` follows."""
 
     @property
     def is_ready(self) -> bool:
-        """Whether plaintext can be sealed: False until a handshake is complete."""
+        """Whether plaintext can be sealed: False until the handshake is complete."""
 
     @property
     def is_ended(self) -> bool:
-        """Whether the peer's filter said that nothing follows.
+        """Whether the peer's filter has announced the end of its stream.
 
-        If the stream ends without that, it was cut off: `silly.errors.TruncatedStream`.
+        A stream that ends without it was cut off (`silly.errors.TruncatedStream`).
         """
 
     @property
     def unopened(self) -> int:
-        """How many bytes were taken in of a message that is not complete yet."""
+        """How many received bytes belong to a message that is not complete yet."""
 
 
 class Stream(Protocol):
@@ -260,7 +264,7 @@ class Stream(Protocol):
         """The peer's address, likewise."""
 
     def _set_sockaddrs(self, remote: Any, local: Any) -> None:
-        """Have the connection go by other addresses from now on (for prefaces)."""
+        """Report these addresses from now on (for prefaces)."""
 
     def _check_deadlines(self, now: float, deadlines: Deadlines) -> None:
         """End the connection if one of *deadlines* has passed. Called periodically."""
@@ -272,7 +276,7 @@ class Stream(Protocol):
         """
 
     def _put_filter(self, filter: Filter) -> None:  # noqa: A002 - its name
-        """Have *filter* at the doors from now on (see filter.py)."""
+        """Use *filter* from now on (see filter.py)."""
 
     async def _wait_ready(self) -> None:
         """Wait until the filter's handshake is complete."""

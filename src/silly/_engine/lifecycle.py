@@ -144,7 +144,7 @@ class Lifecycle:
         self._opened = self._last_activity = self._now()
         self._room_waiters = self._close_waiters = None
 
-    # ----------------------------------------------------- what each engine does its own way
+    # ----------------------------------------------------- implemented by each engine
 
     def _now(self) -> float:
         """Return the loop's time."""
@@ -242,7 +242,7 @@ class Lifecycle:
 
     # The next three are as they are without a filter (filter.py).
 
-    def _say_last(self) -> None:
+    def _finish_filter(self) -> None:
         """Send what comes between the last bytes written and FIN."""
 
     def _received(self) -> int:
@@ -340,7 +340,7 @@ class Lifecycle:
         if self._state != OPEN:
             return
         self._flush()
-        self._say_last()
+        self._finish_filter()
         self._move_on(_ENDS_WRITING)
         self._wake_writers()
         self._send_fin()
@@ -350,7 +350,7 @@ class Lifecycle:
             return
         if self._state == OPEN:
             self._flush()
-            self._say_last()
+            self._finish_filter()
         self._start_closing()
         try:
             if self._state == CLOSED or self._failed:
@@ -379,7 +379,7 @@ class Lifecycle:
     def _is_open(self) -> bool:
         return self._state == OPEN
 
-    def _is_unbroken(self) -> bool:
+    def _is_unended(self) -> bool:
         """Return whether neither end has closed the connection, nor anything ended it."""
         return self._state < FAILED
 
@@ -432,7 +432,7 @@ class Lifecycle:
 
     # -------------------------------------------------------------------------------- loss
 
-    def _peer_ended(self) -> None:
+    def _end_of_stream(self) -> None:
         """Note that the peer finished sending."""
         self._ended = True
         if self._state < FAILED:

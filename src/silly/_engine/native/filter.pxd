@@ -8,6 +8,7 @@ from silly._engine.native.deadlines cimport Timed
 cdef class Filtered(Timed):
     cdef object _filter
     cdef list _held
+    cdef int64_t _held_size
     cdef int64_t _plain_in, _plain_out
 
     cdef int _set_no_filter(self) except -1
@@ -16,9 +17,9 @@ cdef class Filtered(Timed):
     cdef int _feed(self, bytes plaintext) except -1
     cdef int _send_wire(self, bytes data) except -1
 
-    cdef object _open(self, bytes wire)
+    cdef object _open_wire(self, bytes wire)
     cdef object _seal(self, bytes plaintext)
-    cdef int _say(self, object wire) except -1
-    cdef int _break(self, object error) except -1
-    cdef int _received_wire(self, bytes wire) except -1
-    cdef int _peer_finished(self) except -1
+    cdef int _release_held(self) except -1
+    cdef int _send_from_filter(self, object wire) except -1
+    cdef int _receive_wire(self, bytes wire) except -1
+    cdef int _handle_fin(self) except -1

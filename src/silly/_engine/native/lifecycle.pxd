@@ -55,7 +55,7 @@ cdef class Lifecycle(Source):
     cdef object _peer_sockaddr(self)
     cdef object _own_sockaddr(self)
     cdef bytes _peer_ip(self)
-    cdef int _say_last(self) except -1
+    cdef int _finish_filter(self) except -1
     cdef int64_t _received(self) noexcept
     cdef int64_t _unfinished(self) except -1
     cdef int _notify_owner(self, object owner) except -1
@@ -66,13 +66,13 @@ cdef class Lifecycle(Source):
     cdef int _wake_writers(self) except -1
     cdef int _has_room(self) except -1
     cdef bint _is_open(self) noexcept
-    cdef bint _is_unbroken(self) noexcept
+    cdef bint _is_unended(self) noexcept
     cdef bint _is_lingering(self) noexcept
     cdef int _move_on(self, int event) except -1
     cdef int _start_closing(self) except -1
     cdef object _close_sent(self)
     cdef int _start_linger(self) except -1
-    cdef int _peer_ended(self) except -1
+    cdef int _end_of_stream(self) except -1
     cdef object _tear_down(self, object error)
     cdef bint _socket_is_closed(self) noexcept
     cdef int _mark_closed(self, object error) except -1

@@ -35,7 +35,7 @@ cdef class Receiving(Filtered):
     cdef int receive(self) except -1
     cdef ssize_t receive_piece(self, size_t most) except -2
     cdef int receive_end(self) except -1
-    cdef int receive_wire(self, size_t unread) except -1
+    cdef int receive_ciphertext(self, size_t unread) except -1
     cdef int control_flow(self) except -1
     cdef int set_thresholds(self) noexcept
     cdef int fail(self, int error) except -1

@@ -188,7 +188,7 @@ cdef class Receiving(Filtered):
         cdef ssize_t count
         if unread >= self.receive_threshold:
             if self._filter is not None:
-                return self.receive_wire(unread)
+                return self.receive_ciphertext(unread)
             most = self.receive_limit(unread)
         if unread == 0 and self.bulk and self.reader is not None and self.reader.kind == ALL:
             count = self.receive_piece(most)
@@ -238,7 +238,7 @@ cdef class Receiving(Filtered):
         set_errno(error)
         return count
 
-    cdef int receive_wire(self, size_t unread) except -1:
+    cdef int receive_ciphertext(self, size_t unread) except -1:
         """Receive once, and open what was received."""
         cdef Reactor reactor = self.reactor
         cdef uint8_t *place = reactor.scratch_space()
@@ -246,7 +246,7 @@ cdef class Receiving(Filtered):
         if count > 0:
             self._bytes_in += count
             self._last_activity = reactor.now()
-            self._received_wire(place[:count])
+            self._receive_wire(place[:count])
         elif count == 0:
             self.receive_end()
         elif errno == EAGAIN or errno == EINTR:
@@ -275,7 +275,7 @@ cdef class Receiving(Filtered):
 
     cdef int receive_end(self) except -1:
         self.watch(self.interest & ~<uint32_t>EPOLLIN)
-        return self._peer_finished()
+        return self._handle_fin()
 
     cdef int _wake_reader(self) except -1:
         cdef Wanted reader = self.reader

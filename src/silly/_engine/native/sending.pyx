@@ -318,10 +318,10 @@ cdef class Sending(Receiving):
     cdef object write_plaintext(self, bytes data):
         """Put *data* into the batch, which is sealed as a whole."""
         cdef size_t length = <size_t>PyBytes_GET_SIZE(data)
-        cdef size_t queued = self.out_end - self.out_start
+        cdef size_t queued = self.out_end - self.out_start + <size_t>self._held_size
         if self.batched + length > HIGH_WATER or queued + self.batched + length > self.max_queued:
             self._flush()
-            queued = self.out_end - self.out_start
+            queued = self.out_end - self.out_start + <size_t>self._held_size
             if queued + length > self.max_queued and queued > self.high_water():
                 raise stream_errors.queue_full(self, queued, length, self.max_queued)
         if length:
@@ -340,7 +340,7 @@ cdef class Sending(Receiving):
         pieces, self.plaintext = self.plaintext, []
         self._last_activity = self.reactor.now()
         if not self._failed:
-            self._say(self._seal(b"".join(pieces)))
+            self._send_from_filter(self._seal(b"".join(pieces)))
         return 0
 
     @property

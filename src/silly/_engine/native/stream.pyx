@@ -153,7 +153,7 @@ cdef class Stream(Sending):
 
         Exceptions are only printed: the callers have freed memory that they still refer to.
         """
-        cdef int64_t held = <int64_t>(self.in_capacity + self.out_capacity)
+        cdef int64_t held = <int64_t>(self.in_capacity + self.out_capacity) + self._held_size
         cdef int64_t change = held - self._accounted
         if self._budget is not None and change:
             self._accounted = held
@@ -252,7 +252,7 @@ cdef class Stream(Sending):
 
     @property
     def _held_bytes(self):
-        return self.in_capacity + self.out_capacity
+        return self.in_capacity + self.out_capacity + self._held_size
 
     @property
     def _waits_for(self):

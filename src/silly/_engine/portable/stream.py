@@ -321,7 +321,7 @@ class Stream(Filtered):
     def _account(self) -> None:
         """Report the change in unread and unsent bytes to the budget."""
         if self._budget is not None:
-            held = len(self._incoming) + self._unsent()
+            held = len(self._incoming) + self._unsent() + self._held_size
             change = held - self._accounted
             if change:
                 self._accounted = held
@@ -356,7 +356,7 @@ class Stream(Filtered):
     def _write_at_once(self, pieces: list[bytes], length: int) -> Drain:
         """Send now, because the queue or the batch is long: there is no point in batching."""
         self._flush()
-        unsent = self._link.unsent()
+        unsent = self._link.unsent() + self._held_size
         # A nearly empty queue takes a write of any length. Otherwise a large write could
         # never be sent, and a task that awaits each write could be refused.
         if unsent + length > self._max_unsent and unsent > self._high_water:
@@ -383,7 +383,7 @@ class Stream(Filtered):
         batch.clear()
         self._batched = 0
         if self._filter is not None:
-            self._say(self._seal(data))
+            self._send_from_filter(self._seal(data))
             return
         self._bytes_out += len(data)
         self._link.send(data)
@@ -440,7 +440,7 @@ class Stream(Filtered):
 
     def ended(self) -> None:
         """Handle the peer's FIN."""
-        self._peer_finished()
+        self._handle_fin()
 
     def full(self) -> None:
         """Make writers wait."""
@@ -605,4 +605,4 @@ class _WireEvents:
         stream = self._stream
         stream._bytes_in += len(piece)
         stream._last_activity = stream._clock()
-        stream._received_wire(piece)
+        stream._receive_wire(piece)

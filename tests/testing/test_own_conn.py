@@ -1,0 +1,136 @@
+"""A kind of connection written by somebody else: it derives from `Conn` and uses nothing private."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable
+from typing import Any
+
+import pytest
+
+from silly.net.conn import Conn, ConnStats
+from silly.testing import CONN_CHECKS, memory_pair, run_check, run_virtual
+
+pytestmark = pytest.mark.no_engine
+
+
+class Counting(Conn):
+    """Passes everything on to another connection, and counts its writes."""
+
+    def __init__(self, inner: Conn) -> None:
+        self.inner = inner
+        self.writes = 0
+
+    def read(
+        self,
+        until: bytes | int | None = None,
+        *,
+        timeout: float | None = None,
+        limit: int | None = None,
+    ) -> Coroutine[Any, Any, bytes]:
+        return self.inner.read(until, timeout=timeout, limit=limit)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self.inner.__aiter__()
+
+    def __anext__(self) -> Awaitable[bytes]:
+        return self.inner.__anext__()
+
+    def write(self, data: bytes | bytearray | memoryview | Iterable[Any]) -> Any:
+        self.writes += 1
+        return self.inner.write(data)
+
+    def close_write(self) -> None:
+        self.inner.close_write()
+
+    def close(self) -> None:
+        self.inner.close()
+
+    def abort(self) -> None:
+        self.inner.abort()
+
+    async def wait_closed(self) -> None:
+        await self.inner.wait_closed()
+
+    @property
+    def local_addr(self) -> str:
+        return self.inner.local_addr
+
+    @property
+    def remote_addr(self) -> str:
+        return self.inner.remote_addr
+
+    @property
+    def is_alive(self) -> bool:
+        return self.inner.is_alive
+
+    @property
+    def unread_bytes(self) -> int:
+        return self.inner.unread_bytes
+
+    @property
+    def unsent_bytes(self) -> int:
+        return self.inner.unsent_bytes
+
+    @property
+    def read_limit(self) -> int:
+        return self.inner.read_limit
+
+    @read_limit.setter
+    def read_limit(self, value: int) -> None:
+        self.inner.read_limit = value
+
+    @property
+    def max_unsent(self) -> int:
+        return self.inner.max_unsent
+
+    @max_unsent.setter
+    def max_unsent(self, value: int) -> None:
+        self.inner.max_unsent = value
+
+    @property
+    def linger(self) -> float:
+        return self.inner.linger
+
+    @linger.setter
+    def linger(self, value: float) -> None:
+        self.inner.linger = value
+
+    @property
+    def idle_timeout(self) -> float | None:
+        return self.inner.idle_timeout
+
+    @idle_timeout.setter
+    def idle_timeout(self, value: float | None) -> None:
+        self.inner.idle_timeout = value
+
+    @property
+    def stats(self) -> ConnStats:
+        return self.inner.stats
+
+
+async def make_pair() -> tuple[Conn, Conn]:
+    one, other = memory_pair()
+    return Counting(one), Counting(other)
+
+
+def test_it_has_no_private_parts() -> None:
+    assert not [
+        name for name in Conn.__abstractmethods__ if name.startswith("_") and name[1] != "_"
+    ]
+
+
+@pytest.mark.parametrize("check", CONN_CHECKS, ids=lambda check: check.__name__)
+def test_it_is_a_connection(check: Any) -> None:
+    run_virtual(run_check(check, make_pair))
+
+
+def test_it_can_be_bounded() -> None:
+    async def main() -> None:
+        one, _ = await make_pair()
+        one.on_draining(lambda: None)  # it has no listener
+        with pytest.raises(ConnectionError), one.deadline(5):
+            await one.read()
+        assert not one.is_alive
+        assert "closed" in repr(one)
+
+    run_virtual(main())
