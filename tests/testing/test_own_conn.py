@@ -1,4 +1,4 @@
-"""A kind of connection written by somebody else: it derives from `Conn` and uses nothing private."""
+"""A kind of connection written by others: it derives from `Conn` and uses nothing private."""
 
 from __future__ import annotations
 
