@@ -1,4 +1,4 @@
-"""Accepting connections on one listening socket, and going on when that fails.
+"""Accepting connections on one listening socket, also when that fails for a while.
 
 Out of descriptors (EMFILE, ENFILE), a server closes one that it holds in reserve, accepts
 with it, and resets the accepted connection, so that clients are refused instead of left
@@ -19,8 +19,8 @@ from silly._engine.interface import Gate
 
 __all__ = ["ACCEPT_BATCH", "PER_CONNECTION_ERRORS", "Accepting"]
 
-ACCEPT_BATCH: Final = 32  # connections accepted before others have their turn
-SOMAXCONN: Final = 4096  # as many as a backlog may hold (listen(2))
+ACCEPT_BATCH: Final = 32  # connections accepted before other callbacks run
+SOMAXCONN: Final = 4096  # the longest backlog (listen(2))
 BACK_OFF: Final = 1.0  # seconds
 _OUT_OF_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
@@ -40,12 +40,12 @@ class Accepting:
     __slots__ = ("_gate", "_reserve", "_timer", "_turned_away")
 
     _gate: Gate
-    _reserve: int  # a descriptor to give up when there are no others; -1: none
-    _timer: Any  # until accepting goes on
-    _turned_away: bytes | None  # the client of `_turn_away_one`, until the gate knows
+    _reserve: int  # a descriptor to free when there are no others; -1: none
+    _timer: Any  # set while accepting is paused
+    _turned_away: bytes | None  # the client of `_turn_away_one`, to be reported to the gate
 
     def _begin(self, gate: Gate) -> None:
-        """Set everything up but the socket."""
+        """Set up everything but the socket."""
         self._gate = gate
         self._reserve = -1
         self._timer = None
@@ -54,13 +54,13 @@ class Accepting:
     # ----------------------------------------------------- implemented by each engine
 
     def _accept_one(self) -> int:
-        """Accept a connection and hand it on; return 0, or the error number of accept(2)."""
+        """Accept a connection and pass it on; return 0, or the error number of accept(2)."""
         raise NotImplementedError
 
     def _turn_away_one(self) -> int:
         """Accept a connection and reset it; return 0, or the error number of accept(2).
 
-        Its client is left in `_turned_away`.
+        Sets `_turned_away` to its client.
         """
         raise NotImplementedError
 
@@ -68,19 +68,19 @@ class Accepting:
         raise NotImplementedError
 
     def _watch_backlog(self, on: bool) -> None:
-        """Have `_accept_some` called when connections wait, or not."""
+        """Watch the socket, and call `_accept_some` when connections wait; or stop that."""
         raise NotImplementedError
 
     def _resume_later(self, delay: float) -> Any:
-        """Have `_resume_accepting` called after *delay* seconds; return the timer."""
+        """Call `_resume_accepting` after *delay* seconds; return the timer."""
         raise NotImplementedError
 
     # ------------------------------------------------------------------------------------
 
     def _accept_some(self, most: int) -> int:
-        """Accept up to *most* connections; return how many were taken out of the backlog."""
+        """Accept up to *most* connections; return how many left the backlog."""
         count = 0
-        failed = 0  # in a row
+        failed = 0  # consecutive failures
         while count < most and self._is_listening():
             error = self._accept_one()
             if error == 0:
@@ -101,7 +101,7 @@ class Accepting:
         return count
 
     def _shed(self, error: int) -> bool:
-        """Turn a connection away with the descriptor in reserve; return whether to go on."""
+        """Refuse a connection, using the reserve descriptor; return whether there may be more."""
         self._drop_reserve()
         again = self._turn_away_one()
         self._hold_reserve()
@@ -142,7 +142,7 @@ class Accepting:
             self._back_off(error.errno or errno.EIO)
 
     def _stop(self) -> None:
-        """Accept no more, and hold nothing but the listening socket."""
+        """Stop accepting; release everything but the listening socket."""
         timer = self._timer
         self._timer = None
         if timer is not None:

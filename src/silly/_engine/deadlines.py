@@ -1,9 +1,9 @@
-"""Limits on a connection's time: when it is ended because its peer does too little.
+"""Time limits of a connection: idle timeout, deadlines, and the minimum send rate.
 
-Deadlines cost neither a timer for each connection nor a note for each message: every so
-often a sweep calls `_check_deadlines`, which compares counters that are kept anyway with
-those of the last time. Only an idle timeout that a program sets for a connection of its own
-has a timer; it is one that looks back, not one that every message resets.
+Deadlines cost neither a timer for each connection nor work for each message: a sweep calls
+`_check_deadlines` periodically, which compares counters that are kept anyway with their
+previous values. Only an idle timeout that a program sets for one connection has a timer;
+messages do not reset it, because it compares times when it expires.
 
 As `lifecycle`, this file is compiled a second time for the native engine.
 """
@@ -33,7 +33,7 @@ class DeadlineState:
 
 
 class Timed(Lifecycle):
-    """The part of a stream that limits concern."""
+    """The part of a stream that enforces time limits."""
 
     __slots__ = (
         "_all_acked",
@@ -43,9 +43,9 @@ class Timed(Lifecycle):
         "_unsent_seen",
     )
 
-    _all_acked: int  # of _bytes_out: this many the peer is known to have
+    _all_acked: int  # bytes known to be acknowledged, if that is all of them
     _deadline_state: DeadlineState | None
-    _idle_swept: bool  # `_check_deadlines` sees to idleness, not a timer
+    _idle_swept: bool  # `_check_deadlines` checks the idle timeout, not a timer
     _idle_timeout: float  # 0: none
     _unsent_seen: int
 
@@ -61,16 +61,16 @@ class Timed(Lifecycle):
     # ---------------------------------------------------------------------- ended by limits
 
     def _end_for_limit(self, limit: str, error: OSError) -> None:
-        """End the connection because of *limit*, if it is not at its end already.
+        """End the connection because of *limit*, unless it is ending already.
 
-        For ``"memory_budget"`` it is ended in any state, and what is unread is dropped.
+        For ``"memory_budget"``, discard its unread bytes, and reset it even if it lingers.
         """
         over_budget = limit == "memory_budget"
         if over_budget:
             self._discard_unread()
         if self._socket_is_closed() or self._failed:
             return
-        if self._is_unended():
+        if self._is_active():
             self._end(limit, error)
         elif over_budget and self._is_lingering():
             self._ended_by = limit
@@ -87,7 +87,7 @@ class Timed(Lifecycle):
         value = positive_seconds(value, "idle_timeout")
         self._idle_timeout = 0.0 if value is None else value
         self._idle_swept = False
-        if not self._is_unended():
+        if not self._is_active():
             return  # bounded by linger
         self._stop_timer()
         if self._idle_timeout:
@@ -97,12 +97,9 @@ class Timed(Lifecycle):
         self._timer = self._call_later(when - self._now(), self._check_idle)
 
     def _check_idle(self) -> None:
-        """Close if nothing moved for `idle_timeout`, else look again when that could be.
-
-        One timer that looks back, instead of one that every message resets.
-        """
+        """Close if no bytes moved for `idle_timeout`, else set the timer again."""
         self._timer = None
-        if not self._is_unended():
+        if not self._is_active():
             return
         due = self._idle_until()
         if self._now() < due - 0.001:
@@ -111,9 +108,9 @@ class Timed(Lifecycle):
             self._end("idle_timeout", stream_errors.idle_timed_out(self._idle_timeout))
 
     def _idle_until(self) -> float:
-        """Return when it will have been idle for `idle_timeout`, as far as can be told now."""
+        """Return when the idle timeout expires if no more bytes move."""
         unsent = self._unsent()
-        if unsent != self._unsent_seen:  # the peer took some, or there is more for it
+        if unsent != self._unsent_seen:  # the peer took bytes, or more were written
             self._unsent_seen = unsent
             self._last_activity = self._now()
         return self._last_activity + self._idle_timeout
@@ -121,9 +118,9 @@ class Timed(Lifecycle):
     # --------------------------------------------------------------------------- deadlines
 
     def _check_deadlines(self, now: float, deadlines: Deadlines) -> None:
-        """End the connection if one of *deadlines* has passed. Called every so often."""
+        """End the connection if one of *deadlines* has passed at *now*. Called periodically."""
         first_byte, read_deadline, receive_rate, send_rate, send_window = deadlines
-        if self._failed or not self._is_unended():
+        if self._failed or not self._is_active():
             return
         self._account()
         if self._check_send_rate(now, send_rate, send_window):
@@ -137,7 +134,7 @@ class Timed(Lifecycle):
             self._end("idle_timeout", stream_errors.idle_timed_out(self._idle_timeout))
 
     def _check_send_rate(self, now: float, rate: float, window: float) -> bool:
-        """Check that the peer takes unacknowledged bytes fast enough; return whether it ended."""
+        """Check that the peer takes bytes fast enough; return whether the connection was ended."""
         written = self._bytes_out
         acked = written
         if rate and written != self._all_acked:

@@ -1,4 +1,4 @@
-"""What `write` returns while the queue is long."""
+"""`Draining`: what `write` returns while the queue is long."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ class Filtered(Timed):
         """Return the plaintext of *wire*; send the filter's answer, or fail by its error."""
         opener = self._filter
         assert opener is not None
-        if self._ended or not self._is_unended():
+        if self._ended or not self._is_active():
             return b""
         was_ready = opener.is_ready
         try:
@@ -172,7 +172,7 @@ class Filtered(Timed):
 
     def _fail_by_filter(self, error: OSError) -> None:
         """End the connection because of *error*; what is queued (an alert) is still sent."""
-        if not self._is_unended():
+        if not self._is_active():
             return
         self._fail_by(error)
         try:

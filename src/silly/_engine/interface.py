@@ -1,8 +1,8 @@
-"""The interfaces of an engine: what it is, what it gives, and what it calls.
+"""The interface of engines: `Engine`, the objects that it makes, and those that it calls.
 
-An engine is a module (`Engine`) that makes a `Stream` of each connection and a `Server` of
-each listening socket. It calls the `Gate` about connections that arrive, the `Owner` of a
-stream that ends, and the `Budget` for memory.
+An engine is a module. It makes a `Stream` for each connection and a `Server` for each
+listening socket. It asks a `Gate` whether to admit a connection, notifies the `Owner` of a
+stream that has ended, and reports memory to a `Budget`.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Gate(Protocol):
 
 
 class Owner(Protocol):
-    """Whoever has a stream made: a listener's course, or what keeps connections alive."""
+    """The object that a stream belongs to: a listener's course, or the clients of a loop."""
 
     def conn_closed(self, conn: Any) -> None:
         """Note that the socket of *conn* is closed. Called once."""
@@ -162,7 +162,7 @@ class Filter(Protocol):
 
 
 class Stream(Protocol):
-    """One connection: what `silly.net.conn.Conn` documents, and what only this package uses."""
+    """One connection: the methods that `silly.net.conn.Conn` documents, and internal ones."""
 
     def __init__(
         self,
@@ -180,7 +180,7 @@ class Stream(Protocol):
         """Take over *carrier*, which the engine gave to an `Accept`.
 
         Args:
-            idle_swept: `_check_deadlines` is called periodically: no timer for idleness.
+            idle_swept: `_check_deadlines` is called periodically, so that no timer is needed.
         """
 
     def read(

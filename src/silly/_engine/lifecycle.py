@@ -1,40 +1,40 @@
-"""A connection's life, from open to gone: one source for both engines.
+"""The states of a connection, and the code that depends on them: once for both engines.
 
-Two things make up the state of a connection. One is whether the peer has finished
-sending (`_ended`). The other is one of the states below; it only ever goes on:
+A connection's state has two parts: whether the peer has finished sending (`_ended`), and
+one of the states below, which never goes back:
 
 =========  ==========================================================================
 state      what it means
 =========  ==========================================================================
-OPEN       neither end closed it
-FINISHED   `close_write()`: this end sent FIN, or will; reading goes on
-FAILED     a limit ended it; its socket is being closed
-LOST       the peer or the network ended it, or a limit; its socket is closed
-CLOSING    `close()` or `abort()`; what is queued is still being sent
-CLOSED     the same, and its socket is closed
+OPEN       neither side has closed it
+FINISHED   `close_write()` was called: FIN follows the queue; reading still works
+FAILED     a limit or the filter ended it; its socket is being closed
+LOST       the peer, the network, a limit or the filter ended it; its socket is closed
+CLOSING    `close()` or `abort()` was called; the queue is still being sent
+CLOSED     `close()` or `abort()` was called; its socket is closed
 =========  ==========================================================================
 
-What moves it on is in `_NEXT`. What later calls say follows from the state:
+`_NEXT` has the transitions. The state decides what later calls do:
 
 =========  ==============================================  ===========================
-state      reads, once the unread bytes do not suffice     writes
+state      reads that the unread bytes do not satisfy      writes
 =========  ==============================================  ===========================
 OPEN       wait; `EndOfStream` once the peer has finished  are queued
 FINISHED   the same                                        `ConnectionClosed`
 FAILED,    `EndOfStream` if the peer had finished, else    the error (a timeout only
 LOST       the error (a timeout only the first time)       the first time)
-CLOSING,   `ConnectionClosed`; nothing stays unread        `ConnectionClosed`
+CLOSING,   `ConnectionClosed`; unread bytes are discarded  `ConnectionClosed`
 CLOSED
 =========  ==============================================  ===========================
 
-Closing is not over when the queue is in the kernel's hands: a socket closed while it
-holds unread bytes answers with RST, and the kernel then drops what the peer has not
-acknowledged (RFC 2525, section 2.17). So where the peer is still talking, FIN is sent
-first and its bytes are thrown away until it finishes or `linger` runs out.
+Closing is not finished when the kernel has the whole queue: if a socket is closed with
+unread bytes, the kernel sends RST and drops data that the peer has not acknowledged
+(RFC 2525, section 2.17). So if the peer is still sending, FIN is sent first, and the
+peer's bytes are discarded until it finishes or `linger` seconds have passed.
 
-This file and others here are run as they are by the portable engine. The native engine
-compiles them a second time, with the types in ``native/*.pxd``, as the bases of its own
-classes.
+The portable engine runs this file, and the others beside it, as they are. The native
+engine compiles some of them a second time, with the types in ``native/*.pxd``, as the
+bases of its own classes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from silly._values.arguments import seconds
 
 __all__ = ["CLOSED", "CLOSING", "FAILED", "FINISHED", "LOST", "OPEN", "Lifecycle"]
 
-OPEN: Final = 0  # in this order: comparing two of them is the quickest way to ask
+OPEN: Final = 0  # in this order, so that one comparison tests for several states
 FINISHED: Final = 1
 FAILED: Final = 2
 LOST: Final = 3
@@ -72,7 +72,7 @@ _NEXT: Final = (
 
 
 class Lifecycle:
-    """The base of each engine's `Stream`: the state, what changes it, and the deadlines."""
+    """The base of each engine's `Stream`: its state, and what changes it."""
 
     __slots__ = (
         "_accounted",
@@ -102,21 +102,21 @@ class Lifecycle:
     _state: int
     _ended: bool  # the peer sent FIN
     _truncated: bool  # ... but its filter's end was missing (filter.py)
-    _failed: bool  # the socket is of no use any more; the loss is noted in the loop's next turn
-    _paused: bool  # receiving is
+    _failed: bool  # the socket failed; it is closed in the loop's next turn
+    _paused: bool  # receiving is paused
     _full: bool  # the queue is above its high-water mark: writers wait
-    _loss: OSError | None  # why it ended, if this end did not close it ...
+    _loss: OSError | None  # the error that ended it, if this side did not close it ...
     _reader_notified: bool  # ... and whether a reader ...
-    _writer_notified: bool  # ... and a writer were given it
+    _writer_notified: bool  # ... and a writer got it
     _ended_by: str | None  # the limit that ended it
     _owner: Owner | None
     _addresses: tuple[Any, Any] | None  # the peer's and the local one, if a preface set them
     _budget: Budget | None
-    _accounted: int  # bytes that the budget was told of
+    _accounted: int  # bytes reported to the budget
     _linger: float
-    _timer: Any  # for idleness; once closing, for lingering
+    _timer: Any  # the linger timer if closing, else the idle timer
     _bytes_in: int
-    _bytes_out: int  # those that are still queued included
+    _bytes_out: int  # including the queue
     _opened: float
     _last_activity: float
     _room_waiters: list[asyncio.Future[None]] | None
@@ -157,18 +157,18 @@ class Lifecycle:
         raise NotImplementedError
 
     def _unread(self) -> int:
-        """Return how many bytes have arrived and were not read."""
+        """Return the number of unread bytes."""
         raise NotImplementedError
 
     def _peek(self) -> bytes:
-        """Return the unread bytes, and leave them."""
+        """Return the unread bytes without removing them."""
         raise NotImplementedError
 
     def _discard_unread(self) -> None:
         raise NotImplementedError
 
     def _has_reader(self) -> bool:
-        """Return whether a task is inside a read that had to wait."""
+        """Return whether a task is in a read that had to wait."""
         raise NotImplementedError
 
     def _is_read_pending(self) -> bool:
@@ -176,23 +176,23 @@ class Lifecycle:
         raise NotImplementedError
 
     def _wake_reader(self) -> None:
-        """Have a read that waits go on. The task may be stepped before this returns."""
+        """Wake the waiting read. Its task may be stepped before this returns."""
         raise NotImplementedError
 
     def _resume(self) -> None:
-        """Receive again."""
+        """Resume receiving."""
         raise NotImplementedError
 
     def _batched_bytes(self) -> int:
-        """Return how many written bytes were not even tried to be sent."""
+        """Return the size of the batch: written bytes that no send was tried for."""
         raise NotImplementedError
 
     def _unsent(self) -> int:
-        """Return how many written bytes the operating system has not taken, but for the batch."""
+        """Return the size of the queue: bytes that the operating system did not accept yet."""
         raise NotImplementedError
 
     def _in_flight(self) -> int:
-        """Return how many bytes the operating system took that the peer has not acknowledged."""
+        """Return how many sent bytes the peer has not acknowledged; 0 if unknown."""
         raise NotImplementedError
 
     def _flush(self) -> None:
@@ -203,26 +203,26 @@ class Lifecycle:
         raise NotImplementedError
 
     def _call_when_empty(self) -> None:
-        """Call `_has_room` when nothing is queued any more, and not before."""
+        """Call `_has_room` once the queue is empty, and not before."""
         raise NotImplementedError
 
     def _has_unread_in_kernel(self) -> bool:
         raise NotImplementedError
 
     def _send_fin(self) -> None:
-        """Send FIN when nothing is queued any more."""
+        """Send FIN once the queue is empty."""
         raise NotImplementedError
 
     def _close_socket(self) -> None:
-        """Close the socket; what was sent is the kernel's, which sends FIN behind it."""
+        """Close the socket; the kernel sends its data, then FIN."""
         raise NotImplementedError
 
     def _reset_socket(self) -> None:
-        """Close the socket with a reset; what is queued is dropped."""
+        """Close the socket with a reset; the queue is dropped."""
         raise NotImplementedError
 
     def _release(self) -> None:
-        """Let go of the socket and of the memory for what is queued."""
+        """Release the socket, and the memory of the queue."""
         raise NotImplementedError
 
     def _peer_sockaddr(self) -> Any:
@@ -240,17 +240,17 @@ class Lifecycle:
         """Report the change in the memory that this connection holds to the budget."""
         raise NotImplementedError
 
-    # The next three are as they are without a filter (filter.py).
+    # `Filtered` overrides the next three (filter.py).
 
     def _finish_filter(self) -> None:
-        """Send what comes between the last bytes written and FIN."""
+        """Send the filter's last message."""
 
     def _received(self) -> int:
         """Return how many bytes were received for the program."""
         return self._bytes_in
 
     def _unfinished(self) -> int:
-        """Return how many bytes there are of what a read waits to complete."""
+        """Return how many bytes of the incomplete read have arrived."""
         return self._unread()
 
     def _notify_owner(self, owner: Owner) -> None:
@@ -259,7 +259,7 @@ class Lifecycle:
     # ---------------------------------------------------------------------------- addresses
 
     def _set_sockaddrs(self, remote: Any, local: Any) -> None:
-        """Have the connection go by other addresses from now on."""
+        """Report these addresses from now on."""
         self._addresses = (remote, local)
 
     @property
@@ -282,7 +282,7 @@ class Lifecycle:
     # ------------------------------------------------------------------------------- errors
 
     def _reader_error(self, delimiter: bytes | None, wanted: int) -> Exception:
-        """Return why such a read cannot be completed, in the present state."""
+        """Return the error that this read raises in the present state."""
         if self._state >= CLOSING:
             return stream_errors.closed(self)
         if self._has_reader():
@@ -295,7 +295,7 @@ class Lifecycle:
         return stream_errors.connection_lost(self, self._loss, repeated=repeated)
 
     def _writer_error(self) -> Exception:
-        """Return why nothing can be written, in the present state."""
+        """Return the error that a write raises in the present state."""
         if self._state >= CLOSING:
             return stream_errors.closed(self)
         if self._loss is not None:
@@ -307,7 +307,7 @@ class Lifecycle:
 
     async def _drain(self) -> None:
         if not self._full:
-            await asyncio.sleep(0)  # others have their turn
+            await asyncio.sleep(0)  # let other tasks run
         while self._full and self._state == OPEN:
             await self._room_waiter()
         if self._state >= FAILED:
@@ -327,7 +327,7 @@ class Lifecycle:
         _wake_all(waiters)
 
     def _has_room(self) -> None:
-        """Let waiting writers go on, or closing."""
+        """Wake waiting writers, or continue closing."""
         self._full = False
         if self._state < FAILED:
             self._wake_writers()
@@ -379,8 +379,8 @@ class Lifecycle:
     def _is_open(self) -> bool:
         return self._state == OPEN
 
-    def _is_unended(self) -> bool:
-        """Return whether neither end has closed the connection, nor anything ended it."""
+    def _is_active(self) -> bool:
+        """Return whether neither side closed the connection and nothing ended it."""
         return self._state < FAILED
 
     def _is_lingering(self) -> bool:
@@ -397,7 +397,7 @@ class Lifecycle:
         self._wake_writers()
 
     def _close_sent(self) -> None:
-        """Go on with closing: all that was queued is in the kernel's hands."""
+        """Continue closing: the kernel has the whole queue."""
         if self._ended or not (self._paused or self._has_unread_in_kernel()):
             self._close_socket()
             return
@@ -433,7 +433,7 @@ class Lifecycle:
     # -------------------------------------------------------------------------------- loss
 
     def _end_of_stream(self) -> None:
-        """Note that the peer finished sending."""
+        """Handle the end of the peer's stream."""
         self._ended = True
         if self._state < FAILED:
             self._wake_reader()
@@ -441,7 +441,7 @@ class Lifecycle:
             self._close_socket()
 
     def _tear_down(self, error: OSError | None) -> None:
-        """Note that the socket is closed: as asked (None), or for *error*."""
+        """Release everything: closed by this side (None), or because of *error*."""
         if self._socket_is_closed():
             return
         self._mark_closed(error)
@@ -456,7 +456,7 @@ class Lifecycle:
             if owner is not None:
                 self._notify_owner(owner)
         finally:
-            self._wake_reader()  # at last: this may step its task, and what that raises is raised
+            self._wake_reader()  # last: this may step the reader, which may raise
 
     def _socket_is_closed(self) -> bool:
         """Return whether the socket is closed."""
@@ -477,13 +477,13 @@ class Lifecycle:
             timer.cancel()
 
     def _fail_by(self, error: OSError) -> None:
-        """Note that *error* ends the connection, before its socket is closed."""
+        """Record that *error* ends the connection, before its socket is closed."""
         self._stop_timer()
         self._loss = error
         self._move_on(_FAILS)
 
     def _end(self, limit: str, error: OSError) -> None:
-        """End the connection because of *limit*; reset it if the peer has not taken all."""
+        """End the connection because of *limit*; reset it if the peer has not acknowledged all."""
         self._ended_by = limit
         self._fail_by(error)
         try:
@@ -498,7 +498,7 @@ class Lifecycle:
             self._wake_reader()
 
     def _acknowledged(self) -> int:
-        """Return how many of the written bytes the peer has."""
+        """Return how many of the written bytes the peer acknowledged."""
         return self._bytes_out - self._unsent() - self._in_flight()
 
     # -------------------------------------------------------------------------- properties
@@ -517,7 +517,7 @@ class Lifecycle:
 
     @property
     def _is_ended(self) -> bool:
-        """True once the peer finished sending."""
+        """Whether the peer finished sending."""
         return bool(self._ended)  # it is an integer when compiled
 
     @property
@@ -538,7 +538,7 @@ class Lifecycle:
 
     @property
     def _wire_counts(self) -> tuple[int, int]:
-        """Bytes that the operating system gave, and bytes that it took."""
+        """Bytes received from, and accepted by, the operating system."""
         return self._bytes_in, self._bytes_out - self._unsent()
 
     @property

@@ -38,7 +38,7 @@ class ConnStats:
     last_activity: float
     """When bytes last moved in either direction, likewise."""
     wire_bytes_in: int
-    """Bytes received from the network: others than `bytes_in` if they are encrypted."""
+    """Bytes received from the network; they differ from `bytes_in` if they are encrypted."""
     wire_bytes_out: int
     """Bytes that the operating system has taken, likewise."""
 
@@ -317,12 +317,12 @@ class Conn(ABC):
     def on_draining(  # noqa: B027 - most kinds have no listener
         self, callback: Callable[[], object] | None
     ) -> None:
-        """Have *callback* called, once, when the connection's listener begins to close.
+        """Call *callback* once when the connection's listener begins to close.
 
-        For protocols that keep idle connections open: such a connection can end at once
-        instead of holding the listener up for its grace period. It is called in the event
-        loop, soon if the listener is closing already; never for a connection that no
-        listener made, or that is closed by then. A later call replaces the callback; None
+        For protocols that keep idle connections open: they can close such a connection at
+        once, instead of delaying the listener for its grace period. The callback runs in
+        the event loop: soon if the listener is closing already, and never if the connection
+        has no listener or is closed by then. A later call replaces the callback; None
         removes it.
         """
 

@@ -1,13 +1,14 @@
 """The course of a connection at its listener: admit, preface, observe, handle, end.
 
-1. **Admit.** The engine's server asks the `Gate`, before anything is made of a connection.
-   The gate charges it to its client: that is its ticket, taken back when it is gone.
-2. **Preface.** What must be done before the connection can be used (preface.py), under one
-   deadline. A listener without prefaces has no such step.
-3. **Observe.** Observers are told of it (observer.py).
-4. **Handle.** The handler runs in a task of its own, while a sweep checks the deadlines.
-5. **End.** The handler ended and the socket is gone, in any order: the connection is counted,
-   closed and forgotten first; what may raise or take long (logging, observers) comes last.
+1. **Admit.** The engine's server asks the `Gate` before it allocates anything. The ticket
+   of an admitted connection is the client that it is charged to.
+2. **Preface.** The steps before the connection can be used (preface.py), under one deadline.
+   A listener without prefaces skips this.
+3. **Observe.** Observers are notified (observer.py).
+4. **Handle.** The handler runs in its own task, while a sweep checks the deadlines.
+5. **End.** The handler ends and the socket is closed, in either order. The connection is
+   counted, closed and forgotten first; what may raise or take long (logging, observers)
+   comes last.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from silly.net.gate import Gate
 from silly.net.limits import Limits
 from silly.net.observer import Observation, ObservedListener, Observer, observers_of
 from silly.net.outcome import HANDLER_ERROR, outcome_of
-from silly.net.preface import Preface, PrefaceError, get_through
+from silly.net.preface import Preface, PrefaceError, run_prefaces
 from silly.net.sweep import Sweep, deadlines_of
 from silly.net.tally import count
 from silly.text import printable
@@ -105,7 +106,7 @@ class Course:
         }
 
     def start(self, carrier: Any) -> EngineConn:
-        """Make a connection that the gate has admitted, of what the engine's server gives."""
+        """Make a connection of *carrier*, which the engine's server accepted."""
         loop = self._loop
         conn = EngineConn(carrier, loop, self, **self._conn_limits)
         if self._is_draining and loop.time() >= self._closes_at:
@@ -126,7 +127,7 @@ class Course:
 
     def _preface(self, conn: EngineConn) -> None:
         self._tickets[conn] = conn._client
-        coroutine = get_through(conn, self._prefaces, self._handshake_timeout)
+        coroutine = run_prefaces(conn, self._prefaces, self._handshake_timeout)
         try:
             task = self._loop.create_task(coroutine, name=_PREFACE_TASK)
         except BaseException:
@@ -166,7 +167,7 @@ class Course:
                 self.gate.log_refused(refused.reason, conn.remote_addr, str(refused))
 
     def _change_ticket(self, conn: EngineConn) -> bool:
-        """Charge *conn* to the client that its prefaces found; return whether the gate agrees."""
+        """Charge *conn* to its present client, unless the gate refuses; return whether it did."""
         ticket = self.gate.change_ticket(self._tickets[conn], conn._client)
         if ticket is None:
             return False
@@ -176,7 +177,7 @@ class Course:
     # --------------------------------------------------------------- observe, handle
 
     def _handle(self, conn: EngineConn) -> None:
-        """Tell the observers of *conn*, and run the handler for it."""
+        """Notify the observers of *conn*, and run the handler for it."""
         loop = self._loop
         context = None
         if (observers := observers_of(self._observers)) and not self.is_auxiliary:
@@ -242,7 +243,7 @@ class Course:
         self._notify_if_over(conn)
 
     def _linger(self, conn: EngineConn) -> None:
-        """Note that *conn* has no task any more; its socket may still be there."""
+        """Record that the task of *conn* has ended; its socket may still be open."""
         if not conn._is_closed:
             self.lingering.add(conn)
         if self._is_draining:
@@ -264,7 +265,7 @@ class Course:
             self.gate.log_end(how, conn.remote_addr)
 
     def conn_closed(self, conn: EngineConn) -> None:
-        """Note that the socket of *conn* is closed; called by its stream."""
+        """Record that the socket of *conn* is closed; called by its stream."""
         ticket = self._tickets.pop(conn, None) if self._tickets else None
         self.gate.leave(conn._client if ticket is None else ticket)
         limit = conn._ended_by
@@ -311,7 +312,7 @@ class Course:
         return [*self.prefacing.values(), *self.handling.values(), *self.lingering]
 
     def close_at(self, when: float) -> None:
-        """Begin to drain: from the time *when* on, reset what comes."""
+        """Drain: from the time *when* on, reset new connections."""
         self._closes_at = when
         if not self._is_draining:
             self._is_draining = True
@@ -330,12 +331,12 @@ class Course:
             self._on_draining[conn] = callback
 
     def stop(self) -> None:
-        """Keep no deadlines any more."""
+        """Stop checking deadlines and memory."""
         self._sweep.stop()
         self.budget.close()
 
     def close_logs(self) -> None:
-        """Log what is not logged yet."""
+        """Log the counts that were not logged yet."""
         self.gate.close()
         self._logged_crashes.close()
         self._observer_failures.close()

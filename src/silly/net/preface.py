@@ -1,10 +1,10 @@
-"""Prefaces: what a connection has to get through before its handler starts.
+"""Prefaces: steps that a connection must pass before its handler starts.
 
-A preface is a coroutine function of the connection, such as one that reads the header of
-a PROXY protocol, or waits for a TLS handshake. Those of a listener run one after the other
-under one deadline (`Limits.handshake_timeout`), before observers and the handler know of the
-connection. A preface may change the addresses of the connection
-(`StreamConn._set_sockaddrs`); the listener's gate then counts it for the new client.
+A preface is a coroutine function that takes the connection. For example, it reads the header
+of the PROXY protocol, or waits for a TLS handshake. The prefaces of a listener run in order,
+under one deadline (`Limits.handshake_timeout`), before observers and the handler see the
+connection. A preface may change the connection's addresses (`StreamConn._set_sockaddrs`);
+the gate then charges it to the new client.
 
 A connection whose preface fails is reset and counted in `ListenerStats.refused`, by reason:
 that of the `PrefaceError`, ``"handshake_timeout"``, or ``"handshake"`` if the connection ended
@@ -21,7 +21,7 @@ from typing import Final
 from silly._engine import stream_errors
 from silly.net.conn import StreamConn
 
-__all__ = ["Preface", "PrefaceError", "get_through"]
+__all__ = ["Preface", "PrefaceError", "run_prefaces"]
 
 Preface = Callable[[StreamConn], Awaitable[object]]
 
@@ -46,7 +46,7 @@ class PrefaceError(Exception):
         return self.text
 
 
-async def get_through(
+async def run_prefaces(
     conn: StreamConn, prefaces: Sequence[Preface], timeout: float | None
 ) -> PrefaceError | None:
     """Run *prefaces* on *conn*, in *timeout* seconds together; return why one refused it."""

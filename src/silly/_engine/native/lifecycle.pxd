@@ -66,7 +66,7 @@ cdef class Lifecycle(Source):
     cdef int _wake_writers(self) except -1
     cdef int _has_room(self) except -1
     cdef bint _is_open(self) noexcept
-    cdef bint _is_unended(self) noexcept
+    cdef bint _is_active(self) noexcept
     cdef bint _is_lingering(self) noexcept
     cdef int _move_on(self, int event) except -1
     cdef int _start_closing(self) except -1
