@@ -57,13 +57,9 @@ async def run_prefaces(
                 await preface(conn)
     except PrefaceError as error:
         return error
-    except TimeoutError as error:
-        if limit.expired():
-            return PrefaceError(TIMED_OUT, f"not complete within {timeout:g} seconds")
-        if not stream_errors.belongs_to(conn, error):
-            raise
-        return PrefaceError(CUT_OFF, str(error))
     except Exception as error:
+        if isinstance(error, TimeoutError) and limit.expired():
+            return PrefaceError(TIMED_OUT, f"not complete within {timeout:g} seconds")
         if not stream_errors.belongs_to(conn, error):
             raise
         return PrefaceError(CUT_OFF, str(error))
