@@ -214,6 +214,6 @@ class Filtered(Timed):
     def _counts(self) -> tuple[int, int]:
         """The program's bytes: received, and written ones that the operating system took."""
         if self._filter is None:
-            return self._wire_counts
+            return self._bytes_in, self._bytes_out - self._unsent()
         # The queue is ciphertext: it counts with its length on the wire.
         return self._plain_in, max(0, self._plain_out - self._unsent())

@@ -387,7 +387,8 @@ class Lifecycle:
         return self._state == CLOSING
 
     def _move_on(self, event: int) -> None:
-        self._state = _NEXT[event][self._state]
+        states = _NEXT[event]
+        self._state = states[self._state]
 
     def _start_closing(self) -> None:
         if self._state < CLOSING:

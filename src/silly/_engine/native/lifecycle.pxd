@@ -1,5 +1,6 @@
 """The types with which ``../lifecycle.py`` is compiled for this engine."""
 
+cimport cython
 from libc.stdint cimport int64_t, uint8_t
 
 from silly._engine.native.reactor cimport Source
@@ -68,6 +69,7 @@ cdef class Lifecycle(Source):
     cdef bint _is_open(self) noexcept
     cdef bint _is_active(self) noexcept
     cdef bint _is_lingering(self) noexcept
+    @cython.locals(states=bytes)
     cdef int _move_on(self, int event) except -1
     cdef int _start_closing(self) except -1
     cdef object _close_sent(self)
