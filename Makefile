@@ -52,7 +52,7 @@ restarts: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/restarts.py --restarts 100
 
 asan: $(VENV)/.installed-dev
-	rm -rf build/asan && mkdir -p build/asan && cp -r src setup.py pyproject.toml README.md LICENSE tests build/asan
+	rm -rf build/asan && mkdir -p build/asan && cp -r src setup.py pyproject.toml README.md LICENSE tests fuzz build/asan
 	rm -f build/asan/src/silly/_engine/native/*.so
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'Cython>=3.1' 'setuptools>=77'
 	cd build/asan && SILLY_BUILD_NATIVE=1 SILLY_CFLAGS="-fsanitize=address -fno-omit-frame-pointer -g" \
