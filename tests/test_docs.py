@@ -172,19 +172,6 @@ def test_every_public_name_is_in_the_reference() -> None:
 
 
 @pytest.mark.no_engine
-def test_architecture_lists_the_modules_that_there_are() -> None:
-    rows = re.findall(r"^\| (`silly/.*?) \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
-    listed = [path for row in rows for path in re.findall("`(.*?)`", row)]
-    for path in listed:
-        assert (ROOT / "src" / path).exists(), f"ARCHITECTURE.md lists {path}"
-    directories = tuple(path for path in listed if path.endswith("/"))
-    for source in (ROOT / "src").rglob("*.py*"):
-        path = source.relative_to(ROOT / "src").as_posix()
-        if source.suffix in {".py", ".pyx"} and not source.name.startswith("__"):
-            assert path in listed or path.startswith(directories), f"ARCHITECTURE.md lacks {path}"
-
-
-@pytest.mark.no_engine
 def test_what_to_watch_has_every_metric_field_and_command() -> None:
     from silly import admin, metrics
     from silly.net import access_log, observer

@@ -22,6 +22,7 @@ from silly.crypto.utils import randomkey
 pytestmark = pytest.mark.no_engine
 
 ROOT = Path(silly.__file__).parent
+PROJECT = ROOT.parents[1]
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages([str(ROOT)], "silly.")
@@ -129,8 +130,22 @@ def test_private_things_have_a_room() -> None:
     assert not [path.name for path in ROOT.glob("_[!_]*.py")]
 
 
+def test_architecture_lists_the_modules_that_there_are() -> None:
+    rows = re.findall(
+        r"^\| (`silly/.*?) \|", (PROJECT / "ARCHITECTURE.md").read_text(), re.MULTILINE
+    )
+    listed = [path for row in rows for path in re.findall("`(.*?)`", row)]
+    for path in listed:
+        assert (PROJECT / "src" / path).exists(), f"ARCHITECTURE.md lists {path}"
+    directories = tuple(path for path in listed if path.endswith("/"))
+    for source in (PROJECT / "src").rglob("*.py*"):
+        path = source.relative_to(PROJECT / "src").as_posix()
+        if source.suffix in {".py", ".pyx"} and not source.name.startswith("__"):
+            assert path in listed or path.startswith(directories), f"ARCHITECTURE.md lacks {path}"
+
+
 def test_architecture_has_the_layers() -> None:
-    page = (ROOT.parents[1] / "ARCHITECTURE.md").read_text()
+    page = (PROJECT / "ARCHITECTURE.md").read_text()
     section = page.partition("## Imports")[2].partition("## ")[0]
     rows = re.findall(r"^\d+\. (.*)$", section, re.MULTILINE)
     stated = [
@@ -141,7 +156,7 @@ def test_architecture_has_the_layers() -> None:
 
 
 def test_extras_are_those_of_the_project() -> None:
-    project = tomllib.loads((ROOT.parents[1] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     stated = {
         extra: tuple(re.split(r"[<>=;]", each)[0] for each in needed)
         for extra, needed in project["optional-dependencies"].items()
