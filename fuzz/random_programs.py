@@ -616,14 +616,14 @@ class World:
 
     def do_relisten(self, _conn: Conn | None, grace: float) -> None:
         if len(self.old) < 5 and not self.over and self.listeners:
-            index = len(self.old) % len(self.listeners)
-            old = self.listeners[index]
+            old = self.listeners[len(self.old) % len(self.listeners)]
             kind = "unix" if old.local_addr.startswith("unix") else "tcp"
             try:
                 old.close(grace)
             finally:
                 self.old.append(old)
-                del self.listeners[index]
+                if old in self.listeners:  # what accepts its backlog may have replaced it
+                    self.listeners.remove(old)
                 self.listeners.append(self.listen(kind))
 
     def do_accept_queued(self, _conn: Conn | None, _: int) -> None:
