@@ -84,6 +84,7 @@ def echo_view() -> None:
         end = time.monotonic() + 20
         while time.monotonic() < end:
             terminal._read(time.monotonic() + 0.1)
+        terminal.wait_for(r"127\.0\.0\.3")  # a whole screen, not one that is being drawn
         save(terminal, "echo", "silly echo --udp 127.0.0.1:9999 [::1]:9999")
         stop.set()
         for client in clients:
