@@ -93,6 +93,22 @@ async def test_a_filter_is_put_in_before_the_first_byte() -> None:
     assert listener.stats.bytes_in == listener.stats.bytes_out == 7
 
 
+async def test_a_filter_that_fails_says_why() -> None:
+    async def encrypts(conn: StreamConn) -> None:
+        conn._put_filter(Xor(1))
+        await conn._wait_ready()
+
+    async with tcp.listen(ANY, echo, preface=encrypts) as listener:
+        async with tcp.connect(listener.local_addr) as conn:
+            await conn.write(b"GET / HTTP/1.0\r\n\r\n")
+            await until(lambda: listener.connections == 0)
+            assert await conn.read(12) == b"XOR1no hello"
+            with pytest.raises(EOFError):
+                await conn.read()
+        assert dict(listener.stats.refused) == {"handshake": 1}
+        assert listener.stats.accepted == 0
+
+
 @pytest.mark.parametrize("sent", [b"", b"from 192.0.2"], ids=["silent", "slow"])
 async def test_it_has_a_deadline(sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
     seen = Seen()

@@ -156,7 +156,8 @@ class Course:
         if refused is not None:
             log_it = self.gate.refused.add(refused.reason)
         try:
-            conn.abort()
+            if conn.is_alive:  # else it is ending, and may still have to send why
+                conn.abort()
         finally:
             self._linger(conn)
         if log_it and refused is not None:

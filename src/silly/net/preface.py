@@ -6,10 +6,10 @@ under one deadline (`Limits.handshake_timeout`), before observers and the handle
 connection. A preface may change the connection's addresses (`StreamConn._set_sockaddrs`);
 the gate then charges it to the new client.
 
-A connection whose preface fails is reset and counted in `ListenerStats.refused`, by reason:
-that of the `PrefaceError`, ``"handshake_timeout"``, or ``"handshake"`` if the connection ended
-before the preface did. Any other exception is a defect, counted as ``"preface_error"`` and
-logged with its traceback.
+A connection whose preface fails is reset, unless the preface closed it (after writing a
+reason, say). It is counted in `ListenerStats.refused`, by reason: that of the `PrefaceError`,
+``"handshake_timeout"``, or ``"handshake"`` if the connection ended before the preface did. Any
+other exception is a defect, counted as ``"preface_error"`` and logged with its traceback.
 """
 
 from __future__ import annotations
