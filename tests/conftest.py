@@ -7,7 +7,7 @@ be leaked, and the loop's exception handler must not have been called.
 Each test has a deadline: SIGALRM interrupts whatever the main thread waits for.
 
 `pytest --engine-only` skips the tests marked `no_engine`, which give the same result
-on every engine.
+on every engine, and the loop in debug mode, which the first engine's run covers.
 """
 
 from __future__ import annotations
@@ -78,8 +78,11 @@ def pytest_collection_finish() -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if inspect.iscoroutinefunction(metafunc.function):
         heavy = metafunc.definition.get_closest_marker("heavy") is not None
+        # Debug mode checks the program's use of the loop: the same on the other engine.
+        without_debug = heavy or metafunc.config.getoption("--engine-only")
+        kinds = [kind for kind in KINDS if not (without_debug and kind == "debug")]
         metafunc.fixturenames.append("loop_kind")
-        metafunc.parametrize("loop_kind", [k for k in KINDS if not (heavy and k == "debug")])
+        metafunc.parametrize("loop_kind", kinds)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -218,7 +218,7 @@ async def _next(conn: Conn) -> bytes:
         return b"(no more lines)"
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(st.lists(steps, max_size=12))
 def test_engines_agree_on_every_script(script: list[Step]) -> None:
     for attempt in range(3):
