@@ -62,6 +62,7 @@ class Run:
             capture_output=True, check=False, text=True, timeout=50,
         )  # fmt: skip
         assert "Traceback" not in self.done.stderr
+        assert names["json"].exists(), self.done.stderr
         self.result: dict[str, Any] = json.loads(names["json"].read_text())
         VALIDATOR.validate(self.result)
         self.rows = list(csv.DictReader(names["csv"].read_text().splitlines()))
@@ -184,7 +185,7 @@ def test_each_sent_request_is_answered_or_an_error(
     with serving(serve) as addr:
         run = Run(
             tmp_path, addr, "-n", 100, "-c", 2, "-d", 8, "--max-errors", 1000,
-            "--timeout", "300ms", *rate,
+            "--timeout", "1s", *rate,
         )  # fmt: skip
     run.check()
     result = run.result
