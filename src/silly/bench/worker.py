@@ -13,6 +13,7 @@ processes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import resource
@@ -38,19 +39,53 @@ class Job:
     part: int
 
 
+class _ParentGone(Exception):  # noqa: N818 - named by what happened
+    """The pipe to the parent has ended."""
+
+
+class _Parent:
+    """The process at the other end of the pipe."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._pipe = Connection(descriptor)
+
+    def fileno(self) -> int:
+        """Return the pipe's descriptor, which is readable when `receive` returns at once."""
+        return self._pipe.fileno()
+
+    def receive(self) -> Any:
+        """Return what the parent sends next. Raises _ParentGone."""
+        try:
+            return self._pipe.recv()
+        except (EOFError, OSError):
+            raise _ParentGone from None
+
+    def send(self, kind: str, content: object) -> None:
+        """Send a report. Raises _ParentGone."""
+        try:
+            self._pipe.send((kind, content))
+        except OSError:
+            raise _ParentGone from None
+
+    def close(self) -> None:
+        """Close the pipe."""
+        self._pipe.close()
+
+
 def main(descriptor: int) -> None:
     """Run a worker for the process at the other end of the socket *descriptor*."""
-    pipe = Connection(descriptor)
-    try:
-        job: Job = pipe.recv()
-        _allow_descriptors()
-        asyncio.run(_work(job, pipe))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the parent is gone
-    except BaseException:  # noqa: BLE001 - a bug; the parent reports it
-        pipe.send(("crash", traceback.format_exc()))
+    parent = _Parent(descriptor)
+    with contextlib.suppress(_ParentGone):
+        try:
+            job: Job = parent.receive()
+            _allow_descriptors()
+            asyncio.run(_work(job, parent))
+        except _ParentGone:
+            raise
+        except BaseException:  # noqa: BLE001 - a bug; the parent reports it
+            parent.send("crash", traceback.format_exc())
     # Skip the slow teardown of the interpreter.
-    pipe.close()
+    parent.close()
     sys.stderr.flush()
     os._exit(0)
 
@@ -60,20 +95,20 @@ def _allow_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-async def _work(job: Job, pipe: Connection) -> None:
+async def _work(job: Job, parent: _Parent) -> None:
     def report(interval: Interval) -> None:
-        pipe.send(("interval", interval.to_dict()))
+        parent.send("interval", interval.to_dict())
 
     recorder = Recorder(job.plan.interval, report, time.process_time)
     generator = Generator(job.plan, job.part, recorder)
-    generator.on_early = lambda interval: pipe.send(("early", interval.to_dict()))
+    generator.on_early = lambda interval: parent.send("early", interval.to_dict())
     started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     def receive_order() -> None:
         try:
-            order: tuple[Any, ...] = pipe.recv()
-        except (EOFError, OSError):
-            asyncio.get_running_loop().remove_reader(pipe.fileno())
+            order: tuple[Any, ...] = parent.receive()
+        except _ParentGone:
+            asyncio.get_running_loop().remove_reader(parent.fileno())
             order = ("stop",)
         if order[0] == "start":
             started.set_result(order[1])
@@ -84,10 +119,10 @@ async def _work(job: Job, pipe: Connection) -> None:
                 started.cancel()
 
     opening = asyncio.create_task(generator.open())
-    asyncio.get_running_loop().add_reader(pipe.fileno(), receive_order)
+    asyncio.get_running_loop().add_reader(parent.fileno(), receive_order)
     try:
         await opening
-        pipe.send(("ready", [text for texts in recorder.first_errors.values() for text in texts]))
+        parent.send("ready", [text for texts in recorder.first_errors.values() for text in texts])
         # These objects stay alive; collecting them again and again would delay replies.
         gc.collect()
         gc.freeze()
@@ -98,16 +133,14 @@ async def _work(job: Job, pipe: Connection) -> None:
     await generator.run(start)
     recorder.report(time.perf_counter_ns())
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    pipe.send(
-        (
-            "done",
-            {
-                "why": generator.why,
-                "end": generator.end,
-                "scheduled": generator.scheduled,
-                "first_errors": recorder.first_errors,
-                "max_rss": usage.ru_maxrss * 1024,
-            },
-        )
+    parent.send(
+        "done",
+        {
+            "why": generator.why,
+            "end": generator.end,
+            "scheduled": generator.scheduled,
+            "first_errors": recorder.first_errors,
+            "max_rss": usage.ru_maxrss * 1024,
+        },
     )
-    asyncio.get_running_loop().remove_reader(pipe.fileno())
+    asyncio.get_running_loop().remove_reader(parent.fileno())
