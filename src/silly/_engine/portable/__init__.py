@@ -23,7 +23,16 @@ from silly._engine.portable.stream import Stream
 from silly._engine.portable.trampoline import Trampoline as wrap_coroutine  # noqa: N813 - used as a function
 from silly._loop.live import disown_socket
 
-__all__ = ["NAME", "Stream", "attach", "disown", "serve", "spin", "wrap_coroutine"]
+__all__ = [
+    "NAME",
+    "Stream",
+    "attach",
+    "disown",
+    "new_event_loop",
+    "serve",
+    "spin",
+    "wrap_coroutine",
+]
 
 NAME: Final = "portable"
 
@@ -65,6 +74,11 @@ def disown(inherited: object) -> None:
         disown_socket(cast(AsyncioLink, inherited._link)._socket)
     elif isinstance(inherited, SocketServer):
         inherited.disown()
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return a new loop of the kind that the program prefers."""
+    return asyncio.new_event_loop()
 
 
 def spin(loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None:  # noqa: ARG001
