@@ -34,6 +34,7 @@ cdef class Reactor:
     cdef readonly object loop
     cdef int epoll  # its descriptor; -1: none
     cdef object selector  # the loop's, if the reactor waits inside it; None: nested
+    cdef dict loop_state  # ... and the loop's attributes
     cdef bint loop_is_ready  # ... and whether the loop's own set was ready in this wait
     cdef object context  # the context that the loop calls the reactor in; None: unknown
     cdef list table  # sources by descriptor

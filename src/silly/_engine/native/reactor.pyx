@@ -209,7 +209,9 @@ cdef class Reactor:
         PyMem_RawFree(PyMem_RawMalloc(4 * RECEIVE))
         self.loop_queue = getattr(loop, "_ready", None)
         selector = getattr(loop, "_selector", None)
-        self.selector = selector if isinstance(selector, Selector) else None
+        if isinstance(selector, Selector):
+            self.selector = selector
+            self.loop_state = loop.__dict__  # looked into for each batch
         # A loop with its own clock (a virtual one, for example) is asked for the time.
         time = getattr(type(loop), "time", None)
         self.custom_clock = time is not asyncio.BaseEventLoop.time and not (
@@ -446,14 +448,15 @@ cdef class Reactor:
 
     cdef double time_left(self) except? -1:
         """Return how many seconds the loop has nothing to do; `NEVER` if it has no timer."""
-        cdef object loop = self.loop
-        cdef list timers
-        if len(self.loop_queue) > 0 or loop._stopping:
+        cdef object timers
+        if len(self.loop_queue) > 0 or self.loop_state["_stopping"]:
             return 0
-        timers = <list?>loop._scheduled
-        if PyList_GET_SIZE(timers) == 0:
+        timers = self.loop_state["_scheduled"]
+        if PyList_GET_SIZE(<list?>timers) == 0:
             return NEVER
-        return timers[0]._when - (loop.time() if self.custom_clock else monotonic())
+        return (<object>PyList_GET_ITEM(timers, 0))._when - (
+            self.loop.time() if self.custom_clock else monotonic()
+        )
 
     # ------------------------------------------------------------------- groups
 
