@@ -96,6 +96,8 @@ class ConnReader(asyncio.StreamReader):
                     self._buffer += data[n:]
                     data = data[:n]
                 return data
+        if self._buffer:
+            self.keep_unread()  # it returns all that has arrived
         return await super().read(n)
 
     async def _wait_for_data(self, func_name: str) -> None:
