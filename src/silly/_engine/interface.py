@@ -252,6 +252,10 @@ class Stream(Protocol):
         """Bytes held, unread and unsent, as reported to the budget."""
 
     @property
+    def _fileno(self) -> int:
+        """The socket's descriptor; -1 if it is closed, or if there is none."""
+
+    @property
     def _client(self) -> bytes:
         """The peer's IP address as packed bytes (see `Gate`)."""
 
@@ -292,6 +296,10 @@ engine owns the connection, and resets it if this raises; then the stream owns i
 
 class Server(Protocol):
     """Accepts connections on one listening socket (see accepting.py)."""
+
+    @property
+    def _fileno(self) -> int:
+        """The listening socket's descriptor; -1 if it is closed."""
 
     def accept_queued(self) -> None:
         """Accept the connections that are in the backlog now."""

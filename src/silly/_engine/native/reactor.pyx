@@ -124,6 +124,10 @@ cdef class Source:
         if self.fd >= 0:
             close(self.fd)
 
+    @property
+    def _fileno(self):
+        return self.fd
+
     cdef int watch(self, uint32_t interest) except -1:
         """Watch for these events from now on; 0: for none."""
         cdef epoll_event event
