@@ -1,4 +1,4 @@
-"""The errors that streams raise, and the checks of `write`'s argument.
+"""The errors that streams raise, and checks of arguments that both engines share.
 
 Both engines take their errors from here, so that the messages are the same. An error that
 reports the end of a connection is marked with that connection: a listener can then tell
@@ -13,6 +13,7 @@ from collections.abc import Coroutine, Iterable
 from typing import TypeVar
 
 from silly._logs.tracebacks import AWAIT_IS_MISSING
+from silly._values.arguments import seconds_or_none, size
 from silly.errors import (
     ConcurrentRead,
     ConnectionClosed,
@@ -27,6 +28,7 @@ __all__ = [
     "Buffer",
     "already_awaited",
     "as_pieces",
+    "batch_arguments",
     "belongs_to",
     "cause_of_loss",
     "closed",
@@ -112,6 +114,28 @@ def wrong_type_of_until(until: object) -> TypeError:
         "until must be bytes (a delimiter), an int (a number of bytes) or None, "
         f"not {type(until).__name__} {until!r}"
     )
+
+
+def batch_arguments(
+    until: bytes | int, most: int, timeout: float | None
+) -> tuple[bytes | None, int, float | None]:
+    """Check the arguments of `batches`.
+
+    Returns:
+        The delimiter, or None; the size of a frame, or 0; and the timeout, None for no limit.
+    """
+    timeout = None if timeout is None else seconds_or_none(timeout, "timeout")
+    size(most, "most", least=1)
+    if isinstance(until, Buffer):
+        if not until:
+            raise empty_delimiter()
+        return bytes(until), 0, timeout
+    if isinstance(until, bool) or not isinstance(until, int):
+        raise TypeError(
+            "until must be bytes (a delimiter) or an int (the size of a frame), "
+            f"not {type(until).__name__} {until!r}"
+        )
+    return None, size(until, "until", least=1), timeout
 
 
 def concurrent_read(conn: object) -> ConcurrentRead:

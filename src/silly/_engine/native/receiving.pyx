@@ -8,10 +8,11 @@ of the next receive, which joins a line that arrived in pieces without copying a
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.list cimport PyList_GET_SIZE
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.ref cimport Py_DECREF, PyObject
 from libc.errno cimport EAGAIN, EINTR, ENOMEM, errno
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
 from silly._engine.native.linux cimport (
@@ -102,6 +103,21 @@ cdef class Receiving(Filtered):
         if self._paused and self.in_end - self.in_start <= self.max_unread // 2:
             self._resume()
         return taken
+
+    cdef int take_more(self, Wanted read, list taken, size_t most) except -1:
+        """Append to *taken* what more reads like *read* would return now, up to *most* items."""
+        cdef Py_ssize_t count
+        while <size_t>PyList_GET_SIZE(taken) < most:
+            count = self.match(read)
+            if count <= 0:
+                break
+            taken.append(self.take(<size_t>count))
+        # Other tasks get their turn as often as in single reads.
+        if <size_t>PyList_GET_SIZE(taken) < <size_t>(MAX_READS_IN_A_ROW - self.reads_in_a_row):
+            self.reads_in_a_row += <uint16_t>PyList_GET_SIZE(taken)
+        else:
+            self.reads_in_a_row = MAX_READS_IN_A_ROW
+        return 0
 
     cdef int _discard_unread(self) except -1:
         self.free_incoming()
