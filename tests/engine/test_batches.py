@@ -300,6 +300,42 @@ async def test_other_tasks_get_turns(most: int) -> None:
         assert not listener.stats.handler_errors_by_type
 
 
+async def test_every_iterable_of_pieces_is_written_as_if_joined() -> None:
+    class Derived(bytes):
+        pass
+
+    long = b"x" * 20_000
+    iterables: list[Any] = [
+        [],
+        (),
+        [b"one"],
+        [Derived(b"one"), b""],
+        [b"a", b"b\n", long],
+        (b"a", b"", b"c"),
+        [b"a", bytearray(b"b"), memoryview(b"cdef")[::2]],
+        (piece for piece in [b"a", b"b"]),
+        {b"key": 1},
+    ]
+    expected = b"".join([b"oneone", b"ab\n" + long, b"ac", b"abce", b"ab", b"key"])
+
+    async def handler(conn: Conn) -> None:
+        for pieces in iterables:
+            await conn.write(pieces)
+        wrong: Any
+        for wrong in (["text"], (b"x", 1), [conn.read()], "text", 5):
+            with pytest.raises(TypeError):
+                conn.write(wrong)
+            if isinstance(wrong, list):
+                getattr(wrong[0], "close", list)()
+        conn.close()
+
+    async with tcp.listen(ANY, handler) as listener, tcp.connect(listener.local_addr) as conn:
+        assert await conn.read(len(expected)) == expected
+        with pytest.raises(EndOfStream):
+            await conn.read()
+        assert not listener.stats.handler_errors_by_type
+
+
 async def test_arguments_are_checked_at_the_call() -> None:
     async with (
         tcp.listen(ANY, lambda conn: conn.wait_closed()) as listener,

@@ -178,6 +178,8 @@ def as_pieces(data: Buffer | Iterable[Buffer]) -> list[bytes]:
     """Return `write`'s argument as immutable pieces."""
     if isinstance(data, bytes | bytearray | memoryview):
         return [bytes(data)]
+    if type(data) in (list, tuple) and {*map(type, data)} == {bytes}:
+        return list(data)  # type: ignore[arg-type] # as below, without a step for each item
     if isinstance(data, str):
         raise TypeError("data must be bytes, not str: encode it, as in text.encode()")
     if isinstance(data, Coroutine):
@@ -191,9 +193,9 @@ def as_pieces(data: Buffer | Iterable[Buffer]) -> list[bytes]:
         ) from None
     pieces = []
     for index, item in enumerate(items):
-        if isinstance(item, Coroutine):
-            raise TypeError(f"data[{index}] must be bytes-like: {AWAIT_IS_MISSING}")
         if not isinstance(item, bytes | bytearray | memoryview):
+            if isinstance(item, Coroutine):
+                raise TypeError(f"data[{index}] must be bytes-like: {AWAIT_IS_MISSING}")
             raise TypeError(f"data[{index}] must be bytes-like, not {type(item).__name__}")
         pieces.append(bytes(item))
     return pieces
