@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 from silly._engine.stream_errors import Buffer
 
 __all__ = [
+    "BATCH",
     "LINGER",
     "MAX_UNSENT",
     "READ_LIMIT",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 READ_LIMIT: Final = 1024 * 1024  # bytes
+BATCH: Final = 1024  # items: the default bound of a batch
 MAX_UNSENT: Final = 16 * 1024 * 1024  # bytes
 LINGER: Final = 10.0  # seconds
 UNSENT_IN_KERNEL: Final = 256 * 1024  # bytes
@@ -192,6 +194,9 @@ class Stream(Protocol):
     ) -> Coroutine[Any, Any, bytes]: ...
     def __aiter__(self) -> AsyncIterator[bytes]: ...
     def __anext__(self) -> Awaitable[bytes]: ...
+    def batches(
+        self, until: bytes | int = b"\n", *, most: int = BATCH, timeout: float | None = None
+    ) -> AsyncIterator[list[bytes]]: ...
     def write(self, data: Buffer | Iterable[Buffer]) -> Drain: ...
     def close_write(self) -> None: ...
     def close(self) -> None: ...

@@ -1,7 +1,8 @@
 """Reads: coroutine objects that a task steps, and that take bytes without waiting if they can.
 
 A `Read` is its own iterator, and its `am_send` slot returns available bytes without creating
-an exception. ``async for`` uses one `Lines` object for all its lines.
+an exception. ``async for`` uses one `Lines` object for all its lines, and one `Batches`
+object for all its batches.
 """
 
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
@@ -85,15 +86,7 @@ cdef class Read(Wanted):
         else:
             raise RuntimeError("cannot reuse already awaited read")
         if count == INCOMPLETE:
-            if (
-                self.kind == LINE and stream._ended and not stream._truncated
-                and stream._state < CLOSING
-            ):
-                count = stream.in_end - stream.in_start
-                if count == 0:
-                    raise StopAsyncIteration
-            else:
-                raise stream._reader_error(self.delimiter, self.wanted)
+            count = self.last_item()
         elif count == TOO_LONG:
             stream.control_flow()
             raise stream_errors.limit_exceeded(stream, self.delimiter, self.wanted)
@@ -101,6 +94,10 @@ cdef class Read(Wanted):
         Py_INCREF(taken)
         out[0] = <void *>taken
         return 0
+
+    cdef Py_ssize_t last_item(self) except -1:
+        """Return how many bytes an incomplete read returns at the end of the stream, or raise."""
+        raise (<Receiving>self.stream)._reader_error(self.delimiter, self.wanted)
 
     cdef int suspend(self) except -1:
         cdef Receiving stream = <Receiving>self.stream
@@ -214,6 +211,49 @@ cdef class Lines(Read):
         # If a task waits on this one, another task gets one that raises `ConcurrentRead`.
         return self if self.state == NEW else new_lines(<Receiving>self.stream)
 
+    cdef Py_ssize_t last_item(self) except -1:
+        cdef Receiving stream = <Receiving>self.stream
+        if stream._ended and not stream._truncated and stream._state < CLOSING:
+            if stream.in_start == stream.in_end:
+                raise StopAsyncIteration
+            if self.kind == LINE:
+                return stream.in_end - stream.in_start
+        return Read.last_item(self)
+
+
+cdef class Batches(Lines):
+    """The iterator of `batches`, and the awaitable of each batch.
+
+    A batch begins with a read, and takes what more reads would return without waiting.
+    """
+
+    def __anext__(self):
+        if self.state == WAITING:
+            return new_batches(
+                <Receiving>self.stream, self.delimiter, self.wanted, self.most, self.timeout
+            ).__anext__()
+        self.state = NEW
+        self.timed_out = False
+        return self
+
+    cdef int step(self, void **out) except -1:
+        cdef Receiving stream = <Receiving>self.stream
+        cdef list batch
+        if Read.step(self, out):
+            return 1
+        batch = [<bytes>out[0]]
+        Py_DECREF(<bytes>out[0])
+        if self.kind == LINE:
+            self.wanted = stream.max_unread
+        stream.take_more(self, batch, self.most)
+        Py_INCREF(batch)
+        out[0] = <void *>batch
+        return 0
+
+    def __repr__(self):
+        wanted = stream_errors.describe_read(self.delimiter, self.wanted)
+        return f"batched {wanted} from {self.stream.remote_addr}"
+
 
 cdef Read new_read(Receiving stream, uint8_t kind):
     cdef Read read = Read.__new__(Read)
@@ -228,6 +268,21 @@ cdef Lines new_lines(Receiving stream):
     lines.kind = LINE
     lines.delimiter = NEWLINE
     return lines
+
+
+cdef Batches new_batches(
+    Receiving stream, bytes delimiter, size_t size, size_t most, object timeout
+):
+    """Make the iterator of `batches`; *size* is that of a frame, if there is no *delimiter*."""
+    cdef Batches batches = Batches.__new__(Batches)
+    batches.stream = stream
+    batches.kind = COUNT if delimiter is None else LINE
+    batches.state = DONE  # until `__anext__`
+    batches.delimiter = delimiter
+    batches.wanted = size
+    batches.most = most
+    batches.timeout = timeout
+    return batches
 
 
 cdef raise_thrown(kind, value, traceback):
@@ -259,3 +314,4 @@ cdef PyObject *_next(Read self) except? NULL:
 
 set_slots(Read, <void *>_send, <void *>_next)
 set_slots(Lines, <void *>_send, <void *>_next)
+set_slots(Batches, <void *>_send, <void *>_next)
