@@ -28,11 +28,12 @@ from silly._logs.repeats import Repeats
 from silly._logs.tracebacks import clarify, place
 from silly._loop.live import INTERNAL_TASK
 from silly._values.units import counted
+from silly.net import observer as observing
 from silly.net.budget import MemoryBudget, memory_of
 from silly.net.conn import Conn, EngineConn
 from silly.net.gate import Gate
 from silly.net.limits import Limits
-from silly.net.observer import Observation, ObservedListener, Observer, observers_of
+from silly.net.observer import Observation, ObservedListener, Observer
 from silly.net.outcome import HANDLER_ERROR, outcome_of
 from silly.net.preface import Preface, PrefaceError, run_prefaces
 from silly.net.sweep import Sweep, deadlines_of
@@ -179,36 +180,40 @@ class Course:
 
     def _handle(self, conn: EngineConn) -> None:
         """Notify the observers of *conn*, and run the handler for it."""
-        loop = self._loop
         context = None
-        if (observers := observers_of(self._observers)) and not self.is_auxiliary:
+        if (observers := self._observers + observing.registered) and not self.is_auxiliary:
             observation = self._observed[conn] = Observation(
                 observers, conn, self._listener, self._observer_failures
             )
             context = observation.context
+        try:
+            handling = self._handler(conn)
+        except BaseException as error:  # noqa: BLE001 - a plain function may crash, too
+            handling = _raise(error)
+        if not isinstance(handling, CoroutineType):
+            handling = self._coroutine_of(handling)
         # The task name is shared: with a million tasks, a string for each would be a tenth of
         # their memory.
-        handling = self._call_handler(conn)
         try:
-            coroutine = engine.wrap_coroutine(handling, loop)
-            task = loop.create_task(coroutine, name=self._task_name, context=context)
+            task = engine.start_task(
+                self._loop,
+                handling,
+                self._on_handled,
+                name=self._task_name,
+                context=context,
+                ended_context=self._context,
+            )
         except BaseException as error:
             handling.close()
             if (failed := self._observed.get(conn)) is not None:
                 failed.failed(error)
             raise
         self.handling[task] = conn
-        task.add_done_callback(self._on_handled, context=self._context)
-        self._sweep.start(self._sweep_interval)
+        if self._sweep_interval < self._sweep.interval:
+            self._sweep.start(self._sweep_interval)
         self.accepted += 1
 
-    def _call_handler(self, conn: EngineConn) -> Coroutine[Any, Any, object]:
-        try:
-            handling = self._handler(conn)
-        except BaseException as error:  # noqa: BLE001 - a plain function may crash, too
-            return _raise(error)
-        if isinstance(handling, CoroutineType):
-            return handling
+    def _coroutine_of(self, handling: object) -> Coroutine[Any, Any, object]:
         if inspect.isawaitable(handling):
             return _await(handling)
         return _raise(
@@ -238,10 +243,12 @@ class Course:
         try:
             conn.close()
         finally:
-            self._linger(conn)
+            if not conn._is_closed or self._is_draining:
+                self._linger(conn)
         if error is not None:
             self._log_error(conn, error, how, log_it=log_it)
-        self._notify_if_over(conn)
+        if self._observed:
+            self._notify_if_over(conn)
 
     def _linger(self, conn: EngineConn) -> None:
         """Record that the task of *conn* has ended; its socket may still be open."""
@@ -283,10 +290,11 @@ class Course:
             observation.gone()
         if limit is not None and log_it:
             self.gate.log_end(limit, conn.remote_addr)
-        self._notify_if_over(conn)
+        if self._observed:
+            self._notify_if_over(conn)
 
     def _notify_if_over(self, conn: EngineConn) -> None:
-        if self._observed and (observation := self._observed.get(conn)) and observation.is_over:
+        if (observation := self._observed.get(conn)) and observation.is_over:
             del self._observed[conn]
             observation.notify_closed()
 
