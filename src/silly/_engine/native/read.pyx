@@ -10,6 +10,7 @@ from libc.stdint cimport uint8_t
 from silly._engine.native.linux cimport (
     set_slots,
     send,
+    stop_async_iteration,
     stop_iteration,
 )
 from silly._engine.native.lifecycle cimport CLOSING
@@ -20,6 +21,9 @@ from silly._engine.native.wanted cimport COUNT, DELIMITER, DONE, LINE, NEW, WAIT
 import warnings
 
 from silly._engine import stream_errors
+
+cdef enum:
+    ENDED = 2  # the third result of `Read.step`
 
 cdef bytes NEWLINE = b"\n"
 
@@ -35,7 +39,10 @@ cdef class Read(Wanted):
                 pass
 
     cdef int step(self, void **out) except -1:
-        """Resume; set *out* to the result and return 0, or to what to wait on and return 1."""
+        """Resume; set *out* to the result and return 0, or to what to wait on and return 1.
+
+        At the end of ``async for``, return `ENDED`: raising here would cost a traceback.
+        """
         cdef Receiving stream = <Receiving>self.stream
         cdef Py_ssize_t count
         cdef bytes taken
@@ -91,7 +98,7 @@ cdef class Read(Wanted):
             ):
                 count = stream.in_end - stream.in_start
                 if count == 0:
-                    raise StopAsyncIteration
+                    return ENDED
             else:
                 raise stream._reader_error(self.delimiter, self.wanted)
         elif count == TOO_LONG:
@@ -156,6 +163,8 @@ cdef class Read(Wanted):
         if self.state == NEW and value is not None:
             raise TypeError("can't send non-None value to a just-started coroutine")
         cdef int yielded = self.step(&out)
+        if yielded == ENDED:
+            raise StopAsyncIteration
         result = <object>out
         Py_DECREF(result)
         if yielded:
@@ -244,17 +253,22 @@ cdef raise_thrown(kind, value, traceback):
 cdef int _send(Read self, object value, void **out) except -1:
     if self.state == NEW and value is not None:
         raise TypeError("can't send non-None value to a just-started coroutine")
-    return self.step(out)
+    cdef int yielded = self.step(out)
+    return stop_async_iteration() if yielded == ENDED else yielded
 
 
 cdef PyObject *_next(Read self) except? NULL:
     # Replaces the __next__ above, for which Cython would add a traceback to each StopIteration.
     # The interpreter calls this from Python 3.12 on, where it called am_send before.
     cdef void *out = NULL
-    if self.step(&out) == 0:
+    cdef int yielded = self.step(&out)
+    if yielded == 0:
         stop_iteration(<PyObject *>out)
-        return NULL
-    return <PyObject *>out
+    elif yielded == ENDED:
+        stop_async_iteration()
+    else:
+        return <PyObject *>out
+    return NULL
 
 
 set_slots(Read, <void *>_send, <void *>_next)
