@@ -323,6 +323,10 @@ class Engine(Protocol):
     def Admission(self) -> type[_Admission]:  # noqa: N802 - it is a class
         """The base of a listener's `Gate`."""
 
+    @property
+    def Ends(self) -> type[Any]:  # noqa: N802 - it is a class
+        """The base of a listener's course: what happens when connections end (see ends.py)."""
+
     def serve(
         self,
         loop: asyncio.AbstractEventLoop,

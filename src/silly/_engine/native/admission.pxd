@@ -14,6 +14,7 @@ cdef class Admission:
     cdef readonly double _tokens
     cdef double _rate, _burst, _refilled
 
+    cpdef leave(self, bytes ticket)
     @cython.locals(key=bytes)
     cdef int _discharge(self, bytes ticket) except -1
     @cython.locals(now=double)

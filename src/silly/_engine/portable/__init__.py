@@ -17,6 +17,7 @@ from typing import Final, cast
 
 from silly._engine import interface, stream_errors
 from silly._engine.admission import Admission
+from silly._engine.ends import Ends
 from silly._engine.interface import Accept, Gate, tune
 from silly._engine.portable.link import AsyncioLink, link_factory
 from silly._engine.portable.server import LoopServer, SocketServer
@@ -24,7 +25,7 @@ from silly._engine.portable.stream import Stream
 from silly._engine.portable.trampoline import start_task
 from silly._loop.live import disown_socket
 
-__all__ = ["NAME", "Admission", "Stream", "attach", "disown", "serve", "spin", "start_task"]
+__all__ = ["NAME", "Admission", "Ends", "Stream", "attach", "disown", "serve", "spin", "start_task"]
 
 NAME: Final = "portable"
 
