@@ -881,7 +881,7 @@ async def test_a_defect_after_a_handler_goes_to_the_loops_exception_handler(
     loop.set_exception_handler(lambda _, context: raised.append(context["exception"]))
     try:
         async with tcp.listen(ANY, handler) as listener:
-            monkeypatch.setattr(listener._course, "_log_error", fail)
+            monkeypatch.setattr(type(listener._course), "_log_error", fail)
             clients = [await tcp.connect(listener.local_addr) for _ in range(2)]
             for client in clients:
                 await client.write(b"line\n")

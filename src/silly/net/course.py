@@ -56,6 +56,33 @@ else:
 class Course(Ends):
     """The course of all connections of one listener; the owner of their streams."""
 
+    __slots__ = (
+        "_closes_at",
+        "_conn_limits",
+        "_context",
+        "_deadlines",
+        "_handler",
+        "_handshake_timeout",
+        "_listener",
+        "_logged_crashes",
+        "_loop",
+        "_name",
+        "_observer_failures",
+        "_observers",
+        "_on_handled",
+        "_prefaces",
+        "_sweep",
+        "_sweep_interval",
+        "_task_name",
+        "accepted",
+        "budget",
+        "crashes",
+        "gate",
+        "handler_name",
+        "is_auxiliary",
+        "prefacing",
+    )
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,

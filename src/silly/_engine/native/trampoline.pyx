@@ -88,7 +88,7 @@ cdef class Trampoline(ForeignFuture):
         """Wake the task for its last step, and call `ended` without a turn of the loop."""
         cdef object task = self.task
         cdef object ended = self.ended
-        if task.remove_done_callback(ended) != 1:
+        if task is None or task.remove_done_callback(ended) != 1:
             return ForeignFuture.wake(self, reactor)
         try:
             ForeignFuture.wake(self, reactor)
@@ -304,7 +304,6 @@ cdef bint creates_tasks_itself(object loop) except -1:
     return (
         getattr(loop.create_task, "__func__", None) is stock_create_task
         and loop._task_factory is None
-        and not loop._debug
     )
 
 
