@@ -16,22 +16,26 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from silly._engine import interface, stream_errors
+from silly._engine.admission import Admission
+from silly._engine.ends import Ends
 from silly._engine.interface import Accept, Gate, tune
 from silly._engine.portable.link import AsyncioLink, link_factory
 from silly._engine.portable.server import LoopServer, SocketServer
 from silly._engine.portable.stream import Stream
-from silly._engine.portable.trampoline import Trampoline as wrap_coroutine  # noqa: N813 - used as a function
+from silly._engine.portable.trampoline import start_task
 from silly._loop.live import disown_socket
 
 __all__ = [
     "NAME",
+    "Admission",
+    "Ends",
     "Stream",
     "attach",
     "disown",
     "new_event_loop",
     "serve",
     "spin",
-    "wrap_coroutine",
+    "start_task",
 ]
 
 NAME: Final = "portable"
