@@ -414,6 +414,8 @@ cdef class Reactor:
 
     def wait(self, timeout):
         """Serve connections until the loop has something to do (see selector.py)."""
+        if self.selector is None:
+            raise RuntimeError("this loop does not wait in the reactor")
         self.loop_is_ready = False
         try:
             self.serve(NEVER if timeout is None else <double>timeout)
