@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final, Protocol
 
+from silly._engine.admission import Admission as _Admission
 from silly._engine.stream_errors import Buffer
 
 __all__ = [
+    "BATCH",
     "LINGER",
     "MAX_UNSENT",
     "READ_LIMIT",
@@ -34,6 +37,7 @@ __all__ = [
 ]
 
 READ_LIMIT: Final = 1024 * 1024  # bytes
+BATCH: Final = 1024  # items: the default bound of a batch
 MAX_UNSENT: Final = 16 * 1024 * 1024  # bytes
 LINGER: Final = 10.0  # seconds
 UNSENT_IN_KERNEL: Final = 256 * 1024  # bytes
@@ -192,6 +196,9 @@ class Stream(Protocol):
     ) -> Coroutine[Any, Any, bytes]: ...
     def __aiter__(self) -> AsyncIterator[bytes]: ...
     def __anext__(self) -> Awaitable[bytes]: ...
+    def batches(
+        self, until: bytes | int = b"\n", *, most: int = BATCH, timeout: float | None = None
+    ) -> AsyncIterator[list[bytes]]: ...
     def write(self, data: Buffer | Iterable[Buffer]) -> Drain: ...
     def close_write(self) -> None: ...
     def close(self) -> None: ...
@@ -325,6 +332,14 @@ class Engine(Protocol):
     def Stream(self) -> type[_Stream]:  # noqa: N802 - it is a class
         """What it makes of connections."""
 
+    @property
+    def Admission(self) -> type[_Admission]:  # noqa: N802 - it is a class
+        """The base of a listener's `Gate`."""
+
+    @property
+    def Ends(self) -> type[Any]:  # noqa: N802 - it is a class
+        """The base of a listener's course: what happens when connections end (see ends.py)."""
+
     def serve(
         self,
         loop: asyncio.AbstractEventLoop,
@@ -361,6 +376,9 @@ class Engine(Protocol):
         is not touched.
         """
 
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        """Return a new loop, the best for this engine of those that the program may use."""
+
     def spin(self, loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None:
         """Alternate between calling *step* and serving ready descriptors, for a short time.
 
@@ -369,7 +387,18 @@ class Engine(Protocol):
         polling calls *step* once. Exceptions from *step* propagate.
         """
 
-    def wrap_coroutine(
-        self, coroutine: Coroutine[Any, Any, object], loop: asyncio.AbstractEventLoop
-    ) -> Coroutine[Any, Any, object]:
-        """Return the coroutine that a handler's task runs: *coroutine*, or a faster wrapper."""
+    def start_task(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coroutine: Coroutine[Any, Any, object],
+        ended: Callable[[asyncio.Task[Any]], object],
+        *,
+        name: str | None,
+        context: contextvars.Context | None,
+        ended_context: contextvars.Context,
+    ) -> asyncio.Task[Any]:
+        """Return a new task that runs *coroutine*, which may be stepped without the task.
+
+        *ended* is called in *ended_context* with the task when that is done, before callbacks
+        that are added later: in the loop, but perhaps in the turn in which the task ended.
+        """
