@@ -366,6 +366,12 @@ class Engine(Protocol):
         polling calls *step* once. Exceptions from *step* propagate.
         """
 
+    def specialize(self, kind: Any) -> None:
+        """Make calls of the methods of *kind*, a class derived from `Stream`, faster.
+
+        For the class of most connections.
+        """
+
     def wrap_coroutine(
         self, coroutine: Coroutine[Any, Any, object], loop: asyncio.AbstractEventLoop
     ) -> Coroutine[Any, Any, object]:

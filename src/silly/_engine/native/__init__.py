@@ -21,10 +21,10 @@ from typing import Final
 from silly._engine.interface import Accept, Gate, tune
 from silly._engine.native.reactor import spin
 from silly._engine.native.server import Server, adopt
-from silly._engine.native.stream import Stream
+from silly._engine.native.stream import Stream, specialize
 from silly._engine.native.trampoline import wrap_coroutine
 
-__all__ = ["NAME", "Stream", "attach", "disown", "serve", "spin", "wrap_coroutine"]
+__all__ = ["NAME", "Stream", "attach", "disown", "serve", "specialize", "spin", "wrap_coroutine"]
 
 NAME: Final = "native"
 

@@ -23,7 +23,7 @@ from silly._engine.portable.stream import Stream
 from silly._engine.portable.trampoline import Trampoline as wrap_coroutine  # noqa: N813 - used as a function
 from silly._loop.live import disown_socket
 
-__all__ = ["NAME", "Stream", "attach", "disown", "serve", "spin", "wrap_coroutine"]
+__all__ = ["NAME", "Stream", "attach", "disown", "serve", "specialize", "spin", "wrap_coroutine"]
 
 NAME: Final = "portable"
 
@@ -65,6 +65,10 @@ def disown(inherited: object) -> None:
         disown_socket(cast(AsyncioLink, inherited._link)._socket)
     elif isinstance(inherited, SocketServer):
         inherited.disown()
+
+
+def specialize(kind: type[Stream]) -> None:
+    """Do nothing (see `silly._engine.interface.Engine.specialize`)."""
 
 
 def spin(loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None:  # noqa: ARG001
