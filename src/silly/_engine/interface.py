@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final, Protocol
 
+from silly._engine.admission import Admission as _Admission
 from silly._engine.stream_errors import Buffer
 
 __all__ = [
@@ -257,6 +259,10 @@ class Stream(Protocol):
         """Bytes held, unread and unsent, as reported to the budget."""
 
     @property
+    def _fileno(self) -> int:
+        """The socket's descriptor; -1 if it is closed, or if there is none."""
+
+    @property
     def _client(self) -> bytes:
         """The peer's IP address as packed bytes (see `Gate`)."""
 
@@ -298,6 +304,10 @@ engine owns the connection, and resets it if this raises; then the stream owns i
 class Server(Protocol):
     """Accepts connections on one listening socket (see accepting.py)."""
 
+    @property
+    def _fileno(self) -> int:
+        """The listening socket's descriptor; -1 if it is closed."""
+
     def accept_queued(self) -> None:
         """Accept the connections that are in the backlog now."""
 
@@ -321,6 +331,14 @@ class Engine(Protocol):
     @property
     def Stream(self) -> type[_Stream]:  # noqa: N802 - it is a class
         """What it makes of connections."""
+
+    @property
+    def Admission(self) -> type[_Admission]:  # noqa: N802 - it is a class
+        """The base of a listener's `Gate`."""
+
+    @property
+    def Ends(self) -> type[Any]:  # noqa: N802 - it is a class
+        """The base of a listener's course: what happens when connections end (see ends.py)."""
 
     def serve(
         self,
@@ -358,6 +376,9 @@ class Engine(Protocol):
         is not touched.
         """
 
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        """Return a new loop, the best for this engine of those that the program may use."""
+
     def spin(self, loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None:
         """Alternate between calling *step* and serving ready descriptors, for a short time.
 
@@ -372,7 +393,18 @@ class Engine(Protocol):
         For the class of most connections.
         """
 
-    def wrap_coroutine(
-        self, coroutine: Coroutine[Any, Any, object], loop: asyncio.AbstractEventLoop
-    ) -> Coroutine[Any, Any, object]:
-        """Return the coroutine that a handler's task runs: *coroutine*, or a faster wrapper."""
+    def start_task(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coroutine: Coroutine[Any, Any, object],
+        ended: Callable[[asyncio.Task[Any]], object],
+        *,
+        name: str | None,
+        context: contextvars.Context | None,
+        ended_context: contextvars.Context,
+    ) -> asyncio.Task[Any]:
+        """Return a new task that runs *coroutine*, which may be stepped without the task.
+
+        *ended* is called in *ended_context* with the task when that is done, before callbacks
+        that are added later: in the loop, but perhaps in the turn in which the task ended.
+        """

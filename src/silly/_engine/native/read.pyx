@@ -11,6 +11,7 @@ from libc.stdint cimport uint8_t
 from silly._engine.native.linux cimport (
     set_slots,
     send,
+    stop_async_iteration,
     stop_iteration,
 )
 from silly._engine.native.lifecycle cimport CLOSING
@@ -21,6 +22,9 @@ from silly._engine.native.wanted cimport COUNT, DELIMITER, DONE, LINE, NEW, WAIT
 import warnings
 
 from silly._engine import stream_errors
+
+cdef enum:
+    ENDED = 2  # the third result of `Read.step`
 
 cdef bytes NEWLINE = b"\n"
 
@@ -36,7 +40,10 @@ cdef class Read(Wanted):
                 pass
 
     cdef int step(self, void **out) except -1:
-        """Resume; set *out* to the result and return 0, or to what to wait on and return 1."""
+        """Resume; set *out* to the result and return 0, or to what to wait on and return 1.
+
+        At the end of ``async for``, return `ENDED`: raising here would cost a traceback.
+        """
         cdef Receiving stream = <Receiving>self.stream
         cdef Py_ssize_t count
         cdef bytes taken
@@ -87,6 +94,8 @@ cdef class Read(Wanted):
             raise RuntimeError("cannot reuse already awaited read")
         if count == INCOMPLETE:
             count = self.last_item()
+            if count == 0:
+                return ENDED
         elif count == TOO_LONG:
             stream.control_flow()
             raise stream_errors.limit_exceeded(stream, self.delimiter, self.wanted)
@@ -96,7 +105,10 @@ cdef class Read(Wanted):
         return 0
 
     cdef Py_ssize_t last_item(self) except -1:
-        """Return how many bytes an incomplete read returns at the end of the stream, or raise."""
+        """Return how many bytes an incomplete read returns at the end of the stream, or raise.
+
+        0 is the end of an iteration.
+        """
         raise (<Receiving>self.stream)._reader_error(self.delimiter, self.wanted)
 
     cdef int suspend(self) except -1:
@@ -153,6 +165,8 @@ cdef class Read(Wanted):
         if self.state == NEW and value is not None:
             raise TypeError("can't send non-None value to a just-started coroutine")
         cdef int yielded = self.step(&out)
+        if yielded == ENDED:
+            raise StopAsyncIteration
         result = <object>out
         Py_DECREF(result)
         if yielded:
@@ -215,7 +229,7 @@ cdef class Lines(Read):
         cdef Receiving stream = <Receiving>self.stream
         if stream._ended and not stream._truncated and stream._state < CLOSING:
             if stream.in_start == stream.in_end:
-                raise StopAsyncIteration
+                return 0
             if self.kind == LINE:
                 return stream.in_end - stream.in_start
         return Read.last_item(self)
@@ -239,8 +253,9 @@ cdef class Batches(Lines):
     cdef int step(self, void **out) except -1:
         cdef Receiving stream = <Receiving>self.stream
         cdef list batch
-        if Read.step(self, out):
-            return 1
+        cdef int yielded = Read.step(self, out)
+        if yielded:
+            return yielded
         batch = [<bytes>out[0]]
         Py_DECREF(<bytes>out[0])
         if self.kind == LINE:
@@ -299,17 +314,22 @@ cdef raise_thrown(kind, value, traceback):
 cdef int _send(Read self, object value, void **out) except -1:
     if self.state == NEW and value is not None:
         raise TypeError("can't send non-None value to a just-started coroutine")
-    return self.step(out)
+    cdef int yielded = self.step(out)
+    return stop_async_iteration() if yielded == ENDED else yielded
 
 
 cdef PyObject *_next(Read self) except? NULL:
     # Replaces the __next__ above, for which Cython would add a traceback to each StopIteration.
     # The interpreter calls this from Python 3.12 on, where it called am_send before.
     cdef void *out = NULL
-    if self.step(&out) == 0:
+    cdef int yielded = self.step(&out)
+    if yielded == 0:
         stop_iteration(<PyObject *>out)
-        return NULL
-    return <PyObject *>out
+    elif yielded == ENDED:
+        stop_async_iteration()
+    else:
+        return <PyObject *>out
+    return NULL
 
 
 set_slots(Read, <void *>_send, <void *>_next)

@@ -25,6 +25,7 @@ cdef class Receiving(Filtered):
     cdef Wanted reader  # the read that waits; or None
     cdef uint16_t reads_in_a_row  # reads without waiting
     cdef uint8_t bulk  # the last receive was long
+    cdef uint8_t fin_received
 
     cdef Py_ssize_t find(self, bytes delimiter, size_t limit) except -2
     cdef Py_ssize_t match(self, Wanted read) except -2

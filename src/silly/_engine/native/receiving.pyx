@@ -298,8 +298,15 @@ cdef class Receiving(Filtered):
         return 0
 
     cdef int receive_end(self) except -1:
-        self.watch(self.interest & ~<uint32_t>EPOLLIN)
-        return self._handle_fin()
+        if not self.fin_received:
+            self.fin_received = True
+            try:
+                self._handle_fin()
+            finally:  # afterwards: most connections have been closed by then
+                self.watch(self.interest & ~<uint32_t>EPOLLIN)
+        else:  # in a loop that a handler runs meanwhile
+            self.watch(self.interest & ~<uint32_t>EPOLLIN)
+        return 0
 
     cdef int _wake_reader(self) except -1:
         cdef Wanted reader = self.reader

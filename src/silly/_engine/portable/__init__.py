@@ -16,14 +16,28 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from silly._engine import interface, stream_errors
+from silly._engine.admission import Admission
+from silly._engine.ends import Ends
 from silly._engine.interface import Accept, Gate, tune
 from silly._engine.portable.link import AsyncioLink, link_factory
 from silly._engine.portable.server import LoopServer, SocketServer
 from silly._engine.portable.stream import Stream
-from silly._engine.portable.trampoline import Trampoline as wrap_coroutine  # noqa: N813 - used as a function
+from silly._engine.portable.trampoline import start_task
 from silly._loop.live import disown_socket
 
-__all__ = ["NAME", "Stream", "attach", "disown", "serve", "specialize", "spin", "wrap_coroutine"]
+__all__ = [
+    "NAME",
+    "Admission",
+    "Ends",
+    "Stream",
+    "attach",
+    "disown",
+    "new_event_loop",
+    "serve",
+    "specialize",
+    "spin",
+    "start_task",
+]
 
 NAME: Final = "portable"
 
@@ -69,6 +83,11 @@ def disown(inherited: object) -> None:
 
 def specialize(kind: type[Stream]) -> None:
     """Do nothing (see `silly._engine.interface.Engine.specialize`)."""
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return a new loop of the kind that the program prefers."""
+    return asyncio.new_event_loop()
 
 
 def spin(loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None:  # noqa: ARG001

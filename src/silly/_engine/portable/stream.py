@@ -600,6 +600,10 @@ class Stream(Filtered):
         return None
 
     @property
+    def _fileno(self) -> int:
+        return -1 if self._socket_is_closed() else self._link.fileno()
+
+    @property
     def read_limit(self) -> int:
         return self._read_limit
 

@@ -27,7 +27,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any, Final, cast
 
-__all__ = ["PARKING", "Trampoline", "current_trampoline"]
+__all__ = ["PARKING", "Trampoline", "current_trampoline", "start_task"]
 
 if sys.version_info >= (3, 12):
     from asyncio import current_task
@@ -279,3 +279,18 @@ class Trampoline(Coroutine[Any, Any, object]):
 
     def __repr__(self) -> str:
         return f"<Trampoline of {self._coroutine!r}>"
+
+
+def start_task(
+    loop: asyncio.AbstractEventLoop,
+    coroutine: Coroutine[Any, Any, object],
+    ended: Callable[[asyncio.Task[Any]], object],
+    *,
+    name: str | None,
+    context: Context | None,
+    ended_context: Context,
+) -> asyncio.Task[Any]:
+    """See `silly._engine.interface.Engine.start_task`."""
+    task = loop.create_task(Trampoline(coroutine, loop), name=name, context=context)
+    task.add_done_callback(ended, context=ended_context)
+    return task
