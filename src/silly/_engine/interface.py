@@ -387,6 +387,12 @@ class Engine(Protocol):
         polling calls *step* once. Exceptions from *step* propagate.
         """
 
+    def specialize(self, kind: Any) -> None:
+        """Make calls of the methods of *kind*, a class derived from `Stream`, faster.
+
+        For the class of most connections.
+        """
+
     def start_task(
         self,
         loop: asyncio.AbstractEventLoop,

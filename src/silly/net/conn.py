@@ -447,4 +447,5 @@ class EngineConn(_EngineStream, StreamConn):
         engine.disown(self)
 
 
+engine.specialize(EngineConn)
 EngineConn.__name__ = EngineConn.__qualname__ = "Conn"  # in errors of programs

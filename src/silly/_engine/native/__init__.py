@@ -26,7 +26,7 @@ from silly._engine.native.ends import Ends
 from silly._engine.native.reactor import spin
 from silly._engine.native.selector import new_event_loop
 from silly._engine.native.server import Server, adopt
-from silly._engine.native.stream import Stream
+from silly._engine.native.stream import Stream, specialize
 from silly._engine.native.trampoline import start_task
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "disown",
     "new_event_loop",
     "serve",
+    "specialize",
     "spin",
     "start_task",
 ]

@@ -158,6 +158,11 @@ cdef extern from "Python.h":
         PyAsyncMethods *tp_as_async
         void *tp_iternext
     void PyType_Modified(PyTypeObject *type)
+    ctypedef struct PyMethodDef:
+        pass
+    ctypedef struct PyMethodDescrObject:
+        PyMethodDef *d_method
+    object PyDescr_NewMethod(PyTypeObject *type, PyMethodDef *method)
 
 
 cdef extern from *:

@@ -7,6 +7,8 @@ from silly._engine.interface import Budget, Drain, Owner
 from silly._engine.native.reactor import Source
 from silly._engine.stream_errors import Buffer
 
+def specialize(kind: type[Stream]) -> None: ...
+
 class Stream(Filtered, Source):
     def __init__(
         self,

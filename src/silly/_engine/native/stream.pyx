@@ -21,6 +21,9 @@ from silly._engine.native.linux cimport (
     SO_LINGER,
     SO_TYPE,
     SOL_SOCKET,
+    PyDescr_NewMethod,
+    PyMethodDescrObject,
+    PyTypeObject,
     getpeername,
     getsockname,
     getsockopt,
@@ -39,6 +42,7 @@ from silly._engine.native.receiving cimport capped
 from silly._engine.native.sending cimport Sending
 from silly._engine.native.wanted cimport ALL, COUNT, DELIMITER, Wanted
 
+import types
 import warnings
 
 from silly._engine import stream_errors
@@ -269,6 +273,20 @@ cdef class Stream(Sending):
 
 
 allow_instances(Stream)
+
+
+def specialize(kind):
+    """See `silly._engine.interface.Engine.specialize`.
+
+    The interpreter calls a method written in C without further checks only if it belongs to
+    the very class of the object. So *kind* gets what it inherits as methods of its own.
+    """
+    for method in (kind.read, kind.write):
+        if type(method) is types.MethodDescriptorType:
+            own = PyDescr_NewMethod(
+                <PyTypeObject *>kind, (<PyMethodDescrObject *>method).d_method
+            )
+            setattr(kind, method.__name__, own)
 
 
 cdef void tell_budget(object budget, int64_t change) noexcept:

@@ -34,6 +34,7 @@ __all__ = [
     "disown",
     "new_event_loop",
     "serve",
+    "specialize",
     "spin",
     "start_task",
 ]
@@ -78,6 +79,10 @@ def disown(inherited: object) -> None:
         disown_socket(cast(AsyncioLink, inherited._link)._socket)
     elif isinstance(inherited, SocketServer):
         inherited.disown()
+
+
+def specialize(kind: type[Stream]) -> None:
+    """Do nothing (see `silly._engine.interface.Engine.specialize`)."""
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
