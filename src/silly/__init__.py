@@ -28,7 +28,7 @@ from silly.errors import (
     TruncatedStream,
     WriteQueueFull,
 )
-from silly.runtime import run
+from silly.runtime import loop_factory, run
 
 if TYPE_CHECKING:
     from silly.workers import run_workers
@@ -43,6 +43,7 @@ __all__ = [
     "WriteQueueFull",
     "__version__",
     "engine",
+    "loop_factory",
     "run",
     "run_workers",
 ]

@@ -363,6 +363,9 @@ class Engine(Protocol):
         is not touched.
         """
 
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        """Return a new loop, the best for this engine of those that the program may use."""
+
     def spin(self, loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None:
         """Alternate between calling *step* and serving ready descriptors, for a short time.
 

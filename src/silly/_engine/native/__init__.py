@@ -1,6 +1,7 @@
 """The native engine (Linux): connections on their own reactor, written in Cython.
 
-- `reactor`: the epoll set, nested in the running asyncio loop.
+- `reactor`: the epoll set, beside that of the running asyncio loop; `selector`: the
+  selector of a loop that waits in the reactor.
 - `waiter`: the future that a suspended task waits on, which can wake it immediately.
 - `trampoline`: steps a handler's coroutine without its task when possible.
 - `receiving`, `sending`, `stream`: a connection, in layers; below them, `lifecycle`,
@@ -23,11 +24,23 @@ from silly._engine.interface import Accept, Gate, tune
 from silly._engine.native.admission import Admission
 from silly._engine.native.ends import Ends
 from silly._engine.native.reactor import spin
+from silly._engine.native.selector import new_event_loop
 from silly._engine.native.server import Server, adopt
 from silly._engine.native.stream import Stream
 from silly._engine.native.trampoline import start_task
 
-__all__ = ["NAME", "Admission", "Ends", "Stream", "attach", "disown", "serve", "spin", "start_task"]
+__all__ = [
+    "NAME",
+    "Admission",
+    "Ends",
+    "Stream",
+    "attach",
+    "disown",
+    "new_event_loop",
+    "serve",
+    "spin",
+    "start_task",
+]
 
 NAME: Final = "native"
 

@@ -25,7 +25,18 @@ from silly._engine.portable.stream import Stream
 from silly._engine.portable.trampoline import start_task
 from silly._loop.live import disown_socket
 
-__all__ = ["NAME", "Admission", "Ends", "Stream", "attach", "disown", "serve", "spin", "start_task"]
+__all__ = [
+    "NAME",
+    "Admission",
+    "Ends",
+    "Stream",
+    "attach",
+    "disown",
+    "new_event_loop",
+    "serve",
+    "spin",
+    "start_task",
+]
 
 NAME: Final = "portable"
 
@@ -67,6 +78,11 @@ def disown(inherited: object) -> None:
         disown_socket(cast(AsyncioLink, inherited._link)._socket)
     elif isinstance(inherited, SocketServer):
         inherited.disown()
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return a new loop of the kind that the program prefers."""
+    return asyncio.new_event_loop()
 
 
 def spin(loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None:  # noqa: ARG001
