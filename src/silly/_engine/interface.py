@@ -14,6 +14,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final, Protocol
 
+from silly._engine.account import Account as _Account
 from silly._engine.admission import Admission as _Admission
 from silly._engine.stream_errors import Buffer
 
@@ -331,6 +332,10 @@ class Engine(Protocol):
     @property
     def Stream(self) -> type[_Stream]:  # noqa: N802 - it is a class
         """What it makes of connections."""
+
+    @property
+    def Account(self) -> type[_Account]:  # noqa: N802 - it is a class
+        """The base of a listener's memory budget, which is its streams' `Budget`."""
 
     @property
     def Admission(self) -> type[_Admission]:  # noqa: N802 - it is a class

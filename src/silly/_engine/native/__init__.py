@@ -9,7 +9,7 @@
 - `wanted`, `read`: what a read wants, and what `read` returns.
 - `names`: a socket's addresses.
 - `accepting`, `admission` (compiled likewise), `server`: accepting; `ends` (likewise): what
-  happens when a handler has ended or a socket is closed.
+  happens when a handler has ended or a socket is closed; `account` (likewise): memory held.
 
 It implements `silly._engine.interface.Engine`, and behaves as the portable engine does.
 """
@@ -21,6 +21,7 @@ import socket
 from typing import Final
 
 from silly._engine.interface import Accept, Gate, tune
+from silly._engine.native.account import Account
 from silly._engine.native.admission import Admission
 from silly._engine.native.ends import Ends
 from silly._engine.native.reactor import spin
@@ -31,6 +32,7 @@ from silly._engine.native.trampoline import start_task
 
 __all__ = [
     "NAME",
+    "Account",
     "Admission",
     "Ends",
     "Stream",

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from silly._engine import interface, stream_errors
+from silly._engine.account import Account
 from silly._engine.admission import Admission
 from silly._engine.ends import Ends
 from silly._engine.interface import Accept, Gate, tune
@@ -27,6 +28,7 @@ from silly._loop.live import disown_socket
 
 __all__ = [
     "NAME",
+    "Account",
     "Admission",
     "Ends",
     "Stream",
