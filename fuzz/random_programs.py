@@ -176,6 +176,7 @@ PLAIN: Final[dict[str, tuple[float, tuple[Any, ...]]]] = {
 AWAITED: Final[dict[str, tuple[float, tuple[Any, ...]]]] = {
     "read": (20, READS),
     "lines": (4, (1, 2, 10)),
+    "batches": (4, tuple((until, most) for until in (b"\n", 1, 1000) for most in (1, 2, 1024))),
     "write_and_wait": (6, (*FEW, *SIZES)),
     "wait_for_read": (2, SHORT),
     "timeout_read": (2, SHORT),
@@ -223,6 +224,7 @@ class Program:
     misuse: bool = False
     abandoned: bool = False  # the loop is closed without cleaning up
     in_thread: bool = False
+    inside: bool = False  # the native engine's selector, in which the reactor waits
 
     def __str__(self) -> str:
         lines = [f"program {self.seed} on {silly.engine()}, Python {sys.version.split()[0]}"]
@@ -311,6 +313,7 @@ def make_program(seed: int) -> Program:
         program.steps.append((ops, rng.choice(MOMENTS)))
     if often() < 0.2:
         fill_buffers(program, rng)
+    program.inside = often() < 0.6 and NATIVE
     return program
 
 
@@ -783,6 +786,13 @@ class World:
             if count == 0 or self.over:
                 break
 
+    async def batches(self, conn: Conn, wanted: tuple[Any, int]) -> None:
+        until, most = wanted
+        async for batch in conn.batches(until, most=most):
+            self.end_of[conn].got += b"".join(batch)
+            if len(batch) != 1 or self.over:
+                break
+
     async def write_and_wait(self, conn: Conn, size: int) -> None:
         async with asyncio.timeout(0.05):
             await self.write(conn, size)
@@ -1062,7 +1072,9 @@ def misuse_once(thing: Any, objects: list[Any], rng: random.Random) -> Any:
         case 6:
             setattr(thing, rng.choice(dir(thing)), rng.choice((None, "x", -1, 2**70, thing)))
         case _:
-            names = [name for name in dir(thing) if name not in ("__class__", "__init__")]
+            # Reactor.wait waits, by any means, as select() does.
+            excluded = ("__class__", "__init__", "wait")
+            names = [name for name in dir(thing) if name not in excluded]
             value = getattr(thing, rng.choice(names))
             return value(*arguments) if callable(value) else value
     return None
@@ -1154,10 +1166,18 @@ def drive(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None], what
         task.result()
 
 
+def selector(program: Program) -> selectors.BaseSelector:
+    if not program.inside:
+        return selectors.DefaultSelector()
+    from silly._engine.native.selector import Selector  # noqa: PLC0415 - not everywhere
+
+    return Selector()
+
+
 def run_program(program: Program) -> list[str]:
     """Run *program*; return the problems found."""
     kind = NestableLoop if program.loop == "nested" else asyncio.SelectorEventLoop
-    loop = kind(selectors.DefaultSelector())
+    loop = kind(selector(program))
     rng = random.Random(program.seed)
     asyncio.set_event_loop(loop)
     loop.set_debug(program.loop == "debug")
