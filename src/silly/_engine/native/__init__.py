@@ -18,15 +18,19 @@ import asyncio
 import socket
 from typing import Final
 
+from silly._engine.assumptions import why_not_native
 from silly._engine.interface import Accept, Gate, tune
 from silly._engine.native.reactor import spin
 from silly._engine.native.server import Server, adopt
 from silly._engine.native.stream import Stream
-from silly._engine.native.trampoline import wrap_coroutine
+from silly._engine.native.trampoline import rehearse, wrap_coroutine
 
 __all__ = ["NAME", "Stream", "attach", "disown", "serve", "spin", "wrap_coroutine"]
 
 NAME: Final = "native"
+
+if unmet := why_not_native(wrap_coroutine, rehearse):
+    raise ImportError(unmet)
 
 
 def serve(

@@ -20,7 +20,7 @@ from silly._engine.interface import Accept, Gate, tune
 from silly._engine.portable.link import AsyncioLink, link_factory
 from silly._engine.portable.server import LoopServer, SocketServer
 from silly._engine.portable.stream import Stream
-from silly._engine.portable.trampoline import Trampoline as wrap_coroutine  # noqa: N813 - used as a function
+from silly._engine.portable.trampoline import wrap_coroutine
 from silly._loop.live import disown_socket
 
 __all__ = ["NAME", "Stream", "attach", "disown", "serve", "spin", "wrap_coroutine"]

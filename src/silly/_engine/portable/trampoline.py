@@ -22,12 +22,18 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from asyncio.tasks import _enter_task, _leave_task  # documented in "Extending asyncio"
+from asyncio import tasks
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any, Final, cast
 
-__all__ = ["PARKING", "Trampoline", "current_trampoline"]
+from silly._engine.assumptions import why_not_stepped
+
+__all__ = ["PARKING", "Trampoline", "current_trampoline", "wrap_coroutine"]
+
+# Documented in "Extending asyncio"; `silly._engine.assumptions` reports if they are missing.
+_enter_task: Any = getattr(tasks, "_enter_task", None)
+_leave_task: Any = getattr(tasks, "_leave_task", None)
 
 if sys.version_info >= (3, 12):
     from asyncio import current_task
@@ -279,3 +285,18 @@ class Trampoline(Coroutine[Any, Any, object]):
 
     def __repr__(self) -> str:
         return f"<Trampoline of {self._coroutine!r}>"
+
+
+def _rehearse(_loop: object) -> tuple[Callable[[], object], Callable[[Trampoline], object]]:
+    return lambda: _PARK, Trampoline.step
+
+
+def _leave_to_task(
+    coroutine: Coroutine[Any, Any, object],
+    _loop: asyncio.AbstractEventLoop,
+) -> Coroutine[Any, Any, object]:
+    return coroutine
+
+
+_can_step: Final = why_not_stepped(Trampoline, _rehearse) is None
+wrap_coroutine: Final = Trampoline if _can_step else _leave_to_task
