@@ -32,16 +32,15 @@ silly.run(main())
 """
 
 WRAPPED = """
-import asyncio, types
+import asyncio
 class Task({base}):
     {body}
 asyncio.Task = asyncio.tasks.Task = Task
 """
 YIELDS_NONE = """def __init__(self, coroutine, **options):
-        @types.coroutine
-        def bare():
+        async def bare():
             for _ in coroutine.__await__():
-                yield
+                await asyncio.sleep(0)
         super().__init__(bare(), **options)
 """
 
