@@ -47,6 +47,7 @@ def extensions() -> list[Extension]:
     return cythonize(  # type: ignore[no-any-return]
         modules,
         include_path=["src"],
+        force=is_any_header_newer(),
         build_dir="build",
         compiler_directives={
             "language_level": "3",
@@ -60,6 +61,16 @@ def extensions() -> list[Extension]:
             "binding": False,  # otherwise, unbound methods do not check the type of self
         },
     )
+
+
+def is_any_header_newer() -> bool:
+    """Return whether the C code of a shared source is older than a ``.pxd`` file.
+
+    Cython looks for the ``.pxd`` file of a source beside it, and so does not notice.
+    """
+    generated = [Path("build", source.with_suffix(".c")) for source in SHARED]
+    made = [path.stat().st_mtime for path in generated if path.exists()]
+    return bool(made) and min(made) < max(path.stat().st_mtime for path in NATIVE.glob("*.pxd"))
 
 
 def skip_native(error: BaseException) -> None:

@@ -1,10 +1,11 @@
-"""Open as many connections in one process as the machine allows, up to a million.
+"""Open as many connections as the machine allows, up to a million.
 
 ``python benchmarks/million.py [COUNT]``. As root, the program raises its descriptor
-limit as far as the system permits. It prints how many connections it reached and
-what limited them. Each connection echoes a line when it is opened, and another
-one at the end, when all are open. Clients connect from many loopback addresses,
-because one address has only about 28,000 ports.
+limit as far as the system permits. Where one process may not have enough descriptors,
+several servers run together. It prints what the machine allows, and what was reached.
+Each connection echoes a line when it is opened, and another one at the end, when all are
+open. Clients connect from many loopback addresses, because one address has only about
+28,000 ports.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 PORTS = 4_000  # connections per client address: few enough to find free ports quickly
 SPARE = 200  # descriptors for everything else
 WARM = 200  # connections that are opened before memory is first measured
+PROCESS = 32 * 1024 * 1024  # bytes for each process beside its connections, estimated high
 MEMORY = 12 * 1024  # bytes per connection, estimated high: both ends, kernel included
 
 
@@ -137,6 +139,47 @@ class Child:
         return line.strip()
 
 
+class Part:
+    """A server process and the client processes that connect to it."""
+
+    def __init__(self, first: int, count: int, per_client: int) -> None:
+        self.count = count
+        self.opened = 0
+        self._first = first
+        self._per_client = per_client
+        self.server = Child("--serve", str(count))
+        self.engine, port = json.loads(self.server.answer())
+        self._clients = [
+            Child("--client", str(port), str(count)) for _ in range((count - 1) // per_client + 1)
+        ]
+
+    def open(self, upto: int) -> None:
+        """Open connections until there are *upto*; one client at a time: they share the cores."""
+        while self.opened < upto:
+            index = self.opened // self._per_client
+            more = min((index + 1) * self._per_client, upto) - self.opened
+            self._clients[index].send(["open", more, self._first + self.opened])
+            self._clients[index].answer()
+            self.opened += more
+
+    def echo_again(self) -> None:
+        """Send one line over every connection, and check the echo."""
+        for client in self._clients:
+            client.send(["again", 0, 0])
+            client.answer()
+
+    def figures(self) -> tuple[int, int]:
+        """Return the server's live and accepted connections."""
+        self.server.send("how many?")
+        alive, accepted = json.loads(self.server.answer())
+        return alive, accepted
+
+    def end(self) -> None:
+        for child in (self.server, *self._clients):
+            child.process.kill()
+            child.process.wait()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("count", nargs="?", type=int, default=1_000_000)
@@ -153,50 +196,48 @@ def main() -> None:
 
 
 def run(wanted: int, limit: int) -> None:
-    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    room = available * 3 // 4 // MEMORY
-    count = min(wanted, limit - SPARE, room)
-    if count < wanted:
-        reason = "descriptor limit" if limit - SPARE < room else "memory"
-        print(f"{wanted:,} requested; the {reason} of this machine allows {count:,}")
-    server = Child("--serve", str(count))
-    engine, port = json.loads(server.answer())
-    per_client = min(limit - SPARE, 100_000)
-    clients = [
-        Child("--client", str(port), str(count)) for _ in range((count - 1) // per_client + 1)
-    ]
-    children = [server, *clients]
+    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4
+    per_server = min(wanted, limit - SPARE)
+    per_client = min(per_server, 100_000)
+    processes = 1 / per_server + 1 / per_client  # per connection
+    count = min(wanted, int(available / (MEMORY + processes * PROCESS)))
+    servers = -(-count // per_server)
+    print(
+        f"{wanted:,} requested; a process may have {limit:,} descriptors, and there is memory "
+        f"for {count:,} connections: {count:,} in {servers:,} "
+        f"server process{'es' if servers > 1 else ''}",
+        flush=True,
+    )
+    parts: list[Part] = []
     try:
-        clients[0].send(["open", WARM, 0])
-        clients[0].answer()
-        user, kernel, start = rss(server.process.pid), kernel_memory(), time.monotonic()
-        opened = WARM
-        for index, one in enumerate(clients):  # one at a time, because they share the cores
-            more = min(per_client - (WARM if index == 0 else 0), count - opened)
-            one.send(["open", more, opened])
-            one.answer()
-            opened += more
+        for first in range(0, count, per_server):
+            part = Part(first, min(per_server, count - first), per_client)
+            parts.append(part)  # each at once: if the next one fails, it is still ended
+        for part in parts:
+            part.open(WARM)
+        user = sum(rss(part.server.process.pid) for part in parts)
+        kernel, start = kernel_memory(), time.monotonic()
+        for part in parts:
+            part.open(part.count)
         elapsed = time.monotonic() - start
-        user, kernel = rss(server.process.pid) - user, kernel_memory() - kernel
+        user = sum(rss(part.server.process.pid) for part in parts) - user
+        kernel = kernel_memory() - kernel
         start = time.monotonic()
-        for one in clients:
-            one.send(["again", 0, 0])
-            one.answer()
+        for part in parts:
+            part.echo_again()
         again = time.monotonic() - start
-        server.send("how many?")
-        alive, accepted = json.loads(server.answer())
+        alive, accepted = map(sum, zip(*(part.figures() for part in parts), strict=True))
     finally:
-        for child in children:
-            child.process.kill()
-            child.process.wait()
-    made = opened - WARM
-    print(f"engine {engine}: {alive:,} live connections in one process, {accepted:,} accepted")
+        for part in parts:
+            part.end()
+    made = count - WARM * servers
+    print(f"engine {parts[0].engine}: {alive:,} live connections, {accepted:,} accepted")
     print(f"user memory:    {user / made / 1024:.2f} KiB per connection")
     print(f"kernel memory:  {kernel / made / 2 / 1024:.2f} KiB per end of a connection")
     print(f"accepted:       {made / elapsed:,.0f}/s, including one echo each")
     print(f"one round over all of them: {again:.2f} s, every answer checked")
-    if alive != opened:
-        raise SystemExit(f"million: {opened - alive} connections were lost")
+    if alive != count:
+        raise SystemExit(f"million: {count - alive} connections were lost")
 
 
 if __name__ == "__main__":

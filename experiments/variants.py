@@ -52,9 +52,11 @@ VARIANTS = (
     ),
     Variant(
         "task",
-        "src/silly/net/course.py",
-        "coroutine = engine.wrap_coroutine(handling, loop)",
-        "coroutine = handling",
+        f"{NATIVE}/trampoline.pyx",
+        "    trampoline.coroutine = coroutine\n",
+        "    task = loop.create_task(coroutine, name=name, context=context)\n"
+        "    task.add_done_callback(ended, context=ended_context)\n"
+        "    return task\n",
         "no trampoline: the task makes each step",
     ),
     Variant(

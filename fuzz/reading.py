@@ -14,6 +14,7 @@ import asyncio
 import socket
 import sys
 from collections.abc import Coroutine
+from contextvars import Context
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -161,8 +162,11 @@ async def run(engine: Engine, kind: type[Conn], script: Script) -> None:
                 wanted = Wanted(script)
                 coroutine: Coroutine[Any, Any, object] = wanted.start(conn)
                 if script.number(2):
-                    coroutine = engine.wrap_coroutine(coroutine, loop)
-                reader = loop.create_task(coroutine)
+                    reader = engine.start_task(
+                        loop, coroutine, ended, name=None, context=None, ended_context=Context()
+                    )
+                else:
+                    reader = loop.create_task(coroutine)
             await settle()
             if reader is None:
                 continue
@@ -201,6 +205,10 @@ async def run(engine: Engine, kind: type[Conn], script: Script) -> None:
         conn.abort()
         await settle()
     assert closed == [conn]
+
+
+def ended(_: asyncio.Task[Any]) -> None:
+    pass
 
 
 def test_one(data: bytes) -> None:

@@ -1,8 +1,9 @@
 """How tests run: coroutine tests run on each kind of loop and must clean up.
 
-A test that is a coroutine function runs on the stock loop, on the stock loop in
-debug mode, and on uvloop. Afterwards, no task may be running, no descriptor may
-be leaked, and the loop's exception handler must not have been called.
+A test that is a coroutine function runs on the stock loop, on the loop that `silly.run`
+uses if that is another, on that in debug mode, and on uvloop. Afterwards, no task may be
+running, no descriptor may be leaked, and the loop's exception handler must not have been
+called.
 
 Each test has a deadline: SIGALRM interrupts whatever the main thread waits for.
 
@@ -26,9 +27,17 @@ import hypothesis
 import pytest
 import uvloop
 
+import silly
 from tests.ports import held_port
 
-KINDS = ("asyncio", "debug", "uvloop")
+FACTORIES: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "inside": silly.loop_factory,
+    "debug": silly.loop_factory,
+    "uvloop": uvloop.new_event_loop,
+}
+if silly.engine() != "native":
+    del FACTORIES["inside"]  # the stock loop
 DEADLINE = 120.0  # seconds for one coroutine test
 TEST_DEADLINE = 300  # seconds for any test
 
@@ -80,7 +89,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         heavy = metafunc.definition.get_closest_marker("heavy") is not None
         # Debug mode checks the program's use of the loop: the same on the other engine.
         without_debug = heavy or metafunc.config.getoption("--engine-only")
-        kinds = [kind for kind in KINDS if not (without_debug and kind == "debug")]
+        kinds = [kind for kind in FACTORIES if not (without_debug and kind == "debug")]
         metafunc.fixturenames.append("loop_kind")
         metafunc.parametrize("loop_kind", kinds)
 
@@ -105,12 +114,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if not inspect.iscoroutinefunction(test):
         return None
     arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(test).parameters}
-    kind = pyfuncitem.callspec.params["loop_kind"]
+    kind = str(pyfuncitem.callspec.params["loop_kind"])
     before = open_descriptors()
-    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
-    if kind == "uvloop":
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(debug=kind == "debug", loop_factory=factory) as runner:
+    with asyncio.Runner(debug=kind == "debug", loop_factory=FACTORIES[kind]) as runner:
         runner.run(_run(test, arguments))
     gc.collect()
     leaked = open_descriptors() - before

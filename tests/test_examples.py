@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +12,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 QUIET = ("--log-level", "warning")  # without the "listening on" line
@@ -160,6 +163,62 @@ def test_commands() -> None:
     assert output.startswith("Welcome to Silly Echo Server!\nType 'help' for commands\n> Command")
     assert "  quit  - Disconnect\n> " in output
     assert "> Echo: hello\r\n> Goodbye!\n" in output
+
+
+def test_redis_like_answers_pipelined_requests() -> None:
+    def array(*strings: bytes) -> bytes:
+        return b"*%d\r\n" % len(strings) + b"".join(b"$%d\r\n%b\r\n" % (len(s), s) for s in strings)
+
+    value = b"one\r\ntwo\n\0"
+    conversation = [
+        (array(b"PING"), b"+PONG\r\n"),
+        (b"ping\r\n\r\n  \nPING hello\n", b"+PONG\r\n$5\r\nhello\r\n"),
+        (array(b"set", b"key", value), b"+OK\r\n"),
+        (array(b"GET", b"key"), b"$%d\r\n%b\r\n" % (len(value), value)),
+        (array(b"SET", b"", b""), b"+OK\r\n"),
+        (array(b"DEL", b"key", b"none", b""), b":2\r\n"),
+        (array(b"GET", b"key"), b"$-1\r\n"),
+        (array(b"GET"), b"-ERR unknown command or wrong number of arguments\r\n"),
+    ]
+    requests = b"".join(request for request, _ in conversation)
+    replies = b"".join(reply for _, reply in conversation)
+    error = b"-ERR Protocol error: expected $ and at most 65536\r\n"
+    with running("redis_like.py", "127.0.0.1:0") as example:
+        addr = example.addr()
+        with dial(addr) as sock, sock.makefile("rb") as file:
+            for at in range(len(requests)):
+                sock.sendall(requests[at : at + 1])
+            sock.sendall(requests * 100 + b"QUIT\r\n")
+            assert file.read() == replies * 101 + b"+OK\r\n"
+        for wrong in (b"*1\r\nPING\r\n", b"*1\r\n$65537\r\n", b"*1\r\n$-1\r\n"):
+            with dial(addr) as sock, sock.makefile("rb") as file:
+                sock.sendall(array(b"PING") + wrong)
+                assert file.read() == b"+PONG\r\n" + error
+        with dial(addr) as sock, sock.makefile("rb") as file:
+            sock.sendall(array(b"SET", b"key", value) + b"DEL key")  # cut off: not executed
+            sock.shutdown(socket.SHUT_WR)
+            assert file.read() == b"+OK\r\n"
+        with dial(addr) as sock, sock.makefile("rb") as file:
+            sock.sendall(b"DEL key\r\nQUIT\r\n")
+            assert file.read() == b":1\r\n+OK\r\n"
+        example.stop()
+
+
+@pytest.mark.skipif(shutil.which("redis-benchmark") is None, reason="needs redis-benchmark")
+def test_redis_like_serves_the_benchmark_of_redis() -> None:
+    with running("redis_like.py", "127.0.0.1:0") as example:
+        host, _, port = example.addr().rpartition(":")
+        command = ["redis-benchmark", "-h", host, "-p", port, "-t", "set,get", "-P", "16"]
+        done = subprocess.run(
+            [*command, "-n", "2000", "--csv"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert '"SET"' in done.stdout
+        assert '"GET"' in done.stdout
+        example.stop()
 
 
 def test_stress_prints_its_result(port: int) -> None:

@@ -352,12 +352,12 @@ async def test_measuring_ends_with_the_listener() -> None:
     meter = Meter.of(loop)
     assert web in Live.of(loop).auxiliaries
     assert not Live.of(loop)  # it does not keep the program running
-    assert meter in observer.observers_of(())
+    assert meter in observer.registered
     while not meter.lag.counts.count(1):
         await asyncio.sleep(0.05)
     assert sum(metrics.snapshot()["loop"]["lag_seconds"]["buckets"]) >= 1
     await web.close()
-    await until(lambda: meter not in observer.observers_of(()))
+    await until(lambda: meter not in observer.registered)
     assert web not in Live.of(loop).auxiliaries
 
 

@@ -1,7 +1,15 @@
-"""asyncio streams, on the stock loop or (with "uvloop") on uvloop. Prints its port."""
+"""asyncio streams, on the stock loop or (with "uvloop") on uvloop. Prints its port.
+
+With "silly", silly.streams takes the place of asyncio's streams.
+"""
 
 import asyncio
 import sys
+
+if "silly" in sys.argv:
+    from silly import streams
+
+    asyncio.start_server = streams.start_server
 
 
 async def lines(reader, writer):

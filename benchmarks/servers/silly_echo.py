@@ -1,4 +1,7 @@
-"""silly: one coroutine per connection. Prints its port."""
+"""silly: one coroutine per connection. Prints its port.
+
+Options: raw, ping (see yardstick.c), busy (busy polling), batches (all lines that are there).
+"""
 
 import sys
 
@@ -8,6 +11,11 @@ from silly.net import tcp
 async def lines(conn):
     async for line in conn:
         await conn.write(line)
+
+
+async def batches(conn):
+    async for lines in conn.batches():
+        await conn.write(lines)
 
 
 async def ping(conn):
@@ -22,5 +30,7 @@ async def raw(conn):
 
 busy_poll = 0.0001 if "busy" in sys.argv else 0.0
 handler = raw if "raw" in sys.argv else ping if "ping" in sys.argv else lines
+if handler is lines and "batches" in sys.argv:
+    handler = batches
 listener = tcp.listen("127.0.0.1:0", handler, backlog=4096, busy_poll=busy_poll)
 print(listener.local_addr.rpartition(":")[2], flush=True)

@@ -5,6 +5,7 @@ The modules, from the bottom up (imports point down only):
 - `silly.errors`: what can go wrong, and which side caused it.
 - ``silly._engine``: moves bytes between sockets and streams; knows no protocol.
 - `silly.net`: addresses, and `silly.net.tcp`: `listen`, `connect`, the `Conn`.
+- `silly.streams`: asyncio's streams API on these connections.
 - `silly.task`, `silly.time`, `silly.crypto`: forked tasks, timers, random keys.
 - ``silly.runtime``: `run`, script mode, signals and draining.
 - `silly.workers`: several processes and their supervisor; `silly.systemd`.
@@ -28,7 +29,7 @@ from silly.errors import (
     TruncatedStream,
     WriteQueueFull,
 )
-from silly.runtime import run
+from silly.runtime import loop_factory, run
 
 if TYPE_CHECKING:
     from silly.workers import run_workers
@@ -43,6 +44,7 @@ __all__ = [
     "WriteQueueFull",
     "__version__",
     "engine",
+    "loop_factory",
     "run",
     "run_workers",
 ]

@@ -58,7 +58,7 @@ BROKEN = {
     ),
     WRAPPED.format(
         base="asyncio.Task",
-        body="def __init__(self, coroutine, *, loop, context):\n"
+        body="def __init__(self, coroutine, *, loop, context, **_):\n"
         "        super().__init__(coroutine, loop=loop)",
     ): "the coroutine of an asyncio.Task cannot be stepped without the task",
     WRAPPED.format(base="", body="pass"): "asyncio.Task cannot be stepped: TypeError",
@@ -107,5 +107,5 @@ def test_this_python_is_as_assumed() -> None:
     from silly._engine.assumptions import why_not_stepped
     from silly._engine.portable import trampoline
 
-    assert why_not_stepped(trampoline.Trampoline, trampoline._rehearse) is None
-    assert trampoline.wrap_coroutine is trampoline.Trampoline
+    assert why_not_stepped(trampoline._start_stepped_task, trampoline._rehearse) is None
+    assert trampoline.start_task is trampoline._start_stepped_task

@@ -62,6 +62,9 @@ class FakeLink:
     def in_flight(self) -> int:
         return 0
 
+    def fileno(self) -> int:
+        return -1
+
     def has_unread(self) -> bool:
         return False
 

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from silly._engine import portable
-from silly.net.conn import Conn, StreamConn
+from silly.net.conn import StreamConn
 from silly.testing import run_virtual
 
 pytestmark = pytest.mark.no_engine
@@ -83,6 +83,12 @@ steps = st.one_of(
     st.tuples(st.just("read"), st.sampled_from([b"\n", b"aba", 9, None]), st.none()),
     st.tuples(st.just("timed_read"), st.sampled_from([b"\n", 9, None]), st.sampled_from([0, 2])),
     st.tuples(st.just("next")),
+    st.tuples(
+        st.just("next_batch"),
+        st.sampled_from([b"\n", b"aba", 2]),
+        st.sampled_from([1, 2, 1024]),
+        st.sampled_from([None, 2]),
+    ),
     st.tuples(st.just("wait"), st.sampled_from([1.0, 5.0])),
     st.tuples(st.just("set"), st.sampled_from(SETTINGS)),
     st.tuples(st.just("check_deadlines")),
@@ -138,7 +144,8 @@ async def observe(name: str, script: list[Step]) -> list[str]:
     await engine.attach(loop, ours, accept)
     conn = made[0]
     notes: list[str] = []
-    readers: list[asyncio.Task[bytes]] = []
+    readers: list[asyncio.Task[Any]] = []
+    batches: dict[Any, Any] = {}
     received = 0
 
     def take() -> None:
@@ -179,6 +186,11 @@ async def observe(name: str, script: list[Step]) -> list[str]:
                 conn._end_for_limit(values[0], OSError(errno.EIO, values[0]))
             elif what == "next":
                 readers.append(asyncio.ensure_future(_next(conn)))
+            elif what == "next_batch":
+                until, most, timeout = values
+                if (until, most, timeout) not in batches:
+                    batches[until, most, timeout] = conn.batches(until, most=most, timeout=timeout)
+                readers.append(asyncio.ensure_future(_next(batches[until, most, timeout])))
             elif what == "cancel":
                 for reader in readers:
                     reader.cancel()
@@ -211,11 +223,11 @@ async def observe(name: str, script: list[Step]) -> list[str]:
     return notes
 
 
-async def _next(conn: Conn) -> bytes:
+async def _next(items: Any) -> Any:
     try:
-        return await conn.__anext__()
+        return await items.__anext__()
     except StopAsyncIteration:
-        return b"(no more lines)"
+        return b"(no more)"
 
 
 @settings(max_examples=500, deadline=None)

@@ -801,3 +801,131 @@ async def test_a_handler_that_only_writes_lets_other_tasks_run(size: int) -> Non
                     await asyncio.sleep(0)
             over = True
             await asyncio.to_thread(thread.join)
+
+
+async def test_a_wrapped_handler_ends_with_its_wrapper() -> None:
+    """A task factory may wrap the coroutine: the handler has ended when the task has."""
+    loop = asyncio.get_running_loop()
+    goes_on = asyncio.Event()
+
+    async def wrapper(coroutine: Coroutine[Any, Any, object]) -> object:
+        result = await coroutine
+        await goes_on.wait()
+        return result
+
+    def factory(loop: Any, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+        return asyncio.Task(wrapper(coroutine), loop=loop, **options)
+
+    async def handler(conn: Conn) -> None:
+        async for _ in conn:
+            pass
+
+    async with tcp.listen(ANY, handler) as listener:
+        loop.set_task_factory(factory)
+        client = await tcp.connect(listener.local_addr)
+        await client.write(b"line\n")
+        await rest()
+        loop.set_task_factory(None)
+        client.close_write()
+        await rest()
+        (task,) = listener._course.handling
+        assert listener.connections == 1
+        goes_on.set()
+        await task
+        with pytest.raises(EndOfStream):
+            await client.read()
+        assert not listener._course.handling
+        client.close()
+
+
+async def test_callbacks_of_a_handlers_task() -> None:
+    """They are called once each, in the order in which they were added, after it is done."""
+    log: list[Any] = []
+
+    async def handler(conn: Conn) -> None:
+        task: Any = asyncio.current_task()
+        for number in range(3):
+            task.add_done_callback(lambda task, number=number: log.append((number, task.done())))
+        async for _ in conn:
+            pass
+
+    async with tcp.listen(ANY, handler) as listener:
+        client = await tcp.connect(listener.local_addr)
+        await client.write(b"line\n")
+        await rest()
+        (conn,) = listener._course.handling.values()
+        (task,) = listener._course.handling
+        task.add_done_callback(lambda _: log.append(("closed", conn._is_closing)))
+        client.close_write()
+        with pytest.raises(EndOfStream):
+            await client.read()
+        await rest()
+        assert log == [(0, True), (1, True), (2, True), ("closed", True)]
+        client.close()
+
+
+async def test_a_defect_after_a_handler_goes_to_the_loops_exception_handler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.get_running_loop()
+    raised: list[Any] = []
+
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    async def handler(conn: Conn) -> None:
+        async for line in conn:
+            await conn.write(line)
+        raise EndOfStream("as if", partial=b"")
+
+    loop.set_exception_handler(lambda _, context: raised.append(context["exception"]))
+    try:
+        async with tcp.listen(ANY, handler) as listener:
+            monkeypatch.setattr(type(listener._course), "_log_error", fail)
+            clients = [await tcp.connect(listener.local_addr) for _ in range(2)]
+            for client in clients:
+                await client.write(b"line\n")
+            await rest()
+            clients[0].close()
+            while not raised or listener.connections > 1:
+                await asyncio.sleep(0)
+            assert await clients[1].read(b"\n") == b"line\n"  # it goes on
+            monkeypatch.undo()
+            clients[1].close()
+    finally:
+        loop.set_exception_handler(None)
+    assert [type(error) for error in raised] == [ZeroDivisionError]
+
+
+async def test_a_loop_inside_a_handler_that_has_read_everything() -> None:
+    """The end of the stream is handled once, however often a nested loop polls meanwhile."""
+    loop: Any = asyncio.get_running_loop()
+    if not hasattr(loop, "_run_once"):
+        pytest.skip("a loop cannot be run inside itself")
+    ends: list[int] = []
+
+    async def handler(conn: Conn) -> None:
+        async for _ in conn:
+            pass
+        running = asyncio._get_running_loop()
+        task: Any = asyncio.current_task()
+        asyncio._set_running_loop(None)
+        asyncio._leave_task(loop, task)
+        try:
+            for _ in range(5):
+                loop.call_soon(len, ())  # so that it does not wait
+                loop._run_once()
+        finally:
+            asyncio._enter_task(loop, task)
+            asyncio._set_running_loop(running)
+        ends.append(conn.unread_bytes)
+        await conn.write(b"still there\n")
+
+    async with tcp.listen(ANY, handler) as listener:
+        client = await tcp.connect(listener.local_addr)
+        await client.write(b"line\n")
+        await rest()
+        client.close_write()
+        assert await client.read(b"\n") == b"still there\n"
+        assert ends == [0]
+        client.close()

@@ -105,7 +105,7 @@ async def test_a_filter_that_fails_says_why() -> None:
             assert await conn.read(12) == b"XOR1no hello"
             with pytest.raises(EOFError):
                 await conn.read()
-        assert dict(listener.stats.refused) == {"handshake": 1}
+        await until(lambda: dict(listener.stats.refused) == {"handshake": 1})
         assert listener.stats.accepted == 0
 
 

@@ -36,19 +36,19 @@ import contextvars
 import sys
 import types
 from asyncio import events, tasks
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Generator
 from typing import Any, Final, TypeAlias, cast
 
 __all__ = ["Rehearse", "why_not_native", "why_not_stepped"]
 
-_Wrap: TypeAlias = Callable[[Coroutine[Any, Any, object], Any], Coroutine[Any, Any, object]]
+_StartTask: TypeAlias = Callable[..., "asyncio.Task[Any]"]
 Rehearse: TypeAlias = Callable[[Any], tuple[Callable[[], object], Callable[[Any], object]]]
-"""Returns two functions: what a waiting read of a loop yields; step the wrapped reader."""
+"""Returns two functions: what a waiting read of a loop yields; step a reading coroutine."""
 
 _inside: Final = contextvars.ContextVar("_inside", default=False)
 
 
-def why_not_native(wrap: _Wrap, rehearse: Rehearse) -> str | None:
+def why_not_native(start_task: _StartTask, rehearse: Rehearse) -> str | None:
     """Return the first assumption of the native engine that does not hold; None if all do."""
     if sys.implementation.name != "cpython":
         return f"this is not CPython but {sys.implementation.name}"
@@ -56,13 +56,13 @@ def why_not_native(wrap: _Wrap, rehearse: Rehearse) -> str | None:
         return "the GIL is off"
     if not _handles_enter_contexts():
         return "asyncio.Handle does not run its callback inside its _context"
-    return why_not_stepped(wrap, rehearse)
+    return why_not_stepped(start_task, rehearse)
 
 
-def why_not_stepped(wrap: _Wrap, rehearse: Rehearse) -> str | None:
+def why_not_stepped(start_task: _StartTask, rehearse: Rehearse) -> str | None:
     """Return why a task's coroutine cannot be stepped without the task; None if it can be.
 
-    A task is made whose coroutine *wrap* wraps, and is taken through a read.
+    A task is started by *start_task*, and taken through a read.
     """
     for name in ("_enter_task", "_leave_task"):
         if not hasattr(tasks, name):
@@ -74,7 +74,7 @@ def why_not_stepped(wrap: _Wrap, rehearse: Rehearse) -> str | None:
         tasks._leave_task(running, current)
     events._set_running_loop(loop)
     try:
-        return _why_no_current_task(loop) or _why_no_step(loop, wrap, rehearse)
+        return _why_no_current_task(loop) or _why_no_step(loop, start_task, rehearse)
     except Exception as error:  # noqa: BLE001 - whatever is different, this says it
         return f"asyncio.Task cannot be stepped: {error!r}"
     finally:
@@ -91,6 +91,9 @@ class _Loop:
 
     def get_debug(self) -> bool:
         return False
+
+    def create_task(self, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+        return asyncio.Task(coroutine, loop=self, **options)  # type: ignore[arg-type]
 
     def call_soon(self, callback: Any, *args: Any, context: Any = None) -> None:
         self.calls.append((callback, args, context or contextvars.Context()))
@@ -136,7 +139,7 @@ def _why_no_current_task(loop: Any) -> str | None:
     return "asyncio.tasks._enter_task and _leave_task do not set the current task"
 
 
-def _why_no_step(loop: Any, wrap: _Wrap, rehearse: Rehearse) -> str | None:
+def _why_no_step(loop: Any, start_task: _StartTask, rehearse: Rehearse) -> str | None:
     wait, step = rehearse(loop)
     steps = []
 
@@ -147,12 +150,18 @@ def _why_no_step(loop: Any, wrap: _Wrap, rehearse: Rehearse) -> str | None:
 
     context = contextvars.Context()
     context.run(_inside.set, True)
-    wrapped = wrap(read_twice(), loop)
-    task = asyncio.Task(wrapped, loop=loop, context=context)
+    task = start_task(
+        loop,
+        read_twice(),
+        lambda _: None,
+        name="rehearsal",
+        context=context,
+        ended_context=contextvars.Context(),
+    )
     loop.run()
     if task.done() or loop.calls:
         return "asyncio.Task does not wait on a future of another kind"
-    step(wrapped)
+    step(task.get_coro())
     stepped = steps == [(task, True)]
     steps.clear()  # leave no cycle
     if not stepped or task.done() or loop.calls:

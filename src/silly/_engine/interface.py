@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final, Protocol
 
+from silly._engine.account import Account as _Account
+from silly._engine.admission import Admission as _Admission
 from silly._engine.stream_errors import Buffer
 
 __all__ = [
+    "BATCH",
     "LINGER",
     "MAX_UNSENT",
     "READ_LIMIT",
@@ -34,6 +38,7 @@ __all__ = [
 ]
 
 READ_LIMIT: Final = 1024 * 1024  # bytes
+BATCH: Final = 1024  # items: the default bound of a batch
 MAX_UNSENT: Final = 16 * 1024 * 1024  # bytes
 LINGER: Final = 10.0  # seconds
 UNSENT_IN_KERNEL: Final = 256 * 1024  # bytes
@@ -192,6 +197,9 @@ class Stream(Protocol):
     ) -> Coroutine[Any, Any, bytes]: ...
     def __aiter__(self) -> AsyncIterator[bytes]: ...
     def __anext__(self) -> Awaitable[bytes]: ...
+    def batches(
+        self, until: bytes | int = b"\n", *, most: int = BATCH, timeout: float | None = None
+    ) -> AsyncIterator[list[bytes]]: ...
     def write(self, data: Buffer | Iterable[Buffer]) -> Drain: ...
     def close_write(self) -> None: ...
     def close(self) -> None: ...
@@ -252,6 +260,10 @@ class Stream(Protocol):
         """Bytes held, unread and unsent, as reported to the budget."""
 
     @property
+    def _fileno(self) -> int:
+        """The socket's descriptor; -1 if it is closed, or if there is none."""
+
+    @property
     def _client(self) -> bytes:
         """The peer's IP address as packed bytes (see `Gate`)."""
 
@@ -293,6 +305,10 @@ engine owns the connection, and resets it if this raises; then the stream owns i
 class Server(Protocol):
     """Accepts connections on one listening socket (see accepting.py)."""
 
+    @property
+    def _fileno(self) -> int:
+        """The listening socket's descriptor; -1 if it is closed."""
+
     def accept_queued(self) -> None:
         """Accept the connections that are in the backlog now."""
 
@@ -316,6 +332,18 @@ class Engine(Protocol):
     @property
     def Stream(self) -> type[_Stream]:  # noqa: N802 - it is a class
         """What it makes of connections."""
+
+    @property
+    def Account(self) -> type[_Account]:  # noqa: N802 - it is a class
+        """The base of a listener's memory budget, which is its streams' `Budget`."""
+
+    @property
+    def Admission(self) -> type[_Admission]:  # noqa: N802 - it is a class
+        """The base of a listener's `Gate`."""
+
+    @property
+    def Ends(self) -> type[Any]:  # noqa: N802 - it is a class
+        """The base of a listener's course: what happens when connections end (see ends.py)."""
 
     def serve(
         self,
@@ -353,6 +381,9 @@ class Engine(Protocol):
         is not touched.
         """
 
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        """Return a new loop, the best for this engine of those that the program may use."""
+
     def spin(self, loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None:
         """Alternate between calling *step* and serving ready descriptors, for a short time.
 
@@ -361,7 +392,24 @@ class Engine(Protocol):
         polling calls *step* once. Exceptions from *step* propagate.
         """
 
-    def wrap_coroutine(
-        self, coroutine: Coroutine[Any, Any, object], loop: asyncio.AbstractEventLoop
-    ) -> Coroutine[Any, Any, object]:
-        """Return the coroutine that a handler's task runs: *coroutine*, or a faster wrapper."""
+    def specialize(self, kind: Any) -> None:
+        """Make calls of the methods of *kind*, a class derived from `Stream`, faster.
+
+        For the class of most connections.
+        """
+
+    def start_task(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coroutine: Coroutine[Any, Any, object],
+        ended: Callable[[asyncio.Task[Any]], object],
+        *,
+        name: str | None,
+        context: contextvars.Context | None,
+        ended_context: contextvars.Context,
+    ) -> asyncio.Task[Any]:
+        """Return a new task that runs *coroutine*, which may be stepped without the task.
+
+        *ended* is called in *ended_context* with the task when that is done, before callbacks
+        that are added later: in the loop, but perhaps in the turn in which the task ended.
+        """

@@ -1,4 +1,4 @@
-"""The errors that streams raise, and the checks of `write`'s argument.
+"""The errors that streams raise, and checks of arguments that both engines share.
 
 Both engines take their errors from here, so that the messages are the same. An error that
 reports the end of a connection is marked with that connection: a listener can then tell
@@ -13,6 +13,7 @@ from collections.abc import Coroutine, Iterable
 from typing import TypeVar
 
 from silly._logs.tracebacks import AWAIT_IS_MISSING
+from silly._values.arguments import seconds_or_none, size
 from silly.errors import (
     ConcurrentRead,
     ConnectionClosed,
@@ -27,6 +28,7 @@ __all__ = [
     "Buffer",
     "already_awaited",
     "as_pieces",
+    "batch_arguments",
     "belongs_to",
     "cause_of_loss",
     "closed",
@@ -114,6 +116,28 @@ def wrong_type_of_until(until: object) -> TypeError:
     )
 
 
+def batch_arguments(
+    until: bytes | int, most: int, timeout: float | None
+) -> tuple[bytes | None, int, float | None]:
+    """Check the arguments of `batches`.
+
+    Returns:
+        The delimiter, or None; the size of a frame, or 0; and the timeout, None for no limit.
+    """
+    timeout = None if timeout is None else seconds_or_none(timeout, "timeout")
+    size(most, "most", least=1)
+    if isinstance(until, Buffer):
+        if not until:
+            raise empty_delimiter()
+        return bytes(until), 0, timeout
+    if isinstance(until, bool) or not isinstance(until, int):
+        raise TypeError(
+            "until must be bytes (a delimiter) or an int (the size of a frame), "
+            f"not {type(until).__name__} {until!r}"
+        )
+    return None, size(until, "until", least=1), timeout
+
+
 def concurrent_read(conn: object) -> ConcurrentRead:
     return ConcurrentRead("another task is reading", address=_address(conn))
 
@@ -154,6 +178,8 @@ def as_pieces(data: Buffer | Iterable[Buffer]) -> list[bytes]:
     """Return `write`'s argument as immutable pieces."""
     if isinstance(data, bytes | bytearray | memoryview):
         return [bytes(data)]
+    if type(data) in (list, tuple) and {*map(type, data)} == {bytes}:
+        return list(data)  # type: ignore[arg-type] # as below, without a step for each item
     if isinstance(data, str):
         raise TypeError("data must be bytes, not str: encode it, as in text.encode()")
     if isinstance(data, Coroutine):
@@ -167,9 +193,9 @@ def as_pieces(data: Buffer | Iterable[Buffer]) -> list[bytes]:
         ) from None
     pieces = []
     for index, item in enumerate(items):
-        if isinstance(item, Coroutine):
-            raise TypeError(f"data[{index}] must be bytes-like: {AWAIT_IS_MISSING}")
         if not isinstance(item, bytes | bytearray | memoryview):
+            if isinstance(item, Coroutine):
+                raise TypeError(f"data[{index}] must be bytes-like: {AWAIT_IS_MISSING}")
             raise TypeError(f"data[{index}] must be bytes-like, not {type(item).__name__}")
         pieces.append(bytes(item))
     return pieces

@@ -27,6 +27,7 @@ from typing import Any
 from silly.bench.generator import Generator
 from silly.bench.plan import Plan
 from silly.bench.recorder import Interval, Recorder
+from silly.runtime import loop_factory
 
 __all__ = ["Job", "main"]
 
@@ -79,7 +80,8 @@ def main(descriptor: int) -> None:
         try:
             job: Job = parent.receive()
             _allow_descriptors()
-            asyncio.run(_work(job, parent))
+            with asyncio.Runner(loop_factory=loop_factory) as runner:
+                runner.run(_work(job, parent))
         except _ParentGone:
             raise
         except BaseException:  # noqa: BLE001 - a bug; the parent reports it

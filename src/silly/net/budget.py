@@ -15,9 +15,9 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from silly._engine import stream_errors
+from silly._engine import engine, stream_errors
 from silly.net.conn import StreamConn
 from silly.net.limits import Limits
 
@@ -33,10 +33,16 @@ _CGROUP_LIMITS: Final = (  # cgroups(7), version 2 and 1
 )
 
 
-class MemoryBudget:
+if TYPE_CHECKING:
+    from silly._engine.account import Account
+else:
+    Account = engine.Account
+
+
+class MemoryBudget(Account):
     """Keeps the memory held by the connections that *conns* returns within *limit* bytes."""
 
-    __slots__ = ("_conns", "_handle", "_loop", "held", "limit")
+    __slots__ = ("_conns", "_handle", "_loop")
 
     def __init__(
         self,
@@ -47,18 +53,10 @@ class MemoryBudget:
         self._loop = loop
         self._conns = conns
         self._handle: asyncio.Handle | None = None
-        self.limit = limit
-        self.held = 0
+        self._begin(limit)
 
-    def change(self, by: int) -> None:
-        """Count *by* bytes more (fewer, if negative) as held by a connection."""
-        self.held += by
-        if (
-            self.limit is not None
-            and self.held > self.limit
-            and self._handle is None
-            and not self._loop.is_closed()
-        ):
+    def _exceeded(self) -> None:
+        if self._handle is None and not self._loop.is_closed():
             self._handle = self._loop.call_soon(self._relieve)
 
     def close(self) -> None:

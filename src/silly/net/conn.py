@@ -16,9 +16,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from silly._engine import engine
-from silly._engine.interface import Drain, Stream
+from silly._engine.interface import BATCH, Drain, Stream
 from silly._engine.stream_errors import Buffer
 from silly.net import addr as addresses
+from silly.net.batches import ReadBatches
 from silly.net.deadline import Deadline
 from silly.text import printable
 
@@ -116,6 +117,53 @@ class Conn(ABC):
 
     @abstractmethod
     def __anext__(self) -> Awaitable[bytes]: ...
+
+    def batches(
+        self, until: bytes | int = b"\n", *, most: int = BATCH, timeout: float | None = None
+    ) -> AsyncIterator[list[bytes]]:
+        r"""Iterate over lines, or frames of a fixed size, by as many as have arrived.
+
+        ::
+
+            async for lines in conn.batches():
+                await conn.write([reply(line) for line in lines])
+
+        For protocols whose peers send many messages without waiting for replies: one
+        step of the handler serves all that have arrived. Each batch is a list of at
+        least one item, and waits for no more than that. Joined, the batches are what
+        single reads would return; only how they are grouped depends on the network.
+        Between batches nothing is held back: the connection can be read in any other way.
+
+        ================================  ========================================
+        ``conn.batches(b"\r\n")``         lines, as ``async for line in conn`` yields
+                                          them, but with this delimiter
+        ``conn.batches(n)``               frames of exactly *n* bytes
+        ================================  ========================================
+
+        At the end of the stream the iteration ends. An unfinished last line is yielded
+        as it is; an unfinished last frame raises `EndOfStream`.
+
+        The iterator may be used again after a timeout, a cancellation or `LimitExceeded`:
+        like a `read`, it loses nothing.
+
+        Args:
+            until: a delimiter of one byte or more, or a number of bytes.
+            most: the most items in a batch. They are all taken from bytes that are
+                unread, so `read_limit` bounds the bytes; this bounds the number of
+                objects, and what is done before other tasks run.
+            timeout: the most seconds to wait for each batch; None waits without limit.
+
+        Raises:
+            LimitExceeded: a line would certainly be longer than `read_limit`. The lines
+                before it were yielded.
+            EndOfStream: the stream ended within a frame; `TruncatedStream` if it was cut
+                off, as for lines.
+            TypeError, ValueError: an argument is of the wrong type or value; raised at
+                the call.
+
+        Everything else that `read` raises is raised by the iteration.
+        """
+        return ReadBatches(self, until, most, timeout)
 
     # ---------------------------------------------------------------- writing
 
@@ -399,4 +447,5 @@ class EngineConn(_EngineStream, StreamConn):
         engine.disown(self)
 
 
+engine.specialize(EngineConn)
 EngineConn.__name__ = EngineConn.__qualname__ = "Conn"  # in errors of programs

@@ -6,9 +6,7 @@
    A listener without prefaces skips this.
 3. **Observe.** Observers are notified (observer.py).
 4. **Handle.** The handler runs in its own task, while a sweep checks the deadlines.
-5. **End.** The handler ends and the socket is closed, in either order. The connection is
-   counted, closed and forgotten first; what may raise or take long (logging, observers)
-   comes last.
+5. **End.** The handler ends and the socket is closed, in either order (silly._engine.ends).
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from types import CoroutineType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from silly._engine import engine
 from silly._logs.logger import Logger
@@ -28,11 +26,12 @@ from silly._logs.repeats import Repeats
 from silly._logs.tracebacks import clarify, place
 from silly._loop.live import INTERNAL_TASK
 from silly._values.units import counted
+from silly.net import observer as observing
 from silly.net.budget import MemoryBudget, memory_of
 from silly.net.conn import Conn, EngineConn
 from silly.net.gate import Gate
 from silly.net.limits import Limits
-from silly.net.observer import Observation, ObservedListener, Observer, observers_of
+from silly.net.observer import Observation, ObservedListener, Observer
 from silly.net.outcome import HANDLER_ERROR, outcome_of
 from silly.net.preface import Preface, PrefaceError, run_prefaces
 from silly.net.sweep import Sweep, deadlines_of
@@ -48,8 +47,41 @@ Handler = Callable[[Conn], Awaitable[object]]
 _PREFACE_TASK: Final = f"{INTERNAL_TASK}preface"
 
 
-class Course:
+if TYPE_CHECKING:
+    from silly._engine.ends import Ends
+else:
+    Ends = engine.Ends
+
+
+class Course(Ends):
     """The course of all connections of one listener; the owner of their streams."""
+
+    __slots__ = (
+        "_closes_at",
+        "_conn_limits",
+        "_context",
+        "_deadlines",
+        "_handler",
+        "_handshake_timeout",
+        "_listener",
+        "_logged_crashes",
+        "_loop",
+        "_name",
+        "_observer_failures",
+        "_observers",
+        "_on_handled",
+        "_prefaces",
+        "_sweep",
+        "_sweep_interval",
+        "_task_name",
+        "accepted",
+        "budget",
+        "crashes",
+        "gate",
+        "handler_name",
+        "is_auxiliary",
+        "prefacing",
+    )
 
     def __init__(
         self,
@@ -73,25 +105,18 @@ class Course:
         self._observers = observers
         self.is_auxiliary = False  # if True, its connections are not observed
         self.gate = Gate(loop, limits, name)
+        self._begin(self.gate)
         self.budget = MemoryBudget(loop, memory_of(limits), self._all_conns)
         self._deadlines, self._sweep_interval = deadlines_of(limits)
         self._sweep = Sweep(loop, lambda: list(self.handling.values()), self._check_deadlines)
-        # Each connection is in one of these: during its prefaces, while its handler runs, or
-        # lingering after it.
+        # Each connection is in this during its prefaces, then in `handling`, then, if its handler
+        # ends first, in `lingering`.
         self.prefacing: dict[asyncio.Task[Any], EngineConn] = {}
-        self.handling: dict[asyncio.Task[Any], EngineConn] = {}
-        self.lingering: set[EngineConn] = set()
-        self._tickets: dict[EngineConn, bytes] = {}  # where prefaces may change the client
-        self._observed: dict[EngineConn, Observation] = {}
-        self._on_draining: dict[EngineConn, Callable[[], object]] = {}
         self.accepted = 0
-        self.past_bytes_in = self.past_bytes_out = 0
         self.crashes: dict[str, int] = {}  # by type
         self._logged_crashes = Repeats(loop, self._summarize_crashes)
         self._observer_failures = Repeats(loop, self._summarize_observer_failures)
-        self._is_draining = False
         self._closes_at = math.inf  # connections that come later are reset
-        self.changed = asyncio.Event()  # set, while draining, when a connection or handler ended
         # Shared by all connections: with a million of them, a bound method or a context for
         # each would take megabytes.
         self._on_handled = self._handled
@@ -179,36 +204,40 @@ class Course:
 
     def _handle(self, conn: EngineConn) -> None:
         """Notify the observers of *conn*, and run the handler for it."""
-        loop = self._loop
         context = None
-        if (observers := observers_of(self._observers)) and not self.is_auxiliary:
+        if (observers := self._observers + observing.registered) and not self.is_auxiliary:
             observation = self._observed[conn] = Observation(
                 observers, conn, self._listener, self._observer_failures
             )
             context = observation.context
+        try:
+            handling = self._handler(conn)
+        except BaseException as error:  # noqa: BLE001 - a plain function may crash, too
+            handling = _raise(error)
+        if not isinstance(handling, CoroutineType):
+            handling = self._coroutine_of(handling)
         # The task name is shared: with a million tasks, a string for each would be a tenth of
         # their memory.
-        handling = self._call_handler(conn)
         try:
-            coroutine = engine.wrap_coroutine(handling, loop)
-            task = loop.create_task(coroutine, name=self._task_name, context=context)
+            task = engine.start_task(
+                self._loop,
+                handling,
+                self._on_handled,
+                name=self._task_name,
+                context=context,
+                ended_context=self._context,
+            )
         except BaseException as error:
             handling.close()
             if (failed := self._observed.get(conn)) is not None:
                 failed.failed(error)
             raise
         self.handling[task] = conn
-        task.add_done_callback(self._on_handled, context=self._context)
-        self._sweep.start(self._sweep_interval)
+        if self._sweep_interval < self._sweep.interval:
+            self._sweep.start(self._sweep_interval)
         self.accepted += 1
 
-    def _call_handler(self, conn: EngineConn) -> Coroutine[Any, Any, object]:
-        try:
-            handling = self._handler(conn)
-        except BaseException as error:  # noqa: BLE001 - a plain function may crash, too
-            return _raise(error)
-        if isinstance(handling, CoroutineType):
-            return handling
+    def _coroutine_of(self, handling: object) -> Coroutine[Any, Any, object]:
         if inspect.isawaitable(handling):
             return _await(handling)
         return _raise(
@@ -224,34 +253,18 @@ class Course:
 
     # -------------------------------------------------------------------------- end
 
-    def _handled(self, task: asyncio.Task[Any]) -> None:
-        conn = self.handling.pop(task)
-        error = None if task.cancelled() else task.exception()
-        how = None if error is None else outcome_of(conn, error)
-        log_it = False
+    def _count_error(self, conn: EngineConn, error: BaseException) -> tuple[str | None, bool]:
+        how = outcome_of(conn, error)
         if how == HANDLER_ERROR:
             count(self.crashes, printable(type(error).__name__))
-        elif how is not None:
-            log_it = self.gate.end(how)
-        if self._observed and (observation := self._observed.get(conn)):
-            observation.handled(task, how)
-        try:
-            conn.close()
-        finally:
-            self._linger(conn)
-        if error is not None:
-            self._log_error(conn, error, how, log_it=log_it)
-        self._notify_if_over(conn)
-
-    def _linger(self, conn: EngineConn) -> None:
-        """Record that the task of *conn* has ended; its socket may still be open."""
-        if not conn._is_closed:
-            self.lingering.add(conn)
-        if self._is_draining:
-            self.changed.set()
+        return how, how is not None and how != HANDLER_ERROR and self.gate.end(how)
 
     def _log_error(
-        self, conn: EngineConn, error: BaseException, how: str | None, *, log_it: bool
+        self,
+        conn: EngineConn,
+        error: BaseException,
+        how: str | None,
+        log_it: bool,
     ) -> None:
         if how is None:
             if logger.is_enabled_for(logging.DEBUG):
@@ -265,30 +278,11 @@ class Course:
         elif log_it:
             self.gate.log_end(how, conn.remote_addr)
 
-    def conn_closed(self, conn: EngineConn) -> None:
-        """Record that the socket of *conn* is closed; called by its stream."""
-        ticket = self._tickets.pop(conn, None) if self._tickets else None
-        self.gate.leave(conn._client if ticket is None else ticket)
-        limit = conn._ended_by
-        log_it = limit is not None and self.gate.end(limit)
-        bytes_in, bytes_out = conn._counts
-        self.past_bytes_in += bytes_in
-        self.past_bytes_out += bytes_out
-        self.lingering.discard(conn)
-        if self._on_draining:
-            self._on_draining.pop(conn, None)
-        if self._is_draining:
-            self.changed.set()
-        if self._observed and (observation := self._observed.get(conn)):
-            observation.gone()
-        if limit is not None and log_it:
-            self.gate.log_end(limit, conn.remote_addr)
-        self._notify_if_over(conn)
+    def _count_limit(self, limit: str) -> bool:
+        return self.gate.end(limit)
 
-    def _notify_if_over(self, conn: EngineConn) -> None:
-        if self._observed and (observation := self._observed.get(conn)) and observation.is_over:
-            del self._observed[conn]
-            observation.notify_closed()
+    def _log_limit(self, conn: EngineConn, limit: str) -> None:
+        self.gate.log_end(limit, conn.remote_addr)
 
     def _summarize_crashes(self, kind: str, number: int) -> None:
         logger.error(

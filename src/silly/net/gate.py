@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-import math
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from silly._engine import engine
 from silly._logs.logger import Logger
 from silly._values.units import counted
 from silly.net.limits import Limits
@@ -43,63 +43,29 @@ _ENDED: Final = {
     "max_unsent": (logging.WARNING, "too much was queued for the client"),
 }
 
-_V4_MAPPED: Final = b"\0" * 10 + b"\xff\xff"
+if TYPE_CHECKING:
+    from silly._engine.admission import Admission
+else:
+    Admission = engine.Admission
 
 
-class Gate:
-    """Admission to one listener."""
+class Gate(Admission):
+    """Admission to one listener; `enter` and `leave` are in silly._engine.admission."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits, name: str) -> None:
         self._loop = loop
         self._name = name
-        self.connections = 0
-        self.peak = 0
         self.refused = Tally(loop, self._summarize_refused)
         self.ended = Tally(loop, self._summarize_ended)
         self.stalls = Tally(loop, lambda _error, _count: None)
-        self._max_connections = limits.max_connections or math.inf
-        self._max_per_client = limits.max_per_client
-        self._clients: dict[bytes, int] = {}  # connections by client; exempt ones are not counted
-        self._exempt4, self._exempt6 = _prefixes(limits.exempt_networks)
-        self._rate = limits.accept_rate
-        self._burst = self._tokens = max(1.0, self._rate or 0.0)
-        self._refilled = loop.time()
+        self._begin(
+            limits.max_connections or 0,
+            limits.max_per_client or 0,
+            limits.accept_rate or 0.0,
+            *_prefixes(limits.exempt_networks),
+        )
 
     # -------------------------------------------------- called by engines' servers
-
-    def enter(self, client: bytes) -> bool:
-        """Admit a connection or refuse it; *client* is its packed address, empty if it has none."""
-        key = self._key(client) if client and self._max_per_client is not None else None
-        held = self._clients.get(key, 0) if key is not None else 0
-        reason = None
-        if self.connections >= self._max_connections:
-            reason = "max_connections"
-        elif self._max_per_client is not None and held >= self._max_per_client:
-            reason = "max_per_client"
-        elif self._rate is not None and not self._take_token():
-            reason = "accept_rate"  # checked last: a refused connection takes no token
-        if reason is None:
-            self.connections += 1
-            self.peak = max(self.peak, self.connections)
-            if key is not None:
-                self._clients[key] = held + 1
-            return True
-        self._refuse(reason, client)
-        return False
-
-    def leave(self, ticket: bytes) -> None:
-        """Count a connection as gone: the *ticket* is the client that it is charged to."""
-        self.connections -= 1
-        self._discharge(ticket)
-
-    def _discharge(self, ticket: bytes) -> None:
-        key = self._key(ticket) if ticket and self._max_per_client is not None else None
-        if key is not None:
-            held = self._clients[key] - 1
-            if held:
-                self._clients[key] = held
-            else:
-                del self._clients[key]
 
     def shed(self, client: bytes) -> None:
         """Count a connection that was reset because no descriptor was free."""
@@ -116,24 +82,6 @@ class Gate:
             )
 
     # --------------------------------------------------------- called by the course
-
-    def change_ticket(self, ticket: bytes, client: bytes) -> bytes | None:
-        """Charge a connection to *client* instead; return its new ticket.
-
-        None if that client has as many connections as it may: refused, and still charged
-        to *ticket*.
-        """
-        if client == ticket:
-            return ticket
-        key = self._key(client) if client and self._max_per_client is not None else None
-        if key is not None:
-            held = self._clients.get(key, 0)
-            if self._max_per_client is not None and held >= self._max_per_client:
-                self._refuse("max_per_client", client)
-                return None
-            self._clients[key] = held + 1
-        self._discharge(ticket)
-        return client
 
     def log_refused(self, reason: str, client: str, why: str) -> None:
         """Log that a preface refused a connection of *client*."""
@@ -155,23 +103,8 @@ class Gate:
 
     # --------------------------------------------------------------------- internals
 
-    def _take_token(self) -> bool:
-        assert self._rate is not None
-        now = self._loop.time()
-        self._tokens = min(self._burst, self._tokens + (now - self._refilled) * self._rate)
-        self._refilled = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
-
-    def _key(self, client: bytes) -> bytes | None:
-        """Return what identifies the client of this address; None if it is exempt."""
-        if len(client) == 16:
-            if not client.startswith(_V4_MAPPED):
-                return None if client.startswith(self._exempt6) else client[:8]
-            client = client[12:]
-        return None if client.startswith(self._exempt4) else client
+    def _now(self) -> float:
+        return self._loop.time()
 
     def _refuse(self, reason: str, client: bytes) -> None:
         if self.refused.add(reason):

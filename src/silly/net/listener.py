@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import enum
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -23,7 +23,7 @@ from silly.net import addr as addresses
 from silly.net.awaitables import Closing
 from silly.net.course import Course, Handler
 from silly.net.limits import Limits
-from silly.net.listening import backlog_overflows, obtain_sockets
+from silly.net.listening import Opened, Serve, backlog_overflows
 from silly.net.observer import Observer
 from silly.net.preface import Preface
 
@@ -117,33 +117,29 @@ class Listener:
         self,
         loop: asyncio.AbstractEventLoop,
         handler: Handler,
-        address: addresses.Address,
+        obtain: Callable[[Serve], Opened],
         backlog: int,
         *,
-        reuse_port: bool,
-        mode: int | None,
         busy_poll: float,
         limits: Limits,
         prefaces: Sequence[Preface],
         observers: tuple[Observer, ...],
+        start: bool = True,
     ) -> None:
+        """Listen on the sockets that *obtain* returns; accept now, or once `_start` is called."""
         self._loop = loop
         self._limits = limits
+        self._backlog = backlog
+        self._busy_poll = busy_poll
         self._state = ListenerState.STARTING
         self._next_state: asyncio.Future[None] = loop.create_future()
         self._closing: asyncio.Task[None] | None = None
         self._deadline = 0.0
-
-        def serve(sock: socket.socket) -> Server:
-            course = self._course
-            return engine.serve(
-                loop, sock, backlog, course.start, busy_poll=busy_poll, gate=course.gate
-            )
-
-        opened = obtain_sockets(address, backlog, reuse_port=reuse_port, mode=mode, serve=serve)
+        opened = obtain(self._serve)
         self._release = opened.release
-        sockets = opened.sockets
-        self._addrs = tuple(addresses.format_sockaddr(sock.getsockname()) for sock in sockets)
+        self._sockets = opened.sockets  # those not accepted on yet
+        self._servers: list[Server] = []
+        self._addrs = tuple(addresses.format_sockaddr(sock.getsockname()) for sock in self._sockets)
         self._overflows_before = backlog_overflows()
         self._course = Course(
             loop,
@@ -154,11 +150,16 @@ class Listener:
             prefaces=prefaces,
             observers=observers,
         )
-        self._servers: list[Server] = []
+        if start:
+            self._start()
+
+    def _start(self) -> None:
+        """Begin to accept."""
+        sockets, self._sockets = self._sockets, []
         try:
             for sock in sockets:
-                _limit_send_time(sock, limits)
-                self._servers.append(serve(sock))
+                _limit_send_time(sock, self._limits)
+                self._servers.append(self._serve(sock))
         except BaseException:
             for server in self._servers:
                 server.close()
@@ -167,7 +168,17 @@ class Listener:
             self._release()
             raise
         self._enter(ListenerState.ACCEPTING)
-        Live.of(loop).add_listener(self)
+        Live.of(self._loop).add_listener(self)
+
+    def _serve(self, sock: socket.socket) -> Server:
+        return engine.serve(
+            self._loop,
+            sock,
+            self._backlog,
+            self._course.start,
+            busy_poll=self._busy_poll,
+            gate=self._course.gate,
+        )
 
     # -------------------------------------------------------------- properties
 
@@ -311,6 +322,8 @@ class Listener:
                 ending.callback(self._release)
                 for server in self._servers:
                     ending.callback(server.close)
+                for sock in self._sockets:
+                    ending.callback(sock.close)
                 if grace > 0:
                     for server in self._servers:
                         server.accept_queued()

@@ -115,7 +115,7 @@ def checked(observer: Observer) -> Observer:
     return observer
 
 
-_registered: tuple[Observer, ...] = ()
+registered: tuple[Observer, ...] = ()
 
 
 def register(observer: Observer) -> None:
@@ -128,21 +128,16 @@ def register(observer: Observer) -> None:
     Raises:
         TypeError: *observer* does not have the two methods.
     """
-    global _registered  # noqa: PLW0603 - process-wide
+    global registered  # noqa: PLW0603 - process-wide
     checked(observer)
-    if observer not in _registered:
-        _registered = (*_registered, observer)
+    if observer not in registered:
+        registered = (*registered, observer)
 
 
 def unregister(observer: Observer) -> None:
     """Stop notifying *observer* of new connections. Does nothing if it is not registered."""
-    global _registered  # noqa: PLW0603 - process-wide
-    _registered = tuple(known for known in _registered if known is not observer)
-
-
-def observers_of(own: tuple[Observer, ...]) -> tuple[Observer, ...]:
-    """Return the observers of a listener: its *own* and the registered ones."""
-    return own + _registered if own else _registered
+    global registered  # noqa: PLW0603 - process-wide
+    registered = tuple(known for known in registered if known is not observer)
 
 
 class Observation:

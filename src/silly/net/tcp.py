@@ -16,22 +16,21 @@ import asyncio
 import dataclasses
 import enum
 import errno
-from collections.abc import Callable
 from typing import Any, Final
 
-from silly._engine import engine
 from silly._engine.interface import LINGER, MAX_UNSENT, READ_LIMIT
-from silly._loop.live import Live
 from silly._values.arguments import positive_seconds, seconds, seconds_or_none, size
 from silly.net import addr as addresses
 from silly.net.access_log import AccessLog
 from silly.net.addr import TCPAddress, UnixAddress
 from silly.net.awaitables import Connecting
-from silly.net.conn import Conn, ConnStats, EngineConn
+from silly.net.clients import attach
+from silly.net.conn import Conn, ConnStats
 from silly.net.course import Handler
 from silly.net.dialing import dial
 from silly.net.limits import Limits
 from silly.net.listener import Listener, ListenerState, ListenerStats
+from silly.net.listening import obtain_sockets
 from silly.net.observer import Observer, checked
 from silly.net.preface import Preface
 
@@ -176,10 +175,10 @@ def listen(
     return Listener(
         loop,
         handler,
-        address,
+        lambda serve: obtain_sockets(
+            address, backlog, reuse_port=reuse_port, mode=mode, serve=serve
+        ),
         backlog,
-        reuse_port=reuse_port,
-        mode=mode,
         busy_poll=busy_poll,
         limits=limits,
         prefaces=() if preface is None else (preface,),
@@ -246,20 +245,6 @@ def connect(
     return Connecting(_connect(address, timeout, local, limits))
 
 
-class _Clients:
-    """The owner of the connections that `connect` made in one event loop."""
-
-    def __init__(self, live: Live) -> None:
-        self.live = live
-
-    def conn_closed(self, conn: EngineConn) -> None:
-        self.live.conns.discard(conn)
-        self.live.wake_if_empty()
-
-    def on_draining(self, conn: EngineConn, callback: Callable[[], object] | None) -> None:
-        """Do nothing: no listener made it."""
-
-
 async def _connect(
     address: addresses.Address,
     timeout: float | None,
@@ -267,28 +252,16 @@ async def _connect(
     limits: dict[str, Any],
 ) -> Conn:
     loop = asyncio.get_running_loop()
-    owner = _Clients(Live.of(loop))
-    made: list[Conn] = []
-
-    def accept(carrier: Any) -> EngineConn:
-        conn = EngineConn(carrier, loop, owner, **limits)
-        owner.live.conns.add(conn)
-        made.append(conn)
-        return conn
-
     limit = asyncio.timeout(timeout)
     try:
         async with limit:
-            await engine.attach(loop, await dial(loop, address, bind), accept)
-    except BaseException as error:
-        for conn in made:
-            conn.abort()
-        if isinstance(error, TimeoutError) and limit.expired():
+            return await attach(loop, await dial(loop, address, bind), **limits)
+    except TimeoutError:
+        if limit.expired():
             raise TimeoutError(
                 errno.ETIMEDOUT, f"Not connected within {timeout:g} seconds", str(address)
             ) from None
         raise
-    return made[0]
 
 
 _connect.__qualname__ = "tcp.connect"  # for Python's warning if it is never awaited

@@ -40,7 +40,7 @@ from silly.runtime import inspection
 from silly.runtime.blocking import report_blocking
 from silly.systemd import Service
 
-__all__ = ["GRACE", "Overseer", "has_reported", "run", "use_overseer"]
+__all__ = ["GRACE", "Overseer", "has_reported", "loop_factory", "run", "use_overseer"]
 
 T = TypeVar("T")
 
@@ -69,7 +69,8 @@ def run(
         main: a coroutine.
         grace: seconds for handlers to finish after a signal.
         debug: asyncio's debug mode; None leaves it to ``PYTHONASYNCIODEBUG``.
-        loop_factory: makes the event loop, such as ``uvloop.new_event_loop``.
+        loop_factory: makes the event loop, such as ``uvloop.new_event_loop``; None:
+            `silly.loop_factory`.
 
     Returns:
         The result of *main*; None if a signal ended it first.
@@ -90,11 +91,30 @@ def run(
                 "under `silly FILE.py`: write `await main()` at the top level instead"
             )
         stdio.reserve()
-        with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
+        with asyncio.Runner(
+            debug=debug, loop_factory=loop_factory or engine.new_event_loop
+        ) as runner:
             result: T | None = runner.run(_Program(main, grace).run())
             return result
     finally:
         main.close()
+
+
+def loop_factory() -> asyncio.AbstractEventLoop:
+    """Return a new event loop, the fastest that silly knows, as `run` uses it.
+
+    ::
+
+        with asyncio.Runner(loop_factory=silly.loop_factory) as runner:
+            runner.run(main())
+
+    On the native engine it is asyncio's own loop with a selector of silly's: it serves
+    connections while it waits, and passes control to the loop only when the loop has
+    something to do. In every other loop (``asyncio.run``, uvloop) connections are served
+    as well, in a callback of the loop. If an event loop policy prefers another kind of
+    loop, such as uvloop's, that is returned.
+    """
+    return engine.new_event_loop()
 
 
 def _is_loop_running() -> bool:

@@ -104,6 +104,55 @@ async def lines_are_iterated(one: Conn, other: Conn) -> None:
 
 
 @_check
+async def batches_are_what_reads_return(one: Conn, other: Conn) -> None:
+    """Lines and frames also come in batches, bounded, and end as an iteration of lines."""
+    other.write(b"a\nb\r\nc\nd")
+    batches = one.batches(most=2)
+    lines: list[bytes] = []
+    while len(lines) < 3:
+        batch = await anext(batches)
+        assert 1 <= len(batch) <= 2, batch
+        lines += batch
+    waiting = asyncio.ensure_future(anext(batches))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await _raises(asyncio.CancelledError, waiting)
+    await _raises(TimeoutError, anext(one.batches(timeout=0.01)))
+    other.write(b"1122")
+    async for frames in one.batches(2):
+        lines += frames
+        if lines[-1] == b"12":
+            break
+    one.read_limit = 3
+    other.write(b"\n3\n4444\n")
+    while len(lines) < 7:
+        lines += await anext(batches)
+    await _raises(LimitExceeded, anext(batches))
+    one.read_limit = 5
+    other.write(b"5")
+    other.close_write()
+    lines += [line async for batch in batches for line in batch]
+    expected = [b"a\n", b"b\r\n", b"c\n", b"d1", b"12", b"2\n", b"3\n", b"4444\n", b"5"]
+    assert lines == expected, lines
+    await _raises(StopAsyncIteration, anext(one.batches(3)))
+
+
+@_check
+async def unfinished_frames_are_an_error(one: Conn, other: Conn) -> None:
+    """A stream that ends within a frame raises EndOfStream after the complete frames."""
+    other.write(b"12345")
+    other.close_write()
+    batches = one.batches(2)
+    frames: list[bytes] = []
+    while len(frames) < 2:
+        frames += await anext(batches)
+    assert frames == [b"12", b"34"], frames
+    error = await _raises(EndOfStream, anext(batches))
+    assert error.partial == b"5"
+    assert await one.read(1) == b"5"
+
+
+@_check
 async def nothing_is_lost(one: Conn, other: Conn) -> None:
     """A timeout, a cancellation or a limit leaves the received bytes readable."""
     await other.write(b"12345678")

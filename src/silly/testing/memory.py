@@ -97,6 +97,9 @@ class _MemoryLink:
     def in_flight(self) -> int:
         return 0
 
+    def fileno(self) -> int:
+        return -1
+
     def close(self) -> None:
         self._closing = True
         self._arrived.clear()

@@ -1,13 +1,15 @@
 """The native engine (Linux): connections on their own reactor, written in Cython.
 
-- `reactor`: the epoll set, nested in the running asyncio loop.
+- `reactor`: the epoll set, beside that of the running asyncio loop; `selector`: the
+  selector of a loop that waits in the reactor.
 - `waiter`: the future that a suspended task waits on, which can wake it immediately.
 - `trampoline`: steps a handler's coroutine without its task when possible.
 - `receiving`, `sending`, `stream`: a connection, in layers; below them, `lifecycle`,
   `deadlines` and `filter`, compiled from the files that the portable engine uses, too.
 - `wanted`, `read`: what a read wants, and what `read` returns.
 - `names`: a socket's addresses.
-- `accepting` (compiled likewise), `server`: accepting.
+- `accepting`, `admission` (compiled likewise), `server`: accepting; `ends` (likewise): what
+  happens when a handler has ended or a socket is closed; `account` (likewise): memory held.
 
 It implements `silly._engine.interface.Engine`, and behaves as the portable engine does.
 """
@@ -20,16 +22,33 @@ from typing import Final
 
 from silly._engine.assumptions import why_not_native
 from silly._engine.interface import Accept, Gate, tune
+from silly._engine.native.account import Account
+from silly._engine.native.admission import Admission
+from silly._engine.native.ends import Ends
 from silly._engine.native.reactor import spin
+from silly._engine.native.selector import new_event_loop
 from silly._engine.native.server import Server, adopt
-from silly._engine.native.stream import Stream
-from silly._engine.native.trampoline import rehearse, wrap_coroutine
+from silly._engine.native.stream import Stream, specialize
+from silly._engine.native.trampoline import rehearse, start_task
 
-__all__ = ["NAME", "Stream", "attach", "disown", "serve", "spin", "wrap_coroutine"]
+__all__ = [
+    "NAME",
+    "Account",
+    "Admission",
+    "Ends",
+    "Stream",
+    "attach",
+    "disown",
+    "new_event_loop",
+    "serve",
+    "specialize",
+    "spin",
+    "start_task",
+]
 
 NAME: Final = "native"
 
-if unmet := why_not_native(wrap_coroutine, rehearse):
+if unmet := why_not_native(start_task, rehearse):
     raise ImportError(unmet)
 
 

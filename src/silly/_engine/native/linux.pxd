@@ -158,6 +158,11 @@ cdef extern from "Python.h":
         PyAsyncMethods *tp_as_async
         void *tp_iternext
     void PyType_Modified(PyTypeObject *type)
+    ctypedef struct PyMethodDef:
+        pass
+    ctypedef struct PyMethodDescrObject:
+        PyMethodDef *d_method
+    object PyDescr_NewMethod(PyTypeObject *type, PyMethodDef *method)
 
 
 cdef extern from *:
@@ -198,6 +203,11 @@ cdef extern from *:
         return 0;
     }
 
+    static inline int silly_stop_async_iteration(void) {
+        PyErr_SetNone(PyExc_StopAsyncIteration);
+        return -1;
+    }
+
     /* Raises StopIteration(value), stealing the reference. Python 3.12 and later create the
        exception object immediately; here, the last one is reused if nothing refers to it. */
     static inline void silly_stop_iteration(PyObject *value) {
@@ -224,6 +234,7 @@ cdef extern from *:
     void forbid_instantiation "silly_forbid_instantiation"(PyTypeObject *kind) noexcept
     bint call_two "silly_call_two"(object callable, object first, object second) noexcept
     bint enter_context "silly_enter_context"(object context) noexcept
+    int stop_async_iteration "silly_stop_async_iteration"() noexcept
     void stop_iteration "silly_stop_iteration"(PyObject *value) noexcept
 
 

@@ -33,6 +33,9 @@ cdef class Reactor:
     cdef object __weakref__
     cdef readonly object loop
     cdef int epoll  # its descriptor; -1: none
+    cdef object selector  # the loop's, if the reactor waits inside it; None: nested
+    cdef dict loop_state  # ... and the loop's attributes
+    cdef bint loop_is_ready  # ... and whether the loop's own set was ready in this wait
     cdef object context  # the context that the loop calls the reactor in; None: unknown
     cdef list table  # sources by descriptor
     cdef int sources
@@ -71,11 +74,16 @@ cdef class Reactor:
     cdef int add(self, Source source) except -1
     cdef int remove(self, Source source) except -1
     cdef int flush_later(self, Source source) except -1
+    cdef int schedule_flush(self) except -1
     cdef int flush(self) except -1
     cdef int batch(self, step=*) except -1
     cdef int begin_batch(self) except -1
     cdef int end_batch(self, bint nested) except -1
-    cdef int poll(self) except -1
+    cdef int poll(self, int milliseconds) except -1
+    cdef int include_loop(self, int epoll) except -1
+    cdef int serve(self, double seconds) except -1
+    cdef double time_left(self) except? -1
+    cdef int spin(self, double seconds) except -1
     cdef int receive_hot(self) except -1
     cdef uint8_t *scratch_space(self) except NULL
     cdef int deliver(self) except -1

@@ -1,7 +1,9 @@
 import asyncio
 from collections.abc import Callable
 
-class Source: ...
+class Source:
+    @property
+    def _fileno(self) -> int: ...
 
 class Reactor:
     loop: asyncio.AbstractEventLoop

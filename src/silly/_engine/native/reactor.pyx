@@ -1,8 +1,13 @@
-"""The reactor: one epoll set, nested in the running asyncio loop.
+"""The reactor: one epoll set, beside that of the running asyncio loop.
 
-The loop watches the descriptor of the epoll set (epoll(7): it is readable when one of
-its members is ready). One callback of the loop then serves a whole batch of ready
-descriptors, and steps the tasks that wait for their bytes (waiter.pyx).
+It serves a whole batch of ready descriptors at a time, and steps the tasks that wait for
+their bytes (waiter.pyx). There are two ways to wait for them; epoll(7): an epoll set is
+readable when one of its members is ready.
+
+- Inside: the loop's set is a member of the reactor's. The loop's selector is ours
+  (selector.py), and waits in `Reactor.wait`.
+- Nested: the reactor's set is a member of the loop's, in a loop of any other kind. A
+  callback of the loop serves a batch.
 
 Invariants:
 
@@ -24,9 +29,10 @@ Invariants:
   epoll set alone.
 """
 
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
-from libc.errno cimport EEXIST, errno
+from libc.errno cimport EEXIST, EINTR, errno
 from libc.stdint cimport uint32_t, uint64_t
 
 from silly._engine.native.linux cimport (
@@ -34,6 +40,7 @@ from silly._engine.native.linux cimport (
     EPOLL_CTL_ADD,
     EPOLL_CTL_DEL,
     EPOLL_CTL_MOD,
+    EPOLLIN,
     PyContext_Enter,
     PyContext_Exit,
     PyTypeObject,
@@ -51,11 +58,17 @@ import asyncio
 import os
 import weakref
 
+from silly._engine.native.selector import Selector
+
 cdef enum:
     EVENTS = 256  # per epoll_wait; after serving this many, the loop runs its other callbacks
 
 cdef double SPIN = 20e-6  # seconds of busy polling before the loop runs its callbacks ...
 cdef double LONG_SPIN = 200e-6  # ... if its queue can be checked meanwhile
+
+cdef uint64_t LOOP = <uint64_t>-1  # the event of the loop's own epoll set
+cdef double NEVER = 1e6  # seconds that the loop waits if it has no timer
+cdef double DAY = 86400  # seconds of one wait, at most
 
 cdef object _reactors = weakref.WeakSet()  # in this process
 cdef bint _has_forked = False
@@ -110,6 +123,10 @@ cdef class Source:
         # Still open only if its loop was collected, and its reactor with it.
         if self.fd >= 0:
             close(self.fd)
+
+    @property
+    def _fileno(self):
+        return self.fd
 
     cdef int watch(self, uint32_t interest) except -1:
         """Watch for these events from now on; 0: for none."""
@@ -196,6 +213,10 @@ cdef class Reactor:
         # would take new pages from the kernel.
         PyMem_RawFree(PyMem_RawMalloc(64 * RECEIVE))
         self.loop_queue = getattr(loop, "_ready", None)
+        selector = getattr(loop, "_selector", None)
+        if isinstance(selector, Selector):
+            self.selector = selector
+            self.loop_state = loop.__dict__  # looked into for each batch
         # A loop with its own clock (a virtual one, for example) is asked for the time.
         time = getattr(type(loop), "time", None)
         self.custom_clock = time is not asyncio.BaseEventLoop.time and not (
@@ -232,7 +253,10 @@ cdef class Reactor:
         if epoll < 0:
             raise OSError(errno, f"epoll_create1: {os.strerror(errno)}")
         try:
-            self.loop.add_reader(epoll, self._on_ready)
+            if self.selector is None:
+                self.loop.add_reader(epoll, self._on_ready)
+            else:
+                self.include_loop(epoll)
         except BaseException:
             close(epoll)
             raise
@@ -243,6 +267,16 @@ cdef class Reactor:
             self.context = None
         return 0
 
+    cdef int include_loop(self, int epoll) except -1:
+        """Make the loop's set a member of *epoll*, and the loop wait here."""
+        cdef epoll_event event
+        event.events = EPOLLIN
+        event.data.u64 = LOOP
+        if epoll_ctl(epoll, EPOLL_CTL_ADD, self.selector.fileno(), &event) < 0:
+            raise OSError(errno, f"epoll_ctl: {os.strerror(errno)}")
+        self.selector.reactor = self
+        return 0
+
     cdef int remove(self, Source source) except -1:
         cdef int fd = source.fd
         if fd >= PyList_GET_SIZE(self.table) or self.table[fd] is not source:
@@ -250,7 +284,11 @@ cdef class Reactor:
         self.table[fd] = None
         self.sources -= 1
         if self.sources == 0 and self.epoll >= 0:
-            if not self.loop.is_closed():
+            if self.selector is not None:
+                self.selector.reactor = None
+                if PyList_GET_SIZE(self.written) > 0:
+                    self.schedule_flush()
+            elif not self.loop.is_closed():
                 self.loop.remove_reader(self.epoll)
             close(self.epoll)
             self.epoll = -1
@@ -285,7 +323,7 @@ cdef class Reactor:
     cdef int batch(self, step=None) except -1:
         """Call *step*, if given, and serve ready descriptors; return the number of events."""
         cdef bint nested = self.in_batch
-        cdef int served = 0
+        cdef int count, served = 0
         self.begin_batch()
         try:
             if step is not None:
@@ -293,7 +331,12 @@ cdef class Reactor:
                 step()
                 if PyList_GET_SIZE(self.written) > 0:
                     self.flush()
-            served = self.poll()
+            # Polling again costs less than an iteration of the loop.
+            while served < EVENTS and self.epoll >= 0:
+                count = self.poll(0)
+                if count == 0:
+                    break
+                served += count
         finally:
             self.end_batch(nested)
         return served
@@ -313,44 +356,114 @@ cdef class Reactor:
             self.save_all_unread()
             self.loop.call_soon(self._deliver)
         if PyList_GET_SIZE(self.written) > 0 and not self.flushing:  # likewise
-            self.flushing = True
-            self.loop.call_soon(self._flush)
+            self.schedule_flush()
         return 0
 
-    cdef int poll(self) except -1:
+    cdef int poll(self, int milliseconds) except -1:
+        """Serve what gets ready within *milliseconds* (-1: for ever); return how many were.
+
+        Sets `loop_is_ready` if the loop's own set is ready. A signal ends the wait.
+        """
         cdef epoll_event events[EVENTS]
-        cdef int count, i, served = 0
+        cdef int count, i, served
         cdef uint32_t fd
         cdef Source source
         cdef object entry
-        # Polling again costs less than an iteration of the loop.
-        while served < EVENTS and self.epoll >= 0:
+        if milliseconds == 0:
             count = epoll_wait(self.epoll, events, EVENTS, 0)
-            if count <= 0:
-                break
-            served += count
-            self.last_event = self.batch_time = monotonic()
-            for i in range(count):
-                fd = <uint32_t>events[i].data.u64
-                if fd >= <uint32_t>PyList_GET_SIZE(self.table):
-                    continue
-                entry = <object>PyList_GET_ITEM(self.table, fd)
-                if entry is None:
-                    continue
-                source = <Source>entry
-                if source.generation == <uint32_t>(events[i].data.u64 >> 32):
-                    if self.busy_poll > 0:
-                        self.hot = source if count == 1 else None
-                    source.ready(events[i].events)
-                if PyList_GET_SIZE(self.received) >= GROUP or (
-                    self.received_bytes >= GROUP_BYTES or self.scratch_used >= 2 * GROUP_BYTES
-                ):
-                    self.deliver()
-            if PyList_GET_SIZE(self.received) > 0:
+        else:
+            with nogil:
+                count = epoll_wait(self.epoll, events, EVENTS, milliseconds)
+        if count <= 0:
+            if count < 0 and errno == EINTR and milliseconds != 0:
+                self.batch_time = monotonic()
+                PyErr_CheckSignals()
+                if PyList_GET_SIZE(self.written) > 0:  # by a signal handler
+                    self.flush()
+            return 0
+        served = count
+        self.batch_time = monotonic()
+        for i in range(count):
+            if events[i].data.u64 == LOOP:
+                self.loop_is_ready = True
+                served -= 1
+                continue
+            fd = <uint32_t>events[i].data.u64
+            if fd >= <uint32_t>PyList_GET_SIZE(self.table):
+                continue
+            entry = <object>PyList_GET_ITEM(self.table, fd)
+            if entry is None:
+                continue
+            source = <Source>entry
+            if source.generation == <uint32_t>(events[i].data.u64 >> 32):
+                if self.busy_poll > 0:
+                    self.hot = source if count == 1 else None
+                source.ready(events[i].events)
+            if PyList_GET_SIZE(self.received) >= GROUP or (
+                self.received_bytes >= GROUP_BYTES or self.scratch_used >= 2 * GROUP_BYTES
+            ):
                 self.deliver()
-            if PyList_GET_SIZE(self.written) > 0:
-                self.flush()
+        if served > 0:
+            self.last_event = self.batch_time
+        if PyList_GET_SIZE(self.received) > 0:
+            self.deliver()
+        if PyList_GET_SIZE(self.written) > 0:
+            self.flush()
         return served
+
+    # ------------------------------------------------------------ waiting inside
+
+    def wait(self, timeout):
+        """Serve connections until the loop has something to do (see selector.py)."""
+        if self.selector is None:
+            raise RuntimeError("this loop does not wait in the reactor")
+        self.loop_is_ready = False
+        try:
+            self.serve(NEVER if timeout is None else <double>timeout)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.loop.call_exception_handler(
+                {"message": "connections could not be served", "exception": error}
+            )
+        return self.loop_is_ready
+
+    cdef int serve(self, double seconds) except -1:
+        """Serve for *seconds*, or until the loop has something to do."""
+        cdef bint nested = self.in_batch
+        cdef double now = monotonic(), until = now + seconds, left = seconds
+        cdef bint spins = left > 0 and now - self.last_event < self.busy_poll
+        self.begin_batch()
+        try:
+            if PyList_GET_SIZE(self.written) > 0:  # by tasks that the loop stepped
+                self.batch_time = now
+                self.flush()
+            while self.epoll >= 0 and not spins:
+                self.poll(-1 if left == NEVER else <int>(min(max(left, 0), DAY) * 1e3 + 0.999))
+                if self.loop_is_ready or left <= 0:
+                    break
+                left = self.time_left()
+                if left <= 0:
+                    break
+                if seconds != NEVER:
+                    left = min(left, until - monotonic())
+        finally:
+            self.end_batch(nested)
+        if spins:
+            self.spin(min(left, LONG_SPIN))
+        return 0
+
+    cdef double time_left(self) except? -1:
+        """Return how many seconds the loop has nothing to do; `NEVER` if it has no timer."""
+        cdef object timers
+        if len(self.loop_queue) > 0 or self.loop_state["_stopping"]:
+            return 0
+        timers = self.loop_state["_scheduled"]
+        if PyList_GET_SIZE(<list?>timers) == 0:
+            return NEVER
+        return (<object>PyList_GET_ITEM(timers, 0))._when - (
+            self.loop.time() if self.custom_clock else monotonic()
+        )
 
     # ------------------------------------------------------------------- groups
 
@@ -389,10 +502,14 @@ cdef class Reactor:
 
     cdef int flush_later(self, Source source) except -1:
         """Schedule *source*'s end_of_turn before the loop's later callbacks."""
-        if not self.in_batch and not self.flushing:
-            self.flushing = True
-            self.loop.call_soon(self._flush)
+        if not self.in_batch and not self.flushing and self.selector is None:
+            self.schedule_flush()
         self.written.append(source)
+        return 0
+
+    cdef int schedule_flush(self) except -1:
+        self.flushing = True
+        self.loop.call_soon(self._flush)
         return 0
 
     def _flush(self):
@@ -417,19 +534,24 @@ cdef class Reactor:
 
     def _spin(self):
         """Poll for a moment, again and again, until no event arrived for busy_poll seconds."""
-        cdef double until = monotonic() + (SPIN if self.loop_queue is None else LONG_SPIN)
-        cdef int turns = 0
-        while self.epoll >= 0:
-            if self.hot is None or turns & 7 == 7 or self.receive_hot() == 0:
-                self.batch()
-            turns += 1
-            if monotonic() >= until or (self.loop_queue is not None and len(self.loop_queue) > 0):
-                break
+        self.spin(SPIN if self.loop_queue is None else LONG_SPIN)
         if self.epoll >= 0 and monotonic() - self.last_event < self.busy_poll:
             self.loop.call_soon(self._spin)
         else:
             self.spinning = False
             self.hot = None
+
+    cdef int spin(self, double seconds) except -1:
+        """Poll for *seconds*, or until the loop has something to do."""
+        cdef double until = monotonic() + seconds
+        cdef int turns = 0
+        while self.epoll >= 0 and not self.loop_is_ready:
+            if self.hot is None or turns & 7 == 7 or self.receive_hot() == 0:
+                self.batch()
+            turns += 1
+            if monotonic() >= until or (self.loop_queue is not None and len(self.loop_queue) > 0):
+                break
+        return 0
 
     cdef int receive_hot(self) except -1:
         """Receive from the source that was ready last, without epoll; return if it was ready."""
@@ -455,6 +577,8 @@ cdef class Reactor:
         if self.epoll >= 0:
             close(self.epoll)
             self.epoll = -1
+        if self.selector is not None:
+            self.selector.reactor = None
         self.written = []
         self.received = []
         self.hot = None
@@ -474,7 +598,10 @@ def spin(loop, step):
     """See `silly._engine.interface.Engine.spin`."""
     cdef Reactor reactor = reactor_of(loop)
     cdef double until = monotonic() + LONG_SPIN
+    reactor.loop_is_ready = False
     while True:
         reactor.batch(step)
         if reactor.loop_queue is None or len(reactor.loop_queue) > 0 or monotonic() >= until:
+            break
+        if reactor.loop_is_ready:
             break

@@ -1,7 +1,8 @@
 """Reads: coroutine objects that a task steps, and that take bytes without waiting if they can.
 
 A `Read` is its own iterator, and its `am_send` slot returns available bytes without creating
-an exception. ``async for`` uses one `Lines` object for all its lines.
+an exception. ``async for`` uses one `Lines` object for all its lines, and one `Batches`
+object for all its batches.
 """
 
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
@@ -10,6 +11,7 @@ from libc.stdint cimport uint8_t
 from silly._engine.native.linux cimport (
     set_slots,
     send,
+    stop_async_iteration,
     stop_iteration,
 )
 from silly._engine.native.lifecycle cimport CLOSING
@@ -20,6 +22,9 @@ from silly._engine.native.wanted cimport COUNT, DELIMITER, DONE, LINE, NEW, WAIT
 import warnings
 
 from silly._engine import stream_errors
+
+cdef enum:
+    ENDED = 2  # the third result of `Read.step`
 
 cdef bytes NEWLINE = b"\n"
 
@@ -35,7 +40,10 @@ cdef class Read(Wanted):
                 pass
 
     cdef int step(self, void **out) except -1:
-        """Resume; set *out* to the result and return 0, or to what to wait on and return 1."""
+        """Resume; set *out* to the result and return 0, or to what to wait on and return 1.
+
+        At the end of ``async for``, return `ENDED`: raising here would cost a traceback.
+        """
         cdef Receiving stream = <Receiving>self.stream
         cdef Py_ssize_t count
         cdef bytes taken
@@ -85,15 +93,9 @@ cdef class Read(Wanted):
         else:
             raise RuntimeError("cannot reuse already awaited read")
         if count == INCOMPLETE:
-            if (
-                self.kind == LINE and stream._ended and not stream._truncated
-                and stream._state < CLOSING
-            ):
-                count = stream.in_end - stream.in_start
-                if count == 0:
-                    raise StopAsyncIteration
-            else:
-                raise stream._reader_error(self.delimiter, self.wanted)
+            count = self.last_item()
+            if count == 0:
+                return ENDED
         elif count == TOO_LONG:
             stream.control_flow()
             raise stream_errors.limit_exceeded(stream, self.delimiter, self.wanted)
@@ -101,6 +103,13 @@ cdef class Read(Wanted):
         Py_INCREF(taken)
         out[0] = <void *>taken
         return 0
+
+    cdef Py_ssize_t last_item(self) except -1:
+        """Return how many bytes an incomplete read returns at the end of the stream, or raise.
+
+        0 is the end of an iteration.
+        """
+        raise (<Receiving>self.stream)._reader_error(self.delimiter, self.wanted)
 
     cdef int suspend(self) except -1:
         cdef Receiving stream = <Receiving>self.stream
@@ -156,6 +165,8 @@ cdef class Read(Wanted):
         if self.state == NEW and value is not None:
             raise TypeError("can't send non-None value to a just-started coroutine")
         cdef int yielded = self.step(&out)
+        if yielded == ENDED:
+            raise StopAsyncIteration
         result = <object>out
         Py_DECREF(result)
         if yielded:
@@ -214,6 +225,50 @@ cdef class Lines(Read):
         # If a task waits on this one, another task gets one that raises `ConcurrentRead`.
         return self if self.state == NEW else new_lines(<Receiving>self.stream)
 
+    cdef Py_ssize_t last_item(self) except -1:
+        cdef Receiving stream = <Receiving>self.stream
+        if stream._ended and not stream._truncated and stream._state < CLOSING:
+            if stream.in_start == stream.in_end:
+                return 0
+            if self.kind == LINE:
+                return stream.in_end - stream.in_start
+        return Read.last_item(self)
+
+
+cdef class Batches(Lines):
+    """The iterator of `batches`, and the awaitable of each batch.
+
+    A batch begins with a read, and takes what more reads would return without waiting.
+    """
+
+    def __anext__(self):
+        if self.state == WAITING:
+            return new_batches(
+                <Receiving>self.stream, self.delimiter, self.wanted, self.most, self.timeout
+            ).__anext__()
+        self.state = NEW
+        self.timed_out = False
+        return self
+
+    cdef int step(self, void **out) except -1:
+        cdef Receiving stream = <Receiving>self.stream
+        cdef list batch
+        cdef int yielded = Read.step(self, out)
+        if yielded:
+            return yielded
+        batch = [<bytes>out[0]]
+        Py_DECREF(<bytes>out[0])
+        if self.kind == LINE:
+            self.wanted = stream.max_unread
+        stream.take_more(self, batch, self.most)
+        Py_INCREF(batch)
+        out[0] = <void *>batch
+        return 0
+
+    def __repr__(self):
+        wanted = stream_errors.describe_read(self.delimiter, self.wanted)
+        return f"batched {wanted} from {self.stream.remote_addr}"
+
 
 cdef Read new_read(Receiving stream, uint8_t kind):
     cdef Read read = Read.__new__(Read)
@@ -230,6 +285,21 @@ cdef Lines new_lines(Receiving stream):
     return lines
 
 
+cdef Batches new_batches(
+    Receiving stream, bytes delimiter, size_t size, size_t most, object timeout
+):
+    """Make the iterator of `batches`; *size* is that of a frame, if there is no *delimiter*."""
+    cdef Batches batches = Batches.__new__(Batches)
+    batches.stream = stream
+    batches.kind = COUNT if delimiter is None else LINE
+    batches.state = DONE  # until `__anext__`
+    batches.delimiter = delimiter
+    batches.wanted = size
+    batches.most = most
+    batches.timeout = timeout
+    return batches
+
+
 cdef raise_thrown(kind, value, traceback):
     """Raise the exception given to a coroutine's `throw`."""
     if value is None:
@@ -244,18 +314,24 @@ cdef raise_thrown(kind, value, traceback):
 cdef int _send(Read self, object value, void **out) except -1:
     if self.state == NEW and value is not None:
         raise TypeError("can't send non-None value to a just-started coroutine")
-    return self.step(out)
+    cdef int yielded = self.step(out)
+    return stop_async_iteration() if yielded == ENDED else yielded
 
 
 cdef PyObject *_next(Read self) except? NULL:
     # Replaces the __next__ above, for which Cython would add a traceback to each StopIteration.
     # The interpreter calls this from Python 3.12 on, where it called am_send before.
     cdef void *out = NULL
-    if self.step(&out) == 0:
+    cdef int yielded = self.step(&out)
+    if yielded == 0:
         stop_iteration(<PyObject *>out)
-        return NULL
-    return <PyObject *>out
+    elif yielded == ENDED:
+        stop_async_iteration()
+    else:
+        return <PyObject *>out
+    return NULL
 
 
 set_slots(Read, <void *>_send, <void *>_next)
 set_slots(Lines, <void *>_send, <void *>_next)
+set_slots(Batches, <void *>_send, <void *>_next)

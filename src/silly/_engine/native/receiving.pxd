@@ -27,10 +27,12 @@ cdef class Receiving(Filtered):
     cdef Wanted reader  # the read that waits; or None
     cdef uint16_t reads_in_a_row  # reads without waiting
     cdef uint8_t bulk  # the last receive was long
+    cdef uint8_t fin_received
 
     cdef Py_ssize_t find(self, bytes delimiter, size_t limit) except -2
     cdef Py_ssize_t match(self, Wanted read) except -2
     cdef bytes take(self, size_t count)
+    cdef int take_more(self, Wanted read, list taken, size_t most) except -1
     cdef int free_incoming(self) except -1
     cdef bint reserve(self, size_t room) except -1
     cdef bint is_long_read(self, size_t unread) noexcept

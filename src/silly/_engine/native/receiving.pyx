@@ -9,10 +9,11 @@ A read of many bytes receives into the bytes object that it returns.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.list cimport PyList_GET_SIZE
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.ref cimport Py_DECREF, PyObject
 from libc.errno cimport EAGAIN, EINTR, ENOMEM, errno
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
 from silly._engine.native.linux cimport (
@@ -57,14 +58,7 @@ cdef class Receiving(Filtered):
             self.last_delimiter = delimiter
         stop = held if held < limit else limit
         if stop > self.searched:
-            if length == 1:
-                found = <const uint8_t *>memchr(
-                    data + self.searched, <unsigned char>wanted[0], stop - self.searched
-                )
-            else:
-                found = <const uint8_t *>memmem(
-                    data + self.searched, stop - self.searched, wanted, length
-                )
+            found = find_bytes(data + self.searched, stop - self.searched, wanted, length)
         if found != NULL:
             self.searched = <size_t>(found - data)
             return <Py_ssize_t>(self.searched + length)
@@ -98,13 +92,43 @@ cdef class Receiving(Filtered):
             taken = PyBytes_FromStringAndSize(
                 <const char *>self.in_data + self.in_start, <Py_ssize_t>count
             )
-        self.in_start += count
-        self.searched = self.searched - count if self.searched > count else 0
-        if self.in_start == self.in_end:
-            self._discard_unread()
-        if self._paused and self.in_end - self.in_start <= self.max_unread // 2:
-            self._resume()
+        remove(self, count)
         return taken
+
+    cdef int take_more(self, Wanted read, list taken, size_t most) except -1:
+        """Append to *taken* what more reads like *read* would return now, up to *most* items.
+
+        It is a loop of `match` and `take`, unrolled.
+        """
+        cdef const uint8_t *data = self.in_data
+        cdef const uint8_t *found
+        cdef const char *delimiter = NULL
+        cdef size_t at = self.in_start
+        cdef size_t count = read.wanted
+        cdef size_t length = count  # the least that an item has
+        cdef size_t held
+        if read.kind >= DELIMITER:
+            delimiter = PyBytes_AS_STRING(read.delimiter)
+            length = <size_t>PyBytes_GET_SIZE(read.delimiter)
+        while <size_t>PyList_GET_SIZE(taken) < most:
+            held = self.in_end - at
+            if held < length:
+                break
+            if delimiter != NULL:
+                found = find_bytes(data + at, min(held, read.wanted), delimiter, length)
+                if found == NULL:
+                    break
+                count = <size_t>(found - data) - at + length
+            taken.append(PyBytes_FromStringAndSize(<const char *>data + at, <Py_ssize_t>count))
+            at += count
+        if at != self.in_start:
+            remove(self, at - self.in_start)
+        # Other tasks get their turn as often as in single reads.
+        if <size_t>PyList_GET_SIZE(taken) < <size_t>(MAX_READS_IN_A_ROW - self.reads_in_a_row):
+            self.reads_in_a_row += <uint16_t>PyList_GET_SIZE(taken)
+        else:
+            self.reads_in_a_row = MAX_READS_IN_A_ROW
+        return 0
 
     cdef int _discard_unread(self) except -1:
         self.free_incoming()
@@ -321,8 +345,15 @@ cdef class Receiving(Filtered):
         return 0
 
     cdef int receive_end(self) except -1:
-        self.watch(self.interest & ~<uint32_t>EPOLLIN)
-        return self._handle_fin()
+        if not self.fin_received:
+            self.fin_received = True
+            try:
+                self._handle_fin()
+            finally:  # afterwards: most connections have been closed by then
+                self.watch(self.interest & ~<uint32_t>EPOLLIN)
+        else:  # in a loop that a handler runs meanwhile
+            self.watch(self.interest & ~<uint32_t>EPOLLIN)
+        return 0
 
     cdef int _wake_reader(self) except -1:
         cdef Wanted reader = self.reader
@@ -407,6 +438,25 @@ cdef class Receiving(Filtered):
     cdef int fail(self, int error) except -1:
         """Mark the connection as failed; close it in the loop's next turn, after all callers."""
         raise NotImplementedError
+
+
+cdef inline int remove(Receiving stream, size_t count) except -1:
+    """Remove the first *count* unread bytes."""
+    stream.in_start += count
+    stream.searched = stream.searched - count if stream.searched > count else 0
+    if stream.in_start == stream.in_end:
+        stream._discard_unread()
+    if stream._paused and stream.in_end - stream.in_start <= stream.max_unread // 2:
+        stream._resume()
+    return 0
+
+
+cdef inline const uint8_t *find_bytes(
+    const uint8_t *data, size_t size, const char *wanted, size_t length
+) noexcept:
+    if length == 1:
+        return <const uint8_t *>memchr(data, <unsigned char>wanted[0], size)
+    return <const uint8_t *>memmem(data, size, wanted, length)
 
 
 cdef size_t capped(value) except? 0:

@@ -10,9 +10,15 @@ not accept all of one that cannot change, the piece itself is kept until it is s
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytearray cimport PyByteArray_GET_SIZE
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport (
+    PyBytes_AS_STRING,
+    PyBytes_CheckExact,
+    PyBytes_FromStringAndSize,
+    PyBytes_GET_SIZE,
+)
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.ref cimport Py_INCREF, PyObject
+from cpython.sequence cimport PySequence_Fast_GET_SIZE, PySequence_Fast_ITEMS
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
@@ -45,21 +51,19 @@ cdef enum:
     HIGH_WATER = 65536  # bytes: a larger batch is sent at once; writers wait above it
     LARGE_WRITE_COST = 50  # as many reads without waiting does a large write count
 
+cdef size_t MAX_JOINED = <size_t>1 << 40  # bytes: more are joined where overflows are checked
+
 
 cdef class Sending(Receiving):
     """The part of a stream that sends."""
 
     def write(self, data):
-        cdef list pieces
         cdef size_t length, batched
-        if type(data) is bytes:
-            length = <size_t>PyBytes_GET_SIZE(<bytes>data)
-        elif is_long_buffer(data):
-            return self.write_buffer(data)
-        else:
-            pieces = stream_errors.as_pieces(data)
-            data = <bytes>pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            length = <size_t>PyBytes_GET_SIZE(<bytes>data)
+        if type(data) is not bytes:
+            if is_long_buffer(data):
+                return self.write_buffer(data)
+            data = joined(data)
+        length = <size_t>PyBytes_GET_SIZE(<bytes>data)
         if self._state != OPEN:
             raise self._writer_error()
         batched = self.batched + length
@@ -438,6 +442,33 @@ cdef inline bint is_long_buffer(object data) except -1:
     if type(data) is bytearray:
         return PyByteArray_GET_SIZE(data) > LARGE
     return type(data) is memoryview and data.nbytes > LARGE and data.c_contiguous
+
+
+cdef bytes joined(data):
+    """Return the bytes of `write`'s argument, which is not a `bytes` object."""
+    cdef Py_ssize_t count, index
+    cdef size_t length = 0
+    cdef PyObject **pieces
+    cdef bytes whole
+    cdef char *end
+    if type(data) is list or type(data) is tuple:
+        count = PySequence_Fast_GET_SIZE(data)
+        pieces = PySequence_Fast_ITEMS(data)
+        for index in range(count):
+            if not PyBytes_CheckExact(<object>pieces[index]) or length > MAX_JOINED:
+                break
+            length += <size_t>PyBytes_GET_SIZE(<bytes>pieces[index])
+        else:
+            if count == 1:
+                return <bytes>pieces[0]
+            whole = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>length)
+            end = PyBytes_AS_STRING(whole)
+            for index in range(count):
+                length = <size_t>PyBytes_GET_SIZE(<bytes>pieces[index])
+                memcpy(end, PyBytes_AS_STRING(<bytes>pieces[index]), length)
+                end += length
+            return whole
+    return b"".join(stream_errors.as_pieces(data))
 
 
 cdef inline bint is_transient(int error) noexcept:

@@ -21,6 +21,9 @@ from silly._engine.native.linux cimport (
     SO_LINGER,
     SO_TYPE,
     SOL_SOCKET,
+    PyDescr_NewMethod,
+    PyMethodDescrObject,
+    PyTypeObject,
     getpeername,
     getsockname,
     getsockopt,
@@ -34,15 +37,16 @@ from silly._engine.native.linux cimport (
 )
 from silly._engine.native.names cimport inet_sockaddr, raw_local_name, socket_name
 from silly._engine.native.reactor cimport Reactor, Source, allow_instances, reactor_of
-from silly._engine.native.read cimport Read, new_lines, new_read
+from silly._engine.native.read cimport Read, new_batches, new_lines, new_read
 from silly._engine.native.receiving cimport capped
 from silly._engine.native.sending cimport Sending
 from silly._engine.native.wanted cimport ALL, COUNT, DELIMITER, Wanted
 
+import types
 import warnings
 
 from silly._engine import stream_errors
-from silly._engine.interface import LINGER, MAX_UNSENT, READ_LIMIT
+from silly._engine.interface import BATCH, LINGER, MAX_UNSENT, READ_LIMIT
 from silly._values.arguments import seconds_or_none, size
 
 
@@ -147,6 +151,10 @@ cdef class Stream(Sending):
 
     def __anext__(self):
         return self.__aiter__()
+
+    def batches(self, until=b"\n", *, most=BATCH, timeout=None):
+        delimiter, frame, timeout = stream_errors.batch_arguments(until, most, timeout)
+        return new_batches(self, delimiter, capped(frame), capped(most), timeout)
 
     cdef int _account(self) except -1:
         """Report the change in the memory that this connection holds to the budget.
@@ -265,6 +273,20 @@ cdef class Stream(Sending):
 
 
 allow_instances(Stream)
+
+
+def specialize(kind):
+    """See `silly._engine.interface.Engine.specialize`.
+
+    The interpreter calls a method written in C without further checks only if it belongs to
+    the very class of the object. So *kind* gets what it inherits as methods of its own.
+    """
+    for method in (kind.read, kind.write):
+        if type(method) is types.MethodDescriptorType:
+            own = PyDescr_NewMethod(
+                <PyTypeObject *>kind, (<PyMethodDescrObject *>method).d_method
+            )
+            setattr(kind, method.__name__, own)
 
 
 cdef void tell_budget(object budget, int64_t change) noexcept:

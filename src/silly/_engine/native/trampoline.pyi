@@ -1,8 +1,15 @@
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from typing import Any
 
-def wrap_coroutine(
-    coroutine: Coroutine[Any, Any, object], loop: asyncio.AbstractEventLoop
-) -> Coroutine[Any, Any, object]: ...
+def start_task(
+    loop: asyncio.AbstractEventLoop,
+    coroutine: Coroutine[Any, Any, object],
+    ended: Callable[[asyncio.Task[Any]], object],
+    *,
+    name: str | None,
+    context: Context | None,
+    ended_context: Context,
+) -> asyncio.Task[Any]: ...
 def rehearse(loop: Any) -> tuple[Callable[[], object], Callable[[object], object]]: ...

@@ -23,6 +23,7 @@ from silly._engine.native.waiter cimport (
     WOKEN,
     ForeignFuture,
     Waiter,
+    call_directly,
     new_waiter,
 )
 
@@ -38,6 +39,9 @@ cdef object current_task = (
     asyncio.current_task if sys.version_info >= (3, 12) else tasks._current_tasks.get
 )
 
+cdef object Task = asyncio.Task
+cdef object stock_create_task = asyncio.BaseEventLoop.create_task
+
 cdef enum:  # kinds of outcome
     NO_OUTCOME = 0
     WAITER = 1  # the coroutine waits on this
@@ -49,6 +53,8 @@ cdef enum:  # kinds of outcome
 cdef class Trampoline(ForeignFuture):
     cdef object coroutine
     cdef object task
+    cdef object ended  # a callback of the task ...
+    cdef object ended_context  # ... and its context
     cdef object outcome
     cdef unsigned char outcome_kind
     cdef unsigned char running  # the coroutine is running, without the task
@@ -76,7 +82,23 @@ cdef class Trampoline(ForeignFuture):
             call_two(leave_task, self.loop, self.task)
             self.running = self.cancel_requested = False
             reactor.direct = True
-        return ForeignFuture.wake(self, reactor)
+        if self.outcome_kind == YIELDED:
+            return ForeignFuture.wake(self, reactor)
+        return self.end(reactor)
+
+    cdef int end(self, Reactor reactor) except -1:
+        """Wake the task for its last step, and call `ended` without a turn of the loop."""
+        cdef object task = self.task
+        cdef object ended = self.ended
+        if task is None or task.remove_done_callback(ended) != 1:
+            return ForeignFuture.wake(self, reactor)
+        try:
+            ForeignFuture.wake(self, reactor)
+        finally:
+            # If the task goes on (a task factory may have wrapped this), the loop calls it.
+            if not task.done() or not call_directly(reactor, ended, task, self.ended_context):
+                task.add_done_callback(ended, context=self.ended_context)
+        return 0
 
     cdef bint enter(self, object context) noexcept:
         """Enter the task and its context; return whether this succeeded."""
@@ -264,12 +286,27 @@ cdef int _send(Trampoline self, object value, PyObject **out) except -1:
     return self.step(value, out)
 
 
-def wrap_coroutine(coroutine, loop):
-    """See `silly._engine.interface.Engine.wrap_coroutine`."""
+def start_task(loop, coroutine, ended, *, name, context, ended_context):
+    """See `silly._engine.interface.Engine.start_task`."""
     cdef Trampoline trampoline = Trampoline.__new__(Trampoline)
     trampoline.coroutine = coroutine
     trampoline.loop = loop
-    return trampoline
+    if creates_tasks_itself(loop):
+        task = Task(trampoline, loop=loop, name=name, context=context)
+    else:
+        task = loop.create_task(trampoline, name=name, context=context)
+    task.add_done_callback(ended, context=ended_context)
+    trampoline.ended = ended
+    trampoline.ended_context = ended_context
+    return task
+
+
+cdef bint creates_tasks_itself(object loop) except -1:
+    """Return whether the `create_task` of *loop* only makes an `asyncio.Task`, in Python."""
+    return (
+        getattr(loop.create_task, "__func__", None) is stock_create_task
+        and loop._task_factory is None
+    )
 
 
 def rehearse(loop):

@@ -20,6 +20,9 @@ cdef class ForeignFuture:
     cdef int call_later(self, object callback, object context) except -1
 
 
+cdef bint call_directly(
+    Reactor reactor, object callback, object argument, object context
+) except -1
 cdef Waiter new_waiter(object loop)
 
 

@@ -55,23 +55,8 @@ cdef class ForeignFuture:
         self.callback = self.context = None
         if not reactor.direct:
             self.loop.call_soon(self._call_back, callback, context)
-            return 0
-        if not enter_context(context):
-            return self.call_later(callback, context)
-        reactor.direct = False
-        try:
-            try:
-                PyObject_CallOneArg(callback, self)
-            finally:
-                PyContext_Exit(context)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            self.loop.call_exception_handler(
-                {"message": "a wake-up failed", "exception": error, "handle": callback}
-            )
-        finally:
-            reactor.direct = True
+        elif not call_directly(reactor, callback, self, context):
+            self.call_later(callback, context)
         return 0
 
     cdef int call_later(self, object callback, object context) except -1:
@@ -153,6 +138,29 @@ cdef class Waiter(ForeignFuture):
 
     def __repr__(self):
         return f"<{self.purpose!r}>" if self.state == PENDING else "<Waiter, done>"
+
+
+cdef bint call_directly(
+    Reactor reactor, object callback, object argument, object context
+) except -1:
+    """Call *callback* in *context*, as the loop would; return False if it cannot be entered."""
+    if not enter_context(context):
+        return False
+    reactor.direct = False
+    try:
+        try:
+            PyObject_CallOneArg(callback, argument)
+        finally:
+            PyContext_Exit(context)
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        reactor.loop.call_exception_handler(
+            {"message": f"Exception in callback {callback!r}", "exception": error}
+        )
+    finally:
+        reactor.direct = True
+    return True
 
 
 cdef Waiter new_waiter(object loop):

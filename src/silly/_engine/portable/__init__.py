@@ -16,14 +16,30 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from silly._engine import interface, stream_errors
+from silly._engine.account import Account
+from silly._engine.admission import Admission
+from silly._engine.ends import Ends
 from silly._engine.interface import Accept, Gate, tune
 from silly._engine.portable.link import AsyncioLink, link_factory
 from silly._engine.portable.server import LoopServer, SocketServer
 from silly._engine.portable.stream import Stream
-from silly._engine.portable.trampoline import wrap_coroutine
+from silly._engine.portable.trampoline import start_task
 from silly._loop.live import disown_socket
 
-__all__ = ["NAME", "Stream", "attach", "disown", "serve", "spin", "wrap_coroutine"]
+__all__ = [
+    "NAME",
+    "Account",
+    "Admission",
+    "Ends",
+    "Stream",
+    "attach",
+    "disown",
+    "new_event_loop",
+    "serve",
+    "specialize",
+    "spin",
+    "start_task",
+]
 
 NAME: Final = "portable"
 
@@ -65,6 +81,15 @@ def disown(inherited: object) -> None:
         disown_socket(cast(AsyncioLink, inherited._link)._socket)
     elif isinstance(inherited, SocketServer):
         inherited.disown()
+
+
+def specialize(kind: type[Stream]) -> None:
+    """Do nothing (see `silly._engine.interface.Engine.specialize`)."""
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return a new loop of the kind that the program prefers."""
+    return asyncio.new_event_loop()
 
 
 def spin(loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None:  # noqa: ARG001

@@ -77,6 +77,9 @@ class Link(Protocol):
     def in_flight(self) -> int:
         """Return how many sent bytes the peer has not acknowledged; 0 if unknown."""
 
+    def fileno(self) -> int:
+        """Return the socket's descriptor; -1 if there is none."""
+
     def close(self) -> None:
         """Stop receiving, send the queue, then FIN, and close; `lost(None)` follows."""
 
@@ -238,6 +241,9 @@ class AsyncioLink(asyncio.BaseProtocol):
         except (OSError, ValueError):
             return 0
         return count[0]
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
 
     def close(self) -> None:
         self._transport.close()

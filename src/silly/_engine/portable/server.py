@@ -43,6 +43,10 @@ class SocketServer(Accepting):
     def _on_ready(self) -> None:
         self._accept_some(ACCEPT_BATCH)
 
+    @property
+    def _fileno(self) -> int:
+        return self._sock.fileno()
+
     def _accept_one(self) -> int:
         try:
             sock, sockaddr = self._sock.accept()
@@ -162,6 +166,10 @@ class LoopServer:
             sock=self._sock,
             backlog=backlog,
         )
+
+    @property
+    def _fileno(self) -> int:
+        return self._sock.fileno()
 
     def accept_queued(self) -> None:
         """Do nothing: the loop's server accepts."""

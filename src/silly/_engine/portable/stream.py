@@ -26,13 +26,14 @@ How a connection ends, and what later calls then do, is in ``../lifecycle.py``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final
 
 from silly._engine import stream_errors
 from silly._engine.drain import Draining
 from silly._engine.filter import Filtered
 from silly._engine.interface import (
+    BATCH,
     LINGER,
     MAX_UNSENT,
     READ_LIMIT,
@@ -174,7 +175,12 @@ class Stream(Filtered):
         return self._read(None, count, timeout) if count else self._read_nothing()
 
     async def _read(
-        self, delimiter: bytes | None, wanted: int, timeout: float | None = None
+        self,
+        delimiter: bytes | None,
+        wanted: int,
+        timeout: float | None = None,
+        *,
+        iterating: bool = False,
     ) -> bytes:
         if self._reads_in_a_row >= MAX_READS_IN_A_ROW:
             self._reads_in_a_row = 0
@@ -185,7 +191,7 @@ class Stream(Filtered):
         self._reads_in_a_row += 1
         if taken is None:
             if self._ended or self._state >= FAILED:
-                raise self._reader_error(delimiter, wanted)
+                return self._last_item(delimiter, wanted, iterating=iterating)
             timer = None
             if timeout is not None:
                 timer = self._loop.call_later(timeout, self._wake_reader)
@@ -204,7 +210,7 @@ class Stream(Filtered):
                     self._control_flow()
             if taken is None:
                 if self._ended or self._state >= FAILED:
-                    raise self._reader_error(delimiter, wanted)
+                    return self._last_item(delimiter, wanted, iterating=iterating)
                 assert timeout is not None
                 raise stream_errors.read_timed_out(self, delimiter, wanted, timeout)
         return taken
@@ -241,12 +247,41 @@ class Stream(Filtered):
                 self._waiter = None
                 if taken is None:
                     self._control_flow()
-        if taken is None:
-            if not self._ended or self._truncated or self._state >= CLOSING:
-                raise self._reader_error(b"\n", limit)
-            if not self._incoming.data:
-                raise StopAsyncIteration
-            return self._incoming.take(len(self._incoming))
+        return self._last_item(b"\n", limit, iterating=True) if taken is None else taken
+
+    def _last_item(self, delimiter: bytes | None, wanted: int, *, iterating: bool) -> bytes:
+        """Return what an incomplete read returns at the end of the stream, or raise."""
+        if not iterating or not self._ended or self._truncated or self._state >= CLOSING:
+            raise self._reader_error(delimiter, wanted)
+        if not self._incoming.data:
+            raise StopAsyncIteration
+        if delimiter is None:
+            raise self._reader_error(delimiter, wanted)
+        taken = self._incoming.take(len(self._incoming))
+        self._after_taking()
+        return taken
+
+    def batches(
+        self, until: bytes | int = b"\n", *, most: int = BATCH, timeout: float | None = None
+    ) -> AsyncIterator[list[bytes]]:
+        delimiter, frame, timeout = stream_errors.batch_arguments(until, most, timeout)
+        return _Batches(self, delimiter, frame, most, timeout)
+
+    async def _read_batch(
+        self, delimiter: bytes | None, frame: int, most: int, timeout: float | None
+    ) -> list[bytes]:
+        """Read an item, and take what more reads would return without waiting."""
+        wanted = frame if delimiter is None else self._read_limit
+        taken = [await self._read(delimiter, wanted, timeout, iterating=True)]
+        if delimiter is not None:
+            wanted = self._read_limit
+        while len(taken) < most:
+            count = self._find(delimiter, wanted)
+            if count <= 0:
+                break
+            taken.append(self._incoming.take(count))
+        self._reads_in_a_row += len(taken)  # other tasks get their turn as often as in single reads
+        self._after_taking()
         return taken
 
     def _find(self, delimiter: bytes | None, wanted: int) -> int:
@@ -269,11 +304,15 @@ class Stream(Filtered):
             self._control_flow()
             raise stream_errors.limit_exceeded(self, delimiter, wanted)
         taken = incoming.take(count)
+        if self._accounted or self._paused:
+            self._after_taking()
+        return taken
+
+    def _after_taking(self) -> None:
         if self._accounted:
             self._account()
-        if self._paused and len(incoming) <= self._read_limit // 2:
+        if self._paused and len(self._incoming) <= self._read_limit // 2:
             self._resume()
-        return taken
 
     def _suspend(self, delimiter: bytes | None, wanted: int) -> Awaitable[None]:
         """Return an awaitable that waits until this read is complete, or cannot be completed."""
@@ -561,6 +600,10 @@ class Stream(Filtered):
         return None
 
     @property
+    def _fileno(self) -> int:
+        return -1 if self._socket_is_closed() else self._link.fileno()
+
+    @property
     def read_limit(self) -> int:
         return self._read_limit
 
@@ -587,6 +630,22 @@ class Stream(Filtered):
             self._high_water = high_water
             if not self._socket_is_closed():
                 self._link.set_high_water(high_water)
+
+
+class _Batches:
+    """The iterator of `batches`."""
+
+    __slots__ = ("_arguments", "_stream")
+
+    def __init__(self, stream: Stream, *arguments: Any) -> None:
+        self._stream = stream
+        self._arguments = arguments
+
+    def __aiter__(self) -> _Batches:
+        return self
+
+    def __anext__(self) -> Coroutine[Any, Any, list[bytes]]:
+        return self._stream._read_batch(*self._arguments)
 
 
 class _WireEvents:

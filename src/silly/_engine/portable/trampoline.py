@@ -29,7 +29,7 @@ from typing import Any, Final, cast
 
 from silly._engine.assumptions import why_not_stepped
 
-__all__ = ["PARKING", "Trampoline", "current_trampoline", "wrap_coroutine"]
+__all__ = ["PARKING", "Trampoline", "current_trampoline", "start_task"]
 
 # Documented in "Extending asyncio"; `silly._engine.assumptions` reports if they are missing.
 _enter_task: Any = getattr(tasks, "_enter_task", None)
@@ -287,16 +287,33 @@ class Trampoline(Coroutine[Any, Any, object]):
         return f"<Trampoline of {self._coroutine!r}>"
 
 
-def _rehearse(_loop: object) -> tuple[Callable[[], object], Callable[[Trampoline], object]]:
+def _start_task(
+    loop: asyncio.AbstractEventLoop,
+    coroutine: Coroutine[Any, Any, object],
+    ended: Callable[[asyncio.Task[Any]], object],
+    *,
+    name: str | None,
+    context: Context | None,
+    ended_context: Context,
+) -> asyncio.Task[Any]:
+    """See `silly._engine.interface.Engine.start_task`."""
+    task = loop.create_task(coroutine, name=name, context=context)
+    task.add_done_callback(ended, context=ended_context)
+    return task
+
+
+def _start_stepped_task(
+    loop: asyncio.AbstractEventLoop,
+    coroutine: Coroutine[Any, Any, object],
+    *ended: Callable[[asyncio.Task[Any]], object],
+    **options: Any,
+) -> asyncio.Task[Any]:
+    return _start_task(loop, Trampoline(coroutine, loop), *ended, **options)
+
+
+def _rehearse(_loop: object) -> tuple[Callable[[], object], Callable[[Any], object]]:
     return lambda: _PARK, Trampoline.step
 
 
-def _leave_to_task(
-    coroutine: Coroutine[Any, Any, object],
-    _loop: asyncio.AbstractEventLoop,
-) -> Coroutine[Any, Any, object]:
-    return coroutine
-
-
-_can_step: Final = why_not_stepped(Trampoline, _rehearse) is None
-wrap_coroutine: Final = Trampoline if _can_step else _leave_to_task
+_can_step: Final = why_not_stepped(_start_stepped_task, _rehearse) is None
+start_task = _start_stepped_task if _can_step else _start_task

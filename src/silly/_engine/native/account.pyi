@@ -1,0 +1,1 @@
+from silly._engine.account import Account as Account

@@ -1,0 +1,1 @@
+from silly._engine.admission import Admission as Admission

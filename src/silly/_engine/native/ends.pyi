@@ -1,0 +1,1 @@
+from silly._engine.ends import Ends as Ends

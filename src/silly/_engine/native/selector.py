@@ -1,0 +1,43 @@
+"""The selector of a loop in which the reactor waits, so that it serves connections there.
+
+A loop's pass costs more than a message does. So the reactor's epoll set contains that of
+the loop, instead of the other way round (epoll(7) allows sets in sets), and `select`
+waits in it, serves connections, and returns only when the loop has something to do: one
+of its own descriptors is ready, its queue is not empty, or a timer is due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from typing import Protocol
+
+__all__ = ["Selector", "new_event_loop"]
+
+
+class _Reactor(Protocol):
+    def wait(self, timeout: float | None) -> bool:
+        """Serve connections until the loop has something to do; return whether to look."""
+
+
+class Selector(selectors.EpollSelector):
+    """The loop's own descriptors, in an epoll set, and the reactor that waits for it."""
+
+    reactor: _Reactor | None = None
+    """The reactor, while it has connections or listeners."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Return the loop's own descriptors that are ready, within *timeout* seconds."""
+        reactor = self.reactor
+        if reactor is None:
+            return super().select(timeout)
+        return super().select(0) if reactor.wait(timeout) else []
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return a new loop; with a `Selector`, unless the program prefers another kind of loop."""
+    loop = asyncio.new_event_loop()
+    if type(loop) is asyncio.SelectorEventLoop:
+        loop.close()
+        return asyncio.SelectorEventLoop(Selector())
+    return loop

@@ -1,0 +1,51 @@
+"""Connections over connected sockets, and what owns them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from silly._engine import engine
+from silly._loop.live import Live
+from silly.net.conn import EngineConn
+
+__all__ = ["attach"]
+
+
+class _Clients:
+    """The owner of the connections that `attach` made in one event loop."""
+
+    def __init__(self, live: Live) -> None:
+        self.live = live
+
+    def conn_closed(self, conn: EngineConn) -> None:
+        self.live.conns.discard(conn)
+        self.live.wake_if_empty()
+
+    def on_draining(self, conn: EngineConn, callback: Callable[[], object] | None) -> None:
+        """Do nothing: no listener made it."""
+
+
+async def attach(loop: asyncio.AbstractEventLoop, sock: socket.socket, **limits: Any) -> EngineConn:
+    """Return a connection over *sock*, which is connected and belongs to it from now on.
+
+    *limits* are ``read_limit``, ``max_unsent``, ``linger`` and ``idle_timeout``, checked already.
+    """
+    owner = _Clients(Live.of(loop))
+    made: list[EngineConn] = []
+
+    def accept(carrier: Any) -> EngineConn:
+        conn = EngineConn(carrier, loop, owner, **limits)
+        owner.live.conns.add(conn)
+        made.append(conn)
+        return conn
+
+    try:
+        await engine.attach(loop, sock, accept)
+    except BaseException:
+        for conn in made:
+            conn.abort()
+        raise
+    return made[0]

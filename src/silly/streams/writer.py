@@ -1,0 +1,195 @@
+"""The writer of a connection, and its transport."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine, Iterable
+from typing import Any, Final
+
+from silly._engine.drain import Draining
+from silly._engine.interface import Drain
+from silly.errors import ConnectionClosed
+from silly.net.conn import StreamConn
+from silly.streams.reader import ConnReader
+from silly.streams.sockets import BorrowedSocket
+
+__all__ = ["MAX_UNSENT", "ConnTransport", "ConnWriter", "streams_of"]
+
+MAX_UNSENT: Final = 1 << 60  # bytes: a write is never refused
+_LINGER: Final = 3600.0  # seconds for a closed connection to send a long queue
+_LOW_WATER: Final = 16 * 1024
+_HIGH_WATER: Final = 64 * 1024
+
+
+def streams_of(
+    conn: StreamConn, limit: int, loop: asyncio.AbstractEventLoop
+) -> tuple[ConnReader, ConnWriter]:
+    """Return a reader and a writer over *conn*."""
+    reader = ConnReader(conn, limit, loop)
+    return reader, ConnWriter(conn, reader, loop)
+
+
+class ConnTransport(asyncio.Transport):
+    """The transport of a writer: the methods of `asyncio.Transport` that programs use."""
+
+    __slots__ = ("_conn", "_reader")
+
+    def __init__(self, conn: StreamConn, reader: ConnReader | None = None) -> None:
+        super().__init__()
+        self._conn = conn
+        self._reader = reader
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Return ``"peername"``, ``"sockname"`` or ``"socket"``; *default* for anything else."""
+        if name == "peername":
+            return self._conn._remote_sockaddr
+        if name == "sockname":
+            return self._conn._local_sockaddr
+        if name == "socket":
+            return BorrowedSocket(self._conn)
+        return default
+
+    def is_closing(self) -> bool:
+        """Return whether it is closed, being closed, or lost."""
+        return not self._conn.is_alive
+
+    def close(self) -> None:
+        """Send what is queued, then close; what was received can still be read."""
+        conn = self._conn
+        if conn._is_closing:
+            return
+        if self._reader is not None:
+            self._reader.keep_unread()
+        if conn.unsent_bytes > _LOW_WATER:
+            conn.close_write()  # which sends as much as it can
+            if conn.unsent_bytes:
+                conn.linger = _LINGER
+        conn.close()
+
+    def abort(self) -> None:
+        """Close with a reset; what was received can still be read."""
+        if self._reader is not None:
+            self._reader.keep_unread()
+        self._conn.abort()
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        """Queue *data*; ignored once the connection is closed or lost.
+
+        Raises:
+            RuntimeError: `write_eof` was called.
+        """
+        conn = self._conn
+        try:
+            conn.write(data)
+        except OSError:
+            if conn.is_alive:
+                raise RuntimeError("Cannot call write() after write_eof()") from None
+
+    def writelines(self, list_of_data: Iterable[Any]) -> None:
+        """Queue the pieces in *list_of_data*."""
+        self.write(b"".join(list_of_data))
+
+    def write_eof(self) -> None:
+        """Send FIN after what is queued."""
+        self._conn.close_write()
+
+    def can_write_eof(self) -> bool:
+        """Return True."""
+        return True
+
+    def get_write_buffer_size(self) -> int:
+        """Return how many bytes are queued."""
+        return self._conn.unsent_bytes
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        """Return between how many queued bytes `StreamWriter.drain` stops to wait, and waits."""
+        return _LOW_WATER, _HIGH_WATER
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Do nothing: they are as `get_write_buffer_limits` says."""
+
+    def pause_reading(self) -> None:
+        """Do nothing: receiving stops by itself when the reader's limit is reached."""
+
+    def resume_reading(self) -> None:
+        """Do nothing, as `pause_reading`."""
+
+    def is_reading(self) -> bool:
+        """Return whether the connection is open."""
+        return self._conn.is_alive
+
+    def __repr__(self) -> str:
+        return f"<ConnTransport {self._conn!r}>"
+
+
+class ConnWriter(asyncio.StreamWriter):
+    """An `asyncio.StreamWriter` that writes to a connection."""
+
+    # Used of asyncio's: `__del__`, and what passes on to the transport.
+    _transport: ConnTransport
+
+    def __init__(  # asyncio's makes a future, which nothing uses
+        self, conn: StreamConn, reader: ConnReader, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._transport = ConnTransport(conn, reader)
+        self._conn = conn
+        self._reader = reader
+        self._loop = loop
+        self._room: Drain | None = None  # what the last write returned
+
+    @property
+    def _protocol(self) -> asyncio.StreamReaderProtocol:
+        """What asyncio's writers have, for code that reaches into them."""
+        return asyncio.StreamReaderProtocol(self._reader, loop=self._loop)
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        """See `asyncio.StreamWriter.write`."""
+        try:
+            self._room = self._conn.write(data)
+        except OSError:
+            if self._conn.is_alive:
+                raise RuntimeError("Cannot call write() after write_eof()") from None
+
+    def writelines(self, data: Iterable[Any]) -> None:
+        """See `asyncio.StreamWriter.writelines`."""
+        self.write(b"".join(data))
+
+    def drain(self) -> Coroutine[Any, Any, None]:
+        """See `asyncio.StreamWriter.drain`."""
+        if not self._conn.is_alive:
+            return self._drain_ended()
+        room = self._room
+        if room is None:
+            return _nothing()
+        return self._wait_for_room(room) if type(room) is Draining else room
+
+    async def _wait_for_room(self, room: Drain) -> None:
+        with contextlib.suppress(ConnectionClosed):  # another task closes it
+            await room
+
+    async def _drain_ended(self) -> None:
+        lost = self._reader.exception()
+        if lost is not None:
+            raise lost
+        await asyncio.sleep(0)
+        raise ConnectionResetError("Connection lost")
+
+    async def wait_closed(self) -> None:
+        """See `asyncio.StreamWriter.wait_closed`."""
+        await self._conn.wait_closed()
+        if self._conn._loss is not None:
+            raise self._conn._loss
+
+    async def start_tls(self, *_: Any, **__: Any) -> None:
+        """Raise `NotImplementedError`."""
+        raise NotImplementedError(
+            "silly.streams cannot start TLS on a live connection: use asyncio's streams for it"
+        )
+
+    def __repr__(self) -> str:
+        return f"<StreamWriter transport={self._transport!r} reader={self._reader!r}>"
+
+
+async def _nothing() -> None:
+    pass
