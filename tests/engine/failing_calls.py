@@ -161,12 +161,15 @@ async def memory() -> None:
     """There is none for what one connection holds: that one is lost, and says so."""
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda *_: None)
-    piece, answer = b"x" * 120_000, b"x" * 10_000_000
+    piece, answer = b"x" * 120_000, bytearray(10_000_000)
     ended: asyncio.Queue[BaseException] = asyncio.Queue()
 
     async def handler(conn: Conn) -> None:
         try:
-            if (await conn.read(b"\n")) == b"answer\n":
+            line = await conn.read(b"\n")
+            if line == b"count\n":
+                await conn.read(5 * len(piece))
+            if line == b"answer\n":
                 fail("malloc", ENOMEM, 1)
                 for _ in range(3):
                     await conn.write(answer)
@@ -177,12 +180,14 @@ async def memory() -> None:
 
     limits = tcp.Limits(read_limit=10 * len(piece), max_unsent=10 * len(answer))
     async with tcp.listen(ANY, handler, limits=limits) as listener:
-        for held in ("unread", "more unread", "unsent"):
+        for held in ("unread", "more unread", "long read", "unsent"):
             with client_of(listener) as client:
                 if held == "unsent":
                     client.sendall(b"answer\n")
                 else:
-                    if held == "more unread":
+                    if held == "long read":
+                        client.sendall(b"count\n")
+                    if held != "unread":
                         client.sendall(piece)
                         while listener.stats.unread_bytes < len(piece):
                             await asyncio.sleep(0)

@@ -34,12 +34,14 @@ MEMORY = {
     "native": """\
 unread: OSError(Cannot allocate memory)
 more unread: OSError(Cannot allocate memory)
+long read: OSError(Cannot allocate memory)
 unsent: OSError(Cannot allocate memory)
 b'x\\n'
 """,
     "portable": """\
 unread: ConnectionAbortedError(MemoryError())
 more unread: ConnectionAbortedError(MemoryError())
+long read: ConnectionAbortedError(MemoryError())
 unsent: MemoryError()
 b'x\\n'
 """,

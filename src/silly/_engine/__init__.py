@@ -1,7 +1,7 @@
 """The engine that moves the bytes, chosen once, at import.
 
 ``SILLY_ENGINE`` selects an engine by name. Without it, the native engine is used if it
-was built, else the portable one.
+was built and fits this Python (`assumptions`), else the portable one.
 """
 
 from __future__ import annotations
@@ -30,13 +30,19 @@ def _choose(name: str | None) -> Engine:
         return portable
     try:
         from silly._engine import native  # noqa: PLC0415 - it may not be there
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         if name:
             raise ImportError(
                 "SILLY_ENGINE=native: the native engine is not installed "
                 "(it needs Linux, and a C compiler when silly is installed): "
                 f"{error}"
             ) from error
+        return portable
+    except ImportError as error:
+        if name:
+            raise ImportError(
+                f"SILLY_ENGINE=native: the native engine cannot be loaded: {error}"
+            ) from None
         return portable
     return native
 

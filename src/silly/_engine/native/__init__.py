@@ -20,6 +20,7 @@ import asyncio
 import socket
 from typing import Final
 
+from silly._engine.assumptions import why_not_native
 from silly._engine.interface import Accept, Gate, tune
 from silly._engine.native.account import Account
 from silly._engine.native.admission import Admission
@@ -28,7 +29,7 @@ from silly._engine.native.reactor import spin
 from silly._engine.native.selector import new_event_loop
 from silly._engine.native.server import Server, adopt
 from silly._engine.native.stream import Stream, specialize
-from silly._engine.native.trampoline import start_task
+from silly._engine.native.trampoline import rehearse, start_task
 
 __all__ = [
     "NAME",
@@ -46,6 +47,9 @@ __all__ = [
 ]
 
 NAME: Final = "native"
+
+if unmet := why_not_native(start_task, rehearse):
+    raise ImportError(unmet)
 
 
 def serve(

@@ -208,9 +208,10 @@ cdef class Reactor:
         if self.scratch == NULL or self.send_buffer == NULL:
             raise MemoryError
         # glibc's malloc maps blocks of 128 KiB or more, and unmaps them when they are freed,
-        # until one larger than the threshold is freed (mallopt(3), M_MMAP_THRESHOLD). Without
-        # this, each long piece would take new pages from the kernel.
-        PyMem_RawFree(PyMem_RawMalloc(4 * RECEIVE))
+        # until one larger than the threshold is freed (mallopt(3), M_MMAP_THRESHOLD). It also
+        # returns twice that much free memory to the kernel. Without this, each long piece
+        # would take new pages from the kernel.
+        PyMem_RawFree(PyMem_RawMalloc(64 * RECEIVE))
         self.loop_queue = getattr(loop, "_ready", None)
         selector = getattr(loop, "_selector", None)
         if isinstance(selector, Selector):

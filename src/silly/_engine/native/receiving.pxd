@@ -5,6 +5,7 @@ from silly._engine.native.wanted cimport Wanted
 
 cdef enum:
     LARGE = 16384  # bytes: longer pieces are received and sent without a copy
+    LONG_READ = 32768  # bytes: longer reads receive into their result
     MAX_READS_IN_A_ROW = 1000  # reads without waiting, before other tasks run
 
 cdef enum:  # results of `find` and `match` that are not numbers of bytes
@@ -16,8 +17,9 @@ cdef class Receiving(Filtered):
     # the unread bytes are [in_start, in_end) of in_data
     cdef uint8_t *in_data
     cdef size_t in_start, in_end
-    cdef size_t in_capacity  # 0: in_data is in the reactor's scratch buffer, or NULL
-    cdef bytes piece  # owns in_data, if neither this stream nor the reactor does
+    # 0: in_data is in the reactor's scratch buffer, or in a `piece` that is complete, or NULL
+    cdef size_t in_capacity
+    cdef bytes piece  # what in_data is in, if it is in an object
     cdef bytes last_delimiter  # the delimiter of the last search ...
     cdef size_t searched  # ... and how many unread bytes are known not to start it
     cdef size_t max_unread  # the property read_limit
@@ -33,6 +35,8 @@ cdef class Receiving(Filtered):
     cdef int take_more(self, Wanted read, list taken, size_t most) except -1
     cdef int free_incoming(self) except -1
     cdef bint reserve(self, size_t room) except -1
+    cdef bint is_long_read(self, size_t unread) noexcept
+    cdef bint reserve_result(self) except -1
     cdef size_t receive_limit(self, size_t unread) noexcept
     cdef int receive(self) except -1
     cdef ssize_t receive_piece(self, size_t most) except -2

@@ -5,6 +5,7 @@ reader whose read is complete is stepped, and takes its results directly from th
 left unread after that step are moved to memory of the connection's own. So a connection
 owns receive memory only while it holds unread bytes. A few unread bytes are moved in front
 of the next receive, which joins a line that arrived in pieces without copying all of it.
+A read of many bytes receives into the bytes object that it returns.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -27,7 +28,7 @@ from silly._engine.native.linux cimport (
 from silly._engine.native.filter cimport Filtered
 from silly._engine.native.lifecycle cimport CLOSING, LOST
 from silly._engine.native.reactor cimport HEADROOM, RECEIVE, Reactor
-from silly._engine.native.wanted cimport ALL, DELIMITER, Wanted
+from silly._engine.native.wanted cimport ALL, COUNT, DELIMITER, Wanted
 
 import os
 
@@ -35,7 +36,9 @@ from silly._engine import stream_errors
 from silly._values.arguments import size
 
 cdef enum:
+    LONGEST_RECEIVE = 4 * RECEIVE  # bytes per receive of a long read, at most
     MIN_RECEIVE = 4096  # bytes: a smaller read limit does not reduce receives below this
+    GROWTH = 4  # the result of a long read grows to at most this much of what has arrived
 
 
 cdef class Receiving(Filtered):
@@ -135,11 +138,51 @@ cdef class Receiving(Filtered):
 
     cdef int free_incoming(self) except -1:
         if self.in_capacity:
-            PyMem_RawFree(self.in_data)
+            if self.piece is None:
+                PyMem_RawFree(self.in_data)
             self.in_capacity = 0
             self._account()
         self.piece = None
         return 0
+
+    cdef bint is_long_read(self, size_t unread) noexcept:
+        """Return whether a read waits for a number of bytes that is worth a buffer of its own."""
+        cdef Wanted reader = self.reader
+        return (
+            reader is not None and reader.kind == COUNT and reader.wanted > LONG_READ
+            and reader.wanted > unread and reader.is_pending()
+        )
+
+    cdef bint reserve_result(self) except -1:
+        """Make room for more bytes in the object that the waiting long read will return.
+
+        It is allocated as its bytes arrive, in a few steps: *wanted* may be the peer's choice.
+        Return whether there was memory; if not, the connection fails.
+        """
+        cdef size_t unread = self.in_end - self.in_start
+        cdef size_t capacity = min(self.reader.wanted, GROWTH * (unread + RECEIVE))
+        cdef bytes result
+        if (
+            self.piece is not None and self.in_start == 0
+            and self.in_end < self.in_capacity <= self.reader.wanted
+        ):
+            return True
+        try:
+            result = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>capacity)
+        except MemoryError:
+            self._discard_unread()
+            self.fail(ENOMEM)
+            return False
+        if unread:
+            memcpy(PyBytes_AS_STRING(result), self.in_data + self.in_start, unread)
+        self.free_incoming()
+        self.piece = result
+        self.in_data = <uint8_t *>PyBytes_AS_STRING(result)
+        self.in_start = 0
+        self.in_end = unread
+        self.in_capacity = capacity
+        self._account()
+        return True
 
     cdef bint reserve(self, size_t room) except -1:
         """Make room for *room* bytes after the unread ones, in memory of the stream's own.
@@ -162,7 +205,7 @@ cdef class Receiving(Filtered):
                 return False
             if unread:
                 memcpy(data, self.in_data + self.in_start, unread)
-            if self.in_capacity:
+            if self.in_capacity and self.piece is None:
                 PyMem_RawFree(self.in_data)
             self.piece = None
             self.in_data = data
@@ -216,7 +259,7 @@ cdef class Receiving(Filtered):
             most = self.receive_limit(unread)
         if unread == 0 and self.bulk and self.reader is not None and self.reader.kind == ALL:
             count = self.receive_piece(most)
-        elif unread <= HEADROOM:
+        elif unread <= HEADROOM and not (self.bulk and self.is_long_read(unread)):
             place = reactor.scratch_space()
             count = recv(self.fd, place + unread, most, 0)
             if count > 0:
@@ -227,12 +270,16 @@ cdef class Receiving(Filtered):
                 self.in_start = 0
                 self.in_end = unread + <size_t>count
                 reactor.scratch_used += (self.in_end + 63) & ~<size_t>63
-        elif self.reserve(most):
+        else:
+            if self.is_long_read(unread):
+                if not self.reserve_result():
+                    return 1  # no memory: the connection failed
+                most = min(self.in_capacity - self.in_end, LONGEST_RECEIVE)
+            elif not self.reserve(most):
+                return 1
             count = recv(self.fd, self.in_data + self.in_end, most, 0)
             if count > 0:
                 self.in_end += <size_t>count
-        else:
-            return 1  # no memory: the connection failed
         if count > 0:
             self.bulk = count > LARGE
             self._bytes_in += count

@@ -8,6 +8,7 @@ cdef class Sending(Receiving):
     cdef uint8_t *out_data
     cdef size_t out_start, out_end
     cdef size_t out_capacity  # 0: out_data is in the reactor's send buffer, or NULL
+    cdef bytes out_piece  # what out_data is in, if it is in an object
     cdef size_t batched
     cdef size_t batch_threshold  # a larger batch is not left to grow
     cdef size_t max_queued  # the property max_unsent
@@ -20,7 +21,8 @@ cdef class Sending(Receiving):
     cdef bint put(self, const void *data, size_t length) except -1
     cdef bint append(self, const void *data, size_t length) except -1
     cdef int release_outgoing(self) except -1
-    cdef object write_at_once(self, bytes data)
+    cdef object write_buffer(self, object data)
+    cdef object write_at_once(self, bytes owner, const uint8_t *data, size_t length)
     cdef object write_plaintext(self, bytes data)
     cdef int flush_plaintext(self) except -1
     cdef object drained_or_yield(self)

@@ -3,10 +3,13 @@
 Writes are copied to the reactor's send buffer, after those of other connections. They are
 sent when the group has been delivered, when the batch has grown large, or at the end of the
 reactor's batch or of the loop's turn. Bytes that the kernel does not accept are then moved to
-memory of the connection's own.
+memory of the connection's own. Long pieces are sent from where they are; if the kernel does
+not accept all of one that cannot change, the piece itself is kept until it is sent.
 """
 
 cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytearray cimport PyByteArray_GET_SIZE
 from cpython.bytes cimport (
     PyBytes_AS_STRING,
     PyBytes_CheckExact,
@@ -57,13 +60,17 @@ cdef class Sending(Receiving):
     def write(self, data):
         cdef size_t length, batched
         if type(data) is not bytes:
+            if is_long_buffer(data):
+                return self.write_buffer(data)
             data = joined(data)
         length = <size_t>PyBytes_GET_SIZE(<bytes>data)
         if self._state != OPEN:
             raise self._writer_error()
         batched = self.batched + length
         if self._full or length > LARGE or batched > self.batch_threshold:
-            return self.write_at_once(<bytes>data)
+            return self.write_at_once(
+                <bytes>data, <const uint8_t *>PyBytes_AS_STRING(<bytes>data), length
+            )
         if length:
             if not self.put(PyBytes_AS_STRING(<bytes>data), length):
                 raise MemoryError
@@ -103,7 +110,10 @@ cdef class Sending(Receiving):
         if self.reactor.send_buffer_tail == <PyObject *>self:
             self.reactor.send_buffer_tail = NULL
         if self.out_capacity < self.out_end + length:
-            if self.out_start >= unsent and self.out_capacity >= unsent + length:
+            if (
+                self.out_piece is None
+                and self.out_start >= unsent and self.out_capacity >= unsent + length
+            ):
                 memcpy(self.out_data, self.out_data + self.out_start, unsent)
             else:
                 capacity = unsent + unsent // 2 + length
@@ -112,8 +122,9 @@ cdef class Sending(Receiving):
                     return False
                 if unsent:
                     memcpy(moved, self.out_data + self.out_start, unsent)
-                if self.out_capacity:
+                if self.out_capacity and self.out_piece is None:
                     PyMem_RawFree(self.out_data)
+                self.out_piece = None
                 self.out_data = moved
                 self.out_capacity = capacity
             self.out_start = 0
@@ -126,7 +137,9 @@ cdef class Sending(Receiving):
 
     cdef int release_outgoing(self) except -1:
         cdef bint owned = self.out_capacity > 0
-        if owned:
+        if self.out_piece is not None:
+            self.out_piece = None
+        elif owned:
             PyMem_RawFree(self.out_data)
         elif self.reactor.send_buffer_tail == <PyObject *>self:
             self.reactor.send_buffer_tail = NULL
@@ -136,9 +149,25 @@ cdef class Sending(Receiving):
             self._account()
         return 0
 
-    cdef object write_at_once(self, bytes data):
-        """Send now, because the queue or the batch is long: there is no point in batching."""
-        cdef size_t length = <size_t>PyBytes_GET_SIZE(data)
+    cdef object write_buffer(self, object data):
+        """Write a long bytearray or memoryview, without a copy of what the kernel accepts."""
+        cdef Py_buffer view
+        cdef bytes owner = None
+        if type(data) is memoryview and type(data.obj) is bytes:
+            owner = <bytes>data.obj  # it cannot change
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            if self._state != OPEN:
+                raise self._writer_error()
+            return self.write_at_once(owner, <const uint8_t *>view.buf, <size_t>view.len)
+        finally:
+            PyBuffer_Release(&view)
+
+    cdef object write_at_once(self, bytes owner, const uint8_t *data, size_t length):
+        """Send now, because the queue or the batch is long: there is no point in batching.
+
+        *data* is in *owner*, if that is not None.
+        """
         cdef size_t unsent = self.out_end - self.out_start
         cdef size_t batched
         cdef size_t sent = 0
@@ -146,14 +175,16 @@ cdef class Sending(Receiving):
         cdef iovec pieces[2]
         cdef msghdr message
         if self._filter is not None:
-            return self.write_plaintext(data)
+            if owner is None or <size_t>PyBytes_GET_SIZE(owner) != length:
+                owner = PyBytes_FromStringAndSize(<const char *>data, <Py_ssize_t>length)
+            return self.write_plaintext(owner)
         # A nearly empty queue takes a write of any length. Otherwise a large write could
         # never be sent, and a task that awaits each write could be refused.
         if unsent > self.batched:
             self._flush()
             if unsent + length > self.max_queued and unsent > self.high_water():
                 raise stream_errors.queue_full(self, unsent, length, self.max_queued)
-            if not self.append(PyBytes_AS_STRING(data), length):
+            if not self.append(data, length):
                 raise MemoryError
             self._bytes_out += length
             self._last_activity = self.reactor.now()
@@ -166,7 +197,7 @@ cdef class Sending(Receiving):
                 return Draining(self._drain)
             pieces[0].iov_base = self.out_data + self.out_start
             pieces[0].iov_len = batched
-            pieces[1].iov_base = PyBytes_AS_STRING(data)
+            pieces[1].iov_base = <void *>data
             pieces[1].iov_len = length
             memset(&message, 0, sizeof(message))
             message.msg_iov = pieces
@@ -186,8 +217,15 @@ cdef class Sending(Receiving):
             else:
                 self.out_start += sent
                 sent = 0
-            if sent < length or self.out_end:
-                if not self.append(PyBytes_AS_STRING(data) + sent, length - sent):
+            if self.out_end == 0 and owner is not None and length - sent > LARGE:
+                self.out_piece = owner
+                self.out_data = <uint8_t *>data
+                self.out_start = sent
+                self.out_end = self.out_capacity = length
+                self._account()
+                self.watch(self.interest | EPOLLOUT)
+            elif sent < length or self.out_end:
+                if not self.append(data + sent, length - sent):
                     self.fail(ENOMEM)
                     return Draining(self._drain)
                 self.watch(self.interest | EPOLLOUT)
@@ -397,6 +435,13 @@ cdef int _send_none(object self, object value, void **out) except -1:
 cdef Drained DRAINED = Drained.__new__(Drained)
 
 set_slots(Drained, <void *>_send_none, NULL)
+
+
+cdef inline bint is_long_buffer(object data) except -1:
+    """Return whether *data* is a contiguous buffer of bytes that is not worth a copy."""
+    if type(data) is bytearray:
+        return PyByteArray_GET_SIZE(data) > LARGE
+    return type(data) is memoryview and data.nbytes > LARGE and data.c_contiguous
 
 
 cdef bytes joined(data):

@@ -106,9 +106,9 @@ cdef class Stream(Sending):
         self.initialized = True
 
     def __dealloc__(self):
-        if self.in_capacity:
+        if self.in_capacity and self.piece is None:
             PyMem_RawFree(self.in_data)
-        if self.out_capacity:
+        if self.out_capacity and self.out_piece is None:
             PyMem_RawFree(self.out_data)
         if self.fd >= 0:
             try:

@@ -16,7 +16,7 @@ from silly._engine.native.linux cimport (
     enter_context,
     forbid_instantiation,
 )
-from silly._engine.native.reactor cimport Reactor
+from silly._engine.native.reactor cimport Reactor, reactor_of
 from silly._engine.native.waiter cimport (
     CANCELLED,
     PENDING,
@@ -24,14 +24,16 @@ from silly._engine.native.waiter cimport (
     ForeignFuture,
     Waiter,
     call_directly,
+    new_waiter,
 )
 
 import asyncio
 import sys
 from asyncio import tasks
 
-cdef object enter_task = tasks._enter_task  # documented in "Extending asyncio"
-cdef object leave_task = tasks._leave_task
+# Documented in "Extending asyncio"; `silly._engine.assumptions` reports if they are missing.
+cdef object enter_task = getattr(tasks, "_enter_task", None)
+cdef object leave_task = getattr(tasks, "_leave_task", None)
 # On older versions of Python, this avoids a Python call.
 cdef object current_task = (
     asyncio.current_task if sys.version_info >= (3, 12) else tasks._current_tasks.get
@@ -305,6 +307,23 @@ cdef bint creates_tasks_itself(object loop) except -1:
         getattr(loop.create_task, "__func__", None) is stock_create_task
         and loop._task_factory is None
     )
+
+
+def rehearse(loop):
+    """See `silly._engine.assumptions.Rehearse`."""
+    cdef Reactor reactor = reactor_of(loop)
+    cdef Waiter waiter = new_waiter(loop)
+    del loop._silly_reactor  # leave no cycle
+    reactor.direct = True
+
+    def wait():
+        waiter.wait()
+        return waiter
+
+    def step(_):
+        waiter.wake(reactor)
+
+    return wait, step
 
 
 cdef PyTypeObject *_slots = <PyTypeObject *>Trampoline

@@ -22,12 +22,18 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from asyncio.tasks import _enter_task, _leave_task  # documented in "Extending asyncio"
+from asyncio import tasks
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context
 from typing import Any, Final, cast
 
+from silly._engine.assumptions import why_not_stepped
+
 __all__ = ["PARKING", "Trampoline", "current_trampoline", "start_task"]
+
+# Documented in "Extending asyncio"; `silly._engine.assumptions` reports if they are missing.
+_enter_task: Any = getattr(tasks, "_enter_task", None)
+_leave_task: Any = getattr(tasks, "_leave_task", None)
 
 if sys.version_info >= (3, 12):
     from asyncio import current_task
@@ -281,7 +287,7 @@ class Trampoline(Coroutine[Any, Any, object]):
         return f"<Trampoline of {self._coroutine!r}>"
 
 
-def start_task(
+def _start_task(
     loop: asyncio.AbstractEventLoop,
     coroutine: Coroutine[Any, Any, object],
     ended: Callable[[asyncio.Task[Any]], object],
@@ -291,6 +297,23 @@ def start_task(
     ended_context: Context,
 ) -> asyncio.Task[Any]:
     """See `silly._engine.interface.Engine.start_task`."""
-    task = loop.create_task(Trampoline(coroutine, loop), name=name, context=context)
+    task = loop.create_task(coroutine, name=name, context=context)
     task.add_done_callback(ended, context=ended_context)
     return task
+
+
+def _start_stepped_task(
+    loop: asyncio.AbstractEventLoop,
+    coroutine: Coroutine[Any, Any, object],
+    *ended: Callable[[asyncio.Task[Any]], object],
+    **options: Any,
+) -> asyncio.Task[Any]:
+    return _start_task(loop, Trampoline(coroutine, loop), *ended, **options)
+
+
+def _rehearse(_loop: object) -> tuple[Callable[[], object], Callable[[Any], object]]:
+    return lambda: _PARK, Trampoline.step
+
+
+_can_step: Final = why_not_stepped(_start_stepped_task, _rehearse) is None
+start_task = _start_stepped_task if _can_step else _start_task
