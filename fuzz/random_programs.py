@@ -709,7 +709,8 @@ class World:
 
     def do_connect(self, _conn: Conn | None, count: int) -> None:
         for _ in range(count):
-            if len(self.peers) >= 60 or not self.listeners or self.over:
+            # Handlers connect, too: without an end, some programs would breed connections.
+            if len(self.peers) >= 60 or len(self.ends) > 2000 or not self.listeners or self.over:
                 return
             addr = self.listeners[len(self.peers) % len(self.listeners)].local_addr
             kind, _, path = addr.partition(":")
@@ -788,9 +789,11 @@ class World:
 
     async def batches(self, conn: Conn, wanted: tuple[Any, int]) -> None:
         until, most = wanted
+        left = 5
         async for batch in conn.batches(until, most=most):
             self.end_of[conn].got += b"".join(batch)
-            if len(batch) != 1 or self.over:
+            left -= 1
+            if left == 0 or self.over:
                 break
 
     async def write_and_wait(self, conn: Conn, size: int) -> None:

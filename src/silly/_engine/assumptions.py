@@ -25,8 +25,9 @@ the task's next step calls `result` of it.
 (native reads).
 ===================================================  ==========================================
 
-CPython's main branch agrees with 3.14 in all of this. Not assumed, but used where it is
-there: `_selector` and `_ready` of a loop.
+What is said of 3.14 was read in its sources, not tried. Not assumed, but used where it is
+there: `_selector`, `_ready`, `_scheduled` and `_stopping` of a stock loop; without one of the
+last three the reactor does not wait inside it.
 """
 
 from __future__ import annotations
