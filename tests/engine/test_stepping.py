@@ -745,6 +745,32 @@ async def test_a_coroutine_ended_from_outside_ends_its_task(how: str) -> None:
         assert listener.stats.handler_errors == 1
 
 
+@pytest.mark.parametrize("how", ["send", "throw", "close"])
+async def test_a_handler_that_steps_itself_does_not_stay_the_current_task(how: str) -> None:
+    async def handle(conn: Conn) -> None:
+        await conn.read(b"\n")
+        task = asyncio.current_task()
+        assert task is not None
+        coroutine: Any = task.get_coro()
+        with pytest.raises((ValueError, RuntimeError), match="already executing"):
+            if how == "send":
+                coroutine.send(None)
+            elif how == "throw":
+                coroutine.throw(KeyError("thrown"))
+            else:
+                coroutine.close()
+        conn.write(b"done\n")
+
+    async with tcp.listen("127.0.0.1:0", handle) as listener:
+        here = asyncio.current_task()
+        for _ in range(2):
+            async with await tcp.connect(listener.local_addr) as conn:
+                conn.write(b"\n")
+                assert await conn.read(b"\n") == b"done\n"
+                await asyncio.sleep(0)
+                assert asyncio.current_task() is here
+
+
 @pytest.mark.parametrize("size", [1, 100, 10_000, 100_000])
 async def test_a_writer_learns_that_the_peer_is_gone(size: int) -> None:
     """Even if it writes in a loop, and no write needs to wait."""

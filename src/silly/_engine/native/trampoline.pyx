@@ -65,6 +65,7 @@ cdef class Trampoline(ForeignFuture):
     cdef int wake(self, Reactor reactor) except -1:
         cdef PyObject *out = NULL
         cdef object context = self.context
+        cdef object task = self.task  # the handler may use this trampoline, which forgets its task
         cdef int result
         self.set_outcome(NO_OUTCOME, None)
         if not reactor.direct or self.callback is None or not self.enter(context):
@@ -79,7 +80,7 @@ cdef class Trampoline(ForeignFuture):
             self.set_outcome(RAISED, error)
         finally:
             PyContext_Exit(context)
-            call_two(leave_task, self.loop, self.task)
+            call_two(leave_task, self.loop, task)
             self.running = self.cancel_requested = False
             reactor.direct = True
         if self.outcome_kind == YIELDED:
