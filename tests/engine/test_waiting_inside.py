@@ -493,6 +493,38 @@ def test_busy_polling_serves_the_rest_of_the_loop() -> None:
     run(main)
 
 
+def test_polling_begins_again_with_each_message() -> None:
+    polled = threading.Event()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        selector: Any = loop._selector  # type: ignore[attr-defined]
+        passes, select = 0, selector.select
+
+        def counted(timeout: float | None = None) -> Any:
+            nonlocal passes
+            passes += 1
+            if passes == 300:
+                polled.set()
+            return select(timeout)
+
+        def exchange(addr: str) -> None:
+            host, port = addr.split(":")
+            with socket.create_connection((host, int(port)), timeout=10) as client:
+                for _ in range(200):
+                    client.sendall(LINE)
+                    assert client.recv(100) == LINE
+                    if polled.wait(0.05):  # longer than it polls: it sleeps again
+                        break
+
+        async with tcp.listen("127.0.0.1:0", echo, busy_poll=0.01) as listener:
+            selector.select = counted
+            await loop.run_in_executor(None, exchange, listener.local_addr)
+
+    run(main)
+    assert polled.is_set()
+
+
 def test_idle_connections_cost_nothing() -> None:
     async def main() -> None:
         async with (

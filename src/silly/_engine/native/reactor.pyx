@@ -447,6 +447,7 @@ cdef class Reactor:
                     break
                 if seconds != NEVER:
                     left = min(left, until - monotonic())
+                spins = self.busy_poll > 0 and monotonic() - self.last_event < self.busy_poll
         finally:
             self.end_batch(nested)
         if spins:
