@@ -103,6 +103,33 @@ def test_a_policy_for_another_loop_is_respected() -> None:
     loop.close()
 
 
+def test_a_loop_that_does_not_tell_when_it_has_something_to_do_is_not_waited_for_inside() -> None:
+    class Other(asyncio.SelectorEventLoop):
+        _hidden = False
+
+        @property
+        def _stopping(self) -> bool:
+            return self._hidden
+
+        @_stopping.setter
+        def _stopping(self, value: bool) -> None:
+            self._hidden = value
+
+    selector = Selector()
+
+    async def main() -> None:
+        async with (
+            tcp.listen("127.0.0.1:0", echo) as listener,
+            tcp.connect(listener.local_addr) as conn,
+        ):
+            conn.write(LINE)
+            assert await conn.read(b"\n", timeout=10) == LINE
+            assert selector.reactor is None
+
+    with asyncio.Runner(loop_factory=lambda: Other(selector)) as runner:
+        runner.run(main())
+
+
 def test_passes_of_the_loop_are_not_needed() -> None:
     # The point of it all: connections are served without a pass of the loop.
     async def main() -> tuple[int, int]:

@@ -26,8 +26,8 @@ the task's next step calls `result` of it.
 ===================================================  ==========================================
 
 What is said of 3.14 was read in its sources, not tried. Not assumed, but used where it is
-there: `_selector`, `_ready`, `_scheduled` and `_stopping` of a stock loop; without one of the
-last three the reactor does not wait inside it.
+there: `_selector`, `_ready`, `_scheduled` and `_stopping` of a stock loop; without all of them
+the reactor does not wait inside it.
 """
 
 from __future__ import annotations

@@ -69,6 +69,7 @@ cdef double LONG_SPIN = 200e-6  # ... if its queue can be checked meanwhile
 cdef uint64_t LOOP = <uint64_t>-1  # the event of the loop's own epoll set
 cdef double NEVER = 1e6  # seconds that the loop waits if it has no timer
 cdef double DAY = 86400  # seconds of one wait, at most
+cdef frozenset INSIDE = frozenset(("_ready", "_scheduled", "_stopping"))  # tell when to leave it
 
 cdef object _reactors = weakref.WeakSet()  # in this process
 cdef bint _has_forked = False
@@ -214,7 +215,7 @@ cdef class Reactor:
         PyMem_RawFree(PyMem_RawMalloc(64 * RECEIVE))
         self.loop_queue = getattr(loop, "_ready", None)
         selector = getattr(loop, "_selector", None)
-        if isinstance(selector, Selector):
+        if isinstance(selector, Selector) and INSIDE <= loop.__dict__.keys():
             self.selector = selector
             self.loop_state = loop.__dict__  # looked into for each batch
         # A loop with its own clock (a virtual one, for example) is asked for the time.
