@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -83,6 +84,21 @@ async def flood(connections: int = 3) -> AsyncIterator[Flood]:
                 conn.abort()
 
 
+class Passes:
+    """Counts the passes of the running loop from now on."""
+
+    def __init__(self, each: Callable[[int], object] = lambda _: None) -> None:
+        self.count = 0
+        self._each = each
+        selector: Any = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
+        self._select, selector.select = selector.select, self._counted
+
+    def _counted(self, timeout: float | None = None) -> Any:
+        self.count += 1
+        self._each(self.count)
+        return self._select(timeout)
+
+
 def test_it_is_the_loop_of_silly_run() -> None:
     async def main() -> tuple[type, type]:
         loop: Any = asyncio.get_running_loop()
@@ -134,22 +150,13 @@ def test_passes_of_the_loop_are_not_needed() -> None:
     # The point of it all: connections are served without a pass of the loop.
     async def main() -> tuple[int, int]:
         loop = asyncio.get_running_loop()
-        selector: Any = loop._selector  # type: ignore[attr-defined]
-        passes, select = 0, selector.select
-
-        def counted(timeout: float | None = None) -> Any:
-            nonlocal passes
-            passes += 1
-            return select(timeout)
-
-        selector.select = counted
         async with flood(1) as busy:
             done = asyncio.Event()
-            passes = before = 0
+            passes = Passes()
             before = busy.count
             loop.call_later(0.1, done.set)
             await done.wait()
-            return passes, busy.count - before
+            return passes.count, busy.count - before
 
     passes, lines = run(main)
     assert lines > 50
@@ -427,6 +434,46 @@ def test_the_last_write_before_the_end_is_sent() -> None:
             assert peer.recv(100) == b"last\n"
 
 
+def test_what_sending_before_the_wait_makes_the_loop_do_is_done_before_it() -> None:
+    # The bytes are sent at the beginning of the wait, which has no end: nothing else would
+    # end it but the callback that the failure schedules.
+    late = threading.Event()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        def wake() -> None:
+            late.set()
+            loop.call_soon_threadsafe(lambda: None)
+
+        watchdog = threading.Timer(10, wake)
+        watchdog.start()
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            conn = await tcp.connect("{}:{}".format(*server.getsockname()))
+            peer, _ = server.accept()
+            lost = loop.create_future()
+
+            async def read() -> None:
+                try:
+                    await conn.read()
+                except OSError as error:
+                    lost.set_result(error)
+
+            task = asyncio.create_task(read())
+            await asyncio.sleep(0)
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()
+            conn.write(LINE)
+            await lost
+            await task
+            conn.abort()
+        watchdog.cancel()
+
+    with asyncio.Runner(loop_factory=silly.loop_factory) as runner:  # no deadline, no timer
+        runner.run(main())
+    assert not late.is_set()
+
+
 def test_a_handler_that_raises_system_exit_ends_the_program() -> None:
     async def handle(conn: Conn) -> None:
         await conn.read(b"\n")
@@ -525,15 +572,10 @@ def test_polling_begins_again_with_each_message() -> None:
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        selector: Any = loop._selector  # type: ignore[attr-defined]
-        passes, select = 0, selector.select
 
-        def counted(timeout: float | None = None) -> Any:
-            nonlocal passes
-            passes += 1
-            if passes == 300:
+        def each(count: int) -> None:
+            if count == 300:
                 polled.set()
-            return select(timeout)
 
         def exchange(addr: str) -> None:
             host, port = addr.split(":")
@@ -545,7 +587,7 @@ def test_polling_begins_again_with_each_message() -> None:
                         break
 
         async with tcp.listen("127.0.0.1:0", echo, busy_poll=0.01) as listener:
-            selector.select = counted
+            Passes(each)
             await loop.run_in_executor(None, exchange, listener.local_addr)
 
     run(main)
@@ -560,17 +602,8 @@ def test_idle_connections_cost_nothing() -> None:
         ):
             conn.write(LINE)
             await conn.read(b"\n")
-            passes = 0
-            selector: Any = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
-            select = selector.select
-
-            def counted(timeout: float | None = None) -> Any:
-                nonlocal passes
-                passes += 1
-                return select(timeout)
-
-            selector.select = counted
+            passes = Passes()
             await asyncio.sleep(0.2)
-            assert passes < 10
+            assert passes.count < 10
 
     run(main)

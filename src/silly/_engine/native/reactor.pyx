@@ -433,12 +433,14 @@ cdef class Reactor:
         """Serve for *seconds*, or until the loop has something to do."""
         cdef bint nested = self.in_batch
         cdef double now = monotonic(), until = now + seconds, left = seconds
-        cdef bint spins = left > 0 and now - self.last_event < self.busy_poll
+        cdef bint spins
         self.begin_batch()
         try:
             if PyList_GET_SIZE(self.written) > 0:  # by tasks that the loop stepped
                 self.batch_time = now
                 self.flush()
+                left = min(left, self.time_left())  # it may have stepped others
+            spins = left > 0 and now - self.last_event < self.busy_poll
             while self.epoll >= 0 and not spins:
                 self.poll(-1 if left == NEVER else <int>(min(max(left, 0), DAY) * 1e3 + 0.999))
                 if self.loop_is_ready or left <= 0:
