@@ -16,6 +16,7 @@ import asyncio
 import dataclasses
 import enum
 import errno
+from collections.abc import Sequence
 from typing import Any, Final
 
 from silly._engine.interface import LINGER, MAX_UNSENT, READ_LIMIT
@@ -33,6 +34,9 @@ from silly.net.listener import Listener, ListenerState, ListenerStats
 from silly.net.listening import obtain_sockets
 from silly.net.observer import Observer, checked
 from silly.net.preface import Preface
+from silly.net.proxy.forwarding import Greeting, greeting_of
+from silly.net.proxy.header import ProxyHeader, check_version
+from silly.net.proxy.trust import trusted
 
 __all__ = [
     "Conn",
@@ -93,6 +97,7 @@ def listen(
     access_log: bool = False,
     observer: Observer | None = None,
     preface: Preface | None = None,
+    proxy_protocol: Sequence[str] | None = None,
 ) -> Listener:
     """Listen on *addr* and run ``handler(conn)`` in a task of its own for each connection.
 
@@ -135,6 +140,11 @@ def listen(
         preface: a coroutine function of the connection, to be done before observers and
             the handler know of it, within `Limits.handshake_timeout`; what it raises
             refuses the connection. See `silly.net.preface`.
+        proxy_protocol: the networks of proxies and load balancers, such as
+            ``("10.0.0.0/8", "unix")``; ``"unix"`` is all clients of Unix sockets. From
+            these, a header of the PROXY protocol is required and believed; from all others
+            it is neither. None for what the flag ``--proxy-protocol`` or the variable
+            ``SILLY_PROXY_PROTOCOL`` sets, ``()`` for none. See `silly.net.proxy`.
 
     Raises:
         OSError: the address is in use (EADDRINUSE), not available on this machine or
@@ -182,6 +192,7 @@ def listen(
         busy_poll=busy_poll,
         limits=limits,
         prefaces=() if preface is None else (preface,),
+        proxies=trusted(proxy_protocol),
         observers=observers,
     )
 
@@ -195,6 +206,8 @@ def connect(
     max_unsent: int = MAX_UNSENT,
     linger: float = LINGER,
     idle_timeout: float | None = None,
+    proxy_header: Conn | ProxyHeader | None = None,
+    proxy_version: int = 2,
 ) -> Connecting[Conn]:
     """Connect to *addr*: ``async with tcp.connect(addr) as conn``, or ``await tcp.connect(addr)``.
 
@@ -210,6 +223,9 @@ def connect(
         max_unsent: bytes; see `Conn.max_unsent`.
         linger: seconds; see `Conn.linger`.
         idle_timeout: seconds, or None; see `Conn.idle_timeout`.
+        proxy_header: send a header of the PROXY protocol first, for a peer that requires
+            one: that of a `ProxyHeader`, or one about the client of a `Conn`.
+        proxy_version: the version of that header: 1 or 2.
 
     Returns:
         An object to await for the `Conn`, or to use in ``async with`` directly.
@@ -242,7 +258,11 @@ def connect(
         "linger": seconds(linger, "linger"),
         "idle_timeout": positive_seconds(idle_timeout, "idle_timeout"),
     }
-    return Connecting(_connect(address, timeout, local, limits))
+    check_version(proxy_version)
+    greeting = None
+    if proxy_header is not None:
+        greeting = greeting_of(proxy_header, proxy_version, address)
+    return Connecting(_connect(address, timeout, local, limits, greeting))
 
 
 async def _connect(
@@ -250,18 +270,22 @@ async def _connect(
     timeout: float | None,
     bind: TCPAddress | None,
     limits: dict[str, Any],
+    greeting: Greeting | None,
 ) -> Conn:
     loop = asyncio.get_running_loop()
     limit = asyncio.timeout(timeout)
     try:
         async with limit:
-            return await attach(loop, await dial(loop, address, bind), **limits)
+            conn = await attach(loop, await dial(loop, address, bind), **limits)
     except TimeoutError:
         if limit.expired():
             raise TimeoutError(
                 errno.ETIMEDOUT, f"Not connected within {timeout:g} seconds", str(address)
             ) from None
         raise
+    if greeting is not None:
+        conn.write(greeting(conn._remote_sockaddr))
+    return conn
 
 
 _connect.__qualname__ = "tcp.connect"  # for Python's warning if it is never awaited
