@@ -280,6 +280,10 @@ class Lifecycle:
         return None if self._addresses is None else self._addresses[2]
 
     @property
+    def _host(self) -> str | None:
+        return None if self._owner is None else self._owner.host
+
+    @property
     def _client(self) -> bytes:
         return self._peer_ip() if self._addresses is None else packed_ip(self._addresses[0])
 

@@ -58,6 +58,8 @@ else:
 class Course(Ends):
     """The course of all connections of one listener; the owner of their streams."""
 
+    host: str | None = None  # they were accepted, not made to one
+
     __slots__ = (
         "_closes_at",
         "_conn_limits",

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeVar
 
-from silly._engine.interface import LINGER, MAX_UNSENT, READ_LIMIT
+from silly._engine.interface import HANDSHAKE_TIMEOUT, LINGER, MAX_UNSENT, READ_LIMIT
 from silly._values import units
 from silly._values.arguments import size
 from silly._values.kinds import BYTE_RATE, COUNT, DURATION, PERIOD, RATE, SIZE, Kind
@@ -144,10 +144,17 @@ class Limits:
         "memory for the least traffic are reset",
     )
     handshake_timeout: float | None = _limit(
-        10.0,
+        HANDSHAKE_TIMEOUT,
         PERIOD,
         "seconds",
         "for all that precedes the handler, such as a PROXY header and a TLS handshake, together",
+    )
+    max_handshakes_per_client: int | None = _limit(
+        100,
+        COUNT,
+        "handshakes",
+        "of TLS in progress at a time with one client address (IPv6: one /64 network); "
+        "further ones wait, within `handshake_timeout`",
     )
     idle_timeout: float | None = _limit(
         3600.0, PERIOD, "seconds", "without a byte in either direction"

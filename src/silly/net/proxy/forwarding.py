@@ -9,7 +9,8 @@ from typing import Any
 from silly.net.addr import Address, TCPAddress
 from silly.net.conn import Conn
 from silly.net.proxy.endpoints import parse_endpoint
-from silly.net.proxy.header import ProxyHeader
+from silly.net.proxy.header import ProxyHeader, ProxyInfo
+from silly.net.proxy.tls import ProxyTLS
 
 __all__ = ["Greeting", "greeting_of"]
 
@@ -34,21 +35,31 @@ def greeting_of(header: Conn | ProxyHeader, version: int, address: Address) -> G
 
 
 def _header_about(conn: Conn) -> ProxyHeader:
-    """Return a header with the addresses of *conn* and all that its own header said, if any."""
+    """Return a header with the addresses of *conn*, its TLS, and what its own header said."""
     source: str | None = conn.remote_addr
     destination: str | None = conn.local_addr
     if not _is_expressible(conn.remote_addr, conn.local_addr):
         source = destination = None
-    info = conn.proxy
-    if info is None:
-        return ProxyHeader(source, destination)
+    info = conn.proxy or ProxyInfo()
+    tls = conn.tls
+    if tls is None:
+        authority, alpn, client_tls = info.authority, info.alpn, info.tls
+    else:
+        authority, alpn = tls.server_name, tls.alpn
+        has_certificate = tls.peer_certificate is not None
+        client_tls = ProxyTLS(
+            version=tls.version,
+            cipher=tls.cipher,
+            has_certificate=has_certificate,
+            is_verified=has_certificate,
+        )
     return ProxyHeader(
         source,
         destination,
-        authority=info.authority,
-        alpn=info.alpn,
+        authority=authority,
+        alpn=alpn,
         unique_id=info.unique_id,
-        tls=info.tls,
+        tls=client_tls,
         tlvs=info.tlvs,
     )
 
