@@ -153,20 +153,20 @@ def test_every_public_name_is_in_the_reference() -> None:
     )
     from silly import time as silly_time
     from silly.crypto import utils
-    from silly.net import access_log, addr, observer, tcp
+    from silly.net import access_log, addr, observer, tcp, udp
     from silly.testing import faults
 
     reference = (ROOT / "docs" / "reference.md").read_text()
-    modules = (silly, errors, log, task, silly_time, utils, tcp, addr, testing, faults, systemd)
+    modules = (silly, errors, log, task, silly_time, utils, tcp, udp, addr, testing, faults, systemd)
     watching = (access_log, admin, metrics, observer, otel, stdio, text, workers)
     for module in (*modules, *watching):
         for name in module.__all__:
             if not name.startswith("_"):
                 assert name in reference, f"{name} is not in the reference"
-    for function in (silly.run, tcp.listen, tcp.connect, workers.Supervisor, faults.Faults):
+    for function in (silly.run, tcp.listen, tcp.connect, udp.bind, udp.connect, workers.Supervisor, faults.Faults):
         for name in inspect.signature(function).parameters:
             assert name in reference, f"{name} of {function.__name__} is not in the reference"
-    for kind in (tcp.Conn, tcp.Listener, workers.Supervisor):
+    for kind in (tcp.Conn, tcp.Listener, udp.Socket, workers.Supervisor):
         for name in vars(kind):
             if not name.startswith("_") and name != "lost":
                 assert name in reference, f"{kind.__name__}.{name} is not in the reference"
