@@ -153,17 +153,32 @@ def test_every_public_name_is_in_the_reference() -> None:
     )
     from silly import time as silly_time
     from silly.crypto import utils
-    from silly.net import access_log, addr, observer, tcp, udp
+    from silly.net import access_log, addr, observer, tcp, tls, udp
     from silly.testing import faults
 
     reference = (ROOT / "docs" / "reference.md").read_text()
-    modules = (silly, errors, log, task, silly_time, utils, tcp, udp, addr, testing, faults, systemd)
+    modules = (
+        silly,
+        errors,
+        log,
+        task,
+        silly_time,
+        utils,
+        tcp,
+        tls,
+        udp,
+        addr,
+        testing,
+        faults,
+        systemd,
+    )
     watching = (access_log, admin, metrics, observer, otel, stdio, text, workers)
-    for module in (*modules, *watching):
+    for module in (*modules, *watching, testing, faults, systemd):
         for name in module.__all__:
             if not name.startswith("_"):
                 assert name in reference, f"{name} is not in the reference"
-    for function in (silly.run, tcp.listen, tcp.connect, udp.bind, udp.connect, workers.Supervisor, faults.Faults):
+    functions = (silly.run, tcp.listen, tcp.connect, tls.Server, tls.Client)
+    for function in (*functions, udp.bind, udp.connect, workers.Supervisor, faults.Faults):
         for name in inspect.signature(function).parameters:
             assert name in reference, f"{name} of {function.__name__} is not in the reference"
     for kind in (tcp.Conn, tcp.Listener, udp.Socket, workers.Supervisor):

@@ -20,6 +20,7 @@ from silly._engine.stream_errors import Buffer
 
 __all__ = [
     "BATCH",
+    "HANDSHAKE_TIMEOUT",
     "LINGER",
     "MAX_UNSENT",
     "READ_LIMIT",
@@ -45,6 +46,7 @@ READ_LIMIT: Final = 1024 * 1024  # bytes
 BATCH: Final = 1024  # items: the default bound of a batch
 MAX_UNSENT: Final = 16 * 1024 * 1024  # bytes
 LINGER: Final = 10.0  # seconds
+HANDSHAKE_TIMEOUT: Final = 10.0  # seconds
 UNSENT_IN_KERNEL: Final = 256 * 1024  # bytes
 
 
@@ -120,6 +122,10 @@ class Gate(Protocol):
 class Owner(Protocol):
     """The object that a stream belongs to: a listener's course, or the clients of a loop."""
 
+    @property
+    def host(self) -> str | None:
+        """The host that its connections were made to, as the program named it; else None."""
+
     def conn_closed(self, conn: Any) -> None:
         """Note that the socket of *conn* is closed. Called once."""
 
@@ -164,6 +170,10 @@ class Filter(Protocol):
 
         A stream that ends without it was cut off (`silly.errors.TruncatedStream`).
         """
+
+    @property
+    def info(self) -> Any:
+        """What the program may know of it, once it is ready; else None."""
 
     @property
     def unopened(self) -> int:
@@ -272,6 +282,10 @@ class Stream(Protocol):
         """The peer's IP address as packed bytes (see `Gate`)."""
 
     @property
+    def _host(self) -> str | None:
+        """The host that it was connected to (see `Owner`), until it is closed."""
+
+    @property
     def _local_sockaddr(self) -> Any:
         """The local address, in the form that the `socket` module uses."""
 
@@ -279,8 +293,15 @@ class Stream(Protocol):
     def _remote_sockaddr(self) -> Any:
         """The peer's address, likewise."""
 
-    def _set_sockaddrs(self, remote: Any, local: Any) -> None:
-        """Report these addresses from now on (for prefaces)."""
+    @property
+    def _proxy(self) -> Any:
+        """What a preface set along with the addresses; None if it set nothing."""
+
+    def _set_sockaddrs(self, remote: Any, local: Any, proxy: Any = None) -> None:
+        """Report these addresses from now on, and *proxy* (for prefaces)."""
+
+    def _discount(self, count: int) -> None:
+        """Do not count *count* of the bytes that a preface read."""
 
     def _check_deadlines(self, now: float, deadlines: Deadlines) -> None:
         """End the connection if one of *deadlines* has passed. Called periodically."""
@@ -291,8 +312,15 @@ class Stream(Protocol):
         For ``"memory_budget"``, discard its unread bytes, and reset it even if it lingers.
         """
 
-    def _put_filter(self, filter: Filter) -> None:  # noqa: A002 - its name
+    def _put_filter(self, filter: Filter, received: bytes = b"") -> None:  # noqa: A002 - its name
         """Use *filter* from now on (see filter.py)."""
+
+    @property
+    def _has_filter(self) -> bool: ...
+
+    @property
+    def _filter_info(self) -> Any:
+        """What the filter tells about itself."""
 
     async def _wait_ready(self) -> None:
         """Wait until the filter's handshake is complete."""

@@ -341,7 +341,7 @@ class Stream(Filtered):
     def _account(self) -> None:
         """Report the change in unread and unsent bytes to the budget."""
         if self._budget is not None:
-            held = len(self._incoming) + self._unsent() + self._held_size
+            held = len(self._incoming) + self._unsent() + self._held_size()
             change = held - self._accounted
             if change:
                 self._accounted = held
@@ -376,7 +376,7 @@ class Stream(Filtered):
     def _write_at_once(self, pieces: list[bytes], length: int) -> Drain:
         """Send now, because the queue or the batch is long: there is no point in batching."""
         self._flush()
-        unsent = self._link.unsent() + self._held_size
+        unsent = self._link.unsent() + self._held_size()
         # A nearly empty queue takes a write of any length. Otherwise a large write could
         # never be sent, and a task that awaits each write could be refused.
         if unsent + length > self._max_unsent and unsent > self._high_water:
