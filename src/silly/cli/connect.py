@@ -28,6 +28,7 @@ from silly.cli.connecting.shaping import (
     bytes_per_row,
 )
 from silly.cli.options import Option, grouped
+from silly.cli.tls import CLIENT, Watched, advice, check_name, client_of, described
 from silly.errors import ConnectionClosed, EndOfStream
 from silly.net import addr as addresses
 from silly.net import tcp
@@ -44,6 +45,8 @@ Examples:
       on a terminal: Enter sends the line; Ctrl-D ends the input, Ctrl-C leaves
   printf 'GET / HTTP/1.0\\n\\n' | silly connect example.com:80 --crlf --timeout 5s > page
       in a pipe: send the input, with CR LF line ends, and write what is received to a file
+  silly connect example.com:443 --tls --alpn http/1.1
+      encrypted; the certificates of the server are shown on standard error
   silly connect --listen :7777 --hex --timestamps --no-half-close < /dev/null
       wait for one client, and show what it sends
 
@@ -81,6 +84,7 @@ _OPTIONS: Final = (
         Option("--hex", "Show received bytes as a hexdump", dest="as_hex"),
         Option("--timestamps", "Show when each line was received"),
     ),
+    *CLIENT,
 )  # fmt: skip
 
 
@@ -97,6 +101,7 @@ def _connect(
     half_close: bool,
     as_hex: bool,
     timestamps: bool,
+    **tls: Any,
 ) -> int:
     """Connect to ADDR and talk: line by line on a terminal, otherwise as a pipe.
 
@@ -108,6 +113,10 @@ def _connect(
         parsed = addresses.parse(addr, "ADDR")
         if not listen and isinstance(parsed, addresses.TCPAddress) and parsed.port == 0:
             raise ValueError(f"ADDR {addr!r} has port 0, which only --listen can use")
+        client = client_of(tls)
+        if listen and client is not None:
+            raise ValueError("--listen and --tls: `silly echo --tls` is a server with TLS")
+        check_name(client, parsed)
     except ValueError as error:
         raise Failure(str(error)) from None
     for flag, seconds in (("--timeout", timeout), ("--idle-timeout", idle_timeout)):
@@ -127,9 +136,11 @@ def _connect(
     talk = _interactive if is_typed else _pipe
 
     async def program() -> int:
-        opening = _accept if listen else _dial
-        async with await opening(addr, timeout) as conn:
+        opening = _accept(addr, timeout) if listen else _dial(addr, timeout, client)
+        async with await opening as conn:
             conn.idle_timeout = idle_timeout
+            if client is not None:
+                _say_tls(conn, client)
             if is_typed:
                 _say(
                     f"Connected to {conn.remote_addr} "
@@ -147,6 +158,13 @@ def _now() -> str:
 
 def _say(text: str) -> None:
     print(printable(text), file=sys.stderr, flush=True)
+
+
+def _say_tls(conn: Conn, client: Watched) -> None:
+    assert conn.tls is not None
+    assert client.session is not None
+    for line in described(conn.tls, client.session.peer_chain, verified=client.verifies):
+        _say(line)
 
 
 class _Session:
@@ -199,15 +217,22 @@ def _run(program: Coroutine[Any, Any, int]) -> int:
 
 def _error_text(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error) or type(error).__name__
+        text = error.strerror
+        if error.filename and not text.startswith(f"{error.filename}: "):
+            text = f"{error.filename}: {text}"
+    else:
+        text = str(error) or type(error).__name__
+    return text + advice(error)
 
 
 # ------------------------------------------------------------------------ connections
 
 
-def _dial(addr: str, timeout: float | None) -> Coroutine[Any, Any, Conn]:
-    return tcp.connect(addr, timeout=timeout)
+def _dial(addr: str, timeout: float | None, client: Watched | None) -> Coroutine[Any, Any, Conn]:
+    try:
+        return tcp.connect(addr, timeout=timeout, tls=client or False)
+    except ValueError as error:
+        raise Failure(str(error)) from None
 
 
 async def _accept(addr: str, timeout: float | None) -> Conn:
