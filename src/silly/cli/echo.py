@@ -27,9 +27,10 @@ from silly.cli.echoing.log import Lines, Log, summary_lines, warnings_to
 from silly.cli.echoing.meter import Meter
 from silly.cli.echoing.modes import MODES, handler
 from silly.cli.echoing.tls import Certificate, certificate
-from silly.cli.options import GRACE_PERIOD, LIMITS, Option, grouped, set_limits
+from silly.cli.options import GRACE_PERIOD, LIMITS, PROXY_PROTOCOL, Option, grouped, set_limits
 from silly.net import addr as addresses
 from silly.net import tcp
+from silly.net.proxy.trust import set_proxies, trusted
 
 __all__ = ["main"]
 
@@ -114,6 +115,7 @@ _OPTIONS: Final = (
         Option("--tls-cert", "Encrypt connections, with the certificate in FILE (PEM)", FILE),
         Option("--tls-key", "Its private key, if it is not in the same file", FILE),
     ),
+    *grouped("Behind a load balancer", PROXY_PROTOCOL),
     *LIMITS,
     *grouped(
         "Output",
@@ -140,6 +142,7 @@ def _echo(
     tls: bool,
     tls_cert: str | None,
     tls_key: str | None,
+    proxy_protocol: tuple[str, ...] | None,
     log: bool,
     as_json: bool,
     grace: float,
@@ -151,7 +154,7 @@ def _echo(
     free port.
     """
     mode = _mode(options)
-    limits = _limits(options)
+    limits = _limits(options, proxy_protocol)
     addrs = addrs or (DEFAULT,)
     _check(addrs, mode, udp=udp, delay=delay, drop=drop)
     if udp and (tls or tls_cert):
@@ -215,9 +218,11 @@ def _mode(options: dict[str, Any]) -> str:
     return chosen[0] if chosen else "lines"
 
 
-def _limits(options: dict[str, Any]) -> tcp.Limits:
+def _limits(options: dict[str, Any], proxies: tuple[str, ...] | None) -> tcp.Limits:
     set_limits(options)
+    set_proxies(proxies)
     try:
+        trusted(None)  # complains about the variable
         return tcp.Limits.from_env()
     except ValueError as error:
         raise Failure(str(error)) from None
