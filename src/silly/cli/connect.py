@@ -50,6 +50,8 @@ Examples:
       encrypted; the certificates of the server are shown on standard error
   silly connect --listen :7777 --hex --timestamps --no-half-close < /dev/null
       wait for one client, and show what it sends
+  silly connect :9999 --proxy-header 192.0.2.7:4711
+      as a load balancer would that forwards a client's connection
 
 Exit codes (as OpenBSD's netcat, except for wrong usage and the idle timeout):
   0    the connection ended normally: both sides finished
