@@ -6,9 +6,12 @@ module provides. It does no I/O.
 
 from __future__ import annotations
 
+import _ssl
 import contextlib
 import ssl
+import sys
 from collections.abc import Callable
+from typing import Any
 
 from silly.net.tls.failures import explained
 from silly.net.tls.info import TLSInfo
@@ -163,20 +166,19 @@ class Session:
     @property
     def info(self) -> TLSInfo | None:
         """What was negotiated; None until the handshake is complete."""
-        if self._info is None and self.is_ready:
-            cipher = self._object.cipher()
-            version = self._object.version()
-            assert cipher is not None
-            assert version is not None
-            self._info = TLSInfo(
-                version=version,
-                cipher=cipher[0],
-                alpn=self._object.selected_alpn_protocol(),
-                server_name=self._requested_name,
-                peer_certificate=self._object.getpeercert(binary_form=True),
-                resumed=bool(self._object.session_reused),
-            )
         return self._info
+
+    @property
+    def peer_chain(self) -> tuple[bytes, ...]:
+        """The certificates that the peer sent, its own first, as DER bytes."""
+        inner: Any = self._object
+        if sys.version_info < (3, 13):  # there is no public way
+            inner = inner._sslobj
+        chain = inner.get_unverified_chain() or ()
+        return tuple(
+            each if isinstance(each, bytes) else each.public_bytes(_ssl.ENCODING_DER)
+            for each in chain
+        )
 
     # ----------------------------------------------------------------------- internals
 
@@ -193,6 +195,21 @@ class Session:
         except ssl.SSLWantReadError:
             return
         self.is_ready = True
+        self._info = self._negotiated()  # OpenSSL forgets it if the connection fails
+
+    def _negotiated(self) -> TLSInfo:
+        cipher = self._object.cipher()
+        version = self._object.version()
+        assert cipher is not None
+        assert version is not None
+        return TLSInfo(
+            version=version,
+            cipher=cipher[0],
+            alpn=self._object.selected_alpn_protocol(),
+            server_name=self._requested_name,
+            peer_certificate=self._object.getpeercert(binary_form=True),
+            resumed=bool(self._object.session_reused),
+        )
 
     def _read(self) -> bytes:
         """Return the plaintext of all records that are complete."""
