@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from silly import streams
 from silly.net import tcp
 from silly.net.clients import attach
 from silly.net.conn import StreamConn
@@ -649,5 +650,25 @@ async def test_the_variable_is_for_listeners_that_do_not_say(
                 expected = CLIENT if is_believed else conn.local_addr
                 assert service.conns.pop().remote_addr == expected
     monkeypatch.setenv("SILLY_PROXY_PROTOCOL", "10.0.0.1/8")
-    with pytest.raises(ValueError, match=r"SILLY_PROXY_PROTOCOL: NETWORKS: 10.0.0.1/8 has host"):
+    with pytest.raises(ValueError, match=r"SILLY_PROXY_PROTOCOL: '10.0.0.1/8' is not a list of"):
         tcp.listen(ANY, service)
+
+
+async def test_streams_like_asyncios(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their servers have no argument for it, but the flag and the variable."""
+    monkeypatch.setenv("SILLY_PROXY_PROTOCOL", "127.0.0.0/8")
+    names: list[Any] = []
+
+    async def client_connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        names.extend(writer.get_extra_info(each) for each in ("peername", "sockname"))
+        writer.write(await reader.readline())
+        writer.close()
+
+    server: Any = await streams.start_server(client_connected, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        header = ProxyHeader("[2001:db8::7]:4711", "[2001:db8::1]:443")
+        async with tcp.connect(f"127.0.0.1:{port}", proxy_header=header) as conn:
+            await conn.write(b"hello\n")
+            assert await conn.read(b"\n") == b"hello\n"
+    assert names == [("2001:db8::7", 4711, 0, 0), ("2001:db8::1", 443, 0, 0)]

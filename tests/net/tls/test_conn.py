@@ -125,6 +125,18 @@ async def test_what_was_negotiated() -> None:
     assert stats.handshakes == {"TLSv1.3": 1, "TLSv1.3 resumed": 1}
 
 
+async def test_it_is_known_after_the_connection_failed() -> None:
+    one, other = await tls_pair()
+    with socket.socket(fileno=other._fileno) as sock:
+        sock.sendall(b"no record")
+        sock.detach()
+    with pytest.raises(ssl.SSLError):
+        await one.read()
+    assert one.tls is not None
+    assert one.tls.version == "TLSv1.3"
+    other.abort()
+
+
 async def test_a_plain_connection_has_none() -> None:
     one, other = await _pair(None, None)
     assert one.tls is None is other.tls
