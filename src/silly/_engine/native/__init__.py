@@ -24,10 +24,10 @@ from silly._engine.assumptions import why_not_native
 from silly._engine.interface import Accept, Gate, tune
 from silly._engine.native.account import Account
 from silly._engine.native.admission import Admission
-from silly._engine.native.ends import Ends
+from silly._engine.native.loop import new_event_loop
 from silly._engine.native.reactor import spin
-from silly._engine.native.selector import new_event_loop
 from silly._engine.native.server import Server, adopt
+from silly._engine.native.starts import Starts
 from silly._engine.native.stream import Stream, specialize
 from silly._engine.native.trampoline import rehearse, start_task
 
@@ -35,7 +35,7 @@ __all__ = [
     "NAME",
     "Account",
     "Admission",
-    "Ends",
+    "Starts",
     "Stream",
     "attach",
     "disown",
