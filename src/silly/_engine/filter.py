@@ -15,6 +15,7 @@ As `lifecycle`, this file is compiled a second time for the native engine.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 from silly._engine import stream_errors
 from silly._engine.interface import Filter
@@ -68,12 +69,13 @@ class Filtered(Timed):
 
     # ------------------------------------------------------------------------- the filter
 
-    def _put_filter(self, filter: Filter) -> None:  # noqa: A002 - its name
+    def _put_filter(self, filter: Filter, received: bytes = b"") -> None:  # noqa: A002 - its name
         """Use *filter* from now on.
 
-        What was written before is sent unchanged. Bytes that have arrived but were not read
-        go to the filter. Plaintext that is written before the filter is ready is sent when it
-        is; closing the connection before that discards it.
+        What was written before is sent unchanged. The filter gets the bytes *received*, which
+        were read already, and those that have arrived but were not read. Plaintext that is
+        written before the filter is ready is sent when it is; closing the connection before
+        that discards it.
 
         Raises:
             RuntimeError: the connection has a filter already.
@@ -87,12 +89,21 @@ class Filtered(Timed):
         if self._has_reader():
             raise stream_errors.concurrent_read(self)
         self._flush()
-        unread = self._take_unread()
-        self._filter = FilterState(filter, self._bytes_in - len(unread), self._bytes_out)
+        received += self._take_unread()
+        self._filter = FilterState(filter, self._bytes_in - len(received), self._bytes_out)
         self._use_filter()
         self._send_from_filter(filter.pending())
-        if unread:
-            self._receive_wire(unread)
+        if received:
+            self._receive_wire(received)
+
+    @property
+    def _has_filter(self) -> bool:
+        return self._filter is not None
+
+    @property
+    def _filter_info(self) -> Any:
+        """What the filter tells about itself; None if there is none, or it is not ready."""
+        return None if self._filter is None else self._filter.filter.info
 
     async def _wait_ready(self) -> None:
         """Wait until the filter's handshake is complete.
@@ -210,6 +221,11 @@ class Filtered(Timed):
 
     def _received(self) -> int:
         return self._bytes_in if self._filter is None else self._filter.plain_in
+
+    def _written(self) -> int:
+        if self._filter is None:
+            return self._bytes_out + self._batched_bytes()
+        return self._filter.plain_out + self._filter.held_size + self._batched_bytes()
 
     def _unfinished(self) -> int:
         return self._unread() + (0 if self._filter is None else self._filter.filter.unopened)

@@ -110,7 +110,8 @@ class Lifecycle:
     _writer_notified: bool  # ... and a writer got it
     _ended_by: str | None  # the limit that ended it
     _owner: Owner | None
-    _addresses: tuple[Any, Any] | None  # the peer's and the local one, if a preface set them
+    # The peer's and the local one, and what came with them, if a preface set them:
+    _addresses: tuple[Any, Any, Any] | None
     _budget: Budget | None
     _accounted: int  # bytes reported to the budget
     _linger: float
@@ -240,7 +241,7 @@ class Lifecycle:
         """Report the change in the memory that this connection holds to the budget."""
         raise NotImplementedError
 
-    # `Filtered` overrides the next three (filter.py).
+    # `Filtered` overrides the next four (filter.py).
 
     def _finish_filter(self) -> None:
         """Send the filter's last message."""
@@ -248,6 +249,10 @@ class Lifecycle:
     def _received(self) -> int:
         """Return how many bytes were received for the program."""
         return self._bytes_in
+
+    def _written(self) -> int:
+        """Return how many bytes the program has written."""
+        return self._bytes_out + self._batched_bytes()
 
     def _unfinished(self) -> int:
         """Return how many bytes of the incomplete read have arrived."""
@@ -258,9 +263,13 @@ class Lifecycle:
 
     # ---------------------------------------------------------------------------- addresses
 
-    def _set_sockaddrs(self, remote: Any, local: Any) -> None:
-        """Report these addresses from now on."""
-        self._addresses = (remote, local)
+    def _set_sockaddrs(self, remote: Any, local: Any, proxy: Any = None) -> None:
+        """Report these addresses from now on, and *proxy*, which says where they are from."""
+        self._addresses = (remote, local, proxy)
+
+    def _discount(self, count: int) -> None:
+        """Do not count *count* of the bytes that were read: they were not for the program."""
+        self._bytes_in -= count
 
     @property
     def _remote_sockaddr(self) -> Any:
@@ -269,6 +278,14 @@ class Lifecycle:
     @property
     def _local_sockaddr(self) -> Any:
         return self._own_sockaddr() if self._addresses is None else self._addresses[1]
+
+    @property
+    def _proxy(self) -> Any:
+        return None if self._addresses is None else self._addresses[2]
+
+    @property
+    def _host(self) -> str | None:
+        return None if self._owner is None else self._owner.host
 
     @property
     def _client(self) -> bytes:

@@ -31,6 +31,7 @@ class Starts(Ends):
         "_on_handled",
         "_options",
         "_prefaces",
+        "_proxies",
         "_registered_observers",
         "_start_task",
         "_sweep",
@@ -46,6 +47,7 @@ class Starts(Ends):
     _make_conn: Callable[..., Any]
     _options: dict[str, Any]  # for `_make_conn`
     _prefaces: tuple[Any, ...]
+    _proxies: Any  # the networks of proxies; None: there are none
     _observers: tuple[Any, ...]
     _registered_observers: Sequence[Any]  # those of all listeners
     _handler: Callable[[Any], Any]
@@ -64,8 +66,12 @@ class Starts(Ends):
         """Return whether *conn* came so late in a drain that it is reset; if so, reset it."""
         raise NotImplementedError
 
-    def _preface(self, conn: Any) -> None:
-        """Start the prefaces of *conn*."""
+    def _prefaces_of(self, conn: Any) -> tuple[Any, ...]:
+        """Return the prefaces of *conn*, which may come from a proxy."""
+        raise NotImplementedError
+
+    def _preface(self, conn: Any, prefaces: tuple[Any, ...]) -> None:
+        """Start *prefaces* of *conn*."""
         raise NotImplementedError
 
     def _observe(self, conn: Any) -> contextvars.Context | None:
@@ -92,8 +98,9 @@ class Starts(Ends):
         if self._is_draining and self._is_too_late(conn):
             return conn
         try:
-            if self._prefaces:
-                self._preface(conn)
+            prefaces = self._prefaces if self._proxies is None else self._prefaces_of(conn)
+            if prefaces:
+                self._preface(conn, prefaces)
             else:
                 self._handle(conn)
         except BaseException:

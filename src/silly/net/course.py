@@ -30,9 +30,11 @@ from silly.net.budget import MemoryBudget, memory_of
 from silly.net.conn import Conn, EngineConn
 from silly.net.gate import Gate
 from silly.net.limits import Limits
+from silly.net.networks import Networks
 from silly.net.observer import Observation, ObservedListener, Observer
 from silly.net.outcome import HANDLER_ERROR, outcome_of
 from silly.net.preface import Preface, PrefaceError, run_prefaces
+from silly.net.proxy.preface import take_header
 from silly.net.sweep import Sweep, deadlines_of
 from silly.net.tally import count
 from silly.text import printable
@@ -55,6 +57,8 @@ else:
 class Course(Starts):
     """The course of all connections of one listener; the owner of their streams."""
 
+    host: str | None = None  # they were accepted, not made to one
+
     __slots__ = (
         "_closes_at",
         "_deadlines",
@@ -63,6 +67,7 @@ class Course(Starts):
         "_logged_crashes",
         "_name",
         "_observer_failures",
+        "_prefaces_of_proxies",
         "budget",
         "crashes",
         "gate",
@@ -79,6 +84,7 @@ class Course(Starts):
         name: str,
         limits: Limits,
         prefaces: Sequence[Preface],
+        proxies: Networks | None,
         observers: tuple[Observer, ...],
     ) -> None:
         self._loop = loop
@@ -88,13 +94,15 @@ class Course(Starts):
         self.handler_name = getattr(handler, "__qualname__", None) or repr(handler)
         self._task_name = f"{self.handler_name} on {name}"
         self._prefaces = tuple(prefaces)
+        self._prefaces_of_proxies: tuple[Preface, ...] = (take_header, *self._prefaces)
+        self._proxies = proxies
         self._handshake_timeout = limits.handshake_timeout
         self._observers = observers
         self.is_auxiliary = False
         self._make_conn = EngineConn
         self._start_task = engine.start_task
         self._registered_observers = observing.registered
-        self.gate = Gate(loop, limits, name)
+        self.gate = Gate(loop, limits, name, proxies)
         self._begin(self.gate)
         self.budget = MemoryBudget(loop, memory_of(limits), self._all_conns)
         self._deadlines, self._sweep_interval = deadlines_of(limits)
@@ -127,11 +135,16 @@ class Course(Starts):
         self._loop.call_soon(conn.abort)
         return True
 
+    def _prefaces_of(self, conn: EngineConn) -> tuple[Preface, ...]:
+        if self._proxies is not None and _is_proxy(conn, self._proxies):
+            return self._prefaces_of_proxies
+        return self._prefaces
+
     # ---------------------------------------------------------------------- preface
 
-    def _preface(self, conn: EngineConn) -> None:
+    def _preface(self, conn: EngineConn, prefaces: Sequence[Preface]) -> None:
         self._tickets[conn] = conn._client
-        coroutine = run_prefaces(conn, self._prefaces, self._handshake_timeout)
+        coroutine = run_prefaces(conn, prefaces, self._handshake_timeout)
         try:
             task = self._loop.create_task(coroutine, name=_PREFACE_TASK)
         except BaseException:
@@ -295,6 +308,14 @@ class Course(Starts):
         self.gate.close()
         self._logged_crashes.close()
         self._observer_failures.close()
+
+
+def _is_proxy(conn: EngineConn, proxies: Networks) -> bool:
+    client = conn._client
+    if client:
+        return proxies.covers(client)
+    # It has no IP address: a Unix socket, or lost before its address was known.
+    return proxies.has_unix and isinstance(conn._local_sockaddr, str | bytes)
 
 
 async def _raise(error: BaseException) -> object:

@@ -8,7 +8,7 @@ from silly._engine.native.ends cimport Ends
 cdef class Starts(Ends):
     cdef public int64_t accepted
     cdef public bint is_auxiliary
-    cdef public object _loop, _make_conn, _handler, _start_task
+    cdef public object _proxies, _loop, _make_conn, _handler, _start_task
     cdef public dict _options
     cdef public tuple _prefaces, _observers
     cdef public list _registered_observers
