@@ -140,6 +140,42 @@ async def test_without_addresses_the_real_ones_are_kept(name: str) -> None:
         assert (info.source, info.via) == (None, conn.local_addr)
 
 
+async def test_an_ipv4_address_in_ipv6_is_one_of_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of clients of a socket for both, which systemd may pass."""
+    monkeypatch.setenv("SILLY_PROXY_PROTOCOL", "127.0.0.0/8")
+    names: list[Any] = []
+
+    def client_connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        names.append(writer.get_extra_info("peername")[:2])
+        writer.close()
+
+    with socket.socket(socket.AF_INET6) as sock:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        try:
+            sock.bind(("::", 0))
+        except OSError:
+            pytest.skip("no IPv6")
+        addr = f"127.0.0.1:{sock.getsockname()[1]}"
+        async with await streams.start_server(client_connected, sock=sock):
+            async with tcp.connect(addr, proxy_header=ProxyHeader(CLIENT)) as conn:
+                with pytest.raises(EOFError):
+                    await conn.read()
+    assert names == [("192.0.2.7", 4711)]
+
+
+async def test_a_header_longer_than_the_read_limit() -> None:
+    service = Service()
+    header = ProxyHeader(CLIENT, SERVICE, tlvs=((0xE0, bytes(4000)),))
+    async with tcp.listen(ANY, service, proxy_protocol=LOOPBACK, read_limit=8) as listener:
+        for version in (1, 2):
+            async with tcp.connect(
+                listener.local_addr, proxy_header=header, proxy_version=version
+            ) as conn:
+                await conn.write(b"hello\n")
+                assert await conn.read(b"\n") == b"hello\n"
+        assert service.addrs == [(CLIENT, SERVICE)] * 2
+
+
 async def test_unix_sockets(tmp_path: Path) -> None:
     service = Service()
     addr = f"unix:{tmp_path}/socket"
