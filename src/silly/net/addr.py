@@ -11,11 +11,10 @@ import ipaddress
 import os
 import re
 import socket
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Address", "TCPAddress", "UnixAddress", "format_sockaddr", "host_of", "listed", "parse"]
+__all__ = ["Address", "TCPAddress", "UnixAddress", "format_sockaddr", "host_of", "parse"]
 
 FORMS = (
     "'127.0.0.1:9999', '[::1]:9999', 'localhost:9999', ':9999' (all interfaces) "
@@ -24,11 +23,6 @@ FORMS = (
 _UNIX_PATH_MAX = (
     107  # sun_path of unix(7), without the final NUL (or the first of an abstract name)
 )
-
-
-def listed(addrs: Sequence[str], encrypted: Collection[str]) -> str:
-    """Return *addrs* for people; those that are *encrypted* are marked."""
-    return ", ".join(f"{addr} (TLS)" if addr in encrypted else addr for addr in addrs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ import sys
 import threading
 import types
 import weakref
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from silly import stdio
@@ -37,12 +37,11 @@ from silly._values.arguments import seconds
 from silly._values.units import counted
 from silly.log import DroppingHandler
 from silly.net import resolving
-from silly.net.addr import listed
 from silly.runtime import inspection
 from silly.runtime.blocking import report_blocking
 from silly.systemd import Service
 
-__all__ = ["GRACE", "Overseer", "has_reported", "loop_factory", "run", "use_overseer"]
+__all__ = ["GRACE", "Overseer", "has_reported", "listed", "loop_factory", "run", "use_overseer"]
 
 T = TypeVar("T")
 
@@ -180,6 +179,11 @@ def has_reported(error: BaseException) -> bool:
 
 
 # ---------------------------------------------------------------------- program
+
+
+def listed(addrs: Sequence[str], encrypted: Collection[str]) -> str:
+    """Return *addrs*, where a program listens, for people; those *encrypted* are marked."""
+    return ", ".join(f"{addr} (TLS)" if addr in encrypted else addr for addr in addrs)
 
 
 class _Program:

@@ -13,8 +13,8 @@ from silly._engine import engine
 from silly._logs.logger import Logger
 from silly._loop.signals import ControllingTerminal, Debouncer, handling
 from silly._values.arguments import seconds, size
-from silly.net.addr import listed
 from silly.runtime import GRACE
+from silly.runtime.program import listed
 from silly.systemd import Service, watchdog_period
 from silly.workers.channel import Answer, Heartbeat, Last, Message, Open, Release, Running, Stopping
 from silly.workers.fleet import BackOff, Fleet
