@@ -484,6 +484,7 @@ def test_many_addresses_fit_a_small_screen() -> None:
         (["--max-connections", "0"], "--max-connections"),
         (["--idle-timeout", "0s"], "--idle-timeout"),
         (["--exempt-networks", "10.0.0.1/8"], "--exempt-networks"),
+        (["--proxy-protocol", "10.0.0.1/8"], "10.0.0.1/8 has host bits set; expected a network"),
         (["--frobnicate"], "No such option"),
     ],
 )
