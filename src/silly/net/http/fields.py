@@ -1,0 +1,104 @@
+"""Mappings with several values for a name: header fields and query parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from urllib.parse import parse_qsl
+
+__all__ = ["Headers", "Query"]
+
+MAX_PARAMETERS = 1000
+
+
+class Headers(Mapping[str, str]):
+    """The header fields of a message, by name; upper and lower case are the same.
+
+    A name that occurs several times has its values joined by commas, as RFC 9110, section
+    5.3, defines it; `get_all` returns them one by one (for ``set-cookie``, and for
+    values with commas). Iterating yields each name once, in lower case.
+    """
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """Take the fields as bytes, with their names in lower case."""
+        self._raw = raw if type(raw) is list else list(raw)
+
+    @property
+    def raw(self) -> list[tuple[bytes, bytes]]:
+        """All fields in their order: names in lower case, and values, as bytes."""
+        return self._raw
+
+    def get_all(self, name: str) -> list[str]:
+        """Return the values of *name*, in their order; empty if there are none."""
+        wanted = name.lower().encode("latin-1", "replace")
+        return [value.decode("latin-1") for field, value in self._raw if field == wanted]
+
+    def __getitem__(self, name: str) -> str:
+        values = self.get_all(name)
+        if not values:
+            raise KeyError(name)
+        return values[0] if len(values) == 1 else ", ".join(values)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and bool(self.get_all(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(name.decode("latin-1") for name, _ in self._raw))
+
+    def __len__(self) -> int:
+        return len({name for name, _ in self._raw})
+
+    def __repr__(self) -> str:
+        return f"Headers({dict(self)!r})"
+
+
+class Query(Mapping[str, str]):
+    """The parameters of a query, or of a form, by name.
+
+    Where a name occurs several times, the mapping has its last value; `get_all` returns
+    them all.
+    """
+
+    __slots__ = ("_pairs",)
+
+    def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
+        self._pairs = list(pairs)
+
+    @classmethod
+    def parse(cls, text: str) -> Query:
+        """Return the parameters in *text* (application/x-www-form-urlencoded).
+
+        Raises:
+            ValueError: there are more than 1000.
+        """
+        if not text:
+            return _EMPTY
+        return cls(parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_PARAMETERS))
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """All names and values, in their order."""
+        return self._pairs
+
+    def get_all(self, name: str) -> list[str]:
+        """Return the values of *name*, in their order; empty if there are none."""
+        return [value for key, value in self._pairs if key == name]
+
+    def __getitem__(self, name: str) -> str:
+        for key, value in reversed(self._pairs):
+            if key == name:
+                return value
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(name for name, _ in self._pairs))
+
+    def __len__(self) -> int:
+        return len({name for name, _ in self._pairs})
+
+    def __repr__(self) -> str:
+        return f"Query({self._pairs!r})"
+
+
+_EMPTY = Query()

@@ -1,0 +1,269 @@
+"""A request, as handlers see it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from http.cookies import CookieError, SimpleCookie
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from silly.net.http.errors import HTTPError
+from silly.net.http.fields import Headers, Query
+
+if TYPE_CHECKING:
+    from silly.net.conn import Conn
+    from silly.net.http.forms import Form
+    from silly.net.tls.info import TLSInfo
+
+__all__ = ["Request"]
+
+
+class Request:
+    """One request. The body is received as it is read, at the pace of the reader.
+
+    Attributes:
+        method: such as ``"GET"``.
+        version: ``"1.1"`` or ``"1.0"``.
+        route_params: the parts of the path that the router's pattern names.
+    """
+
+    __slots__ = (
+        "_body",
+        "_cookies",
+        "_error",
+        "_form",
+        "_headers",
+        "_more",
+        "_path",
+        "_pieces",
+        "_query",
+        "_received",
+        "_state",
+        "conn",
+        "content_length",
+        "expects_continue",
+        "is_complete",
+        "keeps_alive",
+        "method",
+        "raw_headers",
+        "raw_target",
+        "raw_trailers",
+        "route",
+        "route_params",
+        "upgrade",
+        "version",
+    )
+
+    conn: Conn
+    _more: Callable[[Request], Awaitable[None]]
+
+    def __init__(
+        self,
+        method: str,
+        raw_target: bytes,
+        version: str,
+        raw_headers: list[tuple[bytes, bytes]],
+        content_length: int,
+    ) -> None:
+        """Make a request; its body has *content_length* bytes, or -1: until its last chunk."""
+        self.method = method
+        self.raw_target = raw_target
+        self.version = version
+        self.raw_headers = raw_headers
+        self.raw_trailers: list[tuple[bytes, bytes]] = []
+        self.content_length = content_length
+        self.is_complete = content_length == 0
+        self.keeps_alive = True
+        self.expects_continue = False
+        self.upgrade: str | None = None
+        self.route = ""  # the pattern that matched, for metrics
+        self.route_params: dict[str, Any] = {}
+        self._headers: Headers | None = None
+        self._path: str | None = None
+        self._query: Query | None = None
+        self._cookies: dict[str, str] | None = None
+        self._state: dict[str, Any] | None = None
+        self._pieces: list[bytes] = []  # of the body, received and not read
+        self._received = 0  # bytes of the body
+        self._body: bytes | None = None
+        self._form: Form | None = None
+        self._error: HTTPError | None = None  # why the rest of the body will not come
+
+    # -------------------------------------------------------------------------- the head
+
+    @property
+    def target(self) -> str:
+        """What the client asked for, undecoded: path and query."""
+        return self.raw_target.decode("ascii")
+
+    @property
+    def path(self) -> str:
+        """The path, decoded, without the query: ``"/a b"`` of ``/a%20b?x=1``."""
+        if self._path is None:
+            self._path = _decoded(self.raw_target.partition(b"?")[0].decode("ascii"))
+        return self._path
+
+    @property
+    def query(self) -> Query:
+        """The parameters of the query, decoded (see `Query`)."""
+        if self._query is None:
+            text = self.raw_target.partition(b"?")[2].decode("ascii")
+            try:
+                self._query = Query.parse(text)
+            except ValueError as error:
+                raise HTTPError(400, f"the query: {error}") from None
+        return self._query
+
+    @property
+    def headers(self) -> Headers:
+        """The header fields (see `Headers`)."""
+        if self._headers is None:
+            self._headers = Headers(self.raw_headers)
+        return self._headers
+
+    @property
+    def trailers(self) -> Headers:
+        """The fields that followed the body, once it is complete."""
+        return Headers(self.raw_trailers)
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """The cookies, by name (RFC 6265, section 4.2); what is not one is left out."""
+        if self._cookies is None:
+            found: SimpleCookie = SimpleCookie()
+            for text in self.headers.get_all("cookie"):
+                for pair in text.split(";"):
+                    try:
+                        found.load(pair.strip())
+                    except CookieError:
+                        continue
+            self._cookies = {name: morsel.value for name, morsel in found.items()}
+        return self._cookies
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """For middleware and handlers to share what they know of the request."""
+        if self._state is None:
+            self._state = {}
+        return self._state
+
+    @property
+    def remote_addr(self) -> str:
+        """The client's address, such as ``"127.0.0.1:53124"``."""
+        return self.conn.remote_addr
+
+    @property
+    def tls(self) -> TLSInfo | None:
+        """What TLS has negotiated; None without it."""
+        return self.conn.tls
+
+    def __repr__(self) -> str:
+        return f"<Request {self.method} {self.target}>"
+
+    # -------------------------------------------------------------------------- the body
+
+    async def body(self) -> bytes:
+        """Return the whole body. It can be asked for again.
+
+        Raises:
+            HTTPError: it is longer than `Limits.max_body_bytes` (413), comes too slowly
+                (408), or is invalid (400). Not catching it answers the client.
+            EndOfStream, OSError: the connection ended.
+        """
+        if self._body is None:
+            while not self.is_complete:
+                await self._receive_more()
+            pieces, self._pieces = self._pieces, []
+            self._body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return self._body
+
+    async def text(self) -> str:
+        """Return the body as text, in the charset that its type names, or UTF-8.
+
+        Raises:
+            HTTPError: as for `body`, or it is not text in that charset (400).
+        """
+        body = await self.body()
+        charset = _charset(self.headers.get("content-type", ""))
+        try:
+            return body.decode(charset)
+        except (UnicodeDecodeError, LookupError):
+            raise HTTPError(400, f"the body is not text in {charset}") from None
+
+    async def json(self) -> Any:
+        """Return the body as JSON (RFC 8259).
+
+        Raises:
+            HTTPError: as for `body`, or it is not JSON (400).
+        """
+        try:
+            return json.loads(await self.body())
+        except (ValueError, RecursionError):
+            raise HTTPError(400, "the body is not valid JSON") from None
+
+    async def form(self) -> Form:
+        """Return the form in the body: fields, and files that were uploaded.
+
+        See `silly.net.http.forms`.
+
+        Raises:
+            HTTPError: as for `body`; or its type is none of a form (415).
+        """
+        if self._form is None:
+            from silly.net.http.forms import read_form  # noqa: PLC0415 - only if needed
+
+            self._form = await read_form(self)
+        return self._form
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield the body as it arrives. What was yielded is not in `body`."""
+        if self._body is not None:
+            if self._body:
+                yield self._body
+            return
+        while True:
+            while self._pieces:
+                yield self._pieces.pop(0)
+            if self.is_complete:
+                return
+            await self._receive_more()
+
+    # ------------------------------------------------------------------------- internals
+
+    async def _receive_more(self) -> None:
+        """Wait for a piece of the body, or for its end."""
+        if self._error is not None:
+            raise self._error
+        await self._more(self)
+        if self._error is not None and not self._pieces:
+            raise self._error
+
+    def _receive(self, piece: bytes, most: int) -> bool:
+        """Take a *piece* of the body; return whether it has not become too long."""
+        self._received += len(piece)
+        if self._received > most:
+            return False
+        self._pieces.append(piece)
+        return True
+
+    def _broken(self, error: HTTPError) -> None:
+        """Note that the rest of the body will not come."""
+        self._error = error
+
+
+def _decoded(text: str) -> str:
+    if "%" not in text:
+        return text
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise HTTPError(400, "the path is not UTF-8") from None
+
+
+def _charset(content_type: str) -> str:
+    for parameter in content_type.split(";")[1:]:
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset":
+            return value.strip().strip('"') or "utf-8"
+    return "utf-8"

@@ -1,0 +1,318 @@
+"""Responses, and what makes them: `Response`, `json`, `html`, `redirect`, `events`."""
+
+from __future__ import annotations
+
+import json as _json
+import re
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from email.utils import formatdate
+from typing import Any, Final
+
+from silly.net.http.errors import HTTPError, reason_of
+
+__all__ = ["Response", "event", "events", "html", "json", "redirect"]
+
+Headers = Mapping[str, str] | Iterable[tuple[str, str]]
+Body = str | bytes | bytearray | memoryview | Iterable[bytes | str] | AsyncIterable[bytes | str]
+
+_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # a token (RFC 9110, section 5.6.2)
+_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # section 5.5
+_OURS: Final = frozenset(("content-length", "transfer-encoding", "connection", "date"))
+_BODILESS: Final = frozenset((204, 205, 304))
+
+TEXT: Final = "text/plain; charset=utf-8"
+BYTES: Final = "application/octet-stream"
+
+
+class Response:
+    r"""What a handler returns.
+
+    ::
+
+        http.Response("Hello, World!\n")
+        http.Response(b"...", 201, {"location": "/users/7"}, "image/png")
+        http.Response(rows())                     # an (async) iterable is sent as it is made
+
+    The framing fields (``content-length``, ``transfer-encoding``, ``connection``) and
+    ``date`` are the server's. A response to HEAD, and one with status 204 or 304, is
+    sent without its body.
+
+    Args:
+        body: `str` (sent as UTF-8), bytes, or an iterable or asynchronous iterable of
+            either, which is sent piece by piece (chunked), at the pace of the client.
+        status: 200 to 599.
+        headers: by name, or pairs, where a name occurs several times (``set-cookie``).
+        content_type: ``"text/plain; charset=utf-8"`` for text, and
+            ``"application/octet-stream"`` for bytes, unless given here or in *headers*.
+
+    Raises:
+        TypeError: the body or a header field is of another type.
+        ValueError: the status is out of range, or a header field has characters that
+            would end it (line breaks): a client could have put them there.
+    """
+
+    __slots__ = ("_fields", "body", "content_type", "status")
+
+    def __init__(
+        self,
+        body: Body = b"",
+        status: int = 200,
+        headers: Headers = (),
+        content_type: str | None = None,
+    ) -> None:
+        if type(body) is not bytes and not isinstance(body, str):
+            body = _checked_body(body)
+        if status != 200:
+            _check_status(status)
+        self.body = body
+        self.status = status
+        self.content_type = content_type
+        self._fields: list[tuple[str, str]] = []
+        if headers:
+            pairs = headers.items() if isinstance(headers, Mapping) else headers
+            for name, value in pairs:
+                self.add_header(name, value)
+        if content_type is not None:
+            _check_value("content_type", content_type)
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """The header fields that were set, names in lower case."""
+        return list(self._fields)
+
+    def add_header(self, name: str, value: str) -> None:
+        """Add a header field, beside those of the same name.
+
+        Raises:
+            TypeError, ValueError: as for `Response`.
+        """
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(
+                f"a header field has a str as name and as value, not {name!r}: {value!r}"
+            )
+        if _NAME.fullmatch(name) is None:
+            raise ValueError(f"not a name of a header field: {name!r}")
+        _check_value(name, value)
+        name = name.lower()
+        if name in _OURS:
+            raise ValueError(f"{name} is set by the server")
+        if name == "content-type":
+            self.content_type = value
+        else:
+            self._fields.append((name, value))
+
+    def set_cookie(
+        self,
+        name: str,
+        value: str,
+        *,
+        max_age: int | None = None,
+        path: str | None = "/",
+        domain: str | None = None,
+        secure: bool = False,
+        http_only: bool = True,
+        same_site: str | None = "Lax",
+    ) -> None:
+        """Add a cookie (RFC 6265).
+
+        Args:
+            max_age: seconds; None: until the browser ends; 0 deletes it.
+
+        Raises:
+            ValueError: the name or a value has characters that a cookie cannot have.
+        """
+        if _NAME.fullmatch(name) is None:
+            raise ValueError(f"not a name of a cookie: {name!r}")
+        parts = [f"{name}={_cookie_value(value)}"]
+        if max_age is not None:
+            parts.append(f"Max-Age={max_age}")
+        for what, text in (("Path", path), ("Domain", domain), ("SameSite", same_site)):
+            if text is not None:
+                if ";" in text:
+                    raise ValueError(f"{what} of a cookie cannot have ';': {text!r}")
+                parts.append(f"{what}={text}")
+        parts += ["Secure"] * secure + ["HttpOnly"] * http_only
+        self.add_header("set-cookie", "; ".join(parts))
+
+    # ------------------------------------------------------------------------- encoding
+
+    def _whole(self) -> bytes | None:
+        """Return the body, if it is there already."""
+        body = self.body
+        if type(body) is bytes:
+            return body
+        if isinstance(body, str):
+            return body.encode()
+        return None
+
+    def _head(self, length: int | None, connection: str, *, version: str = "1.1") -> bytes:
+        """Return the encoded head.
+
+        Args:
+            length: of the body; None if its end is marked in another way.
+            connection: the value of that field; empty for none.
+            version: of the request.
+        """
+        content_type = self.content_type
+        if content_type is None:
+            content_type = TEXT if isinstance(self.body, str) else BYTES
+        key = (self.status, content_type)
+        prefix = _prefixes.get(key)
+        if prefix is None:
+            prefix = _prefix(self.status, content_type)
+            if len(_prefixes) < _MOST_PREFIXES:
+                _prefixes[key] = prefix
+        pieces = [prefix, _date()]
+        if length is not None:
+            if self.status != 204:
+                pieces.append(b"content-length: %d\r\n" % length)
+        elif version != "1.0" and self.status not in _BODILESS:
+            pieces.append(b"transfer-encoding: chunked\r\n")
+        if connection:
+            pieces.append(b"connection: %b\r\n" % connection.encode("ascii"))
+        pieces += [f"{name}: {value}\r\n".encode("latin-1") for name, value in self._fields]
+        pieces.append(b"\r\n")
+        return b"".join(pieces)
+
+
+_prefixes: dict[tuple[int, str], bytes] = {}
+_MOST_PREFIXES: Final = 500
+
+
+def _prefix(status: int, content_type: str) -> bytes:
+    line = f"HTTP/1.1 {status} {reason_of(status)}\r\n"
+    if status not in _BODILESS:
+        line += f"content-type: {content_type}\r\n"
+    return line.encode("latin-1")
+
+
+_dated = 0
+_date_field = b""
+
+
+def _date() -> bytes:
+    """Return the field ``date``, which is made once a second."""
+    global _dated, _date_field  # noqa: PLW0603
+    now = int(time.time())
+    if now != _dated:
+        _dated = now
+        _date_field = f"date: {formatdate(now, usegmt=True)}\r\n".encode("ascii")
+    return _date_field
+
+
+def _checked_body(body: Any) -> Any:
+    if isinstance(body, bytearray | memoryview):
+        return bytes(body)
+    if isinstance(body, bytes):
+        return bytes(body)
+    if hasattr(body, "__aiter__") or hasattr(body, "__iter__"):
+        if isinstance(body, Mapping):
+            raise TypeError(
+                "the body of a response is text, bytes or an iterable: for a dict, http.json()"
+            )
+        return body
+    raise TypeError(
+        f"the body of a response is a str, bytes or an iterable of them, not {type(body).__name__}"
+    )
+
+
+def _check_status(status: int) -> None:
+    if isinstance(status, bool) or not isinstance(status, int):
+        raise TypeError(f"status must be an int, not {status!r}")
+    if not 200 <= status <= 599:
+        raise ValueError(f"status must be 200 to 599, not {status}")
+
+
+def _check_value(name: str, value: str) -> None:
+    if _VALUE.fullmatch(value) is None:
+        raise ValueError(f"{name}: not the value of a header field: {value!r}")
+
+
+def _cookie_value(value: str) -> str:
+    if re.fullmatch(r"[!#-+\--:<-\[\]-~]*", value) is None:
+        raise ValueError(f"a cookie cannot have this value: {value!r}; encode it")
+    return value
+
+
+# -------------------------------------------------------------------------------- makers
+
+
+def json(value: Any, status: int = 200, headers: Headers = ()) -> Response:
+    """Return a response with *value* as JSON.
+
+    Raises:
+        TypeError, ValueError: *value* cannot be written as JSON (RFC 8259: no NaN).
+    """
+    text = _json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Response(text.encode(), status, headers, "application/json")
+
+
+def html(text: str, status: int = 200, headers: Headers = ()) -> Response:
+    """Return a response with *text* as a page."""
+    return Response(text, status, headers, "text/html; charset=utf-8")
+
+
+def redirect(location: str, status: int = 303) -> Response:
+    """Return a response that sends the client to *location*.
+
+    Args:
+        status: 303 (the client uses GET there), 302, 301 (permanent), or 307 and 308, which
+            keep the method.
+
+    Raises:
+        ValueError: another status, or a location with line breaks.
+    """
+    if status not in (301, 302, 303, 307, 308):
+        raise ValueError(f"status must be 301, 302, 303, 307 or 308, not {status}")
+    return Response(b"", status, {"location": location}, TEXT)
+
+
+def event(
+    data: str,
+    *,
+    event: str | None = None,
+    id: str | None = None,  # noqa: A002
+    retry: int | None = None,
+) -> str:
+    """Return a server-sent event as text (WHATWG HTML, section 9.2.6).
+
+    Args:
+        data: may have several lines.
+        event: its type; None: "message".
+        id: what the client says when it connects again (``Last-Event-ID``).
+        retry: milliseconds after which the client connects again.
+
+    Raises:
+        ValueError: *event* or *id* has line breaks.
+    """
+    lines = []
+    for name, value in (("event", event), ("id", id)):
+        if value is not None:
+            if "\n" in value or "\r" in value or "\0" in value:
+                raise ValueError(f"{name} of an event cannot have line breaks: {value!r}")
+            lines.append(f"{name}: {value}\n")
+    if retry is not None:
+        lines.append(f"retry: {int(retry)}\n")
+    lines += [f"data: {line}\n" for line in re.split("\r\n|\r|\n", data)]
+    return "".join(lines) + "\n"
+
+
+def events(source: AsyncIterable[str]) -> Response:
+    """Return a stream of server-sent events; *source* yields data, or what `event` returns."""
+
+    async def encoded() -> AsyncIterator[str]:
+        async for each in source:
+            yield each if each.endswith("\n\n") else event(each)
+
+    return Response(
+        encoded(),
+        200,
+        {"cache-control": "no-store", "x-accel-buffering": "no"},
+        "text/event-stream",
+    )
+
+
+def response_of(error: HTTPError) -> Response:
+    """Return the response that *error* stands for."""
+    return Response(f"{error.text}\n", error.status, error.headers)

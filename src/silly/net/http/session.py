@@ -1,0 +1,295 @@
+"""The server's end of an HTTP/1 connection, without a socket: bytes in, requests out.
+
+httptools (llhttp) knows the grammar. What it leaves open is decided here, and always in the
+strict way, because two servers that understand the same bytes differently can be played off
+against each other (request smuggling, RFC 9112, section 11.2): how a message is framed, what a
+target may be, how long a head may be. A request is refused before a handler sees it, at
+whatever place the network has split it.
+
+The session parses whatever it is given. Its requests wait in `requests`, in their order; those
+that were complete before an error are still answered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from typing import Any, Final
+
+from silly._values.extras import install_command
+from silly.net.http.errors import HTTPError
+from silly.net.http.request import Request
+from silly.net.limits import Limits
+
+try:
+    import httptools
+except ImportError:
+    raise ImportError(f"silly.net.http needs httptools: {install_command('http')}") from None
+
+__all__ = ["ServerSession"]
+
+# Of what a server decides by, and where a second one is ambiguous.
+_SPECIAL: Final = frozenset(
+    (
+        b"host",
+        b"content-length",
+        b"transfer-encoding",
+        b"connection",
+        b"expect",
+        b"upgrade",
+    )
+)
+# Trailers must not change how the message was understood (RFC 9110, section 6.5.1).
+_NOT_IN_TRAILERS: Final = frozenset(
+    (
+        *_SPECIAL,
+        b"authorization",
+        b"content-encoding",
+        b"content-range",
+        b"content-type",
+        b"cookie",
+        b"max-forwards",
+        b"te",
+        b"trailer",
+    )
+)
+_TARGET: Final = re.compile(rb"[!-\"$-~]+")  # printable ASCII, and no fragment
+_ORIGIN: Final = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE | re.DOTALL)
+# reg-name or IP-literal, and a port (RFC 9110, section 7.2; RFC 3986, section 3.2.2)
+_HOST: Final = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]*|\[[0-9A-Fa-f:.%a-z]+\])(?::[0-9]*)?")
+_METHODS: Final[dict[bytes, str]] = {}
+
+
+class ServerSession:
+    """Parses the requests of one connection."""
+
+    __slots__ = (
+        "_fields",
+        "_head_size",
+        "_in_trailers",
+        "_limits",
+        "_parser",
+        "_receiving",
+        "_special",
+        "_url",
+        "ends",
+        "error",
+        "in_head",
+        "is_continued",
+        "requests",
+        "rest",
+    )
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self.requests: deque[Request] = deque()
+        self.error: HTTPError | None = None  # why nothing more is parsed ...
+        self.ends = False  # ... or nothing more will come: the client said so
+        self.rest = b""  # what followed a request that asks for another protocol
+        self.in_head = False  # a head has begun, and is incomplete
+        self._receiving: Request | None = None  # the request whose body is being received
+        self._head_size = 0
+        self._in_trailers = False
+        self._url = b""
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._special: dict[bytes, bytes] = {}
+
+    def feed(self, data: bytes) -> None:
+        """Parse *data*, which was received."""
+        if self.error is not None or (self.ends and self._receiving is None):
+            return
+        if self.in_head:  # also of a line that is incomplete, which the parser holds
+            self._head_size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self.rest = data[upgrade.args[0] :]
+        except httptools.HttpParserInvalidMethodError:
+            self._fail(501, "unknown method")
+        except httptools.HttpParserInvalidURLError:
+            self._fail(400, "invalid target")
+        except httptools.HttpParserCallbackError as error:
+            if self.error is None:
+                raise error.__context__ or error from None
+        except httptools.HttpParserError as error:
+            if not self.ends or self._receiving is not None:  # else it follows the last request
+                self._fail(505 if "HTTP version" in str(error) else 400, str(error))
+        if self.in_head and self._head_size > self._limits.max_head_bytes:
+            self._fail(431, f"more than {self._limits.max_head_bytes} bytes")
+
+    def continue_after(self, request: Request) -> None:
+        """Go on with HTTP, although *request* asked for another protocol."""
+        if request.upgrade is not None:
+            rest, self.rest = self.rest, b""
+            self._parser = httptools.HttpRequestParser(self)
+            if rest:
+                self.feed(rest)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing of a next request has arrived."""
+        return not self.in_head and not self.requests and self._receiving is None
+
+    def _fail(self, status: int, text: str) -> None:
+        if self.error is not None:
+            return
+        self.error = HTTPError(status, text)
+        if self._receiving is not None:
+            self._receiving._broken(self.error)
+            self._receiving = None
+
+    # ------------------------------------------------------------- called by the parser
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        self.in_head = True
+        self._head_size = 0
+        self._in_trailers = False
+        self._url = b""
+        self._fields = []
+        self._special = {}
+
+    def on_url(self, url: bytes) -> None:
+        """Take the target, or a part of it."""
+        self._url += url
+        if len(self._url) > self._limits.max_target_bytes:
+            self._refuse(414, f"more than {self._limits.max_target_bytes} bytes")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header field, or one of a trailer."""
+        name = name.lower()
+        if self._in_trailers:
+            self._trailer(name, value)
+            return
+        fields = self._fields
+        fields.append((name, value))
+        if len(fields) > self._limits.max_headers:
+            self._refuse(431, f"more than {self._limits.max_headers} header fields")
+        if name in _SPECIAL:
+            special = self._special
+            if name not in special:
+                special[name] = value
+            elif name in (b"connection", b"upgrade", b"expect"):
+                special[name] += b"," + value
+            else:
+                self._refuse(400, f"more than one {name.decode()}")
+
+    def on_headers_complete(self) -> None:
+        """Decide how the request is understood, and let it be handled."""
+        parser = self._parser
+        self.in_head = False
+        self._in_trailers = True
+        version = parser.get_http_version()
+        method = parser.get_method()
+        special = self._special
+        url = self._url
+        self._check_version_and_host(version, special.get(b"host"))
+        if url[:1] != b"/" or _TARGET.fullmatch(url) is None:
+            url = self._unusual_target(method, url)
+        length = self._body_length(version)
+        request = Request(
+            _METHODS.get(method) or _METHODS.setdefault(method, method.decode("ascii")),
+            url,
+            version,
+            self._fields,
+            length,
+        )
+        request.keeps_alive = parser.should_keep_alive()
+        if b"expect" in special:
+            self._expect(request, special[b"expect"])
+        if b"upgrade" in special and parser.should_upgrade():
+            request.upgrade = special[b"upgrade"].decode("latin-1")
+        if not request.keeps_alive:
+            self.ends = True
+        if length:
+            self._receiving = request
+        self.requests.append(request)
+
+    def on_body(self, piece: bytes) -> None:
+        """Take a piece of a body."""
+        request = self._receiving
+        if request is not None and not request._receive(piece, self._limits.max_body_bytes):
+            self._refuse(413, f"more than {self._limits.max_body_bytes} bytes")
+
+    def on_message_complete(self) -> None:
+        """End a request."""
+        request = self._receiving
+        if request is not None:
+            self._receiving = None
+            request.is_complete = True
+
+    # ----------------------------------------------------------------------- decisions
+
+    def _refuse(self, status: int, text: str) -> None:
+        """Refuse the request, and stop the parser."""
+        self._fail(status, text)
+        raise _Refused
+
+    def _trailer(self, name: bytes, value: bytes) -> None:
+        request = self._receiving
+        if name in _NOT_IN_TRAILERS:
+            self._refuse(400, f"{name.decode()} in a trailer (RFC 9110, section 6.5.1)")
+        if request is not None:
+            request.raw_trailers.append((name, value))
+            if len(request.raw_trailers) > self._limits.max_headers:
+                self._refuse(431, f"more than {self._limits.max_headers} trailer fields")
+
+    def _unusual_target(self, method: bytes, url: bytes) -> bytes:
+        """Return the target in origin form (RFC 9112, section 3.2), or refuse the request."""
+        if method == b"CONNECT":
+            self._refuse(501, "this is no proxy")
+        if url == b"*" and method == b"OPTIONS":
+            return url
+        origin = _ORIGIN.fullmatch(url)
+        if origin is None or _TARGET.fullmatch(url) is None:
+            self._refuse(400, "invalid target")
+            raise AssertionError
+        host, rest = origin.groups()
+        if not host or _HOST.fullmatch(host) is None:
+            self._refuse(400, "invalid host in the target")
+        # It takes the place of Host (section 3.2.2).
+        self._fields[:] = [field for field in self._fields if field[0] != b"host"]
+        self._fields.insert(0, (b"host", host))
+        return rest if rest[:1] == b"/" else b"/" + rest
+
+    def _check_version_and_host(self, version: str, host: bytes | None) -> None:
+        if version not in {"1.1", "1.0"}:
+            self._refuse(505, f"HTTP/{version}")
+        if host is None:
+            if version == "1.1":
+                self._refuse(400, "no Host (RFC 9112, section 3.2)")
+        elif _HOST.fullmatch(host) is None:
+            self._refuse(400, "invalid Host")
+
+    def _body_length(self, version: str) -> int:
+        """Return the length of the body (RFC 9112, section 6.3); -1: up to its last chunk."""
+        coding = self._special.get(b"transfer-encoding")
+        if coding is not None:
+            self._check_coding(version, coding)
+            return -1
+        length = int(self._special.get(b"content-length", b"0"))  # digits: the parser checks it
+        if length > self._limits.max_body_bytes:
+            self._refuse(413, f"more than {self._limits.max_body_bytes} bytes")
+        return length
+
+    def _check_coding(self, version: str, coding: bytes) -> None:
+        if version == "1.0":
+            self._refuse(400, "Transfer-Encoding in HTTP/1.0 (RFC 9112, section 6.1)")
+        if b"content-length" in self._special:
+            self._refuse(400, "both Transfer-Encoding and Content-Length")
+        if coding.strip().lower() != b"chunked":
+            codings = [each.strip() for each in coding.lower().split(b",")]
+            known = codings[-1] == b"chunked" and codings.count(b"chunked") == 1
+            self._refuse(501 if known else 400, "no transfer coding but chunked is understood")
+
+    def _expect(self, request: Request, expected: bytes) -> None:
+        if request.version == "1.0":
+            return  # RFC 9110, section 10.1.1
+        if expected.strip().lower() != b"100-continue":
+            self._refuse(417, "only 100-continue can be expected")
+        request.expects_continue = True
+
+
+class _Refused(Exception):  # noqa: N818
+    """Stops the parser; `ServerSession.error` says why."""
