@@ -43,6 +43,7 @@ from silly.net.http.pool import Pool
 from silly.net.http.reply import Reply
 from silly.net.http.url import URL
 from silly.net.tls.config import Client as TLSClient
+from silly.net.tls.config import as_client
 
 __all__ = ["Client", "Requesting", "get", "post", "request"]
 
@@ -196,7 +197,7 @@ class Client:
         self._max_head_bytes = size(max_head_bytes, "max_head_bytes", least=1)
         self._max_headers = size(max_headers, "max_headers")
         self.max_body_bytes = size(max_body_bytes, "max_body_bytes")
-        self._tls = True if tls is None else tls
+        self._tls = True if tls is None or tls is True else as_client(tls)
         if base_url:
             URL.parse(base_url)
         self._base_url = base_url
@@ -311,10 +312,9 @@ class Client:
         if query := query_of(params):
             parsed = parsed.with_query(query)
         fields = fields_of(headers, _RESERVED)
-        given = {name for name, _ in fields}
-        for name, value in (*self._fields, *_DEFAULTS):
-            if name not in given:
-                fields.append((name, value))
+        for layer in (self._fields, _DEFAULTS):
+            given = {name for name, _ in fields}
+            fields += [each for each in layer if each[0] not in given]
         content = content_of(data, json)
         most = self._redirects if follow_redirects is None else _checked_redirects(follow_redirects)
         limit = self._timeout if timeout is _UNSET else positive_seconds(timeout, "timeout")
