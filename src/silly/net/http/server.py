@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import time
 import weakref
 from collections import Counter
@@ -30,7 +29,7 @@ from silly.net.conn import Conn
 from silly.net.http.access_log import log_access
 from silly.net.http.errors import HTTPError
 from silly.net.http.request import Request
-from silly.net.http.response import Response, response_of
+from silly.net.http.response import Response, as_response, response_of
 from silly.net.http.session import ServerSession
 from silly.net.limits import Limits
 from silly.net.listener import Listener
@@ -219,8 +218,12 @@ class _Connection:
                 request = requests.popleft()
                 request.conn = conn
                 request._more = self._receive_body
-                if not await self._answer(request):
-                    return
+                try:
+                    if not await self._answer(request):
+                        return
+                finally:
+                    if request._form is not None:
+                        request._form.close()
             elif session.error is not None:
                 await self._refuse(session.error)
                 return
@@ -288,7 +291,7 @@ class _Connection:
         try:
             response = await service.handler(request)
             if type(response) is not Response:
-                response = _as_response(response)
+                response = as_response(response)
         except HTTPError as error:
             response = response_of(error)
         except Exception as error:
@@ -330,6 +333,8 @@ class _Connection:
 
     async def _send(self, request: Request, response: Response, connection: str) -> int:
         """Send *response*; return how many bytes its body has."""
+        if type(response) is not Response:
+            response._prepare(request)
         conn, status = self._conn, response.status
         body = response._whole()
         if not connection and request.version == "1.0":
@@ -345,20 +350,23 @@ class _Connection:
         return await self._send_pieces(request, response, connection)
 
     async def _send_pieces(self, request: Request, response: Response, connection: str) -> int:
-        """Send a body as it is made: in chunks, or to HTTP/1.0 up to the connection's end."""
+        """Send a body as it is made.
+
+        If its length is unknown, it is sent in chunks, or to HTTP/1.0 up to the connection's end.
+        """
         conn = self._conn
-        is_chunked = request.version != "1.0"
-        if not is_chunked:
+        length = response._length()
+        is_chunked = length is None and request.version != "1.0"
+        if length is None and not is_chunked:
             request.keeps_alive = False
             connection = "close"
         pieces: Any = response.body
         size = 0
         try:
-            await conn.write(response._head(None, connection, version=request.version))
+            await conn.write(response._head(length, connection, version=request.version))
             if request.method == "HEAD" or response.status in (204, 304):
                 return 0
-            if not hasattr(pieces, "__aiter__"):
-                pieces = _iterated(pieces)
+            pieces = aiter(pieces) if hasattr(pieces, "__aiter__") else _iterated(pieces)
             async for piece in pieces:
                 data = piece.encode() if isinstance(piece, str) else piece
                 if not data:
@@ -397,13 +405,3 @@ class _Connection:
 async def _iterated(pieces: Any) -> Any:
     for piece in pieces:
         yield piece
-
-
-def _as_response(value: Any) -> Response:
-    if isinstance(value, str | bytes):
-        return Response(value)
-    if isinstance(value, Response):
-        return value
-    kind = "None" if value is None else type(value).__name__
-    hint = ": is `await` missing?" if inspect.isawaitable(value) else ""
-    raise TypeError(f"a handler returns an http.Response, a str or bytes, not {kind}{hint}")
