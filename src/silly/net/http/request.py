@@ -30,37 +30,28 @@ class Request:
         root_path: the part of the path where the handler is mounted; empty if it is not.
     """
 
-    __slots__ = (
-        "_body",
-        "_cookies",
-        "_error",
-        "_form",
-        "_headers",
-        "_more",
-        "_mounted",
-        "_path",
-        "_pieces",
-        "_query",
-        "_received",
-        "_state",
-        "conn",
-        "content_length",
-        "expects_continue",
-        "is_complete",
-        "keeps_alive",
-        "method",
-        "raw_headers",
-        "raw_target",
-        "raw_trailers",
-        "root_path",
-        "route",
-        "route_params",
-        "upgrade",
-        "version",
-    )
-
+    # Most requests have nothing but a head: what else there may be is set when it is there.
     conn: Conn
+    is_plain = True  # HTTP/1.1, and nothing but a head that asks for an answer
+    keeps_alive = True  # whether the client lets the connection go on
+    expects_continue = False  # it waits for "100 Continue" before it sends the body
+    upgrade: str | None = None  # the other protocol that it asks for
+    route = ""
+    root_path = ""
+    _mounted = 0  # length of `root_path` before it was decoded
     _more: Callable[[Request], Awaitable[None]]
+    _headers: Headers | None = None
+    _path: str | None = None
+    _query: Query | None = None
+    _cookies: dict[str, str] | None = None
+    _route_params: dict[str, Any] | None = None
+    _state: dict[str, Any] | None = None
+    _pieces: list[bytes]  # of the body, received and not read
+    _raw_trailers: list[tuple[bytes, bytes]]
+    _received = 0  # bytes of the body
+    _body: bytes | None = None
+    _form: Form | None = None
+    _error: HTTPError | None = None  # why the rest of the body will not come
 
     def __init__(
         self,
@@ -75,26 +66,14 @@ class Request:
         self.raw_target = raw_target
         self.version = version
         self.raw_headers = raw_headers
-        self.raw_trailers: list[tuple[bytes, bytes]] = []
         self.content_length = content_length
-        self.is_complete = content_length == 0
-        self.keeps_alive = True
-        self.expects_continue = False
-        self.upgrade: str | None = None
-        self.route = ""  # the pattern that matched, for metrics
-        self.root_path = ""
-        self._mounted = 0  # length of `root_path` before it was decoded
-        self.route_params: dict[str, Any] = {}
-        self._headers: Headers | None = None
-        self._path: str | None = None
-        self._query: Query | None = None
-        self._cookies: dict[str, str] | None = None
-        self._state: dict[str, Any] | None = None
-        self._pieces: list[bytes] = []  # of the body, received and not read
-        self._received = 0  # bytes of the body
-        self._body: bytes | None = None
-        self._form: Form | None = None
-        self._error: HTTPError | None = None  # why the rest of the body will not come
+        if content_length:
+            self.is_plain = self.is_complete = False
+            self._pieces = []
+            self._raw_trailers = []
+        else:
+            self.is_complete = True
+            self._body = b""
 
     # -------------------------------------------------------------------------- the head
 
@@ -146,7 +125,18 @@ class Request:
     @property
     def trailers(self) -> Headers:
         """The fields that followed the body, once it is complete."""
-        return Headers(self.raw_trailers)
+        return Headers() if self.content_length == 0 else Headers(self._raw_trailers)
+
+    @property
+    def route_params(self) -> dict[str, Any]:
+        """The parts of the path that the router's pattern names."""
+        if self._route_params is None:
+            self._route_params = {}
+        return self._route_params
+
+    @route_params.setter
+    def route_params(self, value: dict[str, Any]) -> None:
+        self._route_params = value
 
     @property
     def cookies(self) -> dict[str, str]:

@@ -7,7 +7,7 @@ import inspect
 import json as _json
 import re
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final
 
@@ -57,7 +57,7 @@ class Response:
             would end it (line breaks): a client could have put them there.
     """
 
-    __slots__ = ("_fields", "body", "content_type", "status")
+    _fields: Sequence[tuple[str, str]] = ()
 
     def __init__(
         self,
@@ -73,7 +73,6 @@ class Response:
         self.body = body
         self.status = status
         self.content_type = content_type
-        self._fields: list[tuple[str, str]] = []
         if headers:
             pairs = headers.items() if isinstance(headers, Mapping) else headers
             for name, value in pairs:
@@ -105,7 +104,7 @@ class Response:
         if name == "content-type":
             self.content_type = value
         else:
-            self._fields.append((name, value))
+            self._fields = [*self._fields, (name, value)]
 
     def set_cookie(
         self,
@@ -142,15 +141,6 @@ class Response:
 
     # ------------------------------------------------------------------------- encoding
 
-    def _whole(self) -> bytes | None:
-        """Return the body, if it is there already."""
-        body = self.body
-        if type(body) is bytes:
-            return body
-        if isinstance(body, str):
-            return body.encode()
-        return None
-
     def _length(self) -> int | None:
         """Return the length of a body that is sent in pieces, if it is known."""
         return None
@@ -169,48 +159,49 @@ class Response:
         content_type = self.content_type
         if content_type is None:
             content_type = TEXT if isinstance(self.body, str) else BYTES
-        key = (self.status, content_type)
-        prefix = _prefixes.get(key)
-        if prefix is None:
-            prefix = _prefix(self.status, content_type)
-            if len(_prefixes) < _MOST_PREFIXES:
-                _prefixes[key] = prefix
-        pieces = [prefix, _date()]
+        now = int(time.time())
+        if now != _heads.made:
+            _heads.begin(now)
+        key = (self.status, content_type, length, connection, version)
+        head = _heads.get(key) or _heads.make(key)
+        if not self._fields:
+            return head + b"\r\n"
+        fields = [f"{name}: {value}\r\n" for name, value in self._fields]
+        fields.append("\r\n")
+        return head + "".join(fields).encode("latin-1")
+
+
+class _Heads(dict[tuple[int, str, int | None, str, str], bytes]):
+    """Heads up to the fields of the program, made in this second."""
+
+    made = 0  # in which second
+    date = ""
+    most = 500
+
+    def begin(self, now: int) -> None:
+        self.clear()
+        self.made = now
+        self.date = formatdate(now, usegmt=True)
+
+    def make(self, key: tuple[int, str, int | None, str, str]) -> bytes:
+        status, content_type, length, connection, version = key
+        lines = [f"HTTP/1.1 {status} {reason_of(status)}", f"date: {self.date}"]
+        if status not in _BODILESS:
+            lines.append(f"content-type: {content_type}")
         if length is not None:
-            if self.status != 204:
-                pieces.append(b"content-length: %d\r\n" % length)
-        elif version != "1.0" and self.status not in _BODILESS:
-            pieces.append(b"transfer-encoding: chunked\r\n")
+            if status != 204:
+                lines.append(f"content-length: {length}")
+        elif version != "1.0" and status not in _BODILESS:
+            lines.append("transfer-encoding: chunked")
         if connection:
-            pieces.append(b"connection: %b\r\n" % connection.encode("ascii"))
-        pieces += [f"{name}: {value}\r\n".encode("latin-1") for name, value in self._fields]
-        pieces.append(b"\r\n")
-        return b"".join(pieces)
+            lines.append(f"connection: {connection}")
+        head = "".join(f"{line}\r\n" for line in lines).encode("latin-1")
+        if len(self) < self.most:
+            self[key] = head
+        return head
 
 
-_prefixes: dict[tuple[int, str], bytes] = {}
-_MOST_PREFIXES: Final = 500
-
-
-def _prefix(status: int, content_type: str) -> bytes:
-    line = f"HTTP/1.1 {status} {reason_of(status)}\r\n"
-    if status not in _BODILESS:
-        line += f"content-type: {content_type}\r\n"
-    return line.encode("latin-1")
-
-
-_dated = 0
-_date_field = b""
-
-
-def _date() -> bytes:
-    """Return the field ``date``, which is made once a second."""
-    global _dated, _date_field  # noqa: PLW0603
-    now = int(time.time())
-    if now != _dated:
-        _dated = now
-        _date_field = f"date: {formatdate(now, usegmt=True)}\r\n".encode("ascii")
-    return _date_field
+_heads = _Heads()
 
 
 def _checked_body(body: Any) -> Any:

@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import time
 import weakref
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -121,7 +120,7 @@ class Service:
         self.handler = handler
         self.limits = limits
         self.is_logged = is_logged
-        self.responses: Counter[tuple[str, int]] = Counter()
+        self.responses: dict[tuple[str, int], int] = {}
         self.crashes = 0
         self.connections: set[_Connection] = set()
         self.__qualname__ = getattr(handler, "__qualname__", None) or type(handler).__name__
@@ -145,6 +144,11 @@ class Service:
             await connection.serve()
         finally:
             self.connections.discard(connection)
+
+    def count(self, method: str, status: int) -> None:
+        """Count a response."""
+        key = method, status
+        self.responses[key] = self.responses.get(key, 0) + 1
 
     def log_crash(self, request: Request, error: BaseException) -> None:
         """Count and log that the handler failed."""
@@ -222,7 +226,7 @@ class _Connection:
                     if not await self._answer(request):
                         return
                 finally:
-                    if request._form is not None:
+                    if not request.is_plain and request._form is not None:
                         request._form.close()
             elif session.error is not None:
                 await self._refuse(session.error)
@@ -294,36 +298,41 @@ class _Connection:
                 response = as_response(response)
         except HTTPError as error:
             response = response_of(error)
-        except Exception as error:
-            if stream_errors.belongs_to(self._conn, error):
-                raise  # it is this connection that has ended
-            crash = error
+        except Exception as error:  # noqa: BLE001 - it is logged
+            crash = self._unless_ended(error)
             response = Response("Internal Server Error\n", 500)
         keeps = self._keeps(request)
         try:
             size = await self._send(request, response, "" if keeps else "close")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it is logged
             self._conn.abort()  # the client must not take it for the whole response
-            if stream_errors.belongs_to(self._conn, error):
-                raise
-            crash = error
+            crash = self._unless_ended(error)
             keeps, size = False, -1
         self._served += 1
-        service.responses[request.method, response.status] += 1
+        service.count(request.method, response.status)
         if crash is not None:
             service.log_crash(request, crash)
         if service.is_logged:
             log_access(request, response.status, size, time.perf_counter() - begun)
-        if not keeps:
-            return False
+        return keeps and (request.is_plain or await self._go_on_after(request))
+
+    def _unless_ended(self, error: Exception) -> Exception:
+        """Return *error*, a crash; raise it if it says that this connection has ended."""
+        if stream_errors.belongs_to(self._conn, error):
+            raise error
+        return error
+
+    async def _go_on_after(self, request: Request) -> bool:
+        """Deal with what *request* had beside its head; return whether the connection goes on."""
         if not request.is_complete and not await self._discard_body(request):
             return False
-        if request.upgrade is not None:
-            self._session.continue_after(request)
+        self._session.continue_after(request)
         return True
 
     def _keeps(self, request: Request) -> bool:
         """Return whether the connection can go on after *request*."""
+        if request.is_plain:
+            return not self._is_draining
         if not request.keeps_alive or self._is_draining or request._error is not None:
             return False
         if request.is_complete:
@@ -335,19 +344,21 @@ class _Connection:
         """Send *response*; return how many bytes its body has."""
         if type(response) is not Response:
             response._prepare(request)
-        conn, status = self._conn, response.status
-        body = response._whole()
-        if not connection and request.version == "1.0":
+        body = response.body
+        if type(body) is str:
+            body = body.encode()
+        elif type(body) is not bytes:
+            return await self._send_pieces(request, response, connection)
+        status = response.status
+        if not connection and not request.is_plain and request.version == "1.0":
             connection = "keep-alive"
-        if body is not None:
-            length = len(body)
-            head = response._head(length if status != 304 else None, connection)
-            if request.method == "HEAD" or status in (204, 304):
-                await conn.write(head)
-                return 0
-            await conn.write(head + body if length < JOINED else [head, body])
-            return length
-        return await self._send_pieces(request, response, connection)
+        length = len(body)
+        head = response._head(length if status != 304 else None, connection)
+        if request.method == "HEAD" or status == 204 or status == 304:  # noqa: PLR1714 - faster
+            await self._conn.write(head)
+            return 0
+        await self._conn.write(head + body if length < JOINED else [head, body])
+        return length
 
     async def _send_pieces(self, request: Request, response: Response, connection: str) -> int:
         """Send a body as it is made.
@@ -386,9 +397,8 @@ class _Connection:
     async def _refuse(self, error: HTTPError) -> None:
         """Answer what is no request, and end."""
         response = response_of(error)
-        body = response._whole()
-        assert body is not None
-        self._service.responses["-", error.status] += 1
+        body = error.text.encode() + b"\n"
+        self._service.count("-", error.status)
         await self._conn.write(response._head(len(body), "close") + body)
         if self._service.is_logged:
             log_access(None, error.status, len(body), 0.0, conn=self._conn)

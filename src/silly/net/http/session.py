@@ -66,11 +66,12 @@ class ServerSession:
     __slots__ = (
         "_fields",
         "_head_size",
-        "_in_trailers",
+        "_known_host",
         "_limits",
         "_parser",
         "_receiving",
         "_special",
+        "_stalled",
         "_url",
         "ends",
         "error",
@@ -89,8 +90,9 @@ class ServerSession:
         self.rest = b""  # what followed a request that asks for another protocol
         self.in_head = False  # a head has begun, and is incomplete
         self._receiving: Request | None = None  # the request whose body is being received
-        self._head_size = 0
-        self._in_trailers = False
+        self._head_size = 0  # bytes of the head that has begun, less those that came first
+        self._stalled = 0  # bytes of a chunked body since its last piece
+        self._known_host: bytes | None = None  # one that is valid
         self._url = b""
         self._fields: list[tuple[bytes, bytes]] = []
         self._special: dict[bytes, bytes] = {}
@@ -101,6 +103,15 @@ class ServerSession:
             return
         if self.in_head:  # also of a line that is incomplete, which the parser holds
             self._head_size += len(data)
+        elif self._receiving is not None and self._receiving.content_length < 0:
+            self._stalled += len(data)  # unless a piece of the body comes out of it
+        self._parse(data)
+        if self.in_head and self._head_size > self._limits.max_head_bytes:
+            self._fail(431, f"more than {self._limits.max_head_bytes} bytes")
+        if self._stalled > self._limits.max_head_bytes:  # an endless trailer or extension
+            self._fail(431, f"more than {self._limits.max_head_bytes} bytes between chunks")
+
+    def _parse(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -115,8 +126,6 @@ class ServerSession:
         except httptools.HttpParserError as error:
             if not self.ends or self._receiving is not None:  # else it follows the last request
                 self._fail(505 if "HTTP version" in str(error) else 400, str(error))
-        if self.in_head and self._head_size > self._limits.max_head_bytes:
-            self._fail(431, f"more than {self._limits.max_head_bytes} bytes")
 
     def continue_after(self, request: Request) -> None:
         """Go on with HTTP, although *request* asked for another protocol."""
@@ -145,69 +154,49 @@ class ServerSession:
         """Begin a request."""
         self.in_head = True
         self._head_size = 0
-        self._in_trailers = False
-        self._url = b""
-        self._fields = []
-        self._special = {}
 
     def on_url(self, url: bytes) -> None:
         """Take the target, or a part of it."""
-        self._url += url
+        self._url = self._url + url if self._url else url
         if len(self._url) > self._limits.max_target_bytes:
             self._refuse(414, f"more than {self._limits.max_target_bytes} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header field, or one of a trailer."""
         name = name.lower()
-        if self._in_trailers:
-            self._trailer(name, value)
-            return
-        fields = self._fields
-        fields.append((name, value))
-        if len(fields) > self._limits.max_headers:
-            self._refuse(431, f"more than {self._limits.max_headers} header fields")
+        self._fields.append((name, value))
         if name in _SPECIAL:
-            special = self._special
-            if name not in special:
-                special[name] = value
-            elif name in (b"connection", b"upgrade", b"expect"):
-                special[name] += b"," + value
-            else:
-                self._refuse(400, f"more than one {name.decode()}")
+            self._note(name, value)
 
     def on_headers_complete(self) -> None:
         """Decide how the request is understood, and let it be handled."""
-        parser = self._parser
         self.in_head = False
-        self._in_trailers = True
-        version = parser.get_http_version()
-        method = parser.get_method()
-        special = self._special
-        url = self._url
-        self._check_version_and_host(version, special.get(b"host"))
-        if url[:1] != b"/" or _TARGET.fullmatch(url) is None:
-            url = self._unusual_target(method, url)
-        length = self._body_length(version)
-        request = Request(
-            _METHODS.get(method) or _METHODS.setdefault(method, method.decode("ascii")),
-            url,
-            version,
-            self._fields,
-            length,
-        )
-        request.keeps_alive = parser.should_keep_alive()
-        if b"expect" in special:
-            self._expect(request, special[b"expect"])
-        if b"upgrade" in special and parser.should_upgrade():
-            request.upgrade = special[b"upgrade"].decode("latin-1")
-        if not request.keeps_alive:
-            self.ends = True
-        if length:
-            self._receiving = request
+        parser, special, url, fields = self._parser, self._special, self._url, self._fields
+        method, version = parser.get_method(), parser.get_http_version()
+        self._url = b""
+        self._fields = []
+        if len(fields) > self._limits.max_headers:
+            self._refuse(431, f"more than {self._limits.max_headers} header fields")
+        if not (url.startswith(b"/") and url.isascii()) or b"#" in url or b"\x7f" in url:
+            url = self._unusual_target(method, url, fields)
+        host = special.pop(b"host", None)
+        if host != self._known_host or version != "1.1":
+            self._check_version_and_host(version, host)
+        method = _METHODS.get(method) or _METHODS.setdefault(method, method.decode("ascii"))
+        if special or version != "1.1":
+            self._special = {}
+            request = Request(method, url, version, fields, self._body_length(version, special))
+            self._note_options(request, special)
+            if request.content_length:
+                self._receiving = request
+                self._fields = request._raw_trailers
+        else:
+            request = Request(method, url, version, fields, 0)
         self.requests.append(request)
 
     def on_body(self, piece: bytes) -> None:
         """Take a piece of a body."""
+        self._stalled = 0
         request = self._receiving
         if request is not None and not request._receive(piece, self._limits.max_body_bytes):
             self._refuse(413, f"more than {self._limits.max_body_bytes} bytes")
@@ -216,6 +205,9 @@ class ServerSession:
         """End a request."""
         request = self._receiving
         if request is not None:
+            self._check_trailers(request._raw_trailers)
+            self._special = {}
+            self._fields = []
             self._receiving = None
             request.is_complete = True
 
@@ -226,16 +218,26 @@ class ServerSession:
         self._fail(status, text)
         raise _Refused
 
-    def _trailer(self, name: bytes, value: bytes) -> None:
-        request = self._receiving
-        if name in _NOT_IN_TRAILERS:
-            self._refuse(400, f"{name.decode()} in a trailer (RFC 9110, section 6.5.1)")
-        if request is not None:
-            request.raw_trailers.append((name, value))
-            if len(request.raw_trailers) > self._limits.max_headers:
-                self._refuse(431, f"more than {self._limits.max_headers} trailer fields")
+    def _note(self, name: bytes, value: bytes) -> None:
+        """Note a field that decides how the request is understood."""
+        special = self._special
+        if name not in special:
+            special[name] = value
+        elif name in {b"connection", b"upgrade", b"expect"}:
+            special[name] += b"," + value
+        else:
+            self._refuse(400, f"more than one {name.decode()}")
 
-    def _unusual_target(self, method: bytes, url: bytes) -> bytes:
+    def _check_trailers(self, trailers: list[tuple[bytes, bytes]]) -> None:
+        if len(trailers) > self._limits.max_headers:
+            self._refuse(431, f"more than {self._limits.max_headers} trailer fields")
+        for name, _ in trailers:
+            if name in _NOT_IN_TRAILERS:
+                self._refuse(400, f"{name.decode()} in a trailer (RFC 9110, section 6.5.1)")
+
+    def _unusual_target(
+        self, method: bytes, url: bytes, fields: list[tuple[bytes, bytes]]
+    ) -> bytes:
         """Return the target in origin form (RFC 9112, section 3.2), or refuse the request."""
         if method == b"CONNECT":
             self._refuse(501, "this is no proxy")
@@ -249,35 +251,47 @@ class ServerSession:
         if not host or _HOST.fullmatch(host) is None:
             self._refuse(400, "invalid host in the target")
         # It takes the place of Host (section 3.2.2).
-        self._fields[:] = [field for field in self._fields if field[0] != b"host"]
-        self._fields.insert(0, (b"host", host))
+        fields[:] = [(b"host", host), *(field for field in fields if field[0] != b"host")]
         return rest if rest[:1] == b"/" else b"/" + rest
 
+    def _note_options(self, request: Request, special: dict[bytes, bytes]) -> None:
+        """Note what the client wants beside an answer."""
+        request.is_plain = False
+        if b"expect" in special:
+            self._expect(request, special[b"expect"])
+        if b"upgrade" in special and self._parser.should_upgrade():
+            request.upgrade = special[b"upgrade"].decode("latin-1")
+        if not self._parser.should_keep_alive():
+            request.keeps_alive = False
+            self.ends = True
+
     def _check_version_and_host(self, version: str, host: bytes | None) -> None:
-        if version not in {"1.1", "1.0"}:
+        if version != "1.1" and version != "1.0":  # noqa: PLR1714 - no set to search
             self._refuse(505, f"HTTP/{version}")
         if host is None:
             if version == "1.1":
                 self._refuse(400, "no Host (RFC 9112, section 3.2)")
         elif _HOST.fullmatch(host) is None:
             self._refuse(400, "invalid Host")
+        else:
+            self._known_host = host
 
-    def _body_length(self, version: str) -> int:
+    def _body_length(self, version: str, special: dict[bytes, bytes]) -> int:
         """Return the length of the body (RFC 9112, section 6.3); -1: up to its last chunk."""
-        coding = self._special.get(b"transfer-encoding")
+        coding = special.get(b"transfer-encoding")
         if coding is not None:
-            self._check_coding(version, coding)
+            if version == "1.0":
+                self._refuse(400, "Transfer-Encoding in HTTP/1.0 (RFC 9112, section 6.1)")
+            if b"content-length" in special:
+                self._refuse(400, "both Transfer-Encoding and Content-Length")
+            self._check_coding(coding)
             return -1
-        length = int(self._special.get(b"content-length", b"0"))  # digits: the parser checks it
+        length = int(special.get(b"content-length", b"0"))  # digits: the parser checks it
         if length > self._limits.max_body_bytes:
             self._refuse(413, f"more than {self._limits.max_body_bytes} bytes")
         return length
 
-    def _check_coding(self, version: str, coding: bytes) -> None:
-        if version == "1.0":
-            self._refuse(400, "Transfer-Encoding in HTTP/1.0 (RFC 9112, section 6.1)")
-        if b"content-length" in self._special:
-            self._refuse(400, "both Transfer-Encoding and Content-Length")
+    def _check_coding(self, coding: bytes) -> None:
         if coding.strip().lower() != b"chunked":
             codings = [each.strip() for each in coding.lower().split(b",")]
             known = codings[-1] == b"chunked" and codings.count(b"chunked") == 1
