@@ -13,26 +13,44 @@ PIECE: Final = 256 * 1024  # bytes that are read at a time
 _CACHED_ONLY: Final = getattr(os, "RWF_NOWAIT", 0)
 
 
-class DiskFile:
-    """An open file.
+class _Descriptor:
+    """A descriptor that is closed when nothing refers to it any more.
 
-    It is closed when nothing refers to it any more: a thread may still be in a system call
-    when the task that waited for it has been cancelled, and the descriptor's number must
-    not be used again before the call has ended.
+    A thread may still be in a system call when the task that waited for it has been cancelled,
+    and the descriptor's number must not be used again before the call has ended.
     """
 
-    __slots__ = ("_number",)
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.close(self.number)
+
+
+class DiskFile:
+    """An open file; it is closed by `close`, or when nothing refers to it any more."""
+
+    __slots__ = ("_descriptor",)
 
     def __init__(self, number: int) -> None:
         """Own the descriptor *number*."""
-        self._number = number
+        self._descriptor: _Descriptor | None = _Descriptor(number)
 
-    def __del__(self) -> None:
-        os.close(self._number)
+    @property
+    def _open(self) -> _Descriptor:
+        if self._descriptor is None:
+            raise ValueError("the file is closed")
+        return self._descriptor
+
+    def close(self) -> None:
+        """Close the file, once no thread uses it."""
+        self._descriptor = None
 
     def stat(self) -> os.stat_result:
         """Return what the system knows of the file."""
-        return os.fstat(self._number)
+        return os.fstat(self._open.number)
 
     async def read(self, start: int, size: int) -> bytes:
         """Return up to *size* bytes from offset *start* on; empty at the end of the file.
@@ -42,27 +60,30 @@ class DiskFile:
         if _CACHED_ONLY:
             buffer = bytearray(size)
             try:
-                number = os.preadv(self._number, [buffer], start, _CACHED_ONLY)
+                number = os.preadv(self._open.number, [buffer], start, _CACHED_ONLY)
             except OSError:  # it is not in memory, or the file system cannot tell
                 pass
             else:
                 del buffer[number:]
                 return bytes(buffer)
-        return await asyncio.to_thread(self._read, start, size)
+        return await asyncio.to_thread(_read, self._open, start, size)
 
     async def pieces(self, start: int, size: int) -> AsyncIterator[bytes]:
-        """Yield *size* bytes from offset *start* on.
+        """Yield *size* bytes from offset *start* on, then close the file.
 
         Raises:
             EOFError: the file is shorter.
         """
-        while size:
-            piece = await self.read(start, min(size, PIECE))
-            if not piece:
-                raise EOFError(f"the file has become shorter: {size} bytes are missing")
-            yield piece
-            start += len(piece)
-            size -= len(piece)
+        try:
+            while size:
+                piece = await self.read(start, min(size, PIECE))
+                if not piece:
+                    raise EOFError(f"the file has become shorter: {size} bytes are missing")
+                yield piece
+                start += len(piece)
+                size -= len(piece)
+        finally:
+            self.close()
 
     async def append(self, data: bytes) -> None:
         """Write *data* at the file's position.
@@ -70,21 +91,28 @@ class DiskFile:
         Raises:
             OSError: it could not be written, such as to a full disk.
         """
-        await asyncio.to_thread(self._write, data)
+        await asyncio.to_thread(_write, self._open, data)
 
-    def copy_to(self, path: str | os.PathLike[str], start: int, size: int) -> None:
-        """Write *size* bytes from offset *start* on to the file *path*, in the calling thread."""
-        with open(path, "wb") as file:  # noqa: PTH123 - any path
-            while size:
-                piece = self._read(start, min(size, PIECE))
-                file.write(piece)
-                start += len(piece)
-                size -= len(piece)
+    async def copy(self, path: str | os.PathLike[str], start: int, size: int) -> None:
+        """Write *size* bytes from offset *start* on to the file *path*.
 
-    def _read(self, start: int, size: int) -> bytes:
-        return os.pread(self._number, size, start)
+        Raises:
+            OSError: it could not be written.
+        """
+        await asyncio.to_thread(_copy, self._open, path, start, start + size)
 
-    def _write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._number, view) :]
+
+def _read(file: _Descriptor, start: int, size: int) -> bytes:
+    return os.pread(file.number, size, start)
+
+
+def _write(file: _Descriptor, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file.number, view) :]
+
+
+def _copy(file: _Descriptor, path: str | os.PathLike[str], start: int, end: int) -> None:
+    pieces = (_read(file, at, min(PIECE, end - at)) for at in range(start, end, PIECE))
+    with open(path, "wb") as target:  # noqa: PTH123 - any path
+        target.writelines(pieces)

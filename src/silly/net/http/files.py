@@ -18,7 +18,7 @@ from silly.net.http.request import decoded_path
 from silly.net.http.response import Headers, Response
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
     from silly.net.http.request import Request
 
@@ -109,27 +109,20 @@ def _type_of(path: str) -> str:
 class _FileResponse(Response):
     """A file, until `_prepare` makes it what a request asks for."""
 
-    __slots__ = ("_file", "_is_prepared", "_modified", "_size", "_start", "_tag")
+    _is_prepared = False
 
     def __init__(
         self, opened: DiskFile, status: os.stat_result, content_type: str, headers: Headers
     ) -> None:
-        super().__init__(b"", 200, headers, content_type)
         self._file = opened
-        self._is_prepared = False
-        self._start = 0
         self._size = status.st_size
         self._modified = int(status.st_mtime)
         self._tag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
-        self.body = self._pieces()
+        super().__init__(opened.pieces(0, self._size), 200, headers, content_type)
         self.add_header("etag", self._tag)
         self.add_header("last-modified", formatdate(self._modified, usegmt=True))
         self.add_header("accept-ranges", "bytes")
         self.add_header("x-content-type-options", "nosniff")
-
-    async def _pieces(self) -> AsyncIterator[bytes]:
-        async for piece in self._file.pieces(self._start, self._size):
-            yield piece
 
     def _length(self) -> int | None:
         return self._size
@@ -156,10 +149,10 @@ class _FileResponse(Response):
             self.add_header("content-range", f"bytes */{size}")
             return
         if found is not None:
-            self._start, self._size = found
+            start, self._size = found
             self.status = 206
-            last = self._start + self._size - 1
-            self.add_header("content-range", f"bytes {self._start}-{last}/{size}")
+            self.body = self._file.pieces(start, self._size)
+            self.add_header("content-range", f"bytes {start}-{start + self._size - 1}/{size}")
 
     def _become(self, status: int) -> None:
         """Become a response without content."""
@@ -204,16 +197,9 @@ def files(
             if request.method == "OPTIONS":
                 return Response(b"", 204, allow)
             raise HTTPError(405, headers=allow)
-        path, is_directory = _below(root, request.raw_sub_path, dotfiles=dotfiles)
-        if path.is_dir():
-            found = _inside(root, path / index)
-            if not is_directory:
-                if found.is_file():
-                    return _redirect(request)
-                raise HTTPError(404)
-            path = found
-        elif is_directory:
-            raise HTTPError(404)
+        path = _chosen(root, request.raw_sub_path, index, dotfiles=dotfiles)
+        if path is None:
+            return _redirect(request)
         response = _opened(str(path), os.O_NOFOLLOW, None, None, pairs)
         response._prepare(request)
         return response
@@ -221,15 +207,25 @@ def files(
     return serve
 
 
-def _below(root: Path, raw_path: str, *, dotfiles: bool) -> tuple[Path, bool]:
-    """Return the file that a path names, and whether it is named as a directory."""
+def _chosen(root: Path, raw_path: str, index: str, *, dotfiles: bool) -> Path | None:
+    """Return the file that a path names; None if it lacks the slash at the end of a directory."""
     *parents, name = (decoded_path(piece) for piece in raw_path.split("/"))
     parents = parents[1:]  # a path begins with a slash
     for segment in (*parents, name) if name else parents:
         is_hidden = segment[:1] == "." and not dotfiles and segment != WELL_KNOWN
         if segment in {"", ".", ".."} or is_hidden or any(each in segment for each in "/\\\0"):
             raise HTTPError(404)
-    return _inside(root, root.joinpath(*parents, name)), not name and bool(raw_path)
+    path = _inside(root, root.joinpath(*parents, name))
+    is_directory = os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises for long names
+    if is_directory:
+        path = _inside(root, path / index)
+        if name or not raw_path:
+            if not path.is_file():
+                raise HTTPError(404)
+            return None
+    elif not name:
+        raise HTTPError(404)
+    return path
 
 
 def _inside(root: Path, path: Path) -> Path:

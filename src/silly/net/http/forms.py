@@ -65,15 +65,16 @@ class _Spool:
 
     async def save(self, path: str | os.PathLike[str], start: int, size: int) -> None:
         if self._file is not None and not self._is_closed:
-            await asyncio.to_thread(self._file.copy_to, path, start, size)
+            await self._file.copy(path, start, size)
         else:
             data = await self.read(start, size)
             await asyncio.to_thread(_write, path, data)
 
     def close(self) -> None:
         self._is_closed = True
-        self._file = None
         self._memory = bytearray()
+        if self._file is not None:
+            self._file.close()
 
 
 def _write(path: str | os.PathLike[str], data: bytes) -> None:
