@@ -24,7 +24,7 @@ Body = str | bytes | bytearray | memoryview | Iterable[bytes | str] | AsyncItera
 _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # a token (RFC 9110, section 5.6.2)
 _VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # section 5.5
 _OURS: Final = frozenset(("content-length", "transfer-encoding", "connection", "date"))
-_BODILESS: Final = frozenset((204, 205, 304))
+BODILESS: Final = frozenset((204, 205, 304))
 
 TEXT: Final = "text/plain; charset=utf-8"
 BYTES: Final = "application/octet-stream"
@@ -40,7 +40,7 @@ class Response:
         http.Response(rows())                     # an (async) iterable is sent as it is made
 
     The framing fields (``content-length``, ``transfer-encoding``, ``connection``) and
-    ``date`` are the server's. A response to HEAD, and one with status 204 or 304, is
+    ``date`` are the server's. A response to HEAD, and one with status 204, 205 or 304, is
     sent without its body.
 
     Args:
@@ -186,12 +186,12 @@ class _Heads(dict[tuple[int, str, int | None, str, str], bytes]):
     def make(self, key: tuple[int, str, int | None, str, str]) -> bytes:
         status, content_type, length, connection, version = key
         lines = [f"HTTP/1.1 {status} {reason_of(status)}", f"date: {self.date}"]
-        if status not in _BODILESS:
+        if status not in BODILESS:
             lines.append(f"content-type: {content_type}")
         if length is not None:
             if status != 204:
                 lines.append(f"content-length: {length}")
-        elif version != "1.0" and status not in _BODILESS:
+        elif version != "1.0" and status not in BODILESS:
             lines.append("transfer-encoding: chunked")
         if connection:
             lines.append(f"connection: {connection}")

@@ -28,7 +28,7 @@ from silly.net.conn import Conn
 from silly.net.http.access_log import log_access
 from silly.net.http.errors import HTTPError
 from silly.net.http.request import Request
-from silly.net.http.response import Response, as_response, response_of
+from silly.net.http.response import BODILESS, Response, as_response, response_of
 from silly.net.http.session import ServerSession
 from silly.net.limits import Limits
 from silly.net.listener import Listener
@@ -177,7 +177,6 @@ class _Connection:
         "_idle_since",
         "_is_draining",
         "_is_idle",
-        "_served",
         "_service",
         "_session",
         "_waited",
@@ -190,7 +189,6 @@ class _Connection:
         self._is_idle = False
         self._is_draining = False
         self._idle_since = 0.0  # when the sweep first found it so
-        self._served = 0
         self._waited = 0.0  # seconds for the body of the present request
 
     # -------------------------------------------------------------- idle and draining
@@ -203,7 +201,7 @@ class _Connection:
 
     def check(self, now: float) -> bool:
         """Close the connection if it has been idle for too long (called by the sweep)."""
-        if not self._is_idle or self._served == 0:  # else `first_byte_timeout` is in charge
+        if not self._is_idle:
             self._idle_since = 0.0
         elif not self._idle_since:
             self._idle_since = now
@@ -306,9 +304,8 @@ class _Connection:
             size = await self._send(request, response, "" if keeps else "close")
         except Exception as error:  # noqa: BLE001 - it is logged
             self._conn.abort()  # the client must not take it for the whole response
-            crash = self._unless_ended(error)
+            crash = None if error is request._error else self._unless_ended(error)
             keeps, size = False, -1
-        self._served += 1
         service.count(request.method, response.status)
         if crash is not None:
             service.log_crash(request, crash)
@@ -324,6 +321,8 @@ class _Connection:
 
     async def _go_on_after(self, request: Request) -> bool:
         """Deal with what *request* had beside its head; return whether the connection goes on."""
+        if not request.keeps_alive:  # it was streamed, to HTTP/1.0
+            return False
         if not request.is_complete and not await self._discard_body(request):
             return False
         self._session.continue_after(request)
@@ -352,9 +351,11 @@ class _Connection:
         status = response.status
         if not connection and not request.is_plain and request.version == "1.0":
             connection = "keep-alive"
-        length = len(body)
-        head = response._head(length if status != 304 else None, connection)
-        if request.method == "HEAD" or status == 204 or status == 304:  # noqa: PLR1714 - faster
+        length: int | None = len(body)
+        if status != 200 and status in BODILESS:
+            length = 0 if status == 205 else None
+        head = response._head(length, connection)
+        if request.method == "HEAD" or not length:
             await self._conn.write(head)
             return 0
         await self._conn.write(head + body if length < JOINED else [head, body])
@@ -374,12 +375,14 @@ class _Connection:
         pieces: Any = response.body
         size = 0
         try:
+            if response.status == 205:
+                length = 0
             await conn.write(response._head(length, connection, version=request.version))
-            if request.method == "HEAD" or response.status in (204, 304):
+            if request.method == "HEAD" or response.status in BODILESS:
                 return 0
             pieces = aiter(pieces) if hasattr(pieces, "__aiter__") else _iterated(pieces)
             async for piece in pieces:
-                data = piece.encode() if isinstance(piece, str) else piece
+                data = piece if type(piece) is bytes else _encoded(piece)
                 if not data:
                     continue  # an empty chunk would be the last
                 size += len(data)
@@ -410,6 +413,10 @@ class _Connection:
                 async for _ in request:
                     pass
         return request.is_complete
+
+
+def _encoded(piece: Any) -> bytes:
+    return piece.encode() if isinstance(piece, str) else bytes(memoryview(piece))
 
 
 async def _iterated(pieces: Any) -> Any:
