@@ -17,20 +17,29 @@ from __future__ import annotations
 
 from silly.net.http.errors import HTTPError
 from silly.net.http.fields import Headers, Query
+from silly.net.http.files import file, files
+from silly.net.http.forms import Form, Upload
 from silly.net.http.request import Request
 from silly.net.http.response import Response, event, events, html, json, redirect
+from silly.net.http.router import Middleware, Router
 from silly.net.http.server import Handler, Service, listen, service_of
 
 __all__ = [
+    "Form",
     "HTTPError",
     "Handler",
     "Headers",
+    "Middleware",
     "Query",
     "Request",
     "Response",
+    "Router",
     "Service",
+    "Upload",
     "event",
     "events",
+    "file",
+    "files",
     "html",
     "json",
     "listen",

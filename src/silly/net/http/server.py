@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import time
 import weakref
 from collections.abc import Awaitable, Callable
@@ -29,7 +28,7 @@ from silly.net.conn import Conn
 from silly.net.http.access_log import log_access
 from silly.net.http.errors import HTTPError
 from silly.net.http.request import Request
-from silly.net.http.response import BODILESS, Response, response_of
+from silly.net.http.response import BODILESS, Response, as_response, response_of
 from silly.net.http.session import ServerSession
 from silly.net.limits import Limits
 from silly.net.listener import Listener
@@ -221,8 +220,12 @@ class _Connection:
                 request = requests.popleft()
                 request.conn = conn
                 request._more = self._receive_body
-                if not await self._answer(request):
-                    return
+                try:
+                    if not await self._answer(request):
+                        return
+                finally:
+                    if not request.is_plain and request._form is not None:
+                        request._form.close()
             elif session.error is not None:
                 await self._refuse(session.error)
                 return
@@ -290,7 +293,7 @@ class _Connection:
         try:
             response = await service.handler(request)
             if type(response) is not Response:
-                response = _as_response(response)
+                response = as_response(response)
         except HTTPError as error:
             response = response_of(error)
         except Exception as error:  # noqa: BLE001 - it is logged
@@ -338,6 +341,8 @@ class _Connection:
 
     async def _send(self, request: Request, response: Response, connection: str) -> int:
         """Send *response*; return how many bytes its body has."""
+        if type(response) is not Response:
+            response._prepare(request)
         body = response.body
         if type(body) is str:
             body = body.encode()
@@ -357,21 +362,25 @@ class _Connection:
         return length
 
     async def _send_pieces(self, request: Request, response: Response, connection: str) -> int:
-        """Send a body as it is made: in chunks, or to HTTP/1.0 up to the connection's end."""
+        """Send a body as it is made.
+
+        If its length is unknown, it is sent in chunks, or to HTTP/1.0 up to the connection's end.
+        """
         conn = self._conn
-        is_chunked = request.version != "1.0"
-        if not is_chunked:
+        length = response._length()
+        is_chunked = length is None and request.version != "1.0"
+        if length is None and not is_chunked:
             request.keeps_alive = False
             connection = "close"
         pieces: Any = response.body
         size = 0
         try:
-            length = 0 if response.status == 205 else None
+            if response.status == 205:
+                length = 0
             await conn.write(response._head(length, connection, version=request.version))
             if request.method == "HEAD" or response.status in BODILESS:
                 return 0
-            if not hasattr(pieces, "__aiter__"):
-                pieces = _iterated(pieces)
+            pieces = aiter(pieces) if hasattr(pieces, "__aiter__") else _iterated(pieces)
             async for piece in pieces:
                 data = piece if type(piece) is bytes else _encoded(piece)
                 if not data:
@@ -413,13 +422,3 @@ def _encoded(piece: Any) -> bytes:
 async def _iterated(pieces: Any) -> Any:
     for piece in pieces:
         yield piece
-
-
-def _as_response(value: Any) -> Response:
-    if isinstance(value, str | bytes):
-        return Response(value)
-    if isinstance(value, Response):
-        return value
-    kind = "None" if value is None else type(value).__name__
-    hint = ": is `await` missing?" if inspect.isawaitable(value) else ""
-    raise TypeError(f"a handler returns an http.Response, a str or bytes, not {kind}{hint}")
