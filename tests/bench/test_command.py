@@ -680,7 +680,7 @@ def test_help_version_and_missing_arguments() -> None:
     text = bench("--help").stdout
     for part in ("Load:", "Messages:", "Checks:", "Output:", "Examples:", "Exit codes:"):
         assert f"\n{part}\n" in text
-    assert text.count("\n  silly bench localhost:") == 3
+    assert text.count("\n  silly bench localhost:") == 4
     assert "A.json B.json" in bench("compare", "--help").stdout
     assert "--slo" in bench("find-max", "-h").stdout
     assert "Missing argument 'ADDR'" in one_line(bench(code=2))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from silly.bench import messages
+from silly.bench.encryption import Encryption
 from silly.bench.messages import Factory, framed
 from silly.bench.schedule import Ramp, Schedule, Stage
 from silly.bench.sizes import Sizes
@@ -51,6 +52,8 @@ class Plan:
     interval: float = 1.0
     busy_poll: bool = False
     seed: int = 1
+    tls: Encryption | None = None
+    """None: connections are not encrypted."""
 
     def check(self) -> None:
         """Raise ValueError with a line that names the options if the plan contradicts itself."""
