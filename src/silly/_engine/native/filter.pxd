@@ -27,5 +27,6 @@ cdef class Filtered(Timed):
     cdef int _release_held(self) except -1
     cdef int _send_from_filter(self, object wire) except -1
     cdef int _receive_wire(self, bytes wire) except -1
+    cdef int _heed_filter(self) except -1
     cdef int _handle_fin(self) except -1
     cdef int64_t _held_size(self) noexcept

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from silly.net.tls.failures import explained
 from silly.net.tls.info import TLSInfo
 
-__all__ = ["HEADER", "RECORD", "Named", "Records", "Session"]
+__all__ = ["HEADER", "RECORD", "Named", "Negotiation", "Records", "Session"]
 
 HEADER = 5  # bytes
 RECORD = 16 * 1024  # bytes of plaintext in a record, at most (RFC 8446, section 5.1)
@@ -63,6 +63,51 @@ def _length(header: bytes) -> int:
     return header[3] << 8 | header[4]
 
 
+class Negotiation:
+    """What was negotiated on a connection, and how a client continues its session later.
+
+    Args:
+        connection: the `ssl` module's object for it.
+        server_name: for clients, the name that the server's certificate must have.
+        remember: for clients, called with the session that a later one may continue.
+    """
+
+    __slots__ = ("_connection", "_info", "_remember", "_server_name")
+
+    def __init__(
+        self,
+        connection: ssl.SSLObject,
+        server_name: str | None,
+        remember: Callable[[ssl.SSLSession], None] | None,
+    ) -> None:
+        self._connection = connection
+        self._server_name = server_name
+        self._remember = remember
+        self._info: TLSInfo | None = None
+
+    @property
+    def info(self) -> TLSInfo:
+        """What was negotiated, once the handshake is complete."""
+        if self._info is None:
+            connection = self._connection
+            cipher, version = connection.cipher(), connection.version()
+            self._info = TLSInfo(
+                version=version or "",
+                cipher=cipher[0] if cipher else "",
+                alpn=connection.selected_alpn_protocol(),
+                server_name=self._server_name or getattr(connection, "requested_name", None),
+                peer_certificate=connection.getpeercert(binary_form=True),
+                resumed=bool(connection.session_reused),
+            )
+        return self._info
+
+    def offer_session(self) -> None:
+        """Let a later connection continue the session, if the server has sent a ticket."""
+        if self._remember is not None and (session := self._connection.session) is not None:
+            self._remember(session)
+            self._remember = None
+
+
 class Session:
     """A TLS connection without its socket.
 
@@ -74,13 +119,11 @@ class Session:
 
     __slots__ = (
         "_incoming",
-        "_info",
-        "_is_server",
+        "_negotiation",
         "_object",
         "_outgoing",
         "_records",
-        "_remember",
-        "_server_name",
+        "error",
         "is_ended",
         "is_ready",
     )
@@ -103,13 +146,11 @@ class Session:
             server_hostname=server_name,
             session=resumed_from,
         )
-        self._is_server = is_server
-        self._server_name = server_name
-        self._remember = remember
+        self._negotiation = Negotiation(self._object, server_name, remember)
         self._records = Records()
-        self._info: TLSInfo | None = None
         self.is_ready = False
         self.is_ended = False
+        self.error: OSError | None = None
         if not is_server:
             self._shake()
 
@@ -119,17 +160,17 @@ class Session:
         """See `silly._engine.interface.Filter.open`."""
         self._records.feed(wire)
         self._incoming.write(wire)
+        pieces: list[bytes] = []
         try:
             if not self.is_ready:
                 self._shake()
-                if not self.is_ready:
-                    return b""
-            plaintext = self._read()
+            if self.is_ready:
+                self._read(pieces)
         except ssl.SSLError as error:
-            raise explained(error) from None
-        if self._remember is not None and (plaintext or self.is_ended):
-            self._offer_session()
-        return plaintext
+            self.error = explained(error)
+        if pieces or self.is_ended:
+            self._negotiation.offer_session()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def seal(self, plaintext: bytes) -> bytes:
         """See `silly._engine.interface.Filter.seal`."""
@@ -149,42 +190,22 @@ class Session:
 
     def finish(self) -> bytes:
         """Return the alert "close_notify" (RFC 8446, section 6.1)."""
-        if self._remember is not None:
-            self._offer_session()
+        self._negotiation.offer_session()
         with contextlib.suppress(ssl.SSLError):  # the peer has not finished yet, and need not
             self._object.unwrap()
         return self._outgoing.read()
+
+    @property
+    def info(self) -> TLSInfo | None:
+        """What was negotiated; None until the handshake is complete."""
+        return self._negotiation.info if self.is_ready else None
 
     @property
     def unopened(self) -> int:
         """See `silly._engine.interface.Filter.unopened`."""
         return self._records.partial
 
-    @property
-    def info(self) -> TLSInfo | None:
-        """What was negotiated; None until the handshake is complete."""
-        if self._info is None and self.is_ready:
-            cipher = self._object.cipher()
-            version = self._object.version()
-            assert cipher is not None
-            assert version is not None
-            self._info = TLSInfo(
-                version=version,
-                cipher=cipher[0],
-                alpn=self._object.selected_alpn_protocol(),
-                server_name=self._requested_name,
-                peer_certificate=self._object.getpeercert(binary_form=True),
-                resumed=bool(self._object.session_reused),
-            )
-        return self._info
-
     # ----------------------------------------------------------------------- internals
-
-    @property
-    def _requested_name(self) -> str | None:
-        if self._is_server:
-            return getattr(self._object, "requested_name", None)
-        return self._server_name
 
     def _shake(self) -> None:
         """Continue the handshake with what has arrived."""
@@ -194,10 +215,9 @@ class Session:
             return
         self.is_ready = True
 
-    def _read(self) -> bytes:
-        """Return the plaintext of all records that are complete."""
+    def _read(self, pieces: list[bytes]) -> None:
+        """Append the plaintext of all records that are complete to *pieces*."""
         incoming, read = self._incoming, self._object.read
-        pieces = []
         try:
             while incoming.pending or self._object.pending():
                 piece = read(4 * RECORD)
@@ -209,11 +229,3 @@ class Session:
             pass
         except ssl.SSLZeroReturnError:
             self.is_ended = True
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def _offer_session(self) -> None:
-        assert self._remember is not None
-        session = self._object.session
-        if session is not None:
-            self._remember(session)
-            self._remember = None
