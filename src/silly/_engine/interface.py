@@ -295,8 +295,15 @@ class Stream(Protocol):
     def _remote_sockaddr(self) -> Any:
         """The peer's address, likewise."""
 
-    def _set_sockaddrs(self, remote: Any, local: Any) -> None:
-        """Report these addresses from now on (for prefaces)."""
+    @property
+    def _proxy(self) -> Any:
+        """What a preface set along with the addresses; None if it set nothing."""
+
+    def _set_sockaddrs(self, remote: Any, local: Any, proxy: Any = None) -> None:
+        """Report these addresses from now on, and *proxy* (for prefaces)."""
+
+    def _discount(self, count: int) -> None:
+        """Do not count *count* of the bytes that a preface read."""
 
     def _check_deadlines(self, now: float, deadlines: Deadlines) -> None:
         """End the connection if one of *deadlines* has passed. Called periodically."""

@@ -15,7 +15,7 @@ import click
 
 from silly._loop.signals import handling, interrupt_wait
 from silly._values.extras import install_command
-from silly._values.kinds import DURATION
+from silly._values.kinds import DURATION, Kind, choice
 from silly.cli.command import INTERRUPTED, Failure, GroupedCommand, run, with_options
 from silly.cli.connecting.pipe import Sink, Source
 from silly.cli.connecting.shaping import (
@@ -31,6 +31,7 @@ from silly.cli.options import Option, grouped
 from silly.errors import ConnectionClosed, EndOfStream
 from silly.net import addr as addresses
 from silly.net import tcp
+from silly.net.proxy import ProxyHeader
 from silly.net.tcp import Conn, Limits
 from silly.text import printable
 
@@ -46,6 +47,8 @@ Examples:
       in a pipe: send the input, with CR LF line ends, and write what is received to a file
   silly connect --listen :7777 --hex --timestamps --no-half-close < /dev/null
       wait for one client, and show what it sends
+  silly connect :9999 --proxy-header 192.0.2.7:4711
+      as a load balancer would that forwards a client's connection
 
 Exit codes (as OpenBSD's netcat, except for wrong usage and the idle timeout):
   0    the connection ended normally: both sides finished
@@ -61,6 +64,16 @@ def main(arguments: Sequence[str]) -> int:
     return run(_connect, "connect", arguments)
 
 
+def _read_header(text: str) -> ProxyHeader:
+    if text == "local":
+        return ProxyHeader(command="LOCAL")
+    source, comma, destination = text.partition(",")
+    return ProxyHeader(source, destination if comma else None)
+
+
+_HEADER: Final = Kind("SOURCE[,DESTINATION]", _read_header)
+_VERSION: Final = choice("VERSION", "1", "2")
+
 _OPTIONS: Final = (
     *grouped(
         "Connection",
@@ -69,6 +82,16 @@ _OPTIONS: Final = (
                DURATION),
         Option("--idle-timeout", "Give up when nothing was sent or received for this long",
                DURATION),
+    ),
+    *grouped(
+        "As a load balancer does",
+        Option("--proxy-header",
+               "Send a header of the PROXY protocol first: the connection is one of a client at "
+               "SOURCE, such as 192.0.2.7:4711, to DESTINATION (if left out, ADDR); or `local`, a "
+               "health check",
+               _HEADER),
+        Option("--proxy-version", "Version of that header: 1 (a line of text) or 2 (binary)",
+               _VERSION, "2"),
     ),
     *grouped(
         "Sending",
@@ -93,6 +116,8 @@ def _connect(
     listen: bool,
     timeout: float | None,
     idle_timeout: float | None,
+    proxy_header: ProxyHeader | None,
+    proxy_version: str,
     crlf: bool,
     half_close: bool,
     as_hex: bool,
@@ -126,9 +151,15 @@ def _connect(
     is_typed = is_shown and sys.stdin.isatty()
     talk = _interactive if is_typed else _pipe
 
+    if listen and proxy_header is not None:
+        raise Failure("--listen and --proxy-header: only a connection that is made begins with one")
+
     async def program() -> int:
-        opening = _accept if listen else _dial
-        async with await opening(addr, timeout) as conn:
+        if listen:
+            taken = await _accept(addr, timeout)
+        else:
+            taken = await _dial(addr, timeout, proxy_header, int(proxy_version))
+        async with taken as conn:
             conn.idle_timeout = idle_timeout
             if is_typed:
                 _say(
@@ -206,8 +237,13 @@ def _error_text(error: Exception) -> str:
 # ------------------------------------------------------------------------ connections
 
 
-def _dial(addr: str, timeout: float | None) -> Coroutine[Any, Any, Conn]:
-    return tcp.connect(addr, timeout=timeout)
+def _dial(
+    addr: str, timeout: float | None, header: ProxyHeader | None, version: int
+) -> Awaitable[Conn]:
+    try:
+        return tcp.connect(addr, timeout=timeout, proxy_header=header, proxy_version=version)
+    except ValueError as error:
+        raise Failure(f"--proxy-header: {error}") from None
 
 
 async def _accept(addr: str, timeout: float | None) -> Conn:
@@ -221,7 +257,7 @@ async def _accept(addr: str, timeout: float | None) -> Conn:
         arrived.set_result(conn)
         await conn.wait_closed()
 
-    listener = tcp.listen(addr, take, limits=Limits.none())
+    listener = tcp.listen(addr, take, limits=Limits.none(), proxy_protocol=())
     for local in listener.local_addrs:
         _say(f"Listening on {local}")
     try:

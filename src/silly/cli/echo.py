@@ -26,9 +26,10 @@ from silly.cli.echoing.impairment import Impairment
 from silly.cli.echoing.log import Lines, Log, summary_lines, warnings_to
 from silly.cli.echoing.meter import Meter
 from silly.cli.echoing.modes import MODES, handler
-from silly.cli.options import GRACE_PERIOD, LIMITS, Option, grouped, set_limits
+from silly.cli.options import GRACE_PERIOD, LIMITS, PROXY_PROTOCOL, Option, grouped, set_limits
 from silly.net import addr as addresses
 from silly.net import tcp
+from silly.net.proxy.trust import set_proxies, trusted
 
 __all__ = ["main"]
 
@@ -104,6 +105,7 @@ _OPTIONS: Final = (
                "replies above it are lost",
                BYTE_RATE, _GOOD_NETWORK.max_rate),
     ),
+    *grouped("Behind a load balancer", PROXY_PROTOCOL),
     *LIMITS,
     *grouped(
         "Output",
@@ -127,6 +129,7 @@ def _echo(
     delay: float,
     drop: float,
     max_rate: float | None,
+    proxy_protocol: tuple[str, ...] | None,
     log: bool,
     as_json: bool,
     grace: float,
@@ -138,7 +141,7 @@ def _echo(
     free port.
     """
     mode = _mode(options)
-    limits = _limits(options)
+    limits = _limits(options, proxy_protocol)
     addrs = addrs or (DEFAULT,)
     _check(addrs, mode, udp=udp, delay=delay, drop=drop)
     # A server must not wait for someone to read its output.
@@ -195,9 +198,11 @@ def _mode(options: dict[str, Any]) -> str:
     return chosen[0] if chosen else "lines"
 
 
-def _limits(options: dict[str, Any]) -> tcp.Limits:
+def _limits(options: dict[str, Any], proxies: tuple[str, ...] | None) -> tcp.Limits:
     set_limits(options)
+    set_proxies(proxies)
     try:
+        trusted(None)  # complains about the variable
         return tcp.Limits.from_env()
     except ValueError as error:
         raise Failure(str(error)) from None

@@ -301,6 +301,15 @@ class Conn(ABC):
         """The peer's address, such as ``"127.0.0.1:53124"``; ``"unix:"`` if it has no name."""
 
     @property
+    def proxy(self) -> ProxyInfo | None:
+        """What the header of the PROXY protocol said; None if none was required.
+
+        The client's address is in `remote_addr` then, and that of the proxy in
+        `ProxyInfo.via`. See `silly.net.proxy`.
+        """
+        return None
+
+    @property
     @abstractmethod
     def is_alive(self) -> bool:
         """False once this side has closed the connection, or it was lost.
@@ -446,6 +455,7 @@ class Conn(ABC):
 
 
 if TYPE_CHECKING:
+    from silly.net.proxy.header import ProxyInfo
 
     class _StreamConn(Stream, Conn): ...
 
@@ -469,6 +479,12 @@ class StreamConn(_StreamConn):
     def remote_addr(self) -> str:
         """See `Conn.remote_addr`."""
         return addresses.format_sockaddr(self._remote_sockaddr)
+
+    @property
+    def proxy(self) -> ProxyInfo | None:
+        """See `Conn.proxy`."""
+        proxy: ProxyInfo | None = self._proxy
+        return proxy
 
     @property
     def stats(self) -> ConnStats:

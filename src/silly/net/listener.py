@@ -24,6 +24,7 @@ from silly.net.awaitables import Closing
 from silly.net.course import Course, Handler
 from silly.net.limits import Limits
 from silly.net.listening import Opened, Serve, backlog_overflows
+from silly.net.networks import Networks
 from silly.net.observer import Observer
 from silly.net.preface import Preface
 
@@ -134,6 +135,7 @@ class Listener:
         busy_poll: float,
         limits: Limits,
         prefaces: Sequence[Preface],
+        proxies: Networks | None,
         observers: tuple[Observer, ...],
         handshakes: Handshakes | None = None,
         start: bool = True,
@@ -161,6 +163,7 @@ class Listener:
             name=self._addrs[0],
             limits=limits,
             prefaces=prefaces,
+            proxies=proxies,
             observers=observers,
         )
         if start:

@@ -16,6 +16,7 @@ import asyncio
 import dataclasses
 import enum
 import errno
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from silly._engine.interface import HANDSHAKE_TIMEOUT, LINGER, MAX_UNSENT, READ_LIMIT
@@ -33,6 +34,9 @@ from silly.net.listener import Listener, ListenerState, ListenerStats
 from silly.net.listening import obtain_sockets
 from silly.net.observer import Observer, checked
 from silly.net.preface import Preface
+from silly.net.proxy.forwarding import Greeting, greeting_of
+from silly.net.proxy.header import ProxyHeader, check_version
+from silly.net.proxy.trust import trusted
 
 if TYPE_CHECKING:
     import ssl
@@ -101,6 +105,7 @@ def listen(
     observer: Observer | None = None,
     preface: Preface | None = None,
     tls: TLSServer | ssl.SSLContext | None = None,
+    proxy_protocol: Sequence[str] | None = None,
 ) -> Listener:
     """Listen on *addr* and run ``handler(conn)`` in a task of its own for each connection.
 
@@ -146,6 +151,11 @@ def listen(
         tls: encrypt the connections with these certificates: a `tls.Server`, or an
             `ssl.SSLContext` of your own. The handler starts after the handshake. See
             `silly.net.tls`.
+        proxy_protocol: the networks of proxies and load balancers, such as
+            ``("10.0.0.0/8", "unix")``; ``"unix"`` is all clients of Unix sockets. From
+            these, a header of the PROXY protocol is required and believed; from all others
+            it is neither. None for what the flag ``--proxy-protocol`` or the variable
+            ``SILLY_PROXY_PROTOCOL`` sets, ``()`` for none. See `silly.net.proxy`.
 
     Raises:
         OSError: the address is in use (EADDRINUSE), not available on this machine or
@@ -201,6 +211,7 @@ def listen(
         busy_poll=busy_poll,
         limits=limits,
         prefaces=prefaces,
+        proxies=trusted(proxy_protocol),
         observers=observers,
         handshakes=handshakes,
     )
@@ -223,6 +234,8 @@ def connect(
     linger: float = LINGER,
     idle_timeout: float | None = None,
     tls: TLSClient | ssl.SSLContext | bool = False,
+    proxy_header: Conn | ProxyHeader | None = None,
+    proxy_version: int = 2,
 ) -> Connecting[Conn]:
     """Connect to *addr*: ``async with tcp.connect(addr) as conn``, or ``await tcp.connect(addr)``.
 
@@ -241,6 +254,9 @@ def connect(
         tls: True to encrypt the connection, and to check that the peer has a certificate for
             the host in *addr*, from an authority that this machine trusts; a `tls.Client`
             to trust others, or an `ssl.SSLContext` of your own.
+        proxy_header: send a header of the PROXY protocol first, for a peer that requires
+            one: that of a `ProxyHeader`, or one about the client of a `Conn`.
+        proxy_version: the version of that header: 1 or 2.
 
     Returns:
         An object to await for the `Conn`, or to use in ``async with`` directly.
@@ -282,7 +298,13 @@ def connect(
         "linger": seconds(linger, "linger"),
         "idle_timeout": positive_seconds(idle_timeout, "idle_timeout"),
     }
-    return Connecting(_connect(address, timeout, local, options, session))
+    check_version(proxy_version)
+    greeting = None
+    if proxy_header is not None:
+        greeting = greeting_of(proxy_header, proxy_version, address)
+    return Connecting(
+        _connect(address, timeout, local, options, greeting=greeting, session=session)
+    )
 
 
 async def _connect(
@@ -290,6 +312,8 @@ async def _connect(
     timeout: float | None,
     bind: TCPAddress | None,
     options: dict[str, Any],
+    *,
+    greeting: Greeting | None,
     session: Session | None,
 ) -> Conn:
     loop = asyncio.get_running_loop()
@@ -298,6 +322,8 @@ async def _connect(
         async with limit:
             sock = await dial(loop, address, bind)
             conn = await attach(loop, sock, **options)
+            if greeting is not None:
+                conn.write(greeting(conn._remote_sockaddr))
             if session is not None:
                 if timeout is None:
                     timeout = HANDSHAKE_TIMEOUT
