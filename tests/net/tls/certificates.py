@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import functools
 import subprocess
 import tempfile
@@ -39,10 +39,10 @@ def ca_file(name: str = "first") -> str:
 @functools.cache
 def pair(*names: str, ca: str = "first", expired: bool = False) -> tuple[str, str]:
     """The files of a certificate for *names* and of its key."""
-    ended = datetime.datetime(2001, 1, 1, tzinfo=datetime.UTC) if expired else None
+    ended = dt.datetime(2001, 1, 1, tzinfo=dt.UTC) if expired else None
     issued = authority(ca).issue_cert(
         *(names or (NAME, "localhost", "127.0.0.1")),
-        not_before=ended and ended - datetime.timedelta(1),
+        not_before=ended and ended - dt.timedelta(1),
         not_after=ended,
     )
     name = f"{ca}-{'-'.join(names) or 'default'}{'-expired' * expired}".replace("*", "_")
@@ -63,15 +63,15 @@ def self_signed() -> tuple[str, str]:
     key_file = Path(pair()[1])
     key = load_pem_private_key(key_file.read_bytes(), None)
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, NAME)])
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     cert = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject)
         .public_key(key.public_key())  # type: ignore[arg-type]
         .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(1))
-        .not_valid_after(now + datetime.timedelta(1))
+        .not_valid_before(now - dt.timedelta(1))
+        .not_valid_after(now + dt.timedelta(1))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), critical=False)
         .sign(key, hashes.SHA256())  # type: ignore[arg-type]
     )
@@ -81,11 +81,11 @@ def self_signed() -> tuple[str, str]:
 def revocation_list(*certs: str, ca: str = "first") -> bytes:
     """A list of *ca* (PEM) that revokes the certificates in the files *certs*."""
     issuer = authority(ca)
-    now = datetime.datetime.now(datetime.UTC)
+    now = dt.datetime.now(dt.UTC)
     builder = x509.CertificateRevocationListBuilder(
         issuer_name=x509.load_pem_x509_certificate(issuer.cert_pem.bytes()).subject,
-        last_update=now - datetime.timedelta(1),
-        next_update=now + datetime.timedelta(1),
+        last_update=now - dt.timedelta(1),
+        next_update=now + dt.timedelta(1),
     )
     for cert in certs:
         serial = x509.load_pem_x509_certificate(Path(cert).read_bytes()).serial_number
@@ -98,13 +98,13 @@ def revocation_list(*certs: str, ca: str = "first") -> bytes:
 
 def ca_with_revoked(path: Path, *certs: str) -> str:
     """The file *path* with the first authority and its revocation list."""
-    path.write_bytes(authority().cert_pem.bytes() + revocation_list(*certs))
+    path.write_bytes(authority("first").cert_pem.bytes() + revocation_list(*certs))
     return str(path)
 
 
 def ca_directory(directory: Path, *revoked: str) -> Path:
     """*directory* with the first authority and its list, named as ``openssl rehash`` does."""
-    (directory / "ca.pem").write_bytes(authority().cert_pem.bytes())
+    (directory / "ca.pem").write_bytes(authority("first").cert_pem.bytes())
     (directory / "list.pem").write_bytes(revocation_list(*revoked))
     subprocess.run(["openssl", "rehash", str(directory)], check=True)
     return directory

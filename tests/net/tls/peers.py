@@ -7,6 +7,7 @@ import asyncio
 import ctypes
 import socket
 import ssl
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -49,7 +50,10 @@ def _restricted(
     cert: tuple[str, str] | None,
 ) -> ssl.SSLContext:
     if versions is not None:
-        context.minimum_version, context.maximum_version = versions
+        with warnings.catch_warnings(
+            action="ignore", category=DeprecationWarning
+        ):  # some are deprecated
+            context.minimum_version, context.maximum_version = versions
     if ciphers is not None:
         context.set_ciphers(ciphers)
     if cert is not None:

@@ -453,12 +453,14 @@ def _load_authorities(context: ssl.SSLContext, path: str) -> None:
     try:
         if Path(path).is_dir():
             context.load_verify_locations(capath=path)
+            has_list = any(Path(path).glob("*.r[0-9]*"))
         else:
             Path(path).read_bytes()
             context.load_verify_locations(path)
+            has_list = context.cert_store_stats()["crl"] > 0
     except ssl.SSLError as error:
         raise _named(error, path) from None
-    if context.cert_store_stats()["crl"]:
+    if has_list:
         context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
 
 
