@@ -13,7 +13,7 @@ from silly.errors import ConcurrentRead, at_address
 from silly.net.addr import format_sockaddr
 from silly.net.tls.config import Server, as_client, as_server
 from silly.net.tls.hello import read_hello
-from silly.net.tls.session import Session
+from silly.net.tls.kinds import Session
 
 __all__ = ["accept", "is_for_servers", "request", "start"]
 

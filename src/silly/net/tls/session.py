@@ -101,11 +101,15 @@ class Negotiation:
             )
         return self._info
 
-    def offer_session(self) -> None:
-        """Let a later connection continue the session, if the server has sent a ticket."""
+    def offer_session(self) -> bool:
+        """Let a later connection continue the session, once the server has sent a ticket.
+
+        Return whether that is done.
+        """
         if self._remember is not None and (session := self._connection.session) is not None:
             self._remember(session)
             self._remember = None
+        return self._remember is None
 
 
 class Session:
