@@ -66,6 +66,7 @@ class Peer:
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, *, is_server: bool) -> None:
         sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
         self.loop = asyncio.get_running_loop()
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -83,7 +84,8 @@ class Peer:
         return self.outgoing.read()
 
     async def send_wire(self, wire: bytes) -> None:
-        await self.loop.sock_sendall(self.sock, wire)
+        if wire:
+            await self.loop.sock_sendall(self.sock, wire)
 
     async def send(self, *plaintexts: bytes) -> None:
         await self.send_wire(self.seal(*plaintexts))
@@ -112,8 +114,7 @@ class Peer:
                     raise EOFError from None
                 self.incoming.write(wire)
             finally:
-                if self.outgoing.pending:
-                    await self.send_wire(self.outgoing.read())
+                await self.send_wire(self.outgoing.read())
 
     def update_key(self, *, requested: bool) -> None:
         """Have the next record follow a KeyUpdate (RFC 8446, section 4.6.3)."""
