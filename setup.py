@@ -21,7 +21,7 @@ from setuptools.command.build_ext import build_ext
 NATIVE = Path("src/silly/_engine/native")
 SHARED = [NATIVE.parent / f"{header.stem}.py" for header in NATIVE.glob("*.pxd")]
 SHARED = sorted(source for source in SHARED if source.exists())  # compiled a second time
-PROTOCOLS = [Path("src/silly/net/tls/openssl.pyx")]  # what is native in protocols
+PROTOCOLS = sorted(Path("src/silly/net").rglob("*.pyx"))  # what is native in protocols
 BUILD_NATIVE = os.environ.get("SILLY_BUILD_NATIVE", "")
 
 

@@ -242,6 +242,11 @@ class Filtered(Timed):
     def _received(self) -> int:
         return self._bytes_in if self._filter is None else self._filter.plain_in
 
+    def _written(self) -> int:
+        if self._filter is None:
+            return self._bytes_out + self._batched_bytes()
+        return self._filter.plain_out + self._filter.held_size + self._batched_bytes()
+
     def _unfinished(self) -> int:
         return self._unread() + (0 if self._filter is None else self._filter.filter.unopened)
 

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import contextvars
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Iterable
 from typing import Any, Final, Protocol
 
 from silly._engine.account import Account as _Account
@@ -26,12 +26,16 @@ __all__ = [
     "READ_LIMIT",
     "Accept",
     "Budget",
+    "DatagramLimits",
+    "DatagramOwner",
+    "Datagrams",
     "Deadlines",
     "Drain",
     "Engine",
     "Filter",
     "Gate",
     "Owner",
+    "Peer",
     "Server",
     "Stream",
     "packed_ip",
@@ -356,6 +360,91 @@ class Server(Protocol):
         """
 
 
+# ------------------------------------------------------------------------ datagrams
+
+DatagramLimits = tuple[int, int, int, int, bool]
+"""The bounds of a datagram socket: the bytes of a received datagram, the datagrams in each
+queue, the bytes in the receive queue and in the send queue; and whether `send` raises if its
+queue is full."""
+
+
+class Peer(Hashable, Protocol):
+    """Where a datagram came from, and where it can be answered."""
+
+    @property
+    def sockaddr(self) -> Any:
+        """The address, in the form that the `socket` module uses."""
+
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+
+
+class DatagramOwner(Protocol):
+    """The object that a datagram socket belongs to."""
+
+    def socket_closed(self, sock: Any) -> None:
+        """Note that *sock* is closed. Called once."""
+
+
+class Datagrams(Protocol):
+    """One datagram socket: the methods that `silly.net.udp.Socket` documents, and internal ones.
+
+    A class derived from it has a property `_address`, the text for error messages, and
+    `_peer_of`, which makes a `Peer` of what else `send` is given, or raises.
+    """
+
+    def __init__(
+        self,
+        sock: Any,
+        loop: asyncio.AbstractEventLoop,
+        owner: DatagramOwner,
+        *,
+        limits: DatagramLimits,
+        answers_from: bool = False,
+    ) -> None:
+        """Take over *sock*, a bound or connected `socket.socket` that does not block.
+
+        Args:
+            answers_from: the socket is bound to all addresses: note which one each datagram
+                was sent to, and answer from there (IP_PKTINFO, ip(7)).
+        """
+
+    def recv(self, *, timeout: float | None = None) -> Coroutine[Any, Any, tuple[bytes, Peer]]: ...
+    def __aiter__(self) -> AsyncIterator[tuple[bytes, Peer]]: ...
+    def send(self, data: Buffer, peer: Any = None, *, strict: bool | None = None) -> Drain: ...
+    def close(self) -> None: ...
+    async def wait_closed(self) -> None: ...
+
+    @property
+    def peer(self) -> Peer | None: ...
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether `close` was not called."""
+
+    @property
+    def _waits_for(self) -> str | None:
+        """A description of what the reader waits for; None if no task waits."""
+
+    @property
+    def _counts(self) -> dict[str, Any]:
+        """The fields of `silly.net.udp.SocketStats`, by name."""
+
+    @property
+    def _fileno(self) -> int:
+        """The socket's descriptor; -1 if it is closed, or if there is none."""
+
+    @property
+    def _local_sockaddr(self) -> Any:
+        """The local address, in the form that the `socket` module uses."""
+
+
+_Datagrams = Datagrams
+_Peer = Peer
+
+
 class Engine(Protocol):
     """A module that moves bytes."""
 
@@ -368,6 +457,14 @@ class Engine(Protocol):
         """What it makes of connections."""
 
     @property
+    def Datagrams(self) -> type[_Datagrams]:  # noqa: N802 - it is a class
+        """What it makes of datagram sockets."""
+
+    @property
+    def Peer(self) -> type[_Peer]:  # noqa: N802 - it is a class
+        """The senders of their datagrams; made of a `sockaddr`."""
+
+    @property
     def Account(self) -> type[_Account]:  # noqa: N802 - it is a class
         """The base of a listener's memory budget, which is its streams' `Budget`."""
 
@@ -376,8 +473,8 @@ class Engine(Protocol):
         """The base of a listener's `Gate`."""
 
     @property
-    def Ends(self) -> type[Any]:  # noqa: N802 - it is a class
-        """The base of a listener's course: what happens when connections end (see ends.py)."""
+    def Starts(self) -> type[Any]:  # noqa: N802 - it is a class
+        """The base of a listener's course: connections start and end (starts.py, ends.py)."""
 
     def serve(
         self,
@@ -409,7 +506,7 @@ class Engine(Protocol):
         """
 
     def disown(self, inherited: object) -> None:
-        """In a forked child, close its copies of a stream's or server's descriptors.
+        """In a forked child, close its copies of the descriptors of a stream, server or socket.
 
         Nothing is sent, and the event loop, which shares its epoll set with the parent's,
         is not touched.
@@ -432,12 +529,11 @@ class Engine(Protocol):
         For the class of most connections.
         """
 
-    def start_task(
+    def start_task(  # noqa: PLR0917 - keywords would cost each connection
         self,
         loop: asyncio.AbstractEventLoop,
         coroutine: Coroutine[Any, Any, object],
         ended: Callable[[asyncio.Task[Any]], object],
-        *,
         name: str | None,
         context: contextvars.Context | None,
         ended_context: contextvars.Context,

@@ -241,7 +241,7 @@ class Lifecycle:
         """Report the change in the memory that this connection holds to the budget."""
         raise NotImplementedError
 
-    # `Filtered` overrides the next three (filter.py).
+    # `Filtered` overrides the next four (filter.py).
 
     def _finish_filter(self) -> None:
         """Send the filter's last message."""
@@ -249,6 +249,10 @@ class Lifecycle:
     def _received(self) -> int:
         """Return how many bytes were received for the program."""
         return self._bytes_in
+
+    def _written(self) -> int:
+        """Return how many bytes the program has written."""
+        return self._bytes_out + self._batched_bytes()
 
     def _unfinished(self) -> int:
         """Return how many bytes of the incomplete read have arrived."""

@@ -28,6 +28,7 @@ from silly.cli.connecting.shaping import (
     bytes_per_row,
 )
 from silly.cli.options import Option, grouped
+from silly.cli.tls import CLIENT, Watched, advice, check_name, client_of, described
 from silly.errors import ConnectionClosed, EndOfStream
 from silly.net import addr as addresses
 from silly.net import tcp
@@ -45,6 +46,8 @@ Examples:
       on a terminal: Enter sends the line; Ctrl-D ends the input, Ctrl-C leaves
   printf 'GET / HTTP/1.0\\n\\n' | silly connect example.com:80 --crlf --timeout 5s > page
       in a pipe: send the input, with CR LF line ends, and write what is received to a file
+  silly connect example.com:443 --tls --alpn http/1.1
+      encrypted; the certificates of the server are shown on standard error
   silly connect --listen :7777 --hex --timestamps --no-half-close < /dev/null
       wait for one client, and show what it sends
   silly connect :9999 --proxy-header 192.0.2.7:4711
@@ -104,6 +107,7 @@ _OPTIONS: Final = (
         Option("--hex", "Show received bytes as a hexdump", dest="as_hex"),
         Option("--timestamps", "Show when each line was received"),
     ),
+    *CLIENT,
 )  # fmt: skip
 
 
@@ -122,6 +126,7 @@ def _connect(
     half_close: bool,
     as_hex: bool,
     timestamps: bool,
+    **tls: Any,
 ) -> int:
     """Connect to ADDR and talk: line by line on a terminal, otherwise as a pipe.
 
@@ -129,12 +134,7 @@ def _connect(
     can be edited, the arrow keys bring back earlier ones, and control characters from the
     peer are shown, not obeyed.
     """
-    try:
-        parsed = addresses.parse(addr, "ADDR")
-        if not listen and isinstance(parsed, addresses.TCPAddress) and parsed.port == 0:
-            raise ValueError(f"ADDR {addr!r} has port 0, which only --listen can use")
-    except ValueError as error:
-        raise Failure(str(error)) from None
+    client = _check(addr, tls, listen=listen, has_header=proxy_header is not None)
     for flag, seconds in (("--timeout", timeout), ("--idle-timeout", idle_timeout)):
         if seconds == 0:
             raise Failure(f"{flag} must be more than 0")
@@ -151,16 +151,15 @@ def _connect(
     is_typed = is_shown and sys.stdin.isatty()
     talk = _interactive if is_typed else _pipe
 
-    if listen and proxy_header is not None:
-        raise Failure("--listen and --proxy-header: only a connection that is made begins with one")
-
     async def program() -> int:
         if listen:
             taken = await _accept(addr, timeout)
         else:
-            taken = await _dial(addr, timeout, proxy_header, int(proxy_version))
+            taken = await _dial(addr, timeout, client, proxy_header, int(proxy_version))
         async with taken as conn:
             conn.idle_timeout = idle_timeout
+            if client is not None:
+                _say_tls(conn, client)
             if is_typed:
                 _say(
                     f"Connected to {conn.remote_addr} "
@@ -171,6 +170,25 @@ def _connect(
     return _run(program())
 
 
+def _check(addr: str, tls: dict[str, Any], *, listen: bool, has_header: bool) -> Watched | None:
+    """Return the client that the options of TLS describe. Raises Failure."""
+    try:
+        parsed = addresses.parse(addr, "ADDR")
+        if not listen and isinstance(parsed, addresses.TCPAddress) and parsed.port == 0:
+            raise ValueError(f"ADDR {addr!r} has port 0, which only --listen can use")
+        if listen and has_header:
+            raise ValueError(
+                "--listen and --proxy-header: only a connection that is made begins with one"
+            )
+        client = client_of(tls)
+        if listen and client is not None:
+            raise ValueError("--listen and --tls: `silly echo --tls` is a server with TLS")
+        check_name(client, parsed)
+    except ValueError as error:
+        raise Failure(str(error)) from None
+    return client
+
+
 def _now() -> str:
     now = datetime.now().astimezone()
     return f"{now:%H:%M:%S}.{now.microsecond // 1000:03}"
@@ -178,6 +196,13 @@ def _now() -> str:
 
 def _say(text: str) -> None:
     print(printable(text), file=sys.stderr, flush=True)
+
+
+def _say_tls(conn: Conn, client: Watched) -> None:
+    assert conn.tls is not None
+    assert client.session is not None
+    for line in described(conn.tls, client.session.peer_chain, verified=client.verifies):
+        _say(line)
 
 
 class _Session:
@@ -230,20 +255,35 @@ def _run(program: Coroutine[Any, Any, int]) -> int:
 
 def _error_text(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error) or type(error).__name__
+        text = error.strerror
+        if error.filename and not text.startswith(f"{error.filename}: "):
+            text = f"{error.filename}: {text}"
+    else:
+        text = str(error) or type(error).__name__
+    return text + advice(error)
 
 
 # ------------------------------------------------------------------------ connections
 
 
 def _dial(
-    addr: str, timeout: float | None, header: ProxyHeader | None, version: int
+    addr: str,
+    timeout: float | None,
+    client: Watched | None,
+    header: ProxyHeader | None,
+    version: int,
 ) -> Awaitable[Conn]:
     try:
-        return tcp.connect(addr, timeout=timeout, proxy_header=header, proxy_version=version)
+        return tcp.connect(
+            addr,
+            timeout=timeout,
+            tls=client or False,
+            proxy_header=header,
+            proxy_version=version,
+        )
     except ValueError as error:
-        raise Failure(f"--proxy-header: {error}") from None
+        of = "" if header is None else "--proxy-header: "
+        raise Failure(f"{of}{error}") from None
 
 
 async def _accept(addr: str, timeout: float | None) -> Conn:

@@ -28,7 +28,8 @@ logger = Logger("silly.net")
 # Explanations of the reasons, for the log.
 _REFUSED: Final = {
     "max_connections": "the listener is full",
-    "max_per_client": "the client has too many connections; for a proxy, set exempt_networks",
+    "max_per_client": "the client has too many connections; for a proxy, set proxy_protocol "
+    "or exempt_networks",
     "accept_rate": "connections arrive too fast",
     "descriptors": "out of file descriptors (RLIMIT_NOFILE, fs.file-max)",
     "proxy_header": "the PROXY header is missing or invalid",

@@ -318,6 +318,7 @@ async def _connect(
 ) -> Conn:
     loop = asyncio.get_running_loop()
     limit = asyncio.timeout(timeout)
+    stage = "Not connected"
     try:
         async with limit:
             sock = await dial(loop, address, bind)
@@ -328,13 +329,14 @@ async def _connect(
                 if timeout is None:
                     timeout = HANDSHAKE_TIMEOUT
                     limit.reschedule(loop.time() + timeout)
+                stage = "Connected, but no TLS"
                 await _encrypt(conn, session, str(address))
                 limit.reschedule(None)
             return conn
     except TimeoutError:
         if limit.expired():
             raise TimeoutError(
-                errno.ETIMEDOUT, f"Not connected within {timeout:g} seconds", str(address)
+                errno.ETIMEDOUT, f"{stage} within {timeout:g} seconds", str(address)
             ) from None
         raise
 

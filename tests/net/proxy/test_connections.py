@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from silly import streams
 from silly.net import tcp
 from silly.net.clients import attach
 from silly.net.conn import StreamConn
@@ -137,6 +138,42 @@ async def test_without_addresses_the_real_ones_are_kept(name: str) -> None:
         assert info is not None
         assert info.command == ("LOCAL" if name == "LOCAL" else "PROXY")
         assert (info.source, info.via) == (None, conn.local_addr)
+
+
+async def test_an_ipv4_address_in_ipv6_is_one_of_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of clients of a socket for both, which systemd may pass."""
+    monkeypatch.setenv("SILLY_PROXY_PROTOCOL", "127.0.0.0/8")
+    names: list[Any] = []
+
+    def client_connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        names.append(writer.get_extra_info("peername")[:2])
+        writer.close()
+
+    with socket.socket(socket.AF_INET6) as sock:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        try:
+            sock.bind(("::", 0))
+        except OSError:
+            pytest.skip("no IPv6")
+        addr = f"127.0.0.1:{sock.getsockname()[1]}"
+        async with await streams.start_server(client_connected, sock=sock):
+            async with tcp.connect(addr, proxy_header=ProxyHeader(CLIENT)) as conn:
+                with pytest.raises(EOFError):
+                    await conn.read()
+    assert names == [("192.0.2.7", 4711)]
+
+
+async def test_a_header_longer_than_the_read_limit() -> None:
+    service = Service()
+    header = ProxyHeader(CLIENT, SERVICE, tlvs=((0xE0, bytes(4000)),))
+    async with tcp.listen(ANY, service, proxy_protocol=LOOPBACK, read_limit=8) as listener:
+        for version in (1, 2):
+            async with tcp.connect(
+                listener.local_addr, proxy_header=header, proxy_version=version
+            ) as conn:
+                await conn.write(b"hello\n")
+                assert await conn.read(b"\n") == b"hello\n"
+        assert service.addrs == [(CLIENT, SERVICE)] * 2
 
 
 async def test_unix_sockets(tmp_path: Path) -> None:
@@ -649,5 +686,25 @@ async def test_the_variable_is_for_listeners_that_do_not_say(
                 expected = CLIENT if is_believed else conn.local_addr
                 assert service.conns.pop().remote_addr == expected
     monkeypatch.setenv("SILLY_PROXY_PROTOCOL", "10.0.0.1/8")
-    with pytest.raises(ValueError, match=r"SILLY_PROXY_PROTOCOL: NETWORKS: 10.0.0.1/8 has host"):
+    with pytest.raises(ValueError, match=r"SILLY_PROXY_PROTOCOL: '10.0.0.1/8' is not a list of"):
         tcp.listen(ANY, service)
+
+
+async def test_streams_like_asyncios(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their servers have no argument for it, but the flag and the variable."""
+    monkeypatch.setenv("SILLY_PROXY_PROTOCOL", "127.0.0.0/8")
+    names: list[Any] = []
+
+    async def client_connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        names.extend(writer.get_extra_info(each) for each in ("peername", "sockname"))
+        writer.write(await reader.readline())
+        writer.close()
+
+    server: Any = await streams.start_server(client_connected, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        header = ProxyHeader("[2001:db8::7]:4711", "[2001:db8::1]:443")
+        async with tcp.connect(f"127.0.0.1:{port}", proxy_header=header) as conn:
+            await conn.write(b"hello\n")
+            assert await conn.read(b"\n") == b"hello\n"
+    assert names == [("2001:db8::7", 4711, 0, 0), ("2001:db8::1", 443, 0, 0)]

@@ -1,15 +1,17 @@
 """The native engine (Linux): connections on their own reactor, written in Cython.
 
 - `reactor`: the epoll set, beside that of the running asyncio loop; `selector`: the
-  selector of a loop that waits in the reactor.
+  selector of a loop that waits in the reactor; `loop`, `scheduling`: that loop.
 - `waiter`: the future that a suspended task waits on, which can wake it immediately.
 - `trampoline`: steps a handler's coroutine without its task when possible.
 - `receiving`, `sending`, `stream`: a connection, in layers; below them, `lifecycle`,
   `deadlines` and `filter`, compiled from the files that the portable engine uses, too.
 - `wanted`, `read`: what a read wants, and what `read` returns.
 - `names`: a socket's addresses.
-- `accepting`, `admission` (compiled likewise), `server`: accepting; `ends` (likewise): what
-  happens when a handler has ended or a socket is closed; `account` (likewise): memory held.
+- `mailbox` (compiled likewise), `datagrams`: datagram sockets.
+- `accepting`, `admission` (compiled likewise), `server`: accepting; `starts`, `ends` (likewise):
+  how a handler starts, and what happens when it has ended or a socket is closed; `account`
+  (likewise): memory held.
 
 It implements `silly._engine.interface.Engine`, and behaves as the portable engine does.
 """
@@ -24,10 +26,11 @@ from silly._engine.assumptions import why_not_native
 from silly._engine.interface import Accept, Gate, tune
 from silly._engine.native.account import Account
 from silly._engine.native.admission import Admission
-from silly._engine.native.ends import Ends
+from silly._engine.native.datagrams import Datagrams, Peer
+from silly._engine.native.loop import new_event_loop
 from silly._engine.native.reactor import spin
-from silly._engine.native.selector import new_event_loop
 from silly._engine.native.server import Server, adopt
+from silly._engine.native.starts import Starts
 from silly._engine.native.stream import Stream, specialize
 from silly._engine.native.trampoline import rehearse, start_task
 
@@ -35,7 +38,9 @@ __all__ = [
     "NAME",
     "Account",
     "Admission",
-    "Ends",
+    "Datagrams",
+    "Peer",
+    "Starts",
     "Stream",
     "attach",
     "disown",

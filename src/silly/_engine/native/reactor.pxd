@@ -45,6 +45,7 @@ cdef class Reactor:
     cdef bint direct  # in a batch, and no task is running: waiters may be woken at once
     cdef bint in_batch
     cdef double batch_time
+    cdef int weight  # events that datagrams count as, each, in this batch
     cdef bint custom_clock  # the loop has its own clock
 
     cdef list written  # sources whose end_of_turn is to be called
@@ -65,6 +66,9 @@ cdef class Reactor:
     cdef bint arriving_known  # whether the next two are known
     cdef sockaddr_in6 arriving_peer
     cdef object arriving_name
+    # its handler's task, if it may be started as soon as it is set up
+    cdef bint starts_directly
+    cdef object first_step, first_context  # of the task
 
     cdef double busy_poll
     cdef double last_event

@@ -255,6 +255,7 @@ cdef class Receiving(Filtered):
         cdef size_t most = RECEIVE
         cdef uint8_t *place
         cdef ssize_t count
+        cdef int error
         if unread >= self.receive_threshold:
             if self._filter is not None:
                 return self.receive_ciphertext(unread)
@@ -282,6 +283,10 @@ cdef class Receiving(Filtered):
             count = recv(self.fd, self.in_data + self.in_end, most, 0)
             if count > 0:
                 self.in_end += <size_t>count
+            elif unread == 0:
+                error = errno
+                self._discard_unread()  # there is nothing in the room that was made
+                set_errno(error)
         if count > 0:
             self.bulk = count > LARGE
             self._bytes_in += count

@@ -478,6 +478,7 @@ cdef int _send_none(object self, object value, void **out) except -1:
 
 
 cdef Drained DRAINED = Drained.__new__(Drained)
+drained = DRAINED  # for other modules
 
 set_slots(Drained, <void *>_send_none, NULL)
 

@@ -5,6 +5,7 @@
 - `receive_buffer`, `turn`: unread bytes; writes of one turn are sent together.
 - `trampoline`: steps a handler's coroutine without its task when possible.
 - `server`: accepting.
+- `datagrams`: datagram sockets, over any carrier; `udp`: over a UDP socket.
 """
 
 from __future__ import annotations
@@ -18,19 +19,22 @@ from typing import Final, cast
 from silly._engine import interface, stream_errors
 from silly._engine.account import Account
 from silly._engine.admission import Admission
-from silly._engine.ends import Ends
 from silly._engine.interface import Accept, Gate, tune
+from silly._engine.portable.datagrams import Datagrams, Peer
 from silly._engine.portable.link import AsyncioLink, link_factory
 from silly._engine.portable.server import LoopServer, SocketServer
 from silly._engine.portable.stream import Stream
 from silly._engine.portable.trampoline import start_task
+from silly._engine.starts import Starts
 from silly._loop.live import disown_socket
 
 __all__ = [
     "NAME",
     "Account",
     "Admission",
-    "Ends",
+    "Datagrams",
+    "Peer",
+    "Starts",
     "Stream",
     "attach",
     "disown",
@@ -79,7 +83,7 @@ def disown(inherited: object) -> None:
     if isinstance(inherited, Stream):
         inherited._mark_closed(stream_errors.owned_by_parent())
         disown_socket(cast(AsyncioLink, inherited._link)._socket)
-    elif isinstance(inherited, SocketServer):
+    elif isinstance(inherited, SocketServer | Datagrams):
         inherited.disown()
 
 

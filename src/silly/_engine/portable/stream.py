@@ -30,7 +30,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from typing import Any, Final
 
 from silly._engine import stream_errors
-from silly._engine.drain import Draining
+from silly._engine.drain import DRAINED, Draining
 from silly._engine.filter import Filtered
 from silly._engine.interface import (
     BATCH,
@@ -57,25 +57,6 @@ MAX_READS_IN_A_ROW: Final = 1000  # reads without waiting, before other tasks ru
 _LARGE_WRITE_COST: Final = 50  # ... and how many of them a large write counts as
 
 _ALL: Final = 0  # the wanted count of `read()`: any bytes that are there
-
-
-class _Drained(Drain):
-    """What `write` returns if there is room: awaiting it does not suspend."""
-
-    __slots__ = ()
-    __await__ = staticmethod(().__iter__)  # type: ignore[assignment]
-
-    def send(self, value: Any) -> Any:  # noqa: ARG002
-        raise StopIteration
-
-    def throw(self, *error: Any) -> Any:
-        return (None for _ in ()).throw(*error)
-
-    def close(self) -> None:
-        pass
-
-
-_DRAINED: Final = _Drained()
 
 
 class Stream(Filtered):
@@ -390,7 +371,7 @@ class Stream(Filtered):
                 self._flush_scheduled = True
                 self._last_activity = self._clock()
                 self._turn.add(self, self._loop)
-        return _DRAINED
+        return DRAINED
 
     def _write_at_once(self, pieces: list[bytes], length: int) -> Drain:
         """Send now, because the queue or the batch is long: there is no point in batching."""
@@ -410,7 +391,7 @@ class Stream(Filtered):
         # loop's next turn: let other tasks run after some writes.
         self._reads_in_a_row += _LARGE_WRITE_COST
         if self._reads_in_a_row < MAX_READS_IN_A_ROW:
-            return _DRAINED
+            return DRAINED
         self._reads_in_a_row = 0
         return Draining(self._drain)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
 from silly._values.kinds import Kind
@@ -18,11 +17,16 @@ __all__ = ["PROXY_NETWORKS", "set_proxies", "trusted"]
 
 _VARIABLE: Final = "SILLY_PROXY_PROTOCOL"
 
-PROXY_NETWORKS: Final[Kind] = replace(
-    NETWORKS,
-    expected="",  # the check says what is wrong
-    check=lambda value, name: checked_networks(value, name, or_unix=True),
-)
+
+def _read(text: str) -> tuple[str, ...]:
+    try:
+        return checked_networks(NETWORKS.read(text), "", or_unix=True)
+    except ValueError as error:
+        why = str(error).removeprefix(": ")
+        raise ValueError(f"{text!r} is not a list of networks: {why}") from None
+
+
+PROXY_NETWORKS: Final = Kind(NETWORKS.metavar, _read, NETWORKS.text)
 
 _flag: tuple[str, ...] | None = None
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from silly._logs.logger import Logger
 from silly.net.tls.certificates import expires_at, state_of_files
-from silly.net.tls.failures import explained
+from silly.net.tls.failures import explained, text_of
 from silly.net.tls.kinds import Session, new_session
 from silly.net.tls.session import Named
 
@@ -108,6 +108,7 @@ class Server:
         self._checked = time.monotonic()
         self._complained: object = None
         self._context = self._load()
+        self._expires_at = self._first_expiry()
         _servers.add(self)
 
     @property
@@ -117,8 +118,8 @@ class Server:
 
     @property
     def expires_at(self) -> float | None:
-        """When the first of the certificates expires, in seconds since the epoch."""
-        return min(expires_at(cert) for cert, _ in (self._default, *self._by_name.values()))
+        """When the first of the certificates expires, in seconds since the epoch; None: unknown."""
+        return self._expires_at
 
     def reload(self) -> bool:
         """Read the files again, for connections that come from now on.
@@ -140,6 +141,7 @@ class Server:
             return False
         finally:
             self._seen = seen
+        self._expires_at = self._first_expiry()
         self._complained = None
         return True
 
@@ -161,6 +163,12 @@ class Server:
         pairs = (self._default, *self._by_name.values())
         files = [path for pair in pairs for path in pair if path is not None]
         return (*files, self._client_ca) if self._client_ca is not None else tuple(files)
+
+    def _first_expiry(self) -> float | None:
+        try:
+            return min(expires_at(cert) for cert, _ in (self._default, *self._by_name.values()))
+        except (OSError, ValueError):  # OpenSSL could read them
+            return None
 
     def _load(self) -> ssl.SSLContext:
         """Return a context made of the files."""
@@ -477,13 +485,14 @@ _WRONG_FILES: Final = {
     "NO_CERTIFICATE_OR_CRL_FOUND": "there is no certificate in it",
     "BAD_DECRYPT": "the password is wrong",
     "EE_KEY_TOO_SMALL": "the key is too short to be safe",
+    "PEM lib": "no certificate, or no private key, in PEM format",  # there is no reason
 }
 
 
 def _named(error: ssl.SSLError, files: str) -> ssl.SSLError:
     """Return *error* with the files, and what is wrong with them, in its text."""
     plain = explained(error)
-    text = _WRONG_FILES.get(error.reason or "", plain.strerror)
+    text = _WRONG_FILES.get(error.reason or text_of(plain), text_of(plain))
     named = type(error)(error.errno, f"{files}: {text}")
     vars(named).update(vars(error))
     return named

@@ -209,7 +209,12 @@ cdef class Session(Records):
     @property
     def info(self):
         """What was negotiated; None until the handshake is complete."""
-        return self.negotiation.info if self.is_ready else None
+        return self.negotiation.info
+
+    @property
+    def peer_chain(self):
+        """See `Negotiation.peer_chain`."""
+        return self.negotiation.peer_chain
 
     @property
     def unopened(self):
@@ -279,6 +284,7 @@ cdef class Session(Records):
             self.error = explained(error)
             return False
         self.is_ready = True
+        self.negotiation.settle()
         return True
 
     cdef Py_ssize_t read_all(self, Call *call, uint8_t *place, size_t room) except -1:

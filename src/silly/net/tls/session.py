@@ -6,9 +6,12 @@ module provides. It does no I/O.
 
 from __future__ import annotations
 
+import _ssl
 import contextlib
 import ssl
+import sys
 from collections.abc import Callable
+from typing import Any
 
 from silly.net.tls.failures import explained
 from silly.net.tls.info import TLSInfo
@@ -72,7 +75,7 @@ class Negotiation:
         remember: for clients, called with the session that a later one may continue.
     """
 
-    __slots__ = ("_connection", "_info", "_remember", "_server_name")
+    __slots__ = ("_connection", "_remember", "_server_name", "info")
 
     def __init__(
         self,
@@ -83,23 +86,32 @@ class Negotiation:
         self._connection = connection
         self._server_name = server_name
         self._remember = remember
-        self._info: TLSInfo | None = None
+        self.info: TLSInfo | None = None  # set by `settle`
+
+    def settle(self) -> None:
+        """Take down what was negotiated: OpenSSL forgets it if the connection fails."""
+        connection = self._connection
+        cipher, version = connection.cipher(), connection.version()
+        self.info = TLSInfo(
+            version=version or "",
+            cipher=cipher[0] if cipher else "",
+            alpn=connection.selected_alpn_protocol(),
+            server_name=self._server_name or getattr(connection, "requested_name", None),
+            peer_certificate=connection.getpeercert(binary_form=True),
+            resumed=bool(connection.session_reused),
+        )
 
     @property
-    def info(self) -> TLSInfo:
-        """What was negotiated, once the handshake is complete."""
-        if self._info is None:
-            connection = self._connection
-            cipher, version = connection.cipher(), connection.version()
-            self._info = TLSInfo(
-                version=version or "",
-                cipher=cipher[0] if cipher else "",
-                alpn=connection.selected_alpn_protocol(),
-                server_name=self._server_name or getattr(connection, "requested_name", None),
-                peer_certificate=connection.getpeercert(binary_form=True),
-                resumed=bool(connection.session_reused),
-            )
-        return self._info
+    def peer_chain(self) -> tuple[bytes, ...]:
+        """The certificates that the peer sent, its own first, as DER bytes."""
+        inner: Any = self._connection
+        if sys.version_info < (3, 13):  # there is no public way
+            inner = inner._sslobj
+        chain = inner.get_unverified_chain() or ()
+        return tuple(
+            each if isinstance(each, bytes) else each.public_bytes(_ssl.ENCODING_DER)
+            for each in chain
+        )
 
     def offer_session(self) -> bool:
         """Let a later connection continue the session, once the server has sent a ticket.
@@ -202,7 +214,12 @@ class Session:
     @property
     def info(self) -> TLSInfo | None:
         """What was negotiated; None until the handshake is complete."""
-        return self._negotiation.info if self.is_ready else None
+        return self._negotiation.info
+
+    @property
+    def peer_chain(self) -> tuple[bytes, ...]:
+        """See `Negotiation.peer_chain`."""
+        return self._negotiation.peer_chain
 
     @property
     def unopened(self) -> int:
@@ -218,6 +235,7 @@ class Session:
         except ssl.SSLWantReadError:
             return
         self.is_ready = True
+        self._negotiation.settle()
 
     def _read(self, pieces: list[bytes]) -> None:
         """Append the plaintext of all records that are complete to *pieces*."""
