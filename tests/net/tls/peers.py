@@ -13,6 +13,8 @@ from typing import Any
 
 from tests.net.tls import certificates
 
+_openssl = ctypes.CDLL(_ssl.__file__)  # leads to the library that it uses
+
 Versions = tuple[ssl.TLSVersion, ssl.TLSVersion]
 
 OLD: Versions = (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1)
@@ -118,10 +120,9 @@ class Peer:
 
     def update_key(self, *, requested: bool) -> None:
         """Have the next record follow a KeyUpdate (RFC 8446, section 4.6.3)."""
-        library = ctypes.CDLL(_ssl.__file__)  # leads to the OpenSSL that it uses
         inner: Any = self.object._sslobj  # type: ignore[attr-defined]
         pointer = ctypes.c_void_p.from_address(id(inner) + 3 * ctypes.sizeof(ctypes.c_void_p))
-        assert library.SSL_key_update(pointer, int(requested)) == 1
+        assert _openssl.SSL_key_update(pointer, int(requested)) == 1
 
 
 async def connected(addr: str) -> socket.socket:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import random
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -67,11 +66,15 @@ async def connected(context: ssl.SSLContext | None = None) -> AsyncIterator[tupl
                 conn.abort()
 
 
-ROLES = {"server": (served, client_context), "client": (connected, server_context)}
+Linked = contextlib.AbstractAsyncContextManager[tuple[Any, Peer]]
+ROLES: dict[str, tuple[Callable[..., Linked], Any]] = {
+    "server": (served, client_context),
+    "client": (connected, server_context),
+}
 BY_ROLE = pytest.mark.parametrize("role", ROLES)
 
 
-def linked(role: str, versions: peers.Versions | None = None) -> Any:
+def linked(role: str, versions: peers.Versions | None = None) -> Linked:
     """A connection in the *role*, and its peer."""
     connect, context = ROLES[role]
     return connect(context(versions))
@@ -91,7 +94,6 @@ async def until(condition: Callable[[], object]) -> None:
 async def test_a_stream_that_ends_within_its_last_record_is_cut_off(
     role: str, versions: peers.Versions
 ) -> None:
-    whole = None
     for size in itertools.count():
         async with linked(role, versions) as (conn, peer):
             await peer.send(b"line\nrest")
@@ -99,16 +101,16 @@ async def test_a_stream_that_ends_within_its_last_record_is_cut_off(
                 peer.object.unwrap()
             closing = peer.outgoing.read()
             whole = len(closing)
-            size = size if size < 6 else whole - 1 if size == 6 else whole
-            await peer.send_wire(closing[:size])
+            sent = size if size < 6 else whole - 1 if size == 6 else whole
+            await peer.send_wire(closing[:sent])
             peer.sock.shutdown(socket.SHUT_WR)
             assert await conn.read(b"\n") == b"line\n"
             with pytest.raises(EndOfStream) as caught:
                 await conn.read(b"\n")
             assert caught.value.partial == b"rest"
-            assert isinstance(caught.value, TruncatedStream) == (size < whole)
+            assert isinstance(caught.value, TruncatedStream) == (sent < whole)
             assert await conn.read() == b"rest"
-        if size == whole:
+        if sent == whole:
             break
 
 
@@ -184,8 +186,25 @@ async def test_a_forged_record_ends_the_connection(role: str, at_once: bool) -> 
         assert await conn.read(4) == b"good"
         with pytest.raises(ssl.SSLError, match="bad record mac"):
             await conn.read(1)
-        with pytest.raises(ssl.SSLError, match="bad_record_mac|BAD_RECORD_MAC"):
+        with pytest.raises(ssl.SSLError, match="ALERT_BAD_RECORD_MAC"):
             await peer.read()  # the alert
+
+
+@BY_ROLE
+async def test_what_follows_a_forged_record_changes_nothing(role: str) -> None:
+    async with linked(role) as (conn, peer):
+        conn.read_limit = 4096
+        forged = bytearray(peer.seal(b"forged"))
+        forged[-1] ^= 1
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2_000_000)
+        await peer.send_wire(bytes(forged) + bytes(500_000))
+        peer.sock.shutdown(socket.SHUT_WR)
+        await until(lambda: not conn.is_alive)
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        for _ in range(2):
+            with pytest.raises(ssl.SSLError, match="bad record mac"):
+                await conn.read(1)
 
 
 @BY_ROLE
@@ -219,6 +238,7 @@ async def flood(conn: Any, peer: Peer, message: Callable[[], bytes]) -> None:
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
             while conn.is_alive:
                 await peer.send_wire(message())
+                await asyncio.sleep(0)  # sending does not wait as long as the kernel has room
                 assert conn.unsent_bytes < conn.max_unsent + 300_000
 
 
@@ -227,12 +247,16 @@ async def test_key_updates_whose_answers_are_not_taken(role: str) -> None:
     async with linked(role) as (conn, peer):
         conn.max_unsent = 10_000
         conn.linger = 0.01
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with socket.socket(fileno=conn._fileno) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            sock.detach()
 
         def updates() -> bytes:
-            for _ in range(1000):
+            for _ in range(100):
                 peer.update_key(requested=True)
                 peer.object.write(b"x")
-            return peer.outgoing.read()
+            return peer.seal()
 
         reading = asyncio.ensure_future(_read_all(conn))
         await flood(conn, peer, updates)
@@ -264,12 +288,11 @@ async def test_key_updates_whose_answers_are_taken(role: str) -> None:
 @settings(max_examples=20)
 @given(
     st.lists(st.binary(max_size=50).map(lambda data: data.replace(b"\n", b".")), max_size=8),
-    st.lists(st.integers(1, 400), min_size=1, max_size=8),
-    st.randoms(use_true_random=False),
+    st.lists(st.tuples(st.integers(1, 400), st.booleans()), max_size=16),
 )
 @pytest.mark.parametrize("role", ROLES)
 def test_any_cut_of_the_wire_gives_the_same_lines(
-    role: str, lines: list[bytes], cuts: list[int], dice: random.Random
+    role: str, lines: list[bytes], cuts: list[tuple[int, bool]]
 ) -> None:
     async def main() -> None:
         async with linked(role) as (conn, peer):
@@ -280,10 +303,10 @@ def test_any_cut_of_the_wire_gives_the_same_lines(
 
             async def send() -> None:
                 left = wire
-                for cut in [*cuts, *cuts, len(wire)]:
+                for cut, pause in [*cuts, (len(wire), False)]:
                     await peer.send_wire(left[:cut])
                     left = left[cut:]
-                    if dice.random() < 0.5:
+                    if pause:
                         await asyncio.sleep(0)
 
             sending = asyncio.ensure_future(send())
@@ -315,5 +338,5 @@ async def test_a_record_of_the_greatest_length_byte_by_byte(role: str) -> None:
 async def test_a_record_that_is_too_long(role: str) -> None:
     async with linked(role) as (conn, peer):
         await peer.send_wire(b"\x17\x03\x03\x48\x00" + bytes(0x4800))
-        with pytest.raises(ssl.SSLError, match="length|long"):
+        with pytest.raises(ssl.SSLError, match="length"):
             await conn.read(1)
