@@ -467,8 +467,8 @@ class Engine(Protocol):
         """The base of a listener's `Gate`."""
 
     @property
-    def Ends(self) -> type[Any]:  # noqa: N802 - it is a class
-        """The base of a listener's course: what happens when connections end (see ends.py)."""
+    def Starts(self) -> type[Any]:  # noqa: N802 - it is a class
+        """The base of a listener's course: connections start and end (starts.py, ends.py)."""
 
     def serve(
         self,
@@ -523,12 +523,11 @@ class Engine(Protocol):
         For the class of most connections.
         """
 
-    def start_task(
+    def start_task(  # noqa: PLR0917 - keywords would cost each connection
         self,
         loop: asyncio.AbstractEventLoop,
         coroutine: Coroutine[Any, Any, object],
         ended: Callable[[asyncio.Task[Any]], object],
-        *,
         name: str | None,
         context: contextvars.Context | None,
         ended_context: contextvars.Context,

@@ -63,6 +63,9 @@ cdef class Reactor:
     cdef bint arriving_known  # whether the next two are known
     cdef sockaddr_in6 arriving_peer
     cdef object arriving_name
+    # its handler's task, if it may be started as soon as it is set up
+    cdef bint starts_directly
+    cdef object first_step, first_context  # of the task
 
     cdef double busy_poll
     cdef double last_event
