@@ -310,5 +310,6 @@ def test_a_terminal_shows_the_certificate_and_whom_it_talks_to() -> None:
         terminal.wait_for_prompt()
         terminal.type("hello\n")
         terminal.wait_for(r"hello\s+hello")
+        terminal.wait_for_prompt()
         terminal.type("\x04")
         assert terminal.end() == 0

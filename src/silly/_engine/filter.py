@@ -121,7 +121,7 @@ class Filtered(Timed):
             await self._room_waiter()
 
     def _open_wire(self, wire: bytes) -> bytes:
-        """Return the plaintext of *wire*; send the filter's answer, or fail by its error."""
+        """Return the plaintext of *wire*; send the filter's answer."""
         state = self._filter
         assert state is not None
         opener = state.filter
@@ -130,10 +130,6 @@ class Filtered(Timed):
         was_ready = opener.is_ready
         try:
             plaintext = opener.open(wire)
-        except OSError as error:
-            self._send_from_filter(opener.pending())
-            self._fail_by_filter(error)
-            return b""
         except BaseException:  # a defect of the filter
             self._fail_by_filter(stream_errors.filter_failed())
             raise
@@ -207,9 +203,16 @@ class Filtered(Timed):
         plaintext = self._open_wire(wire)
         if plaintext:
             self._feed(plaintext)
+        self._heed_filter()
+
+    def _heed_filter(self) -> None:
+        """End the connection if its filter failed, or the stream if the peer's has announced it."""
         state = self._filter
-        if state is not None and state.filter.is_ended and not self._ended:
-            self._end_of_stream()
+        if state is not None:
+            if state.filter.error is not None:
+                self._fail_by_filter(state.filter.error)
+            elif state.filter.is_ended and not self._ended:
+                self._end_of_stream()
 
     def _handle_fin(self) -> None:
         """Handle the peer's FIN."""

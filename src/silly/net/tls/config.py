@@ -18,7 +18,8 @@ from typing import Any, Final
 from silly._logs.logger import Logger
 from silly.net.tls.certificates import expires_at, state_of_files
 from silly.net.tls.failures import explained, text_of
-from silly.net.tls.session import Named, Session
+from silly.net.tls.kinds import Session, new_session
+from silly.net.tls.session import Named
 
 __all__ = ["Client", "Server", "as_client", "as_server", "reload_all"]
 
@@ -151,7 +152,7 @@ class Server:
             self._checked = now
             if state_of_files(self._files) != self._seen:
                 self.reload()
-        return Session(self._context, is_server=True)
+        return new_session(self._context, is_server=True)
 
     def __repr__(self) -> str:
         return f"tls.Server({self._default[0]!r})"
@@ -219,7 +220,7 @@ class _GivenServer(Server):
         return True
 
     def new_session(self) -> Session:
-        return Session(self._context, is_server=True)
+        return new_session(self._context, is_server=True)
 
     def __repr__(self) -> str:
         return f"tls.Server({self._context!r})"
@@ -319,7 +320,7 @@ class Client:
 
         # Used once: then connections cannot be linked by it (RFC 8446, appendix C.4).
         earlier = self._sessions.pop(key, None)
-        return Session(
+        return new_session(
             self._context,
             is_server=False,
             server_name=server_name,

@@ -13,7 +13,8 @@ from silly._values.arguments import seconds_or_none
 from silly.errors import ConcurrentRead, at_address
 from silly.net.addr import format_sockaddr
 from silly.net.tls.config import Server, as_client, as_server
-from silly.net.tls.session import HEADER, RECORD, Session
+from silly.net.tls.kinds import Session
+from silly.net.tls.session import HEADER, RECORD
 
 __all__ = ["accept", "is_for_servers", "read_hello", "request", "start"]
 
