@@ -1,13 +1,14 @@
 /* A load generator that checks every byte: closed-loop, or at a given rate.
  *
- *     load PORT CONNECTIONS DEPTH SIZE SECONDS [reconnect | resume | RATE]
+ *     load PORT CONNECTIONS DEPTH SIZE SECONDS [reconnect | resume | udp | RATE]
  *
  * Each connection sends DEPTH lines of SIZE bytes in one call, waits until all
  * of them have come back, and goes on. It never sleeps: a server that had to wake
  * it for each reply would be charged for that, which one whose clients are on
  * other machines is not. With "reconnect", each exchange has a
  * connection of its own. Compiled with -DTLS, it speaks TLS, and with "resume" each connection
- * but the first continues a session. With RATE, so many exchanges a second are due whatever the
+ * but the first continues a session. With "udp", each connection is a UDP socket, and each
+ * exchange one datagram. With RATE, so many exchanges a second are due whatever the
  * server does, and latencies count from when one was due. Prints one JSON object; exits 1 at the first wrong
  * byte, lost connection or stall of five seconds.
  */
@@ -40,7 +41,7 @@ struct conn {
     uint64_t number, begun;
 };
 
-static int ep, depth, size, reconnect, resume;
+static int ep, depth, size, reconnect, resume, udp;
 static uint64_t rate, due; /* the next exchange's, if there is a rate */
 static struct conn **idle; /* a ring of the connections that wait for one */
 static size_t idle_first, idle_count, idle_size;
@@ -149,9 +150,9 @@ static void pace(uint64_t t) {
 static void open_conn(struct conn *c) {
     int one = 1;
     c->begun = now();
-    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    c->fd = socket(AF_INET, (udp ? SOCK_DGRAM : SOCK_STREAM) | SOCK_NONBLOCK, 0);
     if (c->fd < 0) die("socket");
-    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    if (!udp) setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     c->connecting = connect(c->fd, (void *)&addr, sizeof addr) < 0;
     if (c->connecting && errno != EINPROGRESS) die("connect");
     struct epoll_event e = {.events = c->connecting ? EPOLLOUT : EPOLLIN, .data.ptr = c};
@@ -178,6 +179,8 @@ static void receive(struct conn *c, uint64_t t) {
 #endif
     if (n < 0 && errno == EAGAIN) return;
     if (n <= 0) die(n ? "recv" : "the server closed a connection");
+    if (udp && (n != size || memcmp(buffer, expected(c), n)))
+        return; /* a late answer to an earlier program that had this port */
     if ((size_t)n > c->unread) errno = EPROTO, die("more came back than was sent");
     if (memcmp(buffer, expected(c) + exchange - c->unread, n)) errno = EPROTO, die("a wrong byte came back");
     if (c->unread -= n) return;
@@ -194,11 +197,12 @@ static void receive(struct conn *c, uint64_t t) {
 }
 
 int main(int argc, char **argv) {
-    if (argc < 6) return fprintf(stderr, "usage: load PORT CONNECTIONS DEPTH SIZE SECONDS [reconnect | resume | RATE]\n"), 2;
+    if (argc < 6) return fprintf(stderr, "usage: load PORT CONNECTIONS DEPTH SIZE SECONDS [reconnect | resume | udp | RATE]\n"), 2;
     int count = atoi(argv[2]);
     addr.sin_port = htons(atoi(argv[1]));
     addr.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     depth = atoi(argv[3]), size = atoi(argv[4]), exchange = (size_t)depth * size;
+    udp = argc > 6 && !strcmp(argv[6], "udp");
     resume = argc > 6 && !strcmp(argv[6], "resume");
     reconnect = resume || (argc > 6 && !strcmp(argv[6], "reconnect"));
 #ifdef TLS

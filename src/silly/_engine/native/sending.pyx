@@ -407,6 +407,7 @@ cdef class Sending(Receiving):
                 &self.reactor.sealed,
             )
         except OSError as error:  # fails later, after all callers
+            self.reactor.sealed.length = 0
             self._call_later(0.0, functools.partial(self._fail_by_filter, error))
             return 0
         return self.send_sealed()
