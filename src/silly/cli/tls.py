@@ -16,7 +16,7 @@ from silly.cli.options import Option, grouped
 from silly.net.addr import Address, TCPAddress
 from silly.net.tls.config import Client, Server
 from silly.net.tls.info import TLSInfo
-from silly.net.tls.session import Session
+from silly.net.tls.kinds import Session
 from silly.net.tls.x509 import Certificate
 from silly.text import printable
 

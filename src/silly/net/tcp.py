@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from silly.net.tls.config import Client as TLSClient
     from silly.net.tls.config import Server as TLSServer
-    from silly.net.tls.session import Session
+    from silly.net.tls.kinds import Session
 
 __all__ = [
     "Conn",

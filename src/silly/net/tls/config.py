@@ -20,7 +20,8 @@ from silly._logs.logger import Logger
 from silly._loop import reloading
 from silly.net.tls.certificates import expires_at, state_of_files
 from silly.net.tls.failures import explained, text_of
-from silly.net.tls.session import Named, Session
+from silly.net.tls.kinds import Session, new_session
+from silly.net.tls.session import Named
 
 __all__ = [
     "Client",
@@ -162,7 +163,7 @@ class Server:
             self._checked = now
             if state_of_files(self._files) != self._seen:
                 self.reload()
-        return Session(self._context, is_server=True)
+        return new_session(self._context, is_server=True)
 
     def __repr__(self) -> str:
         return f"tls.Server({self._default[0]!r})"
@@ -230,7 +231,7 @@ class _GivenServer(Server):
         return True
 
     def new_session(self) -> Session:
-        return Session(self._context, is_server=True)
+        return new_session(self._context, is_server=True)
 
     def __repr__(self) -> str:
         return f"tls.Server({self._context!r})"
@@ -336,7 +337,7 @@ class Client:
 
         # Used once: then connections cannot be linked by it (RFC 8446, appendix C.4).
         earlier = self._sessions.pop(key, None)
-        return Session(
+        return new_session(
             self._context,
             is_server=False,
             server_name=server_name,
@@ -498,12 +499,14 @@ def _load_authorities(context: ssl.SSLContext, path: str) -> None:
     try:
         if Path(path).is_dir():
             context.load_verify_locations(capath=path)
+            has_list = any(Path(path).glob("*.r[0-9]*"))
         else:
             Path(path).read_bytes()
             context.load_verify_locations(path)
+            has_list = context.cert_store_stats()["crl"] > 0
     except ssl.SSLError as error:
         raise _named(error, path) from None
-    if context.cert_store_stats()["crl"]:
+    if has_list:
         context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
 
 
