@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -36,9 +37,32 @@ TESTS = [
 ]
 
 
+def ask_with_stream(port: int, block: str, output: IO[str]) -> None:
+    echoes = "write(line)" in block or "write(lines)" in block
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+        address = "{}:{}".format(*sock.getsockname())
+        echoed = b""
+        # A handler that returns at once may have reset the connection before "hello" arrived.
+        with contextlib.suppress(*[] if echoes else [OSError]):
+            sock.sendall(b"hello\n")
+            sock.shutdown(socket.SHUT_WR)
+            with sock.makefile("rb") as file:
+                echoed = file.read()
+    assert echoed == (b"hello\n" if echoes else b"")
+    if "print" in block:
+        assert address in output.readline()
+
+
+def ask_with_datagram(port: int) -> bytes:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(10)
+        sock.connect(("127.0.0.1", port))
+        sock.send(b"hello")
+        return sock.recv(100)
+
+
 @pytest.mark.parametrize("block", BLOCKS)
 def test_block_serves(block: str, port: int, tmp_path: Path) -> None:
-    echoes = "write(line)" in block or "write(lines)" in block
     path = tmp_path / "block.py"
     path.write_text(block.replace("9999", str(port)) + "\nprint('ready', flush=True)\n")
     process = subprocess.Popen(
@@ -52,18 +76,10 @@ def test_block_serves(block: str, port: int, tmp_path: Path) -> None:
     with process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
-            address = "{}:{}".format(*sock.getsockname())
-            echoed = b""
-            # A handler that returns at once may have reset the connection before "hello" arrived.
-            with contextlib.suppress(*[] if echoes else [OSError]):
-                sock.sendall(b"hello\n")
-                sock.shutdown(socket.SHUT_WR)
-                with sock.makefile("rb") as file:
-                    echoed = file.read()
-        assert echoed == (b"hello\n" if echoes else b"")
-        if "print" in block:
-            assert address in process.stdout.readline()
+        if "udp.bind" in block:
+            assert ask_with_datagram(port) == b"hello"
+        else:
+            ask_with_stream(port, block, process.stdout)
         process.send_signal(signal.SIGTERM)
         assert process.stdout.read() == ""
         assert process.wait() == 0
@@ -153,20 +169,35 @@ def test_every_public_name_is_in_the_reference() -> None:
     )
     from silly import time as silly_time
     from silly.crypto import utils
-    from silly.net import access_log, addr, observer, tcp
+    from silly.net import access_log, addr, observer, tcp, tls, udp
     from silly.testing import faults
 
     reference = (ROOT / "docs" / "reference.md").read_text()
-    modules = (silly, errors, log, task, silly_time, utils, tcp, addr, testing, faults, systemd)
+    modules = (
+        silly,
+        errors,
+        log,
+        task,
+        silly_time,
+        utils,
+        tcp,
+        tls,
+        udp,
+        addr,
+        testing,
+        faults,
+        systemd,
+    )
     watching = (access_log, admin, metrics, observer, otel, stdio, text, workers)
-    for module in (*modules, *watching):
+    for module in (*modules, *watching, testing, faults, systemd):
         for name in module.__all__:
             if not name.startswith("_"):
                 assert name in reference, f"{name} is not in the reference"
-    for function in (silly.run, tcp.listen, tcp.connect, workers.Supervisor, faults.Faults):
+    functions = (silly.run, tcp.listen, tcp.connect, tls.Server, tls.Client)
+    for function in (*functions, udp.bind, udp.connect, workers.Supervisor, faults.Faults):
         for name in inspect.signature(function).parameters:
             assert name in reference, f"{name} of {function.__name__} is not in the reference"
-    for kind in (tcp.Conn, tcp.Listener, workers.Supervisor):
+    for kind in (tcp.Conn, tcp.Listener, udp.Socket, workers.Supervisor):
         for name in vars(kind):
             if not name.startswith("_") and name != "lost":
                 assert name in reference, f"{kind.__name__}.{name} is not in the reference"

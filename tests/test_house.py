@@ -171,6 +171,7 @@ NEEDS = {
     "cli/connect.py": {"click"},
     "cli/connecting/prompt.py": {"prompt_toolkit"},
     "cli/echo.py": {"click", "rich"},
+    "cli/echoing/certificate.py": {"trustme"},
     "cli/echoing/view.py": {"rich"},
     "cli/reload.py": {"watchfiles"},
     "cli/run.py": {"uvloop"},

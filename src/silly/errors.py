@@ -109,7 +109,10 @@ def at_address(error: OSError, address: str, cause: str = "") -> OSError:
     cause = cause or error.strerror or str(error) or type(error).__name__
     if error.errno is None:
         named = type(error)(f"{printable(address)}: {cause}")
-    else:
+    elif type(error).__str__ is OSError.__str__:
         named = type(error)(error.errno, cause)
+    else:  # such as `ssl.SSLError`: its text is the cause alone, and it has more attributes
+        named = type(error)(error.errno, f"{printable(address)}: {cause}")
+        vars(named).update(vars(error))
     named.filename = address
     return named

@@ -282,6 +282,11 @@ def test_signals_in_a_pipe(number: int, code: int) -> None:
         ([], "Missing argument 'ADDR'"),
         ([":5", "--timeout", "0"], "--timeout must be more than 0"),
         ([":5", "--idle-timeout", "x"], "'x' is not a duration"),
+        ([":5", "--proxy-header", "x:1"], "source 'x:1' needs an IP address instead of 'x'"),
+        ([":5", "--proxy-header", "192.0.2.1"], "source '192.0.2.1' is not an address: it has no"),
+        ([":5", "--proxy-header", "unix:"], "source 'unix:' and destination the peer are of two"),
+        ([":5", "--proxy-version", "3"], "'3' is not one of '1', '2'"),
+        ([":5", "--listen", "--proxy-header", "local"], "--listen and --proxy-header: only a"),
     ],
 )
 def test_bad_usage_is_one_line(args: list[str], why: str) -> None:
@@ -299,9 +304,9 @@ def test_closed_standard_streams_are_one_line() -> None:
 @pytest.mark.no_engine
 def test_help_has_examples_groups_and_exit_codes() -> None:
     told = silly("connect", "--help").stdout.decode()
-    for part in ("Connection:", "Sending:", "Receiving:"):
+    for part in ("Connection:", "Sending:", "Receiving:", "TLS:"):
         assert f"\n{part}\n" in told
-    assert len(re.findall(r"^  .*silly connect", told, re.MULTILINE)) == 3
+    assert len(re.findall(r"^  .*silly connect", told, re.MULTILINE)) == 5
     assert "Exit codes" in told
 
 

@@ -485,6 +485,7 @@ def test_many_addresses_fit_a_small_screen() -> None:
         (["--max-connections", "0"], "--max-connections"),
         (["--idle-timeout", "0s"], "--idle-timeout"),
         (["--exempt-networks", "10.0.0.1/8"], "--exempt-networks"),
+        (["--proxy-protocol", "10.0.0.1/8"], "10.0.0.1/8 has host bits set; expected a network"),
         (["--frobnicate"], "No such option"),
     ],
 )
@@ -539,10 +540,10 @@ def test_help_has_examples_groups_exit_codes_and_every_limit() -> None:
     from silly.net.limits import Limits
 
     told = silly("echo", "--help").stdout.decode()
-    groups = ("Mode (choose one)", "Simulated bad network", "Limits", "Output", "Exit codes")
+    groups = ("Mode (choose one)", "Simulated bad network", "TLS", "Limits", "Output", "Exit codes")
     for part in (f"{group}:" for group in groups):
         assert f"\n{part}\n" in told
-    assert len(re.findall(r"^  silly echo", told, re.MULTILINE)) == 3
+    assert len(re.findall(r"^  silly echo", told, re.MULTILINE)) == 4
     for each in Limits.fields():
         assert each.flag in told
     assert json.loads(json.dumps(told))

@@ -216,6 +216,7 @@ def test_flags_reach_workers(tmp_path: Path) -> None:
         ("--idle-timeout", "none", "0s"),
         ("--linger", "1500ms", "none"),
         ("--exempt-networks", "10.0.0.0/8", "loopback"),
+        ("--proxy-protocol", "10.0.0.0/8,unix", "loopback"),
     ],
 )
 def test_values_are_written_the_same_everywhere(
@@ -227,6 +228,7 @@ def test_values_are_written_the_same_everywhere(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("silly.net.limits._flags", {})
+    monkeypatch.setattr("silly.net.proxy.trust._flag", None)
     variable = "SILLY_" + flag.removeprefix("--").replace("-", "_").upper()
     missing = str(tmp_path / "missing.py")
     assert main([flag, right, missing]) == 2

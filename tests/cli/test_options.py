@@ -46,6 +46,7 @@ DIFFERENT = {
     "--timeout": "connect waits for one connection, bench for each reply, too",
     "--idle-timeout": "of one connection, of each connection of a listener",
     "--duration": "of the measurement, of each try",
+    "--tls": "with a certificate made for it, checking the server's",
     "--json": "lines about a server, a file with the result",
 }
 

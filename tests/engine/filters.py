@@ -18,6 +18,7 @@ class Xor:
         self._pending = HELLO
         self.is_ready = False
         self.is_ended = False
+        self.info = None
 
     @property
     def unopened(self) -> int:

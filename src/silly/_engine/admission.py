@@ -9,11 +9,18 @@ As `lifecycle`, this file is compiled a second time for the native engine.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol
 
 __all__ = ["Admission"]
 
 _V4_MAPPED: Final = b"\0" * 10 + b"\xff\xff"
+
+
+class Proxies(Protocol):
+    """Clients that connect for others, whose addresses come later (`silly.net.proxy`)."""
+
+    def covers(self, client: bytes) -> bool:
+        """Return whether *client* is one."""
 
 
 class Admission:
@@ -26,6 +33,7 @@ class Admission:
         "_exempt6",
         "_max_connections",
         "_max_per_client",
+        "_proxies",
         "_rate",
         "_refilled",
         "_tokens",
@@ -40,6 +48,7 @@ class Admission:
     _clients: dict[bytes, int]  # connections by client; exempt ones are not counted
     _exempt4: tuple[bytes, ...]  # prefixes of exempt clients' addresses
     _exempt6: tuple[bytes, ...]
+    _proxies: Proxies | None  # they are counted, but not limited
     _rate: float  # connections per second; 0: no limit
     _burst: float
     _tokens: float
@@ -50,16 +59,17 @@ class Admission:
         max_connections: int,
         max_per_client: int,
         rate: float,
-        exempt4: Sequence[bytes],
-        exempt6: Sequence[bytes],
+        exempt: tuple[Sequence[bytes], Sequence[bytes]],
+        proxies: Proxies | None,
     ) -> None:
         """Set the state of a new listener; 0 stands for no limit."""
         self.connections = self.peak = 0
         self._max_connections = max_connections
         self._max_per_client = max_per_client
         self._clients = {}
-        self._exempt4 = tuple(exempt4)
-        self._exempt6 = tuple(exempt6)
+        self._exempt4 = tuple(exempt[0])
+        self._exempt6 = tuple(exempt[1])
+        self._proxies = proxies
         self._rate = rate
         self._burst = self._tokens = max(1.0, rate)
         self._refilled = self._now() if rate else 0.0
@@ -82,7 +92,7 @@ class Admission:
         held = 0 if key is None else self._clients.get(key, 0)
         if self._max_connections and self.connections >= self._max_connections:
             self._refuse("max_connections", client)
-        elif key is not None and held >= self._max_per_client:
+        elif key is not None and held >= self._max_per_client and not self._is_proxy(client):
             self._refuse("max_per_client", client)
         elif self._rate and not self._take_token():
             # Checked last: a refused connection takes no token.
@@ -117,6 +127,9 @@ class Admission:
             self._clients[key] = held + 1
         self._discharge(ticket)
         return client
+
+    def _is_proxy(self, client: bytes) -> bool:
+        return self._proxies is not None and self._proxies.covers(client)
 
     def _discharge(self, ticket: bytes) -> None:
         key = self._key(ticket)

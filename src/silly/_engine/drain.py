@@ -1,13 +1,32 @@
-"""`Draining`: what `write` returns while the queue is long."""
+"""What `write` and `send` return: `DRAINED` if there is room, else a `Draining`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any
+from typing import Any, Final
 
 from silly._engine.interface import Drain
 
-__all__ = ["Draining"]
+__all__ = ["DRAINED", "Drained", "Draining"]
+
+
+class Drained(Drain):
+    """Awaiting it does not suspend."""
+
+    __slots__ = ()
+    __await__ = staticmethod(().__iter__)  # type: ignore[assignment]
+
+    def send(self, value: Any) -> Any:  # noqa: ARG002
+        raise StopIteration
+
+    def throw(self, *error: Any) -> Any:
+        return (None for _ in ()).throw(*error)
+
+    def close(self) -> None:
+        pass
+
+
+DRAINED: Final = Drained()
 
 
 class Draining(Drain):

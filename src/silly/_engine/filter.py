@@ -15,6 +15,7 @@ As `lifecycle`, this file is compiled a second time for the native engine.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 from silly._engine import stream_errors
 from silly._engine.interface import Filter
@@ -24,23 +25,29 @@ from .deadlines import Timed  # relative: each engine has a base of its own
 __all__ = ["Filtered"]
 
 
+class FilterState:
+    """A stream's filter, and what the stream keeps for it."""
+
+    __slots__ = ("filter", "held", "held_size", "plain_in", "plain_out")
+
+    def __init__(self, filter: Filter, plain_in: int, plain_out: int) -> None:  # noqa: A002
+        self.filter = filter
+        self.held: list[bytes] = []  # plaintext written before the filter was ready ...
+        self.held_size = 0  # ... and its length
+        self.plain_in = plain_in
+        self.plain_out = plain_out
+
+
 class Filtered(Timed):
     """The part of a stream that deals with its filter. Without one, none of it is called."""
 
-    __slots__ = ("_filter", "_held", "_held_size", "_plain_in", "_plain_out")
+    __slots__ = ("_filter",)
 
-    _filter: Filter | None
-    _held: list[bytes] | None  # plaintext written before the filter was ready ...
-    _held_size: int  # ... and its length
-    _plain_in: int
-    _plain_out: int
+    _filter: FilterState | None
 
     def _set_no_filter(self) -> None:
         """Set the state of a new connection."""
         self._filter = None
-        self._held = None
-        self._held_size = 0
-        self._plain_in = self._plain_out = 0
 
     # ----------------------------------------------------- implemented by each engine
 
@@ -62,12 +69,13 @@ class Filtered(Timed):
 
     # ------------------------------------------------------------------------- the filter
 
-    def _put_filter(self, filter: Filter) -> None:  # noqa: A002 - its name
+    def _put_filter(self, filter: Filter, received: bytes = b"") -> None:  # noqa: A002 - its name
         """Use *filter* from now on.
 
-        What was written before is sent unchanged. Bytes that have arrived but were not read
-        go to the filter. Plaintext that is written before the filter is ready is sent when it
-        is; closing the connection before that discards it.
+        What was written before is sent unchanged. The filter gets the bytes *received*, which
+        were read already, and those that have arrived but were not read. Plaintext that is
+        written before the filter is ready is sent when it is; closing the connection before
+        that discards it.
 
         Raises:
             RuntimeError: the connection has a filter already.
@@ -81,14 +89,21 @@ class Filtered(Timed):
         if self._has_reader():
             raise stream_errors.concurrent_read(self)
         self._flush()
-        unread = self._take_unread()
-        self._plain_in = self._bytes_in - len(unread)
-        self._plain_out = self._bytes_out
-        self._filter = filter
+        received += self._take_unread()
+        self._filter = FilterState(filter, self._bytes_in - len(received), self._bytes_out)
         self._use_filter()
         self._send_from_filter(filter.pending())
-        if unread:
-            self._receive_wire(unread)
+        if received:
+            self._receive_wire(received)
+
+    @property
+    def _has_filter(self) -> bool:
+        return self._filter is not None
+
+    @property
+    def _filter_info(self) -> Any:
+        """What the filter tells about itself; None if there is none, or it is not ready."""
+        return None if self._filter is None else self._filter.filter.info
 
     async def _wait_ready(self) -> None:
         """Wait until the filter's handshake is complete.
@@ -96,8 +111,9 @@ class Filtered(Timed):
         Raises:
             OSError: the connection was lost, or the handshake failed.
         """
-        assert self._filter is not None
-        while not self._filter.is_ready:
+        state = self._filter
+        assert state is not None
+        while not state.filter.is_ready:
             if not self._is_open():
                 raise self._writer_error()
             if self._ended:
@@ -106,8 +122,9 @@ class Filtered(Timed):
 
     def _open_wire(self, wire: bytes) -> bytes:
         """Return the plaintext of *wire*; send the filter's answer, or fail by its error."""
-        opener = self._filter
-        assert opener is not None
+        state = self._filter
+        assert state is not None
+        opener = state.filter
         if self._ended or not self._is_active():
             return b""
         was_ready = opener.is_ready
@@ -121,37 +138,36 @@ class Filtered(Timed):
             self._fail_by_filter(stream_errors.filter_failed())
             raise
         self._send_from_filter(opener.pending())
-        self._plain_in += len(plaintext)
+        state.plain_in += len(plaintext)
         if not was_ready and opener.is_ready:
             self._release_held()
         return plaintext
 
     def _seal(self, plaintext: bytes) -> bytes:
         """Return the bytes to send for *plaintext*; if the filter is not ready, hold it."""
-        sealer = self._filter
-        assert sealer is not None
-        if sealer.is_ready:
-            self._plain_out += len(plaintext)
+        state = self._filter
+        assert state is not None
+        if state.filter.is_ready:
+            state.plain_out += len(plaintext)
             try:
-                return sealer.seal(plaintext)
+                return state.filter.seal(plaintext)
             except OSError as error:  # fails later, after all callers
                 self._call_later(0.0, functools.partial(self._fail_by_filter, error))
                 return b""
-        if self._held is None:
-            self._held = []
-        self._held.append(plaintext)
-        self._held_size += len(plaintext)
+        state.held.append(plaintext)
+        state.held_size += len(plaintext)
         self._full = True  # writers wait for the handshake
         self._account()
         return b""
 
     def _release_held(self) -> None:
         """Send the plaintext that was held until the filter was ready."""
-        held = self._held
-        self._held = None
-        self._held_size = 0
+        state = self._filter
+        assert state is not None
+        held, state.held = state.held, []
+        state.held_size = 0
         self._full = False
-        if held is not None:
+        if held:
             self._send_from_filter(self._seal(b"".join(held)))
             self._account()
         self._wake_writers()
@@ -163,9 +179,10 @@ class Filtered(Timed):
             self._send_wire(wire)
 
     def _finish_filter(self) -> None:
-        if self._filter is not None and self._filter.is_ready and not self._failed:
+        state = self._filter
+        if state is not None and state.filter.is_ready and not self._failed:
             try:
-                last = self._filter.finish()
+                last = state.filter.finish()
             except OSError:
                 last = b""  # closing goes on without it
             self._send_from_filter(last)
@@ -190,25 +207,31 @@ class Filtered(Timed):
         plaintext = self._open_wire(wire)
         if plaintext:
             self._feed(plaintext)
-        if self._filter is not None and self._filter.is_ended and not self._ended:
+        state = self._filter
+        if state is not None and state.filter.is_ended and not self._ended:
             self._end_of_stream()
 
     def _handle_fin(self) -> None:
         """Handle the peer's FIN."""
-        if self._filter is not None and not self._ended:
-            self._truncated = not self._filter.is_ended
+        state = self._filter
+        if state is not None and not self._ended:
+            self._truncated = not state.filter.is_ended
             self._wake_writers()  # `_wait_ready` is one of them
         self._end_of_stream()
 
     def _received(self) -> int:
-        return self._bytes_in if self._filter is None else self._plain_in
+        return self._bytes_in if self._filter is None else self._filter.plain_in
 
     def _unfinished(self) -> int:
-        return self._unread() + (0 if self._filter is None else self._filter.unopened)
+        return self._unread() + (0 if self._filter is None else self._filter.filter.unopened)
+
+    def _held_size(self) -> int:
+        """Return the length of the plaintext that is held until the filter is ready."""
+        return 0 if self._filter is None else self._filter.held_size
 
     @property
     def unsent_bytes(self) -> int:
-        return self._batched_bytes() + self._held_size + self._unsent()
+        return self._batched_bytes() + self._held_size() + self._unsent()
 
     @property
     def _counts(self) -> tuple[int, int]:
@@ -216,4 +239,4 @@ class Filtered(Timed):
         if self._filter is None:
             return self._bytes_in, self._bytes_out - self._unsent()
         # The queue is ciphertext: it counts with its length on the wire.
-        return self._plain_in, max(0, self._plain_out - self._unsent())
+        return self._filter.plain_in, max(0, self._filter.plain_out - self._unsent())

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import contextvars
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Iterable
 from typing import Any, Final, Protocol
 
 from silly._engine.account import Account as _Account
@@ -20,17 +20,22 @@ from silly._engine.stream_errors import Buffer
 
 __all__ = [
     "BATCH",
+    "HANDSHAKE_TIMEOUT",
     "LINGER",
     "MAX_UNSENT",
     "READ_LIMIT",
     "Accept",
     "Budget",
+    "DatagramLimits",
+    "DatagramOwner",
+    "Datagrams",
     "Deadlines",
     "Drain",
     "Engine",
     "Filter",
     "Gate",
     "Owner",
+    "Peer",
     "Server",
     "Stream",
     "packed_ip",
@@ -41,6 +46,7 @@ READ_LIMIT: Final = 1024 * 1024  # bytes
 BATCH: Final = 1024  # items: the default bound of a batch
 MAX_UNSENT: Final = 16 * 1024 * 1024  # bytes
 LINGER: Final = 10.0  # seconds
+HANDSHAKE_TIMEOUT: Final = 10.0  # seconds
 UNSENT_IN_KERNEL: Final = 256 * 1024  # bytes
 
 
@@ -116,6 +122,10 @@ class Gate(Protocol):
 class Owner(Protocol):
     """The object that a stream belongs to: a listener's course, or the clients of a loop."""
 
+    @property
+    def host(self) -> str | None:
+        """The host that its connections were made to, as the program named it; else None."""
+
     def conn_closed(self, conn: Any) -> None:
         """Note that the socket of *conn* is closed. Called once."""
 
@@ -160,6 +170,10 @@ class Filter(Protocol):
 
         A stream that ends without it was cut off (`silly.errors.TruncatedStream`).
         """
+
+    @property
+    def info(self) -> Any:
+        """What the program may know of it, once it is ready; else None."""
 
     @property
     def unopened(self) -> int:
@@ -268,6 +282,10 @@ class Stream(Protocol):
         """The peer's IP address as packed bytes (see `Gate`)."""
 
     @property
+    def _host(self) -> str | None:
+        """The host that it was connected to (see `Owner`), until it is closed."""
+
+    @property
     def _local_sockaddr(self) -> Any:
         """The local address, in the form that the `socket` module uses."""
 
@@ -275,8 +293,15 @@ class Stream(Protocol):
     def _remote_sockaddr(self) -> Any:
         """The peer's address, likewise."""
 
-    def _set_sockaddrs(self, remote: Any, local: Any) -> None:
-        """Report these addresses from now on (for prefaces)."""
+    @property
+    def _proxy(self) -> Any:
+        """What a preface set along with the addresses; None if it set nothing."""
+
+    def _set_sockaddrs(self, remote: Any, local: Any, proxy: Any = None) -> None:
+        """Report these addresses from now on, and *proxy* (for prefaces)."""
+
+    def _discount(self, count: int) -> None:
+        """Do not count *count* of the bytes that a preface read."""
 
     def _check_deadlines(self, now: float, deadlines: Deadlines) -> None:
         """End the connection if one of *deadlines* has passed. Called periodically."""
@@ -287,8 +312,15 @@ class Stream(Protocol):
         For ``"memory_budget"``, discard its unread bytes, and reset it even if it lingers.
         """
 
-    def _put_filter(self, filter: Filter) -> None:  # noqa: A002 - its name
+    def _put_filter(self, filter: Filter, received: bytes = b"") -> None:  # noqa: A002 - its name
         """Use *filter* from now on (see filter.py)."""
+
+    @property
+    def _has_filter(self) -> bool: ...
+
+    @property
+    def _filter_info(self) -> Any:
+        """What the filter tells about itself."""
 
     async def _wait_ready(self) -> None:
         """Wait until the filter's handshake is complete."""
@@ -322,6 +354,91 @@ class Server(Protocol):
         """
 
 
+# ------------------------------------------------------------------------ datagrams
+
+DatagramLimits = tuple[int, int, int, int, bool]
+"""The bounds of a datagram socket: the bytes of a received datagram, the datagrams in each
+queue, the bytes in the receive queue and in the send queue; and whether `send` raises if its
+queue is full."""
+
+
+class Peer(Hashable, Protocol):
+    """Where a datagram came from, and where it can be answered."""
+
+    @property
+    def sockaddr(self) -> Any:
+        """The address, in the form that the `socket` module uses."""
+
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+
+
+class DatagramOwner(Protocol):
+    """The object that a datagram socket belongs to."""
+
+    def socket_closed(self, sock: Any) -> None:
+        """Note that *sock* is closed. Called once."""
+
+
+class Datagrams(Protocol):
+    """One datagram socket: the methods that `silly.net.udp.Socket` documents, and internal ones.
+
+    A class derived from it has a property `_address`, the text for error messages, and
+    `_peer_of`, which makes a `Peer` of what else `send` is given, or raises.
+    """
+
+    def __init__(
+        self,
+        sock: Any,
+        loop: asyncio.AbstractEventLoop,
+        owner: DatagramOwner,
+        *,
+        limits: DatagramLimits,
+        answers_from: bool = False,
+    ) -> None:
+        """Take over *sock*, a bound or connected `socket.socket` that does not block.
+
+        Args:
+            answers_from: the socket is bound to all addresses: note which one each datagram
+                was sent to, and answer from there (IP_PKTINFO, ip(7)).
+        """
+
+    def recv(self, *, timeout: float | None = None) -> Coroutine[Any, Any, tuple[bytes, Peer]]: ...
+    def __aiter__(self) -> AsyncIterator[tuple[bytes, Peer]]: ...
+    def send(self, data: Buffer, peer: Any = None, *, strict: bool | None = None) -> Drain: ...
+    def close(self) -> None: ...
+    async def wait_closed(self) -> None: ...
+
+    @property
+    def peer(self) -> Peer | None: ...
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether `close` was not called."""
+
+    @property
+    def _waits_for(self) -> str | None:
+        """A description of what the reader waits for; None if no task waits."""
+
+    @property
+    def _counts(self) -> dict[str, Any]:
+        """The fields of `silly.net.udp.SocketStats`, by name."""
+
+    @property
+    def _fileno(self) -> int:
+        """The socket's descriptor; -1 if it is closed, or if there is none."""
+
+    @property
+    def _local_sockaddr(self) -> Any:
+        """The local address, in the form that the `socket` module uses."""
+
+
+_Datagrams = Datagrams
+_Peer = Peer
+
+
 class Engine(Protocol):
     """A module that moves bytes."""
 
@@ -332,6 +449,14 @@ class Engine(Protocol):
     @property
     def Stream(self) -> type[_Stream]:  # noqa: N802 - it is a class
         """What it makes of connections."""
+
+    @property
+    def Datagrams(self) -> type[_Datagrams]:  # noqa: N802 - it is a class
+        """What it makes of datagram sockets."""
+
+    @property
+    def Peer(self) -> type[_Peer]:  # noqa: N802 - it is a class
+        """The senders of their datagrams; made of a `sockaddr`."""
 
     @property
     def Account(self) -> type[_Account]:  # noqa: N802 - it is a class
@@ -375,7 +500,7 @@ class Engine(Protocol):
         """
 
     def disown(self, inherited: object) -> None:
-        """In a forked child, close its copies of a stream's or server's descriptors.
+        """In a forked child, close its copies of the descriptors of a stream, server or socket.
 
         Nothing is sent, and the event loop, which shares its epoll set with the parent's,
         is not touched.

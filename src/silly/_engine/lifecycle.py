@@ -110,7 +110,8 @@ class Lifecycle:
     _writer_notified: bool  # ... and a writer got it
     _ended_by: str | None  # the limit that ended it
     _owner: Owner | None
-    _addresses: tuple[Any, Any] | None  # the peer's and the local one, if a preface set them
+    # The peer's and the local one, and what came with them, if a preface set them:
+    _addresses: tuple[Any, Any, Any] | None
     _budget: Budget | None
     _accounted: int  # bytes reported to the budget
     _linger: float
@@ -258,9 +259,13 @@ class Lifecycle:
 
     # ---------------------------------------------------------------------------- addresses
 
-    def _set_sockaddrs(self, remote: Any, local: Any) -> None:
-        """Report these addresses from now on."""
-        self._addresses = (remote, local)
+    def _set_sockaddrs(self, remote: Any, local: Any, proxy: Any = None) -> None:
+        """Report these addresses from now on, and *proxy*, which says where they are from."""
+        self._addresses = (remote, local, proxy)
+
+    def _discount(self, count: int) -> None:
+        """Do not count *count* of the bytes that were read: they were not for the program."""
+        self._bytes_in -= count
 
     @property
     def _remote_sockaddr(self) -> Any:
@@ -269,6 +274,14 @@ class Lifecycle:
     @property
     def _local_sockaddr(self) -> Any:
         return self._own_sockaddr() if self._addresses is None else self._addresses[1]
+
+    @property
+    def _proxy(self) -> Any:
+        return None if self._addresses is None else self._addresses[2]
+
+    @property
+    def _host(self) -> str | None:
+        return None if self._owner is None else self._owner.host
 
     @property
     def _client(self) -> bytes:

@@ -27,6 +27,7 @@ from silly.errors import (
 __all__ = [
     "Buffer",
     "already_awaited",
+    "as_datagram",
     "as_pieces",
     "batch_arguments",
     "belongs_to",
@@ -199,6 +200,17 @@ def as_pieces(data: Buffer | Iterable[Buffer]) -> list[bytes]:
             raise TypeError(f"data[{index}] must be bytes-like, not {type(item).__name__}")
         pieces.append(bytes(item))
     return pieces
+
+
+def as_datagram(data: Buffer) -> bytes:
+    """Return a datagram as immutable bytes."""
+    if isinstance(data, bytearray | memoryview | bytes):
+        return bytes(data)
+    if isinstance(data, str):
+        raise TypeError("data must be bytes, not str: encode it, as in text.encode()")
+    if isinstance(data, Coroutine):
+        raise TypeError(f"data must be bytes: {AWAIT_IS_MISSING}")
+    raise TypeError(f"data must be bytes-like, not {type(data).__name__}")
 
 
 def queue_full(conn: object, unsent: int, length: int, max_unsent: int) -> WriteQueueFull:

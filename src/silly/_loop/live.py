@@ -1,4 +1,4 @@
-"""What keeps a program running: listeners, connections, tasks and timers.
+"""What keeps a program running: listeners, connections, datagram sockets, tasks and timers.
 
 Each event loop has one `Live`. Objects that keep the program running add themselves
 and are removed when they end; this also protects them from garbage collection.
@@ -50,6 +50,15 @@ class _Conn(Protocol):
     def _disown(self) -> None: ...
 
 
+class _Socket(Protocol):
+    @property
+    def local_addr(self) -> str: ...
+    @property
+    def is_bound(self) -> bool: ...
+    def close(self) -> None: ...
+    def _disown(self) -> None: ...
+
+
 class _Timer(Protocol):
     def cancel(self) -> None: ...
 
@@ -65,6 +74,7 @@ class Live:
         "crashes",
         "listeners",
         "on_listening",
+        "sockets",
         "tasks",
         "timers",
     )
@@ -76,6 +86,7 @@ class Live:
         )  # report on the others; do not keep the program running
         self._watchers: set[asyncio.Task[None]] = set()
         self.conns: set[_Conn] = set()  # made by `connect`
+        self.sockets: set[_Socket] = set()  # datagram sockets
         self.tasks: set[asyncio.Task[Any]] = set()  # made by `silly.task.fork`
         self.timers: set[_Timer] = set()
         self.crashes: Repeats | None = None  # of tasks and timers; see `silly.task`
@@ -88,13 +99,29 @@ class Live:
         return _lives.of(loop)
 
     def __bool__(self) -> bool:
-        return bool(self.listeners or self.conns or self.tasks or self.timers)
+        return bool(self.listeners or self.conns or self.sockets or self.tasks or self.timers)
 
     def add_listener(self, listener: _Listener) -> None:
         """Add *listener*, and call `on_listening`."""
         self.listeners.add(listener)
         if self.on_listening is not None:
             self.on_listening()
+
+    def add_socket(self, sock: _Socket) -> None:
+        """Add *sock*, and call `on_listening` if it is bound to receive from anyone."""
+        self.sockets.add(sock)
+        if sock.is_bound and self.on_listening is not None:
+            self.on_listening()
+
+    def socket_closed(self, sock: _Socket) -> None:
+        """Remove *sock*, which is closed; `silly._engine.interface.DatagramOwner` has it."""
+        self.sockets.discard(sock)
+        self.wake_if_empty()
+
+    def close_sockets(self) -> None:
+        """Close all datagram sockets."""
+        for sock in list(self.sockets):
+            sock.close()
 
     def add_auxiliary(self, listener: _Listener, stop: Callable[[], None] | None = None) -> None:
         """Make *listener* auxiliary; call *stop* when it is closed or the loop ends."""
@@ -133,6 +160,7 @@ class Live:
             timer.cancel()
         for conn in list(self.conns):
             conn.abort()
+        self.close_sockets()
         if tasks := {*others, *self.tasks}:
             for task in tasks:
                 task.cancel()
@@ -151,8 +179,11 @@ class Live:
             listener._disown()
         for conn in self.conns:
             conn._disown()
-        for each in (self.listeners, self.auxiliaries, self.conns, self.tasks, self.timers):
+        for sock in self.sockets:
+            sock._disown()
+        for each in (self.listeners, self.auxiliaries, self.conns, self.sockets, self.tasks):
             each.clear()
+        self.timers.clear()
         if self.crashes is not None:
             self.crashes.forget()
 

@@ -14,6 +14,7 @@ EXTRAS: Final = {
     "otel": ("opentelemetry-api",),
     "prometheus": ("prometheus-client",),
     "reload": ("watchfiles",),
+    "tls-dev": ("trustme",),
     "uvloop": ("uvloop",),
 }
 """The packages of each extra; pyproject.toml has their versions."""

@@ -9,7 +9,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from silly._values.kinds import COUNT, PERIOD, Kind
-from silly.cli.options import ADDR, FORMAT, GRACE_PERIOD, LEVEL, LIMITS, UNIX_ADDR, Option
+from silly.cli.options import (
+    ADDR,
+    FORMAT,
+    GRACE_PERIOD,
+    LEVEL,
+    LIMITS,
+    PROXY_PROTOCOL,
+    UNIX_ADDR,
+    Option,
+)
 
 __all__ = ["OPTIONS", "add_options", "split", "unknown_variables"]
 
@@ -26,6 +35,7 @@ _TABLE: Final = (
     Option("--log-level", "debug, info, warning or error", LEVEL,
            default_text="what the program configures; if nothing, warnings and where it listens"),
     Option("--log-format", "text or json, unless the program configures logging", FORMAT, "text"),
+    PROXY_PROTOCOL,
     Option("--access-log", "Log a line to standard error when a connection has ended"),
     Option("--metrics",
            "Serve Prometheus metrics at ADDR, such as 127.0.0.1:9100 "

@@ -15,7 +15,7 @@ import click
 
 from silly._loop.signals import handling, interrupt_wait
 from silly._values.extras import install_command
-from silly._values.kinds import DURATION
+from silly._values.kinds import DURATION, Kind, choice
 from silly.cli.command import INTERRUPTED, Failure, GroupedCommand, run, with_options
 from silly.cli.connecting.pipe import Sink, Source
 from silly.cli.connecting.shaping import (
@@ -28,9 +28,11 @@ from silly.cli.connecting.shaping import (
     bytes_per_row,
 )
 from silly.cli.options import Option, grouped
+from silly.cli.tls import CLIENT, Watched, advice, check_name, client_of, described
 from silly.errors import ConnectionClosed, EndOfStream
 from silly.net import addr as addresses
 from silly.net import tcp
+from silly.net.proxy import ProxyHeader
 from silly.net.tcp import Conn, Limits
 from silly.text import printable
 
@@ -44,8 +46,12 @@ Examples:
       on a terminal: Enter sends the line; Ctrl-D ends the input, Ctrl-C leaves
   printf 'GET / HTTP/1.0\\n\\n' | silly connect example.com:80 --crlf --timeout 5s > page
       in a pipe: send the input, with CR LF line ends, and write what is received to a file
+  silly connect example.com:443 --tls --alpn http/1.1
+      encrypted; the certificates of the server are shown on standard error
   silly connect --listen :7777 --hex --timestamps --no-half-close < /dev/null
       wait for one client, and show what it sends
+  silly connect :9999 --proxy-header 192.0.2.7:4711
+      as a load balancer would that forwards a client's connection
 
 Exit codes (as OpenBSD's netcat, except for wrong usage and the idle timeout):
   0    the connection ended normally: both sides finished
@@ -61,6 +67,16 @@ def main(arguments: Sequence[str]) -> int:
     return run(_connect, "connect", arguments)
 
 
+def _read_header(text: str) -> ProxyHeader:
+    if text == "local":
+        return ProxyHeader(command="LOCAL")
+    source, comma, destination = text.partition(",")
+    return ProxyHeader(source, destination if comma else None)
+
+
+_HEADER: Final = Kind("SOURCE[,DESTINATION]", _read_header)
+_VERSION: Final = choice("VERSION", "1", "2")
+
 _OPTIONS: Final = (
     *grouped(
         "Connection",
@@ -69,6 +85,16 @@ _OPTIONS: Final = (
                DURATION),
         Option("--idle-timeout", "Give up when nothing was sent or received for this long",
                DURATION),
+    ),
+    *grouped(
+        "As a load balancer does",
+        Option("--proxy-header",
+               "Send a header of the PROXY protocol first: the connection is one of a client at "
+               "SOURCE, such as 192.0.2.7:4711, to DESTINATION (if left out, ADDR); or `local`, a "
+               "health check",
+               _HEADER),
+        Option("--proxy-version", "Version of that header: 1 (a line of text) or 2 (binary)",
+               _VERSION, "2"),
     ),
     *grouped(
         "Sending",
@@ -81,6 +107,7 @@ _OPTIONS: Final = (
         Option("--hex", "Show received bytes as a hexdump", dest="as_hex"),
         Option("--timestamps", "Show when each line was received"),
     ),
+    *CLIENT,
 )  # fmt: skip
 
 
@@ -93,10 +120,13 @@ def _connect(
     listen: bool,
     timeout: float | None,
     idle_timeout: float | None,
+    proxy_header: ProxyHeader | None,
+    proxy_version: str,
     crlf: bool,
     half_close: bool,
     as_hex: bool,
     timestamps: bool,
+    **tls: Any,
 ) -> int:
     """Connect to ADDR and talk: line by line on a terminal, otherwise as a pipe.
 
@@ -104,12 +134,7 @@ def _connect(
     can be edited, the arrow keys bring back earlier ones, and control characters from the
     peer are shown, not obeyed.
     """
-    try:
-        parsed = addresses.parse(addr, "ADDR")
-        if not listen and isinstance(parsed, addresses.TCPAddress) and parsed.port == 0:
-            raise ValueError(f"ADDR {addr!r} has port 0, which only --listen can use")
-    except ValueError as error:
-        raise Failure(str(error)) from None
+    client = _check(addr, tls, listen=listen, has_header=proxy_header is not None)
     for flag, seconds in (("--timeout", timeout), ("--idle-timeout", idle_timeout)):
         if seconds == 0:
             raise Failure(f"{flag} must be more than 0")
@@ -127,9 +152,14 @@ def _connect(
     talk = _interactive if is_typed else _pipe
 
     async def program() -> int:
-        opening = _accept if listen else _dial
-        async with await opening(addr, timeout) as conn:
+        if listen:
+            taken = await _accept(addr, timeout)
+        else:
+            taken = await _dial(addr, timeout, client, proxy_header, int(proxy_version))
+        async with taken as conn:
             conn.idle_timeout = idle_timeout
+            if client is not None:
+                _say_tls(conn, client)
             if is_typed:
                 _say(
                     f"Connected to {conn.remote_addr} "
@@ -140,6 +170,25 @@ def _connect(
     return _run(program())
 
 
+def _check(addr: str, tls: dict[str, Any], *, listen: bool, has_header: bool) -> Watched | None:
+    """Return the client that the options of TLS describe. Raises Failure."""
+    try:
+        parsed = addresses.parse(addr, "ADDR")
+        if not listen and isinstance(parsed, addresses.TCPAddress) and parsed.port == 0:
+            raise ValueError(f"ADDR {addr!r} has port 0, which only --listen can use")
+        if listen and has_header:
+            raise ValueError(
+                "--listen and --proxy-header: only a connection that is made begins with one"
+            )
+        client = client_of(tls)
+        if listen and client is not None:
+            raise ValueError("--listen and --tls: `silly echo --tls` is a server with TLS")
+        check_name(client, parsed)
+    except ValueError as error:
+        raise Failure(str(error)) from None
+    return client
+
+
 def _now() -> str:
     now = datetime.now().astimezone()
     return f"{now:%H:%M:%S}.{now.microsecond // 1000:03}"
@@ -147,6 +196,13 @@ def _now() -> str:
 
 def _say(text: str) -> None:
     print(printable(text), file=sys.stderr, flush=True)
+
+
+def _say_tls(conn: Conn, client: Watched) -> None:
+    assert conn.tls is not None
+    assert client.session is not None
+    for line in described(conn.tls, client.session.peer_chain, verified=client.verifies):
+        _say(line)
 
 
 class _Session:
@@ -199,15 +255,35 @@ def _run(program: Coroutine[Any, Any, int]) -> int:
 
 def _error_text(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error) or type(error).__name__
+        text = error.strerror
+        if error.filename and not text.startswith(f"{error.filename}: "):
+            text = f"{error.filename}: {text}"
+    else:
+        text = str(error) or type(error).__name__
+    return text + advice(error)
 
 
 # ------------------------------------------------------------------------ connections
 
 
-def _dial(addr: str, timeout: float | None) -> Coroutine[Any, Any, Conn]:
-    return tcp.connect(addr, timeout=timeout)
+def _dial(
+    addr: str,
+    timeout: float | None,
+    client: Watched | None,
+    header: ProxyHeader | None,
+    version: int,
+) -> Awaitable[Conn]:
+    try:
+        return tcp.connect(
+            addr,
+            timeout=timeout,
+            tls=client or False,
+            proxy_header=header,
+            proxy_version=version,
+        )
+    except ValueError as error:
+        of = "" if header is None else "--proxy-header: "
+        raise Failure(f"{of}{error}") from None
 
 
 async def _accept(addr: str, timeout: float | None) -> Conn:
@@ -221,7 +297,7 @@ async def _accept(addr: str, timeout: float | None) -> Conn:
         arrived.set_result(conn)
         await conn.wait_closed()
 
-    listener = tcp.listen(addr, take, limits=Limits.none())
+    listener = tcp.listen(addr, take, limits=Limits.none(), proxy_protocol=())
     for local in listener.local_addrs:
         _say(f"Listening on {local}")
     try:

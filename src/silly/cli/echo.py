@@ -18,7 +18,7 @@ import click
 from silly import runtime, stdio
 from silly._values import units
 from silly._values.extras import install_command
-from silly._values.kinds import BYTE_RATE, DURATION, Kind
+from silly._values.kinds import BYTE_RATE, DURATION, FILE, Kind
 from silly.cli.command import INTERRUPTED, Failure, GroupedCommand, run, with_options
 from silly.cli.echoing import datagrams
 from silly.cli.echoing.datagrams import Datagrams
@@ -26,9 +26,11 @@ from silly.cli.echoing.impairment import Impairment
 from silly.cli.echoing.log import Lines, Log, summary_lines, warnings_to
 from silly.cli.echoing.meter import Meter
 from silly.cli.echoing.modes import MODES, handler
-from silly.cli.options import GRACE_PERIOD, LIMITS, Option, grouped, set_limits
+from silly.cli.echoing.tls import Certificate, certificate
+from silly.cli.options import GRACE_PERIOD, LIMITS, PROXY_PROTOCOL, Option, grouped, set_limits
 from silly.net import addr as addresses
 from silly.net import tcp
+from silly.net.proxy.trust import set_proxies, trusted
 
 __all__ = ["main"]
 
@@ -46,6 +48,8 @@ Examples:
       a Unix socket
   silly echo --delay 200ms --drop 1% --max-rate 64k
       simulate a slow and lossy network: can the client cope?
+  silly echo --tls
+      with TLS; try it with: silly connect localhost:9999 --tls --insecure
 
 Exit codes:
   0    stopped by Ctrl-C or SIGTERM; the summary is printed
@@ -104,6 +108,14 @@ _OPTIONS: Final = (
                "replies above it are lost",
                BYTE_RATE, _GOOD_NETWORK.max_rate),
     ),
+    *grouped(
+        "TLS",
+        Option("--tls", "Encrypt connections, with a certificate made for this run (extra: "
+               "silly-net[tls-dev])"),
+        Option("--tls-cert", "Encrypt connections, with the certificate in FILE (PEM)", FILE),
+        Option("--tls-key", "Its private key, if it is not in the same file", FILE),
+    ),
+    *grouped("Behind a load balancer", PROXY_PROTOCOL),
     *LIMITS,
     *grouped(
         "Output",
@@ -127,6 +139,10 @@ def _echo(
     delay: float,
     drop: float,
     max_rate: float | None,
+    tls: bool,
+    tls_cert: str | None,
+    tls_key: str | None,
+    proxy_protocol: tuple[str, ...] | None,
     log: bool,
     as_json: bool,
     grace: float,
@@ -138,13 +154,18 @@ def _echo(
     free port.
     """
     mode = _mode(options)
-    limits = _limits(options)
+    limits = _limits(options, proxy_protocol)
     addrs = addrs or (DEFAULT,)
     _check(addrs, mode, udp=udp, delay=delay, drop=drop)
+    if udp and (tls or tls_cert):
+        raise Failure("--udp and --tls: datagrams are not encrypted")
     # A server must not wait for someone to read its output.
-    with stdio.nonblocking("stdout") as output:
+    with (
+        certificate(addrs, tls_cert, tls_key, throw_away=tls) as of_server,
+        stdio.nonblocking("stdout") as output,
+    ):
         code = _serve(
-            mode, addrs, limits, Impairment(delay, drop, max_rate),
+            mode, addrs, limits, Impairment(delay, drop, max_rate), of_server,
             grace=grace, udp=udp, log=log, as_json=as_json,
         )  # fmt: skip
         lost = None if output is None else output.end()
@@ -158,6 +179,7 @@ def _serve(
     addrs: Sequence[str],
     limits: tcp.Limits,
     impairment: Impairment,
+    of_server: Certificate | None,
     *,
     grace: float,
     udp: bool,
@@ -166,7 +188,8 @@ def _serve(
 ) -> int:
     out = sys.stderr if as_json else sys.stdout
     on_screen = not log and _is_screen(out)
-    server = _Server(mode, addrs, limits, impairment, Log() if on_screen else Lines(out), udp=udp)
+    log_to = Log() if on_screen else Lines(out)
+    server = _Server(mode, addrs, limits, impairment, log_to, of_server=of_server, udp=udp)
     interrupted = False
     try:
         runtime.run(server.run(out, on_screen=on_screen, as_json=as_json), grace=grace)
@@ -195,9 +218,11 @@ def _mode(options: dict[str, Any]) -> str:
     return chosen[0] if chosen else "lines"
 
 
-def _limits(options: dict[str, Any]) -> tcp.Limits:
+def _limits(options: dict[str, Any], proxies: tuple[str, ...] | None) -> tcp.Limits:
     set_limits(options)
+    set_proxies(proxies)
     try:
+        trusted(None)  # complains about the variable
         return tcp.Limits.from_env()
     except ValueError as error:
         raise Failure(str(error)) from None
@@ -258,6 +283,7 @@ class _Server:
         impairment: Impairment,
         log: Log,
         *,
+        of_server: Certificate | None,
         udp: bool,
     ) -> None:
         self._mode = mode
@@ -265,6 +291,7 @@ class _Server:
         self._limits = limits
         self._impairment = impairment
         self._log = log
+        self._certificate = of_server
         self._udp = udp
         self._meter = Meter(time.monotonic())
         self._listeners: list[tcp.Listener] = []
@@ -298,8 +325,9 @@ class _Server:
         mode, address = MODES[self._mode], addresses.parse(addr)
         handle = handler(mode, self._impairment, self._meter, self._log)
         has_udp = self._udp and isinstance(address, addresses.TCPAddress)
+        tls = None if self._certificate is None else self._certificate.server
         for left in reversed(range(_PORT_TRIES if has_udp and _picks(address) else 1)):
-            listener = tcp.listen(addr, handle, limits=self._limits)
+            listener = tcp.listen(addr, handle, limits=self._limits, tls=tls)
             with contextlib.ExitStack() as undo:
                 undo.callback(listener.close, 0)
                 try:
@@ -323,6 +351,7 @@ class _Server:
     def _lines(self, out: TextIO) -> Iterator[Callable[[], None]]:
         for each in self._listening_on():
             print(f"Listening on {each}", file=out, flush=True)
+        self._print_certificate(out)
         if self._mode == "chargen" and self._udp:
             self._log.say(
                 "chargen over UDP amplifies traffic to forged senders: "
@@ -337,7 +366,9 @@ class _Server:
 
         from silly.cli.echoing.view import View  # noqa: PLC0415
 
-        title = f"silly echo --{self._mode}{self._bad_network()}"
+        tls = "" if self._certificate is None else " --tls"
+        title = f"silly echo --{self._mode}{tls}{self._bad_network()}"
+        self._print_certificate(out)
         with View(
             Console(file=out),
             self._meter,
@@ -354,6 +385,11 @@ class _Server:
 
             yield tick
 
+    def _print_certificate(self, out: TextIO) -> None:
+        if self._certificate is not None:
+            for line in self._certificate.lines(_reachable(self._local_addrs()[0])):
+                print(line, file=out, flush=True)
+
     def _bad_network(self) -> str:
         bad = self._impairment
         return "".join((
@@ -367,6 +403,8 @@ class _Server:
 
     def _listening_on(self) -> list[str]:
         datagrams_on = {each.local_addr for each in self._sockets}
+        if self._certificate is not None:
+            return [f"{local} (TLS)" for local in self._local_addrs()]
         return [
             f"{local} (TCP and UDP)" if local in datagrams_on
             else local if local.startswith("unix:") else f"{local} (TCP)"
@@ -381,6 +419,7 @@ class _Server:
             "tcp": [each for each in streams if not each.startswith("unix:")],
             "udp": [each.local_addr for each in self._sockets],
             "unix": [each for each in streams if each.startswith("unix:")],
+            "tls": None if self._certificate is None else self._certificate.described(),
         }
 
     def _refused(self) -> int:
@@ -395,8 +434,17 @@ class _Server:
             **self._meter.summary(time.monotonic()),
             "refused": _added(each.refused for each in stats),
             "ended": _added(each.ended for each in stats),
+            "handshakes": _added(each.handshakes for each in stats),
             "handler_errors": sum(each.handler_errors for each in stats),
         }
+
+
+def _reachable(addr: str) -> str:
+    """Return *addr*, or for all interfaces one of this machine."""
+    for anywhere in ("0.0.0.0:", "[::]:"):
+        if addr.startswith(anywhere):
+            return f"localhost:{addr.removeprefix(anywhere)}"
+    return addr
 
 
 def _added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -19,6 +19,7 @@ from silly._values.kinds import DURATION, Kind, choice
 from silly.log import FORMATS
 from silly.net import addr as addresses
 from silly.net.limits import LimitField, Limits, set_flags
+from silly.net.proxy.trust import PROXY_NETWORKS
 from silly.runtime import GRACE
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "GRACE_PERIOD",
     "LEVEL",
     "LIMITS",
+    "PROXY_PROTOCOL",
     "UNIX_ADDR",
     "Option",
     "grouped",
@@ -147,6 +149,14 @@ GRACE_PERIOD: Final = Option(
     "Time for handlers to finish after a signal to stop: 500ms, 30s, 1m, or inf",
     replace(DURATION, read=_read_grace),
     GRACE,
+)
+
+PROXY_PROTOCOL: Final = Option(
+    "--proxy-protocol",
+    "Require a header of the PROXY protocol, versions 1 and 2, from these networks of load "
+    "balancers, such as 10.0.0.0/8,unix; it has the client's address. From others it is "
+    "neither looked for nor believed",
+    PROXY_NETWORKS,
 )
 
 

@@ -19,6 +19,7 @@ from silly._values.extras import install_command
 from silly.cli.arguments import OPTIONS, add_options, split, unknown_variables
 from silly.cli.options import LIMITS, set_limits
 from silly.log import dropping_last_resort
+from silly.net.proxy.trust import set_proxies
 from silly.runtime import run_function, run_script
 
 __all__ = ["main"]
@@ -115,6 +116,7 @@ def main(argv: Sequence[str] | None = None, *, verbs: Collection[str] = ()) -> i
             for line in unknown_variables():
                 print(f"silly: {line}", file=sys.stderr)
     set_limits(vars(options))
+    set_proxies(options.proxy_protocol)
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     if options.uvloop:
         try:
@@ -241,8 +243,11 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
         return 1
 
 
-_OF_WORKERS = ("--access-log", "--log-format", "--log-level", "--metrics", "--admin")
-"""The options, besides limits, with which a worker logs and answers its supervisor."""
+_OF_WORKERS = (
+    *("--access-log", "--log-format", "--log-level", "--metrics", "--admin"),
+    "--proxy-protocol",
+)
+"""The options, besides limits, that the supervisor passes on to its workers."""
 
 
 def _worker_options(options: argparse.Namespace) -> list[str]:

@@ -14,11 +14,14 @@ from silly.net.conn import EngineConn
 __all__ = ["attach"]
 
 
-class _Clients:
-    """The owner of the connections that `attach` made in one event loop."""
+class _Dialed:
+    """The owner of a connection that `attach` made."""
 
-    def __init__(self, live: Live) -> None:
+    __slots__ = ("host", "live")
+
+    def __init__(self, live: Live, host: str | None) -> None:
         self.live = live
+        self.host = host
 
     def conn_closed(self, conn: EngineConn) -> None:
         self.live.conns.discard(conn)
@@ -28,12 +31,19 @@ class _Clients:
         """Do nothing: no listener made it."""
 
 
-async def attach(loop: asyncio.AbstractEventLoop, sock: socket.socket, **limits: Any) -> EngineConn:
+async def attach(
+    loop: asyncio.AbstractEventLoop,
+    sock: socket.socket,
+    *,
+    host: str | None = None,
+    **limits: Any,
+) -> EngineConn:
     """Return a connection over *sock*, which is connected and belongs to it from now on.
 
-    *limits* are ``read_limit``, ``max_unsent``, ``linger`` and ``idle_timeout``, checked already.
+    *host* is what it was connected to, if that was named. *limits* are ``read_limit``,
+    ``max_unsent``, ``linger`` and ``idle_timeout``, checked already.
     """
-    owner = _Clients(Live.of(loop))
+    owner = _Dialed(Live.of(loop), host)
     made: list[EngineConn] = []
 
     def accept(carrier: Any) -> EngineConn:

@@ -9,6 +9,7 @@ of connection that stands on something else derives from `Conn`;
 from __future__ import annotations
 
 import asyncio
+import io
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
@@ -16,12 +17,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from silly._engine import engine
-from silly._engine.interface import BATCH, Drain, Stream
+from silly._engine.interface import BATCH, HANDSHAKE_TIMEOUT, Drain, Stream
 from silly._engine.stream_errors import Buffer
 from silly.net import addr as addresses
 from silly.net.batches import ReadBatches
 from silly.net.deadline import Deadline
 from silly.text import printable
+
+if TYPE_CHECKING:
+    import ssl
+
+    from silly.net.tls.config import Client as TLSClient
+    from silly.net.tls.config import Server as TLSServer
+    from silly.net.tls.info import TLSInfo
 
 __all__ = ["Conn", "ConnStats", "EngineConn", "StreamConn"]
 
@@ -293,6 +301,15 @@ class Conn(ABC):
         """The peer's address, such as ``"127.0.0.1:53124"``; ``"unix:"`` if it has no name."""
 
     @property
+    def proxy(self) -> ProxyInfo | None:
+        """What the header of the PROXY protocol said; None if none was required.
+
+        The client's address is in `remote_addr` then, and that of the proxy in
+        `ProxyInfo.via`. See `silly.net.proxy`.
+        """
+        return None
+
+    @property
     @abstractmethod
     def is_alive(self) -> bool:
         """False once this side has closed the connection, or it was lost.
@@ -360,6 +377,49 @@ class Conn(ABC):
     def stats(self) -> ConnStats:
         """Bytes in and out, when the connection was opened, when bytes last moved."""
 
+    # -------------------------------------------------------------------- encryption
+
+    @property
+    def tls(self) -> TLSInfo | None:
+        """What TLS has negotiated; None if the connection is not encrypted."""
+        return None
+
+    async def start_tls(
+        self,
+        tls: TLSServer | TLSClient | ssl.SSLContext | bool,  # noqa: ARG002
+        *,
+        server_name: str | None = None,  # noqa: ARG002
+        timeout: float | None = HANDSHAKE_TIMEOUT,  # noqa: ARG002
+    ) -> None:
+        """Encrypt the connection from now on: STARTTLS.
+
+        Call it when both ends have agreed to, as their protocol prescribes: the server after
+        it has written its consent, the client after it has read that. Nothing else changes:
+        it is the same connection. What was written before is sent unencrypted. Bytes that
+        have arrived but were not read take part in the handshake, so nothing that an attacker
+        inserted before it is ever read as if it had been encrypted (RFC 3207, section 6).
+
+        Args:
+            tls: a `tls.Server` to be the server of the handshake; a `tls.Client`, or True
+                for its defaults, to be the client; or an `ssl.SSLContext` for either.
+            server_name: for clients, the name that the server's certificate must have. None:
+                that of the `tls.Client`, or the host that was connected to.
+            timeout: seconds for the handshake; None for no limit.
+
+        Raises:
+            ssl.SSLCertVerificationError: the certificate is not valid for that name.
+            ssl.SSLError: the handshake failed.
+            TimeoutError: it took too long.
+            EndOfStream, ConnectionResetError, OSError: the connection ended.
+            ConcurrentRead: another task is waiting in a read.
+            RuntimeError: the connection is encrypted already.
+            TypeError, ValueError: an argument is of the wrong type or value, or there is no
+                name to check the certificate for.
+
+            After any of them but the last three, the connection is closed.
+        """
+        raise io.UnsupportedOperation(f"{type(self).__name__} cannot be encrypted")
+
     # ------------------------------------------------------------------- its listener
 
     def on_draining(  # noqa: B027 - most kinds have no listener
@@ -395,6 +455,7 @@ class Conn(ABC):
 
 
 if TYPE_CHECKING:
+    from silly.net.proxy.header import ProxyInfo
 
     class _StreamConn(Stream, Conn): ...
 
@@ -420,6 +481,12 @@ class StreamConn(_StreamConn):
         return addresses.format_sockaddr(self._remote_sockaddr)
 
     @property
+    def proxy(self) -> ProxyInfo | None:
+        """See `Conn.proxy`."""
+        proxy: ProxyInfo | None = self._proxy
+        return proxy
+
+    @property
     def stats(self) -> ConnStats:
         """See `Conn.stats`."""
         bytes_in, bytes_out = self._counts
@@ -428,6 +495,24 @@ class StreamConn(_StreamConn):
         return ConnStats(
             bytes_in, bytes_out, opened_at, last_activity, wire_bytes_in, wire_bytes_out
         )
+
+    @property
+    def tls(self) -> TLSInfo | None:
+        """See `Conn.tls`."""
+        info: TLSInfo | None = self._filter_info
+        return info
+
+    async def start_tls(
+        self,
+        tls: TLSServer | TLSClient | ssl.SSLContext | bool,
+        *,
+        server_name: str | None = None,
+        timeout: float | None = HANDSHAKE_TIMEOUT,
+    ) -> None:
+        """See `Conn.start_tls`."""
+        from silly.net.tls.handshake import start  # noqa: PLC0415 - only if it is needed: slow
+
+        await start(self, tls, server_name, timeout)
 
     @property
     def _state_name(self) -> str:

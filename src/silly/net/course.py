@@ -31,9 +31,11 @@ from silly.net.budget import MemoryBudget, memory_of
 from silly.net.conn import Conn, EngineConn
 from silly.net.gate import Gate
 from silly.net.limits import Limits
+from silly.net.networks import Networks
 from silly.net.observer import Observation, ObservedListener, Observer
 from silly.net.outcome import HANDLER_ERROR, outcome_of
 from silly.net.preface import Preface, PrefaceError, run_prefaces
+from silly.net.proxy.preface import take_header
 from silly.net.sweep import Sweep, deadlines_of
 from silly.net.tally import count
 from silly.text import printable
@@ -56,6 +58,8 @@ else:
 class Course(Ends):
     """The course of all connections of one listener; the owner of their streams."""
 
+    host: str | None = None  # they were accepted, not made to one
+
     __slots__ = (
         "_closes_at",
         "_conn_limits",
@@ -71,6 +75,8 @@ class Course(Ends):
         "_observers",
         "_on_handled",
         "_prefaces",
+        "_prefaces_of_proxies",
+        "_proxies",
         "_sweep",
         "_sweep_interval",
         "_task_name",
@@ -92,6 +98,7 @@ class Course(Ends):
         name: str,
         limits: Limits,
         prefaces: Sequence[Preface],
+        proxies: Networks | None,
         observers: tuple[Observer, ...],
     ) -> None:
         self._loop = loop
@@ -101,10 +108,12 @@ class Course(Ends):
         self.handler_name = getattr(handler, "__qualname__", None) or repr(handler)
         self._task_name = f"{self.handler_name} on {name}"
         self._prefaces = tuple(prefaces)
+        self._prefaces_of_proxies = (take_header, *self._prefaces)
+        self._proxies = proxies
         self._handshake_timeout = limits.handshake_timeout
         self._observers = observers
         self.is_auxiliary = False  # if True, its connections are not observed
-        self.gate = Gate(loop, limits, name)
+        self.gate = Gate(loop, limits, name, proxies)
         self._begin(self.gate)
         self.budget = MemoryBudget(loop, memory_of(limits), self._all_conns)
         self._deadlines, self._sweep_interval = deadlines_of(limits)
@@ -138,9 +147,12 @@ class Course(Ends):
             self.lingering.add(conn)
             loop.call_soon(conn.abort)
             return conn
+        prefaces = self._prefaces
+        if self._proxies is not None and _is_proxy(conn, self._proxies):
+            prefaces = self._prefaces_of_proxies
         try:
-            if self._prefaces:
-                self._preface(conn)
+            if prefaces:
+                self._preface(conn, prefaces)
             else:
                 self._handle(conn)
         except BaseException:
@@ -150,9 +162,9 @@ class Course(Ends):
 
     # ---------------------------------------------------------------------- preface
 
-    def _preface(self, conn: EngineConn) -> None:
+    def _preface(self, conn: EngineConn, prefaces: Sequence[Preface]) -> None:
         self._tickets[conn] = conn._client
-        coroutine = run_prefaces(conn, self._prefaces, self._handshake_timeout)
+        coroutine = run_prefaces(conn, prefaces, self._handshake_timeout)
         try:
             task = self._loop.create_task(coroutine, name=_PREFACE_TASK)
         except BaseException:
@@ -335,6 +347,14 @@ class Course(Ends):
         self.gate.close()
         self._logged_crashes.close()
         self._observer_failures.close()
+
+
+def _is_proxy(conn: EngineConn, proxies: Networks) -> bool:
+    client = conn._client
+    if client:
+        return proxies.covers(client)
+    # It has no IP address: a Unix socket, or lost before its address was known.
+    return proxies.has_unix and isinstance(conn._local_sockaddr, str | bytes)
 
 
 async def _raise(error: BaseException) -> object:

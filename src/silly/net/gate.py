@@ -17,6 +17,7 @@ from silly._engine import engine
 from silly._logs.logger import Logger
 from silly._values.units import counted
 from silly.net.limits import Limits
+from silly.net.networks import Networks
 from silly.net.tally import Tally
 from silly.text import printable
 
@@ -27,9 +28,11 @@ logger = Logger("silly.net")
 # Explanations of the reasons, for the log.
 _REFUSED: Final = {
     "max_connections": "the listener is full",
-    "max_per_client": "the client has too many connections; for a proxy, set exempt_networks",
+    "max_per_client": "the client has too many connections; for a proxy, set proxy_protocol "
+    "or exempt_networks",
     "accept_rate": "connections arrive too fast",
     "descriptors": "out of file descriptors (RLIMIT_NOFILE, fs.file-max)",
+    "proxy_header": "the PROXY header is missing or invalid",
 }
 _ENDED: Final = {
     "idle_timeout": (logging.INFO, "no byte moved in either direction"),
@@ -52,17 +55,25 @@ else:
 class Gate(Admission):
     """Admission to one listener; `enter` and `leave` are in silly._engine.admission."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, limits: Limits, name: str) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        limits: Limits,
+        name: str,
+        proxies: Networks | None = None,
+    ) -> None:
         self._loop = loop
         self._name = name
         self.refused = Tally(loop, self._summarize_refused)
         self.ended = Tally(loop, self._summarize_ended)
         self.stalls = Tally(loop, lambda _error, _count: None)
+        exempt = Networks(limits.exempt_networks)
         self._begin(
             limits.max_connections or 0,
             limits.max_per_client or 0,
             limits.accept_rate or 0.0,
-            *_prefixes(limits.exempt_networks),
+            (exempt.prefixes4, exempt.prefixes6),
+            proxies,
         )
 
     # -------------------------------------------------- called by engines' servers
@@ -131,18 +142,6 @@ class Gate(Admission):
             reason,
             why,
         )
-
-
-def _prefixes(networks: tuple[str, ...]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-    """Return the prefixes of *networks* as whole bytes: those of IPv4, those of IPv6."""
-    prefixes: dict[int, list[bytes]] = {4: [], 6: []}
-    for network in networks:
-        net = ipaddress.ip_network(network)
-        length = (net.prefixlen + 7) // 8
-        # If the prefix ends within a byte, list each value that this byte can have.
-        for part in net.subnets(new_prefix=length * 8):
-            prefixes[net.version].append(part.network_address.packed[:length])
-    return tuple(prefixes[4]), tuple(prefixes[6])
 
 
 def _text(client: bytes) -> str:

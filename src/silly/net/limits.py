@@ -14,16 +14,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import ipaddress
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeVar
 
-from silly._engine.interface import LINGER, MAX_UNSENT, READ_LIMIT
+from silly._engine.interface import HANDSHAKE_TIMEOUT, LINGER, MAX_UNSENT, READ_LIMIT
 from silly._values import units
 from silly._values.arguments import size
 from silly._values.kinds import BYTE_RATE, COUNT, DURATION, PERIOD, RATE, SIZE, Kind
+from silly.net.networks import NETWORKS
 
 __all__ = ["LimitField", "Limits", "set_flags"]
 
@@ -33,17 +33,6 @@ OFF: Final = "none"  # None, in the environment and in flags
 
 
 # ---------------------------------------------------------------- kinds of value
-
-
-def _networks(value: Any, name: str) -> tuple[str, ...]:
-    if not isinstance(value, tuple | list) or not all(isinstance(item, str) for item in value):
-        raise TypeError(f"{name} must be a tuple of networks such as ('10.0.0.0/8',)")
-    for item in value:
-        try:
-            ipaddress.ip_network(item)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}; expected a network such as '10.0.0.0/8'") from None
-    return tuple(value)
 
 
 def _memory(value: Any, name: str) -> int | str:
@@ -60,13 +49,6 @@ _MEMORY: Final = Kind(
     lambda text: text if text.endswith("%") else units.size(text),
     expected="a size such as 512M, or a share of the machine's memory such as 25%",
     check=_memory,
-)
-_NETWORKS: Final = Kind(
-    "NETWORKS",
-    lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
-    ",".join,
-    "networks separated by commas, such as 127.0.0.0/8,::1/128",
-    _networks,
 )
 
 
@@ -130,7 +112,7 @@ class Limits:
     )
     exempt_networks: tuple[str, ...] = _limit(
         ("127.0.0.0/8", "::1/128"),
-        _NETWORKS,
+        NETWORKS,
         "networks",
         "that `max_per_client` does not apply to, such as those of proxies; it never "
         "applies to Unix sockets",
@@ -162,10 +144,17 @@ class Limits:
         "memory for the least traffic are reset",
     )
     handshake_timeout: float | None = _limit(
-        10.0,
+        HANDSHAKE_TIMEOUT,
         PERIOD,
         "seconds",
         "for all that precedes the handler, such as a PROXY header and a TLS handshake, together",
+    )
+    max_handshakes_per_client: int | None = _limit(
+        100,
+        COUNT,
+        "handshakes",
+        "of TLS in progress at a time with one client address (IPv6: one /64 network); "
+        "further ones wait, within `handshake_timeout`",
     )
     idle_timeout: float | None = _limit(
         3600.0, PERIOD, "seconds", "without a byte in either direction"

@@ -11,7 +11,7 @@ import enum
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from silly._engine import engine
 from silly._engine.interface import Server
@@ -24,8 +24,12 @@ from silly.net.awaitables import Closing
 from silly.net.course import Course, Handler
 from silly.net.limits import Limits
 from silly.net.listening import Opened, Serve, backlog_overflows
+from silly.net.networks import Networks
 from silly.net.observer import Observer
 from silly.net.preface import Preface
+
+if TYPE_CHECKING:
+    from silly.net.tls.preface import Handshakes
 
 __all__ = ["GRACE", "Listener", "ListenerState", "ListenerStats"]
 
@@ -74,6 +78,14 @@ class ListenerStats:
     A field of `Limits`, ``"descriptors"``, or what a preface refused them for
     (see `silly.net.preface`).
     """
+    handshakes: Mapping[str, int]
+    """Handshakes of TLS that were completed, by version, such as ``"TLSv1.3"``.
+
+    Those that continued an earlier session count as ``"TLSv1.3 resumed"``. Those that failed
+    are in `refused`.
+    """
+    certificate_expires_at: float | None
+    """When the first of its certificates expires, in seconds since the epoch; None if unknown."""
     ended: Mapping[str, int]
     """Connections that a limit ended, by the field of `Limits`."""
     accept_stalls: int
@@ -123,12 +135,15 @@ class Listener:
         busy_poll: float,
         limits: Limits,
         prefaces: Sequence[Preface],
+        proxies: Networks | None,
         observers: tuple[Observer, ...],
+        handshakes: Handshakes | None = None,
         start: bool = True,
     ) -> None:
         """Listen on the sockets that *obtain* returns; accept now, or once `_start` is called."""
         self._loop = loop
         self._limits = limits
+        self._handshakes = handshakes
         self._backlog = backlog
         self._busy_poll = busy_poll
         self._state = ListenerState.STARTING
@@ -148,6 +163,7 @@ class Listener:
             name=self._addrs[0],
             limits=limits,
             prefaces=prefaces,
+            proxies=proxies,
             observers=observers,
         )
         if start:
@@ -271,6 +287,10 @@ class Listener:
             connections=gate.connections,
             peak_connections=gate.peak,
             refused=dict(gate.refused.counts),
+            handshakes={} if self._handshakes is None else dict(self._handshakes.counts),
+            certificate_expires_at=(
+                None if self._handshakes is None else self._handshakes.server.expires_at
+            ),
             ended=dict(gate.ended.counts),
             accept_stalls=sum(gate.stalls.counts.values()),
             handler_errors=sum(course.crashes.values()),

@@ -33,6 +33,8 @@ __all__ = [
     "Source",
     "activated_sockets",
     "backlog_overflows",
+    "explained",
+    "has_source",
     "obtain_sockets",
     "open_sockets",
     "resolve",
@@ -86,6 +88,11 @@ def use_source(source: Source | None) -> None:
     """Ask *source* for the sockets of this process's listeners; None: no longer."""
     global _source  # noqa: PLW0603 - one per process
     _source = source
+
+
+def has_source() -> bool:
+    """Return whether this process is one of several that run the same program."""
+    return _source is not None
 
 
 def obtain_sockets(
@@ -251,7 +258,7 @@ def _listen_tcp(
                 if error.errno == errno.EADDRNOTAVAIL and family == socket.AF_INET6 and sockets:
                     sock.close()
                     continue  # IPv6 is available, but this address is not
-                raise _explained(error, address) from None
+                raise explained(error, address) from None
             port = port or sock.getsockname()[1]
             sockets.append(sock)
         undo.pop_all()
@@ -277,7 +284,7 @@ def _listen_unix(address: UnixAddress, backlog: int, mode: int | None) -> Opened
                 Path(address.path).chmod(mode)  # clients cannot connect before listen()
             sock.listen(backlog)
         except OSError as error:
-            raise _explained(error, address) from None
+            raise explained(error, address) from None
         undo.pop_all()
     return opened
 
@@ -395,7 +402,8 @@ def backlog_overflows() -> int | None:
     return None
 
 
-def _explained(error: OSError, address: Address) -> OSError:
+def explained(error: OSError, address: Address) -> OSError:
+    """Return *error*, of binding *address*, with what can be done about it."""
     cause = os.strerror(error.errno) if error.errno else str(error)
     if error.errno == errno.EADDRINUSE:
         if isinstance(address, UnixAddress):

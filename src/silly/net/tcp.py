@@ -16,16 +16,17 @@ import asyncio
 import dataclasses
 import enum
 import errno
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
 
-from silly._engine.interface import LINGER, MAX_UNSENT, READ_LIMIT
+from silly._engine.interface import HANDSHAKE_TIMEOUT, LINGER, MAX_UNSENT, READ_LIMIT
 from silly._values.arguments import positive_seconds, seconds, seconds_or_none, size
 from silly.net import addr as addresses
 from silly.net.access_log import AccessLog
 from silly.net.addr import TCPAddress, UnixAddress
 from silly.net.awaitables import Connecting
 from silly.net.clients import attach
-from silly.net.conn import Conn, ConnStats
+from silly.net.conn import Conn, ConnStats, StreamConn
 from silly.net.course import Handler
 from silly.net.dialing import dial
 from silly.net.limits import Limits
@@ -33,6 +34,16 @@ from silly.net.listener import Listener, ListenerState, ListenerStats
 from silly.net.listening import obtain_sockets
 from silly.net.observer import Observer, checked
 from silly.net.preface import Preface
+from silly.net.proxy.forwarding import Greeting, greeting_of
+from silly.net.proxy.header import ProxyHeader, check_version
+from silly.net.proxy.trust import trusted
+
+if TYPE_CHECKING:
+    import ssl
+
+    from silly.net.tls.config import Client as TLSClient
+    from silly.net.tls.config import Server as TLSServer
+    from silly.net.tls.session import Session
 
 __all__ = [
     "Conn",
@@ -93,6 +104,8 @@ def listen(
     access_log: bool = False,
     observer: Observer | None = None,
     preface: Preface | None = None,
+    tls: TLSServer | ssl.SSLContext | None = None,
+    proxy_protocol: Sequence[str] | None = None,
 ) -> Listener:
     """Listen on *addr* and run ``handler(conn)`` in a task of its own for each connection.
 
@@ -135,6 +148,14 @@ def listen(
         preface: a coroutine function of the connection, to be done before observers and
             the handler know of it, within `Limits.handshake_timeout`; what it raises
             refuses the connection. See `silly.net.preface`.
+        tls: encrypt the connections with these certificates: a `tls.Server`, or an
+            `ssl.SSLContext` of your own. The handler starts after the handshake. See
+            `silly.net.tls`.
+        proxy_protocol: the networks of proxies and load balancers, such as
+            ``("10.0.0.0/8", "unix")``; ``"unix"`` is all clients of Unix sockets. From
+            these, a header of the PROXY protocol is required and believed; from all others
+            it is neither. None for what the flag ``--proxy-protocol`` or the variable
+            ``SILLY_PROXY_PROTOCOL`` sets, ``()`` for none. See `silly.net.proxy`.
 
     Raises:
         OSError: the address is in use (EADDRINUSE), not available on this machine or
@@ -171,7 +192,15 @@ def listen(
     observers = () if observer is None else (checked(observer),)
     if access_log:
         observers = (*observers, AccessLog())
+    server = None if tls is None else _tls_config().as_server(tls)
     loop = _running_loop("listen")
+    prefaces = () if preface is None else (preface,)
+    handshakes = None
+    if server is not None:
+        from silly.net.tls.preface import Handshakes  # noqa: PLC0415 - see `_tls_config`
+
+        handshakes = Handshakes(loop, server, limits)
+        prefaces = (*prefaces, handshakes)
     return Listener(
         loop,
         handler,
@@ -181,9 +210,18 @@ def listen(
         backlog,
         busy_poll=busy_poll,
         limits=limits,
-        prefaces=() if preface is None else (preface,),
+        prefaces=prefaces,
+        proxies=trusted(proxy_protocol),
         observers=observers,
+        handshakes=handshakes,
     )
+
+
+def _tls_config() -> Any:
+    """Return the module of the TLS configurations; most programs need not load OpenSSL."""
+    from silly.net.tls import config  # noqa: PLC0415
+
+    return config
 
 
 def connect(
@@ -195,6 +233,9 @@ def connect(
     max_unsent: int = MAX_UNSENT,
     linger: float = LINGER,
     idle_timeout: float | None = None,
+    tls: TLSClient | ssl.SSLContext | bool = False,
+    proxy_header: Conn | ProxyHeader | None = None,
+    proxy_version: int = 2,
 ) -> Connecting[Conn]:
     """Connect to *addr*: ``async with tcp.connect(addr) as conn``, or ``await tcp.connect(addr)``.
 
@@ -210,6 +251,12 @@ def connect(
         max_unsent: bytes; see `Conn.max_unsent`.
         linger: seconds; see `Conn.linger`.
         idle_timeout: seconds, or None; see `Conn.idle_timeout`.
+        tls: True to encrypt the connection, and to check that the peer has a certificate for
+            the host in *addr*, from an authority that this machine trusts; a `tls.Client`
+            to trust others, or an `ssl.SSLContext` of your own.
+        proxy_header: send a header of the PROXY protocol first, for a peer that requires
+            one: that of a `ProxyHeader`, or one about the client of a `Conn`.
+        proxy_version: the version of that header: 1 or 2.
 
     Returns:
         An object to await for the `Conn`, or to use in ``async with`` directly.
@@ -217,7 +264,10 @@ def connect(
 
     Raises:
         ConnectionRefusedError: no program listens on *addr*.
-        TimeoutError: not connected in time.
+        TimeoutError: not connected in time; with *tls*, its handshake must be complete
+            within 10 seconds if there is no *timeout*.
+        ssl.SSLCertVerificationError: the peer's certificate is not valid for the host.
+        ssl.SSLError: the handshake failed.
         OSError: unreachable, unresolvable (`socket.gaierror`), and so on; the error
             names the address. If several addresses were tried, it is the error of
             the first, with a note for each attempt.
@@ -236,31 +286,71 @@ def connect(
             raise ValueError(f"bind {bind!r} to {addr!r}: only TCP connections can be bound")
         local = parsed
     timeout = seconds_or_none(timeout, "timeout")
-    limits = {
+    host = address.host or "localhost" if isinstance(address, TCPAddress) else None
+    session = None
+    if tls is not False and tls is not None:
+        client = _tls_config().as_client(tls)
+        session = client.new_session(client.name_for(host), str(address))
+    options = {
+        "host": host,
         "read_limit": size(read_limit, "read_limit", least=1),
         "max_unsent": size(max_unsent, "max_unsent", least=1),
         "linger": seconds(linger, "linger"),
         "idle_timeout": positive_seconds(idle_timeout, "idle_timeout"),
     }
-    return Connecting(_connect(address, timeout, local, limits))
+    check_version(proxy_version)
+    greeting = None
+    if proxy_header is not None:
+        greeting = greeting_of(proxy_header, proxy_version, address)
+    return Connecting(
+        _connect(address, timeout, local, options, greeting=greeting, session=session)
+    )
 
 
 async def _connect(
     address: addresses.Address,
     timeout: float | None,
     bind: TCPAddress | None,
-    limits: dict[str, Any],
+    options: dict[str, Any],
+    *,
+    greeting: Greeting | None,
+    session: Session | None,
 ) -> Conn:
     loop = asyncio.get_running_loop()
     limit = asyncio.timeout(timeout)
+    stage = "Not connected"
     try:
         async with limit:
-            return await attach(loop, await dial(loop, address, bind), **limits)
+            sock = await dial(loop, address, bind)
+            conn = await attach(loop, sock, **options)
+            if greeting is not None:
+                conn.write(greeting(conn._remote_sockaddr))
+            if session is not None:
+                if timeout is None:
+                    timeout = HANDSHAKE_TIMEOUT
+                    limit.reschedule(loop.time() + timeout)
+                stage = "Connected, but no TLS"
+                await _encrypt(conn, session, str(address))
+                limit.reschedule(None)
+            return conn
     except TimeoutError:
         if limit.expired():
             raise TimeoutError(
-                errno.ETIMEDOUT, f"Not connected within {timeout:g} seconds", str(address)
+                errno.ETIMEDOUT, f"{stage} within {timeout:g} seconds", str(address)
             ) from None
+        raise
+
+
+async def _encrypt(conn: StreamConn, session: Session, named: str) -> None:
+    from silly.net.tls.handshake import request  # noqa: PLC0415 - see `_tls_config`
+
+    try:
+        await request(conn, session, named)
+    except OSError:
+        conn.close()  # what is queued, an alert, is still sent
+        raise
+    except BaseException:
+        conn.abort()
         raise
 
 

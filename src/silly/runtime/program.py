@@ -1,14 +1,14 @@
 """Running a program until it is done or told to stop, and draining it.
 
 A program is done when its main coroutine has returned and nothing keeps it running
-(`silly._loop.live`): no listener, connection, forked task or pending timer.
+(`silly._loop.live`): no listener, connection, UDP socket, forked task or pending timer.
 
-SIGINT and SIGTERM drain the program: listeners stop accepting and give their handlers
-the grace period to finish, then cancel them, then reset connections; forked tasks and
-the main coroutine are cancelled once the handlers are done. A second signal ends the
-grace period at once; a duplicate within a tenth of a second does not count
-(`silly._loop.signals.Debouncer`). All of this is a normal end. Forked children have none of
-these handlers.
+SIGINT and SIGTERM drain the program: UDP sockets are closed, which ends the loops over
+them; listeners stop accepting and give their handlers the grace period to finish, then
+cancel them, then reset connections; forked tasks and the main coroutine are cancelled once
+the handlers are done. A second signal ends the grace period at once; a duplicate within a
+tenth of a second does not count (`silly._loop.signals.Debouncer`). All of this is a normal
+end. Forked children have none of these handlers.
 
 SIGUSR1 prints on standard error what every listener, connection and task is doing
 (`silly.runtime.inspection`); the program continues.
@@ -48,6 +48,8 @@ logger = Logger("silly.runtime")
 
 GRACE: Final = 5.0  # seconds
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_PASSES: Final = 3  # of the loop, for loops over datagram sockets to end
+_LISTENING: Final = "listening on %s (%s engine); Ctrl-C or SIGTERM stops"
 
 
 def run(
@@ -60,7 +62,7 @@ def run(
     """Run *main* in a new event loop, then wait for what keeps the program running.
 
     Unlike `asyncio.run`, it waits, after *main* has returned, for listeners,
-    connections, forked tasks and pending timers; and SIGINT and SIGTERM drain the
+    connections, UDP sockets, forked tasks and pending timers; and SIGINT and SIGTERM drain the
     program (handlers may finish) instead of raising `KeyboardInterrupt`. A second
     signal ends the drain at once. The exit does not wait for name resolution that is in
     progress, even if a library started it (``loop.getaddrinfo``).
@@ -227,11 +229,18 @@ class _Program:
         await asyncio.wait((main,))
         if main.cancelled() or main.exception() is not None or main.result()[1] is not None:
             return
-        self._manager.running(started=True, listening=bool(self._live.listeners))
+        self._manager.running(started=True, listening=self._is_listening())
         await self._live.wait_empty()
+
+    def _is_listening(self) -> bool:
+        return bool(self._live.listeners) or any(each.is_bound for each in self._live.sockets)
 
     async def _drain(self, main: asyncio.Task[Any]) -> None:
         live = self._live
+        if live.sockets:
+            live.close_sockets()
+            for _ in range(_PASSES):
+                await asyncio.sleep(0)
         closings = [listener.close(self._grace) for listener in list(live.listeners)]
         if closings:
             await asyncio.gather(*closings, return_exceptions=True)
@@ -263,7 +272,7 @@ class _Program:
 
         def report() -> None:
             if not main.done():
-                self._manager.running(started=False, listening=bool(live.listeners))
+                self._manager.running(started=False, listening=self._is_listening())
 
         reported: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -273,7 +282,11 @@ class _Program:
             reported.update(new)
             for listener in new if _overseer is None else ():
                 addrs = ", ".join(listener.local_addrs)
-                _notify("listening on %s (%s engine); Ctrl-C or SIGTERM stops", addrs, engine.NAME)
+                _notify(_LISTENING, addrs, engine.NAME)
+            bound = [each for each in live.sockets if each.is_bound and each not in reported]
+            reported.update(bound)
+            for sock in bound if _overseer is None else ():
+                _notify(_LISTENING, f"{sock.local_addr} for UDP", engine.NAME)
 
         live.on_listening = lambda: loop.call_soon(listens)
         loop.call_soon(report)  # after the first step of main

@@ -18,6 +18,7 @@ from silly.net.course import Handler
 from silly.net.limits import Limits
 from silly.net.listener import Listener
 from silly.net.listening import Opened, Serve, obtain_sockets
+from silly.net.proxy.trust import trusted
 from silly.streams.client import port_number, unix_address
 from silly.streams.reader import DEFAULT_LIMIT, read_limit
 from silly.streams.sockets import BorrowedSocket
@@ -214,6 +215,7 @@ class Server(asyncio.AbstractServer):
             busy_poll=0,
             limits=_limits(limit),
             prefaces=(),
+            proxies=trusted(None),
             observers=(),
             start=start,
         )

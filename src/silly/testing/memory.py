@@ -28,6 +28,8 @@ class MemoryConn(Stream, StreamConn):
 class _Owner:
     """Nobody needs to know when such a connection is closed."""
 
+    host: str | None = None
+
     def conn_closed(self, conn: MemoryConn) -> None: ...
     def on_draining(self, conn: MemoryConn, callback: Callable[[], object] | None) -> None: ...
 

@@ -8,6 +8,7 @@
   `deadlines` and `filter`, compiled from the files that the portable engine uses, too.
 - `wanted`, `read`: what a read wants, and what `read` returns.
 - `names`: a socket's addresses.
+- `mailbox` (compiled likewise), `datagrams`: datagram sockets.
 - `accepting`, `admission` (compiled likewise), `server`: accepting; `ends` (likewise): what
   happens when a handler has ended or a socket is closed; `account` (likewise): memory held.
 
@@ -24,6 +25,7 @@ from silly._engine.assumptions import why_not_native
 from silly._engine.interface import Accept, Gate, tune
 from silly._engine.native.account import Account
 from silly._engine.native.admission import Admission
+from silly._engine.native.datagrams import Datagrams, Peer
 from silly._engine.native.ends import Ends
 from silly._engine.native.reactor import spin
 from silly._engine.native.selector import new_event_loop
@@ -35,7 +37,9 @@ __all__ = [
     "NAME",
     "Account",
     "Admission",
+    "Datagrams",
     "Ends",
+    "Peer",
     "Stream",
     "attach",
     "disown",

@@ -5,11 +5,16 @@ from libc.stdint cimport int64_t
 from silly._engine.native.deadlines cimport Timed
 
 
+cdef class FilterState:
+    cdef object filter
+    cdef list held
+    cdef int64_t held_size
+    cdef int64_t plain_in, plain_out
+    cdef list plaintext  # the batch, which is sealed as a whole
+
+
 cdef class Filtered(Timed):
-    cdef object _filter
-    cdef list _held
-    cdef int64_t _held_size
-    cdef int64_t _plain_in, _plain_out
+    cdef FilterState _filter
 
     cdef int _set_no_filter(self) except -1
     cdef object _take_unread(self)
@@ -23,3 +28,4 @@ cdef class Filtered(Timed):
     cdef int _send_from_filter(self, object wire) except -1
     cdef int _receive_wire(self, bytes wire) except -1
     cdef int _handle_fin(self) except -1
+    cdef int64_t _held_size(self) noexcept

@@ -25,6 +25,13 @@ cdef extern from "<sys/epoll.h>" nogil:
         EPOLLHUP
 
 
+cdef extern from "<time.h>" nogil:
+    ctypedef long time_t
+    cdef struct timespec:
+        time_t tv_sec
+        long tv_nsec
+
+
 cdef extern from "<sys/uio.h>" nogil:
     cdef struct iovec:
         void *iov_base
@@ -41,8 +48,18 @@ cdef extern from "<sys/socket.h>" nogil:
         int l_onoff
         int l_linger
     cdef struct msghdr:
+        void *msg_name
+        socklen_t msg_namelen
         iovec *msg_iov
         size_t msg_iovlen
+        void *msg_control
+        size_t msg_controllen
+        int msg_flags
+    cdef struct mmsghdr:
+        msghdr msg_hdr
+        unsigned int msg_len
+    int recvmmsg(int fd, mmsghdr *messages, unsigned int count, int flags, timespec *timeout)
+    int sendmmsg(int fd, mmsghdr *messages, unsigned int count, int flags)
     ssize_t recv(int fd, void *buf, size_t len, int flags)
     ssize_t send(int fd, const void *buf, size_t len, int flags)
     ssize_t sendmsg(int fd, const msghdr *msg, int flags)
@@ -57,6 +74,7 @@ cdef extern from "<sys/socket.h>" nogil:
         AF_INET6
         AF_UNIX
         MSG_NOSIGNAL
+        MSG_TRUNC
         SHUT_WR
         SOCK_CLOEXEC
         SOCK_NONBLOCK
@@ -136,10 +154,6 @@ cdef extern from "<string.h>" nogil:
 
 
 cdef extern from "<time.h>" nogil:
-    ctypedef long time_t
-    cdef struct timespec:
-        time_t tv_sec
-        long tv_nsec
     int clock_gettime(int clock, timespec *t)
     enum:
         CLOCK_MONOTONIC

@@ -44,6 +44,7 @@ cdef class Reactor:
     cdef bint direct  # in a batch, and no task is running: waiters may be woken at once
     cdef bint in_batch
     cdef double batch_time
+    cdef int weight  # events that datagrams count as, each, in this batch
     cdef bint custom_clock  # the loop has its own clock
 
     cdef list written  # sources whose end_of_turn is to be called

@@ -337,7 +337,7 @@ cdef class Reactor:
                 count = self.poll(0)
                 if count == 0:
                     break
-                served += count
+                served += count + self.weight
         finally:
             self.end_batch(nested)
         return served
@@ -370,6 +370,7 @@ cdef class Reactor:
         cdef uint32_t fd
         cdef Source source
         cdef object entry
+        self.weight = 0
         if milliseconds == 0:
             count = epoll_wait(self.epoll, events, EVENTS, 0)
         else:

@@ -12,7 +12,6 @@ cdef class Sending(Receiving):
     cdef size_t batched
     cdef size_t batch_threshold  # a larger batch is not left to grow
     cdef size_t max_queued  # the property max_unsent
-    cdef list plaintext  # with a filter: the batch, which is sealed as a whole; or None
     cdef uint8_t flush_scheduled
     cdef uint8_t call_when_empty
     cdef uint8_t finishing

@@ -247,7 +247,7 @@ cdef class Sending(Receiving):
         if batched == 0:
             return 0
         self.batched = 0
-        if self.plaintext is not None:
+        if self._filter is not None:
             return self.flush_plaintext()
         self._bytes_out += batched
         self._last_activity = self.reactor.now()
@@ -317,8 +317,8 @@ cdef class Sending(Receiving):
         return count
 
     cdef int _discard_batch(self) except -1:
-        if self.plaintext is not None:
-            self.plaintext.clear()
+        if self._filter is not None:
+            self._filter.plaintext.clear()
         else:
             self.out_end -= self.batched
         self.batched = 0
@@ -360,14 +360,14 @@ cdef class Sending(Receiving):
     cdef object write_plaintext(self, bytes data):
         """Put *data* into the batch, which is sealed as a whole."""
         cdef size_t length = <size_t>PyBytes_GET_SIZE(data)
-        cdef size_t queued = self.out_end - self.out_start + <size_t>self._held_size
+        cdef size_t queued = self.out_end - self.out_start + <size_t>self._held_size()
         if self.batched + length > HIGH_WATER or queued + self.batched + length > self.max_queued:
             self._flush()
-            queued = self.out_end - self.out_start + <size_t>self._held_size
+            queued = self.out_end - self.out_start + <size_t>self._held_size()
             if queued + length > self.max_queued and queued > self.high_water():
                 raise stream_errors.queue_full(self, queued, length, self.max_queued)
         if length:
-            self.plaintext.append(data)
+            self._filter.plaintext.append(data)
             self.batched += length
             if self.batched > HIGH_WATER:
                 self._flush()
@@ -379,7 +379,7 @@ cdef class Sending(Receiving):
         return self.drained_or_yield() if length > LARGE else DRAINED
 
     cdef int flush_plaintext(self) except -1:
-        pieces, self.plaintext = self.plaintext, []
+        pieces, self._filter.plaintext = self._filter.plaintext, []
         self._last_activity = self.reactor.now()
         if not self._failed:
             self._send_from_filter(self._seal(b"".join(pieces)))
@@ -433,6 +433,7 @@ cdef int _send_none(object self, object value, void **out) except -1:
 
 
 cdef Drained DRAINED = Drained.__new__(Drained)
+drained = DRAINED  # for other modules
 
 set_slots(Drained, <void *>_send_none, NULL)
 

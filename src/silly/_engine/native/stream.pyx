@@ -161,7 +161,7 @@ cdef class Stream(Sending):
 
         Exceptions are only printed: the callers have freed memory that they still refer to.
         """
-        cdef int64_t held = <int64_t>(self.in_capacity + self.out_capacity) + self._held_size
+        cdef int64_t held = <int64_t>(self.in_capacity + self.out_capacity) + self._held_size()
         cdef int64_t change = held - self._accounted
         if self._budget is not None and change:
             self._accounted = held
@@ -243,7 +243,7 @@ cdef class Stream(Sending):
         return Source.disown(self)
 
     cdef int _use_filter(self) except -1:
-        self.plaintext = []
+        self._filter.plaintext = []
         return self.set_thresholds()
 
     cdef int ready(self, uint32_t events) except -1:
@@ -260,7 +260,7 @@ cdef class Stream(Sending):
 
     @property
     def _held_bytes(self):
-        return self.in_capacity + self.out_capacity + self._held_size
+        return self.in_capacity + self.out_capacity + self._held_size()
 
     @property
     def _waits_for(self):

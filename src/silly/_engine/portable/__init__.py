@@ -5,6 +5,7 @@
 - `receive_buffer`, `turn`: unread bytes; writes of one turn are sent together.
 - `trampoline`: steps a handler's coroutine without its task when possible.
 - `server`: accepting.
+- `datagrams`: datagram sockets, over any carrier; `udp`: over a UDP socket.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from silly._engine.account import Account
 from silly._engine.admission import Admission
 from silly._engine.ends import Ends
 from silly._engine.interface import Accept, Gate, tune
+from silly._engine.portable.datagrams import Datagrams, Peer
 from silly._engine.portable.link import AsyncioLink, link_factory
 from silly._engine.portable.server import LoopServer, SocketServer
 from silly._engine.portable.stream import Stream
@@ -30,7 +32,9 @@ __all__ = [
     "NAME",
     "Account",
     "Admission",
+    "Datagrams",
     "Ends",
+    "Peer",
     "Stream",
     "attach",
     "disown",
@@ -79,7 +83,7 @@ def disown(inherited: object) -> None:
     if isinstance(inherited, Stream):
         inherited._mark_closed(stream_errors.owned_by_parent())
         disown_socket(cast(AsyncioLink, inherited._link)._socket)
-    elif isinstance(inherited, SocketServer):
+    elif isinstance(inherited, SocketServer | Datagrams):
         inherited.disown()
 
 

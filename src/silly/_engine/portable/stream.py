@@ -30,7 +30,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from typing import Any, Final
 
 from silly._engine import stream_errors
-from silly._engine.drain import Draining
+from silly._engine.drain import DRAINED, Draining
 from silly._engine.filter import Filtered
 from silly._engine.interface import (
     BATCH,
@@ -57,25 +57,6 @@ MAX_READS_IN_A_ROW: Final = 1000  # reads without waiting, before other tasks ru
 _LARGE_WRITE_COST: Final = 50  # ... and how many of them a large write counts as
 
 _ALL: Final = 0  # the wanted count of `read()`: any bytes that are there
-
-
-class _Drained(Drain):
-    """What `write` returns if there is room: awaiting it does not suspend."""
-
-    __slots__ = ()
-    __await__ = staticmethod(().__iter__)  # type: ignore[assignment]
-
-    def send(self, value: Any) -> Any:  # noqa: ARG002
-        raise StopIteration
-
-    def throw(self, *error: Any) -> Any:
-        return (None for _ in ()).throw(*error)
-
-    def close(self) -> None:
-        pass
-
-
-_DRAINED: Final = _Drained()
 
 
 class Stream(Filtered):
@@ -360,7 +341,7 @@ class Stream(Filtered):
     def _account(self) -> None:
         """Report the change in unread and unsent bytes to the budget."""
         if self._budget is not None:
-            held = len(self._incoming) + self._unsent() + self._held_size
+            held = len(self._incoming) + self._unsent() + self._held_size()
             change = held - self._accounted
             if change:
                 self._accounted = held
@@ -390,12 +371,12 @@ class Stream(Filtered):
                 self._flush_scheduled = True
                 self._last_activity = self._clock()
                 self._turn.add(self, self._loop)
-        return _DRAINED
+        return DRAINED
 
     def _write_at_once(self, pieces: list[bytes], length: int) -> Drain:
         """Send now, because the queue or the batch is long: there is no point in batching."""
         self._flush()
-        unsent = self._link.unsent() + self._held_size
+        unsent = self._link.unsent() + self._held_size()
         # A nearly empty queue takes a write of any length. Otherwise a large write could
         # never be sent, and a task that awaits each write could be refused.
         if unsent + length > self._max_unsent and unsent > self._high_water:
@@ -410,7 +391,7 @@ class Stream(Filtered):
         # loop's next turn: let other tasks run after some writes.
         self._reads_in_a_row += _LARGE_WRITE_COST
         if self._reads_in_a_row < MAX_READS_IN_A_ROW:
-            return _DRAINED
+            return DRAINED
         self._reads_in_a_row = 0
         return Draining(self._drain)
 

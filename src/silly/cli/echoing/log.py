@@ -37,7 +37,8 @@ class Lines(Log):
 
     def opened(self, conn: Conn) -> None:
         """Write that *conn* was opened."""
-        self.say(f"open {_named(conn)}")
+        encrypted = f" ({conn.tls.version})" if conn.tls is not None else ""
+        self.say(f"open {_named(conn)}{encrypted}")
 
     def closed(self, conn: Conn, end: BaseException | None) -> None:
         """Write the totals of *conn*, and why it ended."""

@@ -46,7 +46,9 @@ class Proxy:
         return f"<Proxy {self._addr} to {self._upstream}, {len(self._sessions)} sessions>"
 
     async def __aenter__(self) -> Self:
-        self._listener = tcp.listen(self._addr, self._relay, read_limit=self._window)
+        self._listener = tcp.listen(
+            self._addr, self._relay, read_limit=self._window, proxy_protocol=()
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:

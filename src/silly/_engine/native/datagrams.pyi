@@ -1,0 +1,39 @@
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+from silly._engine.interface import DatagramLimits, DatagramOwner, Drain
+from silly._engine.mailbox import Mailbox
+from silly._engine.native.reactor import Source
+from silly._engine.stream_errors import Buffer
+
+class Peer:
+    def __init__(self, sockaddr: Any) -> None: ...
+    def __hash__(self) -> int: ...
+    @property
+    def sockaddr(self) -> Any: ...
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+
+class Datagrams(Mailbox, Source):
+    def __init__(
+        self,
+        sock: socket.socket,
+        loop: asyncio.AbstractEventLoop,
+        owner: DatagramOwner,
+        *,
+        limits: DatagramLimits,
+        answers_from: bool = False,
+    ) -> None: ...
+    def recv(self, *, timeout: float | None = None) -> Coroutine[Any, Any, tuple[bytes, Peer]]: ...
+    def __aiter__(self) -> AsyncIterator[tuple[bytes, Peer]]: ...
+    def send(self, data: Buffer, peer: Any = None, *, strict: bool | None = None) -> Drain: ...
+    @property
+    def peer(self) -> Peer | None: ...
+    @property
+    def _waits_for(self) -> str | None: ...
+    @property
+    def _local_sockaddr(self) -> Any: ...

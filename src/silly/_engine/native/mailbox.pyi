@@ -1,0 +1,1 @@
+from silly._engine.mailbox import Mailbox as Mailbox

@@ -1,0 +1,167 @@
+"""The options of TLS, for clients: what they are, and the `tls.Client` that they make.
+
+`Watched` remembers the handshake, so that a verb can show it; `advice` says what to do about
+one that failed.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from silly._values.kinds import FILE, Kind
+from silly.cli.options import Option, grouped
+from silly.net.addr import Address, TCPAddress
+from silly.net.tls.config import Client
+from silly.net.tls.info import TLSInfo
+from silly.net.tls.session import Session
+from silly.net.tls.x509 import Certificate
+from silly.text import printable
+
+__all__ = ["CLIENT", "Watched", "advice", "check_name", "client_of", "described"]
+
+_NAME: Final = Kind("NAME", str)
+
+CLIENT: Final = grouped(
+    "TLS",
+    Option("--tls", "Encrypt the connection, and check the server's certificate"),
+    Option("--insecure", "Accept any certificate: anybody on the way can read and change all"),
+    Option("--ca", "Trust the authorities in FILE, in place of the system's", FILE),
+    Option("--server-name", "The name that the certificate must have, and that is asked for (SNI)",
+           _NAME, default_text="the host of ADDR"),
+    Option("--alpn", "Offer this application protocol (ALPN), such as http/1.1. Repeat it for "
+           "several", _NAME, is_repeatable=True),
+    Option("--cert", "The client's own certificate, in PEM format", FILE),
+    Option("--key", "Its private key, if it is not in the same file", FILE),
+)  # fmt: skip
+"""The options of a client. They need ``--tls``."""
+
+
+class Watched(Client):
+    """A client that remembers its last session."""
+
+    session: Session | None = None
+
+    @property
+    def verifies(self) -> bool:
+        """Whether it checks certificates."""
+        return self.context.verify_mode is not ssl.CERT_NONE
+
+    def new_session(self, server_name: str | None, place: str) -> Session:
+        """See `Client.new_session`."""
+        self.session = super().new_session(server_name, place)
+        return self.session
+
+
+def client_of(options: Mapping[str, Any]) -> Watched | None:
+    """Return the client that the parsed *options* describe; None without ``--tls``.
+
+    Raises:
+        ValueError: they contradict each other, or a file cannot be used; the message names it.
+    """
+    if not options["tls"]:
+        for each in CLIENT[1:]:
+            if options[each.name]:
+                raise ValueError(f"{each.flag} needs --tls")
+        return None
+    if options["insecure"] and options["ca"]:
+        raise ValueError("--insecure and --ca: the certificate is either checked or not")
+    if options["key"] and not options["cert"]:
+        raise ValueError("--key needs --cert, the file with the certificate")
+    try:
+        return Watched(
+            ca=options["ca"],
+            cert=options["cert"],
+            key=options["key"],
+            alpn=options["alpn"],
+            verify=not options["insecure"],
+            server_name=options["server_name"],
+        )
+    except ssl.SSLError as error:
+        raise ValueError(error.strerror or str(error)) from None
+    except OSError as error:
+        raise ValueError(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+def check_name(client: Client | None, address: Address) -> None:
+    """Raise ValueError if *client* has no name to check the certificate of *address* for."""
+    if client is None or isinstance(address, TCPAddress) or client.server_name:
+        return
+    if client.context.check_hostname:
+        raise ValueError("--tls and a Unix socket: --server-name must say which name to check")
+
+
+# ------------------------------------------------------------------- what was negotiated
+
+
+def described(info: TLSInfo, chain: tuple[bytes, ...], *, verified: bool) -> Iterator[str]:
+    """Yield what was negotiated and the certificates of the peer, as lines for people."""
+    protocol = f", ALPN {printable(info.alpn)}" if info.alpn else ""
+    continued = ", an earlier session continued" if info.resumed else ""
+    yield f"{info.version}, {info.cipher}{protocol}{continued}"
+    for number, der in enumerate(chain):
+        try:
+            one = Certificate.parse(der)
+        except ValueError as error:
+            yield f"certificate: {error}"
+            continue
+        if number == 0:
+            yield f"certificate {'(verified)' if verified else '(NOT verified)'}"
+        else:
+            yield "next certificate of its chain"
+        yield f"  subject      {printable(one.subject) or '(none)'}"
+        if one.names:
+            yield f"  names        {printable(', '.join(one.names))}"
+        yield f"  issuer       {printable(one.issuer) or '(none)'}"
+        yield f"  valid        {_date(one.not_before)} to {_date(one.not_after)}"
+        yield f"  fingerprint  {one.fingerprint}"
+
+
+def _date(seconds: float) -> str:
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
+    except (OverflowError, ValueError):
+        return f"{seconds:g} s"
+
+
+# ---------------------------------------------------------------------------- failures
+
+# By OpenSSL's number for why a certificate is not valid (x509_vfy.h).
+_OF_CERTIFICATES: Final = {
+    9: "the clock of this machine may be wrong, or --insecure",
+    10: "the server needs a new one; to connect nevertheless: --insecure",
+    18: "it is self-signed: trust it with --ca FILE, or --insecure",
+    19: "trust its authority with --ca FILE, or --insecure",
+    20: "trust its authority with --ca FILE, or --insecure",
+    21: "the server does not send the certificates between: trust its authority with --ca FILE, "
+        "or --insecure",
+    23: "it was revoked: do not trust this server",
+    62: "connect to a name that it has, give that with --server-name, or --insecure",
+    64: "connect to a name that it has, give that with --server-name, or --insecure",
+}  # fmt: skip
+_OF_HANDSHAKES: Final = {
+    "WRONG_VERSION_NUMBER": "try without --tls",
+    "HTTP_REQUEST": "try without --tls",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it wants a client's certificate: --cert FILE --key FILE",
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": "no cipher suite in common, or it wants a client's "
+        "certificate: --cert FILE --key FILE",
+    "TLSV1_ALERT_UNKNOWN_CA": "it does not know the authority of --cert",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "it does not accept --cert",
+    "TLSV1_ALERT_NO_APPLICATION_PROTOCOL": "it speaks none of --alpn",
+    "TLSV1_UNRECOGNIZED_NAME": "it does not know that --server-name",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "it speaks only versions older than TLS 1.2",
+    "UNSUPPORTED_PROTOCOL": "it speaks only versions older than TLS 1.2",
+}  # fmt: skip
+
+
+def advice(error: BaseException) -> str:
+    """Return what to do about *error*, such as `` (try without --tls)``; empty if unknown."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        text = _OF_CERTIFICATES.get(error.verify_code, "")
+    elif isinstance(error, ssl.SSLError):
+        text = _OF_HANDSHAKES.get(error.reason or "", "")
+    else:
+        text = ""
+    return f" ({text})" if text else ""

@@ -1,0 +1,90 @@
+"""Turns of handshakes: many at once hold up neither other connections nor other clients.
+
+A handshake takes as much processor time as hundreds of messages. So in each pass of the
+event loop only one begins. Clients take turns, however many handshakes each of them wants,
+and the handshakes in progress are limited for each client. The others wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+
+__all__ = ["Turns"]
+
+
+class Turns:
+    """The handshakes of one listener, by client (a packed IP address; see `Gate`)."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, most: int | None) -> None:
+        """Let *most* handshakes of a client be in progress at a time; None: any number."""
+        self._loop = loop
+        self._most = most
+        self._running: dict[bytes, int] = {}
+        self._waiting: dict[bytes, OrderedDict[asyncio.Future[None], None]] = {}
+        self._ready: OrderedDict[bytes, None] = OrderedDict()  # those waiting that may run
+        self._pass: asyncio.Handle | None = None  # the end of a pass in which one began
+
+    async def begin(self, client: bytes) -> None:
+        """Wait for a turn of *client*; call `end` afterwards, unless this raises."""
+        key = _network(client)
+        if self._pass is None and self._may_run(key):
+            self._start(key)
+            return
+        turn = self._loop.create_future()
+        self._waiting.setdefault(key, OrderedDict())[turn] = None
+        if self._may_run(key):
+            self._ready.setdefault(key)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._forget(key, turn)
+            else:
+                self.end(client)
+            raise
+
+    def end(self, client: bytes) -> None:
+        """Note that a handshake of *client* has ended."""
+        key = _network(client)
+        left = self._running[key] - 1
+        if left:
+            self._running[key] = left
+        else:
+            del self._running[key]
+        if key in self._waiting:
+            self._ready.setdefault(key)
+        if self._pass is None:
+            self._next()
+
+    def _may_run(self, key: bytes) -> bool:
+        return not key or self._most is None or self._running.get(key, 0) < self._most
+
+    def _start(self, key: bytes) -> None:
+        self._running[key] = self._running.get(key, 0) + 1
+        self._pass = self._loop.call_soon(self._next)
+
+    def _next(self) -> None:
+        """Begin the next handshake."""
+        self._pass = None
+        while self._ready and self._pass is None:
+            key, _ = self._ready.popitem(last=False)
+            turns = self._waiting[key]
+            turn, _ = turns.popitem(last=False)
+            if not turn.cancelled():
+                self._start(key)
+                turn.set_result(None)
+            if not turns:
+                del self._waiting[key]
+            elif self._may_run(key):
+                self._ready[key] = None
+
+    def _forget(self, key: bytes, turn: asyncio.Future[None]) -> None:
+        turns = self._waiting.get(key)
+        if turns is not None and turns.pop(turn, turns) is None and not turns:
+            del self._waiting[key]
+            self._ready.pop(key, None)
+
+
+def _network(client: bytes) -> bytes:
+    return client[:8] if len(client) == 16 else client  # of IPv6, a /64 network

@@ -1,0 +1,174 @@
+"""Turns of handshakes: one begins in each pass, clients alternate, each has a bounded number."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from silly.net.tls.turns import Turns
+from silly.testing import run_virtual
+
+CLIENTS = [bytes([10, 0, 0, number]) for number in range(4)]
+
+
+class Room:
+    """Handshakes that begin in turns, and what has happened to them."""
+
+    def __init__(self, most: int | None) -> None:
+        self.turns = Turns(asyncio.get_running_loop(), most)
+        self.tasks: list[asyncio.Task[None]] = []
+        self.waiting: dict[bytes, list[asyncio.Task[None]]] = {}
+        self.running: list[bytes] = []
+        self.began: list[bytes] = []  # in order
+
+    def ask(self, client: bytes) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._begin(client))
+        self.tasks.append(task)
+        return task
+
+    async def _begin(self, client: bytes) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.waiting.setdefault(client, []).append(task)
+        try:
+            await self.turns.begin(client)
+        except asyncio.CancelledError:
+            self.waiting[client].remove(task)
+            raise
+        assert self.waiting[client].pop(0) is task  # first come, first served
+        self.running.append(client)
+        self.began.append(client)
+
+    def end(self, client: bytes) -> None:
+        self.running.remove(client)
+        self.turns.end(client)
+
+    async def settle(self) -> None:
+        for _ in range(2 * len(self.tasks) + 5):
+            await asyncio.sleep(0)
+
+
+@pytest.mark.no_engine
+def test_a_client_with_too_many_holds_up_nobody_else() -> None:
+    async def main() -> None:
+        room = Room(2)
+        for _ in range(5):
+            room.ask(CLIENTS[0])
+        await room.settle()
+        assert room.began == CLIENTS[:1] * 2
+        await asyncio.wait_for(room.ask(CLIENTS[1]), 1)
+        room.end(CLIENTS[0])
+        await room.settle()
+        assert room.began == [CLIENTS[0], CLIENTS[0], CLIENTS[1], CLIENTS[0]]
+        for task in room.tasks:
+            task.cancel()
+        await asyncio.wait(room.tasks)
+
+    run_virtual(main())
+
+
+@pytest.mark.no_engine
+def test_clients_take_turns() -> None:
+    async def main() -> None:
+        room = Room(None)
+        for client in CLIENTS[:1] * 50 + CLIENTS[1:2] * 2 + CLIENTS[2:3]:
+            room.ask(client)
+        await room.settle()
+        assert len(room.began) == 53
+        assert {*room.began[:6]} == {*CLIENTS[:3]}
+
+    run_virtual(main())
+
+
+@pytest.mark.no_engine
+def test_one_begins_in_each_pass() -> None:
+    async def main() -> None:
+        room = Room(100)
+        for _ in range(20):
+            room.ask(CLIENTS[0])
+        for passed in range(20):
+            await asyncio.sleep(0)
+            assert len(room.began) <= passed + 1
+        await room.settle()
+        assert len(room.began) == 20
+
+    run_virtual(main())
+
+
+@pytest.mark.no_engine
+def test_a_network_of_ipv6_is_one_client() -> None:
+    async def main() -> None:
+        room = Room(1)
+        room.ask(bytes(8) + b"one addr")
+        await room.settle()
+        other = room.ask(bytes(8) + b"another.")
+        await room.settle()
+        assert len(room.began) == 1
+        room.end(bytes(8) + b"one addr")
+        await asyncio.wait_for(other, 1)
+
+    run_virtual(main())
+
+
+@pytest.mark.no_engine
+def test_clients_without_an_address_are_not_limited() -> None:
+    async def main() -> None:
+        room = Room(1)
+        for _ in range(5):
+            room.ask(b"")
+        await room.settle()
+        assert len(room.began) == 5
+
+    run_virtual(main())
+
+
+steps = st.one_of(
+    st.tuples(st.just("ask"), st.sampled_from(CLIENTS)),
+    st.tuples(st.just("ask"), st.sampled_from(CLIENTS)),
+    st.tuples(st.just("cancel"), st.integers(0, 99)),
+    st.tuples(st.just("end"), st.integers(0, 99)),
+    st.tuples(st.just("pass"), st.integers(1, 3)),
+    st.tuples(st.just("settle")),
+)
+
+
+@pytest.mark.no_engine
+@given(st.sampled_from([1, 2, 3, None]), st.lists(steps, max_size=60))
+def test_whoever_may_begin_does(most: int | None, script: list[tuple[object, ...]]) -> None:
+    async def main() -> None:
+        room = Room(most)
+        for what, *values in script:
+            value = values[0] if values else 0
+            if what == "ask":
+                room.ask(value)  # type: ignore[arg-type]
+            elif what == "cancel" and room.tasks:
+                room.tasks[value % len(room.tasks)].cancel()  # type: ignore[operator]
+            elif what == "end" and room.running:
+                room.end(room.running[value % len(room.running)])  # type: ignore[operator]
+            elif what == "pass":
+                for _ in range(value):  # type: ignore[call-overload]
+                    await asyncio.sleep(0)
+            elif what == "settle":
+                await room.settle()
+                for client, waiting in room.waiting.items():
+                    assert not waiting or room.running.count(client) == most
+            for client in CLIENTS:
+                assert most is None or room.running.count(client) <= most
+        for task in room.tasks:
+            task.cancel()
+        await room.settle()
+        while room.running:
+            room.end(room.running[0])
+            await room.settle()
+        turns = room.turns
+        assert not turns._running
+        assert not turns._waiting
+        assert not turns._ready
+        await asyncio.gather(*room.tasks, return_exceptions=True)
+        for task in room.tasks:
+            assert task.cancelled() or task.exception() is None
+
+    run_virtual(main())
