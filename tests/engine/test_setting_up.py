@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -164,7 +164,7 @@ def test_an_interrupt_while_accepting_affects_only_that_connection(
     def interrupted(self: Course, carrier: Any) -> EngineConn:
         if interruptions:
             raise interruptions.pop()
-        return start(self, carrier)
+        return cast(EngineConn, start(self, carrier))
 
     monkeypatch.setattr(Course, "start", interrupted)
     loop = asyncio.new_event_loop()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import os
 import signal
 import socket
@@ -104,7 +105,54 @@ def test_it_is_the_loop_of_silly_run() -> None:
         loop: Any = asyncio.get_running_loop()
         return type(loop), type(loop._selector)
 
-    assert silly.run(main()) == (asyncio.SelectorEventLoop, Selector)
+    kinds = silly.run(main())
+    assert kinds is not None
+    assert issubclass(kinds[0], asyncio.SelectorEventLoop)
+    assert kinds[1] is Selector
+
+
+def test_its_callbacks_are_those_of_any_loop() -> None:
+    async def main() -> list[Any]:
+        loop = asyncio.get_running_loop()
+        inside = contextvars.ContextVar("inside", default=0)
+        context = contextvars.copy_context()
+        context.run(inside.set, 1)
+        called: list[Any] = []
+        done = asyncio.Event()
+        loop.call_soon(called.append, "one")
+        loop.call_soon(called.append, "never").cancel()
+        loop.call_soon(lambda: called.append(inside.get()), context=context)
+        loop.call_soon(done.set)
+        loop.set_debug(True)
+        loop.call_soon(called.append, "in debug mode")
+        await done.wait()
+        await asyncio.sleep(0)
+        return called
+
+    assert silly.run(main()) == ["one", 1, "in debug mode"]
+    loop = silly.loop_factory()
+    loop.close()
+    with pytest.raises(RuntimeError, match="Event loop is closed"):
+        loop.call_soon(print)
+
+
+def test_a_handler_starts_without_a_pass_of_the_loop() -> None:
+    passes: list[int] = []
+    counted: list[Passes] = []
+
+    async def handler(_: Conn) -> None:
+        passes.append(counted[0].count)
+
+    async def main() -> None:
+        async with tcp.listen("127.0.0.1:0", handler) as listener:
+            host, _, port = listener.local_addr.rpartition(":")
+            with socket.create_connection((host, int(port))):
+                counted.append(Passes())
+                while not passes:
+                    await asyncio.sleep(0)
+
+    silly.run(main())
+    assert passes == [1]
 
 
 def test_a_policy_for_another_loop_is_respected() -> None:

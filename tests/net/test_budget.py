@@ -117,6 +117,7 @@ async def test_connections_that_linger_or_are_not_read_count_too() -> None:
     stuck = asyncio.Event()
 
     async def handler(conn: Conn) -> None:
+        await conn.read(b"\n")
         conn.write(b"x" * 4_000_000)
         if stuck.is_set():
             return  # its bytes are sent while it lingers
@@ -126,6 +127,7 @@ async def test_connections_that_linger_or_are_not_read_count_too() -> None:
     async with tcp.listen(ANY, handler, limits=limits) as listener:
         for _ in range(2):
             async with await tcp.connect(listener.local_addr, read_limit=1000) as client:
+                client.write(b"start\n")
                 await until(lambda: client.unread_bytes > 0)
                 await until(lambda: listener.stats.held_bytes == 0)
                 with pytest.raises(ConnectionResetError):

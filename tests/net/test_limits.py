@@ -618,11 +618,13 @@ async def test_too_long_a_line_is_not_a_handler_error(caplog: pytest.LogCaptureF
 
 async def test_a_full_queue_is_not_a_handler_error() -> None:
     async def flood(conn: Conn) -> None:
+        await conn.read(b"\n")
         while True:
             conn.write(b"x" * 10_000)
 
     async with tcp.listen(ANY, flood, limits=Limits(max_unsent=100_000, linger=0)) as listener:
-        async with await tcp.connect(listener.local_addr):
+        async with await tcp.connect(listener.local_addr) as client:
+            client.write(b"start\n")
             await until(lambda: listener.stats.ended == {"max_unsent": 1})
         assert listener.stats.handler_errors == 0
 

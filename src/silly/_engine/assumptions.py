@@ -155,9 +155,9 @@ def _why_no_step(loop: Any, start_task: _StartTask, rehearse: Rehearse) -> str |
         loop,
         read_twice(),
         lambda _: None,
-        name="rehearsal",
-        context=context,
-        ended_context=contextvars.Context(),
+        "rehearsal",
+        context,
+        contextvars.Context(),
     )
     loop.run()
     if task.done() or loop.calls:

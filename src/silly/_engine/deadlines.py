@@ -169,7 +169,7 @@ class Timed(Lifecycle):
             if (
                 pending
                 and now - self._opened >= first_byte
-                and not (self._bytes_in or self._bytes_out or self._batched_bytes())
+                and not (self._received() or self._written())
             ):
                 self._end("first_byte_timeout", stream_errors.first_byte_timed_out(first_byte))
                 return True

@@ -142,9 +142,7 @@ class Filter(Protocol):
     def open(self, wire: bytes) -> bytes:
         """Take received bytes, and return the plaintext that is complete now, or ``b""``.
 
-        Raises:
-            OSError: the bytes are invalid. What `pending` returns is still sent (an alert),
-                then the connection ends, and its reader gets the error.
+        If they are invalid, `error` is set, and the plaintext before that is returned.
         """
 
     def seal(self, plaintext: bytes) -> bytes:
@@ -159,6 +157,14 @@ class Filter(Protocol):
 
     def finish(self) -> bytes:
         """Return the last bytes to send, or ``b""``. Neither `seal` nor `finish` follows."""
+
+    @property
+    def error(self) -> OSError | None:
+        """Why the received bytes are invalid.
+
+        What `pending` returns is still sent (an alert), then the connection ends, and its
+        reader gets the error once it has read what was valid.
+        """
 
     @property
     def is_ready(self) -> bool:
@@ -467,8 +473,8 @@ class Engine(Protocol):
         """The base of a listener's `Gate`."""
 
     @property
-    def Ends(self) -> type[Any]:  # noqa: N802 - it is a class
-        """The base of a listener's course: what happens when connections end (see ends.py)."""
+    def Starts(self) -> type[Any]:  # noqa: N802 - it is a class
+        """The base of a listener's course: connections start and end (starts.py, ends.py)."""
 
     def serve(
         self,
@@ -523,12 +529,11 @@ class Engine(Protocol):
         For the class of most connections.
         """
 
-    def start_task(
+    def start_task(  # noqa: PLR0917 - keywords would cost each connection
         self,
         loop: asyncio.AbstractEventLoop,
         coroutine: Coroutine[Any, Any, object],
         ended: Callable[[asyncio.Task[Any]], object],
-        *,
         name: str | None,
         context: contextvars.Context | None,
         ended_context: contextvars.Context,

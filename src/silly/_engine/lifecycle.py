@@ -241,7 +241,7 @@ class Lifecycle:
         """Report the change in the memory that this connection holds to the budget."""
         raise NotImplementedError
 
-    # `Filtered` overrides the next three (filter.py).
+    # `Filtered` overrides the next four (filter.py).
 
     def _finish_filter(self) -> None:
         """Send the filter's last message."""
@@ -249,6 +249,10 @@ class Lifecycle:
     def _received(self) -> int:
         """Return how many bytes were received for the program."""
         return self._bytes_in
+
+    def _written(self) -> int:
+        """Return how many bytes the program has written."""
+        return self._bytes_out + self._batched_bytes()
 
     def _unfinished(self) -> int:
         """Return how many bytes of the incomplete read have arrived."""
@@ -448,7 +452,8 @@ class Lifecycle:
 
     def _end_of_stream(self) -> None:
         """Handle the end of the peer's stream."""
-        self._ended = True
+        if self._state != FAILED:  # else reads report why it failed
+            self._ended = True
         if self._state < FAILED:
             self._wake_reader()
         elif self._unsent() == 0:

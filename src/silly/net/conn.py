@@ -293,19 +293,24 @@ class Conn(ABC):
     @property
     @abstractmethod
     def local_addr(self) -> str:
-        """This end's address, such as ``"127.0.0.1:9999"``."""
+        """This end's address, such as ``"127.0.0.1:9999"``.
+
+        Behind a load balancer (`proxy`), the address that the client connected to.
+        """
 
     @property
     @abstractmethod
     def remote_addr(self) -> str:
-        """The peer's address, such as ``"127.0.0.1:53124"``; ``"unix:"`` if it has no name."""
+        """The peer's address, such as ``"127.0.0.1:53124"``; ``"unix:"`` if it has no name.
+
+        Behind a load balancer (`proxy`), the client's.
+        """
 
     @property
     def proxy(self) -> ProxyInfo | None:
         """What the header of the PROXY protocol said; None if none was required.
 
-        The client's address is in `remote_addr` then, and that of the proxy in
-        `ProxyInfo.via`. See `silly.net.proxy`.
+        See `silly.net.proxy`.
         """
         return None
 

@@ -17,7 +17,6 @@ import inspect
 import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final
 
 from silly._engine import engine
@@ -50,42 +49,29 @@ _PREFACE_TASK: Final = f"{INTERNAL_TASK}preface"
 
 
 if TYPE_CHECKING:
-    from silly._engine.ends import Ends
+    from silly._engine.starts import Starts
 else:
-    Ends = engine.Ends
+    Starts = engine.Starts
 
 
-class Course(Ends):
+class Course(Starts):
     """The course of all connections of one listener; the owner of their streams."""
 
     host: str | None = None  # they were accepted, not made to one
 
     __slots__ = (
         "_closes_at",
-        "_conn_limits",
-        "_context",
         "_deadlines",
-        "_handler",
         "_handshake_timeout",
         "_listener",
         "_logged_crashes",
-        "_loop",
         "_name",
         "_observer_failures",
-        "_observers",
-        "_on_handled",
-        "_prefaces",
         "_prefaces_of_proxies",
-        "_proxies",
-        "_sweep",
-        "_sweep_interval",
-        "_task_name",
-        "accepted",
         "budget",
         "crashes",
         "gate",
         "handler_name",
-        "is_auxiliary",
         "prefacing",
     )
 
@@ -108,16 +94,21 @@ class Course(Ends):
         self.handler_name = getattr(handler, "__qualname__", None) or repr(handler)
         self._task_name = f"{self.handler_name} on {name}"
         self._prefaces = tuple(prefaces)
-        self._prefaces_of_proxies = (take_header, *self._prefaces)
+        self._prefaces_of_proxies: tuple[Preface, ...] = (take_header, *self._prefaces)
         self._proxies = proxies
         self._handshake_timeout = limits.handshake_timeout
         self._observers = observers
-        self.is_auxiliary = False  # if True, its connections are not observed
+        self.is_auxiliary = False
+        self._make_conn = EngineConn
+        self._start_task = engine.start_task
+        self._registered_observers = observing.registered
         self.gate = Gate(loop, limits, name, proxies)
         self._begin(self.gate)
         self.budget = MemoryBudget(loop, memory_of(limits), self._all_conns)
         self._deadlines, self._sweep_interval = deadlines_of(limits)
-        self._sweep = Sweep(loop, lambda: list(self.handling.values()), self._check_deadlines)
+        self._sweep = Sweep[EngineConn](
+            loop, lambda: list(self.handling.values()), self._check_deadlines
+        )
         # Each connection is in this during its prefaces, then in `handling`, then, if its handler
         # ends first, in `lingering`.
         self.prefacing: dict[asyncio.Task[Any], EngineConn] = {}
@@ -126,11 +117,9 @@ class Course(Ends):
         self._logged_crashes = Repeats(loop, self._summarize_crashes)
         self._observer_failures = Repeats(loop, self._summarize_observer_failures)
         self._closes_at = math.inf  # connections that come later are reset
-        # Shared by all connections: with a million of them, a bound method or a context for
-        # each would take megabytes.
         self._on_handled = self._handled
-        self._context = contextvars.copy_context()
-        self._conn_limits: dict[str, Any] = {
+        self._handled_context = contextvars.copy_context()
+        self._options = {
             "read_limit": limits.read_limit,
             "max_unsent": limits.max_unsent,
             "linger": limits.linger,
@@ -139,26 +128,17 @@ class Course(Ends):
             "budget": self.budget,
         }
 
-    def start(self, carrier: Any) -> EngineConn:
-        """Make a connection of *carrier*, which the engine's server accepted."""
-        loop = self._loop
-        conn = EngineConn(carrier, loop, self, **self._conn_limits)
-        if self._is_draining and loop.time() >= self._closes_at:
-            self.lingering.add(conn)
-            loop.call_soon(conn.abort)
-            return conn
-        prefaces = self._prefaces
+    def _is_too_late(self, conn: EngineConn) -> bool:
+        if self._loop.time() < self._closes_at:
+            return False
+        self.lingering.add(conn)
+        self._loop.call_soon(conn.abort)
+        return True
+
+    def _prefaces_of(self, conn: EngineConn) -> tuple[Preface, ...]:
         if self._proxies is not None and _is_proxy(conn, self._proxies):
-            prefaces = self._prefaces_of_proxies
-        try:
-            if prefaces:
-                self._preface(conn, prefaces)
-            else:
-                self._handle(conn)
-        except BaseException:
-            conn.abort()
-            raise
-        return conn
+            return self._prefaces_of_proxies
+        return self._prefaces
 
     # ---------------------------------------------------------------------- preface
 
@@ -171,7 +151,7 @@ class Course(Ends):
             coroutine.close()
             raise
         self.prefacing[task] = conn
-        task.add_done_callback(self._prefaced, context=self._context)
+        task.add_done_callback(self._prefaced, context=self._handled_context)
 
     def _prefaced(self, task: asyncio.Task[PrefaceError | None]) -> None:
         conn = self.prefacing.pop(task)
@@ -214,40 +194,21 @@ class Course(Ends):
 
     # --------------------------------------------------------------- observe, handle
 
-    def _handle(self, conn: EngineConn) -> None:
-        """Notify the observers of *conn*, and run the handler for it."""
-        context = None
-        if (observers := self._observers + observing.registered) and not self.is_auxiliary:
-            observation = self._observed[conn] = Observation(
-                observers, conn, self._listener, self._observer_failures
-            )
-            context = observation.context
-        try:
-            handling = self._handler(conn)
-        except BaseException as error:  # noqa: BLE001 - a plain function may crash, too
-            handling = _raise(error)
-        if not isinstance(handling, CoroutineType):
-            handling = self._coroutine_of(handling)
-        # The task name is shared: with a million tasks, a string for each would be a tenth of
-        # their memory.
-        try:
-            task = engine.start_task(
-                self._loop,
-                handling,
-                self._on_handled,
-                name=self._task_name,
-                context=context,
-                ended_context=self._context,
-            )
-        except BaseException as error:
-            handling.close()
-            if (failed := self._observed.get(conn)) is not None:
-                failed.failed(error)
-            raise
-        self.handling[task] = conn
-        if self._sweep_interval < self._sweep.interval:
-            self._sweep.start(self._sweep_interval)
-        self.accepted += 1
+    def _observe(self, conn: EngineConn) -> contextvars.Context | None:
+        observation = self._observed[conn] = Observation(
+            (*self._observers, *self._registered_observers),
+            conn,
+            self._listener,
+            self._observer_failures,
+        )
+        return observation.context
+
+    def _not_started(self, conn: EngineConn, error: BaseException) -> None:
+        if (observation := self._observed.get(conn)) is not None:
+            observation.failed(error)
+
+    def _crashed(self, error: BaseException) -> Coroutine[Any, Any, object]:
+        return _raise(error)
 
     def _coroutine_of(self, handling: object) -> Coroutine[Any, Any, object]:
         if inspect.isawaitable(handling):

@@ -115,7 +115,8 @@ def checked(observer: Observer) -> Observer:
     return observer
 
 
-registered: tuple[Observer, ...] = ()
+registered: list[Observer] = []
+"""The observers of all listeners."""
 
 
 def register(observer: Observer) -> None:
@@ -128,16 +129,14 @@ def register(observer: Observer) -> None:
     Raises:
         TypeError: *observer* does not have the two methods.
     """
-    global registered  # noqa: PLW0603 - process-wide
     checked(observer)
     if observer not in registered:
-        registered = (*registered, observer)
+        registered.append(observer)
 
 
 def unregister(observer: Observer) -> None:
     """Stop notifying *observer* of new connections. Does nothing if it is not registered."""
-    global registered  # noqa: PLW0603 - process-wide
-    registered = tuple(known for known in registered if known is not observer)
+    registered[:] = [known for known in registered if known is not observer]
 
 
 class Observation:

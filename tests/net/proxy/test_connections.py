@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from silly import streams
 from silly.net import tcp
@@ -20,7 +23,7 @@ from silly.net.preface import PrefaceError
 from silly.net.proxy import ProxyHeader, ProxyTLS
 from silly.net.proxy.preface import take_header
 from silly.net.tcp import Conn, Limits, Listener
-from silly.testing import memory_pair
+from silly.testing import memory_pair, run_virtual
 from tests.engine.filters import Xor
 from tests.net.proxy.test_header import ACCEPTED, REFUSED
 
@@ -138,6 +141,42 @@ async def test_without_addresses_the_real_ones_are_kept(name: str) -> None:
         assert info is not None
         assert info.command == ("LOCAL" if name == "LOCAL" else "PROXY")
         assert (info.source, info.via) == (None, conn.local_addr)
+
+
+async def test_an_ipv4_address_in_ipv6_is_one_of_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of clients of a socket for both, which systemd may pass."""
+    monkeypatch.setenv("SILLY_PROXY_PROTOCOL", "127.0.0.0/8")
+    names: list[Any] = []
+
+    def client_connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        names.append(writer.get_extra_info("peername")[:2])
+        writer.close()
+
+    with socket.socket(socket.AF_INET6) as sock:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        try:
+            sock.bind(("::", 0))
+        except OSError:
+            pytest.skip("no IPv6")
+        addr = f"127.0.0.1:{sock.getsockname()[1]}"
+        async with await streams.start_server(client_connected, sock=sock):
+            async with tcp.connect(addr, proxy_header=ProxyHeader(CLIENT)) as conn:
+                with pytest.raises(EOFError):
+                    await conn.read()
+    assert names == [("192.0.2.7", 4711)]
+
+
+async def test_a_header_longer_than_the_read_limit() -> None:
+    service = Service()
+    header = ProxyHeader(CLIENT, SERVICE, tlvs=((0xE0, bytes(4000)),))
+    async with tcp.listen(ANY, service, proxy_protocol=LOOPBACK, read_limit=8) as listener:
+        for version in (1, 2):
+            async with tcp.connect(
+                listener.local_addr, proxy_header=header, proxy_version=version
+            ) as conn:
+                await conn.write(b"hello\n")
+                assert await conn.read(b"\n") == b"hello\n"
+        assert service.addrs == [(CLIENT, SERVICE)] * 2
 
 
 async def test_unix_sockets(tmp_path: Path) -> None:
@@ -274,8 +313,9 @@ async def test_a_late_header_is_refused(sent: bytes) -> None:
         tcp.listen(ANY, Service(), proxy_protocol=LOOPBACK, limits=limits) as listener,
         tcp.connect(listener.local_addr) as conn,
     ):
-        await conn.write(sent)
-        assert await is_reset(conn)
+        with pytest.raises(ConnectionResetError):
+            await conn.write(sent)
+            await conn.read(timeout=20)
         await until(lambda: listener.connections == 0)
         assert listener.stats.refused == {"handshake_timeout": 1}
 
@@ -456,11 +496,12 @@ async def pair() -> AsyncIterator[tuple[Any, Any]]:
 
 def splits(header: bytes) -> list[list[bytes]]:
     """In two pieces, cut at each byte, and byte by byte."""
-    if len(header) > 120:  # the interesting cuts
-        cuts = [1, 5, 12, 13, 16, 17, 28, len(header) - 1, len(header)]
+    length = len(header)
+    if length > 300:  # padding: it is read as one piece
+        cuts = [*range(1, 40), *range(40, length - 10, 500), *range(length - 10, length + 1)]
         return [[header[:cut], header[cut:]] for cut in cuts]
-    pieces = [[header[:cut], header[cut:]] for cut in range(1, len(header) + 1)]
-    return [*pieces, [header[at : at + 1] for at in range(len(header))]]
+    pieces = [[header[:cut], header[cut:]] for cut in range(1, length + 1)]
+    return [*pieces, [header[at : at + 1] for at in range(length)]]
 
 
 async def settle() -> None:
@@ -491,6 +532,25 @@ async def test_every_split_of_every_header() -> None:
                 conn._discount(4)
                 assert conn.stats.bytes_in == 0
     conn.abort()
+
+
+@pytest.mark.no_engine
+@given(st.sampled_from(sorted(ACCEPTED)), st.sets(st.integers(1, 120), max_size=20))
+def test_headers_in_several_pieces(name: str, cuts: set[int]) -> None:
+    header, ends = ACCEPTED[name]
+    places = [0, *sorted(cut for cut in cuts if cut < len(header) + 5), len(header) + 5]
+
+    async def read() -> None:
+        async with pair() as (near, far):
+            reading = asyncio.create_task(take_header(near))
+            for start, stop in itertools.pairwise(places):
+                far.write((header + b"rest.")[start:stop])
+                await settle()
+            await reading
+            assert (near.proxy.source, near.proxy.destination) == ends
+            assert await near.read(5) == b"rest."
+
+    run_virtual(read())
 
 
 async def test_every_malformed_header_is_refused() -> None:

@@ -137,6 +137,23 @@ async def test_it_is_known_after_the_connection_failed() -> None:
     other.abort()
 
 
+async def test_a_silent_client_meets_the_deadline_for_its_first_byte() -> None:
+    """Its handshake is not what the handler waits for."""
+
+    async def handler(conn: Conn) -> None:
+        async for line in conn:
+            await conn.write(line)
+
+    limits = tcp.Limits(first_byte_timeout=0.05)
+    async with (
+        tcp.listen(ANY, handler, tls=certificates.server(), limits=limits) as listener,
+        tcp.connect(listener.local_addr, tls=certificates.client()) as conn,
+    ):
+        with pytest.raises((EndOfStream, OSError)):
+            await conn.read(timeout=20)
+        assert listener.stats.ended == {"first_byte_timeout": 1}
+
+
 async def test_a_plain_connection_has_none() -> None:
     one, other = await _pair(None, None)
     assert one.tls is None is other.tls

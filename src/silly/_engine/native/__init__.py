@@ -1,7 +1,7 @@
 """The native engine (Linux): connections on their own reactor, written in Cython.
 
 - `reactor`: the epoll set, beside that of the running asyncio loop; `selector`: the
-  selector of a loop that waits in the reactor.
+  selector of a loop that waits in the reactor; `loop`, `scheduling`: that loop.
 - `waiter`: the future that a suspended task waits on, which can wake it immediately.
 - `trampoline`: steps a handler's coroutine without its task when possible.
 - `receiving`, `sending`, `stream`: a connection, in layers; below them, `lifecycle`,
@@ -9,8 +9,9 @@
 - `wanted`, `read`: what a read wants, and what `read` returns.
 - `names`: a socket's addresses.
 - `mailbox` (compiled likewise), `datagrams`: datagram sockets.
-- `accepting`, `admission` (compiled likewise), `server`: accepting; `ends` (likewise): what
-  happens when a handler has ended or a socket is closed; `account` (likewise): memory held.
+- `accepting`, `admission` (compiled likewise), `server`: accepting; `starts`, `ends` (likewise):
+  how a handler starts, and what happens when it has ended or a socket is closed; `account`
+  (likewise): memory held.
 
 It implements `silly._engine.interface.Engine`, and behaves as the portable engine does.
 """
@@ -26,10 +27,10 @@ from silly._engine.interface import Accept, Gate, tune
 from silly._engine.native.account import Account
 from silly._engine.native.admission import Admission
 from silly._engine.native.datagrams import Datagrams, Peer
-from silly._engine.native.ends import Ends
+from silly._engine.native.loop import new_event_loop
 from silly._engine.native.reactor import spin
-from silly._engine.native.selector import new_event_loop
 from silly._engine.native.server import Server, adopt
+from silly._engine.native.starts import Starts
 from silly._engine.native.stream import Stream, specialize
 from silly._engine.native.trampoline import rehearse, start_task
 
@@ -38,8 +39,8 @@ __all__ = [
     "Account",
     "Admission",
     "Datagrams",
-    "Ends",
     "Peer",
+    "Starts",
     "Stream",
     "attach",
     "disown",

@@ -58,6 +58,7 @@ cdef class Lifecycle(Source):
     cdef bytes _peer_ip(self)
     cdef int _finish_filter(self) except -1
     cdef int64_t _received(self) noexcept
+    cdef int64_t _written(self) noexcept
     cdef int64_t _unfinished(self) except -1
     cdef int _notify_owner(self, object owner) except -1
 

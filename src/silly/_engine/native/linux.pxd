@@ -162,6 +162,7 @@ cdef extern from "<time.h>" nogil:
 cdef extern from "Python.h":
     PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *data, Py_ssize_t size) except NULL
     int _PyBytes_Resize(PyObject **bytes, Py_ssize_t size) except -1
+    object PyObject_CallNoArgs(object callable)
     object PyObject_CallOneArg(object callable, object arg)
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1

@@ -8,11 +8,10 @@ of its own descriptors is ready, its queue is not empty, or a timer is due.
 
 from __future__ import annotations
 
-import asyncio
 import selectors
 from typing import Protocol
 
-__all__ = ["Selector", "new_event_loop"]
+__all__ = ["Selector"]
 
 
 class _Reactor(Protocol):
@@ -32,12 +31,3 @@ class Selector(selectors.EpollSelector):
         if reactor is None:
             return super().select(timeout)
         return super().select(0) if reactor.wait(timeout) else []
-
-
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """Return a new loop; with a `Selector`, unless the program prefers another kind of loop."""
-    loop = asyncio.new_event_loop()
-    if type(loop) is asyncio.SelectorEventLoop:
-        loop.close()
-        return asyncio.SelectorEventLoop(Selector())
-    return loop

@@ -36,6 +36,7 @@ from silly._engine.native.linux cimport (
 from silly._engine.native.accepting cimport ACCEPT_BATCH, Accepting
 from silly._engine.native.reactor cimport Reactor, Source, allow_instances, reactor_of
 from silly._engine.native.names cimport raw_local_name
+from silly._engine.native.waiter cimport call_directly
 
 cdef class Server(Accepting):
     """Passes the descriptors of connections that *gate* lets in to *accept*, until closed."""
@@ -131,8 +132,10 @@ cdef class Server(Accepting):
         cdef bint entered = False
         cdef bint direct = reactor.direct
         cdef int before = reactor.arriving
+        cdef object step, context
         # The callbacks are Python code, which may run tasks or a loop.
         reactor.direct = False
+        reactor.starts_directly = direct
         reactor.arriving = fd
         reactor.arriving_known = True
         reactor.arriving_peer = peer[0]
@@ -150,7 +153,12 @@ cdef class Server(Accepting):
                         self._gate.leave(client)
                 reactor.arriving = before
                 reactor.arriving_known = False
+                reactor.starts_directly = False
                 reactor.direct = direct
+                step, reactor.first_step = reactor.first_step, None
+                context, reactor.first_context = reactor.first_context, None
+                if step is not None and not call_directly(reactor, step, NULL, context):
+                    reactor.loop.call_soon(step, context=context)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:

@@ -7,7 +7,6 @@ def start_task(
     loop: asyncio.AbstractEventLoop,
     coroutine: Coroutine[Any, Any, object],
     ended: Callable[[asyncio.Task[Any]], object],
-    *,
     name: str | None,
     context: Context | None,
     ended_context: Context,

@@ -17,6 +17,7 @@ from silly._engine.native.linux cimport (
     forbid_instantiation,
 )
 from silly._engine.native.reactor cimport Reactor, reactor_of
+from silly._engine.native.scheduling cimport catch_first_step, stop_catching
 from silly._engine.native.waiter cimport (
     CANCELLED,
     PENDING,
@@ -40,6 +41,8 @@ cdef object current_task = (
 )
 
 cdef object Task = asyncio.Task
+# Whether a new task calls nothing in Python before it schedules its first step.
+cdef bint CATCHES = type(Task.__init__) is type(object.__init__)
 cdef object stock_create_task = asyncio.BaseEventLoop.create_task
 
 cdef enum:  # kinds of outcome
@@ -97,7 +100,9 @@ cdef class Trampoline(ForeignFuture):
             ForeignFuture.wake(self, reactor)
         finally:
             # If the task goes on (a task factory may have wrapped this), the loop calls it.
-            if not task.done() or not call_directly(reactor, ended, task, self.ended_context):
+            if not task.done() or not call_directly(
+                reactor, ended, <PyObject *>task, self.ended_context
+            ):
                 task.add_done_callback(ended, context=self.ended_context)
         return 0
 
@@ -287,19 +292,30 @@ cdef int _send(Trampoline self, object value, PyObject **out) except -1:
     return self.step(value, out)
 
 
-def start_task(loop, coroutine, ended, *, name, context, ended_context):
+def start_task(loop, coroutine, ended, name, context, ended_context):
     """See `silly._engine.interface.Engine.start_task`."""
     cdef Trampoline trampoline = Trampoline.__new__(Trampoline)
     trampoline.coroutine = coroutine
     trampoline.loop = loop
     if creates_tasks_itself(loop):
-        task = Task(trampoline, loop=loop, name=name, context=context)
+        task = new_task(loop, trampoline, name, context)
     else:
         task = loop.create_task(trampoline, name=name, context=context)
     task.add_done_callback(ended, context=ended_context)
     trampoline.ended = ended
     trampoline.ended_context = ended_context
     return task
+
+
+cdef object new_task(object loop, Trampoline trampoline, object name, object context):
+    cdef Reactor reactor = reactor_of(loop)
+    if not (CATCHES and reactor.starts_directly):
+        return Task(trampoline, loop=loop, name=name, context=context)
+    catch_first_step(reactor)
+    try:
+        return Task(trampoline, loop=loop, name=name, context=context)
+    finally:
+        stop_catching()
 
 
 cdef bint creates_tasks_itself(object loop) except -1:

@@ -1,3 +1,5 @@
+from cpython.ref cimport PyObject
+
 from silly._engine.native.reactor cimport Reactor
 
 cdef enum:
@@ -21,7 +23,7 @@ cdef class ForeignFuture:
 
 
 cdef bint call_directly(
-    Reactor reactor, object callback, object argument, object context
+    Reactor reactor, object callback, PyObject *argument, object context
 ) except -1
 cdef Waiter new_waiter(object loop)
 

@@ -12,8 +12,11 @@ otherwise the wake-up goes through `call_soon`. A context that another thread is
 cannot be entered: then the wake-up is retried a little later. No wake-up is lost.
 """
 
+from cpython.ref cimport PyObject
+
 from silly._engine.native.linux cimport (
     PyContext_Exit,
+    PyObject_CallNoArgs,
     PyObject_CallOneArg,
     PyTypeObject,
     enter_context,
@@ -55,7 +58,7 @@ cdef class ForeignFuture:
         self.callback = self.context = None
         if not reactor.direct:
             self.loop.call_soon(self._call_back, callback, context)
-        elif not call_directly(reactor, callback, self, context):
+        elif not call_directly(reactor, callback, <PyObject *>self, context):
             self.call_later(callback, context)
         return 0
 
@@ -141,15 +144,21 @@ cdef class Waiter(ForeignFuture):
 
 
 cdef bint call_directly(
-    Reactor reactor, object callback, object argument, object context
+    Reactor reactor, object callback, PyObject *argument, object context
 ) except -1:
-    """Call *callback* in *context*, as the loop would; return False if it cannot be entered."""
+    """Call *callback* in *context*, as the loop would; return False if it cannot be entered.
+
+    *argument* is NULL if there is none.
+    """
     if not enter_context(context):
         return False
     reactor.direct = False
     try:
         try:
-            PyObject_CallOneArg(callback, argument)
+            if argument == NULL:
+                PyObject_CallNoArgs(callback)
+            else:
+                PyObject_CallOneArg(callback, <object>argument)
         finally:
             PyContext_Exit(context)
     except (SystemExit, KeyboardInterrupt):

@@ -19,13 +19,13 @@ from typing import Final, cast
 from silly._engine import interface, stream_errors
 from silly._engine.account import Account
 from silly._engine.admission import Admission
-from silly._engine.ends import Ends
 from silly._engine.interface import Accept, Gate, tune
 from silly._engine.portable.datagrams import Datagrams, Peer
 from silly._engine.portable.link import AsyncioLink, link_factory
 from silly._engine.portable.server import LoopServer, SocketServer
 from silly._engine.portable.stream import Stream
 from silly._engine.portable.trampoline import start_task
+from silly._engine.starts import Starts
 from silly._loop.live import disown_socket
 
 __all__ = [
@@ -33,8 +33,8 @@ __all__ = [
     "Account",
     "Admission",
     "Datagrams",
-    "Ends",
     "Peer",
+    "Starts",
     "Stream",
     "attach",
     "disown",

@@ -287,11 +287,10 @@ class Trampoline(Coroutine[Any, Any, object]):
         return f"<Trampoline of {self._coroutine!r}>"
 
 
-def _start_task(
+def _start_task(  # noqa: PLR0917 - keywords would cost each connection
     loop: asyncio.AbstractEventLoop,
     coroutine: Coroutine[Any, Any, object],
     ended: Callable[[asyncio.Task[Any]], object],
-    *,
     name: str | None,
     context: Context | None,
     ended_context: Context,
@@ -302,13 +301,15 @@ def _start_task(
     return task
 
 
-def _start_stepped_task(
+def _start_stepped_task(  # noqa: PLR0917
     loop: asyncio.AbstractEventLoop,
     coroutine: Coroutine[Any, Any, object],
-    *ended: Callable[[asyncio.Task[Any]], object],
-    **options: Any,
+    ended: Callable[[asyncio.Task[Any]], object],
+    name: str | None,
+    context: Context | None,
+    ended_context: Context,
 ) -> asyncio.Task[Any]:
-    return _start_task(loop, Trampoline(coroutine, loop), *ended, **options)
+    return _start_task(loop, Trampoline(coroutine, loop), ended, name, context, ended_context)
 
 
 def _rehearse(_loop: object) -> tuple[Callable[[], object], Callable[[Any], object]]:

@@ -17,6 +17,7 @@ __all__ = ["ProxyHeader", "ProxyInfo", "check_version", "parse"]
 _REGISTERED: Final = {ALPN: "ALPN", AUTHORITY: "AUTHORITY", UNIQUE_ID: "UNIQUE_ID", TLS: "SSL"}
 _OWN: Final = {*_REGISTERED, CRC32C, NOOP}  # not for `ProxyHeader.tlvs`
 _MAX_UNIQUE_ID: Final = 128  # bytes
+_KINDS: Final = {"authority": str, "alpn": str, "unique_id": bytes, "tls": ProxyTLS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +83,17 @@ class ProxyHeader(_Content):
                 parse_endpoint(text, name)
         if self.destination is not None and self.source is None:
             raise ValueError("destination needs a source")
+        for name, kind in _KINDS.items():
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                what = type(value).__name__
+                raise TypeError(f"{name} must be {kind.__name__} or None, not {what}")
         if self.unique_id is not None and len(self.unique_id) > _MAX_UNIQUE_ID:
             raise ValueError(f"unique_id is longer than {_MAX_UNIQUE_ID} bytes")
-        for kind, _ in self.tlvs:
-            if not 0 <= kind <= 0xFF or kind in _OWN:
-                raise ValueError(f"tlvs: {kind} is not a type from 0 to 255 without its own field")
+        for number, _ in self.tlvs:
+            if not 0 <= number <= 0xFF or number in _OWN:
+                raise ValueError(f"tlvs: {number} is not a type of 0 to 255 without its own field")
+        tlvs.join(self._fields())
 
     def encode(self, version: int = 2, peer: Any = None) -> bytes:
         """Return the header as bytes.

@@ -1,1 +1,0 @@
-from silly._engine.ends import Ends as Ends

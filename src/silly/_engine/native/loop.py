@@ -1,0 +1,26 @@
+"""The loop that waits in the reactor."""
+
+from __future__ import annotations
+
+import asyncio
+
+from silly._engine.native.scheduling import Scheduling
+from silly._engine.native.selector import Selector
+
+__all__ = ["new_event_loop"]
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return a new loop; with a `Selector`, unless the program prefers another kind of loop."""
+    loop = asyncio.new_event_loop()
+    if type(loop) is asyncio.SelectorEventLoop:
+        loop.close()
+        return _Loop(Selector())
+    return loop
+
+
+class _Loop(Scheduling, asyncio.SelectorEventLoop):
+    """asyncio's own loop."""
+
+
+_Loop.__name__ = _Loop.__qualname__ = asyncio.SelectorEventLoop.__name__  # in its repr

@@ -1,0 +1,19 @@
+"""The types with which ``../starts.py`` is compiled for this engine."""
+
+from libc.stdint cimport int64_t
+
+from silly._engine.native.ends cimport Ends
+
+
+cdef class Starts(Ends):
+    cdef public int64_t accepted
+    cdef public bint is_auxiliary
+    cdef public object _proxies, _loop, _make_conn, _handler, _start_task
+    cdef public dict _options
+    cdef public tuple _prefaces, _observers
+    cdef public list _registered_observers
+    cdef public object _task_name, _on_handled, _handled_context
+    cdef public object _sweep
+    cdef public double _sweep_interval
+
+    cpdef _handle(self, conn)

@@ -1,0 +1,1 @@
+from silly._engine.starts import Starts as Starts
