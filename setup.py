@@ -21,6 +21,7 @@ from setuptools.command.build_ext import build_ext
 NATIVE = Path("src/silly/_engine/native")
 SHARED = [NATIVE.parent / f"{header.stem}.py" for header in NATIVE.glob("*.pxd")]
 SHARED = sorted(source for source in SHARED if source.exists())  # compiled a second time
+PROTOCOLS = sorted(Path("src/silly/net").rglob("*.pyx"))  # what is native in protocols
 BUILD_NATIVE = os.environ.get("SILLY_BUILD_NATIVE", "")
 
 
@@ -34,15 +35,20 @@ def extensions() -> list[Extension]:
         skip_native(error)
         return []
     options = ["-O2", "-fno-semantic-interposition", *os.environ.get("SILLY_CFLAGS", "").split()]
+    engine = [
+        (f"silly._engine.native.{source.stem}", source)
+        for source in sorted(NATIVE.glob("*.pyx")) + SHARED
+    ]
+    protocols = [(".".join(source.with_suffix("").parts[1:]), source) for source in PROTOCOLS]
     modules = [
         Extension(
-            f"silly._engine.native.{source.stem}",
+            name,
             [str(source)],
             depends=[str(header) for header in NATIVE.glob("*.pxd")],
             extra_compile_args=options,
             extra_link_args=os.environ.get("SILLY_LDFLAGS", "").split(),
         )
-        for source in sorted(NATIVE.glob("*.pyx")) + SHARED
+        for name, source in engine + protocols
     ]
     return cythonize(  # type: ignore[no-any-return]
         modules,

@@ -1,12 +1,14 @@
 /* A load generator that checks every byte: closed-loop, or at a given rate.
  *
- *     load PORT CONNECTIONS DEPTH SIZE SECONDS [reconnect | RATE]
+ *     load PORT CONNECTIONS DEPTH SIZE SECONDS [reconnect | resume | udp | RATE]
  *
  * Each connection sends DEPTH lines of SIZE bytes in one call, waits until all
  * of them have come back, and goes on. It never sleeps: a server that had to wake
  * it for each reply would be charged for that, which one whose clients are on
  * other machines is not. With "reconnect", each exchange has a
- * connection of its own. With RATE, so many exchanges a second are due whatever the
+ * connection of its own. Compiled with -DTLS, it speaks TLS, and with "resume" each connection
+ * but the first continues a session. With "udp", each connection is a UDP socket, and each
+ * exchange one datagram. With RATE, so many exchanges a second are due whatever the
  * server does, and latencies count from when one was due. Prints one JSON object; exits 1 at the first wrong
  * byte, lost connection or stall of five seconds.
  */
@@ -22,16 +24,24 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef TLS
+#include <openssl/ssl.h>
+static SSL_CTX *context;
+static SSL_SESSION *session;
+#endif
 
 enum { EVENTS = 256, RECEIVE = 262144, SLOTS = 64 * 64 };
 
 struct conn {
     int fd, connecting;
+#ifdef TLS
+    SSL *ssl;
+#endif
     size_t unsent, unread; /* of the present exchange, in bytes */
     uint64_t number, begun;
 };
 
-static int ep, depth, size, reconnect;
+static int ep, depth, size, reconnect, resume, udp;
 static uint64_t rate, due; /* the next exchange's, if there is a rate */
 static struct conn **idle; /* a ring of the connections that wait for one */
 static size_t idle_first, idle_count, idle_size;
@@ -67,17 +77,55 @@ static double percentile(double p, uint64_t total) {
     return slowest / 1e3;
 }
 
+#ifdef TLS
+static ssize_t result(struct conn *c, int n) {
+    if (n > 0) return n;
+    int error = SSL_get_error(c->ssl, n);
+    if (error == SSL_ERROR_ZERO_RETURN) return 0;
+    errno = error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE ? EAGAIN : EPROTO;
+    return -1;
+}
+static ssize_t put(struct conn *c, const void *data, size_t n) { return result(c, SSL_write(c->ssl, data, n)); }
+static ssize_t get(struct conn *c, void *data, size_t n) { return result(c, SSL_read(c->ssl, data, n)); }
+static int remember(SSL *ssl, SSL_SESSION *made) {
+    (void)ssl;
+    if (!resume || session) return 0;
+    session = made;
+    return 1;
+}
+static void start(struct conn *c) {
+    c->ssl = SSL_new(context);
+    SSL_set_fd(c->ssl, c->fd);
+    SSL_set_connect_state(c->ssl);
+    if (session) SSL_set_session(c->ssl, session);
+}
+static void stop(struct conn *c) {
+    SSL_free(c->ssl);
+    close(c->fd);
+}
+#else
+static ssize_t put(struct conn *c, const void *data, size_t n) { return send(c->fd, data, n, MSG_NOSIGNAL); }
+static ssize_t get(struct conn *c, void *data, size_t n) { return recv(c->fd, data, n, 0); }
+static void start(struct conn *c) { (void)c; }
+static void stop(struct conn *c) { close(c->fd); }
+#endif
+
 /* Bytes of an exchange: the pattern of all exchanges, from a place that depends on its number. */
 static const char *expected(struct conn *c) { return pattern + (c->number % 61) * size; }
 
 static void pump(struct conn *c) {
-    ssize_t n = send(c->fd, expected(c) + exchange - c->unsent, c->unsent, MSG_NOSIGNAL);
+    ssize_t n = put(c, expected(c) + exchange - c->unsent, c->unsent);
     if (n < 0 && errno != EAGAIN) die("send");
     if (n > 0) c->unsent -= n;
-    struct epoll_event e = {.events = EPOLLIN | (c->unsent ? EPOLLOUT : 0), .data.ptr = c};
+    int full = c->unsent != 0;
+#ifdef TLS
+    while (n > 0 && c->unsent && (n = put(c, expected(c) + exchange - c->unsent, c->unsent)) > 0) c->unsent -= n;
+    full = c->unsent && SSL_is_init_finished(c->ssl);
+#endif
+    struct epoll_event e = {.events = EPOLLIN | (full ? EPOLLOUT : 0), .data.ptr = c};
     static __thread char waiting[1 << 20];
-    if (c->unsent || waiting[c->fd]) epoll_ctl(ep, EPOLL_CTL_MOD, c->fd, &e);
-    waiting[c->fd] = c->unsent != 0;
+    if (full || waiting[c->fd]) epoll_ctl(ep, EPOLL_CTL_MOD, c->fd, &e);
+    waiting[c->fd] = full;
 }
 
 static void begin(struct conn *c) {
@@ -102,14 +150,14 @@ static void pace(uint64_t t) {
 static void open_conn(struct conn *c) {
     int one = 1;
     c->begun = now();
-    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    c->fd = socket(AF_INET, (udp ? SOCK_DGRAM : SOCK_STREAM) | SOCK_NONBLOCK, 0);
     if (c->fd < 0) die("socket");
-    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    if (!udp) setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     c->connecting = connect(c->fd, (void *)&addr, sizeof addr) < 0;
     if (c->connecting && errno != EINPROGRESS) die("connect");
     struct epoll_event e = {.events = c->connecting ? EPOLLOUT : EPOLLIN, .data.ptr = c};
     epoll_ctl(ep, EPOLL_CTL_ADD, c->fd, &e);
-    if (!c->connecting) rate ? rest(c) : begin(c);
+    if (!c->connecting) start(c), rate ? rest(c) : begin(c);
 }
 
 static void connected(struct conn *c) {
@@ -120,13 +168,19 @@ static void connected(struct conn *c) {
     c->connecting = 0;
     struct epoll_event e = {.events = EPOLLIN, .data.ptr = c};
     epoll_ctl(ep, EPOLL_CTL_MOD, c->fd, &e);
+    start(c);
     rate ? rest(c) : begin(c);
 }
 
 static void receive(struct conn *c, uint64_t t) {
-    ssize_t n = recv(c->fd, buffer, sizeof buffer, 0);
+    ssize_t n = get(c, buffer, sizeof buffer);
+#ifdef TLS
+    if (n < 0 && errno == EAGAIN && c->unsent) return pump(c); /* the handshake goes on */
+#endif
     if (n < 0 && errno == EAGAIN) return;
     if (n <= 0) die(n ? "recv" : "the server closed a connection");
+    if (udp && (n != size || memcmp(buffer, expected(c), n)))
+        return; /* a late answer to an earlier program that had this port */
     if ((size_t)n > c->unread) errno = EPROTO, die("more came back than was sent");
     if (memcmp(buffer, expected(c) + exchange - c->unread, n)) errno = EPROTO, die("a wrong byte came back");
     if (c->unread -= n) return;
@@ -134,7 +188,7 @@ static void receive(struct conn *c, uint64_t t) {
     record(now() - c->begun);
     if (t > deadline) return;
     if (reconnect) {
-        close(c->fd);
+        stop(c);
         open_conn(c);
     } else if (rate)
         rest(c);
@@ -143,12 +197,20 @@ static void receive(struct conn *c, uint64_t t) {
 }
 
 int main(int argc, char **argv) {
-    if (argc < 6) return fprintf(stderr, "usage: load PORT CONNECTIONS DEPTH SIZE SECONDS [reconnect | RATE]\n"), 2;
+    if (argc < 6) return fprintf(stderr, "usage: load PORT CONNECTIONS DEPTH SIZE SECONDS [reconnect | resume | udp | RATE]\n"), 2;
     int count = atoi(argv[2]);
     addr.sin_port = htons(atoi(argv[1]));
     addr.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     depth = atoi(argv[3]), size = atoi(argv[4]), exchange = (size_t)depth * size;
-    reconnect = argc > 6 && !strcmp(argv[6], "reconnect");
+    udp = argc > 6 && !strcmp(argv[6], "udp");
+    resume = argc > 6 && !strcmp(argv[6], "resume");
+    reconnect = resume || (argc > 6 && !strcmp(argv[6], "reconnect"));
+#ifdef TLS
+    context = SSL_CTX_new(TLS_client_method());
+    SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
+    SSL_CTX_sess_set_new_cb(context, remember);
+#endif
     rate = argc > 6 ? strtoull(argv[6], NULL, 10) : 0;
     idle = calloc(idle_size = count, sizeof *idle);
     pattern = malloc((size_t)(61 + depth) * size);

@@ -45,7 +45,7 @@ class Job:
     depth: int
     size: int
     mode: str = ""
-    server: str = ""  # "raw": echo bytes instead of lines; "ping": answer "+PONG" to each line
+    server: str = ""  # "raw", "ping" or "udp": see servers/yardstick.c
 
 
 JOBS = (
@@ -59,6 +59,7 @@ JOBS = (
     Job("32 in flight, 100 connections", 100, 32, 64),
     Job("64 KiB bulk, 10 connections", 10, 1, 65536, server="raw"),
     Job("connect-echo-close", 32, 1, 64, "reconnect"),
+    Job("UDP 64 B, 100 sockets", 100, 1, 64, "udp", server="udp"),
     Job("redis-benchmark PING_INLINE, 50 connections", 50, 1, 6, "redis", server="ping"),
 )
 
@@ -69,6 +70,7 @@ class Kind:
     command: tuple[str, ...]
     needs: str = ""  # a module, or "go"
     environment: tuple[tuple[str, str], ...] = ()
+    udp: bool = False  # it also echoes datagrams
 
 
 PY = sys.executable
@@ -83,19 +85,19 @@ def kinds(built: Path) -> list[Kind]:
     native = (("SILLY_ENGINE", "native"),)
     portable = (("SILLY_ENGINE", "portable"),)
     return [
-        Kind(report.YARDSTICK, (str(built / "yardstick"),)),
-        Kind("silly", silly, environment=native),
+        Kind(report.YARDSTICK, (str(built / "yardstick"),), udp=True),
+        Kind("silly", silly, environment=native, udp=True),
         Kind("silly, busy_poll", (*silly, "busy"), environment=native),
         Kind("silly, batches", (*silly, "batches"), environment=native),
-        Kind("silly, nested", script("silly_nested.py"), environment=native),
+        Kind("silly, nested", script("silly_nested.py"), environment=native, udp=True),
         Kind("silly.streams", script("asyncio_streams.py", "silly"), environment=native),
-        Kind("silly on uvloop", silly_uvloop, "uvloop", native),
-        Kind("silly portable", silly, environment=portable),
-        Kind("silly portable, uvloop", silly_uvloop, "uvloop", portable),
+        Kind("silly on uvloop", silly_uvloop, "uvloop", native, udp=True),
+        Kind("silly portable", silly, environment=portable, udp=True),
+        Kind("silly portable, uvloop", silly_uvloop, "uvloop", portable, udp=True),
         Kind("asyncio streams", script("asyncio_streams.py")),
-        Kind("asyncio Protocol", script("asyncio_protocol.py")),
+        Kind("asyncio Protocol", script("asyncio_protocol.py"), udp=True),
         Kind("uvloop streams", script("asyncio_streams.py", "uvloop"), "uvloop"),
-        Kind("uvloop Protocol", script("asyncio_protocol.py", "uvloop"), "uvloop"),
+        Kind("uvloop Protocol", script("asyncio_protocol.py", "uvloop"), "uvloop", udp=True),
         Kind("trio", script("trio_echo.py"), "trio"),
         Kind("anyio", script("anyio_echo.py"), "anyio"),
         Kind("gevent", script("gevent_echo.py"), "gevent"),
@@ -274,7 +276,8 @@ def compare(
             print(f"\n{job.name}: skipped, redis-benchmark (redis-tools) is not installed")
             continue
         figures: dict[str, list[Measured]] = defaultdict(list)
-        running = {kind.name: Server(kind, job.server) for kind in servers}
+        able = [kind for kind in servers if kind.udp or job.server != "udp"]
+        running = {kind.name: Server(kind, job.server) for kind in able}
         try:
             for server in running.values():
                 measure_once(built, server, job, 0.2)  # to warm up

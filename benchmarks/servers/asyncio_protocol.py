@@ -30,9 +30,21 @@ class Raw(asyncio.Protocol):
         self.transport.write(data)
 
 
+class Datagrams(asyncio.DatagramProtocol):
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def datagram_received(self, data, addr):
+        self.transport.sendto(data, addr)
+
+
 async def main():
-    protocol = Raw if "raw" in sys.argv else Ping if "ping" in sys.argv else Lines
     loop = asyncio.get_running_loop()
+    if "udp" in sys.argv:
+        transport, _ = await loop.create_datagram_endpoint(Datagrams, ("127.0.0.1", 0))
+        print(transport.get_extra_info("sockname")[1], flush=True)
+        await loop.create_future()
+    protocol = Raw if "raw" in sys.argv else Ping if "ping" in sys.argv else Lines
     server = await loop.create_server(protocol, "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()

@@ -81,6 +81,11 @@ class Terminal:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
 
+    def hang_up(self) -> None:
+        """Close the terminal, as when its window is closed or its network connection ends."""
+        os.close(self._ours)
+        self._ours = -1
+
     def type(self, text: str) -> None:
         os.write(self._ours, text.encode())
 

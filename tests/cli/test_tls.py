@@ -308,7 +308,8 @@ def test_a_terminal_shows_the_certificate_and_whom_it_talks_to() -> None:
         terminal.wait_for(r"certificate \(verified\)")
         terminal.wait_for(r"Connected to 127\.0\.0\.1:\d+")
         terminal.wait_for_prompt()
-        terminal.type("hello\n")
+        terminal.type("hello\r")
         terminal.wait_for(r"hello\s+hello")
+        terminal.wait_for_prompt()
         terminal.type("\x04")
         assert terminal.end() == 0

@@ -19,6 +19,7 @@ class Xor:
         self.is_ready = False
         self.is_ended = False
         self.info = None
+        self.error: OSError | None = None
 
     @property
     def unopened(self) -> int:
@@ -32,7 +33,8 @@ class Xor:
                 return b""
             if self._wire[: len(HELLO)] != HELLO:
                 self._pending += b"no hello"
-                raise ConnectionAbortedError(103, "The peer did not say hello")
+                self.error = ConnectionAbortedError(103, "The peer did not say hello")
+                return b""
             del self._wire[: len(HELLO)]
             self.is_ready = True
         while len(self._wire) >= 4 and not self.is_ended:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from silly.errors import ConnectionClosed, EndOfStream
@@ -120,6 +120,7 @@ steps = st.lists(st.tuples(st.booleans(), st.none() | sizes), max_size=8)
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(sizes, max_size=6), steps)
+@example([600_000], [(False, 600_000), (False, 32_769)])  # the end comes to an empty buffer
 def test_reads_and_cancelled_reads_of_any_length(pieces: list[int], reads: list[Any]) -> None:
     """What is read, one after the other, is what was sent; cancelled reads take nothing."""
 

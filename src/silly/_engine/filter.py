@@ -28,7 +28,7 @@ __all__ = ["Filtered"]
 class FilterState:
     """A stream's filter, and what the stream keeps for it."""
 
-    __slots__ = ("filter", "held", "held_size", "plain_in", "plain_out")
+    __slots__ = ("answered", "filter", "held", "held_size", "plain_in", "plain_out")
 
     def __init__(self, filter: Filter, plain_in: int, plain_out: int) -> None:  # noqa: A002
         self.filter = filter
@@ -36,6 +36,7 @@ class FilterState:
         self.held_size = 0  # ... and its length
         self.plain_in = plain_in
         self.plain_out = plain_out
+        self.answered = 0  # bytes that the filter answered since the queue was last empty
 
 
 class Filtered(Timed):
@@ -65,6 +66,11 @@ class Filtered(Timed):
 
     def _send_wire(self, data: bytes) -> None:
         """Send *data* after the queue."""
+        raise NotImplementedError
+
+    @property
+    def max_unsent(self) -> int:
+        """See `silly.net.conn.Conn.max_unsent`."""
         raise NotImplementedError
 
     # ------------------------------------------------------------------------- the filter
@@ -121,7 +127,7 @@ class Filtered(Timed):
             await self._room_waiter()
 
     def _open_wire(self, wire: bytes) -> bytes:
-        """Return the plaintext of *wire*; send the filter's answer, or fail by its error."""
+        """Return the plaintext of *wire*; send the filter's answer."""
         state = self._filter
         assert state is not None
         opener = state.filter
@@ -130,18 +136,25 @@ class Filtered(Timed):
         was_ready = opener.is_ready
         try:
             plaintext = opener.open(wire)
-        except OSError as error:
-            self._send_from_filter(opener.pending())
-            self._fail_by_filter(error)
-            return b""
         except BaseException:  # a defect of the filter
             self._fail_by_filter(stream_errors.filter_failed())
             raise
-        self._send_from_filter(opener.pending())
+        answer = opener.pending()
+        if answer:
+            self._send_from_filter(answer)
+            self._count_answer(len(answer))
         state.plain_in += len(plaintext)
         if not was_ready and opener.is_ready:
             self._release_held()
         return plaintext
+
+    def _count_answer(self, size: int) -> None:
+        """Bound what the peer makes the filter send, but does not take; *size* more was sent."""
+        state = self._filter
+        assert state is not None
+        state.answered = state.answered + size if self._unsent() else 0
+        if state.answered > self.max_unsent:
+            self._fail_by_filter(stream_errors.answers_not_taken(state.answered))
 
     def _seal(self, plaintext: bytes) -> bytes:
         """Return the bytes to send for *plaintext*; if the filter is not ready, hold it."""
@@ -207,9 +220,16 @@ class Filtered(Timed):
         plaintext = self._open_wire(wire)
         if plaintext:
             self._feed(plaintext)
+        self._heed_filter()
+
+    def _heed_filter(self) -> None:
+        """End the connection if its filter failed, or the stream if the peer's has announced it."""
         state = self._filter
-        if state is not None and state.filter.is_ended and not self._ended:
-            self._end_of_stream()
+        if state is not None:
+            if state.filter.error is not None:
+                self._fail_by_filter(state.filter.error)
+            elif state.filter.is_ended and not self._ended:
+                self._end_of_stream()
 
     def _handle_fin(self) -> None:
         """Handle the peer's FIN."""

@@ -142,9 +142,7 @@ class Filter(Protocol):
     def open(self, wire: bytes) -> bytes:
         """Take received bytes, and return the plaintext that is complete now, or ``b""``.
 
-        Raises:
-            OSError: the bytes are invalid. What `pending` returns is still sent (an alert),
-                then the connection ends, and its reader gets the error.
+        If they are invalid, `error` is set, and the plaintext before that is returned.
         """
 
     def seal(self, plaintext: bytes) -> bytes:
@@ -159,6 +157,14 @@ class Filter(Protocol):
 
     def finish(self) -> bytes:
         """Return the last bytes to send, or ``b""``. Neither `seal` nor `finish` follows."""
+
+    @property
+    def error(self) -> OSError | None:
+        """Why the received bytes are invalid.
+
+        What `pending` returns is still sent (an alert), then the connection ends, and its
+        reader gets the error once it has read what was valid.
+        """
 
     @property
     def is_ready(self) -> bool:

@@ -459,7 +459,8 @@ class Lifecycle:
 
     def _end_of_stream(self) -> None:
         """Handle the end of the peer's stream."""
-        self._ended = True
+        if self._state != FAILED:  # else reads report why it failed
+            self._ended = True
         if self._state < FAILED:
             self._wake_reader()
         elif self._unsent() == 0:

@@ -17,6 +17,7 @@ from silly.cli.options import (
     LEVEL,
     LIMITS,
     PROXY_PROTOCOL,
+    TLS_FILES,
     UNIX_ADDR,
     Option,
 )
@@ -36,6 +37,7 @@ _TABLE: Final = (
     Option("--log-level", "debug, info, warning or error", LEVEL,
            default_text="what the program configures; if nothing, warnings and where it listens"),
     Option("--log-format", "text or json, unless the program configures logging", FORMAT, "text"),
+    *TLS_FILES,
     PROXY_PROTOCOL,
     Option("--access-log", "Log a line to standard error when a connection has ended"),
     Option("--metrics",

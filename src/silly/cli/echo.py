@@ -18,7 +18,7 @@ import click
 from silly import runtime, stdio
 from silly._values import units
 from silly._values.extras import install_command
-from silly._values.kinds import BYTE_RATE, DURATION, FILE, Kind
+from silly._values.kinds import BYTE_RATE, DURATION, Kind
 from silly.cli.command import INTERRUPTED, Failure, GroupedCommand, run, with_options
 from silly.cli.echoing import datagrams
 from silly.cli.echoing.datagrams import Datagrams
@@ -27,7 +27,15 @@ from silly.cli.echoing.log import Lines, Log, summary_lines, warnings_to
 from silly.cli.echoing.meter import Meter
 from silly.cli.echoing.modes import MODES, handler
 from silly.cli.echoing.tls import Certificate, certificate
-from silly.cli.options import GRACE_PERIOD, LIMITS, PROXY_PROTOCOL, Option, grouped, set_limits
+from silly.cli.options import (
+    GRACE_PERIOD,
+    LIMITS,
+    PROXY_PROTOCOL,
+    TLS_FILES,
+    Option,
+    grouped,
+    set_limits,
+)
 from silly.net import addr as addresses
 from silly.net import tcp
 from silly.net.proxy.trust import set_proxies, trusted
@@ -112,8 +120,7 @@ _OPTIONS: Final = (
         "TLS",
         Option("--tls", "Encrypt connections, with a certificate made for this run (extra: "
                "silly-net[tls-dev])"),
-        Option("--tls-cert", "Encrypt connections, with the certificate in FILE (PEM)", FILE),
-        Option("--tls-key", "Its private key, if it is not in the same file", FILE),
+        *TLS_FILES,
     ),
     *grouped("Behind a load balancer", PROXY_PROTOCOL),
     *LIMITS,
@@ -380,6 +387,8 @@ class _Server:
         ) as view:
 
             def tick() -> None:
+                datagrams_now = self._datagrams()
+                self._meter.datagrams_overflowed = datagrams_now["dropped_by_kernel"]
                 self._meter.sample(time.monotonic())
                 view.refresh()
 
@@ -422,16 +431,34 @@ class _Server:
             "tls": None if self._certificate is None else self._certificate.described(),
         }
 
+    def _datagrams(self) -> dict[str, int]:
+        """Return what became of datagrams, as their sockets count it."""
+        stats = [each.stats for each in self._sockets]
+        return {
+            "sent": sum(each.sent for each in stats),
+            "dropped_by_kernel": sum(each.dropped_by_kernel or 0 for each in stats),
+            "dropped_by_queue": sum(each.dropped_by_queue for each in stats),
+        }
+
     def _refused(self) -> int:
         return sum(sum(each.stats.refused.values()) for each in self._listeners)
 
     def summary(self) -> dict[str, Any]:
         """Return the totals, for JSON."""
         stats = [listener.stats for listener in self._listeners]
+        figures = self._meter.summary(time.monotonic())
+        unsent = 0
+        for each in self._sockets:
+            counts = each.stats
+            unsent += counts.send_dropped + counts.unsent + sum(counts.send_errors.values())
+            figures["bytes_out"] += counts.bytes_out - each.answered_bytes
+        figures["answers"] -= unsent
+        figures["datagrams"]["lost"] += unsent
+        figures["datagrams"].update(self._datagrams())
         return {
             **self._listening(),
             "event": "summary",
-            **self._meter.summary(time.monotonic()),
+            **figures,
             "refused": _added(each.refused for each in stats),
             "ended": _added(each.ended for each in stats),
             "handshakes": _added(each.handshakes for each in stats),

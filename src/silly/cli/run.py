@@ -120,6 +120,10 @@ def main(argv: Sequence[str] | None = None, *, verbs: Collection[str] = ()) -> i
                 print(f"silly: {line}", file=sys.stderr)
     set_limits(vars(options))
     set_proxies(options.proxy_protocol)
+    try:
+        _use_certificate(options.tls_cert, options.tls_key)
+    except ValueError as error:
+        return _fail(str(error))
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     if options.uvloop:
         try:
@@ -134,6 +138,16 @@ def main(argv: Sequence[str] | None = None, *, verbs: Collection[str] = ()) -> i
     with dropping_last_resort(options.log_level or logging.INFO, options.log_format):
         before = functools.partial(_watch, options, is_worker=is_worker)
         return _run(options, args, loop_factory, before, supervised=supervised, verbs=verbs)
+
+
+def _use_certificate(cert: str | None, key: str | None) -> None:
+    """Encrypt the connections of listeners that do not say. Raises ValueError."""
+    if cert is None and key is None:
+        return
+    from silly.cli.tls import server_of  # noqa: PLC0415 - most programs need no TLS
+    from silly.net.tls.config import use_default  # noqa: PLC0415
+
+    use_default(server_of(cert, key))
 
 
 def _become_worker() -> bool:
@@ -239,7 +253,7 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
 
 _OF_WORKERS = (
     *("--access-log", "--log-format", "--log-level", "--metrics", "--admin"),
-    "--proxy-protocol",
+    *("--tls-cert", "--tls-key", "--proxy-protocol"),
 )
 """The options, besides limits, that the supervisor passes on to its workers."""
 

@@ -2,6 +2,7 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t
 
 from silly._engine.native.linux cimport sockaddr_in6
+from silly._engine.native.records cimport Wire
 
 cdef enum:
     RECEIVE = 131072  # bytes per receive, at most
@@ -57,6 +58,8 @@ cdef class Reactor:
     cdef uint8_t *send_buffer  # holds what the sources in `written` will send
     cdef size_t send_buffer_used
     cdef PyObject *send_buffer_tail  # the source whose bytes are last in it, and can be appended to
+    cdef uint8_t *wire  # of streams with a filter: what was received, for a moment ...
+    cdef Wire sealed  # ... and what will be sent
 
     # the connection being set up: until a stream takes it, the server or `adopt` owns it
     cdef int arriving  # its descriptor; -1: none
@@ -90,6 +93,7 @@ cdef class Reactor:
     cdef int spin(self, double seconds) except -1
     cdef int receive_hot(self) except -1
     cdef uint8_t *scratch_space(self) except NULL
+    cdef uint8_t *wire_space(self) except NULL
     cdef int deliver(self) except -1
     cdef int save_all_unread(self) except -1
     cdef int disown(self) except -1

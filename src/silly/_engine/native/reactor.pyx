@@ -54,6 +54,8 @@ from silly._engine.native.linux cimport (
     pthread_atfork,
 )
 
+from silly._engine.native.records cimport free_wire
+
 import asyncio
 import os
 import weakref
@@ -232,6 +234,8 @@ cdef class Reactor:
     def __dealloc__(self):
         PyMem_RawFree(self.scratch)
         PyMem_RawFree(self.send_buffer)
+        PyMem_RawFree(self.wire)
+        free_wire(&self.sealed)
         if self.epoll >= 0:
             close(self.epoll)
 
@@ -484,6 +488,14 @@ cdef class Reactor:
         if self.scratch_used > SCRATCH - HEADROOM - RECEIVE:
             self.save_all_unread()
         return self.scratch + self.scratch_used
+
+    cdef uint8_t *wire_space(self) except NULL:
+        """Return RECEIVE bytes for what is received and then opened by a filter at once."""
+        if self.wire == NULL:
+            self.wire = <uint8_t *>PyMem_RawMalloc(RECEIVE)
+            if self.wire == NULL:
+                raise MemoryError
+        return self.wire
 
     cdef int deliver(self) except -1:
         """Deliver the group's bytes to its readers, and send what the readers wrote."""

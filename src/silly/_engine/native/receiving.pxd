@@ -1,6 +1,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from silly._engine.native.filter cimport Filtered
+from silly._engine.native.records cimport Records
 from silly._engine.native.wanted cimport Wanted
 
 cdef enum:
@@ -42,6 +43,8 @@ cdef class Receiving(Filtered):
     cdef ssize_t receive_piece(self, size_t most) except -2
     cdef int receive_end(self) except -1
     cdef int receive_ciphertext(self, size_t unread) except -1
+    cdef int open_records(self, Records records, size_t size) except -1
+    cdef int send_sealed(self) except -1
     cdef int control_flow(self) except -1
     cdef int set_thresholds(self) noexcept
     cdef int fail(self, int error) except -1

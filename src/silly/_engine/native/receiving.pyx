@@ -26,7 +26,8 @@ from silly._engine.native.linux cimport (
     set_errno,
 )
 from silly._engine.native.filter cimport Filtered
-from silly._engine.native.lifecycle cimport CLOSING, LOST
+from silly._engine.native.lifecycle cimport CLOSING, FAILED, LOST
+from silly._engine.native.records cimport Records
 from silly._engine.native.reactor cimport HEADROOM, RECEIVE, Reactor
 from silly._engine.native.wanted cimport ALL, COUNT, DELIMITER, Wanted
 
@@ -38,6 +39,7 @@ from silly._values.arguments import size
 cdef enum:
     LONGEST_RECEIVE = 4 * RECEIVE  # bytes per receive of a long read, at most
     MIN_RECEIVE = 4096  # bytes: a smaller read limit does not reduce receives below this
+    RECORD = 16384 + 512  # bytes: a filter's record is not longer (RFC 8446, section 5.2)
     GROWTH = 4  # the result of a long read grows to at most this much of what has arrived
 
 
@@ -253,6 +255,7 @@ cdef class Receiving(Filtered):
         cdef size_t most = RECEIVE
         cdef uint8_t *place
         cdef ssize_t count
+        cdef int error
         if unread >= self.receive_threshold:
             if self._filter is not None:
                 return self.receive_ciphertext(unread)
@@ -280,6 +283,10 @@ cdef class Receiving(Filtered):
             count = recv(self.fd, self.in_data + self.in_end, most, 0)
             if count > 0:
                 self.in_end += <size_t>count
+            elif unread == 0:
+                error = errno
+                self._discard_unread()  # there is nothing in the room that was made
+                set_errno(error)
         if count > 0:
             self.bulk = count > LARGE
             self._bytes_in += count
@@ -312,12 +319,18 @@ cdef class Receiving(Filtered):
     cdef int receive_ciphertext(self, size_t unread) except -1:
         """Receive once, and open what was received."""
         cdef Reactor reactor = self.reactor
-        cdef uint8_t *place = reactor.scratch_space()
-        cdef ssize_t count = recv(self.fd, place, self.receive_limit(unread), 0)
+        cdef Records records = self._filter.records
+        cdef uint8_t *wire = reactor.wire_space()
+        # What is opened may be longer, by a record of which a part had arrived before.
+        cdef size_t most = min(self.receive_limit(unread), <size_t>(RECEIVE - RECORD))
+        cdef ssize_t count = recv(self.fd, wire, most, 0)
         if count > 0:
             self._bytes_in += count
             self._last_activity = reactor.now()
-            self._receive_wire(place[:count])
+            if records is not None and records.is_ready and not self._ended and self._state < FAILED:
+                self.open_records(records, <size_t>count)
+            else:
+                self._receive_wire(wire[:count])
         elif count == 0:
             self.receive_end()
         elif errno == EAGAIN or errno == EINTR:
@@ -325,6 +338,50 @@ cdef class Receiving(Filtered):
         else:
             self._tear_down(OSError(errno, os.strerror(errno)))
         return 1
+
+    cdef int open_records(self, Records records, size_t size) except -1:
+        """Do what `_receive_wire` does, without Python objects."""
+        cdef Reactor reactor = self.reactor
+        cdef size_t unread = self.in_end - self.in_start
+        cdef size_t answer
+        cdef uint8_t *place
+        cdef Py_ssize_t count
+        if unread <= HEADROOM:
+            place = reactor.scratch_space() + unread
+        elif self.reserve(size + RECORD):
+            place = self.in_data + self.in_end
+        else:
+            return 0  # no memory: the connection failed
+        try:
+            count = records.open_into(reactor.wire, size, place, size + RECORD, &reactor.sealed)
+        except BaseException:  # a defect of the filter
+            self._fail_by_filter(stream_errors.filter_failed())
+            raise
+        if count > 0:
+            self._filter.plain_in += count
+            if unread <= HEADROOM:
+                place -= unread
+                if unread:
+                    memcpy(place, self.in_data + self.in_start, unread)
+                self.free_incoming()
+                self.in_data = place
+                self.in_start = 0
+                self.in_end = unread
+                reactor.scratch_used += (unread + <size_t>count + 63) & ~<size_t>63
+            self.in_end += <size_t>count
+            reactor.received.append(self)
+            reactor.received_bytes += <size_t>count
+        answer = reactor.sealed.length
+        if answer:
+            self.send_sealed()
+            self._count_answer(<int64_t>answer)
+        if records.is_ended or records.error is not None:
+            self._heed_filter()
+        return 0
+
+    cdef int send_sealed(self) except -1:
+        """Send, and forget, what the filter has put in the reactor's buffer."""
+        raise NotImplementedError
 
     cdef int try_receive(self) except -1:
         return self.receive() if self.interest & EPOLLIN else 0

@@ -24,5 +24,6 @@ cdef class Sending(Receiving):
     cdef object write_at_once(self, bytes owner, const uint8_t *data, size_t length)
     cdef object write_plaintext(self, bytes data)
     cdef int flush_plaintext(self) except -1
+    cdef int send_now(self, const uint8_t *data, size_t length) except -1
     cdef object drained_or_yield(self)
     cdef int send_queue(self) except -1

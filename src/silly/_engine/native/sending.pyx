@@ -16,6 +16,7 @@ from cpython.bytes cimport (
     PyBytes_FromStringAndSize,
     PyBytes_GET_SIZE,
 )
+from cpython.list cimport PyList_GET_SIZE
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.ref cimport Py_INCREF, PyObject
 from cpython.sequence cimport PySequence_Fast_GET_SIZE, PySequence_Fast_ITEMS
@@ -36,11 +37,14 @@ from silly._engine.native.linux cimport (
     sendmsg,
     shutdown,
 )
+from silly._engine.native.filter cimport FilterState
 from silly._engine.native.lifecycle cimport OPEN
 from silly._engine.native.reactor cimport SEND_BUFFER, Reactor, Source
 from silly._engine.native.read cimport raise_thrown
+from silly._engine.native.records cimport Records, Wire, free_wire
 from silly._engine.native.receiving cimport LARGE, MAX_READS_IN_A_ROW, Receiving, capped
 
+import functools
 import os
 
 from silly._engine import stream_errors
@@ -49,6 +53,7 @@ from silly._values.arguments import size
 
 cdef enum:
     HIGH_WATER = 65536  # bytes: a larger batch is sent at once; writers wait above it
+    KEPT = 262144  # bytes: a longer buffer for what a filter seals is freed after use
     LARGE_WRITE_COST = 50  # as many reads without waiting does a large write count
 
 cdef size_t MAX_JOINED = <size_t>1 << 40  # bytes: more are joined where overflows are checked
@@ -338,19 +343,24 @@ cdef class Sending(Receiving):
         return 0
 
     cdef int _send_wire(self, bytes data) except -1:
-        cdef size_t length = <size_t>PyBytes_GET_SIZE(data)
+        return self.send_now(
+            <const uint8_t *>PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data)
+        )
+
+    cdef int send_now(self, const uint8_t *data, size_t length) except -1:
+        """Send *data* after the queue."""
         cdef size_t sent = 0
         cdef ssize_t count
         if self._failed or self.fd < 0:
             return 0
         if self.out_start == self.out_end:
-            count = send(self.fd, PyBytes_AS_STRING(data), length, MSG_NOSIGNAL)
+            count = send(self.fd, data, length, MSG_NOSIGNAL)
             if count >= 0:
                 sent = <size_t>count
             elif not is_transient(errno):
                 return self.fail(errno)
         if sent < length:
-            if not self.append(PyBytes_AS_STRING(data) + sent, length - sent):
+            if not self.append(data + sent, length - sent):
                 return self.fail(ENOMEM)
             self.watch(self.interest | EPOLLOUT)
             if self.out_end - self.out_start > self.high_water():
@@ -379,10 +389,45 @@ cdef class Sending(Receiving):
         return self.drained_or_yield() if length > LARGE else DRAINED
 
     cdef int flush_plaintext(self) except -1:
-        pieces, self._filter.plaintext = self._filter.plaintext, []
+        cdef FilterState state = self._filter
+        cdef list pieces = state.plaintext
+        cdef Records records = state.records
+        cdef bytes plaintext = <bytes>pieces[0] if PyList_GET_SIZE(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
         self._last_activity = self.reactor.now()
-        if not self._failed:
-            self._send_from_filter(self._seal(b"".join(pieces)))
+        if self._failed:
+            return 0
+        if records is None or not records.is_ready:
+            return self._send_from_filter(self._seal(plaintext))
+        state.plain_out += PyBytes_GET_SIZE(plaintext)
+        try:
+            records.seal_into(
+                <const uint8_t *>PyBytes_AS_STRING(plaintext),
+                <size_t>PyBytes_GET_SIZE(plaintext),
+                &self.reactor.sealed,
+            )
+        except OSError as error:  # fails later, after all callers
+            self.reactor.sealed.length = 0
+            self._call_later(0.0, functools.partial(self._fail_by_filter, error))
+            return 0
+        return self.send_sealed()
+
+    cdef int send_sealed(self) except -1:
+        cdef Wire sealed = self.reactor.sealed
+        if sealed.length == 0:
+            return 0
+        # It is taken away meanwhile: code that is called may send, too.
+        self.reactor.sealed.data = NULL
+        self.reactor.sealed.length = self.reactor.sealed.capacity = 0
+        self._bytes_out += <int64_t>sealed.length
+        try:
+            self.send_now(sealed.data, sealed.length)
+        finally:
+            if self.reactor.sealed.data == NULL and sealed.capacity <= KEPT:
+                sealed.length = 0
+                self.reactor.sealed = sealed
+            else:
+                free_wire(&sealed)
         return 0
 
     @property

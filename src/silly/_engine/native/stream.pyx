@@ -39,6 +39,7 @@ from silly._engine.native.names cimport inet_sockaddr, raw_local_name, socket_na
 from silly._engine.native.reactor cimport Reactor, Source, allow_instances, reactor_of
 from silly._engine.native.read cimport Read, new_batches, new_lines, new_read
 from silly._engine.native.receiving cimport capped
+from silly._engine.native.records cimport Records
 from silly._engine.native.sending cimport Sending
 from silly._engine.native.wanted cimport ALL, COUNT, DELIMITER, Wanted
 
@@ -244,6 +245,8 @@ cdef class Stream(Sending):
 
     cdef int _use_filter(self) except -1:
         self._filter.plaintext = []
+        if isinstance(self._filter.filter, Records):
+            self._filter.records = <Records>self._filter.filter
         return self.set_thresholds()
 
     cdef int ready(self, uint32_t events) except -1:

@@ -16,7 +16,7 @@ from typing import Any
 from silly.net.tls.failures import explained
 from silly.net.tls.info import TLSInfo
 
-__all__ = ["HEADER", "RECORD", "Named", "Records", "Session"]
+__all__ = ["HEADER", "RECORD", "Named", "Negotiation", "Records", "Session"]
 
 HEADER = 5  # bytes
 RECORD = 16 * 1024  # bytes of plaintext in a record, at most (RFC 8446, section 5.1)
@@ -66,6 +66,64 @@ def _length(header: bytes) -> int:
     return header[3] << 8 | header[4]
 
 
+class Negotiation:
+    """What was negotiated on a connection, and how a client continues its session later.
+
+    Args:
+        connection: the `ssl` module's object for it.
+        server_name: for clients, the name that the server's certificate must have.
+        remember: for clients, called with the session that a later one may continue.
+    """
+
+    __slots__ = ("_connection", "_remember", "_server_name", "info")
+
+    def __init__(
+        self,
+        connection: ssl.SSLObject,
+        server_name: str | None,
+        remember: Callable[[ssl.SSLSession], None] | None,
+    ) -> None:
+        self._connection = connection
+        self._server_name = server_name
+        self._remember = remember
+        self.info: TLSInfo | None = None  # set by `settle`
+
+    def settle(self) -> None:
+        """Take down what was negotiated: OpenSSL forgets it if the connection fails."""
+        connection = self._connection
+        cipher, version = connection.cipher(), connection.version()
+        self.info = TLSInfo(
+            version=version or "",
+            cipher=cipher[0] if cipher else "",
+            alpn=connection.selected_alpn_protocol(),
+            server_name=self._server_name or getattr(connection, "requested_name", None),
+            peer_certificate=connection.getpeercert(binary_form=True),
+            resumed=bool(connection.session_reused),
+        )
+
+    @property
+    def peer_chain(self) -> tuple[bytes, ...]:
+        """The certificates that the peer sent, its own first, as DER bytes."""
+        inner: Any = self._connection
+        if sys.version_info < (3, 13):  # there is no public way
+            inner = inner._sslobj
+        chain = inner.get_unverified_chain() or ()
+        return tuple(
+            each if isinstance(each, bytes) else each.public_bytes(_ssl.ENCODING_DER)
+            for each in chain
+        )
+
+    def offer_session(self) -> bool:
+        """Let a later connection continue the session, once the server has sent a ticket.
+
+        Return whether that is done.
+        """
+        if self._remember is not None and (session := self._connection.session) is not None:
+            self._remember(session)
+            self._remember = None
+        return self._remember is None
+
+
 class Session:
     """A TLS connection without its socket.
 
@@ -77,13 +135,11 @@ class Session:
 
     __slots__ = (
         "_incoming",
-        "_info",
-        "_is_server",
+        "_negotiation",
         "_object",
         "_outgoing",
         "_records",
-        "_remember",
-        "_server_name",
+        "error",
         "is_ended",
         "is_ready",
     )
@@ -106,13 +162,11 @@ class Session:
             server_hostname=server_name,
             session=resumed_from,
         )
-        self._is_server = is_server
-        self._server_name = server_name
-        self._remember = remember
+        self._negotiation = Negotiation(self._object, server_name, remember)
         self._records = Records()
-        self._info: TLSInfo | None = None
         self.is_ready = False
         self.is_ended = False
+        self.error: OSError | None = None
         if not is_server:
             self._shake()
 
@@ -122,17 +176,17 @@ class Session:
         """See `silly._engine.interface.Filter.open`."""
         self._records.feed(wire)
         self._incoming.write(wire)
+        pieces: list[bytes] = []
         try:
             if not self.is_ready:
                 self._shake()
-                if not self.is_ready:
-                    return b""
-            plaintext = self._read()
+            if self.is_ready:
+                self._read(pieces)
         except ssl.SSLError as error:
-            raise explained(error) from None
-        if self._remember is not None and (plaintext or self.is_ended):
-            self._offer_session()
-        return plaintext
+            self.error = explained(error)
+        if pieces or self.is_ended:
+            self._negotiation.offer_session()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def seal(self, plaintext: bytes) -> bytes:
         """See `silly._engine.interface.Filter.seal`."""
@@ -152,41 +206,27 @@ class Session:
 
     def finish(self) -> bytes:
         """Return the alert "close_notify" (RFC 8446, section 6.1)."""
-        if self._remember is not None:
-            self._offer_session()
+        self._negotiation.offer_session()
         with contextlib.suppress(ssl.SSLError):  # the peer has not finished yet, and need not
             self._object.unwrap()
         return self._outgoing.read()
+
+    @property
+    def info(self) -> TLSInfo | None:
+        """What was negotiated; None until the handshake is complete."""
+        return self._negotiation.info
+
+    @property
+    def peer_chain(self) -> tuple[bytes, ...]:
+        """See `Negotiation.peer_chain`."""
+        return self._negotiation.peer_chain
 
     @property
     def unopened(self) -> int:
         """See `silly._engine.interface.Filter.unopened`."""
         return self._records.partial
 
-    @property
-    def info(self) -> TLSInfo | None:
-        """What was negotiated; None until the handshake is complete."""
-        return self._info
-
-    @property
-    def peer_chain(self) -> tuple[bytes, ...]:
-        """The certificates that the peer sent, its own first, as DER bytes."""
-        inner: Any = self._object
-        if sys.version_info < (3, 13):  # there is no public way
-            inner = inner._sslobj
-        chain = inner.get_unverified_chain() or ()
-        return tuple(
-            each if isinstance(each, bytes) else each.public_bytes(_ssl.ENCODING_DER)
-            for each in chain
-        )
-
     # ----------------------------------------------------------------------- internals
-
-    @property
-    def _requested_name(self) -> str | None:
-        if self._is_server:
-            return getattr(self._object, "requested_name", None)
-        return self._server_name
 
     def _shake(self) -> None:
         """Continue the handshake with what has arrived."""
@@ -195,26 +235,11 @@ class Session:
         except ssl.SSLWantReadError:
             return
         self.is_ready = True
-        self._info = self._negotiated()  # OpenSSL forgets it if the connection fails
+        self._negotiation.settle()
 
-    def _negotiated(self) -> TLSInfo:
-        cipher = self._object.cipher()
-        version = self._object.version()
-        assert cipher is not None
-        assert version is not None
-        return TLSInfo(
-            version=version,
-            cipher=cipher[0],
-            alpn=self._object.selected_alpn_protocol(),
-            server_name=self._requested_name,
-            peer_certificate=self._object.getpeercert(binary_form=True),
-            resumed=bool(self._object.session_reused),
-        )
-
-    def _read(self) -> bytes:
-        """Return the plaintext of all records that are complete."""
+    def _read(self, pieces: list[bytes]) -> None:
+        """Append the plaintext of all records that are complete to *pieces*."""
         incoming, read = self._incoming, self._object.read
-        pieces = []
         try:
             while incoming.pending or self._object.pending():
                 piece = read(4 * RECORD)
@@ -226,11 +251,3 @@ class Session:
             pass
         except ssl.SSLZeroReturnError:
             self.is_ended = True
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def _offer_session(self) -> None:
-        assert self._remember is not None
-        session = self._object.session
-        if session is not None:
-            self._remember(session)
-            self._remember = None
