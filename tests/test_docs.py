@@ -9,8 +9,10 @@ import contextlib
 import inspect
 import re
 import shlex
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -18,6 +20,8 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+
+from tests.net.tls import certificates
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -37,17 +41,29 @@ TESTS = [
 ]
 
 
+def dial(port: int, *, encrypted: bool) -> socket.socket:
+    sock = socket.create_connection(("127.0.0.1", port), timeout=10)
+    if not encrypted:
+        return sock
+    context = ssl.create_default_context(cafile=certificates.ca_file())
+    return context.wrap_socket(sock, server_hostname="localhost")
+
+
 def ask_with_stream(port: int, block: str, output: IO[str]) -> None:
     echoes = "write(line)" in block or "write(lines)" in block
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+    with dial(port, encrypted="tls=" in block) as sock:
         address = "{}:{}".format(*sock.getsockname())
         echoed = b""
         # A handler that returns at once may have reset the connection before "hello" arrived.
         with contextlib.suppress(*[] if echoes else [OSError]):
             sock.sendall(b"hello\n")
-            sock.shutdown(socket.SHUT_WR)
-            with sock.makefile("rb") as file:
-                echoed = file.read()
+            if isinstance(sock, ssl.SSLSocket):
+                echoed = sock.recv(100)
+                sock.unwrap()
+            else:
+                sock.shutdown(socket.SHUT_WR)
+                with sock.makefile("rb") as file:
+                    echoed = file.read()
     assert echoed == (b"hello\n" if echoes else b"")
     if "print" in block:
         assert address in output.readline()
@@ -65,11 +81,15 @@ def ask_with_datagram(port: int) -> bytes:
 def test_block_serves(block: str, port: int, tmp_path: Path) -> None:
     path = tmp_path / "block.py"
     path.write_text(block.replace("9999", str(port)) + "\nprint('ready', flush=True)\n")
+    if "tls=" in block:
+        for source, name in zip(certificates.pair(), ("cert.pem", "key.pem"), strict=True):
+            shutil.copy(source, tmp_path / name)
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "silly", "--log-level", "warning", str(path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        cwd=tmp_path,
     )
     watchdog = threading.Timer(30, process.kill)
     watchdog.start()
@@ -102,7 +122,7 @@ def test_block_of_tests_passes(block: str, tmp_path: Path) -> None:
 def test_the_tutorial_contains_the_examples_word_for_word() -> None:
     tutorial = (ROOT / "docs" / "tutorial" / "echo-server.md").read_text()
     for text, name in EXAMPLES.items():
-        if name not in {"echo.py", "redis_like.py"}:
+        if name not in {"echo.py", "redis_like.py", "starttls.py"}:
             assert f"```python\n{text}```" in tutorial, f"{name} differs from the tutorial"
 
 

@@ -6,14 +6,17 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from tests.net.tls import certificates
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 QUIET = ("--log-level", "warning")  # without the "listening on" line
@@ -22,9 +25,9 @@ QUIET = ("--log-level", "warning")  # without the "listening on" line
 class Running:
     """A running example and its output."""
 
-    def __init__(self, name: str, *args: str) -> None:
+    def __init__(self, name: str, *args: str, flags: Sequence[str] = ()) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "silly", *QUIET, str(EXAMPLES / name), *args],
+            [sys.executable, "-u", "-m", "silly", *QUIET, *flags, str(EXAMPLES / name), *args],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -60,8 +63,8 @@ class Running:
 
 
 @contextmanager
-def running(name: str, *args: str) -> Iterator[Running]:
-    example = Running(name, *args)
+def running(name: str, *args: str, flags: Sequence[str] = ()) -> Iterator[Running]:
+    example = Running(name, *args, flags=flags)
     try:
         yield example
     finally:
@@ -89,6 +92,37 @@ def test_echo_serves_and_prints_how_to_connect() -> None:
             output = second.rest()
             assert second.process.returncode == 1
         assert re.fullmatch(r"echo: \[Errno \d+\] Address already in use; .*choose .*\n", output)
+        example.stop()
+
+
+@contextmanager
+def encrypted(sock: socket.socket) -> Iterator[socket.socket]:
+    context = ssl.create_default_context(cafile=certificates.ca_file())
+    with context.wrap_socket(sock, server_hostname="localhost") as conn:
+        yield conn
+
+
+def test_echo_serves_under_tls_unchanged() -> None:
+    cert, key = certificates.pair()
+    with running("echo.py", "127.0.0.1:0", flags=("--tls-cert", cert, "--tls-key", key)) as example:
+        with dial(example.addr()) as sock, encrypted(sock) as conn, conn.makefile("rb") as file:
+            conn.sendall(b"Hello Silly!\r\n")
+            assert file.readline() == b"Hello Silly!\r\n"
+        example.stop()
+
+
+def test_starttls_encrypts_a_connection_that_exists() -> None:
+    with running("starttls.py", *certificates.pair(), "127.0.0.1:0") as example:
+        with dial(example.addr()) as sock:
+            sock.sendall(b"in the clear\n")
+            assert sock.recv(100) == b"in the clear\n"
+            sock.sendall(b"STARTTLS\n")
+            assert sock.recv(100) == b"go ahead\n"
+            with encrypted(sock) as conn:
+                conn.sendall(b"secret\n")
+                assert conn.recv(100) == b"secret\n"
+                conn.sendall(b"STARTTLS\n")
+                assert conn.recv(100) == b"error: encrypted already\n"
         example.stop()
 
 

@@ -390,19 +390,26 @@ def process(**listener: Any) -> metrics.Snapshot:
 def test_snapshots_add_up() -> None:
     merged = metrics.merge(
         [
-            process(connections=1, refused={"x": 1}, backlog_used=None),
+            process(connections=1, refused={"x": 1}, backlog_used=None, certificate_expires_at=7.5),
             process(connections=2, refused={"x": 1, "y": 5}, backlog_used=3),
+            process(connections=0, certificate_expires_at=None),
+            process(connections=0, certificate_expires_at=6.5),
             {"listeners": {"b:2": {"connections": 7}}},
         ]
     )
     assert merged == {
         "about": {"version": "1"},
         "listeners": {
-            "a:1": {"connections": 3, "refused": {"x": 2, "y": 5}, "backlog_used": 3},
+            "a:1": {
+                "connections": 3,
+                "refused": {"x": 2, "y": 5},
+                "backlog_used": 3,
+                "certificate_expires_at": 6.5,
+            },
             "b:2": {"connections": 7},
         },
-        "process": {"processes": 2, "cpu_seconds": 3.0, "descriptors": 20},
-        "loop": {"lag_seconds": {"buckets": [2, 4], "sum": 1.0}},
+        "process": {"processes": 4, "cpu_seconds": 6.0, "descriptors": 40},
+        "loop": {"lag_seconds": {"buckets": [4, 8], "sum": 2.0}},
     }
     assert metrics.merge([]) == {}
 

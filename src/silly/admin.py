@@ -121,6 +121,8 @@ def serve(addr: str, source: Answer | None = None) -> tcp.Listener:
             conn.write(json.dumps({"error": text}).encode() + b"\n")
             raise
 
-    listener = tcp.listen(addr, converse, mode=0o600, read_limit=_MAX_COMMAND, proxy_protocol=())
+    listener = tcp.listen(
+        addr, converse, mode=0o600, read_limit=_MAX_COMMAND, proxy_protocol=(), tls=False
+    )
     Live.of(asyncio.get_running_loop()).add_auxiliary(listener, metrics.measure())
     return listener

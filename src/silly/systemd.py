@@ -14,6 +14,7 @@ import contextlib
 import os
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -100,7 +101,7 @@ class Service:
         if self._state in {"", "RELOADING=1"}:
             self._notify("READY=1")
 
-    def running(self, *, started: bool, listening: bool) -> None:
+    def running(self, *, started: bool, listening: bool, encrypted: Sequence[str] = ()) -> None:  # noqa: ARG002 - not for systemd
         """Report that a program without workers is ready, if it has *started* or is *listening*."""
         if started or listening:
             self.ready()

@@ -65,6 +65,8 @@ async def test_a_line_and_its_fields(records: list[logging.LogRecord]) -> None:
         "peer": client,
         "local": listener.local_addr,
         "listener": listener.local_addr,
+        "tls": None,
+        "server_name": None,
         "bytes_in": 6,
         "bytes_out": 6,
         "ending": "peer_finished",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import os
 import signal
@@ -19,7 +20,14 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-__all__ = ["SLICE", "Debouncer", "handling", "interrupt_wait", "interruptible"]
+__all__ = [
+    "SLICE",
+    "ControllingTerminal",
+    "Debouncer",
+    "handling",
+    "interrupt_wait",
+    "interruptible",
+]
 
 DEBOUNCE: Final = 0.1  # seconds within which equal signals count as one
 
@@ -112,6 +120,29 @@ class Debouncer:
             return False
         self._last[number] = now
         return True
+
+
+class ControllingTerminal:
+    """Tells a SIGHUP that somebody sent from one because the terminal was hung up.
+
+    The kernel takes the terminal from the process before it sends the signal.
+    """
+
+    def __init__(self) -> None:
+        self._was_there = _has_terminal()
+
+    @property
+    def is_gone(self) -> bool:
+        """True if the process had a controlling terminal when this was made, and has none now."""
+        return self._was_there and not _has_terminal()
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno in (errno.EMFILE, errno.ENFILE)  # unknown: do not end the program
+    return True
 
 
 # ------------------------------------------------------- waits that block the loop

@@ -8,7 +8,8 @@
   `datagram_lane`: those over UDP.
 - `generator`: the lanes of one worker; `worker`: a process that runs a generator;
   `fleet`: all worker processes.
-- `session`: one run, from connecting to the result; `view`: its progress on the terminal.
+- `session`: one run, from connecting to the result; `progress`: its progress as lines,
+  `view`: on the terminal.
 - `result`: the published result; `published` reads it back; `summary`, `report` (with
   `charts`), `compare` and `find_max` work on it.
 

@@ -94,6 +94,11 @@ class Interval:
         """How many requests were answered, correctly."""
         return self.latency.count - self.unanswered
 
+    @property
+    def rate(self) -> float:
+        """Requests per second."""
+        return self.requests / self.length if self.length > 0 else 0.0
+
     def merge(self, other: Interval) -> None:
         """Add the figures of *other*."""
         self.length = max(self.length, other.length)

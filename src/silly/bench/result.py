@@ -12,7 +12,6 @@ import json
 import math
 import platform
 from collections.abc import Iterable, Sequence
-from importlib import resources
 from typing import Any, Final
 
 import silly
@@ -36,6 +35,8 @@ _LATE: Final = 0.01  # share of late requests from which to warn
 
 def schema() -> dict[str, Any]:
     """Return the JSON schema of a result (JSON Schema 2020-12)."""
+    from importlib import resources  # noqa: PLC0415 - slow to import, rarely needed
+
     text = resources.files("silly.bench").joinpath("result.schema.json").read_text("utf-8")
     made: dict[str, Any] = json.loads(text)
     return made

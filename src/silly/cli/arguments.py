@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -17,6 +16,7 @@ from silly.cli.options import (
     LEVEL,
     LIMITS,
     PROXY_PROTOCOL,
+    TLS_FILES,
     UNIX_ADDR,
     Option,
 )
@@ -36,6 +36,7 @@ _TABLE: Final = (
     Option("--log-level", "debug, info, warning or error", LEVEL,
            default_text="what the program configures; if nothing, warnings and where it listens"),
     Option("--log-format", "text or json, unless the program configures logging", FORMAT, "text"),
+    *TLS_FILES,
     PROXY_PROTOCOL,
     Option("--access-log", "Log a line to standard error when a connection has ended"),
     Option("--metrics",
@@ -62,6 +63,8 @@ def unknown_variables() -> list[str]:
     lines = []
     for name in sorted(os.environ):
         if name.startswith("SILLY_") and name not in known:
+            import difflib  # noqa: PLC0415 - rarely needed
+
             meant = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
             hint = f"; did you mean {meant[0]}?" if meant else ""
             lines.append(f"ignoring {name}: no such variable{hint}")

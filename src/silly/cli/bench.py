@@ -19,21 +19,21 @@ from types import FrameType
 from typing import Any, Final, Self, TextIO
 
 import click
-from rich.console import Console
 
 from silly._values import units
+from silly._values.extras import install_command
 from silly._values.kinds import COUNT, DURATION, FILE, NUMBER, RATE, Kind, choice
 from silly._values.units import counted, duration_text, text_of_count
 from silly.bench import compare as comparing
 from silly.bench import find_max as finding
-from silly.bench import published, report, session, summary
+from silly.bench import published, session, summary
 from silly.bench.asserts import Claim
 from silly.bench.fleet import STOPPING, NotStarted, WorkerDied
 from silly.bench.messages import FRAMINGS, unescape
 from silly.bench.plan import MODES, Plan
+from silly.bench.progress import Lines, Quiet
 from silly.bench.schedule import Stage
 from silly.bench.sizes import Sizes
-from silly.bench.view import Lines, Quiet, View
 from silly.cli.command import Failure, GroupedCommand, run, with_options
 from silly.cli.options import Option, grouped
 from silly.cli.output import Output
@@ -244,8 +244,15 @@ def _reason(error: NotStarted) -> str:
 def _watcher(title: str, *, quiet: bool) -> Quiet:
     if quiet:
         return Quiet()
-    console = Console(stderr=True)
-    return View(console, title) if console.is_terminal else Lines(sys.stderr)
+    if not sys.stderr.isatty():
+        return Lines(sys.stderr)
+    try:
+        from rich.console import Console  # noqa: PLC0415 - slow to import
+
+        from silly.bench.view import View  # noqa: PLC0415
+    except ModuleNotFoundError:
+        raise Failure(f"the live view needs rich: {install_command('cli')} (or --quiet)") from None
+    return View(Console(stderr=True), title)
 
 
 # ----------------------------------------------------------------------------- bench
@@ -395,6 +402,8 @@ _COLUMNS: Final = (
 
 
 def _as_html(result: dict[str, Any]) -> str:
+    from silly.bench import report  # noqa: PLC0415 - rarely needed
+
     return report.html(result)
 
 

@@ -324,7 +324,7 @@ async def _accept(addr: str, timeout: float | None) -> Conn:
         arrived.set_result(conn)
         await conn.wait_closed()
 
-    listener = tcp.listen(addr, take, limits=Limits.none(), proxy_protocol=())
+    listener = tcp.listen(addr, take, limits=Limits.none(), proxy_protocol=(), tls=False)
     for local in listener.local_addrs:
         _say(f"Listening on {local}")
     try:

@@ -18,7 +18,7 @@ import click
 from silly import runtime, stdio
 from silly._values import units
 from silly._values.extras import install_command
-from silly._values.kinds import BYTE_RATE, DURATION, FILE, Kind
+from silly._values.kinds import BYTE_RATE, DURATION, Kind
 from silly.cli.command import INTERRUPTED, Failure, GroupedCommand, run, with_options
 from silly.cli.echoing import datagrams
 from silly.cli.echoing.datagrams import Datagrams
@@ -27,7 +27,15 @@ from silly.cli.echoing.log import Lines, Log, summary_lines, warnings_to
 from silly.cli.echoing.meter import Meter
 from silly.cli.echoing.modes import MODES, handler
 from silly.cli.echoing.tls import Certificate, certificate
-from silly.cli.options import GRACE_PERIOD, LIMITS, PROXY_PROTOCOL, Option, grouped, set_limits
+from silly.cli.options import (
+    GRACE_PERIOD,
+    LIMITS,
+    PROXY_PROTOCOL,
+    TLS_FILES,
+    Option,
+    grouped,
+    set_limits,
+)
 from silly.net import addr as addresses
 from silly.net import tcp
 from silly.net.proxy.trust import set_proxies, trusted
@@ -112,8 +120,7 @@ _OPTIONS: Final = (
         "TLS",
         Option("--tls", "Encrypt connections, with a certificate made for this run (extra: "
                "silly-net[tls-dev])"),
-        Option("--tls-cert", "Encrypt connections, with the certificate in FILE (PEM)", FILE),
-        Option("--tls-key", "Its private key, if it is not in the same file", FILE),
+        *TLS_FILES,
     ),
     *grouped("Behind a load balancer", PROXY_PROTOCOL),
     *LIMITS,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from silly._values import units
-from silly._values.kinds import DURATION, Kind, choice
+from silly._values.kinds import DURATION, FILE, Kind, choice
 from silly.log import FORMATS
 from silly.net import addr as addresses
 from silly.net.limits import LimitField, Limits, set_flags
@@ -29,6 +29,7 @@ __all__ = [
     "LEVEL",
     "LIMITS",
     "PROXY_PROTOCOL",
+    "TLS_FILES",
     "UNIX_ADDR",
     "Option",
     "grouped",
@@ -149,6 +150,11 @@ GRACE_PERIOD: Final = Option(
     "Time for handlers to finish after a signal to stop: 500ms, 30s, 1m, or inf",
     replace(DURATION, read=_read_grace),
     GRACE,
+)
+
+TLS_FILES: Final = (
+    Option("--tls-cert", "Encrypt connections (TLS), with the certificate in FILE (PEM)", FILE),
+    Option("--tls-key", "Its private key, if it is not in the same file", FILE),
 )
 
 PROXY_PROTOCOL: Final = Option(

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import difflib
 import functools
 import logging
 import os
-import platform
 import re
 import sys
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -18,7 +16,6 @@ import silly
 from silly import stdio
 from silly._engine import why_not_native
 from silly._values.extras import install_command
-from silly.cli import watching
 from silly.cli.arguments import OPTIONS, add_options, split, unknown_variables
 from silly.cli.options import LIMITS, set_limits
 from silly.log import dropping_last_resort
@@ -92,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
 def _version() -> str:
     absent = why_not_native()
     why = f"\nno native engine: {absent}" if absent else ""
-    python = platform.python_version()
+    python = sys.version.partition(" ")[0]
     return f"silly {silly.__version__} ({silly.engine()} engine, Python {python}){why}"
 
 
@@ -120,6 +117,10 @@ def main(argv: Sequence[str] | None = None, *, verbs: Collection[str] = ()) -> i
                 print(f"silly: {line}", file=sys.stderr)
     set_limits(vars(options))
     set_proxies(options.proxy_protocol)
+    try:
+        _use_certificate(options.tls_cert, options.tls_key)
+    except ValueError as error:
+        return _fail(str(error))
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     if options.uvloop:
         try:
@@ -128,12 +129,24 @@ def main(argv: Sequence[str] | None = None, *, verbs: Collection[str] = ()) -> i
             return _fail(f"--uvloop needs uvloop: {install_command('uvloop')}")
         loop_factory = uvloop.new_event_loop
     if options.access_log and not supervised:
-        watching.log_access(options.log_format)
+        from silly.cli.watching import log_access  # noqa: PLC0415 - slow to import
+
+        log_access(options.log_format)
     if options.log_level is not None:
         logging.getLogger("silly").setLevel(options.log_level)
     with dropping_last_resort(options.log_level or logging.INFO, options.log_format):
         before = functools.partial(_watch, options, is_worker=is_worker)
         return _run(options, args, loop_factory, before, supervised=supervised, verbs=verbs)
+
+
+def _use_certificate(cert: str | None, key: str | None) -> None:
+    """Encrypt the connections of listeners that do not say. Raises ValueError."""
+    if cert is None and key is None:
+        return
+    from silly.cli.tls import server_of  # noqa: PLC0415 - most programs need no TLS
+    from silly.net.tls.config import use_default  # noqa: PLC0415
+
+    use_default(server_of(cert, key))
 
 
 def _become_worker() -> bool:
@@ -177,6 +190,8 @@ def _run(
 
 def _suggestion(name: str, verbs: Collection[str]) -> str:
     """Return a suggestion for *name*, which is not a file."""
+    import difflib  # noqa: PLC0415 - rarely needed
+
     meant = None
     if Path(f"{name}.py").is_file():
         meant = f"{name}.py"
@@ -195,15 +210,20 @@ def _fail(message: str) -> int:
 
 
 def _watch(options: argparse.Namespace, *, is_worker: bool) -> None:
-    if not is_worker:
-        watching.watch(options.metrics, options.admin)
-    elif options.metrics or options.admin:  # the supervisor serves them for all workers
+    if not (options.metrics or options.admin):
+        return
+    from silly.cli import watching  # noqa: PLC0415 - slow to import
+
+    if is_worker:  # the supervisor serves them for all workers
         watching.measure_worker()
+    else:
+        watching.watch(options.metrics, options.admin)
 
 
 def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function: bool) -> int:
     if sys.platform == "win32":
         return _fail("--workers and --reload need a Unix system")
+    from silly.cli import watching  # noqa: PLC0415 - slow to import
     from silly.workers import Supervisor  # noqa: PLC0415 - most programs have no workers
     from silly.workers.process import working_directory  # noqa: PLC0415
 
@@ -239,7 +259,7 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
 
 _OF_WORKERS = (
     *("--access-log", "--log-format", "--log-level", "--metrics", "--admin"),
-    "--proxy-protocol",
+    *("--tls-cert", "--tls-key", "--proxy-protocol"),
 )
 """The options, besides limits, that the supervisor passes on to its workers."""
 

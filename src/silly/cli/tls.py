@@ -1,4 +1,4 @@
-"""The options of TLS, for clients: what they are, and the `tls.Client` that they make.
+"""The options of TLS: what they are, and the `tls.Server` or `tls.Client` that they make.
 
 `Watched` remembers the handshake, so that a verb can show it; `advice` says what to do about
 one that failed.
@@ -6,6 +6,7 @@ one that failed.
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -14,13 +15,13 @@ from typing import Any, Final
 from silly._values.kinds import FILE, Kind
 from silly.cli.options import Option, grouped
 from silly.net.addr import Address, TCPAddress
-from silly.net.tls.config import Client
+from silly.net.tls.config import Client, Server
 from silly.net.tls.info import TLSInfo
 from silly.net.tls.kinds import Session
 from silly.net.tls.x509 import Certificate
 from silly.text import printable
 
-__all__ = ["CLIENT", "Watched", "advice", "check_name", "client_of", "described"]
+__all__ = ["CLIENT", "Watched", "advice", "check_name", "client_of", "described", "server_of"]
 
 _NAME: Final = Kind("NAME", str)
 
@@ -37,6 +38,29 @@ CLIENT: Final = grouped(
     Option("--key", "Its private key, if it is not in the same file", FILE),
 )  # fmt: skip
 """The options of a client. They need ``--tls``."""
+
+
+def server_of(cert: str | None, key: str | None) -> Server:
+    """Return the server whose certificate ``--tls-cert`` and ``--tls-key`` give.
+
+    Raises:
+        ValueError: a file cannot be used; the message names it.
+    """
+    if cert is None:
+        raise ValueError("--tls-key needs --tls-cert, the file with the certificate")
+    with _readable():
+        return Server(cert, key)
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    """Turn errors about files into ValueErrors that say all."""
+    try:
+        yield
+    except ssl.SSLError as error:
+        raise ValueError(error.strerror or str(error)) from None
+    except OSError as error:
+        raise ValueError(f"cannot read {error.filename}: {error.strerror}") from None
 
 
 class Watched(Client):
@@ -70,7 +94,7 @@ def client_of(options: Mapping[str, Any]) -> Watched | None:
         raise ValueError("--insecure and --ca: the certificate is either checked or not")
     if options["key"] and not options["cert"]:
         raise ValueError("--key needs --cert, the file with the certificate")
-    try:
+    with _readable():
         return Watched(
             ca=options["ca"],
             cert=options["cert"],
@@ -79,10 +103,6 @@ def client_of(options: Mapping[str, Any]) -> Watched | None:
             verify=not options["insecure"],
             server_name=options["server_name"],
         )
-    except ssl.SSLError as error:
-        raise ValueError(error.strerror or str(error)) from None
-    except OSError as error:
-        raise ValueError(f"cannot read {error.filename}: {error.strerror}") from None
 
 
 def check_name(client: Client | None, address: Address) -> None:

@@ -39,6 +39,8 @@ class MetricDef:
     """Its description."""
     label: str | None = None
     """The label that distinguishes its values, besides the listener's address."""
+    is_earliest: bool = False
+    """Whether the value for several processes is the least of theirs, not the sum."""
 
 
 METRICS: Final = (
@@ -61,7 +63,8 @@ METRICS: Final = (
         "refused",
         "silly_connections_refused",
         COUNTER,
-        "Connections reset at once because of a limit or a lack of descriptors",
+        "Connections reset before their handler started, because of a limit, a lack of "
+        "descriptors, or a handshake that failed",
         "reason",
     ),
     MetricDef(
@@ -94,6 +97,30 @@ METRICS: Final = (
         "silly_handler_duration_seconds",
         HISTOGRAM,
         "Run time of handlers that have ended",
+    ),
+    MetricDef(
+        "listener",
+        "handshakes",
+        "silly_tls_handshakes",
+        COUNTER,
+        "Handshakes of TLS that were completed",
+        "version",
+    ),
+    MetricDef(
+        "listener",
+        "resumptions",
+        "silly_tls_resumptions",
+        COUNTER,
+        "Those of them that continued an earlier session",
+        "version",
+    ),
+    MetricDef(
+        "listener",
+        "certificate_expires_at",
+        "silly_tls_certificate_expiry_timestamp_seconds",
+        GAUGE,
+        "When the first of the certificates expires, in seconds since the epoch",
+        is_earliest=True,
     ),
     MetricDef("listener", "bytes_in", "silly_received_bytes", COUNTER, "Bytes received"),
     MetricDef("listener", "bytes_out", "silly_sent_bytes", COUNTER, "Bytes sent"),

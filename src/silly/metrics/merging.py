@@ -12,6 +12,7 @@ __all__ = ["CLOSED_KEPT", "DIGITS", "Snapshot", "add", "merge", "retired", "with
 Snapshot = dict[str, Any]
 
 CLOSED_KEPT: Final = 10  # the counts of at least this many closed listeners are kept
+_EARLIEST: Final = frozenset(each.key for each in METRICS if each.is_earliest)
 DIGITS: Final = 6  # seconds are rounded, so that sums do not depend on the order of adding
 
 
@@ -58,10 +59,18 @@ def without_gauges(values: dict[str, Any], where: str) -> dict[str, Any]:
 def add(first: Any, second: Any) -> Any:
     """Add up the numbers in two parts of snapshots; of other values, keep the second."""
     if isinstance(first, dict) and isinstance(second, dict):
-        sums = {key: add(first[key], value) for key, value in second.items() if key in first}
+        sums = {
+            key: _earliest(first[key], value) if key in _EARLIEST else add(first[key], value)
+            for key, value in second.items()
+            if key in first
+        }
         return {**first, **second, **sums}
     if isinstance(first, list) and isinstance(second, list):
         return [add(*pair) for pair in zip(first, second, strict=True)]
     if isinstance(first, int | float) and isinstance(second, int | float):
         return round(first + second, DIGITS)
     return first if second is None else second
+
+
+def _earliest(first: float | None, second: float | None) -> float | None:
+    return min(first, second) if first is not None and second is not None else first or second

@@ -16,6 +16,7 @@ from silly.text import printable
 
 __all__ = ["Meter", "measure"]
 
+_RESUMED: Final = "resumed"  # see `tcp.ListenerStats.handshakes`
 _INTERVAL: Final = 0.5  # seconds between two samples of the lag
 
 
@@ -156,6 +157,9 @@ def _counts(stats: tcp.ListenerStats) -> dict[str, Any]:
         "accepted": stats.accepted,
         "refused": dict(stats.refused),
         "limits": dict(stats.ended),
+        "handshakes": _by_version(stats.handshakes, ("", _RESUMED)),
+        "resumptions": _by_version(stats.handshakes, (_RESUMED,)),
+        "certificate_expires_at": stats.certificate_expires_at,
         "handler_errors": dict(stats.handler_errors_by_type),
         "bytes_in": stats.bytes_in,
         "bytes_out": stats.bytes_out,
@@ -165,6 +169,16 @@ def _counts(stats: tcp.ListenerStats) -> dict[str, Any]:
         "backlog_size": stats.backlog_size,
         "accept_stalls": stats.accept_stalls,
     }
+
+
+def _by_version(handshakes: Mapping[str, int], which: tuple[str, ...]) -> dict[str, int]:
+    """Return the counts by version, of the handshakes whose name ends in one of *which*."""
+    counts: dict[str, int] = {}
+    for name, count in handshakes.items():
+        version, _, kind = name.partition(" ")
+        if kind in which:
+            counts[version] = counts.get(version, 0) + count
+    return counts
 
 
 def measure() -> Callable[[], None]:

@@ -71,6 +71,6 @@ def serve(addr: str, source: Source | None = None) -> tcp.Listener:
         if failures:  # for the log; the client got the other metrics
             raise BaseExceptionGroup("some metrics could not be read", failures)
 
-    listener = tcp.listen(addr, answer, proxy_protocol=())
+    listener = tcp.listen(addr, answer, proxy_protocol=(), tls=False)
     Live.of(listener._loop).add_auxiliary(listener, measure() if source is None else None)
     return listener

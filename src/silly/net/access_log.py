@@ -12,8 +12,9 @@ chose (the name of a Unix socket) is escaped in both: see `silly.text`.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from silly._logs.logger import Logger
 from silly.net.conn import Conn
@@ -29,6 +30,8 @@ FIELDS: Final = MappingProxyType(
         "peer": "the peer's address, such as `127.0.0.1:53124`",
         "local": "this end's address",
         "listener": "the address that the listener listens on",
+        "tls": "the version of TLS, such as `TLSv1.3`, or `None`",
+        "server_name": "the host name that the client asked for in the handshake, or `None`",
         "duration": "seconds from accepting to the end, including lingering",
         "bytes_in": "bytes received",
         "bytes_out": "bytes sent",
@@ -37,6 +40,13 @@ FIELDS: Final = MappingProxyType(
     }
 )
 """The attributes of a record, and their meaning."""
+
+
+def _encryption(fields: Mapping[str, Any]) -> str:
+    if fields["tls"] is None:
+        return ""
+    name = fields["server_name"]
+    return f" ({fields['tls']}, {name})" if name else f" ({fields['tls']})"
 
 
 class AccessLog:
@@ -51,11 +61,13 @@ class AccessLog:
         """Write the line."""
         if not logger.is_enabled_for(logging.INFO):
             return
-        stats = conn.stats
-        fields = {
+        stats, tls = conn.stats, conn.tls
+        fields: dict[str, Any] = {
             "peer": printable(conn.remote_addr),
             "local": printable(conn.local_addr),
             "listener": printable(listener.local_addr),
+            "tls": tls and tls.version,
+            "server_name": tls and tls.server_name and printable(tls.server_name),
             "duration": round(ending.seconds, 6),
             "bytes_in": stats.bytes_in,
             "bytes_out": stats.bytes_out,
@@ -63,9 +75,10 @@ class AccessLog:
             "error": None if ending.error is None else printable(type(ending.error).__name__),
         }
         logger.info(
-            "%s to %s: %s%s, %.3f s, %d bytes in, %d bytes out",
+            "%s to %s%s: %s%s, %.3f s, %d bytes in, %d bytes out",
             fields["peer"],
             fields["local"],
+            _encryption(fields),
             ending.how,
             f" {fields['error']}" if ending.error is not None else "",
             ending.seconds,

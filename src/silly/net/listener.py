@@ -212,6 +212,11 @@ class Listener:
         return self._addrs
 
     @property
+    def is_encrypted(self) -> bool:
+        """Whether it was given certificates: its connections begin with TLS."""
+        return self._handshakes is not None
+
+    @property
     def connections(self) -> int:
         """How many connections are open now, including those being closed."""
         return self._course.gate.connections

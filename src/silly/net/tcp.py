@@ -16,8 +16,9 @@ import asyncio
 import dataclasses
 import enum
 import errno
+import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from silly._engine.interface import HANDSHAKE_TIMEOUT, LINGER, MAX_UNSENT, READ_LIMIT
 from silly._values.arguments import positive_seconds, seconds, seconds_or_none, size
@@ -104,7 +105,7 @@ def listen(
     access_log: bool = False,
     observer: Observer | None = None,
     preface: Preface | None = None,
-    tls: TLSServer | ssl.SSLContext | None = None,
+    tls: TLSServer | ssl.SSLContext | Literal[False] | None = None,
     proxy_protocol: Sequence[str] | None = None,
 ) -> Listener:
     """Listen on *addr* and run ``handler(conn)`` in a task of its own for each connection.
@@ -149,7 +150,8 @@ def listen(
             the handler know of it, within `Limits.handshake_timeout`; what it raises
             refuses the connection. See `silly.net.preface`.
         tls: encrypt the connections with these certificates: a `tls.Server`, or an
-            `ssl.SSLContext` of your own. The handler starts after the handshake. See
+            `ssl.SSLContext` of your own. The handler starts after the handshake. None: do
+            so only if the program is run with ``--tls-cert``; False: never. See
             `silly.net.tls`.
         proxy_protocol: the networks of proxies and load balancers, such as
             ``("10.0.0.0/8", "unix")``; ``"unix"`` is all clients of Unix sockets. From
@@ -192,7 +194,7 @@ def listen(
     observers = () if observer is None else (checked(observer),)
     if access_log:
         observers = (*observers, AccessLog())
-    server = None if tls is None else _tls_config().as_server(tls)
+    server = _server_of(tls)
     loop = _running_loop("listen")
     prefaces = () if preface is None else (preface,)
     handshakes = None
@@ -215,6 +217,13 @@ def listen(
         observers=observers,
         handshakes=handshakes,
     )
+
+
+def _server_of(tls: object) -> TLSServer | None:
+    if tls is None:
+        config = sys.modules.get("silly.net.tls.config")  # else there is no default
+        return None if config is None else config.default_server()
+    return None if tls is False else _tls_config().as_server(tls)
 
 
 def _tls_config() -> Any:

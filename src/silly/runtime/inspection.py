@@ -143,9 +143,12 @@ def _connection(conn: StreamConn, task: asyncio.Task[Any] | None, now: float) ->
     at, waits_for = _waiting(conn, task)
     opened_at, last_activity = conn._times
     bytes_in, bytes_out = conn._counts
+    tls = conn.tls
     return {
         "peer": printable(conn.remote_addr),
         "local": printable(conn.local_addr),
+        "tls": tls and tls.version,
+        "server_name": tls and tls.server_name and printable(tls.server_name),
         "age": round(max(0.0, now - opened_at), 3),
         "idle": round(max(0.0, now - last_activity), 3),
         "bytes_in": bytes_in,

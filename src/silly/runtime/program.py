@@ -24,14 +24,15 @@ import sys
 import threading
 import types
 import weakref
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from silly import stdio
 from silly._engine import engine
 from silly._logs.logger import Logger
+from silly._loop import reloading
 from silly._loop.live import AFTER_CANCEL, INTERNAL_TASK, Live
-from silly._loop.signals import Debouncer, handling, interrupt_wait
+from silly._loop.signals import ControllingTerminal, Debouncer, handling, interrupt_wait
 from silly._values.arguments import seconds
 from silly._values.units import counted
 from silly.log import DroppingHandler
@@ -40,7 +41,7 @@ from silly.runtime import inspection
 from silly.runtime.blocking import report_blocking
 from silly.systemd import Service
 
-__all__ = ["GRACE", "Overseer", "has_reported", "loop_factory", "run", "use_overseer"]
+__all__ = ["GRACE", "Overseer", "has_reported", "listed", "loop_factory", "run", "use_overseer"]
 
 T = TypeVar("T")
 
@@ -133,8 +134,11 @@ def _is_loop_running() -> bool:
 class _Manager(Protocol):
     """The overseer or the service manager, which is notified of the program's state."""
 
-    def running(self, *, started: bool, listening: bool) -> None:
-        """The main coroutine waits or, if *started*, has returned."""
+    def running(self, *, started: bool, listening: bool, encrypted: Sequence[str]) -> None:
+        """The main coroutine waits or, if *started*, has returned.
+
+        *encrypted* are the addresses of the listeners that speak TLS.
+        """
 
     def stopping(self, *, requested: bool) -> None:
         """The program is stopping, on request or by itself."""
@@ -179,6 +183,11 @@ def has_reported(error: BaseException) -> bool:
 # ---------------------------------------------------------------------- program
 
 
+def listed(addrs: Sequence[str], encrypted: Collection[str]) -> str:
+    """Return *addrs*, where a program listens, for people; those *encrypted* are marked."""
+    return ", ".join(f"{addr} (TLS)" if addr in encrypted else addr for addr in addrs)
+
+
 class _Program:
     """One run of a main coroutine, with its signal handling."""
 
@@ -200,7 +209,13 @@ class _Program:
         main = loop.create_task(self._guard(), name="main")
         # The manager is notified last, while SIGUSR1 is still handled.
         watched = report_blocking(loop) if _is_script() else contextlib.nullcontext()
-        with watched, self._signals_caught(), _reporting(loop), self._overseen(main):
+        with (
+            watched,
+            self._signals_caught(),
+            _reporting(loop),
+            self._overseen(main),
+            self._reloading(),
+        ):
             try:
                 done = loop.create_task(self._until_done(main), name=f"{INTERNAL_TASK}waiting")
                 signalled = loop.create_task(self._signalled.wait(), name=f"{INTERNAL_TASK}signals")
@@ -229,7 +244,7 @@ class _Program:
         await asyncio.wait((main,))
         if main.cancelled() or main.exception() is not None or main.result()[1] is not None:
             return
-        self._manager.running(started=True, listening=self._is_listening())
+        self._report_running(started=True)
         await self._live.wait_empty()
 
     def _is_listening(self) -> bool:
@@ -272,7 +287,7 @@ class _Program:
 
         def report() -> None:
             if not main.done():
-                self._manager.running(started=False, listening=self._is_listening())
+                self._report_running(started=False)
 
         reported: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -281,7 +296,8 @@ class _Program:
             new = [each for each in live.listeners if each not in reported]
             reported.update(new)
             for listener in new if _overseer is None else ():
-                addrs = ", ".join(listener.local_addrs)
+                local = listener.local_addrs
+                addrs = listed(local, local if listener.is_encrypted else ())
                 _notify(_LISTENING, addrs, engine.NAME)
             bound = [each for each in live.sockets if each.is_bound and each not in reported]
             reported.update(bound)
@@ -296,12 +312,65 @@ class _Program:
             live.on_listening = None
             self._manager.ended()
 
+    def _report_running(self, *, started: bool) -> None:
+        listeners = self._live.listeners
+        encrypted = [addr for each in listeners if each.is_encrypted for addr in each.local_addrs]
+        self._manager.running(started=started, listening=self._is_listening(), encrypted=encrypted)
+
     def _stop(self, grace: float | None) -> None:
         """Drain as after a signal, with *grace* if it is shorter than the program's."""
         if grace is not None:
             self._grace = min(self._grace, grace)
         if not self._is_stopping or grace == 0:
             self._handle_stop()
+
+    # ----------------------------------------------------------------- SIGHUP
+
+    @contextlib.contextmanager
+    def _reloading(self) -> Iterator[None]:
+        """On SIGHUP, read again what can be, such as certificates.
+
+        If there is nothing to read, the signal has its default action: it ends the program.
+        So it does if the terminal was hung up.
+        """
+        number = getattr(signal, "SIGHUP", None)  # not on Windows
+        is_main = threading.current_thread() is threading.main_thread()
+        if number is None or not is_main or _overseer is not None:
+            yield
+            return
+        loop, terminal = self._loop, ControllingTerminal()
+        is_over = False
+
+        def on_signal(_number: int, _frame: types.FrameType | None) -> None:
+            if terminal.is_gone:
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+            loop.call_soon_threadsafe(self._reload)
+
+        with contextlib.ExitStack() as stack:
+
+            def begin() -> None:
+                # Not if the program handles or ignores it itself.
+                if not is_over and signal.getsignal(number) is signal.SIG_DFL:
+                    stack.enter_context(handling(loop, {number: on_signal}))
+
+            reloading.watch(lambda: loop.call_soon_threadsafe(begin))
+            try:
+                yield
+            finally:
+                is_over = True
+                reloading.watch(None)
+
+    def _reload(self) -> None:
+        service = self._manager if isinstance(self._manager, Service) else None
+        if service is not None:
+            service.reloading()
+        try:
+            if what := reloading.reload():
+                _notify("SIGHUP: read again: %s", what, always=True)
+        finally:
+            if service is not None:
+                service.ready()
 
     # ----------------------------------------------------------------- signals
 

@@ -76,10 +76,14 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """The main coroutine waits (or, if *started*, has returned); *listening* lists the keys."""
+    """The main coroutine waits (or, if *started*, has returned); *listening* lists the keys.
+
+    *encrypted* are the addresses, as text, of those that speak TLS.
+    """
 
     started: bool
     listening: list[list[Any]]
+    encrypted: list[str]
 
 
 @dataclass(frozen=True, slots=True)

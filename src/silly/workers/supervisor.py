@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import signal
-import sys
 import types
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from silly._engine import engine
 from silly._logs.logger import Logger
-from silly._loop.signals import Debouncer, handling
+from silly._loop.signals import ControllingTerminal, Debouncer, handling
 from silly._values.arguments import seconds, size
 from silly.runtime import GRACE
+from silly.runtime.program import listed
 from silly.systemd import Service, watchdog_period
 from silly.workers.channel import Answer, Heartbeat, Last, Message, Open, Release, Running, Stopping
 from silly.workers.fleet import BackOff, Fleet
@@ -144,7 +143,7 @@ class Supervisor:
             if number not in (signal.SIGTERM, signal.SIGINT) or presses.is_new(number):
                 loop.call_soon_threadsafe(signals[number])
 
-        self._has_terminal = os.isatty(sys.stderr.fileno()) if sys.stderr else False
+        self._terminal = ControllingTerminal()
         try:
             with handling(loop, dict.fromkeys(signals, on_signal)):
                 self._fleet.start(self._fleet.slots[0])  # the others start when its script runs
@@ -260,9 +259,9 @@ class Supervisor:
             case Release(address, index):
                 worker.listening.discard((address, index))
                 self._lender.release(worker.slot, (address, index))
-            case Running(started, listening):
+            case Running(started, listening, encrypted):
                 worker.listening = {(address, index) for address, index in listening}
-                self._on_running(worker, started=started)
+                self._on_running(worker, started=started, encrypted=encrypted)
             case Stopping(told):
                 if not worker.stopped_accepting.done():
                     worker.stopped_accepting.set_result(None)
@@ -276,7 +275,7 @@ class Supervisor:
             case Heartbeat() | _:
                 pass
 
-    def _on_running(self, worker: Worker, *, started: bool) -> None:
+    def _on_running(self, worker: Worker, *, started: bool, encrypted: Sequence[str]) -> None:
         worker.has_reported = True
         worker.refused = None
         if worker.state is State.STARTING:
@@ -290,7 +289,7 @@ class Supervisor:
             if is_first and worker.listening:
                 logger.info(
                     "listening on %s (%s engine); Ctrl-C or SIGTERM stops, SIGHUP restarts",
-                    ", ".join(self._lender.names(worker)),
+                    listed(self._lender.names(worker), encrypted),
                     engine.NAME,
                 )
             logger.info("%s is ready", worker)
@@ -299,8 +298,8 @@ class Supervisor:
     # ------------------------------------------------- restart, add, remove, reload
 
     def _on_hangup(self) -> None:
-        if self._has_terminal and not os.isatty(sys.stderr.fileno()):
-            self.stop()  # the terminal was closed
+        if self._terminal.is_gone:
+            self.stop()
         elif self._develop:
             self.reload()
         else:

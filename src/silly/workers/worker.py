@@ -13,7 +13,7 @@ import faulthandler
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from silly._engine import engine
@@ -101,10 +101,10 @@ class Worker:
                     faulthandler.enable(sys.__stderr__)
         return True
 
-    def running(self, *, started: bool, listening: bool) -> None:  # noqa: ARG002 - `_open` has it
+    def running(self, *, started: bool, listening: bool, encrypted: Sequence[str] = ()) -> None:  # noqa: ARG002 - `_open` has it
         """Report that the main coroutine waits or has returned, or has opened a listener."""
         if not self._stopping:
-            self._channel.send(Running(started, [list(key) for key in self._open]))
+            self._channel.send(Running(started, [list(key) for key in self._open], list(encrypted)))
 
     def stopping(self, *, requested: bool) -> None:
         """Report that the program is stopping, before its listeners are closed."""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import ssl
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from silly._values.extras import install_command
 from silly.cli.command import Failure
+from silly.cli.tls import server_of
 from silly.net.tls.certificates import first_certificate
 from silly.net.tls.config import Server
 from silly.net.tls.x509 import fingerprint
-from silly.text import printable
 
 __all__ = ["Certificate", "certificate"]
 
@@ -60,8 +59,6 @@ def certificate(
     """
     if throw_away and (cert or key):
         raise Failure("--tls and --tls-cert: --tls makes a certificate of its own")
-    if key and not cert:
-        raise Failure("--tls-key needs --tls-cert, the file with the certificate")
     if throw_away:
         try:
             from silly.cli.echoing import certificate as making  # noqa: PLC0415 - an extra
@@ -69,18 +66,12 @@ def certificate(
             raise Failure(f"--tls needs trustme: {install_command('tls-dev')}") from None
         with making.throw_away(addrs) as (made, its_key, ca):
             yield Certificate(Server(made, its_key), made, ca)
-    elif cert is not None:
-        yield Certificate(_from_files(cert, key), cert, None)
-    else:
+    elif cert is None and key is None:
         yield None
-
-
-def _from_files(cert: str, key: str | None) -> Server:
-    try:
-        return Server(cert, key)
-    except ssl.SSLError as error:
-        raise Failure(printable(error.strerror or str(error))) from None
-    except ValueError as error:
-        raise Failure(str(error)) from None
-    except OSError as error:
-        raise Failure(f"cannot read {error.filename}: {error.strerror}") from None
+    else:
+        try:
+            server = server_of(cert, key)
+        except ValueError as error:
+            raise Failure(str(error)) from None
+        assert cert is not None
+        yield Certificate(server, cert, None)

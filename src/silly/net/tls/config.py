@@ -16,12 +16,21 @@ from pathlib import Path
 from typing import Any, Final
 
 from silly._logs.logger import Logger
+from silly._loop import reloading
 from silly.net.tls.certificates import expires_at, state_of_files
 from silly.net.tls.failures import explained, text_of
 from silly.net.tls.kinds import Session, new_session
 from silly.net.tls.session import Named
 
-__all__ = ["Client", "Server", "as_client", "as_server", "reload_all"]
+__all__ = [
+    "Client",
+    "Server",
+    "as_client",
+    "as_server",
+    "default_server",
+    "reload_all",
+    "use_default",
+]
 
 logger = Logger("silly.net")
 
@@ -110,6 +119,7 @@ class Server:
         self._context = self._load()
         self._expires_at = self._first_expiry()
         _servers.add(self)
+        reloading.provide(reload_all)
 
     @property
     def context(self) -> ssl.SSLContext:
@@ -338,13 +348,33 @@ class _GivenClient(Client):
         self._begin(context, None)
 
 
-def reload_all() -> None:
-    """Read the files of all servers of this process again."""
+def reload_all() -> str:
+    """Read the files of all servers of this process again; return which, for the log."""
+    read: list[str] = []
+    unusable: list[str] = []
     for server in list(_servers):
-        server.reload()
+        (read if server.reload() else unusable).append(server._default[0])
+    parts = [f"certificates {', '.join(sorted(read))}"] if read else []
+    if unusable:
+        parts.append(f"not {', '.join(sorted(unusable))}, which cannot be used")
+    return ", ".join(parts)
 
 
 # ------------------------------------------------------------------ what programs give
+
+_default_server: Server | None = None
+
+
+def use_default(server: Server | None) -> None:
+    """Use *server* for all listeners whose ``tls`` is None, from now on."""
+    global _default_server  # noqa: PLW0603 - of the process
+    _default_server = server
+
+
+def default_server() -> Server | None:
+    """Return what `use_default` has set."""
+    return _default_server
+
 
 _of_context: weakref.WeakKeyDictionary[ssl.SSLContext, Any] = weakref.WeakKeyDictionary()
 _default_client: Client | None = None
@@ -462,12 +492,14 @@ def _load_authorities(context: ssl.SSLContext, path: str) -> None:
     try:
         if Path(path).is_dir():
             context.load_verify_locations(capath=path)
+            has_list = any(Path(path).glob("*.r[0-9]*"))
         else:
             Path(path).read_bytes()
             context.load_verify_locations(path)
+            has_list = context.cert_store_stats()["crl"] > 0
     except ssl.SSLError as error:
         raise _named(error, path) from None
-    if context.cert_store_stats()["crl"]:
+    if has_list:
         context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
 
 
