@@ -52,5 +52,5 @@ def test_on_a_terminal() -> None:
     ],
 )
 def test_what_udp_cannot_do_is_said(options: tuple[str, ...], text: str) -> None:
-    assert text in refused("connect", "127.0.0.1:9", "--udp", *options)
-    assert "needs an ADDR with a port" in refused("connect", "unix:/x", "--udp")
+    assert text in refused("connect", "127.0.0.1:9", "--udp", *options, code=2)
+    assert "needs an ADDR with a port" in refused("connect", "unix:/x", "--udp", code=2)
