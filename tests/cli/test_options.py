@@ -47,6 +47,7 @@ DIFFERENT = {
     "--idle-timeout": "of one connection, of each connection of a listener",
     "--duration": "of the measurement, of each try",
     "--tls": "with a certificate made for it, checking the server's",
+    "--udp": "answers datagrams too, sends datagrams only, measures datagrams",
     "--json": "lines about a server, a file with the result",
 }
 
