@@ -134,6 +134,7 @@ def test_a_server_without_tls_is_named_as_one() -> None:
     ("options", "why"),
     [
         (["--resume", "1"], "--resume needs --tls"),
+        (["--tls", "--udp"], "--udp and --tls: datagrams are not encrypted"),
         (["--ca", "x"], "--ca needs --tls"),
         (["--tls", "--resume", "2"], "'2' is not a share such as 0.5 or 50%"),
         (["--tls", "--ca", "/none.pem"], "cannot read /none.pem: No such file"),

@@ -12,7 +12,7 @@ from silly.bench.clock import clock
 from silly.bench.dispatcher import Dispatcher
 from silly.bench.encryption import Sessions
 from silly.bench.messages import Messages
-from silly.net import tcp
+from silly.net import tcp, udp
 from silly.net.tls.advice import advice
 from silly.net.tls.config import Client
 
@@ -98,6 +98,28 @@ class Connector:
             raise
         assert conn.tls is not None
         self._recorder.encrypted(clock() - began, conn.tls)
+
+    async def open_socket(self) -> tuple[udp.Socket, int, Messages] | None:
+        """Open a UDP socket to the server; return it, its number and its messages.
+
+        If that fails (the name cannot be resolved, there is no route), record the error and
+        return None. UDP does not tell whether the server is there.
+        """
+        number = self._count * self._plan.workers + self._part
+        self._count += 1
+        try:
+            sock = await udp.connect(self._plan.addr, timeout=self._plan.timeout)
+        except OSError as error:
+            self._failures += 1
+            text = f"connection {number}: {cause(error)}"
+            self._recorder.failed(clock(), "connect", text)
+            if self._failures >= _GIVE_UP and not self.alive:
+                self._dispatcher.stop(f"could not connect any more: {cause(error)}")
+            self.check_errors()
+            return None
+        self._failures = 0
+        self.alive += 1
+        return sock, number, self._messages(number)
 
     def failed(self, kind: str, text: str, count: int = 1) -> None:
         """Record an error, and stop when there are too many."""

@@ -22,6 +22,9 @@ __all__ = ["AFTER", "LATE", "Interval", "Recorder"]
 
 AFTER: Final = 1 << 40
 LATE: Final = 1_000_000  # nanoseconds after it was due from which a request counts as late
+_OF_DATAGRAMS: Final = (
+    "datagrams_in", "lost", "duplicates", "reordered", "late_replies", "own_drops",
+)  # fmt: skip
 _DESCRIBED: Final = 10  # errors of each kind to describe; all are counted
 
 
@@ -37,15 +40,21 @@ class Interval:
         "connections",
         "connects",
         "cpu",
+        "datagrams_in",
+        "duplicates",
         "errors",
         "handshakes",
         "idle",
         "index",
         "late",
         "late_by_client",
+        "late_replies",
         "latency",
         "length",
+        "lost",
         "max_lag",
+        "own_drops",
+        "reordered",
         "resumptions",
         "sent",
         "service",
@@ -77,6 +86,15 @@ class Interval:
         self.late_by_client = 0
         """Requests that were sent late although a connection was free."""
         self.max_lag = 0
+        self.datagrams_in = 0
+        """UDP: all that arrived."""
+        self.lost = 0
+        """UDP: requests without a reply within the timeout."""
+        self.duplicates = self.reordered = 0
+        self.late_replies = 0
+        """UDP: replies to requests that were counted as lost before."""
+        self.own_drops = 0
+        """UDP: datagrams that the client's machine dropped."""
         self.cpu = 0.0
         self.idle = 0
         """Busy polling: nanoseconds in which there was nothing to do."""
@@ -110,6 +128,8 @@ class Interval:
         self.bytes_out += other.bytes_out
         self.late += other.late
         self.late_by_client += other.late_by_client
+        for name in _OF_DATAGRAMS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
         self.max_lag = max(self.max_lag, other.max_lag)
         self.cpu += other.cpu
         self.idle += other.idle

@@ -95,6 +95,7 @@ def build(
         "connect": None if everything.connects is None else _latencies(everything.connects),
         "tls": _encryption(fleet, everything),
         "open_loop": _open_loop(plan, fleet, total),
+        "udp": _datagrams(everything) if plan.udp else None,
         "errors": {
             "total": sum(everything.errors.values()),
             "wrong": sum(everything.errors.get(kind, 0) for kind in WRONG),
@@ -164,6 +165,22 @@ def _encryption(fleet: Fleet, everything: Interval) -> dict[str, Any] | None:
         **negotiated[0],
         "full": None if full is None else _latencies(full),
         "resumed": None if resumed is None else _latencies(resumed),
+    }
+
+
+def _datagrams(everything: Interval) -> dict[str, Any]:
+    """Return what became of datagrams in the whole run, the warm-up included."""
+    sent = everything.sent
+    return {
+        "sent": sent,
+        "answered": everything.requests,
+        "lost": everything.lost,
+        "loss": everything.lost / sent if sent else 0.0,
+        "received": everything.datagrams_in,
+        "duplicates": everything.duplicates,
+        "reordered": everything.reordered,
+        "late": everything.late_replies,
+        "dropped_by_client": everything.own_drops,
     }
 
 
@@ -268,6 +285,11 @@ def _warnings(result: dict[str, Any], within: Interval) -> Iterable[str]:
     if result["duration"] == 0:
         yield "the run ended before it measured anything"
         return
+    if result["udp"] is not None and result["udp"]["dropped_by_client"]:
+        yield (
+            f"this machine dropped {counted(result['udp']['dropped_by_client'], 'datagram')}: "
+            f"some of the loss is the client's (use more --workers, or a lower --rate)"
+        )
     open_loop = result["open_loop"]
     if open_loop is None:
         return

@@ -100,6 +100,7 @@ _CLAIM: Final = Kind("CLAIM", Claim.parse)
 _BYTES: Final = Kind("TEXT", unescape)
 _START_RATE: Final = Kind("RATE", units.rate)  # a ramp may begin at 0
 _FRACTION: Final = Kind("SHARE", _fraction, units.exact_share)
+_UDP_TIMEOUT: Final = 1.0  # seconds: each lost request occupies its socket for this long
 _DEFAULTS: Final[dict[str, Any]] = {each.name: each.default for each in fields(Plan)}
 
 _COMMON: Final = (
@@ -113,6 +114,10 @@ _COMMON: Final = (
                "keep: connections stay open; reconnect: each request has a new connection; "
                "hold: connections are idle, and each has one request at the end",
                choice("MODE", *MODES), _DEFAULTS["mode"]),
+        Option("--udp",
+               "Load a UDP server: each request and each reply is a datagram. Losses, duplicates "
+               "and reordering are figures, not errors; a request without a reply within "
+               f"--timeout (with --udp: {_UDP_TIMEOUT:g}s) is lost"),
         Option("--connect-rate", "New connections per second", RATE,
                default_text="all before the start"),
         Option("--warmup", "Load the server for this long before measuring", DURATION,
@@ -186,6 +191,8 @@ def _plan(addr: str, options: dict[str, Any]) -> Plan:
     if options["connections"] is None:
         stages = options.get("stages") and options.get("rate") is None
         options["connections"] = 1 if stages else _DEFAULTS["connections"]
+    if options["udp"] and not _was_given("timeout"):
+        options["timeout"] = _UDP_TIMEOUT
     if options["busy_poll"] is None:
         options["busy_poll"] = options.get("rate") is not None
     try:
