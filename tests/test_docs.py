@@ -21,6 +21,8 @@ from typing import IO
 
 import pytest
 
+from silly.net import tcp
+from tests.cli.terminal import Echo
 from tests.net.tls import certificates
 
 ROOT = Path(__file__).parent.parent
@@ -147,6 +149,15 @@ def test_links_have_targets(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+@pytest.mark.no_engine
+def test_security_names_limits_and_modules_that_there_are() -> None:
+    page = (ROOT / "docs" / "explanation" / "security.md").read_text()
+    for path in re.findall(r"`(silly/[\w/]*(?:\.py)?)`", page):
+        assert (ROOT / "src" / path).exists(), path
+    for each in tcp.Limits.fields():
+        assert each.name in page or each.name in {"exempt_networks", "linger"}, each.name
+
+
 COMMANDS = [
     command
     for page in PAGES
@@ -159,11 +170,16 @@ COMMANDS = [
 @pytest.mark.no_engine
 def test_commands_of_silly_bench_are_run(tmp_path: Path) -> None:
     assert len(COMMANDS) > 8
-    with subprocess.Popen(
-        [sys.executable, "-u", "-m", "silly", str(ROOT / "examples" / "echo.py"), "127.0.0.1:0"],
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as server:
+    cert, key = certificates.pair()
+    shutil.copy(certificates.ca_file(), tmp_path / "ca.pem")
+    with (
+        Echo("127.0.0.1:0", "--tls-cert", cert, "--tls-key", key) as encrypted,
+        subprocess.Popen(
+            [sys.executable, "-u", "-m", "silly", str(ROOT / "examples/echo.py"), "127.0.0.1:0"],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as server,
+    ):
         try:
             assert server.stdout is not None
             found = re.search(r"\S+:\d+", server.stdout.readline())
@@ -171,7 +187,8 @@ def test_commands_of_silly_bench_are_run(tmp_path: Path) -> None:
             for command in COMMANDS:
                 # The same command, but each second is 10 ms, and the address is the server's.
                 quick = re.sub(r"\b(\d+)s\b", r"\g<1>0ms", command).replace("250ms", "4ms")
-                quick = re.sub(r"(localhost|127\.0\.0\.1):9999", found[0], quick)
+                addr = encrypted.addr if "--tls" in command else found[0]
+                quick = re.sub(r"(localhost|127\.0\.0\.1):9999", addr, quick)
                 done = subprocess.run(
                     [sys.executable, "-m", *shlex.split(quick)],
                     cwd=tmp_path, capture_output=True, text=True, check=False, timeout=50,

@@ -6,15 +6,14 @@ which decides about them before what they are about does. So each of those is al
 
 from __future__ import annotations
 
-import asyncio
 import re
 from pathlib import Path
 
 import pytest
 
-from silly.errors import EndOfStream
-from silly.net import http, tcp
+from silly.net import http
 from silly.net.limits import Limits
+from tests.net.http.clients import exchange
 from tests.net.http.sessions import understand
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -191,17 +190,3 @@ async def test_over_connections() -> None:
                 assert statuses == [200] * len(wanted) + refusal, name
             assert listener.stats.handler_errors == 0
         assert not http.service_of(listener).crashes
-
-
-async def exchange(addr: str, data: bytes) -> bytes:
-    """Send *data*, finish, and return all that comes back."""
-    answer = b""
-    async with tcp.connect(addr) as conn:
-        await conn.write(data)
-        conn.close_write()
-        async with asyncio.timeout(20):
-            while True:
-                try:
-                    answer += await conn.read()
-                except EndOfStream:
-                    return answer

@@ -65,6 +65,7 @@ class ServerSession:
         "_special",
         "_stalled",
         "_url",
+        "_with_body",
         "ends",
         "error",
         "in_head",
@@ -83,6 +84,7 @@ class ServerSession:
         self.is_paused = False  # at such a request: see `continue_after`
         self.in_head = False  # a head has begun, and is incomplete
         self._receiving: Request | None = None  # the request whose body is being received
+        self._with_body: Request | None = None  # one with a body that asks for another protocol
         self._fed = 0  # bytes of the piece that is being parsed
         self._head_size = 0  # bytes of the pieces that the head, so far, came in
         self._stalled = 0  # bytes of a chunked body since its last piece
@@ -110,8 +112,12 @@ class ServerSession:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self.is_paused = True
-            self.rest = data[upgrade.args[0] :]
+            rest = data[upgrade.args[0] :]
+            if self._with_body is not None:
+                self._parse_body(self._with_body, rest)
+            else:
+                self.is_paused = True
+                self.rest = rest
         except httptools.HttpParserInvalidMethodError:
             self._fail(400, "invalid or unknown method")
         except httptools.HttpParserInvalidURLError:
@@ -122,6 +128,26 @@ class ServerSession:
         except httptools.HttpParserError as error:
             if not self.ends or self._receiving is not None:  # else it follows the last request
                 self._fail(505 if "HTTP version" in str(error) else 400, str(error))
+
+    def _parse_body(self, request: Request, data: bytes) -> None:
+        """Parse the body of *request*, which asks for another protocol.
+
+        The parser takes what follows its head for that protocol. To another one, we present
+        the body behind a head that asks for nothing.
+        """
+        self._with_body = None
+        length = request.content_length
+        framing = b"Content-Length: %d" % length if length >= 0 else b"Transfer-Encoding: chunked"
+        connection = b"keep-alive" if request.keeps_alive else b"close"
+        self._parser = httptools.HttpRequestParser(self)
+        self._parse(
+            b"POST / HTTP/1.1\r\nHost:\r\nConnection: %b\r\n%b\r\n\r\n" % (connection, framing)
+        )
+        if self.error is None:
+            self.requests.pop()
+            self._receiving = request
+            self._fields = request._raw_trailers
+            self._parse(data)
 
     def continue_after(self, request: Request) -> None:
         """Go on with HTTP, although *request* asked for another protocol."""
@@ -162,6 +188,7 @@ class ServerSession:
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header field, or one of a trailer."""
         name = name.lower()
+        value = value.rstrip()  # the parser leaves trailing white space
         self._fields.append((name, value))
         if name in _SPECIAL:
             self._note(name, value)
@@ -189,7 +216,9 @@ class ServerSession:
             self._special = {}
             request = Request(method, url, version, fields, self._body_length(version, special))
             self._note_options(request, special)
-            if request.content_length:
+            if request.content_length and parser.should_upgrade():
+                self._with_body = request
+            elif request.content_length:
                 self._receiving = request
                 self._fields = request._raw_trailers
         else:
@@ -279,9 +308,11 @@ class ServerSession:
         request.is_plain = False
         if b"expect" in special:
             self._expect(request, special[b"expect"])
-        if b"upgrade" in special and request.version == "1.1" and self._parser.should_upgrade():
+        # It is ignored beside a body (the server may: RFC 9110, section 7.8), and in HTTP/1.0.
+        if self._parser.should_upgrade() and request.is_complete and request.version == "1.1":
             request.upgrade = special[b"upgrade"].decode("latin-1")
-        if not self._parser.should_keep_alive():
+        is_closed = request.version == "1.0" and b"close" in special.get(b"connection", b"").lower()
+        if is_closed or not self._parser.should_keep_alive():
             request.keeps_alive = False
             self.ends = True
 
