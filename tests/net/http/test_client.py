@@ -307,6 +307,7 @@ BODY = b"".join(b"%d\n" % number for number in range(200_000))
         ("unknown", b"abc", b"abc"),
         ("identity", b"abc", b"abc"),
     ],
+    ids=range(10),
 )
 async def test_compressed_bodies(coding: str, data: bytes, body: bytes) -> None:
     async def handler(request: http.Request) -> http.Response:
@@ -323,7 +324,9 @@ async def test_compressed_bodies(coding: str, data: bytes, body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [gzip.compress(BODY)[:-1], gzip.compress(BODY)[:100], b"nonsense", b"\x1f"]
+    "data",
+    [gzip.compress(BODY)[:-1], gzip.compress(BODY)[:100], b"nonsense", b"\x1f"],
+    ids=["almost", "begun", "nonsense", "a byte"],
 )
 async def test_compressed_bodies_that_are_broken(data: bytes) -> None:
     async def handler(request: http.Request) -> http.Response:

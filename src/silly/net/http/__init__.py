@@ -24,9 +24,12 @@ from silly.net.http import client as _client
 from silly.net.http.client import Client
 from silly.net.http.errors import HTTPError, ReplyError
 from silly.net.http.fields import Headers, Query
+from silly.net.http.files import file, files
+from silly.net.http.forms import Form, Upload
 from silly.net.http.reply import HTTPStatusError, Reply
 from silly.net.http.request import Request
 from silly.net.http.response import Response, event, events, html, json, redirect
+from silly.net.http.router import Middleware, Router
 from silly.net.http.server import Handler, Service, listen, service_of
 
 # Now that the module `silly.net.http.request` was imported, which has the same name.
@@ -34,18 +37,24 @@ get, post, request = _client.get, _client.post, _client.request
 
 __all__ = [
     "Client",
+    "Form",
     "HTTPError",
     "HTTPStatusError",
     "Handler",
     "Headers",
+    "Middleware",
     "Query",
     "Reply",
     "ReplyError",
     "Request",
     "Response",
+    "Router",
     "Service",
+    "Upload",
     "event",
     "events",
+    "file",
+    "files",
     "get",
     "html",
     "json",

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import parse_qsl
 
-__all__ = ["TOKEN", "Headers", "Query", "charset_of", "check_field", "check_value"]
+__all__ = [
+    "TOKEN",
+    "Headers",
+    "Query",
+    "ValuesByName",
+    "charset_of",
+    "check_field",
+    "check_value",
+]
+
+V = TypeVar("V")
 
 MAX_PARAMETERS = 1000
 
@@ -87,8 +97,8 @@ class Headers(Mapping[str, str]):
         return f"Headers({dict(self)!r})"
 
 
-class Query(Mapping[str, str]):
-    """The parameters of a query, or of a form, by name.
+class ValuesByName(Mapping[str, V]):
+    """Values by name.
 
     Where a name occurs several times, the mapping has its last value; `get_all` returns
     them all.
@@ -96,30 +106,19 @@ class Query(Mapping[str, str]):
 
     __slots__ = ("_pairs",)
 
-    def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
+    def __init__(self, pairs: Iterable[tuple[str, V]] = ()) -> None:
         self._pairs = list(pairs)
 
-    @classmethod
-    def parse(cls, text: str) -> Query:
-        """Return the parameters in *text* (application/x-www-form-urlencoded).
-
-        Raises:
-            ValueError: there are more than 1000.
-        """
-        if not text:
-            return _EMPTY
-        return cls(parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_PARAMETERS))
-
     @property
-    def pairs(self) -> list[tuple[str, str]]:
+    def pairs(self) -> list[tuple[str, V]]:
         """All names and values, in their order."""
         return self._pairs
 
-    def get_all(self, name: str) -> list[str]:
+    def get_all(self, name: str) -> list[V]:
         """Return the values of *name*, in their order; empty if there are none."""
         return [value for key, value in self._pairs if key == name]
 
-    def __getitem__(self, name: str) -> str:
+    def __getitem__(self, name: str) -> V:
         for key, value in reversed(self._pairs):
             if key == name:
                 return value
@@ -132,7 +131,34 @@ class Query(Mapping[str, str]):
         return len({name for name, _ in self._pairs})
 
     def __repr__(self) -> str:
-        return f"Query({self._pairs!r})"
+        return f"{type(self).__name__}({self._pairs!r})"
+
+
+class Query(ValuesByName[str]):
+    """The parameters of a query, by name (see `ValuesByName`)."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, text: str, *, strict: bool = False) -> Query:
+        """Return the parameters in *text* (application/x-www-form-urlencoded).
+
+        Args:
+            strict: raise `UnicodeDecodeError` for what is not UTF-8, instead of replacing it.
+
+        Raises:
+            ValueError: there are more than 1000.
+        """
+        if not text:
+            return _EMPTY
+        return cls(
+            parse_qsl(
+                text,
+                keep_blank_values=True,
+                errors="strict" if strict else "replace",
+                max_num_fields=MAX_PARAMETERS,
+            )
+        )
 
 
 _EMPTY = Query()

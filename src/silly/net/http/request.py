@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from http.cookies import CookieError, SimpleCookie
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
 from silly.net.http.errors import HTTPError
@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     from silly.net.http.forms import Form
     from silly.net.tls.info import TLSInfo
 
-__all__ = ["Request"]
+__all__ = ["Request", "decoded_path"]
+
+
+class Connection(Protocol):
+    """What a request needs of its connection."""
+
+    async def receive_body(self, request: Request) -> None: ...
+    async def wait_for_end(self) -> None: ...
 
 
 class Request:
@@ -25,6 +32,9 @@ class Request:
     Attributes:
         method: such as ``"GET"``.
         version: ``"1.1"`` or ``"1.0"``.
+        route: the router's pattern that matched, such as ``"/users/{id:int}"``; or empty.
+        route_params: the parts of the path that the pattern names.
+        root_path: the part of the path where the handler is mounted; empty if it is not.
     """
 
     # Most requests have nothing but a head: what else there may be is set when it is there.
@@ -33,8 +43,10 @@ class Request:
     keeps_alive = True  # whether the client lets the connection go on
     expects_continue = False  # it waits for "100 Continue" before it sends the body
     upgrade: str | None = None  # the other protocol that it asks for
-    route = ""  # the pattern that matched, for metrics
-    _more: Callable[[Request], Awaitable[None]]
+    route = ""
+    root_path = ""
+    _mounted = 0  # length of `root_path` before it was decoded
+    _connection: Connection
     _headers: Headers | None = None
     _path: str | None = None
     _query: Query | None = None
@@ -81,8 +93,23 @@ class Request:
     def path(self) -> str:
         """The path, decoded, without the query: ``"/a b"`` of ``/a%20b?x=1``."""
         if self._path is None:
-            self._path = _decoded(self.raw_target.partition(b"?")[0].decode("ascii"))
+            self._path = decoded_path(self.raw_target.partition(b"?")[0].decode("ascii"))
         return self._path
+
+    @property
+    def raw_sub_path(self) -> str:
+        """The path below `root_path`, undecoded; the whole path if that is empty."""
+        return self.raw_target.partition(b"?")[0].decode("ascii")[self._mounted :]
+
+    @property
+    def sub_path(self) -> str:
+        """The path below `root_path`, decoded; the whole path if that is empty."""
+        return decoded_path(self.raw_sub_path)
+
+    def descend(self, length: int) -> None:
+        """Make the next *length* characters of the undecoded path a part of `root_path`."""
+        self.root_path += decoded_path(self.raw_sub_path[:length])
+        self._mounted += length
 
     @property
     def query(self) -> Query:
@@ -199,12 +226,13 @@ class Request:
         See `silly.net.http.forms`.
 
         Raises:
-            HTTPError: as for `body`; or its type is none of a form (415).
+            HTTPError: as for `body`; or its type is none of a form (415), it is malformed
+                (400), or has too many or too long fields (413).
         """
         if self._form is None:
             from silly.net.http.forms import read_form  # noqa: PLC0415 - only if needed
 
-            self._form = await read_form(self)
+            self._form = await read_form(self.headers.get("content-type", ""), self)
         return self._form
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -222,11 +250,18 @@ class Request:
 
     # ------------------------------------------------------------------------- internals
 
+    async def _wait_for_end(self) -> None:
+        """Wait until the client has finished sending, or the connection is lost.
+
+        What it sends meanwhile are its next requests. For use once the body is complete.
+        """
+        await self._connection.wait_for_end()
+
     async def _receive_more(self) -> None:
         """Wait for a piece of the body, or for its end."""
         if self._error is not None:
             raise self._error
-        await self._more(self)
+        await self._connection.receive_body(self)
         if self._error is not None and not self._pieces:
             raise self._error
 
@@ -243,7 +278,12 @@ class Request:
         self._error = error
 
 
-def _decoded(text: str) -> str:
+def decoded_path(text: str) -> str:
+    """Return a path, or a segment of one, decoded.
+
+    Raises:
+        HTTPError: it is not UTF-8 (400).
+    """
     if "%" not in text:
         return text
     try:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import json as _json
 import re
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from email.utils import formatdate
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from silly.net.http.errors import HTTPError, reason_of
 from silly.net.http.fields import TOKEN, check_field, check_value
+
+if TYPE_CHECKING:
+    from silly.net.http.request import Request
 
 __all__ = ["Response", "event", "events", "html", "json", "redirect"]
 
@@ -18,7 +23,7 @@ Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 Body = str | bytes | bytearray | memoryview | Iterable[bytes | str] | AsyncIterable[bytes | str]
 
 _OURS: Final = frozenset(("content-length", "transfer-encoding", "connection", "date"))
-_BODILESS: Final = frozenset((204, 205, 304))
+BODILESS: Final = frozenset((204, 205, 304))
 
 TEXT: Final = "text/plain; charset=utf-8"
 BYTES: Final = "application/octet-stream"
@@ -34,7 +39,7 @@ class Response:
         http.Response(rows())                     # an (async) iterable is sent as it is made
 
     The framing fields (``content-length``, ``transfer-encoding``, ``connection``) and
-    ``date`` are the server's. A response to HEAD, and one with status 204 or 304, is
+    ``date`` are the server's. A response to HEAD, and one with status 204, 205 or 304, is
     sent without its body.
 
     Args:
@@ -129,6 +134,13 @@ class Response:
 
     # ------------------------------------------------------------------------- encoding
 
+    def _length(self) -> int | None:
+        """Return the length of a body that is sent in pieces, if it is known."""
+        return None
+
+    def _prepare(self, request: Request) -> None:
+        """Become what *request* asks for: of a file, a part, or only whether it has changed."""
+
     def _head(self, length: int | None, connection: str, *, version: str = "1.1") -> bytes:
         """Return the encoded head.
 
@@ -167,12 +179,12 @@ class _Heads(dict[tuple[int, str, int | None, str, str], bytes]):
     def make(self, key: tuple[int, str, int | None, str, str]) -> bytes:
         status, content_type, length, connection, version = key
         lines = [f"HTTP/1.1 {status} {reason_of(status)}", f"date: {self.date}"]
-        if status not in _BODILESS:
+        if status not in BODILESS:
             lines.append(f"content-type: {content_type}")
         if length is not None:
             if status != 204:
                 lines.append(f"content-length: {length}")
-        elif version != "1.0" and status not in _BODILESS:
+        elif version != "1.0" and status not in BODILESS:
             lines.append("transfer-encoding: chunked")
         if connection:
             lines.append(f"connection: {connection}")
@@ -183,6 +195,14 @@ class _Heads(dict[tuple[int, str, int | None, str, str], bytes]):
 
 
 _heads = _Heads()
+
+
+def http_date() -> str:
+    """Return the present time as HTTP writes it (RFC 9110, section 5.6.7)."""
+    now = int(time.time())
+    if now != _heads.made:
+        _heads.begin(now)
+    return _heads.date
 
 
 def _checked_body(body: Any) -> Any:
@@ -277,21 +297,66 @@ def event(
     return "".join(lines) + "\n"
 
 
-def events(source: AsyncIterable[str]) -> Response:
-    """Return a stream of server-sent events; *source* yields data, or what `event` returns."""
+def events(source: AsyncIterable[str], *, keep_alive: float | None = 15.0) -> Response:
+    """Return a stream of server-sent events; *source* yields data, or what `event` returns.
 
-    async def encoded() -> AsyncIterator[str]:
-        async for each in source:
-            yield each if each.endswith("\n\n") else event(each)
-
+    Args:
+        keep_alive: seconds without an event after which a comment is sent, which clients
+            ignore: proxies do not take the connection for dead, and a client that has
+            gone is noticed. None: never.
+    """
     return Response(
-        encoded(),
+        _encoded(source, keep_alive),
         200,
         {"cache-control": "no-store", "x-accel-buffering": "no"},
         "text/event-stream",
     )
 
 
+async def _encoded(source: AsyncIterable[str], keep_alive: float | None) -> AsyncIterator[str]:
+    values = aiter(source)
+    next_one: asyncio.Future[str] | None = None
+    try:
+        while True:
+            if next_one is None:
+                next_one = asyncio.ensure_future(_next(values))
+            done, _ = await asyncio.wait((next_one,), timeout=keep_alive)
+            if not done:
+                yield ":\n\n"
+                continue
+            try:
+                value = next_one.result()
+            except StopAsyncIteration:
+                return
+            next_one = None
+            yield value if value.endswith("\n\n") else event(value)
+    finally:
+        if next_one is not None and not next_one.done():
+            next_one.cancel()
+            await asyncio.wait((next_one,))
+        if hasattr(values, "aclose"):
+            await values.aclose()
+
+
+async def _next(values: AsyncIterator[str]) -> str:
+    return await anext(values)
+
+
 def response_of(error: HTTPError) -> Response:
     """Return the response that *error* stands for."""
     return Response(f"{error.text}\n", error.status, error.headers)
+
+
+def as_response(value: Any) -> Response:
+    """Return the response that a handler meant by returning *value*.
+
+    Raises:
+        TypeError: it is neither a response nor a body.
+    """
+    if isinstance(value, str | bytes):
+        return Response(value)
+    if isinstance(value, Response):
+        return value
+    kind = "None" if value is None else type(value).__name__
+    hint = ": is `await` missing?" if inspect.isawaitable(value) else ""
+    raise TypeError(f"a handler returns an http.Response, a str or bytes, not {kind}{hint}")

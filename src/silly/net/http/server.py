@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import time
 import weakref
 from collections.abc import Awaitable, Callable
@@ -29,7 +28,7 @@ from silly.net.conn import Conn
 from silly.net.http.access_log import log_access
 from silly.net.http.errors import HTTPError
 from silly.net.http.request import Request
-from silly.net.http.response import Response, response_of
+from silly.net.http.response import BODILESS, Response, as_response, response_of
 from silly.net.http.session import ServerSession
 from silly.net.limits import Limits
 from silly.net.listener import Listener
@@ -44,6 +43,7 @@ Handler = Callable[[Request], Awaitable[Any]]
 
 DISCARDED: Final = 256 * 1024  # bytes of a body that nobody read, before the connection is closed
 DISCARD_TIME: Final = 5.0  # seconds for that
+PIPELINED: Final = 100  # requests that are received while one is answered
 JOINED: Final = 64 * 1024  # bytes: a longer body is not copied behind its head
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -178,7 +178,6 @@ class _Connection:
         "_idle_since",
         "_is_draining",
         "_is_idle",
-        "_served",
         "_service",
         "_session",
         "_waited",
@@ -191,7 +190,6 @@ class _Connection:
         self._is_idle = False
         self._is_draining = False
         self._idle_since = 0.0  # when the sweep first found it so
-        self._served = 0
         self._waited = 0.0  # seconds for the body of the present request
 
     # -------------------------------------------------------------- idle and draining
@@ -204,7 +202,7 @@ class _Connection:
 
     def check(self, now: float) -> bool:
         """Close the connection if it has been idle for too long (called by the sweep)."""
-        if not self._is_idle or self._served == 0:  # else `first_byte_timeout` is in charge
+        if not self._is_idle:
             self._idle_since = 0.0
         elif not self._idle_since:
             self._idle_since = now
@@ -222,9 +220,13 @@ class _Connection:
             if requests:
                 request = requests.popleft()
                 request.conn = conn
-                request._more = self._receive_body
-                if not await self._answer(request):
-                    return
+                request._connection = self
+                try:
+                    if not await self._answer(request):
+                        return
+                finally:
+                    if not request.is_plain and request._form is not None:
+                        request._form.close()
             elif session.error is not None:
                 await self._refuse(session.error)
                 return
@@ -257,7 +259,14 @@ class _Connection:
                 return
             session.feed(data)
 
-    async def _receive_body(self, request: Request) -> None:
+    async def wait_for_end(self) -> None:
+        """Receive the next requests, up to a bound, until the client has finished."""
+        with contextlib.suppress(EndOfStream, OSError):
+            while len(self._session.requests) < PIPELINED:
+                self._session.feed(await self._conn.read())
+            await self._conn.wait_closed()
+
+    async def receive_body(self, request: Request) -> None:
         """Receive more of the body of *request*."""
         conn, session, loop = self._conn, self._session, self._service.loop
         if request.expects_continue:
@@ -292,7 +301,7 @@ class _Connection:
         try:
             response = await service.handler(request)
             if type(response) is not Response:
-                response = _as_response(response)
+                response = as_response(response)
         except HTTPError as error:
             response = response_of(error)
         except Exception as error:  # noqa: BLE001 - it is logged
@@ -303,9 +312,8 @@ class _Connection:
             size = await self._send(request, response, "" if keeps else "close")
         except Exception as error:  # noqa: BLE001 - it is logged
             self._conn.abort()  # the client must not take it for the whole response
-            crash = self._unless_ended(error)
+            crash = None if error is request._error else self._unless_ended(error)
             keeps, size = False, -1
-        self._served += 1
         service.count(request.method, response.status)
         if crash is not None:
             service.log_crash(request, crash)
@@ -321,6 +329,8 @@ class _Connection:
 
     async def _go_on_after(self, request: Request) -> bool:
         """Deal with what *request* had beside its head; return whether the connection goes on."""
+        if not request.keeps_alive:  # it was streamed, to HTTP/1.0
+            return False
         if not request.is_complete and not await self._discard_body(request):
             return False
         self._session.continue_after(request)
@@ -339,6 +349,8 @@ class _Connection:
 
     async def _send(self, request: Request, response: Response, connection: str) -> int:
         """Send *response*; return how many bytes its body has."""
+        if type(response) is not Response:
+            response._prepare(request)
         body = response.body
         if type(body) is str:
             body = body.encode()
@@ -347,31 +359,38 @@ class _Connection:
         status = response.status
         if not connection and not request.is_plain and request.version == "1.0":
             connection = "keep-alive"
-        length = len(body)
-        head = response._head(length if status != 304 else None, connection)
-        if request.method == "HEAD" or status == 204 or status == 304:  # noqa: PLR1714 - faster
+        length: int | None = len(body)
+        if status != 200 and status in BODILESS:
+            length = 0 if status == 205 else None
+        head = response._head(length, connection)
+        if request.method == "HEAD" or not length:
             await self._conn.write(head)
             return 0
         await self._conn.write(head + body if length < JOINED else [head, body])
         return length
 
     async def _send_pieces(self, request: Request, response: Response, connection: str) -> int:
-        """Send a body as it is made: in chunks, or to HTTP/1.0 up to the connection's end."""
+        """Send a body as it is made.
+
+        If its length is unknown, it is sent in chunks, or to HTTP/1.0 up to the connection's end.
+        """
         conn = self._conn
-        is_chunked = request.version != "1.0"
-        if not is_chunked:
+        length = response._length()
+        is_chunked = length is None and request.version != "1.0"
+        if length is None and not is_chunked:
             request.keeps_alive = False
             connection = "close"
         pieces: Any = response.body
         size = 0
         try:
-            await conn.write(response._head(None, connection, version=request.version))
-            if request.method == "HEAD" or response.status in (204, 304):
+            if response.status == 205:
+                length = 0
+            await conn.write(response._head(length, connection, version=request.version))
+            if request.method == "HEAD" or response.status in BODILESS:
                 return 0
-            if not hasattr(pieces, "__aiter__"):
-                pieces = _iterated(pieces)
+            pieces = aiter(pieces) if hasattr(pieces, "__aiter__") else _iterated(pieces)
             async for piece in pieces:
-                data = piece.encode() if isinstance(piece, str) else piece
+                data = piece if type(piece) is bytes else _encoded(piece)
                 if not data:
                     continue  # an empty chunk would be the last
                 size += len(data)
@@ -404,16 +423,10 @@ class _Connection:
         return request.is_complete
 
 
+def _encoded(piece: Any) -> bytes:
+    return piece.encode() if isinstance(piece, str) else bytes(memoryview(piece))
+
+
 async def _iterated(pieces: Any) -> Any:
     for piece in pieces:
         yield piece
-
-
-def _as_response(value: Any) -> Response:
-    if isinstance(value, str | bytes):
-        return Response(value)
-    if isinstance(value, Response):
-        return value
-    kind = "None" if value is None else type(value).__name__
-    hint = ": is `await` missing?" if inspect.isawaitable(value) else ""
-    raise TypeError(f"a handler returns an http.Response, a str or bytes, not {kind}{hint}")

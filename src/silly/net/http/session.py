@@ -28,42 +28,34 @@ except ImportError:
 
 __all__ = ["ServerSession"]
 
-# Of what a server decides by, and where a second one is ambiguous.
-_SPECIAL: Final = frozenset(
-    (
-        b"host",
-        b"content-length",
-        b"transfer-encoding",
-        b"connection",
-        b"expect",
-        b"upgrade",
-    )
+# What a server decides by. Trailers cannot change it any more (RFC 9110, section 6.5.1);
+# other fields in trailers do no harm, because they are kept apart.
+_DECISIVE: Final = frozenset(
+    (b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade")
 )
-# Trailers must not change how the message was understood (RFC 9110, section 6.5.1).
-_NOT_IN_TRAILERS: Final = frozenset(
-    (
-        *_SPECIAL,
-        b"authorization",
-        b"content-encoding",
-        b"content-range",
-        b"content-type",
-        b"cookie",
-        b"max-forwards",
-        b"te",
-        b"trailer",
-    )
-)
+_LISTS: Final = frozenset((b"connection", b"expect", b"upgrade"))
+# A second one that is no list is ambiguous, also of the type of the body (section 8.3).
+_SPECIAL: Final = _DECISIVE | {b"content-type"}
 _TARGET: Final = re.compile(rb"[!-\"$-~]+")  # printable ASCII, and no fragment
 _ORIGIN: Final = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE | re.DOTALL)
 # reg-name or IP-literal, and a port (RFC 9110, section 7.2; RFC 3986, section 3.2.2)
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]*|\[[0-9A-Fa-f:.%a-z]+\])(?::[0-9]*)?")
-_METHODS: Final[dict[bytes, str]] = {}
+# The parser knows these, CONNECT, and methods of other protocols (RTSP, ICE).
+_METHODS: Final = {
+    name.encode(): name
+    for name in """
+        GET HEAD POST PUT DELETE OPTIONS TRACE PATCH QUERY
+        ACL BIND CHECKOUT COPY LINK LOCK M-SEARCH MERGE MKACTIVITY MKCALENDAR MKCOL MOVE NOTIFY
+        PROPFIND PROPPATCH PURGE REBIND REPORT SEARCH SUBSCRIBE UNBIND UNLINK UNLOCK UNSUBSCRIBE
+    """.split()  # noqa: SIM905 - a table
+}
 
 
 class ServerSession:
     """Parses the requests of one connection."""
 
     __slots__ = (
+        "_fed",
         "_fields",
         "_head_size",
         "_known_host",
@@ -73,10 +65,11 @@ class ServerSession:
         "_special",
         "_stalled",
         "_url",
+        "_with_body",
         "ends",
         "error",
         "in_head",
-        "is_continued",
+        "is_paused",
         "requests",
         "rest",
     )
@@ -88,11 +81,14 @@ class ServerSession:
         self.error: HTTPError | None = None  # why nothing more is parsed ...
         self.ends = False  # ... or nothing more will come: the client said so
         self.rest = b""  # what followed a request that asks for another protocol
+        self.is_paused = False  # at such a request: see `continue_after`
         self.in_head = False  # a head has begun, and is incomplete
         self._receiving: Request | None = None  # the request whose body is being received
-        self._head_size = 0  # bytes of the head that has begun, less those that came first
+        self._with_body: Request | None = None  # one with a body that asks for another protocol
+        self._fed = 0  # bytes of the piece that is being parsed
+        self._head_size = 0  # bytes of the pieces that the head, so far, came in
         self._stalled = 0  # bytes of a chunked body since its last piece
-        self._known_host: bytes | None = None  # one that is valid
+        self._known_host = b""  # one that is valid
         self._url = b""
         self._fields: list[tuple[bytes, bytes]] = []
         self._special: dict[bytes, bytes] = {}
@@ -101,13 +97,14 @@ class ServerSession:
         """Parse *data*, which was received."""
         if self.error is not None or (self.ends and self._receiving is None):
             return
+        self._fed = size = len(data)
         if self.in_head:  # also of a line that is incomplete, which the parser holds
-            self._head_size += len(data)
+            self._head_size += size
         elif self._receiving is not None and self._receiving.content_length < 0:
-            self._stalled += len(data)  # unless a piece of the body comes out of it
+            self._stalled += size  # unless a piece of the body comes out of it
         self._parse(data)
-        if self.in_head and self._head_size > self._limits.max_head_bytes:
-            self._fail(431, f"more than {self._limits.max_head_bytes} bytes")
+        if self.in_head:
+            self._check_unfinished_head()
         if self._stalled > self._limits.max_head_bytes:  # an endless trailer or extension
             self._fail(431, f"more than {self._limits.max_head_bytes} bytes between chunks")
 
@@ -115,9 +112,14 @@ class ServerSession:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self.rest = data[upgrade.args[0] :]
+            rest = data[upgrade.args[0] :]
+            if self._with_body is not None:
+                self._parse_body(self._with_body, rest)
+            else:
+                self.is_paused = True
+                self.rest = rest
         except httptools.HttpParserInvalidMethodError:
-            self._fail(501, "unknown method")
+            self._fail(400, "invalid or unknown method")
         except httptools.HttpParserInvalidURLError:
             self._fail(400, "invalid target")
         except httptools.HttpParserCallbackError as error:
@@ -127,9 +129,31 @@ class ServerSession:
             if not self.ends or self._receiving is not None:  # else it follows the last request
                 self._fail(505 if "HTTP version" in str(error) else 400, str(error))
 
+    def _parse_body(self, request: Request, data: bytes) -> None:
+        """Parse the body of *request*, which asks for another protocol.
+
+        The parser takes what follows its head for that protocol. To another one, we present
+        the body behind a head that asks for nothing.
+        """
+        self._with_body = None
+        length = request.content_length
+        framing = b"Content-Length: %d" % length if length >= 0 else b"Transfer-Encoding: chunked"
+        connection = b"keep-alive" if request.keeps_alive else b"close"
+        self._parser = httptools.HttpRequestParser(self)
+        self._parse(
+            b"POST / HTTP/1.1\r\nHost:\r\nConnection: %b\r\n%b\r\n\r\n" % (connection, framing)
+        )
+        if self.error is None:
+            self.requests.pop()
+            self._receiving = request
+            self._fields = request._raw_trailers
+            self._parse(data)
+
     def continue_after(self, request: Request) -> None:
         """Go on with HTTP, although *request* asked for another protocol."""
-        if request.upgrade is not None:
+        request.upgrade = None
+        if self.is_paused:
+            self.is_paused = False
             rest, self.rest = self.rest, b""
             self._parser = httptools.HttpRequestParser(self)
             if rest:
@@ -153,7 +177,7 @@ class ServerSession:
     def on_message_begin(self) -> None:
         """Begin a request."""
         self.in_head = True
-        self._head_size = 0
+        self._head_size = self._fed
 
     def on_url(self, url: bytes) -> None:
         """Take the target, or a part of it."""
@@ -164,6 +188,7 @@ class ServerSession:
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header field, or one of a trailer."""
         name = name.lower()
+        value = value.rstrip()  # the parser leaves trailing white space
         self._fields.append((name, value))
         if name in _SPECIAL:
             self._note(name, value)
@@ -172,7 +197,12 @@ class ServerSession:
         """Decide how the request is understood, and let it be handled."""
         self.in_head = False
         parser, special, url, fields = self._parser, self._special, self._url, self._fields
-        method, version = parser.get_method(), parser.get_http_version()
+        method, version = _METHODS.get(parser.get_method()), parser.get_http_version()
+        if method is None:
+            self._refuse(501, "method not implemented")
+            raise AssertionError
+        if self._head_size > self._limits.max_head_bytes:
+            self._check_size(len(url), fields)
         self._url = b""
         self._fields = []
         if len(fields) > self._limits.max_headers:
@@ -182,12 +212,13 @@ class ServerSession:
         host = special.pop(b"host", None)
         if host != self._known_host or version != "1.1":
             self._check_version_and_host(version, host)
-        method = _METHODS.get(method) or _METHODS.setdefault(method, method.decode("ascii"))
         if special or version != "1.1":
             self._special = {}
             request = Request(method, url, version, fields, self._body_length(version, special))
             self._note_options(request, special)
-            if request.content_length:
+            if request.content_length and parser.should_upgrade():
+                self._with_body = request
+            elif request.content_length:
                 self._receiving = request
                 self._fields = request._raw_trailers
         else:
@@ -208,6 +239,7 @@ class ServerSession:
             self._check_trailers(request._raw_trailers)
             self._special = {}
             self._fields = []
+            self._stalled = 0
             self._receiving = None
             request.is_complete = True
 
@@ -223,25 +255,42 @@ class ServerSession:
         special = self._special
         if name not in special:
             special[name] = value
-        elif name in {b"connection", b"upgrade", b"expect"}:
+        elif name in _LISTS:
             special[name] += b"," + value
         else:
             self._refuse(400, f"more than one {name.decode()}")
 
+    def _check_size(self, size: int, fields: list[tuple[bytes, bytes]]) -> None:
+        """Refuse *fields*, with *size* bytes beside them, if they are too long without padding."""
+        size += sum(len(name) + len(value) + 4 for name, value in fields)
+        if size > self._limits.max_head_bytes:
+            self._refuse(431, f"more than {self._limits.max_head_bytes} bytes")
+
+    def _check_unfinished_head(self) -> None:
+        """Refuse a head that is too long already.
+
+        It is not known where in its first piece the head began, and a line that the parser
+        holds may be padding. So the pieces may be twice as long as a head.
+        """
+        most = self._limits.max_head_bytes
+        if len(self._fields) > self._limits.max_headers:
+            self._fail(431, f"more than {self._limits.max_headers} header fields")
+        elif self._head_size == self._fed:
+            self._head_size = min(self._head_size, most)
+        elif self._head_size > 2 * most:
+            self._fail(431, f"more than {most} bytes")
+
     def _check_trailers(self, trailers: list[tuple[bytes, bytes]]) -> None:
         if len(trailers) > self._limits.max_headers:
             self._refuse(431, f"more than {self._limits.max_headers} trailer fields")
+        self._check_size(0, trailers)
         for name, _ in trailers:
-            if name in _NOT_IN_TRAILERS:
+            if name in _DECISIVE:
                 self._refuse(400, f"{name.decode()} in a trailer (RFC 9110, section 6.5.1)")
 
-    def _unusual_target(
-        self, method: bytes, url: bytes, fields: list[tuple[bytes, bytes]]
-    ) -> bytes:
+    def _unusual_target(self, method: str, url: bytes, fields: list[tuple[bytes, bytes]]) -> bytes:
         """Return the target in origin form (RFC 9112, section 3.2), or refuse the request."""
-        if method == b"CONNECT":
-            self._refuse(501, "this is no proxy")
-        if url == b"*" and method == b"OPTIONS":
+        if url == b"*" and method == "OPTIONS":
             return url
         origin = _ORIGIN.fullmatch(url)
         if origin is None or _TARGET.fullmatch(url) is None:
@@ -259,9 +308,11 @@ class ServerSession:
         request.is_plain = False
         if b"expect" in special:
             self._expect(request, special[b"expect"])
-        if b"upgrade" in special and self._parser.should_upgrade():
+        # It is ignored beside a body (the server may: RFC 9110, section 7.8), and in HTTP/1.0.
+        if self._parser.should_upgrade() and request.is_complete and request.version == "1.1":
             request.upgrade = special[b"upgrade"].decode("latin-1")
-        if not self._parser.should_keep_alive():
+        is_closed = request.version == "1.0" and b"close" in special.get(b"connection", b"").lower()
+        if is_closed or not self._parser.should_keep_alive():
             request.keeps_alive = False
             self.ends = True
 
