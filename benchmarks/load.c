@@ -1,14 +1,16 @@
 /* A load generator that checks every byte: closed-loop, or at a given rate.
  *
- *     load PORT CONNECTIONS DEPTH SIZE SECONDS [reconnect | resume | RATE]
+ *     load PORT CONNECTIONS DEPTH SIZE SECONDS [reconnect | resume | udp | RATE]
  *
  * Each connection sends DEPTH lines of SIZE bytes in one call, waits until all
  * of them have come back, and goes on. It never sleeps: a server that had to wake
  * it for each reply would be charged for that, which one whose clients are on
  * other machines is not. With "reconnect", each exchange has a
  * connection of its own. Compiled with -DTLS, it speaks TLS, and with "resume" each connection
- * but the first continues a session. With RATE, so many exchanges a second are due whatever the
- * server does, and latencies count from when one was due. Prints one JSON object; exits 1 at the first wrong
+ * but the first continues a session. With "udp", each connection is a UDP socket, and each
+ * exchange one datagram. With RATE, so many exchanges a second are due whatever the
+ * server does, and latencies count from when one was due. Prints "ready" when the measurement
+ * begins: once each connection has had an exchange, if they stay open. Then prints one JSON object; exits 1 at the first wrong
  * byte, lost connection or stall of five seconds.
  */
 #define _GNU_SOURCE
@@ -32,7 +34,7 @@ static SSL_SESSION *session;
 enum { EVENTS = 256, RECEIVE = 262144, SLOTS = 64 * 64 };
 
 struct conn {
-    int fd, connecting;
+    int fd, connecting, warm;
 #ifdef TLS
     SSL *ssl;
 #endif
@@ -40,7 +42,7 @@ struct conn {
     uint64_t number, begun;
 };
 
-static int ep, depth, size, reconnect, resume;
+static int ep, depth, size, reconnect, resume, udp;
 static uint64_t rate, due; /* the next exchange's, if there is a rate */
 static struct conn **idle; /* a ring of the connections that wait for one */
 static size_t idle_first, idle_count, idle_size;
@@ -48,6 +50,7 @@ static size_t exchange;
 static struct sockaddr_in addr = {.sin_family = AF_INET};
 static char *pattern, buffer[RECEIVE];
 static uint64_t messages, slots[SLOTS], deadline, slowest;
+static int ready, cold; /* connections without an exchange yet */
 
 static uint64_t now(void) {
     struct timespec t;
@@ -149,9 +152,9 @@ static void pace(uint64_t t) {
 static void open_conn(struct conn *c) {
     int one = 1;
     c->begun = now();
-    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    c->fd = socket(AF_INET, (udp ? SOCK_DGRAM : SOCK_STREAM) | SOCK_NONBLOCK, 0);
     if (c->fd < 0) die("socket");
-    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    if (!udp) setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     c->connecting = connect(c->fd, (void *)&addr, sizeof addr) < 0;
     if (c->connecting && errno != EINPROGRESS) die("connect");
     struct epoll_event e = {.events = c->connecting ? EPOLLOUT : EPOLLIN, .data.ptr = c};
@@ -178,11 +181,14 @@ static void receive(struct conn *c, uint64_t t) {
 #endif
     if (n < 0 && errno == EAGAIN) return;
     if (n <= 0) die(n ? "recv" : "the server closed a connection");
+    if (udp && (n != size || memcmp(buffer, expected(c), n)))
+        return; /* a late answer to an earlier program that had this port */
     if ((size_t)n > c->unread) errno = EPROTO, die("more came back than was sent");
     if (memcmp(buffer, expected(c) + exchange - c->unread, n)) errno = EPROTO, die("a wrong byte came back");
     if (c->unread -= n) return;
     messages += depth;
     record(now() - c->begun);
+    if (!c->warm) c->warm = 1, cold--;
     if (t > deadline) return;
     if (reconnect) {
         stop(c);
@@ -194,11 +200,12 @@ static void receive(struct conn *c, uint64_t t) {
 }
 
 int main(int argc, char **argv) {
-    if (argc < 6) return fprintf(stderr, "usage: load PORT CONNECTIONS DEPTH SIZE SECONDS [reconnect | resume | RATE]\n"), 2;
+    if (argc < 6) return fprintf(stderr, "usage: load PORT CONNECTIONS DEPTH SIZE SECONDS [reconnect | resume | udp | RATE]\n"), 2;
     int count = atoi(argv[2]);
     addr.sin_port = htons(atoi(argv[1]));
     addr.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     depth = atoi(argv[3]), size = atoi(argv[4]), exchange = (size_t)depth * size;
+    udp = argc > 6 && !strcmp(argv[6], "udp");
     resume = argc > 6 && !strcmp(argv[6], "resume");
     reconnect = resume || (argc > 6 && !strcmp(argv[6], "reconnect"));
 #ifdef TLS
@@ -221,7 +228,18 @@ int main(int argc, char **argv) {
     uint64_t start = now(), end = start + (uint64_t)(atof(argv[5]) * 1e9);
     deadline = end;
     due = start + 100000000; /* when all are connected */
+    cold = reconnect || rate ? 0 : count;
     for (uint64_t t = start, moved = start; t < end;) {
+        if (!ready && cold <= 0) {
+            ready = 1;
+            puts("ready");
+            fflush(stdout);
+            t = start = now();
+            deadline = end = start + (uint64_t)(atof(argv[5]) * 1e9);
+            messages = slowest = 0;
+            memset(slots, 0, sizeof slots);
+        } else if (!ready)
+            deadline = end = now() + 1000000000;
         struct epoll_event events[EVENTS];
         int n = epoll_wait(ep, events, EVENTS, 0);
         t = now();

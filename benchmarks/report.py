@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,12 @@ Rounds = dict[str, list[dict[str, float]]]
 
 
 def ratios(rounds: Rounds, name: str, figure: str) -> list[float]:
-    """Return the *figure* of server *name* in each round, relative to the yardstick's."""
+    """Return the *figure* of server *name* in each round, relative to the yardstick's.
+
+    It is not a number if the server does not do this job.
+    """
+    if name not in rounds:
+        return [math.nan]
     pairs = zip(rounds[name], rounds[YARDSTICK], strict=True)
     return [mine[figure] / its[figure] for mine, its in pairs]
 
@@ -28,6 +34,9 @@ def table(jobs: dict[str, Rounds], names: list[str], figure: str) -> list[str]:
         cells = []
         for name in names:
             values = ratios(rounds, name, figure)
+            if name not in rounds:
+                cells.append("-")
+                continue
             spread = (max(values) - min(values)) / 2
             cells.append(f"{statistics.median(values):.2f} ±{spread:.2f}")
         lines.append(f"| {job} | {' | '.join(cells)} |")
@@ -60,6 +69,9 @@ def latencies(jobs: dict[str, Rounds], names: list[str]) -> list[str]:
     for job, rounds in jobs.items():
         cells = []
         for name in names:
+            if name not in rounds:
+                cells.append("-")
+                continue
             cell = [
                 f"{statistics.median(one[p] for one in rounds[name]):,.0f}" for p in ("p50", "p99")
             ]

@@ -21,6 +21,8 @@ from typing import IO
 
 import pytest
 
+from silly.net import tcp
+from tests.cli.terminal import Echo
 from tests.net.tls import certificates
 
 ROOT = Path(__file__).parent.parent
@@ -77,10 +79,18 @@ def ask_with_datagram(port: int) -> bytes:
         return sock.recv(100)
 
 
+def ask_over_http(port: int, block: str) -> None:
+    with dial(port, encrypted="tls=" in block) as sock, sock.makefile("rb") as file:
+        sock.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        status = file.readline().split()[1]
+    assert status == (b"200" if 'get("/")' in block or "Router" not in block else b"404")
+
+
 @pytest.mark.parametrize("block", BLOCKS)
 def test_block_serves(block: str, port: int, tmp_path: Path) -> None:
     path = tmp_path / "block.py"
-    path.write_text(block.replace("9999", str(port)) + "\nprint('ready', flush=True)\n")
+    text = block.replace("9999", str(port)).replace("8080", str(port))
+    path.write_text(text + "\nprint('ready', flush=True)\n")
     if "tls=" in block:
         for source, name in zip(certificates.pair(), ("cert.pem", "key.pem"), strict=True):
             shutil.copy(source, tmp_path / name)
@@ -98,6 +108,8 @@ def test_block_serves(block: str, port: int, tmp_path: Path) -> None:
         assert process.stdout.readline() == "ready\n"
         if "udp.bind" in block:
             assert ask_with_datagram(port) == b"hello"
+        elif "http.listen" in block:
+            ask_over_http(port, block)
         else:
             ask_with_stream(port, block, process.stdout)
         process.send_signal(signal.SIGTERM)
@@ -119,10 +131,13 @@ def test_block_of_tests_passes(block: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.no_engine
-def test_the_tutorial_contains_the_examples_word_for_word() -> None:
-    tutorial = (ROOT / "docs" / "tutorial" / "echo-server.md").read_text()
+def test_the_tutorials_contain_the_examples_word_for_word() -> None:
+    tutorials = ROOT / "docs" / "tutorial"
+    echo = (tutorials / "echo-server.md").read_text()
+    http = (tutorials / "http-server.md").read_text()
     for text, name in EXAMPLES.items():
         if name not in {"echo.py", "redis_like.py", "starttls.py"}:
+            tutorial = http if name.startswith("http_") else echo
             assert f"```python\n{text}```" in tutorial, f"{name} differs from the tutorial"
 
 
@@ -132,6 +147,15 @@ def test_links_have_targets(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.no_engine
+def test_security_names_limits_and_modules_that_there_are() -> None:
+    page = (ROOT / "docs" / "explanation" / "security.md").read_text()
+    for path in re.findall(r"`(silly/[\w/]*(?:\.py)?)`", page):
+        assert (ROOT / "src" / path).exists(), path
+    for each in tcp.Limits.fields():
+        assert each.name in page or each.name in {"exempt_networks", "linger"}, each.name
 
 
 COMMANDS = [
@@ -146,11 +170,16 @@ COMMANDS = [
 @pytest.mark.no_engine
 def test_commands_of_silly_bench_are_run(tmp_path: Path) -> None:
     assert len(COMMANDS) > 8
-    with subprocess.Popen(
-        [sys.executable, "-u", "-m", "silly", str(ROOT / "examples" / "echo.py"), "127.0.0.1:0"],
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as server:
+    cert, key = certificates.pair()
+    shutil.copy(certificates.ca_file(), tmp_path / "ca.pem")
+    with (
+        Echo("127.0.0.1:0", "--tls-cert", cert, "--tls-key", key) as encrypted,
+        subprocess.Popen(
+            [sys.executable, "-u", "-m", "silly", str(ROOT / "examples/echo.py"), "127.0.0.1:0"],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as server,
+    ):
         try:
             assert server.stdout is not None
             found = re.search(r"\S+:\d+", server.stdout.readline())
@@ -158,7 +187,8 @@ def test_commands_of_silly_bench_are_run(tmp_path: Path) -> None:
             for command in COMMANDS:
                 # The same command, but each second is 10 ms, and the address is the server's.
                 quick = re.sub(r"\b(\d+)s\b", r"\g<1>0ms", command).replace("250ms", "4ms")
-                quick = re.sub(r"(localhost|127\.0\.0\.1):9999", found[0], quick)
+                addr = encrypted.addr if "--tls" in command else found[0]
+                quick = re.sub(r"(localhost|127\.0\.0\.1):9999", addr, quick)
                 done = subprocess.run(
                     [sys.executable, "-m", *shlex.split(quick)],
                     cwd=tmp_path, capture_output=True, text=True, check=False, timeout=50,
@@ -189,7 +219,7 @@ def test_every_public_name_is_in_the_reference() -> None:
     )
     from silly import time as silly_time
     from silly.crypto import utils
-    from silly.net import access_log, addr, observer, tcp, tls, udp
+    from silly.net import access_log, addr, http, observer, tcp, tls, udp
     from silly.testing import faults
 
     reference = (ROOT / "docs" / "reference.md").read_text()
@@ -203,6 +233,7 @@ def test_every_public_name_is_in_the_reference() -> None:
         tcp,
         tls,
         udp,
+        http,
         addr,
         testing,
         faults,
@@ -214,10 +245,12 @@ def test_every_public_name_is_in_the_reference() -> None:
             if not name.startswith("_"):
                 assert name in reference, f"{name} is not in the reference"
     functions = (silly.run, tcp.listen, tcp.connect, tls.Server, tls.Client)
-    for function in (*functions, udp.bind, udp.connect, workers.Supervisor, faults.Faults):
+    made = (http.Response, http.file, http.files, http.event, http.events)
+    for function in (*functions, *made, udp.bind, udp.connect, workers.Supervisor, faults.Faults):
         for name in inspect.signature(function).parameters:
             assert name in reference, f"{name} of {function.__name__} is not in the reference"
-    for kind in (tcp.Conn, tcp.Listener, udp.Socket, workers.Supervisor):
+    spoken = (http.Request, http.Response, http.Router, http.Form, http.Upload, http.Service)
+    for kind in (tcp.Conn, tcp.Listener, udp.Socket, workers.Supervisor, *spoken):
         for name in vars(kind):
             if not name.startswith("_") and name != "lost":
                 assert name in reference, f"{kind.__name__}.{name} is not in the reference"

@@ -1,8 +1,9 @@
 /* The yardstick: a line echo server ("raw": byte echo) in plain C. One thread, one
  * level-triggered epoll set, one shared receive buffer, and one send for all lines
- * that a receive completes. With "ping", the answer to each line is "+PONG".
+ * that a receive completes. With "ping", the answer to each line is "+PONG". With "udp", it
+ * echoes datagrams: as many as are there with one recvmmsg and one sendmmsg.
  *
- *     yardstick [raw|ping]     prints its port and serves until it is killed
+ *     yardstick [raw|ping|udp|tls]   prints its port and serves until it is killed
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -113,7 +114,44 @@ static void writable(int fd) {
     }
 }
 
+static int datagrams(void) {
+    enum { BATCH = 64, SIZE = 2048 };
+    static char data[BATCH][SIZE];
+    static struct sockaddr_in peers[BATCH];
+    static struct iovec places[BATCH];
+    static struct mmsghdr all[BATCH];
+    int buffer = 4 << 20, fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
+    struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t length = sizeof addr;
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &buffer, sizeof buffer);
+    if (bind(fd, (void *)&addr, sizeof addr)) return perror("bind"), 1;
+    getsockname(fd, (void *)&addr, &length);
+    printf("%d\n", ntohs(addr.sin_port));
+    fflush(stdout);
+    ep = epoll_create1(0);
+    watch(fd, EPOLLIN, EPOLL_CTL_ADD);
+    for (;;) {
+        struct epoll_event event;
+        if (epoll_wait(ep, &event, 1, -1) < 1) continue;
+        for (int i = 0; i < BATCH; i++) {
+            places[i] = (struct iovec){data[i], SIZE};
+            all[i].msg_hdr = (struct msghdr){
+                .msg_name = &peers[i], .msg_namelen = sizeof peers[i], .msg_iov = &places[i], .msg_iovlen = 1};
+        }
+        int n = recvmmsg(fd, all, BATCH, 0, NULL);
+        for (int i = 0; i < n; i++) places[i].iov_len = all[i].msg_len;
+        if (n > 0) sendmmsg(fd, all, n, 0);
+    }
+}
+
 int main(int argc, char **argv) {
+    if (argc > 1 && !strcmp(argv[1], "udp")) return datagrams();
+    if (argc > 1 && !strcmp(argv[1], "tls")) { /* the program "tls" beside this one */
+        char path[4096], *slash;
+        snprintf(path, sizeof path - 4, "%s", argv[0]);
+        if ((slash = strrchr(path, '/'))) strcpy(slash + 1, "tls");
+        return execl(path, path, getenv("CERT"), getenv("KEY"), (char *)NULL);
+    }
     raw = argc > 1 && !strcmp(argv[1], "raw");
     ping = argc > 1 && !strcmp(argv[1], "ping");
     out = malloc(capacity);

@@ -28,7 +28,7 @@ __all__ = ["Filtered"]
 class FilterState:
     """A stream's filter, and what the stream keeps for it."""
 
-    __slots__ = ("filter", "held", "held_size", "plain_in", "plain_out")
+    __slots__ = ("answered", "filter", "held", "held_size", "plain_in", "plain_out")
 
     def __init__(self, filter: Filter, plain_in: int, plain_out: int) -> None:  # noqa: A002
         self.filter = filter
@@ -36,6 +36,7 @@ class FilterState:
         self.held_size = 0  # ... and its length
         self.plain_in = plain_in
         self.plain_out = plain_out
+        self.answered = 0  # bytes that the filter answered since the queue was last empty
 
 
 class Filtered(Timed):
@@ -65,6 +66,11 @@ class Filtered(Timed):
 
     def _send_wire(self, data: bytes) -> None:
         """Send *data* after the queue."""
+        raise NotImplementedError
+
+    @property
+    def max_unsent(self) -> int:
+        """See `silly.net.conn.Conn.max_unsent`."""
         raise NotImplementedError
 
     # ------------------------------------------------------------------------- the filter
@@ -133,11 +139,22 @@ class Filtered(Timed):
         except BaseException:  # a defect of the filter
             self._fail_by_filter(stream_errors.filter_failed())
             raise
-        self._send_from_filter(opener.pending())
+        answer = opener.pending()
+        if answer:
+            self._send_from_filter(answer)
+            self._count_answer(len(answer))
         state.plain_in += len(plaintext)
         if not was_ready and opener.is_ready:
             self._release_held()
         return plaintext
+
+    def _count_answer(self, size: int) -> None:
+        """Bound what the peer makes the filter send, but does not take; *size* more was sent."""
+        state = self._filter
+        assert state is not None
+        state.answered = state.answered + size if self._unsent() else 0
+        if state.answered > self.max_unsent:
+            self._fail_by_filter(stream_errors.answers_not_taken(state.answered))
 
     def _seal(self, plaintext: bytes) -> bytes:
         """Return the bytes to send for *plaintext*; if the filter is not ready, hold it."""
@@ -225,6 +242,12 @@ class Filtered(Timed):
     def _received(self) -> int:
         return self._bytes_in if self._filter is None else self._filter.plain_in
 
+    def _sent(self) -> int:
+        if self._filter is None:
+            return self._bytes_out - self._unsent()
+        # The queue is ciphertext: it counts with its length on the wire.
+        return max(0, self._filter.plain_out - self._unsent())
+
     def _written(self) -> int:
         if self._filter is None:
             return self._bytes_out + self._batched_bytes()
@@ -244,7 +267,4 @@ class Filtered(Timed):
     @property
     def _counts(self) -> tuple[int, int]:
         """The program's bytes: received, and written ones that the operating system took."""
-        if self._filter is None:
-            return self._bytes_in, self._bytes_out - self._unsent()
-        # The queue is ciphertext: it counts with its length on the wire.
-        return self._filter.plain_in, max(0, self._filter.plain_out - self._unsent())
+        return self._received(), self._sent()

@@ -27,6 +27,7 @@ from silly.errors import (
 __all__ = [
     "Buffer",
     "already_awaited",
+    "answers_not_taken",
     "as_datagram",
     "as_pieces",
     "batch_arguments",
@@ -293,6 +294,11 @@ def no_handshake(conn: object) -> OSError:
 
 def filter_failed() -> OSError:
     return ConnectionAbortedError(errno.ECONNABORTED, "The connection's filter failed")
+
+
+def answers_not_taken(size: int) -> OSError:
+    what = f"The peer does not take what it asks for, {_counted(size, 'byte')} of answers unsent"
+    return ConnectionAbortedError(errno.ECONNABORTED, what)
 
 
 def owned_by_parent() -> OSError:

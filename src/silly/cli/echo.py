@@ -387,6 +387,8 @@ class _Server:
         ) as view:
 
             def tick() -> None:
+                datagrams_now = self._datagrams()
+                self._meter.datagrams_overflowed = datagrams_now["dropped_by_kernel"]
                 self._meter.sample(time.monotonic())
                 view.refresh()
 
@@ -429,16 +431,34 @@ class _Server:
             "tls": None if self._certificate is None else self._certificate.described(),
         }
 
+    def _datagrams(self) -> dict[str, int]:
+        """Return what became of datagrams, as their sockets count it."""
+        stats = [each.stats for each in self._sockets]
+        return {
+            "sent": sum(each.sent for each in stats),
+            "dropped_by_kernel": sum(each.dropped_by_kernel or 0 for each in stats),
+            "dropped_by_queue": sum(each.dropped_by_queue for each in stats),
+        }
+
     def _refused(self) -> int:
         return sum(sum(each.stats.refused.values()) for each in self._listeners)
 
     def summary(self) -> dict[str, Any]:
         """Return the totals, for JSON."""
         stats = [listener.stats for listener in self._listeners]
+        figures = self._meter.summary(time.monotonic())
+        unsent = 0
+        for each in self._sockets:
+            counts = each.stats
+            unsent += counts.send_dropped + counts.unsent + sum(counts.send_errors.values())
+            figures["bytes_out"] += counts.bytes_out - each.answered_bytes
+        figures["answers"] -= unsent
+        figures["datagrams"]["lost"] += unsent
+        figures["datagrams"].update(self._datagrams())
         return {
             **self._listening(),
             "event": "summary",
-            **self._meter.summary(time.monotonic()),
+            **figures,
             "refused": _added(each.refused for each in stats),
             "ended": _added(each.ended for each in stats),
             "handshakes": _added(each.handshakes for each in stats),

@@ -348,9 +348,18 @@ def _address(addr: str, name: str = "addr", *, for_peer: bool = False) -> TCPAdd
     return address
 
 
-def _limits(
-    max_datagram: int, max_queued: int, read_limit: int, max_unsent: int, strict: bool
+def limits(
+    max_datagram: int = MAX_DATAGRAM,
+    max_queued: int = MAX_QUEUED,
+    read_limit: int = READ_LIMIT,
+    max_unsent: int = MAX_UNSENT,
+    strict: bool = False,
 ) -> DatagramLimits:
+    """Check the bounds of a socket, and return them as engines take them.
+
+    Raises:
+        TypeError, ValueError: one of them has the wrong type or value.
+    """
     return (
         min(size(max_datagram, "max_datagram", least=1), MAX_DATAGRAM),
         min(size(max_queued, "max_queued", least=1), 1 << 40),
@@ -367,7 +376,7 @@ def _groups(multicast: str | Iterable[str] | None) -> tuple[Group, ...]:
 
 
 def _adopt(
-    loop: asyncio.AbstractEventLoop, sock: socket.socket, limits: DatagramLimits
+    loop: asyncio.AbstractEventLoop, sock: socket.socket, bounds: DatagramLimits
 ) -> EngineSocket:
     """Return a `Socket` over *sock*, which belongs to it from now on."""
     live = Live.of(loop)
@@ -376,7 +385,7 @@ def _adopt(
         dual = sock.family == socket.AF_INET6 and not sock.getsockopt(
             socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
         )
-        made = EngineSocket(sock, loop, live, limits=limits, answers_from=is_everywhere(local))
+        made = EngineSocket(sock, loop, live, limits=bounds, answers_from=is_everywhere(local))
     except BaseException:
         sock.close()
         raise
@@ -449,9 +458,9 @@ def bind(
         hops=None if multicast_hops is None else min(size(multicast_hops, "multicast_hops"), 255),
         receive_buffer=_buffer(receive_buffer),
     )
-    limits = _limits(max_datagram, max_queued, read_limit, max_unsent, strict)
+    bounds = limits(max_datagram, max_queued, read_limit, max_unsent, strict)
     loop = _running_loop()
-    return _adopt(loop, open_bound(address, options), limits)
+    return _adopt(loop, open_bound(address, options), bounds)
 
 
 def connect(
@@ -493,8 +502,8 @@ def connect(
     local = None if bind is None else _address(bind, "bind")
     timeout = seconds_or_none(timeout, "timeout")
     options = SocketOptions(broadcast=broadcast, receive_buffer=_buffer(receive_buffer))
-    limits = _limits(max_datagram, max_queued, read_limit, max_unsent, strict)
-    return Connecting(_connect(address, local, timeout, options, limits))
+    bounds = limits(max_datagram, max_queued, read_limit, max_unsent, strict)
+    return Connecting(_connect(address, local, timeout, options, bounds))
 
 
 async def _connect(
@@ -502,7 +511,7 @@ async def _connect(
     local: TCPAddress | None,
     timeout: float | None,
     options: SocketOptions,
-    limits: DatagramLimits,
+    bounds: DatagramLimits,
 ) -> Socket:
     loop = asyncio.get_running_loop()
     limit = asyncio.timeout(timeout)
@@ -515,7 +524,7 @@ async def _connect(
             what = f"Not resolved within {timeout:g} seconds"
             raise TimeoutError(errno.ETIMEDOUT, what, str(address)) from None
         raise
-    return _adopt(loop, open_to(address, found, own, options), limits)
+    return _adopt(loop, open_to(address, found, own, options), bounds)
 
 
 _connect.__qualname__ = "udp.connect"  # for Python's warning if it is never awaited

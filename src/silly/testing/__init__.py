@@ -1,6 +1,7 @@
 """Tools for testing programs that use silly: no ports, no sleeps, no flakiness.
 
 - `memory_pair`: two connections joined in memory.
+- `MemoryNetwork`: UDP sockets in memory.
 - `run_virtual`, `VirtualClockLoop`: a virtual clock; timeouts take no real time.
 - `check_conn`: the conformance suite for a new kind of connection.
 - `silly.testing.faults`: networks that delay, cut, stall and lose.
@@ -11,9 +12,11 @@ from __future__ import annotations
 from silly.testing.clock import VirtualClockLoop, run_virtual
 from silly.testing.conformance import CONN_CHECKS, check_conn, run_check
 from silly.testing.memory import memory_pair
+from silly.testing.network import MemoryNetwork
 
 __all__ = [
     "CONN_CHECKS",
+    "MemoryNetwork",
     "VirtualClockLoop",
     "check_conn",
     "memory_pair",

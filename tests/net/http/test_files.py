@@ -228,7 +228,6 @@ async def test_a_client_that_leaves_in_the_middle_leaks_nothing(site: Path) -> N
     done = asyncio.Event()
 
     async def handler(request: http.Request) -> http.Response:
-        request.conn.on_draining(lambda: None)
         done.set()
         return http.file(site / "big.bin")
 

@@ -197,9 +197,9 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         with_checksum(tlv(0xE0, b"custom")).replace(b"custom", b"costum"),
         "checksum is wrong",
     ),
-    "a checksum of 3 bytes": (binary(content=TCP4 + tlv(3, bytes(3))), "not one checksum"),
-    "a checksum of 5 bytes": (binary(content=TCP4 + tlv(3, bytes(5))), "not one checksum"),
-    "two checksums": (with_checksum(tlv(3, bytes(4))), "not one checksum"),
+    "a checksum of 3 bytes": (binary(content=TCP4 + tlv(3, bytes(3))), "3 bytes instead of 4"),
+    "a checksum of 5 bytes": (binary(content=TCP4 + tlv(3, bytes(5))), "5 bytes instead of 4"),
+    "two checksums": (with_checksum(tlv(3, bytes(4))), "it has two checksums"),
     "an SSL TLV of 4 bytes": (binary(content=TCP4 + tlv(0x20, bytes(4))), "4 bytes; 5 are"),
     "a TLV longer than its SSL TLV": (
         binary(content=TCP4 + tlv(0x20, bytes(5) + b"\x21\0\2x") + tlv(4, b"")),

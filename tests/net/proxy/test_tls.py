@@ -107,16 +107,29 @@ async def test_no_header_no_handshake() -> None:
         assert listener.stats.refused == {"proxy_header": 1}
 
 
-async def test_one_deadline_for_both() -> None:
-    limits = Limits(handshake_timeout=0.05)
+async def test_from_others_a_header_is_garbage() -> None:
+    """TLS begins with the first byte there; nothing is believed, and no handler starts."""
     async with (
         tcp.listen(
-            ANY, Service(), proxy_protocol=LOOPBACK, tls=certificates.server(), limits=limits
+            ANY, Service(), proxy_protocol=("10.0.0.0/8",), tls=certificates.server()
         ) as listener,
-        tcp.connect(listener.local_addr, proxy_header=HEADER) as conn,
+        tcp.connect(listener.local_addr) as conn,
     ):
+        await conn.write(LINE)
         with pytest.raises((ConnectionResetError, EOFError)):
             await conn.read(timeout=20)
+        assert listener.stats.refused == {"not_tls": 1}
+        assert listener.stats.accepted == 0
+
+
+async def test_one_deadline_for_both() -> None:
+    limits = Limits(handshake_timeout=0.05)
+    async with tcp.listen(
+        ANY, Service(), proxy_protocol=LOOPBACK, tls=certificates.server(), limits=limits
+    ) as listener:
+        with pytest.raises((ConnectionResetError, EOFError)):
+            async with tcp.connect(listener.local_addr, proxy_header=HEADER) as conn:
+                await conn.read(timeout=20)
         assert listener.stats.refused == {"handshake_timeout": 1}
 
 

@@ -176,7 +176,17 @@ cdef enum:  # states of a `Receive`
     DONE = 2
     ENDED = 2  # the third result of `Receive.step`
 
+cdef struct Batch:  # the arguments of recvmmsg, set up for the sockets that used them last
+    mmsghdr messages[SILLY_BATCH]
+    iovec places[SILLY_BATCH]
+    sockaddr_in6 names[SILLY_BATCH]
+    char control[SILLY_BATCH][SILLY_CONTROL]
+    size_t room
+    socklen_t name_length
+    size_t control_length
+
 cdef uint8_t *buffer = NULL  # made when it is first needed; only touched pages take memory
+cdef Batch batch
 
 
 # ---------------------------------------------------------------------------- peers
@@ -568,56 +578,47 @@ cdef class Datagrams(Mailbox):
 
     cdef int receive_batch(self) except -1:
         """Receive up to `BATCH` datagrams; return how many, 1 after an error, 0 if none was there."""
-        cdef mmsghdr messages[SILLY_BATCH]
-        cdef iovec places[SILLY_BATCH]
-        cdef sockaddr_in6 names[SILLY_BATCH]
-        cdef char control[SILLY_BATCH][SILLY_CONTROL]
         cdef msghdr *header
         cdef Peer peer = self.connected
         cdef int count, i
-        cdef size_t room = <size_t>min(self._max_datagram + 1, LONGEST)
-        for i in range(SILLY_BATCH):
-            header = &messages[i].msg_hdr
-            places[i].iov_base = buffer + <size_t>i * STRIDE
-            places[i].iov_len = room
-            header.msg_iov = &places[i]
-            header.msg_iovlen = 1
-            if peer is None:
-                header.msg_name = &names[i]
-                header.msg_namelen = sizeof(sockaddr_in6)
-            else:
-                header.msg_name = NULL
-                header.msg_namelen = 0
-            header.msg_flags = 0
-            if self.answers_from:
-                header.msg_control = control[i]
-                header.msg_controllen = SILLY_CONTROL
-            else:
-                header.msg_control = NULL
-                header.msg_controllen = 0
-        count = recvmmsg(self.fd, messages, SILLY_BATCH, 0, NULL)
+        cdef size_t room
+        set_up_batch(
+            <size_t>min(self._max_datagram + 1, LONGEST),
+            sizeof(sockaddr_in6) if peer is None else 0,
+            SILLY_CONTROL if self.answers_from else 0,
+        )
+        count = recvmmsg(self.fd, batch.messages, SILLY_BATCH, 0, NULL)
         if count < 0:
             if errno == EAGAIN or errno == EINTR:
                 return 0
             self._note_receive_error(errno)
             return 1
+        room, batch.room = batch.room, 0  # not ready again before the end of the loop
         for i in range(count):
-            header = &messages[i].msg_hdr
-            if header.msg_flags & MSG_TRUNC or messages[i].msg_len > <size_t>self._max_datagram:
+            header = &batch.messages[i].msg_hdr
+            if (
+                header.msg_flags & MSG_TRUNC
+                or batch.messages[i].msg_len > <size_t>self._max_datagram
+            ):
                 self._truncated += 1
-                continue
-            if self.connected is None:
-                peer = Peer.__new__(Peer)
-                peer.name = names[i]
-                peer.has_local = self.answers_from and get_pktinfo(
-                    header, &peer.local, &peer.interface
+            else:
+                if self.connected is None:
+                    peer = Peer.__new__(Peer)
+                    peer.name = batch.names[i]
+                    peer.has_local = self.answers_from and get_pktinfo(
+                        header, &peer.local, &peer.interface
+                    )
+                self._put(
+                    PyBytes_FromStringAndSize(
+                        <const char *>batch.places[i].iov_base,
+                        <Py_ssize_t>batch.messages[i].msg_len,
+                    ),
+                    peer,
                 )
-            self._put(
-                PyBytes_FromStringAndSize(
-                    <const char *>buffer + <size_t>i * STRIDE, <Py_ssize_t>messages[i].msg_len
-                ),
-                peer,
-            )
+            header.msg_namelen = batch.name_length
+            header.msg_controllen = batch.control_length
+            header.msg_flags = 0
+        batch.room = room
         return count
 
     cdef int deliver(self) except -1:
@@ -816,6 +817,33 @@ cdef int make_buffer() except -1:
         buffer = <uint8_t *>PyMem_RawMalloc(<size_t>SILLY_BATCH * STRIDE)
         if buffer == NULL:
             raise MemoryError
+    return 0
+
+
+cdef int set_up_batch(size_t room, socklen_t name_length, size_t control_length) noexcept:
+    """Make `batch` ready to receive, if it is not: after each use, it is as before."""
+    cdef msghdr *header
+    cdef int i
+    if (
+        room == batch.room
+        and name_length == batch.name_length
+        and control_length == batch.control_length
+    ):
+        return 0
+    batch.room = room
+    batch.name_length = name_length
+    batch.control_length = control_length
+    for i in range(SILLY_BATCH):
+        header = &batch.messages[i].msg_hdr
+        batch.places[i].iov_base = buffer + <size_t>i * STRIDE
+        batch.places[i].iov_len = room
+        header.msg_iov = &batch.places[i]
+        header.msg_iovlen = 1
+        header.msg_name = &batch.names[i] if name_length else NULL
+        header.msg_namelen = name_length
+        header.msg_control = batch.control[i] if control_length else NULL
+        header.msg_controllen = control_length
+        header.msg_flags = 0
     return 0
 
 

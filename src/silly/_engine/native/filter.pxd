@@ -10,6 +10,7 @@ cdef class FilterState:
     cdef object filter
     cdef list held
     cdef int64_t held_size
+    cdef int64_t answered
     cdef int64_t plain_in, plain_out
     cdef list plaintext  # the batch, which is sealed as a whole
     cdef Records records  # the filter, if it is one
@@ -25,6 +26,7 @@ cdef class Filtered(Timed):
     cdef int _send_wire(self, bytes data) except -1
 
     cdef object _open_wire(self, bytes wire)
+    cdef int _count_answer(self, int64_t size) except -1
     cdef object _seal(self, bytes plaintext)
     cdef int _release_held(self) except -1
     cdef int _send_from_filter(self, object wire) except -1

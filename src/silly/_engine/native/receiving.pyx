@@ -343,6 +343,7 @@ cdef class Receiving(Filtered):
         """Do what `_receive_wire` does, without Python objects."""
         cdef Reactor reactor = self.reactor
         cdef size_t unread = self.in_end - self.in_start
+        cdef size_t answer
         cdef uint8_t *place
         cdef Py_ssize_t count
         if unread <= HEADROOM:
@@ -370,8 +371,10 @@ cdef class Receiving(Filtered):
             self.in_end += <size_t>count
             reactor.received.append(self)
             reactor.received_bytes += <size_t>count
-        if reactor.sealed.length:
+        answer = reactor.sealed.length
+        if answer:
             self.send_sealed()
+            self._count_answer(<int64_t>answer)
         if records.is_ended or records.error is not None:
             self._heed_filter()
         return 0
@@ -485,7 +488,8 @@ cdef class Receiving(Filtered):
             self.receive_threshold = 0
         else:
             self.receive_threshold = (
-                self.max_unread - RECEIVE + 1 if self.max_unread >= RECEIVE else 0
+                <uint32_t>min(self.max_unread - RECEIVE + 1, <size_t>0xFFFFFFFF)
+                if self.max_unread >= RECEIVE else 0
             )
         return 0
 

@@ -407,6 +407,7 @@ cdef class Sending(Receiving):
                 &self.reactor.sealed,
             )
         except OSError as error:  # fails later, after all callers
+            self.reactor.sealed.length = 0
             self._call_later(0.0, functools.partial(self._fail_by_filter, error))
             return 0
         return self.send_sealed()
@@ -440,7 +441,8 @@ cdef class Sending(Receiving):
     cdef int set_thresholds(self) noexcept:
         Receiving.set_thresholds(self)
         self.batch_threshold = (
-            0 if self._filter is not None else min(<size_t>HIGH_WATER, self.max_queued)
+            0 if self._filter is not None
+            else <uint32_t>min(<size_t>HIGH_WATER, self.max_queued)
         )
         return 0
 

@@ -6,7 +6,6 @@
 ``chargen.py``          the character pattern of RFC 864
 ``modes.py``            how each mode answers connections
 ``datagrams.py``        how each mode answers datagrams
-``udp.py``              a UDP socket
 ``log.py``              a line for each event, and the summary
 ``view.py``             the live view, for a terminal
 ======================  ==================================================

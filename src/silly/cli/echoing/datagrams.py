@@ -18,8 +18,7 @@ from typing import Any, Final
 from silly.cli.echoing import chargen
 from silly.cli.echoing.impairment import Impairment, Pace
 from silly.cli.echoing.meter import Meter
-from silly.cli.echoing.udp import Peer, Socket
-from silly.net import addr as addresses
+from silly.net import udp
 
 __all__ = ["NEVER_ANSWERED", "REPEATS", "Answer", "Datagrams", "characters", "echo", "nothing"]
 
@@ -76,7 +75,14 @@ class Datagrams:
         self._repeats = _Repeats()
         self.refused_ports: frozenset[int] = NEVER_ANSWERED
         """Source ports that are not answered; the server adds the ports of its own sockets."""
-        self._socket = Socket(loop, addr, self._received)
+        self._socket = udp.bind(addr)
+        self.answered_bytes = 0
+        """Bytes of the answers given to the socket, whether it could send them or not."""
+        self._serving = loop.create_task(self._serve())
+
+    async def _serve(self) -> None:
+        async for data, peer in self._socket:
+            self._received(data, peer)
 
     @property
     def local_addr(self) -> str:
@@ -86,7 +92,12 @@ class Datagrams:
     @property
     def port(self) -> int:
         """The port that the socket is bound to."""
-        return self._socket.port
+        return int(self.local_addr.rpartition(":")[2])
+
+    @property
+    def stats(self) -> udp.SocketStats:
+        """What became of the datagrams, by all counts of the socket."""
+        return self._socket.stats
 
     def close(self) -> None:
         """Free the port; delayed answers are lost."""
@@ -95,16 +106,15 @@ class Datagrams:
             timer.cancel()
         self._late.clear()
 
-    def _received(self, data: bytes, peer: Peer) -> None:
-        name = addresses.format_sockaddr(peer.address)
-        self._meter.received(name, len(data))
-        if peer.address[1] in self.refused_ports:
+    def _received(self, data: bytes, peer: udp.Peer) -> None:
+        self._meter.received(str(peer), len(data))
+        if peer.port in self.refused_ports:
             self._meter.datagrams_refused += 1
             return
         answer = self._answer(data)
         if answer is None:
             return
-        if self._repeats.ends_loop(peer.address, data if self._answer is echo else b""):
+        if self._repeats.ends_loop(peer, data if self._answer is echo else b""):
             self._meter.datagrams_refused += 1
             return
         if self._impairment.drops():
@@ -114,11 +124,11 @@ class Datagrams:
             self._meter.datagrams_lost += 1
             return
         if self._impairment.delay:
-            self._send_later(answer, peer, name)
+            self._send_later(answer, peer)
         else:
-            self._send(answer, peer, name)
+            self._send(answer, peer)
 
-    def _send_later(self, answer: bytes, peer: Peer, name: str) -> None:
+    def _send_later(self, answer: bytes, peer: udp.Peer) -> None:
         if self._late_bytes + len(answer) > _LATE_BYTES or len(self._late) >= _LATE:
             self._meter.datagrams_lost += 1
             return
@@ -127,18 +137,16 @@ class Datagrams:
         def send() -> None:
             self._late.discard(timer)
             self._late_bytes -= len(answer)
-            self._send(answer, peer, name)
+            self._send(answer, peer)
 
         timer = self._loop.call_later(self._impairment.delay, send)
         self._late.add(timer)
 
-    def _send(self, answer: bytes, peer: Peer, name: str) -> None:
-        try:
+    def _send(self, answer: bytes, peer: udp.Peer) -> None:
+        if self._socket.is_open:
             self._socket.send(answer, peer)
-        except OSError:  # UDP may lose data
-            self._meter.datagrams_lost += 1
-        else:
-            self._meter.answered(name, len(answer))
+            self.answered_bytes += len(answer)
+            self._meter.answered(str(peer), len(answer))
 
 
 class _Repeats:

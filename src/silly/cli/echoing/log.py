@@ -85,6 +85,12 @@ class _Handler(logging.Handler):
 _PLAIN: Final = logging.Formatter()
 
 
+_DROPPED: Final = {
+    "dropped_by_kernel": "by the operating system, whose buffer was full",
+    "dropped_by_queue": "unread",
+}
+
+
 def _named(conn: Conn) -> str:
     return conn.remote_addr if conn.remote_addr != "unix:" else f"{conn.local_addr} (client)"
 
@@ -119,6 +125,11 @@ def summary_lines(summary: dict[str, Any], unit: str) -> list[str]:
             f"{text_of_count(datagrams['sent'])} sent, "
             f"{text_of_count(datagrams['refused'])} refused, "
             f"{text_of_count(datagrams['lost'])} lost"
+            + "".join(
+                f", {text_of_count(datagrams[name])} dropped {where}"
+                for name, where in _DROPPED.items()
+                if datagrams[name]
+            )
         )
     return lines
 

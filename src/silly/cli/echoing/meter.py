@@ -61,11 +61,13 @@ class Meter:
         """Lines, pieces, frames, commands or datagrams that were answered."""
         self.dropped = 0
         """Answers that ``--drop`` lost."""
-        self.datagrams_in = self.datagrams_out = 0
+        self.datagrams_in = 0
         self.datagrams_refused = 0
         """Datagrams not answered because their sender may be forged, or to end a loop."""
         self.datagrams_lost = 0
-        """Datagrams that could not be answered: buffers were full, or the rate was exceeded."""
+        """Datagrams that could not be answered: the rate was exceeded, or too many were delayed."""
+        self.datagrams_overflowed = 0
+        """Datagrams that the operating system dropped because its buffer was full."""
         self.samples: deque[Sample] = deque(maxlen=_SAMPLES_KEPT)
         self._live: set[_Conn] = set()
         self._past: dict[str, Peer] = {}
@@ -93,7 +95,6 @@ class Meter:
 
     def answered(self, addr: str, count: int) -> None:
         """Count a datagram of *count* bytes to *addr*."""
-        self.datagrams_out += 1
         self.answers += 1
         self._moved(addr, 0, count)
 
@@ -162,7 +163,6 @@ class Meter:
             "dropped": self.dropped,
             "datagrams": {
                 "received": self.datagrams_in,
-                "sent": self.datagrams_out,
                 "refused": self.datagrams_refused,
                 "lost": self.datagrams_lost,
             },

@@ -19,6 +19,7 @@ from silly.cli.echoing.meter import Meter, Peer, Sample
 
 __all__ = ["View"]
 
+_BAD: Final = ("refused", "overflowed")
 _NARROW: Final = 60  # columns, below which details are left out
 _PEERS: Final = 10  # rows at most
 _LOW: Final = 20  # rows, below which there are no empty ones
@@ -117,13 +118,15 @@ class View:
         ]
         if meter.datagrams_in:
             cells[4:4] = [("datagrams", meter.datagrams_in)]
+        if meter.datagrams_overflowed:
+            cells[5:5] = [("overflowed", meter.datagrams_overflowed)]
         shown = len(cells) if width >= _NARROW else 3
         names, values = Text(style="dim"), Text()
         for name, value in cells[:shown]:
             text = text_of_count(value)
             column = max(len(name), len(text), 6) + 2
             names.append(f"{name:<{column}}")
-            values.append(f"{text:<{column}}", style="red" if name == "refused" and value else "")
+            values.append(f"{text:<{column}}", style="red" if name in _BAD and value else "")
         return [names, values]
 
     def _rates(self, width: int, height: int) -> list[Text]:

@@ -6,7 +6,7 @@
     addresses        TLVs …
 
 The length is what follows it. The specification lets it be up to 65,535; here at most
-`MAX_LENGTH`, because nobody else needs more: the addresses take 216 bytes at most, a server name
+`MAX_LENGTH`, because no header needs more: the addresses take 216 bytes at most, a server name
 255, a client's certificate 1 or 2 KiB, and everything else some dozens.
 """
 
@@ -110,8 +110,10 @@ def parse(header: bytes) -> Message:
     try:
         for kind, begin, end in tlvs.spans(header, HEAD + _ADDRESSES.get(family, 0)):
             if kind == CRC32C:
-                if end - begin != _CHECKSUM or checksum_at is not None:
-                    raise HeaderError("it has not one checksum of 4 bytes")
+                if end - begin != _CHECKSUM:
+                    raise HeaderError(f"its checksum has {end - begin} bytes instead of 4")
+                if checksum_at is not None:
+                    raise HeaderError("it has two checksums")
                 checksum_at = begin
             elif kind != NOOP:
                 fields.append((kind, header[begin:end]))

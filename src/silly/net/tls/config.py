@@ -6,6 +6,7 @@ place of either.
 
 from __future__ import annotations
 
+import copy
 import os
 import ssl
 import time
@@ -298,6 +299,12 @@ class Client:
         """The `ssl.SSLContext` of its connections."""
         return self._context
 
+    def separate(self) -> Client:
+        """Return a client with the same settings that remembers sessions of its own."""
+        other = copy.copy(self)
+        other._sessions = OrderedDict()
+        return other
+
     def name_for(self, host: str | None) -> str | None:
         """Return the name that the certificate of *host* must have.
 
@@ -492,12 +499,14 @@ def _load_authorities(context: ssl.SSLContext, path: str) -> None:
     try:
         if Path(path).is_dir():
             context.load_verify_locations(capath=path)
+            has_list = any(Path(path).glob("*.r[0-9]*"))
         else:
             Path(path).read_bytes()
             context.load_verify_locations(path)
+            has_list = context.cert_store_stats()["crl"] > 0
     except ssl.SSLError as error:
         raise _named(error, path) from None
-    if context.cert_store_stats()["crl"]:
+    if has_list:
         context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import ssl
-from typing import Final
 
 from silly._engine import stream_errors
 from silly._engine.interface import Stream
@@ -13,52 +12,20 @@ from silly._values.arguments import seconds_or_none
 from silly.errors import ConcurrentRead, at_address
 from silly.net.addr import format_sockaddr
 from silly.net.tls.config import Server, as_client, as_server
+from silly.net.tls.hello import read_hello
 from silly.net.tls.kinds import Session
-from silly.net.tls.session import HEADER, RECORD
 
-__all__ = ["accept", "is_for_servers", "read_hello", "request", "start"]
-
-_HANDSHAKE: Final = 22  # the type of a record (RFC 8446, section 5.1)
+__all__ = ["accept", "is_for_servers", "request", "start"]
 
 
 async def accept(conn: Stream, hello: bytes, server: Server) -> None:
-    """Do the handshake as the server, whose client began with the record *hello*.
+    """Do the handshake as the server, whose client began with *hello*.
 
     Raises:
         ssl.SSLError, OSError: it failed, and the connection with it.
     """
     conn._put_filter(server.new_session(), hello)
     await conn._wait_ready()
-
-
-async def read_hello(conn: Stream) -> bytes:
-    """Read the first record of a handshake.
-
-    Raises:
-        ssl.SSLError: it is not one.
-        EndOfStream: the client finished.
-    """
-    header = await conn.read(HEADER)
-    length = int.from_bytes(header[3:])
-    if header[0] != _HANDSHAKE or header[1] != 3 or not 0 < length <= RECORD:
-        raise _not_tls(header)
-    return header + await conn.read(length)
-
-
-def _not_tls(header: bytes) -> ssl.SSLError:
-    if header[0] & 0x80 and header[2] == 1:
-        reason, text = "UNSUPPORTED_PROTOCOL", "the client speaks SSL 2.0"
-    elif header.partition(b" ")[0] in _METHODS or header in _LONG_METHODS:
-        reason, text = "HTTP_REQUEST", "the client speaks HTTP without TLS"
-    else:
-        reason, text = "WRONG_VERSION_NUMBER", f"the client does not speak TLS: it sent {header!r}"
-    error = ssl.SSLError(ssl.SSL_ERROR_SSL, text)
-    error.reason = reason
-    return error
-
-
-_METHODS: Final = (b"GET", b"PUT", b"POST", b"HEAD")
-_LONG_METHODS: Final = (b"OPTIO", b"DELET", b"PATCH", b"CONNE", b"TRACE")
 
 
 async def request(conn: Stream, session: Session, named: str) -> None:

@@ -12,7 +12,8 @@ from silly.net.preface import PrefaceError
 from silly.net.tally import count
 from silly.net.tls.config import Server
 from silly.net.tls.failures import reason_of, text_of
-from silly.net.tls.handshake import accept, read_hello
+from silly.net.tls.handshake import accept
+from silly.net.tls.hello import read_hello
 from silly.net.tls.turns import Turns
 
 __all__ = ["Handshakes"]
