@@ -20,12 +20,13 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from silly._engine import engine
 from silly._engine.interface import DatagramLimits, Drain
 from silly._engine.stream_errors import Buffer
 from silly._loop.live import Live
+from silly._loop.registry import PerLoop
 from silly._values.arguments import seconds_or_none, size
 from silly.net import addr as addresses
 from silly.net.addr import TCPAddress
@@ -375,22 +376,63 @@ def _groups(multicast: str | Iterable[str] | None) -> tuple[Group, ...]:
     return tuple(group(each) for each in ([multicast] if isinstance(multicast, str) else multicast))
 
 
+class _Sockets:
+    """The owner of the sockets of one event loop: counts those that are closed, too."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._live = Live.of(loop)
+        self._past: dict[str, Any] = {}
+
+    def socket_closed(self, sock: EngineSocket) -> None:
+        self._past = _sum(self._past, sock._counts)
+        self._live.socket_closed(sock)
+
+    def totals(self) -> dict[str, Any]:
+        totals = self._past
+        sockets = cast("set[EngineSocket]", self._live.sockets)
+        for sock in list(sockets):
+            totals = _sum(totals, sock._counts)
+        return {"sockets": len(sockets), **totals}
+
+
+_sockets: Final = PerLoop("sockets", _Sockets)
+
+
+def _sum(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Return the sums of two results of `Datagrams._counts`."""
+    sums = dict(first)
+    for name, value in second.items():
+        if isinstance(value, dict):
+            sums[name] = _sum(sums.get(name, {}), value)
+        else:
+            sums[name] = sums.get(name, 0) + (value or 0)
+    return sums
+
+
+def totals(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
+    """Return the sums of `SocketStats` of all sockets of *loop*, past and present, by name.
+
+    ``sockets`` is how many are open now.
+    """
+    return _sockets.of(loop).totals()
+
+
 def _adopt(
     loop: asyncio.AbstractEventLoop, sock: socket.socket, bounds: DatagramLimits
 ) -> EngineSocket:
     """Return a `Socket` over *sock*, which belongs to it from now on."""
-    live = Live.of(loop)
+    owner = _sockets.of(loop)
     try:
         local = sock.getsockname()
         dual = sock.family == socket.AF_INET6 and not sock.getsockopt(
             socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
         )
-        made = EngineSocket(sock, loop, live, limits=bounds, answers_from=is_everywhere(local))
+        made = EngineSocket(sock, loop, owner, limits=bounds, answers_from=is_everywhere(local))
     except BaseException:
         sock.close()
         raise
     made._dual = dual
-    live.add_socket(made)
+    Live.of(loop).add_socket(made)
     return made
 
 
