@@ -1,6 +1,7 @@
 """The parts of ``silly bench``, from plain data up to processes:
 
-- `plan`: the settings of a run; `sizes`, `schedule`, `asserts`: settings with a syntax.
+- `plan`: the settings of a run; `encryption`: those of TLS; `sizes`, `schedule`, `asserts`:
+  settings with a syntax.
 - `messages`: requests and their expected replies; `verify`: the diagnosis of a wrong reply.
 - `histogram`, `recorder`: latencies and counts.
 - `dispatcher`: which requests may be sent, and when; `connector`: opens connections.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from silly.bench import messages
+from silly.bench.encryption import Encryption
 from silly.bench.messages import Factory, framed
 from silly.bench.schedule import Ramp, Schedule, Stage
 from silly.bench.sizes import Sizes
@@ -53,6 +54,8 @@ class Plan:
     interval: float = 1.0
     busy_poll: bool = False
     seed: int = 1
+    tls: Encryption | None = None
+    """None: connections are not encrypted."""
     udp: bool = False
     """Whether each request and each reply is a datagram."""
 
@@ -86,6 +89,7 @@ class Plan:
              "--stage without --rate: the number of connections must be whole"),
             (self.udp and not isinstance(addresses.parse(self.addr), addresses.TCPAddress),
              f"--udp and {self.addr}: UDP needs an ADDR with a port"),
+            (self.udp and self.tls is not None, "--udp and --tls: datagrams are not encrypted"),
             (self.udp and self.mode != "keep",
              f"--udp and --mode {self.mode}: UDP has no connections"),
             (self.most_connections < self.workers,

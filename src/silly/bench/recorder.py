@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from silly.bench.clock import NEVER
 from silly.bench.histogram import Histogram
+from silly.net.tls.info import TLSInfo
 
 __all__ = ["AFTER", "LATE", "Interval", "Recorder"]
 
@@ -25,6 +26,9 @@ _OF_DATAGRAMS: Final = (
     "datagrams_in", "lost", "duplicates", "reordered", "late_replies", "own_drops",
 )  # fmt: skip
 _DESCRIBED: Final = 10  # errors of each kind to describe; all are counted
+
+
+_OPTIONAL: Final = ("service", "connects", "handshakes", "resumptions")  # histograms
 
 
 class Interval:
@@ -39,6 +43,7 @@ class Interval:
         "datagrams_in",
         "duplicates",
         "errors",
+        "handshakes",
         "idle",
         "index",
         "late",
@@ -50,6 +55,7 @@ class Interval:
         "max_lag",
         "own_drops",
         "reordered",
+        "resumptions",
         "sent",
         "service",
         "unanswered",
@@ -65,6 +71,10 @@ class Interval:
         """Open loop: from when the request was sent."""
         self.connects: Histogram | None = None
         """How long connecting took, until a connection was made or timed out."""
+        self.handshakes: Histogram | None = None
+        """How long full handshakes of TLS took."""
+        self.resumptions: Histogram | None = None
+        """The same, of those that continued an earlier session."""
         self.errors: dict[str, int] = {}
         self.connections = 0
         """How many were open at the end of the interval; meaningless in a sum over time."""
@@ -103,7 +113,7 @@ class Interval:
         """Add the figures of *other*."""
         self.length = max(self.length, other.length)
         self.latency.merge(other.latency)
-        for name in ("service", "connects"):
+        for name in _OPTIONAL:
             theirs = getattr(other, name)
             if theirs is not None:
                 if getattr(self, name) is None:
@@ -127,7 +137,7 @@ class Interval:
     def to_dict(self) -> dict[str, Any]:
         """Return the interval as plain data, for `from_dict`."""
         plain: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
-        for name in ("latency", "service", "connects"):
+        for name in ("latency", *_OPTIONAL):
             if plain[name] is not None:
                 plain[name] = plain[name].to_list()
         return plain
@@ -137,7 +147,7 @@ class Interval:
         """Return the interval that `to_dict` has written."""
         made = cls(plain["index"])
         for name, value in plain.items():
-            if name in ("latency", "service", "connects") and value is not None:
+            if name in ("latency", *_OPTIONAL) and value is not None:
                 setattr(made, name, Histogram.from_list(value))
             else:
                 setattr(made, name, value)
@@ -164,6 +174,8 @@ class Recorder:
         self.first_errors: dict[str, list[str]] = {}
         """Descriptions of the first errors of each kind."""
         self.error_count = 0
+        self.negotiated: dict[str, str | None] | None = None
+        """What the last handshake of TLS has negotiated."""
         self.connections: Callable[[], int] = lambda: 0
         """Returns how many connections are open."""
         self.on_measuring: Callable[[], None] = lambda: None
@@ -175,8 +187,9 @@ class Recorder:
         """Start to record at *now*; interval 0 begins at *zero*, measuring ends at *end*."""
         self._begun, self._zero, self._end = now, zero, end
         setup, self.now = self.now, Interval(self._index(now))
-        if setup.connects is not None:
-            self.now.connects = setup.connects
+        for name in ("connects", "handshakes", "resumptions"):
+            if (made := getattr(setup, name)) is not None:
+                setattr(self.now, name, made)
         self.now.errors = setup.errors
         self._cpu_before = self._cpu()
         self._set_end()
@@ -281,6 +294,16 @@ class Recorder:
         if self.now.connects is None:
             self.now.connects = Histogram()
         self.now.connects.record(nanoseconds)
+
+    def encrypted(self, nanoseconds: int, info: TLSInfo) -> None:
+        """Record that a handshake of TLS took *nanoseconds*, and what was negotiated."""
+        name = "resumptions" if info.resumed else "handshakes"
+        histogram = getattr(self.now, name)
+        if histogram is None:
+            histogram = Histogram()
+            setattr(self.now, name, histogram)
+        histogram.record(nanoseconds)
+        self.negotiated = {"version": info.version, "cipher": info.cipher, "alpn": info.alpn}
 
     def failed(self, now: int, kind: str, text: str, count: int = 1) -> None:
         """Record *count* errors of *kind*; *text* says on which connection, and what is wrong."""

@@ -93,6 +93,7 @@ def build(
         "latency": _latencies(total.latency),
         "service": None if total.service is None else _latencies(total.service),
         "connect": None if everything.connects is None else _latencies(everything.connects),
+        "tls": _encryption(fleet, everything),
         "open_loop": _open_loop(plan, fleet, total),
         "udp": _datagrams(everything) if plan.udp else None,
         "errors": {
@@ -152,6 +153,18 @@ def _open_loop(plan: Plan, fleet: Fleet, total: Interval) -> dict[str, Any] | No
         "late": total.late,
         "late_by_client": total.late_by_client,
         "max_lag": total.max_lag / 1e9,
+    }
+
+
+def _encryption(fleet: Fleet, everything: Interval) -> dict[str, Any] | None:
+    negotiated = [each["negotiated"] for each in fleet.summaries if each["negotiated"]]
+    if not negotiated:
+        return None
+    full, resumed = everything.handshakes, everything.resumptions
+    return {
+        **negotiated[0],
+        "full": None if full is None else _latencies(full),
+        "resumed": None if resumed is None else _latencies(resumed),
     }
 
 

@@ -36,6 +36,8 @@ def described(result: dict[str, Any]) -> str:
         parts[-1] += f", {text_of_count(plan['depth'])} requests in flight on each"
     if plan["mode"] == "reconnect":
         parts.append("a new one for each request")
+    if plan["tls"] is not None:
+        parts.append("TLS")
     return ", ".join(parts)
 
 
@@ -155,6 +157,17 @@ def _others(result: dict[str, Any]) -> Iterator[str]:
             f"p50 {duration_text(connect['percentiles']['50'])}, "
             f"max {duration_text(connect['max'])}",
         )
+    if (tls := result["tls"]) is not None:
+        protocol = f", ALPN {tls['alpn']}" if tls["alpn"] else ""
+        yield _row("TLS", f"{tls['version']}, {tls['cipher']}{protocol}")
+        for kind in ("full", "resumed"):
+            if (taken := tls[kind]) is not None:
+                yield _row(
+                    f"  {kind}",
+                    f"{counted(taken['count'], 'handshake')}, "
+                    f"p50 {duration_text(taken['percentiles']['50'])}, "
+                    f"max {duration_text(taken['max'])}",
+                )
     client = result["client"]
     polling = " (busy polling)" if client["busy_poll"] else ""
     workers = counted(client["workers"], "worker")

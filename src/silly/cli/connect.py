@@ -29,12 +29,13 @@ from silly.cli.connecting.shaping import (
     bytes_per_row,
 )
 from silly.cli.options import Option, grouped
-from silly.cli.tls import CLIENT, Watched, advice, check_name, client_of, described
+from silly.cli.tls import CLIENT, Watched, check_name, client_of, described
 from silly.errors import ConnectionClosed, EndOfStream
 from silly.net import addr as addresses
 from silly.net import tcp, udp
 from silly.net.proxy import ProxyHeader
 from silly.net.tcp import Conn, Limits
+from silly.net.tls.advice import advice
 from silly.text import printable
 
 __all__ = ["main"]
