@@ -74,7 +74,7 @@ def ask_with_datagram(port: int) -> bytes:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(10)
         sock.connect(("127.0.0.1", port))
-        sock.send(b"hello")
+        sock.send(b"hello\n")
         return sock.recv(100)
 
 
@@ -97,8 +97,8 @@ def test_block_serves(block: str, port: int, tmp_path: Path) -> None:
     with process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        if "udp.bind" in block:
-            assert ask_with_datagram(port) == b"hello"
+        if "udp.bind" in block or "udp.listen" in block:
+            assert ask_with_datagram(port) == b"hello\n"
         else:
             ask_with_stream(port, block, process.stdout)
         process.send_signal(signal.SIGTERM)

@@ -21,6 +21,7 @@ from silly import task
 from silly._loop.live import Live
 from silly.errors import ConcurrentRead, ConnectionClosed, WriteQueueFull
 from silly.net import udp
+from silly.net.datagrams import EngineSocket, totals
 
 ANY = "127.0.0.1:0"
 DEADLINE = 20.0
@@ -431,7 +432,7 @@ class Full:
         loop = asyncio.get_running_loop()
         limits = (65535, max_queued, 1 << 20, max_unsent, strict)
         live = Live.of(loop)
-        self.sock: udp.Socket = udp.EngineSocket(ours, loop, live, limits=limits)
+        self.sock: udp.Socket = EngineSocket(ours, loop, live, limits=limits)
         self.sock._dual = False
         live.add_socket(self.sock)
 
@@ -717,6 +718,7 @@ async def test_groups_are_checked() -> None:
 ECHO = """
 import sys, silly
 from silly.net import udp
+from silly.net.datagrams import EngineSocket, totals
 
 async def main():
     sock = udp.bind(sys.argv[1])
@@ -825,7 +827,7 @@ async def test_metrics_count_all_sockets_past_and_present() -> None:
     from silly import metrics
 
     loop = asyncio.get_running_loop()
-    before = udp.totals(loop)
+    before = totals(loop)
     async with pair(max_queued=2) as (sock, client):
         for number in range(5):
             client.send(b"%d" % number)

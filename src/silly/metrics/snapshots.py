@@ -13,7 +13,8 @@ from silly._engine import engine
 from silly._loop.live import Live
 from silly.metrics.merging import Snapshot
 from silly.metrics.meter import Meter
-from silly.net import tcp, udp
+from silly.net import tcp
+from silly.net.datagrams import totals
 
 __all__ = ["snapshot", "snapshot_in_turns"]
 
@@ -53,7 +54,7 @@ def _snapshot(meter: Meter, stats: Mapping[tcp.Listener, tcp.ListenerStats]) -> 
 
 
 def _datagrams(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
-    found = udp.totals(loop)
+    found = totals(loop)
     dropped = {
         "kernel": "dropped_by_kernel",
         "queue": "dropped_by_queue",

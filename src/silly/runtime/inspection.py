@@ -32,8 +32,8 @@ from silly.text import printable
 
 if TYPE_CHECKING:
     from silly.net.conn import StreamConn
+    from silly.net.datagrams import Socket
     from silly.net.tcp import Listener
-    from silly.net.udp import Socket
 
 __all__ = ["LISTED", "connections", "is_program", "listeners", "place_of", "report", "tasks"]
 
