@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -43,10 +44,11 @@ class Seen:
         return self.infos[-1]
 
 
-async def run(*command: str, stdin: bytes = b"") -> str:
+async def run(*command: str, stdin: bytes = b"", **environment: str) -> str:
     """Run *command*; return its standard output and error."""
     process = await asyncio.create_subprocess_exec(
         *command,
+        env=os.environ | environment,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -267,6 +269,10 @@ async def test_curl() -> None:
         assert listener.stats.refused == {"tls_alert": 1, "not_tls": 1}
 
 
+# Seconds that testssl.sh waits for answers that never come.
+WAITS = ("MAX_WAITSOCK", "CCS_MAX_WAITSOCK", "HEARTBLEED_MAX_WAITSOCK")
+
+
 @pytest.mark.heavy
 @pytest.mark.no_engine
 @pytest.mark.skipif(shutil.which("testssl") is None, reason="needs testssl.sh")
@@ -284,6 +290,7 @@ def test_testssl_finds_nothing(tmp_path: Path) -> None:
                 *("--protocols", "--std", "--server-defaults", "--vulnerable", "--fast"),
                 *("--add-ca", certificates.ca_file(), "--severity", "LOW", "--nodns", "min"),
                 *("--jsonfile", str(found), f"localhost:{port}"),
+                **dict.fromkeys(WAITS, "1"),
             )
 
     asyncio.run(main())
