@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,13 @@ class Seen:
         return self.infos[-1]
 
 
-async def run(*command: str, stdin: bytes = b"", **environment: str) -> str:
+async def run(
+    *command: str, stdin: bytes = b"", environment: Mapping[str, str] | None = None
+) -> str:
     """Run *command*; return its standard output and error."""
     process = await asyncio.create_subprocess_exec(
         *command,
-        env=os.environ | environment,
+        env={**os.environ, **(environment or {})},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -290,7 +293,7 @@ def test_testssl_finds_nothing(tmp_path: Path) -> None:
                 *("--protocols", "--std", "--server-defaults", "--vulnerable", "--fast"),
                 *("--add-ca", certificates.ca_file(), "--severity", "LOW", "--nodns", "min"),
                 *("--jsonfile", str(found), f"localhost:{port}"),
-                **dict.fromkeys(WAITS, "1"),
+                environment=dict.fromkeys(WAITS, "1"),
             )
 
     asyncio.run(main())
