@@ -20,6 +20,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ADDR ?= 127.0.0.1:9999
 PYTEST ?= --numprocesses 4 --dist worksteal
+PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 # The programs that tests start take half as long with their bytecode cached.
 unexport PYTHONDONTWRITEBYTECODE
@@ -58,7 +59,7 @@ restarts: $(VENV)/.installed
 asan: $(VENV)/.installed-dev
 	rm -rf build/asan && mkdir -p build/asan && cp -r src setup.py pyproject.toml README.md LICENSE tests fuzz build/asan
 	rm -f build/asan/src/silly/_engine/native/*.so
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'Cython>=3.1' 'setuptools>=77'
+	$(PIP) 'Cython>=3.1' 'setuptools>=77'
 	cd build/asan && SILLY_BUILD_NATIVE=1 SILLY_CFLAGS="-fsanitize=address -fno-omit-frame-pointer -g" \
 	  SILLY_LDFLAGS=-fsanitize=address ../../$(VENV)/bin/python setup.py -q build_ext --inplace
 	cd build/asan && PYTHONPATH=src PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 SILLY_ENGINE=native \
@@ -69,7 +70,7 @@ asan: $(VENV)/.installed-dev
 # depend on speed or messages, because each line is traced. The coverage of programs that are
 # killed is lost.
 coverage: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'coverage>=7.10' 'Cython>=3.1' 'setuptools>=77'
+	$(PIP) 'coverage>=7.10' 'Cython>=3.1' 'setuptools>=77'
 	rm -rf build/coverage && mkdir -p -m a+rwx build/coverage  # for programs that give up their rights
 	cp -r src tests docs examples benchmarks experiments fuzz setup.py pyproject.toml LICENSE *.md build/coverage
 	rm -f build/coverage/src/silly/_engine/native/*.so
@@ -109,8 +110,8 @@ sessions: $(VENV)/.installed-dev
 	done
 
 fuzz: SECONDS ?= 1200
-fuzz: $(VENV)/.installed
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+fuzz: $(VENV)/bin/python
+	$(PIP) --editable '.[fuzz]'
 	mkdir -p build/fuzz
 	for target in reading proxy_header; do \
 	  $(VENV)/bin/python fuzz/$$target.py -max_total_time=$(SECONDS) -max_len=400 -timeout=10 \
@@ -124,29 +125,35 @@ $(VENV)/bin/python:
 	  echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu:" >&2; \
 	  echo "apt-get install python3-venv" >&2; rm -rf $(VENV); exit 2; }
 
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml
-	echo "Installing silly into $(VENV)"
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable .
+# Each of these calls pip once, because each call compiles the native engine.
+
+WARN_IF_PORTABLE = \
 	if [ "$$($(VENV)/bin/python -c "import silly; print(silly.engine())")" != native ]; then \
 	  echo "silly: the native engine was not built (it needs Linux, gcc and Python's headers);"; \
 	  echo "silly: the portable engine is used instead: everything works, but more slowly"; fi
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml
+	echo "Installing silly into $(VENV)"
+	$(PIP) --editable .
+	$(WARN_IF_PORTABLE)
 	touch $@
 
 # The tools that the README uses next.
-$(VENV)/.installed-cli: $(VENV)/.installed
-	echo "Installing the tools' libraries into $(VENV)"
-	if $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[cli]'; \
-	then touch $@; else echo "silly: not installed; only silly bench, silly connect and silly echo need them" >&2; fi
+$(VENV)/.installed-cli: $(VENV)/bin/python pyproject.toml
+	echo "Installing silly and its tools into $(VENV)"
+	if $(PIP) --editable '.[cli]'; then touch $(VENV)/.installed $@; $(WARN_IF_PORTABLE); else \
+	  echo "silly: not installed: what silly bench, silly connect and silly echo need" >&2; \
+	  $(MAKE) --no-print-directory $(VENV)/.installed; fi
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	echo "Installing what the tests need into $(VENV)"
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	touch $@
+$(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml
+	echo "Installing silly and what its tests need into $(VENV)"
+	$(PIP) --editable '.[dev]'
+	touch $(VENV)/.installed $@
 
-$(VENV)/.installed-bench: $(VENV)/.installed
-	echo "Installing the peers into $(VENV)"
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
-	touch $@
+$(VENV)/.installed-bench: $(VENV)/bin/python pyproject.toml
+	echo "Installing silly and its peers into $(VENV)"
+	$(PIP) --editable '.[bench]'
+	touch $(VENV)/.installed $@
 
 clean:
 	rm -rf .venv .venv-* build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -61,10 +61,10 @@ def test_an_error_of_a_connection_is_not_taken_for_the_end_of_the_parent(
     monkeypatch.setattr(worker, "gc", Mock())
     ours, theirs = Pipe()
     with ours:
-        ours.send(worker.Job(Plan("127.0.0.1:1", rate=1.0, mode="reconnect"), 0))
+        job = worker.Job(Plan("127.0.0.1:1", rate=1.0, mode="reconnect"), 0)
         ours.send(("start", 7))
         with theirs:
-            worker.main(os.dup(theirs.fileno()))
+            worker.main(job, theirs)
         assert ours.recv() == ("ready", [])
         kind, text = ours.recv()
         assert kind == "crash"

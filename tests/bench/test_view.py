@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -23,6 +24,7 @@ from silly.bench.schedule import Stage
 from silly.bench.view import View, sparkline
 from tests.bench import servers
 from tests.bench.servers import serving
+from tests.cli.terminal import python_path
 
 pytestmark = pytest.mark.no_engine
 
@@ -104,6 +106,15 @@ def test_no_color_is_respected(echo: str, env: dict[str, str], coloured: bool) -
 def test_a_dumb_terminal_gets_no_escapes(echo: str) -> None:
     terminal = Terminal(80, echo, "-t", "200ms", "--interval", "50ms", TERM="dumb")
     assert "\x1b" not in terminal.end()
+
+
+def test_without_rich_one_line_says_what_to_do(echo: str, tmp_path: Path) -> None:
+    (tmp_path / "rich.py").write_text("raise ModuleNotFoundError('there is none', name='rich')")
+    terminal = Terminal(80, echo, PYTHONPATH=python_path(tmp_path))
+    text = " ".join(terminal.end().split())
+    assert terminal.process.returncode == 2
+    assert text.startswith("silly bench: the live view needs rich: ")
+    assert text.endswith(" (or --quiet)")
 
 
 def test_an_interrupted_run_restores_the_terminal_and_prints_the_summary(echo: str) -> None:

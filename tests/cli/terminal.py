@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import pty
@@ -23,6 +24,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import pyte
+
+from silly.cli import main
 
 SILLY = [sys.executable, "-m", "silly"]
 DEADLINE = 40.0  # seconds, for anything that must happen
@@ -201,13 +204,36 @@ def silly(*args: str, data: bytes = b"", code: int = 0) -> subprocess.CompletedP
     return done
 
 
-def refused(*args: str, code: int = 2) -> str:
+def called(*args: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Call the command in this process: enough, and faster, where only its text matters."""
+    words = list(map(str, args))
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as errors,
+    ):
+        done = main(words)
+    assert done == code, (out.getvalue(), errors.getvalue())
+    return subprocess.CompletedProcess(words, done, out.getvalue(), errors.getvalue())
+
+
+def misused(*args: object) -> str:
+    """Call the command, which must not understand its arguments; return the line that says so."""
+    return one_line(called(*args, code=2), str(args[0]))
+
+
+def refused(*args: str, code: int) -> str:
     """Run the command, which must fail with one line; return the line."""
     done = silly(*args, code=code)
-    assert done.stdout == b""
-    lines = done.stderr.decode().splitlines()
+    return one_line(
+        subprocess.CompletedProcess(args, code, done.stdout.decode(), done.stderr.decode()), args[0]
+    )
+
+
+def one_line(done: subprocess.CompletedProcess[str], verb: str) -> str:
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
     assert len(lines) == 1, lines
-    assert lines[0].startswith(f"silly {args[0]}: ")
+    assert lines[0].startswith(f"silly {verb}")
     return lines[0]
 
 

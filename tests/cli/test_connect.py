@@ -19,7 +19,7 @@ from prompt_toolkit.application import create_app_session
 from prompt_toolkit.output import DummyOutput
 
 from silly.cli.connecting.prompt import Prompt, Recent
-from tests.cli.terminal import Echo, Terminal, refused, silly, started
+from tests.cli.terminal import Echo, Terminal, misused, refused, silly, started
 
 LOCAL = "127.0.0.1:0"
 
@@ -290,7 +290,7 @@ def test_signals_in_a_pipe(number: int, code: int) -> None:
     ],
 )
 def test_bad_usage_is_one_line(args: list[str], why: str) -> None:
-    assert why in refused("connect", *args)
+    assert why in misused("connect", *args)
 
 
 @pytest.mark.no_engine

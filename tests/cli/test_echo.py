@@ -25,6 +25,7 @@ from tests.cli.terminal import (
     Terminal,
     dialled,
     exchange,
+    misused,
     refused,
     silly,
     started,
@@ -512,7 +513,7 @@ def test_many_addresses_fit_a_small_screen() -> None:
     ],
 )
 def test_bad_usage_is_one_line(args: list[str], why: str) -> None:
-    assert why in refused("echo", *args)
+    assert why in misused("echo", *args)
 
 
 def test_an_address_in_use_is_one_line_and_nothing_stays_bound(tmp_path: Path) -> None:

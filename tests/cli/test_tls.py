@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from silly.net.tls.x509 import fingerprint
-from tests.cli.terminal import DEADLINE, Echo, Terminal, python_path, refused, silly, started
+from tests.cli.terminal import DEADLINE, Echo, Terminal, misused, python_path, silly, started
 from tests.net.tls import certificates
 
 pytestmark = pytest.mark.no_engine
@@ -128,7 +128,7 @@ def test_echo_refuses_what_it_cannot_use(tmp_path: Path) -> None:
          "the private key does not belong to the certificate"),
         (("--tls", "--udp"), "--udp and --tls: datagrams are not encrypted"),
     ):  # fmt: skip
-        assert said in refused("echo", LOCAL, *arguments)
+        assert said in misused("echo", LOCAL, *arguments)
 
 
 def test_without_trustme_one_line_says_what_to_install(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_connect_refuses_what_makes_no_sense(tmp_path: Path) -> None:
         (("--tls", "--server-name", ".b"), "label empty or too long"),
         (("--tls", "--listen"), "--listen and --tls: `silly echo --tls` is a server with TLS"),
     ):
-        assert said in refused("connect", "localhost:9999", *arguments)
+        assert said in misused("connect", "localhost:9999", *arguments)
 
 
 def test_a_terminal_shows_the_certificate_and_whom_it_talks_to() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -78,6 +79,7 @@ def run(script: str, **variables: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@functools.cache
 def has_native() -> bool:
     return run("import silly; print(silly.engine())").stdout == "native\n"
 

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -153,6 +154,32 @@ def test_a_handler_starts_without_a_pass_of_the_loop() -> None:
 
     silly.run(main())
     assert passes == [1]
+
+
+BROKEN = """
+import asyncio, os, silly
+from silly.net import tcp
+
+async def main():
+    loop = asyncio.get_running_loop()
+    tcp.listen("127.0.0.1:0", print)
+    sets = {fd for fd in range(100) if os.path.exists(path := f"/proc/self/fd/{fd}")
+            and os.readlink(path) == "anon_inode:[eventpoll]"}
+    (reactor,) = sets - {loop._selector.fileno()}
+    os.close(reactor)
+    await asyncio.sleep(3600)
+
+silly.run(main())
+"""
+
+
+def test_a_reactor_that_cannot_wait_ends_the_loop() -> None:
+    """It would report that again and again, without ever waiting."""
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert "epoll_wait: Bad file descriptor" in done.stderr
+    assert done.returncode == 1
 
 
 def test_a_policy_for_another_loop_is_respected() -> None:

@@ -153,7 +153,7 @@ async def rest() -> None:
 
 async def client_of(addr: str, requests: list[bytes], serve: Serve) -> bytes:
     """Send the requests in turn, each in two pieces; return everything received until the end."""
-    received = b""
+    received = bytearray()
     async with await tcp.connect(addr, read_limit=10_000) as conn:
         try:
             for request in requests:
@@ -174,7 +174,7 @@ async def client_of(addr: str, requests: list[bytes], serve: Serve) -> bytes:
                 received += await conn.read()
         except (EndOfStream, ConnectionResetError, BrokenPipeError):
             pass
-        return received + await conn.read(conn.unread_bytes if conn.is_alive else 0)
+        return bytes(received) + await conn.read(conn.unread_bytes if conn.is_alive else 0)
 
 
 @pytest.mark.heavy

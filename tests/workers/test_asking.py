@@ -37,7 +37,7 @@ def merging() -> Iterator[None]:
 async def answers(supervisor: Supervisor, count: int) -> list[Any]:
     """Return the answers once there are *count* of them."""
     while True:
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0.02)  # each question takes processor time from starting workers
         found = await supervisor.ask("stats")
         if len(found) == count:
             return found
@@ -105,7 +105,7 @@ async def test_answers_of_ended_workers_can_be_merged(tmp_path: Path, merging: N
         before = {each["pid"] for each in await supervisor.ask("stats") if "pid" in each}
         supervisor.restart()
         while before & set(supervisor.pids):
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.02)
         found = await answers(supervisor, 3)
         assert found[2] == {"accepted": 5}
     supervisor.stop()

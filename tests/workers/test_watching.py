@@ -42,7 +42,7 @@ class Scraping:
         self._thread = threading.Thread(target=self._scrape)
 
     def _scrape(self) -> None:
-        while not self._stop.is_set():
+        while not self._stop.wait(0.01):
             try:
                 found = scraped(self._url)
             except OSError as error:
@@ -97,7 +97,7 @@ def test_workers_are_watched_as_one(tmp_path: Path) -> None:
         count += 1
         silly.until(rf"\d to {addr}: peer_finished, ")
 
-        with Load(addr, clients=2) as load, Scraping(url) as scraping:
+        with Load(addr) as load, Scraping(url) as scraping:
             for _ in range(2):
                 load.more(10)
                 silly.send(signal.SIGHUP)

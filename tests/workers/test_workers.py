@@ -58,7 +58,7 @@ def test_rolling_restarts_under_load_lose_no_connection(tmp_path: Path, options:
         silly.until("is ready", times=2)
         with Load(addr) as load:
             pids = {who(addr)[1] for _ in range(20)}
-            for _ in range(5):
+            for _ in range(3):
                 load.more(20)
                 silly.send(signal.SIGHUP)
                 silly.until(": restarted$")
@@ -252,6 +252,34 @@ def test_signal_drains_and_the_second_forces(tmp_path: Path, number: signal.Sign
             assert silly.process.returncode == 0
 
 
+def test_the_second_signal_forces_a_worker_that_has_not_reported(tmp_path: Path) -> None:
+    text = """
+        from silly._loop import signals
+        from silly.workers.worker import Worker
+
+        signals.DEBOUNCE = 600
+        Worker.running = lambda *_, **__: None
+    """
+    with running(
+        "-m",
+        "silly",
+        "--workers",
+        "1",
+        "--grace",
+        "600",
+        script(tmp_path, textwrap.dedent(text) + ECHO),
+    ) as silly:
+        with dial(silly.until(LISTENING)[0]) as sock:
+            sock.sendall(b"one\n")
+            assert sock.recv(100) == b"one\n"
+            silly.send(signal.SIGINT)
+            silly.until("stopping; waiting up to 600 s for 1 worker ")
+            silly.send(signal.SIGTERM)
+            silly.rest()
+            assert silly.process.returncode == 0
+            assert "did not stop in time" not in silly.output
+
+
 def test_worker_that_does_not_stop_is_killed(tmp_path: Path) -> None:
     text = """
         import signal, time
@@ -316,7 +344,7 @@ def test_unix_socket_survives_its_workers_and_is_removed_by_the_supervisor(tmp_p
     with running("-m", "silly", "--workers", "2", script(tmp_path), f"unix:{path}") as silly:
         silly.until("is ready", times=2)
         inode = path.stat().st_ino
-        with Load(f"unix:{path}", clients=2) as load:
+        with Load(f"unix:{path}") as load:
             silly.send(signal.SIGHUP)
             silly.until(": restarted$")
         assert load.failures == []

@@ -100,15 +100,14 @@ class Ends:
         if self._is_draining:
             self.changed.set()
 
-    def conn_closed(self, conn: Stream) -> None:
+    def conn_closed(self, conn: Any) -> None:
         """Record that the socket of *conn* is closed; called by its stream."""
         ticket = self._tickets.pop(conn, None) if self._tickets else None
-        self._admission.leave(conn._client if ticket is None else ticket)
+        self._admission.leave(conn._packed_client() if ticket is None else ticket)
         limit = conn._ended_by
         log_it = limit is not None and self._count_limit(limit)
-        bytes_in, bytes_out = conn._counts
-        self.past_bytes_in += bytes_in
-        self.past_bytes_out += bytes_out
+        self.past_bytes_in += conn._received()
+        self.past_bytes_out += conn._sent()
         self.lingering.discard(conn)
         if self._on_draining:
             self._on_draining.pop(conn, None)

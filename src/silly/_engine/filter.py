@@ -242,6 +242,12 @@ class Filtered(Timed):
     def _received(self) -> int:
         return self._bytes_in if self._filter is None else self._filter.plain_in
 
+    def _sent(self) -> int:
+        if self._filter is None:
+            return self._bytes_out - self._unsent()
+        # The queue is ciphertext: it counts with its length on the wire.
+        return max(0, self._filter.plain_out - self._unsent())
+
     def _written(self) -> int:
         if self._filter is None:
             return self._bytes_out + self._batched_bytes()
@@ -261,7 +267,4 @@ class Filtered(Timed):
     @property
     def _counts(self) -> tuple[int, int]:
         """The program's bytes: received, and written ones that the operating system took."""
-        if self._filter is None:
-            return self._bytes_in, self._bytes_out - self._unsent()
-        # The queue is ciphertext: it counts with its length on the wire.
-        return self._filter.plain_in, max(0, self._filter.plain_out - self._unsent())
+        return self._received(), self._sent()

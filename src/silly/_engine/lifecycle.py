@@ -241,7 +241,7 @@ class Lifecycle:
         """Report the change in the memory that this connection holds to the budget."""
         raise NotImplementedError
 
-    # `Filtered` overrides the next four (filter.py).
+    # `Filtered` overrides the next five (filter.py).
 
     def _finish_filter(self) -> None:
         """Send the filter's last message."""
@@ -253,6 +253,10 @@ class Lifecycle:
     def _written(self) -> int:
         """Return how many bytes the program has written."""
         return self._bytes_out + self._batched_bytes()
+
+    def _sent(self) -> int:
+        """Return how many of the program's bytes the operating system took."""
+        return self._bytes_out - self._unsent()
 
     def _unfinished(self) -> int:
         """Return how many bytes of the incomplete read have arrived."""
@@ -289,6 +293,9 @@ class Lifecycle:
 
     @property
     def _client(self) -> bytes:
+        return self._packed_client()
+
+    def _packed_client(self) -> bytes:
         return self._peer_ip() if self._addresses is None else packed_ip(self._addresses[0])
 
     def on_draining(self, callback: Callable[[], object] | None) -> None:

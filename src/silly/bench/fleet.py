@@ -1,7 +1,8 @@
 """The worker processes: starting them together, and collecting their reports.
 
 Even a single worker is a process of its own, so that the display does not delay
-replies. The signals in `STOPPING`, which a terminal or timeout(1) sends to all
+replies. They are forked: importing everything once more would take longer than many a
+run. The signals in `STOPPING`, which a terminal or timeout(1) sends to all
 processes, are blocked in the workers: only the fleet stops them. If this process
 dies, their pipes end, and they exit.
 """
@@ -9,28 +10,24 @@ dies, their pipes end, and they exit.
 from __future__ import annotations
 
 import heapq
-import os
+import multiprocessing
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.context import ForkProcess
 from typing import Any, Final, Self
 
+from silly.bench import worker
 from silly.bench.plan import Plan
 from silly.bench.recorder import AFTER, Interval
-from silly.bench.worker import Job
 
 __all__ = ["STOPPING", "Fleet", "NotStarted", "WorkerDied"]
 
 STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """The signals that end a run early."""
 
-_START: Final = (
-    "import sys; sys.path[:] = {path!r}\nfrom silly.bench.worker import main\nmain({descriptor})"
-)
+_FORK: Final = multiprocessing.get_context("fork")
 _TOGETHER: Final = 0.05  # seconds between the order to start and the start
 _KILLED: Final = "a benchmark worker was killed"
 
@@ -59,7 +56,7 @@ class Fleet:
         """When the load started, on the clock `time.perf_counter_ns`."""
         self.ended = 0
         """When the last worker finished; 0 until then."""
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: list[ForkProcess] = []
         self._pipes: list[Connection] = []
         self._reported: dict[Connection, int] = {}
         self._connected: set[Connection] = set()
@@ -69,35 +66,32 @@ class Fleet:
         self._stopped = False
 
     def __enter__(self) -> Self:
-        path = [os.path.abspath(entry) for entry in sys.path]  # noqa: PTH100
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         try:
             for part in range(self.plan.workers):
-                ours, theirs = socket.socketpair()
+                ours, theirs = Pipe()
                 with theirs:
-                    code = _START.format(path=path, descriptor=theirs.fileno())
-                    process = subprocess.Popen(  # noqa: S603 - our own interpreter
-                        [sys.executable, "-c", code],
-                        stdin=subprocess.DEVNULL,
-                        pass_fds=(theirs.fileno(),),
-                    )
-                pipe = Connection(ours.detach())
+                    self._pipes.append(ours)
+                    process = _FORK.Process(target=self._work, args=(part, theirs))
+                    process.start()
                 self._processes.append(process)
-                self._pipes.append(pipe)
-                pipe.send(Job(self.plan, part))
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return self
+
+    def _work(self, part: int, pipe: Connection) -> None:
+        """In a worker: run part number *part* of the plan."""
+        for inherited in self._pipes:
+            inherited.close()
+        worker.main(worker.Job(self.plan, part), pipe)
 
     def __exit__(self, *_: object) -> None:
         for pipe in self._pipes:
             pipe.close()
         for process in self._processes:
-            try:
-                process.wait(timeout=2)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.join(timeout=2)
+            process.kill()
+            process.join()
 
     # ---------------------------------------------------------------------- a run
 

@@ -1,4 +1,4 @@
-"""The progress of a run: a live view on a terminal, otherwise a line for each interval.
+"""The progress of a run as a live view on a terminal.
 
 Needs rich (the extra ``silly-net[cli]``).
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Final, Self, TextIO
+from typing import Final, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -18,88 +18,15 @@ from rich.text import Text
 
 from silly._values.units import duration_text, text_of_count
 from silly.bench.plan import Plan
+from silly.bench.progress import Quiet, in_seconds
 from silly.bench.recorder import AFTER, Interval
 
-__all__ = ["Lines", "Quiet", "View"]
+__all__ = ["View", "sparkline"]
 
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _KEPT: Final = 400  # intervals that a graph may show
 _TALL: Final = 30  # rows of the terminal, from which graphs have more than one row
 _NARROW: Final = 60  # columns, below which a graph has its own line
-
-
-class Quiet:
-    """Shows nothing."""
-
-    period = 0.5
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        pass
-
-    def connecting(self) -> None:
-        """Show nothing."""
-
-    def started(self, plan: Plan) -> None:
-        """Show nothing."""
-
-    def interval(self, interval: Interval) -> None:
-        """Show nothing."""
-
-    def early(self, interval: Interval) -> None:
-        """Show nothing."""
-
-    def tick(self, seconds: float) -> None:
-        """Show nothing."""
-
-
-class Lines(Quiet):
-    """Prints one line for each interval, for logs."""
-
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
-        self._plan: Plan | None = None
-
-    def started(self, plan: Plan) -> None:
-        """Store the plan, for the times of the intervals."""
-        self._plan = plan
-
-    def interval(self, interval: Interval) -> None:
-        """Print a line for *interval*."""
-        errors = sum(interval.errors.values())
-        is_empty = not (interval.latency.count or errors)
-        if self._plan is None or (interval.index in (-1, AFTER) and is_empty):
-            return
-        when = f"{round(interval.index * self._plan.interval + interval.length, 3):g} s"
-        rate = text_of_count(_rate(interval))
-        if interval.index < 0:
-            when = "warm-up"
-        elif interval.index == AFTER:
-            when, rate = "after", "-"
-        found = interval.latency.percentiles((50, 99))
-        p50, p99 = (value / 1e9 for value in found) if found else (None, None)
-        print(
-            f"{when:>8}  {rate:>10} /s  "
-            f"p50 {duration_text(p50):>8}  p99 {duration_text(p99):>8}  "
-            f"max {duration_text(_seconds(interval.latency.maximum)):>8}  errors {errors}",
-            file=self._file,
-            flush=True,
-        )
-
-
-def _rate(interval: Interval) -> float:
-    return interval.requests / interval.length if interval.length > 0 else 0.0
-
-
-def _seconds(nanoseconds: float | None) -> float | None:
-    return None if nanoseconds is None else nanoseconds / 1e9
 
 
 class View(Quiet):
@@ -154,8 +81,8 @@ class View(Quiet):
         if interval.index != AFTER:
             self._last = interval
             self._silent = 0.0 if interval.requests else self._silent + interval.length
-            self._rates.append(_rate(interval))
-            self._tails.append(_seconds(interval.latency.percentile(99)))
+            self._rates.append(interval.rate)
+            self._tails.append(in_seconds(interval.latency.percentile(99)))
 
     def early(self, interval: Interval) -> None:
         """Show the first figures, until the first interval is complete."""
@@ -182,8 +109,8 @@ class View(Quiet):
         graph = max(8, width - 26) if width >= _NARROW else max(8, width - 2)
         tall = 1 if height < _TALL else min(8, (height - _TALL) // 4 + 2)
         last = self._last
-        rate = text_of_count(_rate(last)) + " /s" if last else "-"
-        tail = duration_text(_seconds(last.latency.percentile(99))) if last else "-"
+        rate = text_of_count(last.rate) + " /s" if last else "-"
+        tail = duration_text(in_seconds(last.latency.percentile(99))) if last else "-"
         for name, now, values, style in (
             ("rate", rate, self._rates, "green"),
             ("p99", tail, self._tails, "yellow"),
@@ -238,7 +165,7 @@ class View(Quiet):
             ("p50", Text(duration_text(p50))),
             ("p90", Text(duration_text(p90))),
             ("p99", Text(duration_text(p99))),
-            ("max", Text(duration_text(_seconds(last.latency.maximum) if last else None))),
+            ("max", Text(duration_text(in_seconds(last.latency.maximum) if last else None))),
         ]
         if plan.open_ramp is not None:
             target = plan.open_ramp.level(self._seconds - plan.warmup * bool(plan.stages))

@@ -1,7 +1,7 @@
 """A worker: a process that runs a `Generator` and reports to its parent.
 
-The parent sends a `Job`, then ``("start", clock)``, then perhaps ``("stop",)``; the end
-of the pipe also means stop. The worker sends, in this order: ``("ready", errors)``;
+The parent sends ``("start", clock)``, then perhaps ``("stop",)``; the end of the pipe also
+means stop. The worker sends, in this order: ``("ready", errors)``;
 perhaps ``("early", plain)``, the first quarter of a second of a longer interval; any
 number of ``("interval", plain)``; and ``("done", summary)``. It may send
 ``("crash", traceback)`` at any time.
@@ -47,8 +47,8 @@ class _ParentGone(Exception):  # noqa: N818 - named by what happened
 class _Parent:
     """The process at the other end of the pipe."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._pipe = Connection(descriptor)
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
 
     def fileno(self) -> int:
         """Return the pipe's descriptor, which is readable when `receive` returns at once."""
@@ -73,12 +73,11 @@ class _Parent:
         self._pipe.close()
 
 
-def main(descriptor: int) -> None:
-    """Run a worker for the process at the other end of the socket *descriptor*."""
-    parent = _Parent(descriptor)
+def main(job: Job, pipe: Connection) -> None:
+    """Do *job* for the process at the other end of *pipe*, and exit."""
+    parent = _Parent(pipe)
     with contextlib.suppress(_ParentGone):
         try:
-            job: Job = parent.receive()
             _allow_descriptors()
             with asyncio.Runner(loop_factory=loop_factory) as runner:
                 runner.run(_work(job, parent))
@@ -142,6 +141,7 @@ async def _work(job: Job, parent: _Parent) -> None:
             "end": generator.end,
             "scheduled": generator.scheduled,
             "first_errors": recorder.first_errors,
+            "negotiated": recorder.negotiated,
             "max_rss": usage.ru_maxrss * 1024,
         },
     )

@@ -7,6 +7,7 @@ named like a verb is run as ``silly ./bench``.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -16,15 +17,12 @@ from typing import Final, TextIO
 
 from silly import stdio
 from silly._values.extras import install_command
-from silly.cli import run
 from silly.cli.arguments import unknown_variables
 
 __all__ = ["VERBS", "main"]
 
 USAGE_ERROR: Final = 2
 INTERRUPTED: Final = 130  # 128 and the number of SIGINT
-EXTRA: Final = ("click", "rich")
-
 VERBS: Final = {
     "echo": "an echo server to test clients against",
     "bench": "load-test a server and check every reply",
@@ -35,6 +33,8 @@ VERBS: Final = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line *argv* (`sys.argv` if None) and return the exit code."""
     stdio.reserve()
+    if argv is None:  # this is the command: what was imported is never garbage
+        gc.freeze()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["help"] and not Path("help").exists():
         arguments = [*arguments[1:2], "--help"]
@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _verb(arguments[0], arguments[1:])
         except KeyboardInterrupt:  # during the import
             return _fail(f"silly {arguments[0]}: interrupted", INTERRUPTED)
+    from silly.cli import run  # noqa: PLC0415 - the verbs do not need it
+
     if arguments and arguments[0] not in ("-h", "--help"):
         return run.main(arguments, verbs=VERBS)
     try:
@@ -63,10 +65,9 @@ def _verb(verb: str, arguments: list[str]) -> int:
     try:
         module = importlib.import_module(f"silly.cli.{verb}")
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in EXTRA:
+        if error.name != "click":
             raise
-        needed = " and ".join(EXTRA)
-        return _fail(f"silly {verb} needs {needed}: {install_command('cli')}", USAGE_ERROR)
+        return _fail(f"silly {verb} needs click: {install_command('cli')}", USAGE_ERROR)
     code: int = module.main(arguments)
     return code
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -64,6 +63,8 @@ def unknown_variables() -> list[str]:
     lines = []
     for name in sorted(os.environ):
         if name.startswith("SILLY_") and name not in known:
+            import difflib  # noqa: PLC0415 - rarely needed
+
             meant = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
             hint = f"; did you mean {meant[0]}?" if meant else ""
             lines.append(f"ignoring {name}: no such variable{hint}")

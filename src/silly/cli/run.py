@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import difflib
 import functools
 import logging
 import os
-import platform
 import re
 import sys
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -18,7 +16,6 @@ import silly
 from silly import stdio
 from silly._engine import why_not_native
 from silly._values.extras import install_command
-from silly.cli import watching
 from silly.cli.arguments import OPTIONS, add_options, split, unknown_variables
 from silly.cli.options import LIMITS, set_limits
 from silly.log import dropping_last_resort
@@ -92,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
 def _version() -> str:
     absent = why_not_native()
     why = f"\nno native engine: {absent}" if absent else ""
-    python = platform.python_version()
+    python = sys.version.partition(" ")[0]
     return f"silly {silly.__version__} ({silly.engine()} engine, Python {python}){why}"
 
 
@@ -132,7 +129,9 @@ def main(argv: Sequence[str] | None = None, *, verbs: Collection[str] = ()) -> i
             return _fail(f"--uvloop needs uvloop: {install_command('uvloop')}")
         loop_factory = uvloop.new_event_loop
     if options.access_log and not supervised:
-        watching.log_access(options.log_format)
+        from silly.cli.watching import log_access  # noqa: PLC0415 - slow to import
+
+        log_access(options.log_format)
     if options.log_level is not None:
         logging.getLogger("silly").setLevel(options.log_level)
     with dropping_last_resort(options.log_level or logging.INFO, options.log_format):
@@ -191,6 +190,8 @@ def _run(
 
 def _suggestion(name: str, verbs: Collection[str]) -> str:
     """Return a suggestion for *name*, which is not a file."""
+    import difflib  # noqa: PLC0415 - rarely needed
+
     meant = None
     if Path(f"{name}.py").is_file():
         meant = f"{name}.py"
@@ -209,15 +210,20 @@ def _fail(message: str) -> int:
 
 
 def _watch(options: argparse.Namespace, *, is_worker: bool) -> None:
-    if not is_worker:
-        watching.watch(options.metrics, options.admin)
-    elif options.metrics or options.admin:  # the supervisor serves them for all workers
+    if not (options.metrics or options.admin):
+        return
+    from silly.cli import watching  # noqa: PLC0415 - slow to import
+
+    if is_worker:  # the supervisor serves them for all workers
         watching.measure_worker()
+    else:
+        watching.watch(options.metrics, options.admin)
 
 
 def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function: bool) -> int:
     if sys.platform == "win32":
         return _fail("--workers and --reload need a Unix system")
+    from silly.cli import watching  # noqa: PLC0415 - slow to import
     from silly.workers import Supervisor  # noqa: PLC0415 - most programs have no workers
     from silly.workers.process import working_directory  # noqa: PLC0415
 

@@ -159,11 +159,11 @@ class Fleet:
         worker.state = State.STOPPING
         if not worker.became_ready.done():
             worker.became_ready.set_result(False)
-        if worker.has_reported:
+        if not worker.has_reported:  # its event loop may not run yet
+            worker.process.send_signal(signal.SIGTERM)
+        if worker.has_reported or not grace:  # a second signal might count as the first
             worker.cancel_opening()
             worker.channel.send(Drain(grace))
-        else:  # its event loop does not run yet
-            worker.process.send_signal(signal.SIGTERM)
         if worker.kill_timer is not None:
             worker.kill_timer.cancel()
             worker.kill_timer = None

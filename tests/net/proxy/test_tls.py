@@ -124,14 +124,12 @@ async def test_from_others_a_header_is_garbage() -> None:
 
 async def test_one_deadline_for_both() -> None:
     limits = Limits(handshake_timeout=0.05)
-    async with (
-        tcp.listen(
-            ANY, Service(), proxy_protocol=LOOPBACK, tls=certificates.server(), limits=limits
-        ) as listener,
-        tcp.connect(listener.local_addr, proxy_header=HEADER) as conn,
-    ):
+    async with tcp.listen(
+        ANY, Service(), proxy_protocol=LOOPBACK, tls=certificates.server(), limits=limits
+    ) as listener:
         with pytest.raises((ConnectionResetError, EOFError)):
-            await conn.read(timeout=20)
+            async with tcp.connect(listener.local_addr, proxy_header=HEADER) as conn:
+                await conn.read(timeout=20)
         assert listener.stats.refused == {"handshake_timeout": 1}
 
 

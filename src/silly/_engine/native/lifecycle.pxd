@@ -56,8 +56,10 @@ cdef class Lifecycle(Source):
     cdef object _peer_sockaddr(self)
     cdef object _own_sockaddr(self)
     cdef bytes _peer_ip(self)
+    cdef bytes _packed_client(self)
     cdef int _finish_filter(self) except -1
     cdef int64_t _received(self) noexcept
+    cdef int64_t _sent(self) noexcept
     cdef int64_t _written(self) noexcept
     cdef int64_t _unfinished(self) except -1
     cdef int _notify_owner(self, object owner) except -1

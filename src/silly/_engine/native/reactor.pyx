@@ -73,6 +73,11 @@ cdef double NEVER = 1e6  # seconds that the loop waits if it has no timer
 cdef double DAY = 86400  # seconds of one wait, at most
 cdef frozenset INSIDE = frozenset(("_ready", "_scheduled", "_stopping"))  # tell when to leave it
 
+
+class WaitError(OSError):
+    """The reactor cannot wait: someone closed its epoll set. So it ends the loop, as any would."""
+
+
 cdef object _reactors = weakref.WeakSet()  # in this process
 cdef bint _has_forked = False
 
@@ -291,7 +296,7 @@ cdef class Reactor:
         if self.sources == 0 and self.epoll >= 0:
             if self.selector is not None:
                 self.selector.reactor = None
-                if PyList_GET_SIZE(self.written) > 0:
+                if PyList_GET_SIZE(self.written) > 0 and not (self.in_batch or self.flushing):
                     self.schedule_flush()
             elif not self.loop.is_closed():
                 self.loop.remove_reader(self.epoll)
@@ -381,7 +386,9 @@ cdef class Reactor:
             with nogil:
                 count = epoll_wait(self.epoll, events, EVENTS, milliseconds)
         if count <= 0:
-            if count < 0 and errno == EINTR and milliseconds != 0:
+            if count < 0 and errno != EINTR:
+                raise WaitError(errno, f"epoll_wait: {os.strerror(errno)}")
+            if count < 0 and milliseconds != 0:
                 self.batch_time = monotonic()
                 PyErr_CheckSignals()
                 if PyList_GET_SIZE(self.written) > 0:  # by a signal handler
@@ -426,7 +433,7 @@ cdef class Reactor:
         self.loop_is_ready = False
         try:
             self.serve(NEVER if timeout is None else <double>timeout)
-        except (SystemExit, KeyboardInterrupt):
+        except (SystemExit, KeyboardInterrupt, WaitError):
             raise
         except BaseException as error:
             self.loop.call_exception_handler(

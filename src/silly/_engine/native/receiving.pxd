@@ -1,4 +1,4 @@
-from libc.stdint cimport uint8_t, uint16_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from silly._engine.native.filter cimport Filtered
 from silly._engine.native.records cimport Records
@@ -24,11 +24,11 @@ cdef class Receiving(Filtered):
     cdef bytes last_delimiter  # the delimiter of the last search ...
     cdef size_t searched  # ... and how many unread bytes are known not to start it
     cdef size_t max_unread  # the property read_limit
-    cdef size_t receive_threshold  # with fewer unread bytes, receiving needs no further check
     cdef Wanted reader  # the read that waits; or None
     cdef uint16_t reads_in_a_row  # reads without waiting
     cdef uint8_t bulk  # the last receive was long
     cdef uint8_t fin_received
+    cdef uint32_t receive_threshold  # with fewer unread bytes, receiving needs no further check
 
     cdef Py_ssize_t find(self, bytes delimiter, size_t limit) except -2
     cdef Py_ssize_t match(self, Wanted read) except -2

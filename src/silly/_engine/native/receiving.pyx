@@ -488,7 +488,8 @@ cdef class Receiving(Filtered):
             self.receive_threshold = 0
         else:
             self.receive_threshold = (
-                self.max_unread - RECEIVE + 1 if self.max_unread >= RECEIVE else 0
+                <uint32_t>min(self.max_unread - RECEIVE + 1, <size_t>0xFFFFFFFF)
+                if self.max_unread >= RECEIVE else 0
             )
         return 0
 

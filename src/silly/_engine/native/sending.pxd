@@ -1,4 +1,4 @@
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint32_t
 
 from silly._engine.native.receiving cimport Receiving
 
@@ -10,11 +10,11 @@ cdef class Sending(Receiving):
     cdef size_t out_capacity  # 0: out_data is in the reactor's send buffer, or NULL
     cdef bytes out_piece  # what out_data is in, if it is in an object
     cdef size_t batched
-    cdef size_t batch_threshold  # a larger batch is not left to grow
     cdef size_t max_queued  # the property max_unsent
     cdef uint8_t flush_scheduled
     cdef uint8_t call_when_empty
     cdef uint8_t finishing
+    cdef uint32_t batch_threshold  # a larger batch is not left to grow
 
     cdef size_t high_water(self) noexcept
     cdef bint put(self, const void *data, size_t length) except -1

@@ -441,7 +441,8 @@ cdef class Sending(Receiving):
     cdef int set_thresholds(self) noexcept:
         Receiving.set_thresholds(self)
         self.batch_threshold = (
-            0 if self._filter is not None else min(<size_t>HIGH_WATER, self.max_queued)
+            0 if self._filter is not None
+            else <uint32_t>min(<size_t>HIGH_WATER, self.max_queued)
         )
         return 0
 

@@ -59,9 +59,6 @@ cdef class Trampoline(ForeignFuture):
     cdef object ended  # a callback of the task ...
     cdef object ended_context  # ... and its context
     cdef object outcome
-    cdef unsigned char outcome_kind
-    cdef unsigned char running  # the coroutine is running, without the task
-    cdef unsigned char cancel_requested  # while it was running
 
     # ------------------------------------------- stepping the coroutine directly
 

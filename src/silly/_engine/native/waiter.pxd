@@ -13,6 +13,10 @@ cdef class ForeignFuture:
     cdef object callback  # steps the waiting task ...
     cdef object context  # ... in this context; after cancellation, its message
     cdef unsigned char state
+    # of a trampoline (trampoline.pyx); here, they take no memory
+    cdef unsigned char outcome_kind
+    cdef unsigned char running  # its coroutine is running, without the task
+    cdef unsigned char cancel_requested  # while it was running
     cdef public bint _asyncio_future_blocking
 
     cdef int wait(self) except -1
