@@ -43,17 +43,17 @@ def ca_file(name: str = "first") -> str:
 
 @functools.cache
 def pair(
-    *names: str, ca: str = "first", expired: bool = False, days: int = 10_000
+    *names: str, ca: str = "first", expired: bool = False, days: int | None = None
 ) -> tuple[str, str]:
     """The files of a certificate for *names* and of its key."""
     since = dt.datetime(2001, 1, 1, tzinfo=dt.UTC) if expired else dt.datetime.now(dt.UTC)
-    lifetime = dt.timedelta(1 if expired else days)
+    lifetime = dt.timedelta(0 if expired else days or 0)
     issued = authority(ca).issue_cert(
         *(names or (NAME, "localhost", "127.0.0.1")),
         not_before=since - dt.timedelta(1),
-        not_after=since - dt.timedelta(1) + lifetime,
+        not_after=since + lifetime if expired or days else None,
     )
-    name = f"{ca}-{'-'.join(names) or 'default'}-{lifetime.days}".replace("*", "_")
+    name = f"{ca}-{'-'.join(names) or 'default'}-{since.year}-{days}".replace("*", "_")
     chain = b"".join(pem.bytes() for pem in issued.cert_chain_pems)
     return _files(name, chain, issued.private_key_pem.bytes())
 
