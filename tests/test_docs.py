@@ -21,6 +21,7 @@ from typing import IO
 
 import pytest
 
+from silly.net import tcp
 from tests.cli.terminal import Echo
 from tests.net.tls import certificates
 
@@ -133,6 +134,15 @@ def test_links_have_targets(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.no_engine
+def test_security_names_limits_and_modules_that_there_are() -> None:
+    page = (ROOT / "docs" / "explanation" / "security.md").read_text()
+    for path in re.findall(r"`(silly/[\w/]*(?:\.py)?)`", page):
+        assert (ROOT / "src" / path).exists(), path
+    for each in tcp.Limits.fields():
+        assert each.name in page or each.name in {"exempt_networks", "linger"}, each.name
 
 
 COMMANDS = [
