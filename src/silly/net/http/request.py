@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from http.cookies import CookieError, SimpleCookie
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
 from silly.net.http.errors import HTTPError
@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from silly.net.tls.info import TLSInfo
 
 __all__ = ["Request", "decoded_path"]
+
+
+class Connection(Protocol):
+    """What a request needs of its connection."""
+
+    async def receive_body(self, request: Request) -> None: ...
+    async def wait_for_end(self) -> None: ...
 
 
 class Request:
@@ -39,7 +46,7 @@ class Request:
     route = ""
     root_path = ""
     _mounted = 0  # length of `root_path` before it was decoded
-    _more: Callable[[Request], Awaitable[None]]
+    _connection: Connection
     _headers: Headers | None = None
     _path: str | None = None
     _query: Query | None = None
@@ -243,11 +250,18 @@ class Request:
 
     # ------------------------------------------------------------------------- internals
 
+    async def _wait_for_end(self) -> None:
+        """Wait until the client has finished sending, or the connection is lost.
+
+        What it sends meanwhile are its next requests. For use once the body is complete.
+        """
+        await self._connection.wait_for_end()
+
     async def _receive_more(self) -> None:
         """Wait for a piece of the body, or for its end."""
         if self._error is not None:
             raise self._error
-        await self._more(self)
+        await self._connection.receive_body(self)
         if self._error is not None and not self._pieces:
             raise self._error
 

@@ -204,6 +204,14 @@ class _Heads(dict[tuple[int, str, int | None, str, str], bytes]):
 _heads = _Heads()
 
 
+def http_date() -> str:
+    """Return the present time as HTTP writes it (RFC 9110, section 5.6.7)."""
+    now = int(time.time())
+    if now != _heads.made:
+        _heads.begin(now)
+    return _heads.date
+
+
 def _checked_body(body: Any) -> Any:
     if isinstance(body, bytearray | memoryview):
         return bytes(body)

@@ -43,6 +43,7 @@ Handler = Callable[[Request], Awaitable[Any]]
 
 DISCARDED: Final = 256 * 1024  # bytes of a body that nobody read, before the connection is closed
 DISCARD_TIME: Final = 5.0  # seconds for that
+PIPELINED: Final = 100  # requests that are received while one is answered
 JOINED: Final = 64 * 1024  # bytes: a longer body is not copied behind its head
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -219,7 +220,7 @@ class _Connection:
             if requests:
                 request = requests.popleft()
                 request.conn = conn
-                request._more = self._receive_body
+                request._connection = self
                 try:
                     if not await self._answer(request):
                         return
@@ -258,7 +259,14 @@ class _Connection:
                 return
             session.feed(data)
 
-    async def _receive_body(self, request: Request) -> None:
+    async def wait_for_end(self) -> None:
+        """Receive the next requests, up to a bound, until the client has finished."""
+        with contextlib.suppress(EndOfStream, OSError):
+            while len(self._session.requests) < PIPELINED:
+                self._session.feed(await self._conn.read())
+            await self._conn.wait_closed()
+
+    async def receive_body(self, request: Request) -> None:
         """Receive more of the body of *request*."""
         conn, session, loop = self._conn, self._session, self._service.loop
         if request.expects_continue:
