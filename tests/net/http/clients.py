@@ -23,7 +23,7 @@ class Reply:
     @property
     def ends(self) -> bool:
         """Whether it says that the connection ends."""
-        return self.headers.get("connection") == "close"
+        return self.headers.get("connection", "").lower() == "close"
 
 
 async def reply(conn: Conn, method: str = "GET") -> Reply:
@@ -33,7 +33,8 @@ async def reply(conn: Conn, method: str = "GET") -> Reply:
         line, *fields = head[:-4].split("\r\n")
         version, status, _ = line.split(" ", 2)
         assert version == "HTTP/1.1"
-        pairs = [(name, value) for name, _, value in (each.partition(": ") for each in fields)]
+        parts = (each.partition(": ") for each in fields)
+        pairs = [(name.lower(), value) for name, _, value in parts]
         got = Reply(int(status), dict(pairs))
         assert len(got.headers) == len(pairs) or "set-cookie" in got.headers
         if method == "HEAD" or got.status < 200 or got.status in (204, 304):

@@ -64,7 +64,7 @@ def understand(data: bytes, cuts: Iterable[int] = (), limits: Limits = DEFAULTS)
                 each.version,
                 each.raw_headers,
                 each._body or b"".join(each._pieces if each.content_length else ()),
-                each.trailers.raw,
+                each.trailers.raw if each.is_complete else [],
                 each.is_complete,
                 each.keeps_alive,
             )
