@@ -86,7 +86,7 @@ class ClientSession:
         self.raw_trailers: list[tuple[bytes, bytes]] = []
         self.pieces: deque[bytes] = deque()
         self._head_size = 0  # bytes, of interim heads, too
-        self._left = 0  # bytes of the body
+        self._left = 0  # bytes of the body, or how it ends
         self._stalled = 0  # bytes since the last piece of a chunked body
         self._begin_head()
 
@@ -106,6 +106,8 @@ class ClientSession:
         elif self._left == CHUNKED:
             self._stalled += len(data)
             self._parse(data)
+            if self.is_complete:
+                self._parser = None
             if self._stalled > self._max_head_bytes:  # an endless trailer or extension
                 raise ReplyError(f"more than {self._max_head_bytes} bytes between two chunks")
         elif self._left == UNTIL_END:
@@ -212,7 +214,7 @@ class ClientSession:
 
     def _complete(self) -> None:
         self.is_complete = True
-        if self._left != CHUNKED:  # else this was called by it
+        if self._left != CHUNKED:  # else it is the parser that calls this
             self._parser = None
 
     # ------------------------------------------------------------- called by the parser
