@@ -19,6 +19,7 @@ from silly.net.http.url import URL
 from tests.net.tls import certificates
 
 OK = b"HTTP/1.1 200 OK\r\n"
+RESET = b"RESET"
 EMPTY = OK + b"content-length: 0\r\n\r\n"
 
 
@@ -35,7 +36,7 @@ async def serving(handler: Any, **options: Any) -> AsyncIterator[str]:
 class Raw:
     """A server without HTTP: *script* gets each connection, and the head of each request.
 
-    It returns what is to be sent, or None to close the connection.
+    It returns what is to be sent; None to close the connection, or RESET.
     """
 
     def __init__(self, script: Callable[[int, bytes], Any], **options: Any) -> None:
@@ -51,12 +52,17 @@ class Raw:
         while True:
             try:
                 head = await conn.read(b"\r\n\r\n")
+                if b"content-length: 1" in head:
+                    await conn.read(1)
             except (EOFError, OSError):
                 self.ended.set()
                 return
             self.heads.append(head)
             answer = self._script(number, head)
             if answer is None:
+                return
+            if answer == RESET:
+                conn.abort()
                 return
             for piece in [answer] if isinstance(answer, bytes) else answer:
                 if isinstance(piece, asyncio.Event):
@@ -323,6 +329,30 @@ async def test_compressed_bodies(coding: str, data: bytes, body: bytes) -> None:
                 assert b"".join([piece async for piece in reply]) == body
 
 
+@pytest.mark.parametrize(("coding", "library"), [("br", "brotli"), ("zstd", "backports.zstd")])
+async def test_compressed_bodies_with_other_libraries(coding: str, library: str) -> None:
+    compress = pytest.importorskip(library).compress
+    text, zeros = compress(BODY[:100_000]), compress(bytes(3_000_000))
+
+    async def handler(request: http.Request) -> http.Response:
+        assert coding in request.headers["accept-encoding"].split(", ")
+        data = zeros if request.path == "/zeros" else text
+        data = data[:-3] if request.path == "/cut" else data
+        pieces = [data[at : at + 997] for at in range(0, len(data), 997)]
+        return http.Response(pieces, headers={"content-encoding": coding})
+
+    async with serving(handler) as url, http.Client(max_body_bytes=1_000_000) as client:
+        assert await (await client.get(url)).body() == BODY[:100_000]
+        with pytest.raises(http.ReplyError, match="the compressed body is incomplete"):
+            await client.get(f"{url}/cut")
+        with pytest.raises(http.ReplyError, match="the body has more than"):
+            await client.get(f"{url}/zeros")
+        async with client.get(f"{url}/zeros", stream=True) as reply:
+            sizes = [len(piece) async for piece in reply]
+        assert sum(sizes) == 3_000_000
+        assert max(sizes) <= 1_000_000
+
+
 @pytest.mark.parametrize(
     "data",
     [gzip.compress(BODY)[:-1], gzip.compress(BODY)[:100], b"nonsense", b"\x1f"],
@@ -465,15 +495,18 @@ async def test_a_connection_that_was_closed_while_idle_is_not_used() -> None:
             assert raw.connections == number + 1
 
 
-async def test_a_request_on_a_connection_that_closes_meanwhile_is_sent_again() -> None:
+@pytest.mark.parametrize("end", [None, RESET], ids=["close", "reset"])
+async def test_a_request_on_a_connection_that_ends_meanwhile_is_sent_again(
+    end: bytes | None,
+) -> None:
     def script(number: int, head: bytes) -> bytes | None:
-        return None if number == 0 and len(raw.heads) == 2 else EMPTY
+        return end if len(raw.heads) in (2, 4) else EMPTY
 
     async with Raw(script) as raw, http.Client() as client:
-        assert (await client.get(raw.url)).ok
-        assert (await client.get(raw.url)).ok
-        assert raw.connections == 2
-        assert len(raw.heads) == 3
+        for _ in range(3):
+            assert (await client.put(raw.url, data=b"x")).ok
+        assert raw.connections == 3
+        assert len(raw.heads) == 5
 
 
 async def test_a_post_is_not_sent_again() -> None:

@@ -88,6 +88,7 @@ class ClientSession:
         self._head_size = 0  # bytes, of interim heads, too
         self._left = 0  # bytes of the body, or how it ends
         self._stalled = 0  # bytes since the last piece of a chunked body
+        self._parser: Any = None
         self._begin_head()
 
     def feed(self, data: bytes) -> None:
@@ -135,7 +136,7 @@ class ClientSession:
     # ------------------------------------------------------------------------- the head
 
     def _begin_head(self) -> None:
-        self._parser: Any = httptools.HttpResponseParser(self)
+        self._parser = httptools.HttpResponseParser(self)
         self._is_head_parsed = False
         self._tail = b""  # the last bytes, of which the end of the head may be a continuation
         self._reason = b""
