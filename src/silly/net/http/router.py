@@ -171,7 +171,7 @@ class Router:
 
     def __init__(self, *, render: Render | None = None) -> None:
         self._root = _Node()
-        self._literal: dict[str, _Routes] = {}  # of patterns without parameters, by path
+        self._literal: dict[bytes, _Routes] = {}  # of patterns without parameters, by path
         self._methods: set[str] = set()
         self._middleware: list[Middleware] = []
         self._render = render
@@ -308,8 +308,8 @@ class Router:
         if "GET" in methods and "HEAD" not in routes:
             routes["HEAD"] = _Route(handler, pattern, names, is_implied=True)
         self._methods.update(routes)
-        if not names:
-            self._literal[pattern] = routes
+        if not names and pattern.isascii():  # other paths arrive encoded
+            self._literal[pattern.encode()] = routes
 
     def _chain(self) -> None:
         handler = self._caught(self._dispatch)
@@ -341,8 +341,11 @@ class Router:
         return self._handle(request)
 
     def _dispatch(self, request: Request) -> Awaitable[Any]:
-        if not request.root_path and b"%" not in request.raw_target:
-            routes = self._literal.get(request.path)
+        if not request.root_path:
+            target = request.raw_target
+            routes = self._literal.get(target)
+            if routes is None and b"?" in target:
+                routes = self._literal.get(target.partition(b"?")[0])
             if routes is not None:
                 route = routes.get(request.method)
                 if route is not None:
