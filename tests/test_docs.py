@@ -75,7 +75,7 @@ def ask_with_datagram(port: int) -> bytes:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(10)
         sock.connect(("127.0.0.1", port))
-        sock.send(b"hello")
+        sock.send(b"hello\n")
         return sock.recv(100)
 
 
@@ -106,8 +106,8 @@ def test_block_serves(block: str, port: int, tmp_path: Path) -> None:
     with process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        if "udp.bind" in block:
-            assert ask_with_datagram(port) == b"hello"
+        if "udp.bind" in block or "udp.listen" in block:
+            assert ask_with_datagram(port) == b"hello\n"
         elif "http.listen" in block:
             ask_over_http(port, block)
         else:
@@ -136,7 +136,7 @@ def test_the_tutorials_contain_the_examples_word_for_word() -> None:
     echo = (tutorials / "echo-server.md").read_text()
     http = (tutorials / "http-server.md").read_text()
     for text, name in EXAMPLES.items():
-        if name not in {"echo.py", "redis_like.py", "starttls.py"}:
+        if name not in {"dns_like.py", "echo.py", "multicast.py", "redis_like.py", "starttls.py"}:
             tutorial = http if name.startswith("http_") else echo
             assert f"```python\n{text}```" in tutorial, f"{name} differs from the tutorial"
 

@@ -75,13 +75,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--access-log", action="store_true", help="Log a line for each request (silly.access)."
     )
+    parser.add_argument("--log-format", default="text", help=argparse.SUPPRESS)  # also the runner's
     return parser
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run ``silly serve`` with *arguments*; return the exit code."""
     ours, runners = _split(arguments)
-    options = _parser().parse_args(ours)
+    options = _parser().parse_intermixed_args(ours)
     if ":" not in options.app:
         return _fail(f"expected MODULE:APP, such as main:app, not {options.app!r}")
     return run.main([*runners, "silly.cli.serve:serve", "--", *ours])
@@ -99,6 +100,8 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         if flag in flags:
             count = 1 if equals or flags[flag].kind is None else 2
             runners += arguments[at : at + count]
+            if flag == "--log-format":
+                ours += arguments[at : at + count]
             at += count
         else:
             ours.append(arguments[at])
@@ -110,8 +113,12 @@ async def serve() -> None:
     """Serve the application that the command line names; called in the event loop."""
     from silly.net import asgi  # noqa: PLC0415 - needs an extra
 
-    options = _parser().parse_args(sys.argv[1:])
+    options = _parser().parse_intermixed_args(sys.argv[1:])
     app = _application(options.app, is_factory=options.factory)
+    if options.access_log:
+        from silly.cli.watching import show_access_log  # noqa: PLC0415 - slow to import
+
+        show_access_log(options.log_format)
     for addr in options.addrs or [DEFAULT_ADDR]:
         await asgi.listen(
             addr,

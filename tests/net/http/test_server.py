@@ -525,6 +525,47 @@ async def test_a_large_body_that_nobody_reads(chunked: bool) -> None:
             assert await rest(conn) == b""
 
 
+async def test_an_error_before_a_body_is_read() -> None:
+    async def handler(request: http.Request) -> str:
+        raise http.HTTPError(403)
+
+    async with http.listen(ANY, handler) as listener:
+        async with tcp.connect(listener.local_addr) as conn:
+            await conn.write(post(b"x" * 100_000) + GET)
+            for _ in range(2):
+                got = await reply(conn)
+                assert (got.status, got.ends) == (403, False)
+
+
+async def test_a_body_that_is_read_in_part() -> None:
+    async def handler(request: http.Request) -> str:
+        async for piece in request:
+            return str(len(piece) > 0)
+        return "nothing"
+
+    async with http.listen(ANY, handler) as listener:
+        async with tcp.connect(listener.local_addr) as conn:
+            for _ in range(2):
+                await conn.write(post(b"x" * 100_000) + post(b""))
+                assert [(await reply(conn)).body for _ in range(2)] == [b"True", b"nothing"]
+
+
+async def test_a_body_that_is_invalid_while_it_is_answered() -> None:
+    """A stream that reads the request cannot be finished: the connection is cut."""
+
+    async def handler(request: http.Request) -> http.Response:
+        return http.Response(request)
+
+    async with http.listen(ANY, handler) as listener:
+        async with tcp.connect(listener.local_addr) as conn:
+            await conn.write(get("/", "Transfer-Encoding: chunked", method="POST") + b"1\r\nx\r\n")
+            assert (await conn.read(b"x\r\n")).startswith(b"HTTP/1.1 200")
+            await conn.write(b"-1\r\n")
+            with pytest.raises(ConnectionResetError):
+                await rest(conn)
+    assert http.service_of(listener).crashes == 0
+
+
 # ------------------------------------------------------------------------------- limits
 
 
@@ -571,6 +612,20 @@ async def test_a_chunked_body_that_is_too_long() -> None:
             got = await reply(conn)
             assert (got.status, got.ends) == (413, True)
     assert http.service_of(listener).responses == {("POST", 413): 1}
+
+
+async def test_a_body_that_is_too_long_is_not_asked_for() -> None:
+    """And a client that sends it all the same gets the response."""
+    size = 8 * 2**20
+    async with http.listen(ANY, anything, limits=SMALL) as listener:
+        head = get("/", "Expect: 100-continue", f"Content-Length: {size}", method="POST")
+        async with tcp.connect(listener.local_addr) as conn:
+            await conn.write(head)
+            for _ in range(size // 65536):
+                await conn.write(b"x" * 65536)
+            got = await reply(conn)
+            assert (got.status, got.ends) == (413, True)
+            assert await rest(conn) == b""
 
 
 @pytest.mark.parametrize(

@@ -75,9 +75,8 @@ class ApplicationHandler:
         """Log that the application failed after its response."""
         if self._repeats.add(printable(place(error))):
             clarify(error, whole=False)
-            logger.error(
-                "%s %s: the application failed", scope["method"], scope["path"], exc_info=error
-            )
+            what = f"{scope['method']} {scope['path']}"
+            logger.error("%s: the application failed", what, exc_info=error)
 
     def _summarize(self, kind: str, number: int) -> None:
         logger.error("the application failed %s: %s", counted(number, "more time"), kind)

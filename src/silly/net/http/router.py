@@ -82,34 +82,54 @@ class _Mount(NamedTuple):
 class _Node:
     """What patterns have at one place: the segments that may follow, and where they end."""
 
-    __slots__ = ("converted", "literal", "mount", "rest", "routes")
+    __slots__ = ("by_kind", "converted", "literal", "mount", "rest", "routes")
 
     def __init__(self) -> None:
         self.literal: dict[str, _Node] = {}
-        self.converted: dict[str, _Node] = {}  # by converter, in the order of _CONVERTERS
+        self.by_kind: dict[str, _Node] = {}
+        self.converted: list[tuple[Callable[[str], Any], _Node]] = []  # of these, the last first
         self.routes: _Routes = {}  # of patterns that end here
         self.rest: _Routes = {}  # of patterns that end here with a path
         self.mount: _Mount | None = None
 
-    def find(
-        self, segments: list[str], at: int, values: list[Any]
-    ) -> Iterator[tuple[_Routes | _Mount, list[Any], int]]:
-        """Yield what matches *segments* from *at* on, the most special first."""
-        if at < len(segments):
+    def child(self, kind: str) -> _Node:
+        """Return what follows a parameter of this *kind*."""
+        if kind not in self.by_kind:
+            self.by_kind[kind] = _Node()
+            self.converted = [
+                (convert, self.by_kind[each])
+                for each, convert in reversed(_CONVERTERS.items())
+                if each in self.by_kind
+            ]
+        return self.by_kind[kind]
+
+    def find(self, segments: list[str]) -> Iterator[_Found]:
+        """Yield what matches *segments*, the most special first."""
+        left: list[tuple[_Node | _Routes | _Mount, int, tuple[Any, ...]]] = [(self, 0, ())]
+        while left:  # what is to be looked at last comes first
+            found, at, values = left.pop()
+            if not isinstance(found, _Node):
+                yield found, at, values
+                continue
+            node = found
+            if node.mount is not None:
+                left.append((node.mount, at, values))
+            if at == len(segments):
+                if node.routes:
+                    left.append((node.routes, at, values))
+                continue
+            if node.rest:
+                left.append((node.rest, at, (*values, "/".join(segments[at:]))))
             segment = segments[at]
-            child = self.literal.get(segment)
-            if child is not None:
-                yield from child.find(segments, at + 1, values)
-            for kind, child in self.converted.items():
-                value = _CONVERTERS[kind](segment)
+            for convert, child in node.converted:
+                value = convert(segment)
                 if value is not None:
-                    yield from child.find(segments, at + 1, [*values, value])
-            if self.rest:
-                yield self.rest, [*values, "/".join(segments[at:])], at
-        elif self.routes:
-            yield self.routes, values, at
-        if self.mount is not None:
-            yield self.mount, values, at
+                    left.append((child, at + 1, (*values, value)))
+            if segment in node.literal:
+                left.append((node.literal[segment], at + 1, values))
+
+
+_Found = tuple[_Routes | _Mount, int, tuple[Any, ...]]
 
 
 class Router:
@@ -274,14 +294,8 @@ class Router:
                 node = node.literal.setdefault(text, _Node())
             elif kind == _REST:
                 rest = True
-            elif kind in node.converted:
-                node = node.converted[kind]
             else:
-                node.converted[kind] = child = _Node()
-                node.converted = {
-                    each: node.converted[each] for each in _CONVERTERS if each in node.converted
-                }
-                node = child
+                node = node.child(kind)
         routes = node.rest if rest else node.routes
         for method in methods:
             other = routes.get(method)
@@ -344,7 +358,7 @@ class Router:
         pieces = raw[1:].split("/")
         segments = pieces if "%" not in raw else [decoded_path(piece) for piece in pieces]
         allowed: set[str] = set()
-        for found, values, at in self._root.find(segments, 0, []):
+        for found, at, values in self._root.find(segments):
             if isinstance(found, _Mount):
                 return _descend(request, found, pieces[:at])
             route = found.get(method)
