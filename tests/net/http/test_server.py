@@ -439,6 +439,35 @@ async def test_a_handler_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     assert listener.stats.handler_errors == 0
 
 
+async def test_a_response_that_is_cut_off_is_counted_and_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def handler(request: http.Request) -> http.Response:
+        if request.path == "/bad":
+            await gone.wait()
+            raise RuntimeError("on purpose")
+        return http.Response(b"x" * 65536 for _ in range(1000))
+
+    caplog.set_level(logging.INFO, "silly.access")
+    gone = asyncio.Event()
+    async with http.listen(ANY, handler, access_log=True) as listener:
+        service = http.service_of(listener)
+        conn = await tcp.connect(listener.local_addr)
+        await conn.write(GET)
+        await conn.read(b"\r\n\r\n")
+        conn.abort()
+        await until(lambda: service.responses == {("GET", 200): 1})
+        conn = await tcp.connect(listener.local_addr)
+        await conn.write(get("/bad"))
+        await until(lambda: any(each.stats.bytes_in for each in conns_of(listener)))
+        conn.abort()
+        gone.set()
+        await until(lambda: service.responses == {("GET", 200): 1, ("GET", 500): 1})
+    assert service.crashes == 1
+    lines = [record.getMessage() for record in caplog.records if record.name == "silly.access"]
+    assert '"GET / HTTP/1.1" 200 -' in lines[0]
+
+
 @pytest.mark.parametrize("value", [None, 7, {"a": "dict"}], ids=["None", "int", "dict"])
 async def test_a_handler_that_returns_something_else(value: Any) -> None:
     async def handler(request: http.Request) -> Any:
