@@ -1,4 +1,4 @@
-"""The error that becomes a response."""
+"""The error that becomes a response; that of a reply which is none."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from silly.errors import SillyError
 
-__all__ = ["HTTPError", "reason_of"]
+__all__ = ["HTTPError", "ReplyError", "reason_of"]
 
 
 def reason_of(status: int) -> str:
@@ -38,3 +38,7 @@ class HTTPError(SillyError):
         self.text = text or reason_of(status)
         self.headers = headers or {}
         super().__init__(f"{status} {self.text}")
+
+
+class ReplyError(SillyError, ConnectionError):
+    """A server's reply is invalid, incomplete, or longer than the client's limits."""

@@ -2,15 +2,56 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeVar
+from typing import Final, TypeVar
 from urllib.parse import parse_qsl
 
-__all__ = ["Headers", "Query", "ValuesByName"]
+__all__ = [
+    "TOKEN",
+    "Headers",
+    "Query",
+    "ValuesByName",
+    "charset_of",
+    "check_field",
+    "check_value",
+]
 
 V = TypeVar("V")
 
 MAX_PARAMETERS = 1000
+
+TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
+_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # section 5.5
+
+
+def check_field(name: object, value: object) -> None:
+    """Check a header field that a program wants to send.
+
+    Raises:
+        TypeError: name or value is not a `str`.
+        ValueError: it has characters that would end it.
+    """
+    if not isinstance(name, str) or not isinstance(value, str):
+        raise TypeError(f"a header field has a str as name and as value, not {name!r}: {value!r}")
+    if TOKEN.fullmatch(name) is None:
+        raise ValueError(f"not a name of a header field: {name!r}")
+    check_value(name, value)
+
+
+def check_value(name: str, value: str) -> None:
+    """Check the value of the header field *name* (`ValueError`)."""
+    if _VALUE.fullmatch(value) is None:
+        raise ValueError(f"{name}: not the value of a header field: {value!r}")
+
+
+def charset_of(content_type: str) -> str:
+    """Return the charset that *content_type* names, or UTF-8."""
+    for parameter in content_type.split(";")[1:]:
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset":
+            return value.strip().strip('"') or "utf-8"
+    return "utf-8"
 
 
 class Headers(Mapping[str, str]):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
 from silly.net.http.errors import HTTPError
-from silly.net.http.fields import Headers, Query
+from silly.net.http.fields import Headers, Query, charset_of
 
 if TYPE_CHECKING:
     from silly.net.conn import Conn
@@ -203,7 +203,7 @@ class Request:
             HTTPError: as for `body`, or it is not text in that charset (400).
         """
         body = await self.body()
-        charset = _charset(self.headers.get("content-type", ""))
+        charset = charset_of(self.headers.get("content-type", ""))
         try:
             return body.decode(charset)
         except (UnicodeDecodeError, LookupError):
@@ -290,11 +290,3 @@ def decoded_path(text: str) -> str:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
         raise HTTPError(400, "the path is not UTF-8") from None
-
-
-def _charset(content_type: str) -> str:
-    for parameter in content_type.split(";")[1:]:
-        name, _, value = parameter.partition("=")
-        if name.strip().lower() == "charset":
-            return value.strip().strip('"') or "utf-8"
-    return "utf-8"

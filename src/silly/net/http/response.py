@@ -12,6 +12,7 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final
 
 from silly.net.http.errors import HTTPError, reason_of
+from silly.net.http.fields import TOKEN, check_field, check_value
 
 if TYPE_CHECKING:
     from silly.net.http.request import Request
@@ -21,8 +22,6 @@ __all__ = ["Response", "event", "events", "html", "json", "redirect"]
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 Body = str | bytes | bytearray | memoryview | Iterable[bytes | str] | AsyncIterable[bytes | str]
 
-_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # a token (RFC 9110, section 5.6.2)
-_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")  # section 5.5
 _OURS: Final = frozenset(("content-length", "transfer-encoding", "connection", "date"))
 BODILESS: Final = frozenset((204, 205, 304))
 
@@ -78,7 +77,7 @@ class Response:
             for name, value in pairs:
                 self.add_header(name, value)
         if content_type is not None:
-            _check_value("content_type", content_type)
+            check_value("content_type", content_type)
 
     @property
     def headers(self) -> list[tuple[str, str]]:
@@ -91,13 +90,7 @@ class Response:
         Raises:
             TypeError, ValueError: as for `Response`.
         """
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError(
-                f"a header field has a str as name and as value, not {name!r}: {value!r}"
-            )
-        if _NAME.fullmatch(name) is None:
-            raise ValueError(f"not a name of a header field: {name!r}")
-        _check_value(name, value)
+        check_field(name, value)
         name = name.lower()
         if name in _OURS:
             raise ValueError(f"{name} is set by the server")
@@ -126,7 +119,7 @@ class Response:
         Raises:
             ValueError: the name or a value has characters that a cookie cannot have.
         """
-        if _NAME.fullmatch(name) is None:
+        if TOKEN.fullmatch(name) is None:
             raise ValueError(f"not a name of a cookie: {name!r}")
         parts = [f"{name}={_cookie_value(value)}"]
         if max_age is not None:
@@ -233,11 +226,6 @@ def _check_status(status: int) -> None:
         raise TypeError(f"status must be an int, not {status!r}")
     if not 200 <= status <= 599:
         raise ValueError(f"status must be 200 to 599, not {status}")
-
-
-def _check_value(name: str, value: str) -> None:
-    if _VALUE.fullmatch(value) is None:
-        raise ValueError(f"{name}: not the value of a header field: {value!r}")
 
 
 def _cookie_value(value: str) -> str:
