@@ -21,6 +21,7 @@ from typing import IO
 
 import pytest
 
+from tests.cli.terminal import Echo
 from tests.net.tls import certificates
 
 ROOT = Path(__file__).parent.parent
@@ -146,11 +147,16 @@ COMMANDS = [
 @pytest.mark.no_engine
 def test_commands_of_silly_bench_are_run(tmp_path: Path) -> None:
     assert len(COMMANDS) > 8
-    with subprocess.Popen(
-        [sys.executable, "-u", "-m", "silly", str(ROOT / "examples" / "echo.py"), "127.0.0.1:0"],
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as server:
+    cert, key = certificates.pair()
+    shutil.copy(certificates.ca_file(), tmp_path / "ca.pem")
+    with (
+        Echo("127.0.0.1:0", "--tls-cert", cert, "--tls-key", key) as encrypted,
+        subprocess.Popen(
+            [sys.executable, "-u", "-m", "silly", str(ROOT / "examples/echo.py"), "127.0.0.1:0"],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as server,
+    ):
         try:
             assert server.stdout is not None
             found = re.search(r"\S+:\d+", server.stdout.readline())
@@ -158,7 +164,8 @@ def test_commands_of_silly_bench_are_run(tmp_path: Path) -> None:
             for command in COMMANDS:
                 # The same command, but each second is 10 ms, and the address is the server's.
                 quick = re.sub(r"\b(\d+)s\b", r"\g<1>0ms", command).replace("250ms", "4ms")
-                quick = re.sub(r"(localhost|127\.0\.0\.1):9999", found[0], quick)
+                addr = encrypted.addr if "--tls" in command else found[0]
+                quick = re.sub(r"(localhost|127\.0\.0\.1):9999", addr, quick)
                 done = subprocess.run(
                     [sys.executable, "-m", *shlex.split(quick)],
                     cwd=tmp_path, capture_output=True, text=True, check=False, timeout=50,

@@ -680,7 +680,7 @@ def test_help_version_and_missing_arguments() -> None:
     text = called("bench", "--help").stdout
     for part in ("Load:", "Messages:", "Checks:", "Output:", "Examples:", "Exit codes:"):
         assert f"\n{part}\n" in text
-    assert text.count("\n  silly bench localhost:") == 3
+    assert text.count("\n  silly bench localhost:") == 4
     assert "A.json B.json" in called("bench", "compare", "--help").stdout
     assert "--slo" in called("bench", "find-max", "-h").stdout
     assert "Missing argument 'ADDR'" in misused("bench")

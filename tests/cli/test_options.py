@@ -12,6 +12,7 @@ import click
 import pytest
 
 from silly import runtime
+from silly.bench.encryption import Encryption
 from silly.bench.plan import Plan
 from silly.cli import arguments, bench, connect, echo, run
 from silly.cli.command import GroupedCommand
@@ -47,6 +48,7 @@ DIFFERENT = {
     "--idle-timeout": "of one connection, of each connection of a listener",
     "--duration": "of the measurement, of each try",
     "--tls": "with a certificate made for it, checking the server's",
+    "--udp": "answers datagrams too, sends datagrams only, measures datagrams",
     "--json": "lines about a server, a file with the result",
 }
 
@@ -145,8 +147,11 @@ def test_defaults_are_those_of_the_code() -> None:
     # None: it depends on other options; the text of the default says how.
     depend = {"connections", "busy_poll"}
     assert {name for name in depend if of_bench[name] is None} == depend
-    for name in of_plan.keys() & of_bench.keys() - depend - {"addr"}:
+    several = {"tls"}  # a plan has the options of TLS as one value
+    for name in of_plan.keys() & of_bench.keys() - depend - {"addr"} - several:
         assert of_bench[name] == of_plan[name], name
+    of_encryption = defaults(Encryption)
+    assert of_bench["resume"] == of_encryption["resume"]
     texts = {each.name: each for each in TABLES["bench"]}
     assert texts["connections"].parse(texts["connections"].default_text) == of_plan["connections"]
     assert texts["duration"].parse(texts["duration"].default_text) == Plan("x:1").measured_seconds

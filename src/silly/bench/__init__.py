@@ -1,10 +1,12 @@
 """The parts of ``silly bench``, from plain data up to processes:
 
-- `plan`: the settings of a run; `sizes`, `schedule`, `asserts`: settings with a syntax.
+- `plan`: the settings of a run; `encryption`: those of TLS; `sizes`, `schedule`, `asserts`:
+  settings with a syntax.
 - `messages`: requests and their expected replies; `verify`: the diagnosis of a wrong reply.
 - `histogram`, `recorder`: latencies and counts.
 - `dispatcher`: which requests may be sent, and when; `connector`: opens connections.
-- `lane`: a connection that sends requests and checks replies; `lanes`: its kinds.
+- `lane`: a connection that sends requests and checks replies; `lanes`: its kinds;
+  `datagram_lane`: those over UDP.
 - `generator`: the lanes of one worker; `worker`: a process that runs a generator;
   `fleet`: all worker processes.
 - `session`: one run, from connecting to the result; `progress`: its progress as lines,

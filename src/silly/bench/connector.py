@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import ssl
 from typing import Final
 
 from silly.bench.clock import clock
 from silly.bench.dispatcher import Dispatcher
+from silly.bench.encryption import Sessions
 from silly.bench.messages import Messages
-from silly.net import tcp
+from silly.net import tcp, udp
+from silly.net.tls.advice import advice
+from silly.net.tls.config import Client
 
 __all__ = ["Connector", "cause"]
 
@@ -32,8 +36,19 @@ class Connector:
         self._count = 0
         self._failures = 0
         self._slots = asyncio.Semaphore(_OPENING)
+        tls = dispatcher.plan.tls
+        self._client = None if tls is None else tls.client()
 
-    async def connect(self, due: int | None = None) -> tuple[tcp.Conn, int, Messages] | None:
+    def sessions(self) -> Sessions | None:
+        """Return an object for the TLS sessions of one lane; None: there is no TLS."""
+        tls = self._plan.tls
+        if tls is None or self._client is None:
+            return None
+        return Sessions(self._client, tls.resume)
+
+    async def connect(
+        self, sessions: Sessions | None, due: int | None = None
+    ) -> tuple[tcp.Conn, int, Messages] | None:
         """Open a connection; return it, its number and its messages.
 
         If that fails, record the error and return None. *due* is when the request that
@@ -41,7 +56,7 @@ class Connector:
         """
         number = self._count * self._plan.workers + self._part
         self._count += 1
-        began = clock()
+        began, connected = clock(), 0
         try:
             async with self._slots:
                 conn = await tcp.connect(
@@ -51,22 +66,60 @@ class Connector:
                     max_unsent=1 << 40,
                     linger=1,
                 )
+                connected = clock()
+                if sessions is not None:
+                    left = self._plan.timeout - (connected - began) / 1e9
+                    await self._encrypt(conn, sessions.next(), max(0.001, left))
         except OSError as error:
             self._failures += 1
             now = clock()
             if isinstance(error, TimeoutError):  # the slowest of all
-                self._recorder.connected(now - began)
+                if not connected:
+                    self._recorder.connected(now - began)
                 if due is not None:
                     self._recorder.gave_up(now, due, None)
-            self._recorder.failed(now, "connect", f"connection {number}: {cause(error)}")
+            kind = "handshake" if connected else "connect"
+            self._recorder.failed(now, kind, f"connection {number}: {cause(error)}")
             if self._failures >= _GIVE_UP and not self.alive:
                 self._dispatcher.stop(f"could not connect any more: {cause(error)}")
             self.check_errors()
             return None
         self._failures = 0
-        self._recorder.connected(clock() - began)
+        self._recorder.connected(connected - began)
         self.alive += 1
         return conn, number, self._messages(number)
+
+    async def _encrypt(self, conn: tcp.Conn, client: Client, timeout: float) -> None:
+        began = clock()
+        try:
+            await conn.start_tls(client, timeout=timeout)
+        except BaseException:
+            conn.abort()
+            raise
+        assert conn.tls is not None
+        self._recorder.encrypted(clock() - began, conn.tls)
+
+    async def open_socket(self) -> tuple[udp.Socket, int, Messages] | None:
+        """Open a UDP socket to the server; return it, its number and its messages.
+
+        If that fails (the name cannot be resolved, there is no route), record the error and
+        return None. UDP does not tell whether the server is there.
+        """
+        number = self._count * self._plan.workers + self._part
+        self._count += 1
+        try:
+            sock = await udp.connect(self._plan.addr, timeout=self._plan.timeout)
+        except OSError as error:
+            self._failures += 1
+            text = f"connection {number}: {cause(error)}"
+            self._recorder.failed(clock(), "connect", text)
+            if self._failures >= _GIVE_UP and not self.alive:
+                self._dispatcher.stop(f"could not connect any more: {cause(error)}")
+            self.check_errors()
+            return None
+        self._failures = 0
+        self.alive += 1
+        return sock, number, self._messages(number)
 
     def failed(self, kind: str, text: str, count: int = 1) -> None:
         """Record an error, and stop when there are too many."""
@@ -81,6 +134,9 @@ class Connector:
 
 def cause(error: OSError) -> str:
     """Return why a connection failed, as text."""
+    if isinstance(error, ssl.SSLError):
+        text = error.strerror or str(error)
+        return text.removeprefix(f"{error.filename}: ") + advice(error)
     if error.errno == errno.EADDRNOTAVAIL:
         return f"{error.strerror} (this machine has no free port to connect from)"
     if error.errno == errno.EMFILE:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from silly.bench.clock import NEVER, clock, sleep_until
 from silly.bench.connector import Connector
+from silly.bench.datagram_lane import ClosedDatagramLane, DatagramLane, OpenDatagramLane
 from silly.bench.dispatcher import Dispatcher
 from silly.bench.lane import Lane
 from silly.bench.lanes import ClosedLane, HoldLane, OpenLane, ReconnectLane
@@ -23,6 +24,9 @@ __all__ = ["Generator"]
 _WATCH: Final = 0.05  # seconds between rounds of `_watch`
 _EARLY: Final = 0.25  # seconds until the first figures, if the interval is longer
 _LOOKS: Final = 10  # checks for timed-out requests within one timeout, at most
+
+
+AnyLane = Lane | DatagramLane
 
 
 class Generator:
@@ -40,8 +44,8 @@ class Generator:
         self.on_early: Callable[[Interval], None] = lambda _: None
         """Called once, with the first `_EARLY` seconds, if the first interval is longer."""
         self._zero = 0  # when measuring starts
-        self._waiting: list[Lane] = []
-        self._lanes: dict[Lane, asyncio.Task[None]] = {}
+        self._waiting: list[AnyLane] = []
+        self._lanes: dict[AnyLane, asyncio.Task[None]] = {}
         self._crash: BaseException | None = None
 
     @property
@@ -154,13 +158,16 @@ class Generator:
 
     # -------------------------------------------------------------------- the lanes
 
-    def _make(self) -> Lane:
+    def _make(self) -> AnyLane:
         parts = self._dispatcher, self._connector
+        if self._plan.udp:
+            closed = self._dispatcher.schedule is None
+            return ClosedDatagramLane(*parts) if closed else OpenDatagramLane(*parts)
         if self._plan.mode == "hold":
             return HoldLane(*parts)
         return ClosedLane(*parts) if self._dispatcher.schedule is None else OpenLane(*parts)
 
-    def _start_lane(self, lane: Lane) -> None:
+    def _start_lane(self, lane: AnyLane) -> None:
         task = self._lanes[lane] = asyncio.create_task(lane.live())
         task.add_done_callback(lambda _: self._lanes.pop(lane))
         task.add_done_callback(self._watch_crash)
@@ -174,7 +181,7 @@ class Generator:
         """Keep as many lanes as the ramp, or the connect rate, demands."""
         plan, ramp = self._plan, self._plan.ramp_of_connections
         most = plan.share(plan.most_connections, self._part)
-        running: list[Lane] = []
+        running: list[AnyLane] = []
         await sleep_until(self._dispatcher.start)
         while not self._dispatcher.stopping:
             time = (clock() - self._zero if ramp else clock() - self._dispatcher.start) / 1e9

@@ -46,6 +46,7 @@ class Lane:
         "_received",
         "_recorder",
         "_sent",
+        "_sessions",
         "_sizes",
         "_timed_out",
         "_write",
@@ -55,6 +56,7 @@ class Lane:
         self._dispatcher = dispatcher
         self._connector = connector
         self._recorder = dispatcher.recorder
+        self._sessions = connector.sessions()
         self._conn: tcp.Conn | None = None
         self._ending = False
         self._reset()
@@ -83,7 +85,7 @@ class Lane:
 
     async def connect(self, due: int | None = None) -> bool:
         """Open a new connection, for the request that was *due*; return False if that fails."""
-        made = await self._connector.connect(due)
+        made = await self._connector.connect(self._sessions, due)
         if made is None:
             return False
         self._conn, self._number, self._messages = made

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from silly.bench import messages
+from silly.bench.encryption import Encryption
 from silly.bench.messages import Factory, framed
 from silly.bench.schedule import Ramp, Schedule, Stage
 from silly.bench.sizes import Sizes
@@ -20,6 +21,8 @@ __all__ = ["MODES", "Plan"]
 
 MODES: Final = ("keep", "reconnect", "hold")
 LEAST_INTERVAL: Final = 0.001  # seconds
+_LEAST_DATAGRAM: Final = 18  # bytes: the numbers of the request and of its socket
+_MOST_DATAGRAM: Final = 65503  # bytes, with a length prefix
 _DEFAULT_SIZES: Final = Sizes(((1.0, 64, 64),))
 
 
@@ -51,6 +54,10 @@ class Plan:
     interval: float = 1.0
     busy_poll: bool = False
     seed: int = 1
+    tls: Encryption | None = None
+    """None: connections are not encrypted."""
+    udp: bool = False
+    """Whether each request and each reply is a datagram."""
 
     def check(self) -> None:
         """Raise ValueError with a line that names the options if the plan contradicts itself."""
@@ -80,6 +87,11 @@ class Plan:
              "--connect-rate and --stage: the stages say when connections are opened"),
             (closed_ramp and any(stage.target != int(stage.target) for stage in self.stages),
              "--stage without --rate: the number of connections must be whole"),
+            (self.udp and not isinstance(addresses.parse(self.addr), addresses.TCPAddress),
+             f"--udp and {self.addr}: UDP needs an ADDR with a port"),
+            (self.udp and self.tls is not None, "--udp and --tls: datagrams are not encrypted"),
+            (self.udp and self.mode != "keep",
+             f"--udp and --mode {self.mode}: UDP has no connections"),
             (self.most_connections < self.workers,
              f"--workers {self.workers}: only {self.most_connections} connections for them"),
         ):  # fmt: skip
@@ -127,12 +139,27 @@ class Plan:
             raise ValueError("--send and --expect must not be empty")
         if self.framing == "line" and self.template is not None and b"\n" in self.template[:-1]:
             raise ValueError("--template has a newline in the middle: that makes two lines")
+        if self.udp:
+            self._check_datagrams(given)
         if not given:
             least = 0 if self.framing == "length-prefix" else 1
             if self.sizes.least < least:
                 raise ValueError(f"--size must be {least} or more for --framing {self.framing}")
             if self.framing == "fixed" and self.sizes.one is None:
                 raise ValueError("--framing fixed needs one --size, not a distribution")
+
+    def _check_datagrams(self, given: list[str]) -> None:
+        """Each datagram must have its number, or duplicates and losses could not be told."""
+        if self.data is not None:
+            raise ValueError("--udp and --data: each payload needs its number; use --template")
+        texts = [reply for _, reply in self.pairs] or [self.template or b""]
+        if given and any(b"{seq}" not in text for text in texts):
+            raise ValueError(f"--udp and {given[0]}: each reply needs {{seq}}, to tell which it is")
+        least = _LEAST_DATAGRAM + (self.framing == "line")
+        if not given and self.sizes.least < least:
+            raise ValueError(f"--udp needs --size {least} or more")
+        if not given and self.sizes.most > _MOST_DATAGRAM:
+            raise ValueError(f"--udp: a datagram has {_MOST_DATAGRAM} bytes at most")
 
     # ---------------------------------------------------------------- derived values
 

@@ -16,12 +16,19 @@ from typing import Any, Final
 
 from silly.bench.clock import NEVER
 from silly.bench.histogram import Histogram
+from silly.net.tls.info import TLSInfo
 
 __all__ = ["AFTER", "LATE", "Interval", "Recorder"]
 
 AFTER: Final = 1 << 40
 LATE: Final = 1_000_000  # nanoseconds after it was due from which a request counts as late
+_OF_DATAGRAMS: Final = (
+    "datagrams_in", "lost", "duplicates", "reordered", "late_replies", "own_drops",
+)  # fmt: skip
 _DESCRIBED: Final = 10  # errors of each kind to describe; all are counted
+
+
+_OPTIONAL: Final = ("service", "connects", "handshakes", "resumptions")  # histograms
 
 
 class Interval:
@@ -33,14 +40,22 @@ class Interval:
         "connections",
         "connects",
         "cpu",
+        "datagrams_in",
+        "duplicates",
         "errors",
+        "handshakes",
         "idle",
         "index",
         "late",
         "late_by_client",
+        "late_replies",
         "latency",
         "length",
+        "lost",
         "max_lag",
+        "own_drops",
+        "reordered",
+        "resumptions",
         "sent",
         "service",
         "unanswered",
@@ -56,6 +71,10 @@ class Interval:
         """Open loop: from when the request was sent."""
         self.connects: Histogram | None = None
         """How long connecting took, until a connection was made or timed out."""
+        self.handshakes: Histogram | None = None
+        """How long full handshakes of TLS took."""
+        self.resumptions: Histogram | None = None
+        """The same, of those that continued an earlier session."""
         self.errors: dict[str, int] = {}
         self.connections = 0
         """How many were open at the end of the interval; meaningless in a sum over time."""
@@ -67,6 +86,15 @@ class Interval:
         self.late_by_client = 0
         """Requests that were sent late although a connection was free."""
         self.max_lag = 0
+        self.datagrams_in = 0
+        """UDP: all that arrived."""
+        self.lost = 0
+        """UDP: requests without a reply within the timeout."""
+        self.duplicates = self.reordered = 0
+        self.late_replies = 0
+        """UDP: replies to requests that were counted as lost before."""
+        self.own_drops = 0
+        """UDP: datagrams that the client's machine dropped."""
         self.cpu = 0.0
         self.idle = 0
         """Busy polling: nanoseconds in which there was nothing to do."""
@@ -85,7 +113,7 @@ class Interval:
         """Add the figures of *other*."""
         self.length = max(self.length, other.length)
         self.latency.merge(other.latency)
-        for name in ("service", "connects"):
+        for name in _OPTIONAL:
             theirs = getattr(other, name)
             if theirs is not None:
                 if getattr(self, name) is None:
@@ -100,6 +128,8 @@ class Interval:
         self.bytes_out += other.bytes_out
         self.late += other.late
         self.late_by_client += other.late_by_client
+        for name in _OF_DATAGRAMS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
         self.max_lag = max(self.max_lag, other.max_lag)
         self.cpu += other.cpu
         self.idle += other.idle
@@ -107,7 +137,7 @@ class Interval:
     def to_dict(self) -> dict[str, Any]:
         """Return the interval as plain data, for `from_dict`."""
         plain: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
-        for name in ("latency", "service", "connects"):
+        for name in ("latency", *_OPTIONAL):
             if plain[name] is not None:
                 plain[name] = plain[name].to_list()
         return plain
@@ -117,7 +147,7 @@ class Interval:
         """Return the interval that `to_dict` has written."""
         made = cls(plain["index"])
         for name, value in plain.items():
-            if name in ("latency", "service", "connects") and value is not None:
+            if name in ("latency", *_OPTIONAL) and value is not None:
                 setattr(made, name, Histogram.from_list(value))
             else:
                 setattr(made, name, value)
@@ -144,6 +174,8 @@ class Recorder:
         self.first_errors: dict[str, list[str]] = {}
         """Descriptions of the first errors of each kind."""
         self.error_count = 0
+        self.negotiated: dict[str, str | None] | None = None
+        """What the last handshake of TLS has negotiated."""
         self.connections: Callable[[], int] = lambda: 0
         """Returns how many connections are open."""
         self.on_measuring: Callable[[], None] = lambda: None
@@ -155,8 +187,9 @@ class Recorder:
         """Start to record at *now*; interval 0 begins at *zero*, measuring ends at *end*."""
         self._begun, self._zero, self._end = now, zero, end
         setup, self.now = self.now, Interval(self._index(now))
-        if setup.connects is not None:
-            self.now.connects = setup.connects
+        for name in ("connects", "handshakes", "resumptions"):
+            if (made := getattr(setup, name)) is not None:
+                setattr(self.now, name, made)
         self.now.errors = setup.errors
         self._cpu_before = self._cpu()
         self._set_end()
@@ -261,6 +294,16 @@ class Recorder:
         if self.now.connects is None:
             self.now.connects = Histogram()
         self.now.connects.record(nanoseconds)
+
+    def encrypted(self, nanoseconds: int, info: TLSInfo) -> None:
+        """Record that a handshake of TLS took *nanoseconds*, and what was negotiated."""
+        name = "resumptions" if info.resumed else "handshakes"
+        histogram = getattr(self.now, name)
+        if histogram is None:
+            histogram = Histogram()
+            setattr(self.now, name, histogram)
+        histogram.record(nanoseconds)
+        self.negotiated = {"version": info.version, "cipher": info.cipher, "alpn": info.alpn}
 
     def failed(self, now: int, kind: str, text: str, count: int = 1) -> None:
         """Record *count* errors of *kind*; *text* says on which connection, and what is wrong."""

@@ -93,7 +93,9 @@ def build(
         "latency": _latencies(total.latency),
         "service": None if total.service is None else _latencies(total.service),
         "connect": None if everything.connects is None else _latencies(everything.connects),
+        "tls": _encryption(fleet, everything),
         "open_loop": _open_loop(plan, fleet, total),
+        "udp": _datagrams(everything) if plan.udp else None,
         "errors": {
             "total": sum(everything.errors.values()),
             "wrong": sum(everything.errors.get(kind, 0) for kind in WRONG),
@@ -151,6 +153,34 @@ def _open_loop(plan: Plan, fleet: Fleet, total: Interval) -> dict[str, Any] | No
         "late": total.late,
         "late_by_client": total.late_by_client,
         "max_lag": total.max_lag / 1e9,
+    }
+
+
+def _encryption(fleet: Fleet, everything: Interval) -> dict[str, Any] | None:
+    negotiated = [each["negotiated"] for each in fleet.summaries if each["negotiated"]]
+    if not negotiated:
+        return None
+    full, resumed = everything.handshakes, everything.resumptions
+    return {
+        **negotiated[0],
+        "full": None if full is None else _latencies(full),
+        "resumed": None if resumed is None else _latencies(resumed),
+    }
+
+
+def _datagrams(everything: Interval) -> dict[str, Any]:
+    """Return what became of datagrams in the whole run, the warm-up included."""
+    sent = everything.sent
+    return {
+        "sent": sent,
+        "answered": everything.requests,
+        "lost": everything.lost,
+        "loss": everything.lost / sent if sent else 0.0,
+        "received": everything.datagrams_in,
+        "duplicates": everything.duplicates,
+        "reordered": everything.reordered,
+        "late": everything.late_replies,
+        "dropped_by_client": everything.own_drops,
     }
 
 
@@ -255,6 +285,11 @@ def _warnings(result: dict[str, Any], within: Interval) -> Iterable[str]:
     if result["duration"] == 0:
         yield "the run ended before it measured anything"
         return
+    if result["udp"] is not None and result["udp"]["dropped_by_client"]:
+        yield (
+            f"this machine dropped {counted(result['udp']['dropped_by_client'], 'datagram')}: "
+            f"some of the loss is the client's (use more --workers, or a lower --rate)"
+        )
     open_loop = result["open_loop"]
     if open_loop is None:
         return

@@ -14,7 +14,8 @@ def described(result: dict[str, Any]) -> str:
     """Return the settings of the run, as one line."""
     plan = result["plan"]
     connections = plan["connections"]
-    parts = []
+    noun = "socket" if plan["udp"] else "connection"
+    parts = ["UDP"] if plan["udp"] else []
     if plan["rate"] is not None:
         rate = " → ".join(
             text_of_count(level) for level in (plan["rate"], *(s[1] for s in plan["stages"]))
@@ -28,13 +29,15 @@ def described(result: dict[str, Any]) -> str:
         levels = " → ".join(
             text_of_count(level) for level in (connections, *(s[1] for s in plan["stages"]))
         )
-        parts.append(f"{levels} connections")
+        parts.append(f"{levels} {noun}s")
     else:
-        parts.append(counted(connections, "connection"))
+        parts.append(counted(connections, noun))
     if plan["depth"] > 1:
         parts[-1] += f", {text_of_count(plan['depth'])} requests in flight on each"
     if plan["mode"] == "reconnect":
         parts.append("a new one for each request")
+    if plan["tls"] is not None:
+        parts.append("TLS")
     return ", ".join(parts)
 
 
@@ -57,6 +60,7 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
             f"{size_text(result['bytes_in_rate'])}/s in)",
         )
     yield from _errors(result)
+    yield from _datagrams(result)
     yield from _open_loop(result)
     yield ""
     yield from _latencies(result)
@@ -85,6 +89,19 @@ def _errors(result: dict[str, Any]) -> Iterator[str]:
         yield f"  {text}"
     if len(errors["first"]) < errors["total"]:
         yield "  …"
+
+
+def _datagrams(result: dict[str, Any]) -> Iterator[str]:
+    udp = result["udp"]
+    if udp is not None:
+        others = ", ".join(
+            f"{text_of_count(udp[name])} {name}" for name in ("duplicates", "reordered", "late")
+        )
+        yield _row(
+            "datagrams",
+            f"{text_of_count(udp['sent'])} sent, {text_of_count(udp['lost'])} lost "
+            f"({udp['loss']:.2%}), {others}",
+        )
 
 
 def _open_loop(result: dict[str, Any]) -> Iterator[str]:
@@ -140,6 +157,17 @@ def _others(result: dict[str, Any]) -> Iterator[str]:
             f"p50 {duration_text(connect['percentiles']['50'])}, "
             f"max {duration_text(connect['max'])}",
         )
+    if (tls := result["tls"]) is not None:
+        protocol = f", ALPN {tls['alpn']}" if tls["alpn"] else ""
+        yield _row("TLS", f"{tls['version']}, {tls['cipher']}{protocol}")
+        for kind in ("full", "resumed"):
+            if (taken := tls[kind]) is not None:
+                yield _row(
+                    f"  {kind}",
+                    f"{counted(taken['count'], 'handshake')}, "
+                    f"p50 {duration_text(taken['percentiles']['50'])}, "
+                    f"max {duration_text(taken['max'])}",
+                )
     client = result["client"]
     polling = " (busy polling)" if client["busy_poll"] else ""
     workers = counted(client["workers"], "worker")

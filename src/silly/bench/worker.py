@@ -141,6 +141,7 @@ async def _work(job: Job, parent: _Parent) -> None:
             "end": generator.end,
             "scheduled": generator.scheduled,
             "first_errors": recorder.first_errors,
+            "negotiated": recorder.negotiated,
             "max_rss": usage.ru_maxrss * 1024,
         },
     )

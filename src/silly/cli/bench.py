@@ -28,6 +28,7 @@ from silly.bench import compare as comparing
 from silly.bench import find_max as finding
 from silly.bench import published, session, summary
 from silly.bench.asserts import Claim
+from silly.bench.encryption import Encryption
 from silly.bench.fleet import STOPPING, NotStarted, WorkerDied
 from silly.bench.messages import FRAMINGS, unescape
 from silly.bench.plan import MODES, Plan
@@ -37,6 +38,8 @@ from silly.bench.sizes import Sizes
 from silly.cli.command import Failure, GroupedCommand, run, with_options
 from silly.cli.options import Option, grouped
 from silly.cli.output import Output
+from silly.cli.tls import CLIENT, check_name, client_of
+from silly.net import addr as addresses
 from silly.text import printable
 
 __all__ = ["main"]
@@ -58,6 +61,8 @@ Examples:
       20 000 requests per second, however slow the server is; exit code 1 unless p99 < 5 ms
   silly bench localhost:6379 --send 'PING\\r\\n' --expect '+PONG\\r\\n' -n 100k --html r.html
       another protocol, and a report with graphs
+  silly bench localhost:9999 --tls --ca ca.pem --mode reconnect
+      full and resumed handshakes, timed apart from the requests
 
 Exit codes:
   0    every reply was right, and every --assert holds
@@ -80,12 +85,22 @@ def main(arguments: Sequence[str]) -> int:
 
 # ------------------------------------------------------------------------- options
 
+
+def _fraction(text: str) -> float:
+    value = units.number(text)
+    if not 0 <= value <= 1:
+        raise ValueError(f"{text!r} is not a share such as 0.5 or 50%")
+    return value
+
+
 _LOAD, _CHECKS, _OUT = "Load", "Checks", "Output"
 _SIZES: Final = Kind("SIZE", Sizes.parse, text=lambda sizes: units.exact_size(sizes.one))
 _STAGE: Final = Kind("TIME:LEVEL", Stage.parse)
 _CLAIM: Final = Kind("CLAIM", Claim.parse)
 _BYTES: Final = Kind("TEXT", unescape)
 _START_RATE: Final = Kind("RATE", units.rate)  # a ramp may begin at 0
+_FRACTION: Final = Kind("SHARE", _fraction, units.exact_share)
+_UDP_TIMEOUT: Final = 1.0  # seconds: each lost request occupies its socket for this long
 _DEFAULTS: Final[dict[str, Any]] = {each.name: each.default for each in fields(Plan)}
 
 _COMMON: Final = (
@@ -99,6 +114,10 @@ _COMMON: Final = (
                "keep: connections stay open; reconnect: each request has a new connection; "
                "hold: connections are idle, and each has one request at the end",
                choice("MODE", *MODES), _DEFAULTS["mode"]),
+        Option("--udp",
+               "Load a UDP server: each request and each reply is a datagram. Losses, duplicates "
+               "and reordering are figures, not errors; a request without a reply within "
+               f"--timeout (with --udp: {_UDP_TIMEOUT:g}s) is lost"),
         Option("--connect-rate", "New connections per second", RATE,
                default_text="all before the start"),
         Option("--warmup", "Load the server for this long before measuring", DURATION,
@@ -132,6 +151,14 @@ _COMMON: Final = (
         Option("--expect", "The expected reply", _BYTES, is_repeatable=True),
         Option("--seed", "Seed for random sizes", NUMBER, _DEFAULTS["seed"]),
     ),
+    *CLIENT,
+    *grouped(
+        "TLS",
+        Option("--resume",
+               "How many of the connections continue an earlier session, if the server lets them: "
+               "from 0 (only full handshakes) to 1. Both kinds are counted and timed apart",
+               _FRACTION, Encryption().resume),
+    ),
     *grouped(
         _CHECKS,
         Option("--timeout", "Time limit for each reply, and for connecting", DURATION,
@@ -155,6 +182,7 @@ def _plan(addr: str, options: dict[str, Any]) -> Plan:
         raise Failure(f"--send and {_flag(given.pop())}: requests are sent as they are")
     if own and "sizes" in given:
         raise Failure(f"--{own} and --size: give one of them")
+    options["tls"] = _encryption(addr, options)
     if options["data"] is not None:
         try:
             options["data"] = Path(options["data"]).read_bytes()
@@ -163,6 +191,8 @@ def _plan(addr: str, options: dict[str, Any]) -> Plan:
     if options["connections"] is None:
         stages = options.get("stages") and options.get("rate") is None
         options["connections"] = 1 if stages else _DEFAULTS["connections"]
+    if options["udp"] and not _was_given("timeout"):
+        options["timeout"] = _UDP_TIMEOUT
     if options["busy_poll"] is None:
         options["busy_poll"] = options.get("rate") is not None
     try:
@@ -172,6 +202,23 @@ def _plan(addr: str, options: dict[str, Any]) -> Plan:
     except ValueError as error:
         raise Failure(str(error)) from None
     return plan
+
+
+def _encryption(addr: str, options: dict[str, Any]) -> Encryption | None:
+    """Take the options of TLS out of *options*. Raises Failure."""
+    given = {each.name: options.pop(each.name) for each in CLIENT}
+    resume = options.pop("resume")
+    try:
+        client = client_of(given)
+        check_name(client, addresses.parse(addr, "ADDR"))
+    except ValueError as error:
+        raise Failure(str(error)) from None
+    if client is None:
+        if _was_given("resume"):
+            raise Failure("--resume needs --tls")
+        return None
+    del given["tls"]
+    return Encryption(**given, resume=resume)
 
 
 def _was_given(name: str) -> bool:

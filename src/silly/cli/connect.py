@@ -17,6 +17,7 @@ from silly._loop.signals import handling, interrupt_wait
 from silly._values.extras import install_command
 from silly._values.kinds import DURATION, Kind, choice
 from silly.cli.command import INTERRUPTED, Failure, GroupedCommand, run, with_options
+from silly.cli.connecting.datagrams import AFTER_INPUT, Datagrams
 from silly.cli.connecting.pipe import Sink, Source
 from silly.cli.connecting.shaping import (
     CRLF,
@@ -28,12 +29,13 @@ from silly.cli.connecting.shaping import (
     bytes_per_row,
 )
 from silly.cli.options import Option, grouped
-from silly.cli.tls import CLIENT, Watched, advice, check_name, client_of, described
+from silly.cli.tls import CLIENT, Watched, check_name, client_of, described
 from silly.errors import ConnectionClosed, EndOfStream
 from silly.net import addr as addresses
-from silly.net import tcp
+from silly.net import tcp, udp
 from silly.net.proxy import ProxyHeader
 from silly.net.tcp import Conn, Limits
+from silly.net.tls.advice import advice
 from silly.text import printable
 
 __all__ = ["main"]
@@ -81,6 +83,10 @@ _OPTIONS: Final = (
     *grouped(
         "Connection",
         Option("--listen", "Wait for one client at ADDR instead of connecting to it"),
+        Option("--udp",
+               "Send each line as a datagram, and show each datagram that comes back. After the "
+               "end of the input, wait until none has come for the idle timeout, or for "
+               f"{AFTER_INPUT:g} second", dest="is_udp"),
         Option("--timeout", "Time limit for connecting (with --listen: for a client to connect)",
                DURATION),
         Option("--idle-timeout", "Give up when nothing was sent or received for this long",
@@ -118,6 +124,7 @@ def _connect(
     addr: str,
     *,
     listen: bool,
+    is_udp: bool,
     timeout: float | None,
     idle_timeout: float | None,
     proxy_header: ProxyHeader | None,
@@ -135,6 +142,8 @@ def _connect(
     peer are shown, not obeyed.
     """
     client = _check(addr, tls, listen=listen, has_header=proxy_header is not None)
+    if is_udp:
+        _check_udp(addr, listen=listen, has_header=proxy_header is not None, client=client)
     for flag, seconds in (("--timeout", timeout), ("--idle-timeout", idle_timeout)):
         if seconds == 0:
             raise Failure(f"{flag} must be more than 0")
@@ -152,17 +161,20 @@ def _connect(
     talk = _interactive if is_typed else _pipe
 
     async def program() -> int:
+        taken: Conn | Datagrams
         if listen:
             taken = await _accept(addr, timeout)
+        elif is_udp:
+            taken = await _open(addr, timeout)
         else:
             taken = await _dial(addr, timeout, client, proxy_header, int(proxy_version))
         async with taken as conn:
             conn.idle_timeout = idle_timeout
-            if client is not None:
+            if client is not None and isinstance(conn, Conn):
                 _say_tls(conn, client)
             if is_typed:
                 _say(
-                    f"Connected to {conn.remote_addr} "
+                    f"{'Sending' if is_udp else 'Connected'} to {conn.remote_addr} "
                     "(Enter sends; Ctrl-D ends the input, Ctrl-C leaves)"
                 )
             return await talk(conn, session, until_peer_ends=listen)
@@ -189,6 +201,18 @@ def _check(addr: str, tls: dict[str, Any], *, listen: bool, has_header: bool) ->
     return client
 
 
+def _check_udp(addr: str, *, listen: bool, has_header: bool, client: Watched | None) -> None:
+    for wrong, text in (
+        (not isinstance(addresses.parse(addr), addresses.TCPAddress),
+         f"--udp and {addr}: UDP needs an ADDR with a port"),
+        (listen, "--listen and --udp: `silly echo --udp` is a server for datagrams"),
+        (has_header, "--proxy-header and --udp: only a connection begins with a header"),
+        (client is not None, "--tls and --udp: datagrams are not encrypted"),
+    ):  # fmt: skip
+        if wrong:
+            raise Failure(text)
+
+
 def _now() -> str:
     now = datetime.now().astimezone()
     return f"{now:%H:%M:%S}.{now.microsecond // 1000:03}"
@@ -213,11 +237,11 @@ class _Session:
         self._crlf = crlf
         self._half_close = half_close
 
-    def send(self, conn: Conn, data: bytes) -> Awaitable[None]:
+    def send(self, conn: Conn | Datagrams, data: bytes) -> Awaitable[None]:
         """Send *data*; awaiting the result waits for room."""
         return conn.write(data if self._crlf is None else self._crlf.feed(data))
 
-    def end_input(self, conn: Conn) -> None:
+    def end_input(self, conn: Conn | Datagrams) -> None:
         """Half-close the connection, unless ``--no-half-close`` was given."""
         if self._half_close:
             conn.close_write()
@@ -286,6 +310,10 @@ def _dial(
         raise Failure(f"{of}{error}") from None
 
 
+async def _open(addr: str, timeout: float | None) -> Datagrams:
+    return Datagrams(await udp.connect(addr, timeout=timeout))
+
+
 async def _accept(addr: str, timeout: float | None) -> Conn:
     arrived: asyncio.Future[Conn] = asyncio.get_running_loop().create_future()
 
@@ -313,7 +341,7 @@ async def _accept(addr: str, timeout: float | None) -> Conn:
 # ------------------------------------------------------------------------- as a pipe
 
 
-async def _pipe(conn: Conn, session: _Session, *, until_peer_ends: bool) -> int:
+async def _pipe(conn: Conn | Datagrams, session: _Session, *, until_peer_ends: bool) -> int:
     source, sink = Source(sys.stdin.fileno()), Sink(sys.stdout.fileno())
     lost: OSError | None = None  # why writing the output failed
 
@@ -360,7 +388,9 @@ async def _stopped(tasks: set[asyncio.Task[None]]) -> None:
     await asyncio.wait(tasks)
 
 
-async def _receive(conn: Conn, shape: Shape, show: Callable[[bytes], Awaitable[None]]) -> None:
+async def _receive(
+    conn: Conn | Datagrams, shape: Shape, show: Callable[[bytes], Awaitable[None]]
+) -> None:
     """Show what is received until the end of the stream.
 
     Raises OSError or ConnectionClosed if the connection is lost.
@@ -379,7 +409,7 @@ async def _receive(conn: Conn, shape: Shape, show: Callable[[bytes], Awaitable[N
 # --------------------------------------------------------------------- on a terminal
 
 
-async def _interactive(conn: Conn, session: _Session, *, until_peer_ends: bool) -> int:  # noqa: ARG001
+async def _interactive(conn: Conn | Datagrams, session: _Session, *, until_peer_ends: bool) -> int:  # noqa: ARG001
     try:
         from silly.cli.connecting.prompt import Prompt  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:
@@ -421,5 +451,6 @@ async def _interactive(conn: Conn, session: _Session, *, until_peer_ends: bool) 
     receiving.result()
     if not asking.cancelled():
         asking.result()
-    _say("Connection closed by the peer")
+    if isinstance(conn, Conn):
+        _say("Connection closed by the peer")
     return 0

@@ -4,5 +4,6 @@
 ``shaping.py``        CR LF, safe text, hexdumps, timestamps (no I/O)
 ``pipe.py``           standard input and output, without blocking the loop
 ``prompt.py``         line mode, for a terminal
+``datagrams.py``      UDP, as a connection
 ====================  ====================================================
 """

@@ -6,6 +6,7 @@ place of either.
 
 from __future__ import annotations
 
+import copy
 import os
 import ssl
 import time
@@ -297,6 +298,12 @@ class Client:
     def context(self) -> ssl.SSLContext:
         """The `ssl.SSLContext` of its connections."""
         return self._context
+
+    def separate(self) -> Client:
+        """Return a client with the same settings that remembers sessions of its own."""
+        other = copy.copy(self)
+        other._sessions = OrderedDict()
+        return other
 
     def name_for(self, host: str | None) -> str | None:
         """Return the name that the certificate of *host* must have.
