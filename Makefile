@@ -2,7 +2,7 @@
 # make test        run ruff, mypy and every test
 # make bench       measure silly beside a C server and its peers (needs gcc; some minutes)
 # make bench-full  the same, with more and longer rounds (about an hour)
-# make soak        attack an echo server and check that it keeps its promises
+# make soak        attack echo servers, plain and with TLS, and check that they keep their promises
 # make asan        run the engines' tests under AddressSanitizer (needs gcc)
 # make stress      run random programs under AddressSanitizer (needs gcc);
 #                  SECONDS=60 sets the time, SEED=n repeats one program
@@ -13,8 +13,8 @@
 # make clean       remove everything that these commands made
 #
 # Variables: PYTHON=python3.12 selects the interpreter, VENV=DIR the virtual environment,
-# ADDR=127.0.0.1:7777 the address of `make run`, SOAK="--attack 600" the options of
-# `make soak`.
+# ADDR=127.0.0.1:7777 the address of `make run`, SOAK="--attack 600" and SOAK_TLS the options
+# of the two parts of `make soak`.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -51,6 +51,7 @@ bench-full: $(VENV)/.installed-bench
 
 soak: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/soak.py $(SOAK)
+	$(VENV)/bin/python benchmarks/soak_tls.py $(SOAK_TLS)
 
 restarts: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/restarts.py --restarts 100

@@ -34,7 +34,7 @@ def client(*command: object) -> Any:
         stderr=subprocess.DEVNULL,
         check=True,
     )
-    return json.loads(done.stdout)
+    return json.loads(done.stdout.removeprefix(b"ready\n"))
 
 
 def bench(port: str, *options: object) -> Any:

@@ -9,7 +9,8 @@
  * connection of its own. Compiled with -DTLS, it speaks TLS, and with "resume" each connection
  * but the first continues a session. With "udp", each connection is a UDP socket, and each
  * exchange one datagram. With RATE, so many exchanges a second are due whatever the
- * server does, and latencies count from when one was due. Prints one JSON object; exits 1 at the first wrong
+ * server does, and latencies count from when one was due. Prints "ready" when the measurement
+ * begins: once each connection has had an exchange, if they stay open. Then prints one JSON object; exits 1 at the first wrong
  * byte, lost connection or stall of five seconds.
  */
 #define _GNU_SOURCE
@@ -33,7 +34,7 @@ static SSL_SESSION *session;
 enum { EVENTS = 256, RECEIVE = 262144, SLOTS = 64 * 64 };
 
 struct conn {
-    int fd, connecting;
+    int fd, connecting, warm;
 #ifdef TLS
     SSL *ssl;
 #endif
@@ -49,6 +50,7 @@ static size_t exchange;
 static struct sockaddr_in addr = {.sin_family = AF_INET};
 static char *pattern, buffer[RECEIVE];
 static uint64_t messages, slots[SLOTS], deadline, slowest;
+static int ready, cold; /* connections without an exchange yet */
 
 static uint64_t now(void) {
     struct timespec t;
@@ -186,6 +188,7 @@ static void receive(struct conn *c, uint64_t t) {
     if (c->unread -= n) return;
     messages += depth;
     record(now() - c->begun);
+    if (!c->warm) c->warm = 1, cold--;
     if (t > deadline) return;
     if (reconnect) {
         stop(c);
@@ -225,7 +228,18 @@ int main(int argc, char **argv) {
     uint64_t start = now(), end = start + (uint64_t)(atof(argv[5]) * 1e9);
     deadline = end;
     due = start + 100000000; /* when all are connected */
+    cold = reconnect || rate ? 0 : count;
     for (uint64_t t = start, moved = start; t < end;) {
+        if (!ready && cold <= 0) {
+            ready = 1;
+            puts("ready");
+            fflush(stdout);
+            t = start = now();
+            deadline = end = start + (uint64_t)(atof(argv[5]) * 1e9);
+            messages = slowest = 0;
+            memset(slots, 0, sizeof slots);
+        } else if (!ready)
+            deadline = end = now() + 1000000000;
         struct epoll_event events[EVENTS];
         int n = epoll_wait(ep, events, EVENTS, 0);
         t = now();

@@ -45,7 +45,12 @@ class Job:
     depth: int
     size: int
     mode: str = ""
-    server: str = ""  # "raw", "ping" or "udp": see servers/yardstick.c
+    server: str = ""  # "raw", "ping" or "udp": see servers/yardstick.c; "tls": tls_yardstick.c
+
+    @property
+    def what(self) -> str:
+        """Return which kind of service it is."""
+        return self.server if self.server in {"udp", "tls"} else "tcp"
 
 
 JOBS = (
@@ -60,6 +65,11 @@ JOBS = (
     Job("64 KiB bulk, 10 connections", 10, 1, 65536, server="raw"),
     Job("connect-echo-close", 32, 1, 64, "reconnect"),
     Job("UDP 64 B, 100 sockets", 100, 1, 64, "udp", server="udp"),
+    Job("TLS 64 B, 100 connections", 100, 1, 64, server="tls"),
+    Job("TLS 16 KiB, 32 connections", 32, 1, 16384, server="tls"),
+    Job("TLS 32 in flight, 10 connections", 10, 32, 64, server="tls"),
+    Job("TLS connect-echo-close", 32, 1, 64, "reconnect", server="tls"),
+    Job("TLS connect-echo-close, resumed", 32, 1, 64, "resume", server="tls"),
     Job("redis-benchmark PING_INLINE, 50 connections", 50, 1, 6, "redis", server="ping"),
 )
 
@@ -70,10 +80,11 @@ class Kind:
     command: tuple[str, ...]
     needs: str = ""  # a module, or "go"
     environment: tuple[tuple[str, str], ...] = ()
-    udp: bool = False  # it also echoes datagrams
+    does: tuple[str, ...] = ("tcp",)  # which jobs
 
 
 PY = sys.executable
+ALL = ("tcp", "udp", "tls")
 
 
 def kinds(built: Path) -> list[Kind]:
@@ -85,19 +96,22 @@ def kinds(built: Path) -> list[Kind]:
     native = (("SILLY_ENGINE", "native"),)
     portable = (("SILLY_ENGINE", "portable"),)
     return [
-        Kind(report.YARDSTICK, (str(built / "yardstick"),), udp=True),
-        Kind("silly", silly, environment=native, udp=True),
+        Kind(report.YARDSTICK, (str(built / "yardstick"),), does=ALL),  # with "tls", it runs tls
+        Kind("silly", silly, environment=native, does=ALL),
         Kind("silly, busy_poll", (*silly, "busy"), environment=native),
         Kind("silly, batches", (*silly, "batches"), environment=native),
-        Kind("silly, nested", script("silly_nested.py"), environment=native, udp=True),
+        Kind("silly, nested", script("silly_nested.py"), environment=native, does=("tcp", "udp")),
         Kind("silly.streams", script("asyncio_streams.py", "silly"), environment=native),
-        Kind("silly on uvloop", silly_uvloop, "uvloop", native, udp=True),
-        Kind("silly portable", silly, environment=portable, udp=True),
-        Kind("silly portable, uvloop", silly_uvloop, "uvloop", portable, udp=True),
-        Kind("asyncio streams", script("asyncio_streams.py")),
-        Kind("asyncio Protocol", script("asyncio_protocol.py"), udp=True),
-        Kind("uvloop streams", script("asyncio_streams.py", "uvloop"), "uvloop"),
-        Kind("uvloop Protocol", script("asyncio_protocol.py", "uvloop"), "uvloop", udp=True),
+        Kind("silly on uvloop", silly_uvloop, "uvloop", native, does=ALL),
+        Kind("silly portable", silly, environment=portable, does=ALL),
+        Kind("silly portable, uvloop", silly_uvloop, "uvloop", portable, does=ALL),
+        Kind("asyncio streams", script("asyncio_streams.py"), does=("tcp", "tls")),
+        Kind("asyncio Protocol", script("asyncio_protocol.py"), does=ALL),
+        Kind(
+            "uvloop streams", script("asyncio_streams.py", "uvloop"), "uvloop", does=("tcp", "tls")
+        ),
+        Kind("uvloop Protocol", script("asyncio_protocol.py", "uvloop"), "uvloop", does=ALL),
+        Kind("aiofastnet", script("asyncio_protocol.py", "fast"), "aiofastnet", does=("tls",)),
         Kind("trio", script("trio_echo.py"), "trio"),
         Kind("anyio", script("anyio_echo.py"), "anyio"),
         Kind("gevent", script("gevent_echo.py"), "gevent"),
@@ -175,31 +189,36 @@ def measure_once(built: Path, server: Server, job: Job, seconds: float) -> Measu
         load = ["redis-benchmark", "-p", str(server.port), "-c", str(job.connections)]
         load += ["-n", str(requests), "-t", "ping_inline", "--csv"]
     else:
-        load = [str(built / "load"), str(server.port), str(job.connections), str(job.depth)]
+        program = "tls_load" if job.what == "tls" else "load"
+        load = [str(built / program), str(server.port), str(job.connections), str(job.depth)]
         load += [str(job.size), str(seconds), *([job.mode] if job.mode else [])]
-    others = machine.Others()
-    before = server.cpu()
     server.resume()
-    done = subprocess.run(
+    with subprocess.Popen(
         ["taskset", "-c", str(LOAD_CORE), *load],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=seconds + 30,
-        check=False,
-    )
+    ) as process:
+        if job.mode != "redis":
+            assert process.stdout is not None
+            process.stdout.readline()  # "ready": handshakes are not measured
+        others = machine.Others()
+        before = server.cpu()
+        out, err = process.communicate(timeout=seconds + 30)
     server.stop()
     used = server.cpu() - before
     processors = others.processors(used)
-    if done.returncode:
-        raise RuntimeError(f"{server.name}, {job.name}: {done.stderr.strip()}")
+    if process.returncode:
+        raise RuntimeError(f"{server.name}, {job.name}: {err.strip()}")
     if job.mode == "redis":
-        row = next(csv.DictReader(done.stdout.splitlines()))
+        row = next(csv.DictReader(out.splitlines()))
         p50, p99 = (float(row[f"{p}_latency_ms"]) * 1000 for p in ("p50", "p99"))
         return Measured(float(row["rps"]), used * 1e6 / requests, p50, p99, processors)
-    result = json.loads(done.stdout)
+    result = json.loads(out)
+    messages = result["messages"] or 1  # on a very busy machine, none may have come back
     return Measured(
-        result["messages"] / result["seconds"],
-        used * 1e6 / result["messages"],
+        messages / result["seconds"],
+        used * 1e6 / messages,
         result["p50"],
         result["p99"],
         processors,
@@ -210,6 +229,15 @@ def build(into: Path) -> None:
     cc = os.environ.get("CC", "gcc")
     for source, name in ((HERE / "load.c", "load"), (SERVERS / "yardstick.c", "yardstick")):
         subprocess.run([cc, "-O2", "-o", str(into / name), str(source)], check=True)
+    openssl = ("-lssl", "-lcrypto")
+    for source, name in ((HERE / "load.c", "tls_load"), (SERVERS / "tls_yardstick.c", "tls")):
+        command = [cc, "-O2", "-DTLS", "-o", str(into / name), str(source), *openssl]
+        subprocess.run(command, check=False, stderr=subprocess.DEVNULL)  # without it: no TLS
+    options = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=localhost"
+    certificate = ["openssl", *options.split(), "-keyout", str(into / "key.pem")]
+    certificate += ["-out", str(into / "cert.pem")]
+    subprocess.run(certificate, check=False, stderr=subprocess.DEVNULL)
+    os.environ["CERT"], os.environ["KEY"] = str(into / "cert.pem"), str(into / "key.pem")
     if shutil.which("go"):
         subprocess.run(
             ["go", "build", "-o", str(into / "go_echo"), str(SERVERS / "echo.go")],
@@ -276,7 +304,10 @@ def compare(
             print(f"\n{job.name}: skipped, redis-benchmark (redis-tools) is not installed")
             continue
         figures: dict[str, list[Measured]] = defaultdict(list)
-        able = [kind for kind in servers if kind.udp or job.server != "udp"]
+        able = [kind for kind in servers if job.what in kind.does]
+        if not able or (job.what == "tls" and not (built / "tls_load").exists()):
+            print(f"\n{job.name}: skipped, the headers of OpenSSL (libssl-dev) are not installed")
+            continue
         running = {kind.name: Server(kind, job.server) for kind in able}
         try:
             for server in running.values():

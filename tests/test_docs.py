@@ -21,6 +21,7 @@ from typing import IO
 
 import pytest
 
+from silly.net import tcp
 from tests.cli.terminal import Echo
 from tests.net.tls import certificates
 
@@ -74,7 +75,7 @@ def ask_with_datagram(port: int) -> bytes:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(10)
         sock.connect(("127.0.0.1", port))
-        sock.send(b"hello")
+        sock.send(b"hello\n")
         return sock.recv(100)
 
 
@@ -97,8 +98,8 @@ def test_block_serves(block: str, port: int, tmp_path: Path) -> None:
     with process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        if "udp.bind" in block:
-            assert ask_with_datagram(port) == b"hello"
+        if "udp.bind" in block or "udp.listen" in block:
+            assert ask_with_datagram(port) == b"hello\n"
         else:
             ask_with_stream(port, block, process.stdout)
         process.send_signal(signal.SIGTERM)
@@ -123,7 +124,7 @@ def test_block_of_tests_passes(block: str, tmp_path: Path) -> None:
 def test_the_tutorial_contains_the_examples_word_for_word() -> None:
     tutorial = (ROOT / "docs" / "tutorial" / "echo-server.md").read_text()
     for text, name in EXAMPLES.items():
-        if name not in {"echo.py", "redis_like.py", "starttls.py"}:
+        if name not in {"dns_like.py", "echo.py", "multicast.py", "redis_like.py", "starttls.py"}:
             assert f"```python\n{text}```" in tutorial, f"{name} differs from the tutorial"
 
 
@@ -133,6 +134,15 @@ def test_links_have_targets(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.no_engine
+def test_security_names_limits_and_modules_that_there_are() -> None:
+    page = (ROOT / "docs" / "explanation" / "security.md").read_text()
+    for path in re.findall(r"`(silly/[\w/]*(?:\.py)?)`", page):
+        assert (ROOT / "src" / path).exists(), path
+    for each in tcp.Limits.fields():
+        assert each.name in page or each.name in {"exempt_networks", "linger"}, each.name
 
 
 COMMANDS = [

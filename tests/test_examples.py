@@ -273,3 +273,40 @@ def test_every_example_has_its_test() -> None:
     tested = Path(__file__).read_text()
     for path in EXAMPLES.glob("*.py"):
         assert f'"{path.name}"' in tested, f"{path.name} has no test"
+
+
+def test_dns_like_answers_its_client_and_ignores_nonsense() -> None:
+    with running("dns_like.py", "127.0.0.1:0") as server:
+        addr = server.addr()
+        host, port = addr.split(":")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for nonsense in (b"", b"x", b"12a\0b", bytes(600)):
+                sock.sendto(nonsense, (host, int(port)))
+        for name, answer in (("www.example", "192.0.2.80"), ("nobody.example", "no such name")):
+            with running("dns_like.py", addr, name) as client:
+                assert client.rest() == f"{answer}\n"
+                assert client.process.returncode == 0
+        server.stop()
+
+
+def test_dns_like_asks_again_when_nobody_answers() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.settimeout(30)
+        with running("dns_like.py", "{}:{}".format(*sock.getsockname()), "a.b") as client:
+            first, _ = sock.recvfrom(100)
+            second, peer = sock.recvfrom(100)
+            sock.sendto(first + b"\0" + b"wrong", peer)
+            sock.sendto(second + b"\0" + b"right", peer)
+            assert client.rest() == "right\n"
+
+
+def test_programs_find_each_other_by_multicast() -> None:
+    with (
+        running("multicast.py", "alice", "lo") as alice,
+        running("multicast.py", "bob", "lo") as bob,
+    ):
+        assert alice.line().startswith("'bob' is at ")
+        assert bob.line().startswith("'alice' is at ")
+        alice.stop()
+        bob.stop()

@@ -1,6 +1,8 @@
 """asyncio Protocol (callbacks), on the stock loop or (with "uvloop") on uvloop. Prints its port."""
 
 import asyncio
+import os
+import ssl
 import sys
 
 
@@ -38,6 +40,12 @@ class Datagrams(asyncio.DatagramProtocol):
         self.transport.sendto(data, addr)
 
 
+context = None
+if "tls" in sys.argv:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(os.environ["CERT"], os.environ["KEY"])
+
+
 async def main():
     loop = asyncio.get_running_loop()
     if "udp" in sys.argv:
@@ -45,7 +53,13 @@ async def main():
         print(transport.get_extra_info("sockname")[1], flush=True)
         await loop.create_future()
     protocol = Raw if "raw" in sys.argv else Ping if "ping" in sys.argv else Lines
-    server = await loop.create_server(protocol, "127.0.0.1", 0, backlog=4096)
+    options = {"backlog": 4096, "ssl": context}
+    if "fast" in sys.argv:
+        import aiofastnet
+
+        server = await aiofastnet.create_server(loop, protocol, "127.0.0.1", 0, **options)
+    else:
+        server = await loop.create_server(protocol, "127.0.0.1", 0, **options)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 

@@ -4,6 +4,8 @@ With "silly", silly.streams takes the place of asyncio's streams.
 """
 
 import asyncio
+import os
+import ssl
 import sys
 
 if "silly" in sys.argv:
@@ -33,9 +35,15 @@ async def raw(reader, writer):
     writer.close()
 
 
+context = None
+if "tls" in sys.argv:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(os.environ["CERT"], os.environ["KEY"])
+
+
 async def main():
     handler = raw if "raw" in sys.argv else ping if "ping" in sys.argv else lines
-    server = await asyncio.start_server(handler, "127.0.0.1", 0, backlog=4096)
+    server = await asyncio.start_server(handler, "127.0.0.1", 0, backlog=4096, ssl=context)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 

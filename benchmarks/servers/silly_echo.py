@@ -1,8 +1,10 @@
 """silly: one coroutine per connection. Prints its port.
 
-Options: raw, ping, udp (see yardstick.c), busy (busy polling), batches (all lines that are there).
+Options: raw, ping, udp, tls (see yardstick.c), busy (busy polling), batches (all lines that are
+there).
 """
 
+import os
 import sys
 
 from silly import task
@@ -42,5 +44,10 @@ if "udp" in sys.argv:
     listener = udp.bind("127.0.0.1:0")
     task.fork(datagrams, listener)
 else:
-    listener = tcp.listen("127.0.0.1:0", handler, backlog=4096, busy_poll=busy_poll)
+    config = None
+    if "tls" in sys.argv:
+        from silly.net import tls
+
+        config = tls.Server(os.environ["CERT"], os.environ["KEY"])
+    listener = tcp.listen("127.0.0.1:0", handler, backlog=4096, busy_poll=busy_poll, tls=config)
 print(listener.local_addr.rpartition(":")[2], flush=True)

@@ -3,7 +3,7 @@
  * that a receive completes. With "ping", the answer to each line is "+PONG". With "udp", it
  * echoes datagrams: as many as are there with one recvmmsg and one sendmmsg.
  *
- *     yardstick [raw|ping|udp] prints its port and serves until it is killed
+ *     yardstick [raw|ping|udp|tls]   prints its port and serves until it is killed
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -146,6 +146,12 @@ static int datagrams(void) {
 
 int main(int argc, char **argv) {
     if (argc > 1 && !strcmp(argv[1], "udp")) return datagrams();
+    if (argc > 1 && !strcmp(argv[1], "tls")) { /* the program "tls" beside this one */
+        char path[4096], *slash;
+        snprintf(path, sizeof path - 4, "%s", argv[0]);
+        if ((slash = strrchr(path, '/'))) strcpy(slash + 1, "tls");
+        return execl(path, path, getenv("CERT"), getenv("KEY"), (char *)NULL);
+    }
     raw = argc > 1 && !strcmp(argv[1], "raw");
     ping = argc > 1 && !strcmp(argv[1], "ping");
     out = malloc(capacity);

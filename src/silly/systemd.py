@@ -101,7 +101,14 @@ class Service:
         if self._state in {"", "RELOADING=1"}:
             self._notify("READY=1")
 
-    def running(self, *, started: bool, listening: bool, encrypted: Sequence[str] = ()) -> None:  # noqa: ARG002 - not for systemd
+    def running(
+        self,
+        *,
+        started: bool,
+        listening: bool,
+        encrypted: Sequence[str] = (),  # noqa: ARG002 - not for systemd
+        datagrams: Sequence[str] = (),  # noqa: ARG002
+    ) -> None:
         """Report that a program without workers is ready, if it has *started* or is *listening*."""
         if started or listening:
             self.ready()

@@ -25,7 +25,7 @@ LOCAL = "127.0.0.1:0"
 TRUSTING = ("--tls", "--ca", certificates.ca_file())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def addr() -> Iterator[str]:
     cert, key = certificates.pair()
     with Echo(LOCAL, "--tls-cert", cert, "--tls-key", key) as echo:

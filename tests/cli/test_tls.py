@@ -287,6 +287,61 @@ def test_a_server_without_tls_is_named_as_one() -> None:
     assert said.endswith("the peer does not speak TLS (try without --tls)"), said
 
 
+DIALOGUES: dict[str, list[tuple[bytes, bytes]]] = {
+    "smtp": [
+        (b"", b"220-mail.example\r\n220 ESMTP\r\n"),
+        (b"EHLO localhost\r\n", b"250-mail.example\r\n250-STARTTLS\r\n250 HELP\r\n"),
+        (b"STARTTLS\r\n", b"220 go ahead\r\n"),
+    ],
+    "imap": [(b"", b"* OK ready\r\n"), (b"a STARTTLS\r\n", b"* X\r\na OK begin\r\n")],
+    "pop3": [(b"", b"+OK\r\n"), (b"STLS\r\n", b"+OK begin\r\n")],
+    "ftp": [(b"", b"220 ftp\r\n"), (b"AUTH TLS\r\n", b"234 begin\r\n")],
+    "postgres": [(b"\0\0\0\x08\x04\xd2\x16\x2f", b"S")],
+}
+
+
+@contextlib.contextmanager
+def in_the_clear_first(dialogue: list[tuple[bytes, bytes]]) -> Iterator[str]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificates.pair())
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(DEADLINE)
+
+        def serve() -> None:
+            sock, _ = listening.accept()
+            with sock, contextlib.suppress(OSError):
+                sock.settimeout(DEADLINE)
+                for expected, answer in dialogue:
+                    received = b""
+                    while len(received) < len(expected):
+                        received += sock.recv(100)
+                    assert received == expected
+                    sock.sendall(answer)
+                with context.wrap_socket(sock, server_side=True) as conn:
+                    conn.sendall(conn.recv(100))
+                    conn.unwrap()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"localhost:{listening.getsockname()[1]}"
+        thread.join()
+
+
+@pytest.mark.parametrize("protocol", DIALOGUES)
+def test_starttls(protocol: str) -> None:
+    with in_the_clear_first(DIALOGUES[protocol]) as addr:
+        done = silly("connect", addr, "--starttls", protocol, *CHECKED[1:], data=b"x\n")
+    assert done.stdout == b"x\n"
+    assert done.stderr.startswith(b"TLSv1.3, ")
+
+
+def test_a_server_that_refuses_starttls_is_one_line() -> None:
+    refusing = [*DIALOGUES["smtp"][:2], (b"STARTTLS\r\n", b"454 not \x1b[31mnow\r\n")]
+    with in_the_clear_first(refusing) as addr:
+        said = refused_to_connect(addr, "--starttls", "smtp", "--insecure")
+    assert said.endswith(r": no TLS for smtp: the server says '454 not \x1b[31mnow'"), said
+
+
 def test_connect_refuses_what_makes_no_sense(tmp_path: Path) -> None:
     cert, _ = certificates.pair()
     for arguments, said in (

@@ -21,6 +21,7 @@ from silly import task
 from silly._loop.live import Live
 from silly.errors import ConcurrentRead, ConnectionClosed, WriteQueueFull
 from silly.net import udp
+from silly.net.datagrams import EngineSocket, totals
 
 ANY = "127.0.0.1:0"
 DEADLINE = 20.0
@@ -431,7 +432,7 @@ class Full:
         loop = asyncio.get_running_loop()
         limits = (65535, max_queued, 1 << 20, max_unsent, strict)
         live = Live.of(loop)
-        self.sock: udp.Socket = udp.EngineSocket(ours, loop, live, limits=limits)
+        self.sock: udp.Socket = EngineSocket(ours, loop, live, limits=limits)
         self.sock._dual = False
         live.add_socket(self.sock)
 
@@ -717,6 +718,7 @@ async def test_groups_are_checked() -> None:
 ECHO = """
 import sys, silly
 from silly.net import udp
+from silly.net.datagrams import EngineSocket, totals
 
 async def main():
     sock = udp.bind(sys.argv[1])
@@ -819,3 +821,39 @@ async def test_it_can_be_awaited_by_any_task_factory(loop_kind: str) -> None:
         await client.send(b"x")
         assert (await waits)[0] == b"x"
     loop.set_task_factory(None)
+
+
+async def test_metrics_count_all_sockets_past_and_present() -> None:
+    from silly import metrics
+
+    loop = asyncio.get_running_loop()
+    before = totals(loop)
+    async with pair(max_queued=2) as (sock, client):
+        for number in range(5):
+            client.send(b"%d" % number)
+        await until(lambda: arrived(sock.stats) == 5)
+        await sock.recv()
+        now = metrics.snapshot()["datagrams"]
+        assert now["sockets"] == before["sockets"] + 2
+        assert now["sent"] - before.get("sent", 0) == 5
+        assert now["received"] - before.get("received", 0) == 1
+        assert now["unread"] == 1
+        assert now["dropped"]["queue"] >= 3
+    after = metrics.snapshot()["datagrams"]
+    assert after["sockets"] == before["sockets"]
+    assert after["unread"] == 0
+    assert after["dropped"]["queue"] - now["dropped"]["queue"] == 1  # it was unread
+    gone = metrics.retired(metrics.snapshot())
+    assert "unread" not in gone["datagrams"]
+    assert metrics.merge([gone, gone])["datagrams"]["sent"] == 2 * after["sent"]
+
+
+async def test_the_report_of_a_program_lists_its_sockets() -> None:
+    from silly.runtime import inspection
+
+    async with pair() as (sock, _):
+        reading = asyncio.create_task(sock.recv())
+        await asyncio.sleep(0)
+        report = inspection.report(asyncio.get_running_loop())
+        assert f"UDP socket {sock.local_addr}: 0 received, 0 unread, 0 sent" in report
+        reading.cancel()

@@ -330,12 +330,6 @@ async def test_tls_is_asyncios() -> None:
     await ended(server)
 
 
-async def test_tls_cannot_be_started() -> None:
-    async with Pair() as pair:
-        with pytest.raises(NotImplementedError, match="use asyncio's streams"):
-            await pair.client[1].start_tls(ssl.create_default_context())
-
-
 async def test_only_limits_that_were_asked_for_apply(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SILLY_MAX_PER_CLIENT", "5")
     server: Any = await streams.start_server(echo, "127.0.0.1", 0, limit=1000)

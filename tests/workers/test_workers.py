@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from silly.workers.fleet import BackOff
+from tests.cli.terminal import DEADLINE, Terminal
 from tests.ports import held_port
 from tests.workers.harness import ECHO, Load, ask, dial, environment, running, script, who
 
@@ -513,3 +515,17 @@ def test_bad_arguments_of_the_api(tmp_path: Path) -> None:
     ):
         with pytest.raises(kind, match=complaint):
             Supervisor(target, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.no_engine
+@pytest.mark.parametrize("errors", ["shown", "redirected"])
+def test_a_terminal_that_is_hung_up_stops_the_workers(tmp_path: Path, errors: str) -> None:
+    command = [sys.executable, "-m", "silly", "--workers", "1", str(script(tmp_path))]
+    if errors == "redirected":
+        command = ["sh", "-c", f"exec {shlex.join(command)} 2>{tmp_path}/log"]
+    with Terminal(command=command) as terminal:
+        terminal.wait_for("listening 1")
+        terminal.process.send_signal(signal.SIGHUP)  # from somebody: a restart
+        terminal.wait_for("listening 1[^$]*listening 1")
+        terminal.hang_up()
+        assert terminal.process.wait(DEADLINE) == 0

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import click
 
+from silly._engine.interface import HANDSHAKE_TIMEOUT
 from silly._loop.signals import handling, interrupt_wait
 from silly._values.extras import install_command
 from silly._values.kinds import DURATION, Kind, choice
@@ -28,6 +29,7 @@ from silly.cli.connecting.shaping import (
     Stamped,
     bytes_per_row,
 )
+from silly.cli.connecting.starttls import PROTOCOLS, start_tls
 from silly.cli.options import Option, grouped
 from silly.cli.tls import CLIENT, Watched, check_name, client_of, described
 from silly.errors import ConnectionClosed, EndOfStream
@@ -114,6 +116,11 @@ _OPTIONS: Final = (
         Option("--timestamps", "Show when each line was received"),
     ),
     *CLIENT,
+    *grouped(
+        "TLS",
+        Option("--starttls", "Begin in the clear, and ask for TLS as this protocol does: "
+               f"{', '.join(PROTOCOLS)}", choice("PROTOCOL", *PROTOCOLS)),
+    ),
 )  # fmt: skip
 
 
@@ -133,6 +140,7 @@ def _connect(
     half_close: bool,
     as_hex: bool,
     timestamps: bool,
+    starttls: str | None,
     **tls: Any,
 ) -> int:
     """Connect to ADDR and talk: line by line on a terminal, otherwise as a pipe.
@@ -141,6 +149,7 @@ def _connect(
     can be edited, the arrow keys bring back earlier ones, and control characters from the
     peer are shown, not obeyed.
     """
+    tls["tls"] = tls["tls"] or starttls is not None
     client = _check(addr, tls, listen=listen, has_header=proxy_header is not None)
     if is_udp:
         _check_udp(addr, listen=listen, has_header=proxy_header is not None, client=client)
@@ -167,7 +176,14 @@ def _connect(
         elif is_udp:
             taken = await _open(addr, timeout)
         else:
-            taken = await _dial(addr, timeout, client, proxy_header, int(proxy_version))
+            taken = await _dial(
+                addr,
+                timeout,
+                client=client,
+                starttls=starttls,
+                header=proxy_header,
+                version=int(proxy_version),
+            )
         async with taken as conn:
             conn.idle_timeout = idle_timeout
             if client is not None and isinstance(conn, Conn):
@@ -290,24 +306,34 @@ def _error_text(error: Exception) -> str:
 # ------------------------------------------------------------------------ connections
 
 
-def _dial(
+async def _dial(
     addr: str,
     timeout: float | None,
+    *,
     client: Watched | None,
+    starttls: str | None,
     header: ProxyHeader | None,
     version: int,
-) -> Awaitable[Conn]:
+) -> Conn:
     try:
-        return tcp.connect(
+        connecting = tcp.connect(
             addr,
             timeout=timeout,
-            tls=client or False,
+            tls=client if client is not None and starttls is None else False,
             proxy_header=header,
             proxy_version=version,
         )
     except ValueError as error:
         of = "" if header is None else "--proxy-header: "
         raise Failure(f"{of}{error}") from None
+    conn = await connecting
+    if client is not None and starttls is not None:
+        try:
+            await start_tls(conn, client, starttls, timeout or HANDSHAKE_TIMEOUT)
+        except BaseException:
+            conn.close()
+            raise
+    return conn
 
 
 async def _open(addr: str, timeout: float | None) -> Datagrams:

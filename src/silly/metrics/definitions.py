@@ -28,7 +28,7 @@ class MetricDef:
     """One metric: its place in a snapshot and its name in Prometheus."""
 
     where: str
-    """The part of the snapshot: ``listener``, ``process`` or ``loop``."""
+    """The part of the snapshot: ``listener``, ``datagrams``, ``process`` or ``loop``."""
     key: str
     """Its key in that part."""
     name: str
@@ -152,6 +152,55 @@ METRICS: Final = (
         "silly_accept_stalls",
         COUNTER,
         "Number of times accepting paused for lack of descriptors or memory",
+    ),
+    MetricDef("datagrams", "sockets", "silly_udp_sockets", GAUGE, "Open UDP sockets"),
+    MetricDef(
+        "datagrams",
+        "received",
+        "silly_datagrams_received",
+        COUNTER,
+        "Datagrams that the program has received",
+    ),
+    MetricDef("datagrams", "sent", "silly_datagrams_sent", COUNTER, "Datagrams sent"),
+    MetricDef(
+        "datagrams",
+        "bytes_in",
+        "silly_datagram_received_bytes",
+        COUNTER,
+        "Bytes of the received datagrams",
+    ),
+    MetricDef(
+        "datagrams",
+        "bytes_out",
+        "silly_datagram_sent_bytes",
+        COUNTER,
+        "Bytes of the sent datagrams",
+    ),
+    MetricDef(
+        "datagrams",
+        "dropped",
+        "silly_datagrams_dropped",
+        COUNTER,
+        "Datagrams dropped by the operating system, because a queue was full, or as too long",
+        "reason",
+    ),
+    MetricDef(
+        "datagrams",
+        "send_errors",
+        "silly_datagram_send_errors",
+        COUNTER,
+        "Datagrams that the operating system refused to send",
+        "error",
+    ),
+    MetricDef(
+        "datagrams",
+        "unread",
+        "silly_datagrams_unread",
+        GAUGE,
+        "Datagrams received that the program has not read",
+    ),
+    MetricDef(
+        "datagrams", "unsent", "silly_datagrams_unsent", GAUGE, "Datagrams queued for sending"
     ),
     MetricDef(
         "loop",

@@ -39,6 +39,7 @@ def retired(last: Snapshot, before: Snapshot | None = None) -> Snapshot:
         **last,
         "listeners": counts,
         "process": without_gauges(last.get("process", {}), "process"),
+        "datagrams": without_gauges(last.get("datagrams", {}), "datagrams"),
     }
     if before is None:
         return stays

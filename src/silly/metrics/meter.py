@@ -53,6 +53,11 @@ class Meter:
         self.closed_counts: dict[str, dict[str, Any]] = {}  # by address, the latest last
         self.most_open = 0  # the largest number of listeners open at once
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that it measures."""
+        return self._loop
+
     @staticmethod
     def of(loop: asyncio.AbstractEventLoop) -> Meter:
         """Return the meter of *loop*."""

@@ -14,6 +14,7 @@ from silly._loop.live import Live
 from silly.metrics.merging import Snapshot
 from silly.metrics.meter import Meter
 from silly.net import tcp
+from silly.net.datagrams import totals
 
 __all__ = ["snapshot", "snapshot_in_turns"]
 
@@ -21,7 +22,7 @@ __all__ = ["snapshot", "snapshot_in_turns"]
 def snapshot() -> Snapshot:
     """Return all numbers of this process and the running event loop, as JSON values.
 
-    The parts are ``listeners`` (by address), ``loop``, ``process`` and ``about``
+    The parts are ``listeners`` (by address), ``datagrams``, ``loop``, ``process`` and ``about``
     (the version, the engine and the Python version).
 
     Raises:
@@ -46,8 +47,25 @@ def _snapshot(meter: Meter, stats: Mapping[tcp.Listener, tcp.ListenerStats]) -> 
             "python": platform.python_version(),
         },
         "listeners": meter.listeners(stats),
+        "datagrams": _datagrams(meter.loop),
         "loop": {"lag_seconds": meter.lag.values()},
         "process": _process(),
+    }
+
+
+def _datagrams(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
+    found = totals(loop)
+    dropped = {
+        "kernel": "dropped_by_kernel",
+        "queue": "dropped_by_queue",
+        "truncated": "truncated",
+        "send_queue": "send_dropped",
+    }
+    same = ("sockets", "received", "sent", "bytes_in", "bytes_out", "unread", "unsent")
+    return {
+        **{name: found.get(name, 0) for name in same},
+        "dropped": {reason: found.get(name, 0) for reason, name in dropped.items()},
+        "send_errors": dict(found.get("send_errors", {})),
     }
 
 

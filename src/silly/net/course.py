@@ -67,6 +67,7 @@ class Course(Starts):
         "_logged_crashes",
         "_name",
         "_observer_failures",
+        "_on_prefaced",
         "_prefaces_of_proxies",
         "budget",
         "crashes",
@@ -118,6 +119,7 @@ class Course(Starts):
         self._observer_failures = Repeats(loop, self._summarize_observer_failures)
         self._closes_at = math.inf  # connections that come later are reset
         self._on_handled = self._handled
+        self._on_prefaced = self._prefaced
         self._handled_context = contextvars.copy_context()
         self._options = {
             "read_limit": limits.read_limit,
@@ -146,12 +148,13 @@ class Course(Starts):
         self._tickets[conn] = conn._client
         coroutine = run_prefaces(conn, prefaces, self._handshake_timeout)
         try:
-            task = self._loop.create_task(coroutine, name=_PREFACE_TASK)
+            task = self._start_task(
+                self._loop, coroutine, self._on_prefaced, _PREFACE_TASK, None, self._handled_context
+            )
         except BaseException:
             coroutine.close()
             raise
         self.prefacing[task] = conn
-        task.add_done_callback(self._prefaced, context=self._handled_context)
 
     def _prefaced(self, task: asyncio.Task[PrefaceError | None]) -> None:
         conn = self.prefacing.pop(task)

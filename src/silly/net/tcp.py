@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from silly.net.tls.config import Client as TLSClient
     from silly.net.tls.config import Server as TLSServer
     from silly.net.tls.kinds import Session
+    from silly.net.tls.preface import Handshakes
 
 __all__ = [
     "Conn",
@@ -194,14 +195,12 @@ def listen(
     observers = () if observer is None else (checked(observer),)
     if access_log:
         observers = (*observers, AccessLog())
-    server = _server_of(tls)
+    server = server_of(tls)
     loop = _running_loop("listen")
     prefaces = () if preface is None else (preface,)
     handshakes = None
     if server is not None:
-        from silly.net.tls.preface import Handshakes  # noqa: PLC0415 - see `_tls_config`
-
-        handshakes = Handshakes(loop, server, limits)
+        handshakes = handshakes_of(loop, server, limits)
         prefaces = (*prefaces, handshakes)
     return Listener(
         loop,
@@ -219,11 +218,19 @@ def listen(
     )
 
 
-def _server_of(tls: object) -> TLSServer | None:
+def server_of(tls: object) -> TLSServer | None:
+    """Return the server for *tls*, an argument of `listen`; None: not encrypted."""
     if tls is None:
         config = sys.modules.get("silly.net.tls.config")  # else there is no default
         return None if config is None else config.default_server()
     return None if tls is False else _tls_config().as_server(tls)
+
+
+def handshakes_of(loop: asyncio.AbstractEventLoop, server: TLSServer, limits: Limits) -> Handshakes:
+    """Return the preface that encrypts the connections of a listener."""
+    from silly.net.tls.preface import Handshakes  # noqa: PLC0415 - see `_tls_config`
+
+    return Handshakes(loop, server, limits)
 
 
 def _tls_config() -> Any:

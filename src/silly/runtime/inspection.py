@@ -32,6 +32,7 @@ from silly.text import printable
 
 if TYPE_CHECKING:
     from silly.net.conn import StreamConn
+    from silly.net.datagrams import Socket
     from silly.net.tcp import Listener
 
 __all__ = ["LISTED", "connections", "is_program", "listeners", "place_of", "report", "tasks"]
@@ -116,6 +117,11 @@ def tasks(loop: asyncio.AbstractEventLoop, listed: int = LISTED) -> dict[str, An
 def _listeners(loop: asyncio.AbstractEventLoop) -> list[Listener]:
     found = cast("set[Listener]", Live.of(loop).listeners)
     return sorted(found, key=lambda listener: listener.local_addr)
+
+
+def _sockets(loop: asyncio.AbstractEventLoop) -> list[Socket]:
+    found = cast("set[Socket]", Live.of(loop).sockets)
+    return [each for each in found if each.is_bound]
 
 
 def _group(
@@ -287,6 +293,11 @@ def report(loop: asyncio.AbstractEventLoop, running: types.FrameType | None = No
     if None in groups:
         lines.append("outgoing connections:")
         lines += _group_lines(groups[None], "to")
+    lines += [
+        f"UDP socket {each.local_addr}: {text_of_count(each.stats.received)} received, "
+        f"{text_of_count(each.stats.unread)} unread, {text_of_count(each.stats.sent)} sent"
+        for each in sorted(_sockets(loop), key=lambda sock: sock.local_addr)
+    ]
     if others["total"]:
         lines.append("tasks other than handlers:")
         lines += [

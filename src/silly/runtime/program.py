@@ -134,10 +134,18 @@ def _is_loop_running() -> bool:
 class _Manager(Protocol):
     """The overseer or the service manager, which is notified of the program's state."""
 
-    def running(self, *, started: bool, listening: bool, encrypted: Sequence[str]) -> None:
+    def running(
+        self,
+        *,
+        started: bool,
+        listening: bool,
+        encrypted: Sequence[str],
+        datagrams: Sequence[str],
+    ) -> None:
         """The main coroutine waits or, if *started*, has returned.
 
-        *encrypted* are the addresses of the listeners that speak TLS.
+        *encrypted* are the addresses of the listeners that speak TLS, *datagrams* those of
+        UDP sockets.
         """
 
     def stopping(self, *, requested: bool) -> None:
@@ -247,9 +255,6 @@ class _Program:
         self._report_running(started=True)
         await self._live.wait_empty()
 
-    def _is_listening(self) -> bool:
-        return bool(self._live.listeners) or any(each.is_bound for each in self._live.sockets)
-
     async def _drain(self, main: asyncio.Task[Any]) -> None:
         live = self._live
         if live.sockets:
@@ -315,7 +320,13 @@ class _Program:
     def _report_running(self, *, started: bool) -> None:
         listeners = self._live.listeners
         encrypted = [addr for each in listeners if each.is_encrypted for addr in each.local_addrs]
-        self._manager.running(started=started, listening=self._is_listening(), encrypted=encrypted)
+        datagrams = [each.local_addr for each in self._live.sockets if each.is_bound]
+        self._manager.running(
+            started=started,
+            listening=bool(listeners or datagrams),
+            encrypted=encrypted,
+            datagrams=datagrams,
+        )
 
     def _stop(self, grace: float | None) -> None:
         """Drain as after a signal, with *grace* if it is shorter than the program's."""

@@ -13,10 +13,11 @@ For a library, replace the function that it calls, before it does::
 
 The readers and writers are instances of `asyncio.StreamReader` and `asyncio.StreamWriter`,
 and behave as those do; docs/howto/make-an-asyncio-program-faster.md lists what differs.
-Connections with options that silly does not have, such as ``ssl``, are asyncio's own.
+Connections with options that silly does not have, such as ``family``, are asyncio's own.
 
 - `client`: `open_connection`, `open_unix_connection`.
 - `server`: `start_server`, `start_unix_server`, and the `Server` that they return.
+- `encryption`: ``ssl=`` and `StreamWriter.start_tls`, over `silly.net.tls`.
 - `reader`, `writer`: a connection's reader and writer; the writer's transport.
 - `sockets`: what ``get_extra_info("socket")`` returns.
 """

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from typing import Any, Final
+import ssl
+from typing import Any, Final, NamedTuple
 
 from silly._engine.interface import LINGER
 from silly.net.addr import Address, TCPAddress, UnixAddress
@@ -42,14 +43,15 @@ async def open_connection(
         limit: bytes; the longest line, without its newline.
         sock: a connected socket to use instead of *host* and *port*.
         local_addr: the address to connect from.
-        options: those of `asyncio.loop.create_connection`. With ``ssl``, ``family``,
-            ``proto`` or ``flags``, the streams are asyncio's own.
+        options: those of `asyncio.loop.create_connection`. With ``family``, ``proto`` or
+            ``flags``, the streams are asyncio's own.
 
     Raises:
         OSError: not connected; it names the address.
         ValueError: *sock* and *host* or *port* are given, or neither.
     """
     used = {name: value for name, value in options.items() if value and name not in _DIALING}
+    encryption = take_encryption(used, host)
     if used or limit <= 0 or (sock is None) == (host is None and port is None):
         if sock is not None:
             used["sock"] = sock
@@ -57,7 +59,8 @@ async def open_connection(
             host, port, limit=limit, **{"local_addr": local_addr, **used, **options}
         )
     bind = None if local_addr is None else TCPAddress(local_addr[0], port_number(local_addr[1]))
-    return await _connect(TCPAddress(host or "", port_number(port)), bind, sock, limit)
+    address = TCPAddress(host or "", port_number(port))
+    return await _connect(address, bind, sock, limit, encryption)
 
 
 async def open_unix_connection(
@@ -72,13 +75,41 @@ async def open_unix_connection(
     The other arguments are those of `open_connection`.
     """
     used = {name: value for name, value in options.items() if value}
+    encryption = take_encryption(used, None)
     if used or limit <= 0 or (sock is None) == (path is None):
         return await _open_unix_connection(path, limit=limit, sock=sock, **options)  # type: ignore[arg-type]
-    return await _connect(None if path is None else unix_address(path), None, sock, limit)
+    address = None if path is None else unix_address(path)
+    return await _connect(address, None, sock, limit, encryption)
+
+
+class Encryption(NamedTuple):
+    """The options of TLS."""
+
+    context: ssl.SSLContext
+    server_hostname: str | None
+    timeout: float | None
+
+
+def take_encryption(options: dict[str, Any], host: str | None) -> Encryption | None:
+    """Take those of TLS out of the *options* of a client, unless asyncio is to refuse them."""
+    wanted, name = options.get("ssl"), options.get("server_hostname", host)
+    if wanted is None or not (wanted is True or isinstance(wanted, ssl.SSLContext)):
+        return None
+    context = ssl.create_default_context() if wanted is True else wanted
+    if not name and context.check_hostname:
+        return None
+    del options["ssl"]
+    options.pop("server_hostname", None)
+    options.pop("ssl_shutdown_timeout", None)
+    return Encryption(context, name, options.pop("ssl_handshake_timeout", None))
 
 
 async def _connect(
-    address: Address | None, bind: TCPAddress | None, sock: socket.socket | None, limit: int
+    address: Address | None,
+    bind: TCPAddress | None,
+    sock: socket.socket | None,
+    limit: int,
+    encryption: Encryption | None,
 ) -> _Streams:
     loop = asyncio.get_running_loop()
     if sock is None:
@@ -96,7 +127,16 @@ async def _connect(
         linger=LINGER,
         idle_timeout=None,
     )
-    return streams_of(conn, limit, loop)
+    if encryption is None:
+        return streams_of(conn, limit, loop)
+    from silly.streams.encryption import encrypt  # noqa: PLC0415 - most have no TLS
+
+    try:
+        await encrypt(conn, *encryption, is_server=False)
+    except BaseException:
+        conn.close()  # what is queued, an alert, is still sent
+        raise
+    return streams_of(conn, limit, loop, context=encryption.context)
 
 
 def port_number(port: int | str | None) -> int:

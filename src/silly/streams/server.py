@@ -8,6 +8,7 @@ import dataclasses
 import math
 import os
 import socket
+import ssl
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, Self
@@ -19,6 +20,7 @@ from silly.net.limits import Limits
 from silly.net.listener import Listener
 from silly.net.listening import Opened, Serve, obtain_sockets
 from silly.net.proxy.trust import trusted
+from silly.net.tcp import handshakes_of, server_of
 from silly.streams.client import port_number, unix_address
 from silly.streams.reader import DEFAULT_LIMIT, read_limit
 from silly.streams.sockets import BorrowedSocket
@@ -29,6 +31,7 @@ __all__ = ["Server", "start_server", "start_unix_server"]
 _start_server: Final = asyncio.start_server  # programs may replace asyncio's
 _start_unix_server: Final = asyncio.start_unix_server
 
+_HANDSHAKE_TIMEOUT: Final = 60.0  # seconds, as asyncio's
 _BACKLOG: Final = 100  # as asyncio's
 _WAITS_FOR_CONNECTIONS: Final = sys.version_info >= (3, 12)  # asyncio's `wait_closed`
 
@@ -59,8 +62,8 @@ async def start_server(
         backlog: how many connections may wait to be accepted (listen(2)).
         reuse_port: let several processes listen on the same port (SO_REUSEPORT).
         start_serving: accept at once, or when `Server.start_serving` is called.
-        options: those of `asyncio.loop.create_server`. With ``ssl``, ``family``, ``flags``
-            or ``keep_alive``, the server is asyncio's own.
+        options: those of `asyncio.loop.create_server`. With ``family``, ``flags`` or
+            ``keep_alive``, the server is asyncio's own.
 
     Returns:
         A `Server`, which is like asyncio's.
@@ -70,6 +73,7 @@ async def start_server(
         ValueError: *sock* and *host* or *port* are given, or neither.
     """
     used = {name: value for name, value in options.items() if value and name != "reuse_address"}
+    encryption = _take_encryption(used)
     if used or limit <= 0 or (sock is None) == (host is None and port is None):
         return await _start_server(
             client_connected_cb,
@@ -88,7 +92,7 @@ async def start_server(
     def obtain(serve: Serve) -> Opened:
         return _obtain(sock, addresses, backlog, reuse_port=bool(reuse_port), serve=serve)
 
-    return Server(client_connected_cb, obtain, backlog, limit, start=start_serving)
+    return Server(client_connected_cb, obtain, backlog, limit, encryption, start=start_serving)
 
 
 async def start_unix_server(
@@ -106,6 +110,7 @@ async def start_unix_server(
     The file is removed when the server closes. The other arguments are those of `start_server`.
     """
     used = {name: value for name, value in options.items() if value and name != "cleanup_socket"}
+    encryption = _take_encryption(used)
     if used or limit <= 0 or (sock is None) == (path is None):
         return await _start_unix_server(
             client_connected_cb,
@@ -121,7 +126,15 @@ async def start_unix_server(
     def obtain(serve: Serve) -> Opened:
         return _obtain(sock, addresses, backlog, reuse_port=False, serve=serve)
 
-    return Server(client_connected_cb, obtain, backlog, limit, start=start_serving)
+    return Server(client_connected_cb, obtain, backlog, limit, encryption, start=start_serving)
+
+
+def _take_encryption(options: dict[str, Any]) -> tuple[ssl.SSLContext, float] | None:
+    """Take those of TLS out of *options*, unless asyncio is to refuse them."""
+    if not isinstance(options.get("ssl"), ssl.SSLContext):
+        return None
+    options.pop("ssl_shutdown_timeout", None)
+    return options.pop("ssl"), options.pop("ssl_handshake_timeout", _HANDSHAKE_TIMEOUT)
 
 
 def _obtain(
@@ -162,13 +175,18 @@ def _limits(limit: int) -> Limits:
     return dataclasses.replace(ours, **{**set_by_hand, "read_limit": read_limit(limit)})
 
 
-def _handler(callback: Callback, limit: int, loop: asyncio.AbstractEventLoop) -> Handler:
+def _handler(
+    callback: Callback,
+    limit: int,
+    loop: asyncio.AbstractEventLoop,
+    context: ssl.SSLContext | None,
+) -> Handler:
     """Return what the listener calls for each connection."""
 
     async def handle(conn: Conn) -> None:
         assert isinstance(conn, StreamConn)
         try:
-            running = callback(*streams_of(conn, limit, loop))
+            running = callback(*streams_of(conn, limit, loop, is_server=True, context=context))
             if asyncio.iscoroutine(running):
                 await running
             del running
@@ -201,20 +219,30 @@ class Server(asyncio.AbstractServer):
         obtain: Callable[[Serve], Opened],
         backlog: int,
         limit: int,
+        encryption: tuple[ssl.SSLContext, float] | None,
         *,
         start: bool,
     ) -> None:
         self._loop = loop = asyncio.get_running_loop()
+        limits, server, context = _limits(limit), server_of(None), None
+        if encryption is not None:
+            context, timeout = encryption
+            server = server_of(context)
+            limits = dataclasses.replace(limits, handshake_timeout=timeout)
+        elif server is not None:  # by --tls-cert
+            context = server.context
+        handshakes = None if server is None else handshakes_of(loop, server, limits)
         self._serving: asyncio.Future[None] | None = None
         self._is_closed = False
         self._listener = Listener(
             loop,
-            _handler(callback, limit, loop),
+            _handler(callback, limit, loop, context),
             obtain,
             backlog,
             busy_poll=0,
-            limits=_limits(limit),
-            prefaces=(),
+            limits=limits,
+            prefaces=() if handshakes is None else (handshakes,),
+            handshakes=handshakes,
             proxies=trusted(None),
             observers=(),
             start=start,

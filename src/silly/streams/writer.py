@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import Coroutine, Iterable
 from typing import Any, Final
 
@@ -23,32 +24,55 @@ _HIGH_WATER: Final = 64 * 1024
 
 
 def streams_of(
-    conn: StreamConn, limit: int, loop: asyncio.AbstractEventLoop
+    conn: StreamConn,
+    limit: int,
+    loop: asyncio.AbstractEventLoop,
+    *,
+    is_server: bool = False,
+    context: ssl.SSLContext | None = None,
 ) -> tuple[ConnReader, ConnWriter]:
-    """Return a reader and a writer over *conn*."""
+    """Return a reader and a writer over *conn*, which is encrypted with *context*."""
     reader = ConnReader(conn, limit, loop)
-    return reader, ConnWriter(conn, reader, loop)
+    writer = ConnWriter(conn, reader, loop, is_server=is_server)
+    writer._transport._context = context
+    return reader, writer
 
 
 class ConnTransport(asyncio.Transport):
     """The transport of a writer: the methods of `asyncio.Transport` that programs use."""
 
-    __slots__ = ("_conn", "_reader")
+    __slots__ = ("_conn", "_context", "_reader")
+
+    _context: ssl.SSLContext | None
 
     def __init__(self, conn: StreamConn, reader: ConnReader | None = None) -> None:
         super().__init__()
         self._conn = conn
+        self._context = None
         self._reader = reader
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Return ``"peername"``, ``"sockname"`` or ``"socket"``; *default* for anything else."""
+        """Return what asyncio's transports return; *default* for what it does not know.
+
+        Certificates are known as DER bytes only: ``"peercert"`` is not there.
+        """
         if name == "peername":
             return self._conn._remote_sockaddr
         if name == "sockname":
             return self._conn._local_sockaddr
         if name == "socket":
             return BorrowedSocket(self._conn)
+        if self._context is not None and self._conn.tls is not None:
+            return self._of_encryption(self._context, name, default)
         return default
+
+    def _of_encryption(self, context: ssl.SSLContext, name: str, default: Any) -> Any:
+        from silly.streams.encryption import Negotiated  # noqa: PLC0415 - most have no TLS
+
+        negotiated = Negotiated(self._conn, context)
+        if name == "cipher":
+            return negotiated.cipher()
+        return {"sslcontext": context, "ssl_object": negotiated}.get(name, default)
 
     def is_closing(self) -> bool:
         """Return whether it is closed, being closed, or lost."""
@@ -130,12 +154,18 @@ class ConnWriter(asyncio.StreamWriter):
     _transport: ConnTransport
 
     def __init__(  # asyncio's makes a future, which nothing uses
-        self, conn: StreamConn, reader: ConnReader, loop: asyncio.AbstractEventLoop
+        self,
+        conn: StreamConn,
+        reader: ConnReader,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        is_server: bool = False,
     ) -> None:
         self._transport = ConnTransport(conn, reader)
         self._conn = conn
         self._reader = reader
         self._loop = loop
+        self._is_server = is_server
         self._room: Drain | None = None  # what the last write returned
 
     @property
@@ -181,11 +211,35 @@ class ConnWriter(asyncio.StreamWriter):
         if self._conn._loss is not None:
             raise self._conn._loss
 
-    async def start_tls(self, *_: Any, **__: Any) -> None:
-        """Raise `NotImplementedError`."""
-        raise NotImplementedError(
-            "silly.streams cannot start TLS on a live connection: use asyncio's streams for it"
+    async def start_tls(
+        self,
+        sslcontext: ssl.SSLContext,
+        *,
+        server_hostname: str | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,  # noqa: ARG002 - as for other connections
+    ) -> None:
+        """See `asyncio.StreamWriter.start_tls`.
+
+        What was received and not read goes into the handshake, not to a later read.
+
+        Raises:
+            ssl.SSLError, OSError: the handshake failed, and the connection with it.
+        """
+        from silly.streams.encryption import encrypt  # noqa: PLC0415 - most have no TLS
+
+        await self.drain()
+        if self._reader._buffer:  # asyncio's part of the reader has it: it cannot go back
+            self._transport.abort()
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, "unread bytes before the handshake of TLS")
+        await encrypt(
+            self._conn,
+            sslcontext,
+            server_hostname,
+            ssl_handshake_timeout,
+            is_server=self._is_server,
         )
+        self._transport._context = sslcontext
 
     def __repr__(self) -> str:
         return f"<StreamWriter transport={self._transport!r} reader={self._reader!r}>"

@@ -12,6 +12,7 @@ from silly._engine.portable.datagrams import Datagrams, Peer
 from silly._engine.portable.udp import DatagramEvents
 from silly._values.arguments import size
 from silly.net import udp
+from silly.net.datagrams import DatagramSocket, limits
 from silly.testing.faults.datagrams import (
     NO_DATAGRAM_FAULTS,
     DatagramFaults,
@@ -25,7 +26,7 @@ _RECEIVE_BUFFER: Final = 256 * 1024  # bytes
 _OVERHEAD: Final = 64  # bytes of the buffer that each datagram takes besides its data
 
 
-class MemorySocket(Datagrams, udp.DatagramSocket):
+class MemorySocket(Datagrams, DatagramSocket):
     """A socket of a `MemoryNetwork`; built on the portable engine's datagrams."""
 
     __slots__ = ()
@@ -186,7 +187,7 @@ class MemoryNetwork:
         self._made += 1
         name = ("memory", self._made)
         carrier = _MemoryCarrier(self, name, peer, receive_buffer)
-        sock = MemorySocket(carrier, self._loop, _OWNER, limits=udp.limits(**bounds))
+        sock = MemorySocket(carrier, self._loop, _OWNER, limits=limits(**bounds))
         self._carriers[name] = carrier
         return sock
 

@@ -78,12 +78,14 @@ class Release:
 class Running:
     """The main coroutine waits (or, if *started*, has returned); *listening* lists the keys.
 
-    *encrypted* are the addresses, as text, of those that speak TLS.
+    *encrypted* are the addresses, as text, of those that speak TLS, *datagrams* those of UDP
+    sockets, which each worker opens itself.
     """
 
     started: bool
     listening: list[list[Any]]
     encrypted: list[str]
+    datagrams: list[str]
 
 
 @dataclass(frozen=True, slots=True)

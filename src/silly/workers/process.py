@@ -49,6 +49,7 @@ class Worker:
         self.last_message_at = now
         self.expected = expected  # where its predecessor listens; None without one
         self.listening: set[Key] = set()
+        self.datagrams: list[str] = []  # where its UDP sockets are bound
         self.answers: dict[str, Any] = {}  # the latest answer to each question
         self.opening: asyncio.Task[None] | None = None  # opens the sockets it asked for
         self.pending_answers: dict[int, asyncio.Future[None]] = {}
@@ -66,10 +67,15 @@ class Worker:
         return describe_exit(self.process.returncode)
 
     @property
+    def listens(self) -> bool:
+        """True if it listens anywhere, or has a UDP socket bound."""
+        return bool(self.listening or self.datagrams)
+
+    @property
     def listens_as_expected(self) -> bool:
         """True if it listens wherever its predecessor did; without one, anywhere."""
         if self.expected is None:
-            return bool(self.listening)
+            return self.listens
         return self.listening >= self.expected
 
     def cancel_opening(self) -> None:

@@ -259,7 +259,8 @@ class Supervisor:
             case Release(address, index):
                 worker.listening.discard((address, index))
                 self._lender.release(worker.slot, (address, index))
-            case Running(started, listening, encrypted):
+            case Running(started, listening, encrypted, datagrams):
+                worker.datagrams = datagrams
                 worker.listening = {(address, index) for address, index in listening}
                 self._on_running(worker, started=started, encrypted=encrypted)
             case Stopping(told):
@@ -286,10 +287,12 @@ class Supervisor:
             is_first = not self._was_ready
             self._was_ready = worker.slot.was_ready = True
             worker.became_ready.set_result(True)
-            if is_first and worker.listening:
+            if is_first and worker.listens:
+                names = self._lender.names(worker)
+                datagrams = [f"{addr} for UDP" for addr in worker.datagrams]
                 logger.info(
                     "listening on %s (%s engine); Ctrl-C or SIGTERM stops, SIGHUP restarts",
-                    listed(self._lender.names(worker), encrypted),
+                    listed([*names, *datagrams], encrypted),
                     engine.NAME,
                 )
             logger.info("%s is ready", worker)

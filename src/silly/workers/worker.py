@@ -101,10 +101,18 @@ class Worker:
                     faulthandler.enable(sys.__stderr__)
         return True
 
-    def running(self, *, started: bool, listening: bool, encrypted: Sequence[str] = ()) -> None:  # noqa: ARG002 - `_open` has it
+    def running(
+        self,
+        *,
+        started: bool,
+        listening: bool,  # noqa: ARG002 - `_open` has it
+        encrypted: Sequence[str] = (),
+        datagrams: Sequence[str] = (),
+    ) -> None:
         """Report that the main coroutine waits or has returned, or has opened a listener."""
         if not self._stopping:
-            self._channel.send(Running(started, [list(key) for key in self._open], list(encrypted)))
+            keys = [list(key) for key in self._open]
+            self._channel.send(Running(started, keys, list(encrypted), list(datagrams)))
 
     def stopping(self, *, requested: bool) -> None:
         """Report that the program is stopping, before its listeners are closed."""

@@ -126,6 +126,24 @@ def test_a_listener_that_says_what_it_wants_is_left_alone(tmp_path: Path, files:
         silly.stop()
 
 
+STREAMS = """
+from silly import streams
+
+async def echo(reader, writer):
+    writer.write(await reader.readline())
+    await writer.drain()
+
+server = await streams.start_server(echo, "127.0.0.1", 0)
+print("listening", None, 0, "%s:%d" % server.sockets[0].getsockname(), flush=True)
+"""
+
+
+def test_a_program_with_asyncio_streams_is_encrypted(tmp_path: Path, files: Files) -> None:
+    with running("-m", "silly", *files.flags, script(tmp_path, STREAMS)) as silly:
+        assert names(silly.until(LISTENING)[0]) == DEFAULT
+        silly.stop()
+
+
 def test_files_that_cannot_be_used_end_the_program_with_one_line(
     tmp_path: Path, files: Files
 ) -> None:

@@ -5,5 +5,6 @@
 ``pipe.py``           standard input and output, without blocking the loop
 ``prompt.py``         line mode, for a terminal
 ``datagrams.py``      UDP, as a connection
+``starttls.py``       protocols that begin in the clear and ask for TLS
 ====================  ====================================================
 """

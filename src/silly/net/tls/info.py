@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["TLSInfo"]
 
 
-@dataclass(frozen=True, slots=True)
-class TLSInfo:
+class TLSInfo(NamedTuple):
     """What the two ends of a TLS connection have agreed on."""
 
     version: str

@@ -50,6 +50,7 @@ cdef:
     int (*SSL_read)(void *, void *, int) noexcept nogil
     int (*SSL_write)(void *, const void *, int) noexcept nogil
     int (*SSL_shutdown)(void *) noexcept nogil
+    int (*SSL_do_handshake)(void *) noexcept nogil
     int (*SSL_get_error)(const void *, int) noexcept nogil
     int (*SSL_has_pending)(const void *) noexcept nogil
     void (*SSL_set_bio)(void *, void *, void *) noexcept nogil
@@ -276,12 +277,14 @@ cdef class Session(Records):
 
     cdef bint shake(self) except -1:
         """Continue the handshake; return whether it is complete."""
-        try:
-            self.connection.do_handshake()
-        except ssl.SSLWantReadError:
-            return False
-        except ssl.SSLError as error:
-            self.error = explained(error)
+        cdef int result
+        if ERR_peek_error():
+            ERR_clear_error()
+        with nogil:  # it takes long, and may call the program (for a certificate by name)
+            result = SSL_do_handshake(self.ssl)
+        if result != 1:
+            if SSL_get_error(self.ssl, result) != SSL_ERROR_WANT_READ:
+                self.error = self.failure(self.connection._sslobj.do_handshake)
             return False
         self.is_ready = True
         self.negotiation.settle()
@@ -308,13 +311,13 @@ cdef class Session(Records):
             break
         return <Py_ssize_t>length
 
-    cdef object failure(self, object method, object argument):
+    cdef object failure(self, object method, object argument=None):
         """Return the exception for what OpenSSL has just reported.
 
         The `ssl` module makes it: *method* fails again, and leaves the first report in force.
         """
         try:
-            method(argument)
+            method() if argument is None else method(argument)
         except ssl.SSLError as error:
             return explained(error)
         return ssl.SSLError(ssl.SSL_ERROR_SSL, "the connection failed")
@@ -403,6 +406,7 @@ cdef int find_all(void *library) except -1:
     find(library, b"SSL_read", <void **>&SSL_read)
     find(library, b"SSL_write", <void **>&SSL_write)
     find(library, b"SSL_shutdown", <void **>&SSL_shutdown)
+    find(library, b"SSL_do_handshake", <void **>&SSL_do_handshake)
     find(library, b"SSL_get_error", <void **>&SSL_get_error)
     find(library, b"SSL_has_pending", <void **>&SSL_has_pending)
     find(library, b"SSL_set_bio", <void **>&SSL_set_bio)
