@@ -105,28 +105,34 @@ class _Node:
 
     def find(self, segments: list[str]) -> Iterator[_Found]:
         """Yield what matches *segments*, the most special first."""
-        left: list[tuple[_Node | _Routes | _Mount, int, tuple[Any, ...]]] = [(self, 0, ())]
-        while left:  # what is to be looked at last comes first
-            found, at, values = left.pop()
-            if not isinstance(found, _Node):
+        node, at = self, 0
+        values: tuple[Any, ...] = ()
+        others: list[tuple[_Node | _Routes | _Mount, int, tuple[Any, ...]]] = []
+        while True:
+            if node.mount is not None:  # what is to be tried last comes first
+                others.append((node.mount, at, values))
+            if at < len(segments):
+                segment = segments[at]
+                if node.rest:
+                    others.append((node.rest, at, (*values, "/".join(segments[at:]))))
+                for convert, child in node.converted:
+                    value = convert(segment)
+                    if value is not None:
+                        others.append((child, at + 1, (*values, value)))
+                if segment in node.literal:
+                    node = node.literal[segment]
+                    at += 1
+                    continue
+            elif node.routes:
+                yield node.routes, at, values
+            while True:
+                if not others:
+                    return
+                found, at, values = others.pop()
+                if isinstance(found, _Node):
+                    node = found
+                    break
                 yield found, at, values
-                continue
-            node = found
-            if node.mount is not None:
-                left.append((node.mount, at, values))
-            if at == len(segments):
-                if node.routes:
-                    left.append((node.routes, at, values))
-                continue
-            if node.rest:
-                left.append((node.rest, at, (*values, "/".join(segments[at:]))))
-            segment = segments[at]
-            for convert, child in node.converted:
-                value = convert(segment)
-                if value is not None:
-                    left.append((child, at + 1, (*values, value)))
-            if segment in node.literal:
-                left.append((node.literal[segment], at + 1, values))
 
 
 _Found = tuple[_Routes | _Mount, int, tuple[Any, ...]]
