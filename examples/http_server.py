@@ -1,9 +1,6 @@
 """A web site with a JSON API, which tests itself: ``silly examples/http_server.py [ADDR]``."""
 
-import asyncio
-import json
 import sys
-import urllib.request
 from datetime import UTC, datetime
 from itertools import count
 from typing import Any
@@ -109,17 +106,12 @@ async def status(request: http.Request) -> http.Response:
     )
 
 
-def get(url: str) -> Any:
-    """Return the JSON at *url*; blocks, so it is called in a thread."""
-    with urllib.request.urlopen(url, timeout=5) as response:
-        return json.load(response)
-
-
 async def test() -> None:
     """Ask the server as a client would."""
     try:
-        answer = await asyncio.to_thread(get, f"http://{listener.local_addr}/api/status")
-    except OSError as error:
+        reply = await http.get(f"http://{listener.local_addr}/api/status", timeout=5)
+        answer = await reply.raise_for_status().json()
+    except (OSError, ValueError, http.HTTPStatusError) as error:
         print("Self-test failed:", error, flush=True)
     else:
         print("Self-test passed:", answer["server"], answer["version"], flush=True)

@@ -24,6 +24,20 @@ def test_json() -> None:
         http.json({1, 2})
 
 
+def test_bodies_of_other_types_become_text_or_bytes() -> None:
+    class Markup(str):
+        __slots__ = ()
+
+        def __str__(self) -> str:
+            return self
+
+    for body in (Markup("<p>"), bytearray(b"<p>"), memoryview(b"<p>")):
+        assert type(http.Response(body).body) in {str, bytes}
+    for wrong in ({"a": 1}, 5, None):
+        with pytest.raises(TypeError, match="the body of a response is"):
+            http.Response(wrong)  # type: ignore[arg-type]
+
+
 def test_other_makers() -> None:
     assert http.html("<p>").content_type == "text/html; charset=utf-8"
     response = http.redirect("/elsewhere")

@@ -439,6 +439,35 @@ async def test_a_handler_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     assert listener.stats.handler_errors == 0
 
 
+async def test_a_response_that_is_cut_off_is_counted_and_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def handler(request: http.Request) -> http.Response:
+        if request.path == "/bad":
+            await gone.wait()
+            raise RuntimeError("on purpose")
+        return http.Response(b"x" * 65536 for _ in range(1000))
+
+    caplog.set_level(logging.INFO, "silly.access")
+    gone = asyncio.Event()
+    async with http.listen(ANY, handler, access_log=True) as listener:
+        service = http.service_of(listener)
+        conn = await tcp.connect(listener.local_addr)
+        await conn.write(GET)
+        await conn.read(b"\r\n\r\n")
+        conn.abort()
+        await until(lambda: service.responses == {("GET", 200): 1})
+        conn = await tcp.connect(listener.local_addr)
+        await conn.write(get("/bad"))
+        await until(lambda: any(each.stats.bytes_in for each in conns_of(listener)))
+        conn.abort()
+        gone.set()
+        await until(lambda: service.responses == {("GET", 200): 1, ("GET", 500): 1})
+    assert service.crashes == 1
+    lines = [record.getMessage() for record in caplog.records if record.name == "silly.access"]
+    assert '"GET / HTTP/1.1" 200 -' in lines[0]
+
+
 @pytest.mark.parametrize("value", [None, 7, {"a": "dict"}], ids=["None", "int", "dict"])
 async def test_a_handler_that_returns_something_else(value: Any) -> None:
     async def handler(request: http.Request) -> Any:
@@ -525,6 +554,47 @@ async def test_a_large_body_that_nobody_reads(chunked: bool) -> None:
             assert await rest(conn) == b""
 
 
+async def test_an_error_before_a_body_is_read() -> None:
+    async def handler(request: http.Request) -> str:
+        raise http.HTTPError(403)
+
+    async with http.listen(ANY, handler) as listener:
+        async with tcp.connect(listener.local_addr) as conn:
+            await conn.write(post(b"x" * 100_000) + GET)
+            for _ in range(2):
+                got = await reply(conn)
+                assert (got.status, got.ends) == (403, False)
+
+
+async def test_a_body_that_is_read_in_part() -> None:
+    async def handler(request: http.Request) -> str:
+        async for piece in request:
+            return str(len(piece) > 0)
+        return "nothing"
+
+    async with http.listen(ANY, handler) as listener:
+        async with tcp.connect(listener.local_addr) as conn:
+            for _ in range(2):
+                await conn.write(post(b"x" * 100_000) + post(b""))
+                assert [(await reply(conn)).body for _ in range(2)] == [b"True", b"nothing"]
+
+
+async def test_a_body_that_is_invalid_while_it_is_answered() -> None:
+    """A stream that reads the request cannot be finished: the connection is cut."""
+
+    async def handler(request: http.Request) -> http.Response:
+        return http.Response(request)
+
+    async with http.listen(ANY, handler) as listener:
+        async with tcp.connect(listener.local_addr) as conn:
+            await conn.write(get("/", "Transfer-Encoding: chunked", method="POST") + b"1\r\nx\r\n")
+            assert (await conn.read(b"x\r\n")).startswith(b"HTTP/1.1 200")
+            await conn.write(b"-1\r\n")
+            with pytest.raises(ConnectionResetError):
+                await rest(conn)
+    assert http.service_of(listener).crashes == 0
+
+
 # ------------------------------------------------------------------------------- limits
 
 
@@ -571,6 +641,20 @@ async def test_a_chunked_body_that_is_too_long() -> None:
             got = await reply(conn)
             assert (got.status, got.ends) == (413, True)
     assert http.service_of(listener).responses == {("POST", 413): 1}
+
+
+async def test_a_body_that_is_too_long_is_not_asked_for() -> None:
+    """And a client that sends it all the same gets the response."""
+    size = 8 * 2**20
+    async with http.listen(ANY, anything, limits=SMALL) as listener:
+        head = get("/", "Expect: 100-continue", f"Content-Length: {size}", method="POST")
+        async with tcp.connect(listener.local_addr) as conn:
+            await conn.write(head)
+            for _ in range(size // 65536):
+                await conn.write(b"x" * 65536)
+            got = await reply(conn)
+            assert (got.status, got.ends) == (413, True)
+            assert await rest(conn) == b""
 
 
 @pytest.mark.parametrize(

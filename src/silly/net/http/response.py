@@ -65,7 +65,7 @@ class Response:
         headers: Headers = (),
         content_type: str | None = None,
     ) -> None:
-        if type(body) is not bytes and not isinstance(body, str):
+        if type(body) is not bytes and type(body) is not str:
             body = _checked_body(body)
         if status != 200:
             _check_status(status)
@@ -206,10 +206,10 @@ def http_date() -> str:
 
 
 def _checked_body(body: Any) -> Any:
-    if isinstance(body, bytearray | memoryview):
+    if isinstance(body, bytes | bytearray | memoryview):
         return bytes(body)
-    if isinstance(body, bytes):
-        return bytes(body)
+    if isinstance(body, str):
+        return str.__str__(body)  # of a subclass, such as the markup of template engines
     if hasattr(body, "__aiter__") or hasattr(body, "__iter__"):
         if isinstance(body, Mapping):
             raise TypeError(

@@ -105,28 +105,34 @@ class _Node:
 
     def find(self, segments: list[str]) -> Iterator[_Found]:
         """Yield what matches *segments*, the most special first."""
-        left: list[tuple[_Node | _Routes | _Mount, int, tuple[Any, ...]]] = [(self, 0, ())]
-        while left:  # what is to be looked at last comes first
-            found, at, values = left.pop()
-            if not isinstance(found, _Node):
+        node, at = self, 0
+        values: tuple[Any, ...] = ()
+        others: list[tuple[_Node | _Routes | _Mount, int, tuple[Any, ...]]] = []
+        while True:
+            if node.mount is not None:  # what is to be tried last comes first
+                others.append((node.mount, at, values))
+            if at < len(segments):
+                segment = segments[at]
+                if node.rest:
+                    others.append((node.rest, at, (*values, "/".join(segments[at:]))))
+                for convert, child in node.converted:
+                    value = convert(segment)
+                    if value is not None:
+                        others.append((child, at + 1, (*values, value)))
+                if segment in node.literal:
+                    node = node.literal[segment]
+                    at += 1
+                    continue
+            elif node.routes:
+                yield node.routes, at, values
+            while True:
+                if not others:
+                    return
+                found, at, values = others.pop()
+                if isinstance(found, _Node):
+                    node = found
+                    break
                 yield found, at, values
-                continue
-            node = found
-            if node.mount is not None:
-                left.append((node.mount, at, values))
-            if at == len(segments):
-                if node.routes:
-                    left.append((node.routes, at, values))
-                continue
-            if node.rest:
-                left.append((node.rest, at, (*values, "/".join(segments[at:]))))
-            segment = segments[at]
-            for convert, child in node.converted:
-                value = convert(segment)
-                if value is not None:
-                    left.append((child, at + 1, (*values, value)))
-            if segment in node.literal:
-                left.append((node.literal[segment], at + 1, values))
 
 
 _Found = tuple[_Routes | _Mount, int, tuple[Any, ...]]
@@ -171,7 +177,7 @@ class Router:
 
     def __init__(self, *, render: Render | None = None) -> None:
         self._root = _Node()
-        self._literal: dict[str, _Routes] = {}  # of patterns without parameters, by path
+        self._literal: dict[bytes, _Routes] = {}  # of patterns without parameters, by path
         self._methods: set[str] = set()
         self._middleware: list[Middleware] = []
         self._render = render
@@ -308,8 +314,8 @@ class Router:
         if "GET" in methods and "HEAD" not in routes:
             routes["HEAD"] = _Route(handler, pattern, names, is_implied=True)
         self._methods.update(routes)
-        if not names:
-            self._literal[pattern] = routes
+        if not names and pattern.isascii():  # other paths arrive encoded
+            self._literal[pattern.encode()] = routes
 
     def _chain(self) -> None:
         handler = self._caught(self._dispatch)
@@ -341,8 +347,11 @@ class Router:
         return self._handle(request)
 
     def _dispatch(self, request: Request) -> Awaitable[Any]:
-        if not request.root_path and b"%" not in request.raw_target:
-            routes = self._literal.get(request.path)
+        if not request.root_path:
+            target = request.raw_target
+            routes = self._literal.get(target)
+            if routes is None and b"?" in target:
+                routes = self._literal.get(target.partition(b"?")[0])
             if routes is not None:
                 route = routes.get(request.method)
                 if route is not None:

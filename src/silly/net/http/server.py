@@ -304,28 +304,25 @@ class _Connection:
                 response = as_response(response)
         except HTTPError as error:
             response = response_of(error)
-        except Exception as error:  # noqa: BLE001 - it is logged
-            crash = self._unless_ended(error)
+        except Exception as error:
+            if stream_errors.belongs_to(self._conn, error):
+                raise  # it is this connection that has ended
+            crash = error
             response = Response("Internal Server Error\n", 500)
         keeps = self._keeps(request)
         try:
             size = await self._send(request, response, "" if keeps else "close")
         except Exception as error:  # noqa: BLE001 - it is logged
             self._conn.abort()  # the client must not take it for the whole response
-            crash = None if error is request._error else self._unless_ended(error)
             keeps, size = False, -1
+            if error is not request._error and not stream_errors.belongs_to(self._conn, error):
+                crash = error
         service.count(request.method, response.status)
         if crash is not None:
             service.log_crash(request, crash)
         if service.is_logged:
             log_access(request, response.status, size, time.perf_counter() - begun)
         return keeps and (request.is_plain or await self._go_on_after(request))
-
-    def _unless_ended(self, error: Exception) -> Exception:
-        """Return *error*, a crash; raise it if it says that this connection has ended."""
-        if stream_errors.belongs_to(self._conn, error):
-            raise error
-        return error
 
     async def _go_on_after(self, request: Request) -> bool:
         """Deal with what *request* had beside its head; return whether the connection goes on."""
