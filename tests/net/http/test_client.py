@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gzip
 import json
+import random
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Callable
@@ -462,6 +463,27 @@ async def test_requests_wait_for_a_connection_in_their_order() -> None:
         assert order == ["/0", "/1", "/3", "/4"]
 
 
+async def test_a_place_is_not_given_to_a_request_that_was_cancelled_just_now() -> None:
+    async def handler(request: http.Request) -> http.Response:
+        return http.Response(b"x" * 10_000_000)
+
+    async with serving(handler) as url, http.Client(max_per_host=1) as client:
+        for is_given_first in (False, True):
+            reply = await client.get(url, stream=True)
+            waiting = [asyncio.create_task(client.get(url)) for _ in range(3)]
+            while len(client._pool._waiting) < 3:
+                await asyncio.sleep(0)
+            if is_given_first:
+                await reply.close()
+            waiting[0].cancel()
+            await reply.close()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting[0]
+            for task in waiting[1:]:
+                assert (await task).ok
+            assert not client._pool._used
+
+
 async def test_connections_are_bounded_in_total() -> None:
     running = most = 0
 
@@ -723,6 +745,46 @@ async def test_a_client_that_is_closed() -> None:
             await client.get(raw.url)
         await client.close()
         silent.set()
+
+
+@pytest.mark.heavy
+async def test_the_pool_keeps_count_whatever_happens() -> None:
+    """Random cancellations and timeouts, and a server that does all that is wrong."""
+    dice = random.Random(7)
+    hello = OK + b"content-length: 3\r\n\r\n"
+    answers: list[Any] = [None, RESET, [hello, b"a"], [b"nonsense\r\n"], hello + b"abcd"]
+
+    def script(number: int, head: bytes) -> Any:
+        return dice.choice(answers) if dice.random() < 0.4 else hello + b"abc"
+
+    async with Raw(script) as raw, http.Client(max_per_host=4) as client:
+
+        async def request() -> None:
+            with contextlib.suppress(OSError):
+                if dice.random() < 0.3:
+                    async with client.get(raw.url, stream=True) as reply:
+                        if dice.random() < 0.5:
+                            await reply.body()
+                else:
+                    reply = await client.get(raw.url, timeout=dice.choice([0.001, 0.01, 10]))
+                    assert await reply.body() == b"abc"
+
+        for _ in range(10):
+            tasks = [asyncio.create_task(request()) for _ in range(40)]
+            for task in tasks:
+                if dice.random() < 0.3:
+                    for _ in range(dice.randrange(20)):
+                        await asyncio.sleep(0)
+                    task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert all(
+                each is None or isinstance(each, asyncio.CancelledError) for each in results
+            ), results
+        pool = client._pool
+        idle = {each.conn for kept in pool._idle.values() for each in kept}
+        assert (pool._used, pool._all_used, len(pool._waiting)) == ({}, 0, 0)
+        assert pool._open == idle
+        assert len(idle) <= 4
 
 
 # ------------------------------------------------------------------------------ redirects
