@@ -2,7 +2,7 @@
 # make test        run ruff, mypy and every test
 # make bench       measure silly beside a C server and its peers (needs gcc; some minutes)
 # make bench-full  the same, with more and longer rounds (about an hour)
-# make soak        attack an echo server and check that it keeps its promises
+# make soak        attack echo servers, plain and with TLS, and check that they keep their promises
 # make asan        run the engines' tests under AddressSanitizer (needs gcc)
 # make stress      run random programs under AddressSanitizer (needs gcc);
 #                  SECONDS=60 sets the time, SEED=n repeats one program
@@ -13,8 +13,8 @@
 # make clean       remove everything that these commands made
 #
 # Variables: PYTHON=python3.12 selects the interpreter, VENV=DIR the virtual environment,
-# ADDR=127.0.0.1:7777 the address of `make run`, SOAK="--attack 600" the options of
-# `make soak`.
+# ADDR=127.0.0.1:7777 the address of `make run`, SOAK="--attack 600" and SOAK_TLS the options
+# of the two parts of `make soak`.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -51,6 +51,7 @@ bench-full: $(VENV)/.installed-bench
 
 soak: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/soak.py $(SOAK)
+	$(VENV)/bin/python benchmarks/soak_tls.py $(SOAK_TLS)
 
 restarts: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/restarts.py --restarts 100
@@ -65,9 +66,10 @@ asan: $(VENV)/.installed-dev
 	  LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ../../$(VENV)/bin/python -m pytest -q \
 	  tests/engine tests/net/test_tcp.py -k "not failing_system_calls"
 
-# The report is printed although tests fail, and then this fails, too. Tests may fail where they
-# depend on speed or messages, because each line is traced. The coverage of programs that are
-# killed is lost.
+# All tests run on the portable engine; on the native one, whose lines are slow to trace, those
+# that use it directly. The report is printed although tests fail, and then this fails, too. Tests
+# may fail where they depend on speed or messages, because each line is traced. The coverage of
+# programs that are killed is lost.
 coverage: $(VENV)/.installed-dev
 	$(PIP) 'coverage>=7.10' 'Cython>=3.1' 'setuptools>=77'
 	rm -rf build/coverage && mkdir -p -m a+rwx build/coverage  # for programs that give up their rights
@@ -76,8 +78,9 @@ coverage: $(VENV)/.installed-dev
 	set -e; failed=0; cd build/coverage; export PYTHONPATH=$$PWD/src; python=$$OLDPWD/$(VENV)/bin/python; \
 	SILLY_BUILD_NATIVE=1 SILLY_CFLAGS="-O1 -DCYTHON_TRACE=1" $$python setup.py -q build_ext --inplace; \
 	cp build/src/silly/_engine/native/*.c src/silly/_engine/native; \
-	$$python -m coverage run -m pytest --quiet $(PYTEST) || failed=1; \
-	SILLY_ENGINE=portable $$python -m coverage run -m pytest --quiet --engine-only $(PYTEST) || failed=1; \
+	SILLY_ENGINE=portable $$python -m coverage run -m pytest --quiet $(PYTEST) || failed=1; \
+	$$python -m coverage run -m pytest --quiet $(PYTEST) tests/engine tests/net tests/streams \
+	  tests/testing || failed=1; \
 	$$python -m coverage combine --quiet; \
 	$$python -m coverage report --show-missing --sort=cover; \
 	exit $$failed

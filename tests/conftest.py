@@ -20,7 +20,6 @@ import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -119,6 +118,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     with asyncio.Runner(debug=kind == "debug", loop_factory=FACTORIES[kind]) as runner:
         runner.run(_run(test, arguments))
     gc.collect()
+    gc.freeze()  # the next collection need not look at what is left
     leaked = open_descriptors() - before
     assert not leaked, f"descriptors leaked: {leaked}"
     return True
@@ -134,9 +134,9 @@ def port() -> Iterator[int]:
 def open_descriptors() -> set[str]:
     """Return the open descriptors, as "number -> target"; skip any closed meanwhile."""
     descriptors = set()
-    for number in Path("/proc/self/fd").iterdir():
+    for number in os.listdir("/proc/self/fd"):  # noqa: PTH208 - pathlib takes far longer
         try:
-            descriptors.add(f"{number.name} -> {number.readlink()}")
+            descriptors.add(f"{number} -> {os.readlink(f'/proc/self/fd/{number}')}")  # noqa: PTH115
         except FileNotFoundError:
             continue
     return descriptors

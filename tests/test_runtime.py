@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import textwrap
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import pytest
 import silly
 from silly import task, time
 from silly.net import tcp
+from tests.workers.harness import running, script
 
 SERVER = """
 from silly.net import tcp
@@ -34,12 +34,6 @@ async def handler(conn):
 listener = tcp.listen("127.0.0.1:0", handler)
 print(listener.local_addr, flush=True)
 """
-
-
-def script(tmp_path: Path, text: str) -> Path:
-    path = tmp_path / "script.py"
-    path.write_text(textwrap.dedent(text))
-    return path
 
 
 def silly_command(*args: object) -> subprocess.CompletedProcess[str]:
@@ -194,6 +188,7 @@ def test_exit_codes(tmp_path: Path, text: str, code: int, error: str) -> None:
         assert done.stderr == ""
 
 
+@pytest.mark.no_engine
 def test_unreadable_file_is_one_line(tmp_path: Path) -> None:
     for path in (tmp_path / "missing.py", tmp_path):
         done = silly_command(path)
@@ -213,6 +208,7 @@ def test_version_help_and_usage() -> None:
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.no_engine
 def test_unknown_engine_is_named() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "import silly"],
@@ -222,6 +218,39 @@ def test_unknown_engine_is_named() -> None:
         check=False,
     )
     assert "SILLY_ENGINE=steam is not an engine; the engines are native, portable" in done.stderr
+
+
+# ------------------------------------------------------------------- what blocks the loop
+
+BLOCKS = """
+import sys
+from silly.net import tcp
+
+def compute():
+    sys.stdin.readline()
+
+async def handler(conn):
+    compute()
+    await conn.write(b"done\\n")
+
+async with tcp.listen("127.0.0.1:0", handler) as listener:
+    async with tcp.connect(listener.local_addr) as conn:
+        await conn.read()
+        print("answered", flush=True)
+        await conn.read(1)
+"""
+
+
+def test_blocking_code_is_reported(tmp_path: Path) -> None:
+    path = script(tmp_path, BLOCKS)
+    with running("-m", "silly", path, stdin=subprocess.PIPE) as program:
+        told = program.until(r"WARNING .* the event loop is blocked: .*: (\S+ in \w+)")
+        assert told == [f"{path}:6 in compute"]
+        program.process.stdin.write("\n")
+        program.process.stdin.close()
+        program.until("^answered")
+        program.rest()
+        assert program.output.count("the event loop is blocked") == 1
 
 
 # ------------------------------------------------------------------ silly.run

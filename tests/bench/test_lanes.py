@@ -10,6 +10,7 @@ from unittest.mock import Mock
 import pytest
 
 from silly.bench import worker
+from silly.bench.clock import NEVER, clock
 from silly.bench.connector import Connector
 from silly.bench.dispatcher import Dispatcher
 from silly.bench.generator import Generator
@@ -44,6 +45,22 @@ async def test_a_request_for_a_connection_that_has_just_timed_out_is_lost_with_i
                 "connection 0: no reply within 5 s while request 0 was unanswered (and 1 more)"
             ]
         }
+
+
+async def test_what_is_sent_first_is_measured() -> None:
+    sent: list[int] = []
+    recorder = Recorder(1.0, lambda _: None, lambda: 0.0)
+    dispatcher = Dispatcher(Plan("127.0.0.1:1", rate=100.0), 0, recorder)
+    start = clock() + 5_000_000
+    recorder.start(start - 5_000_000, start, NEVER)
+    dispatcher.begin(start, NEVER)
+    dispatcher.free[Mock(send_due=lambda *_: sent.append(recorder.now.index))] = 1
+    pacing = asyncio.create_task(dispatcher.pace())
+    while not sent:
+        await asyncio.sleep(0.001)
+    assert sent == [0]
+    dispatcher.stopping = True
+    await pacing
 
 
 def test_an_error_of_a_connection_is_not_taken_for_the_end_of_the_parent(

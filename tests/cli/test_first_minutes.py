@@ -20,6 +20,8 @@ from silly.net import addr
 from silly.net.limits import Limits
 from tests.workers.harness import environment, running, script
 
+pytestmark = pytest.mark.no_engine
+
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) -> str:
     """Return the line with which the command fails."""
@@ -380,36 +382,3 @@ def missing(name: str) -> None:
 
 def broken(_name: str) -> None:
     raise ImportError("undefined symbol: x")
-
-
-# ------------------------------------------------------------------- what blocks the loop
-
-BLOCKS = """
-import sys
-from silly.net import tcp
-
-def compute():
-    sys.stdin.readline()
-
-async def handler(conn):
-    compute()
-    await conn.write(b"done\\n")
-
-async with tcp.listen("127.0.0.1:0", handler) as listener:
-    async with tcp.connect(listener.local_addr) as conn:
-        await conn.read()
-        print("answered", flush=True)
-        await conn.read(1)
-"""
-
-
-def test_blocking_code_is_reported(tmp_path: Path) -> None:
-    path = script(tmp_path, BLOCKS)
-    with running("-m", "silly", path, stdin=subprocess.PIPE) as program:
-        told = program.until(r"WARNING .* the event loop is blocked: .*: (\S+ in \w+)")
-        assert told == [f"{path}:6 in compute"]
-        program.process.stdin.write("\n")
-        program.process.stdin.close()
-        program.until("^answered")
-        program.rest()
-        assert program.output.count("the event loop is blocked") == 1

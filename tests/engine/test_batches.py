@@ -338,7 +338,7 @@ async def test_every_iterable_of_pieces_is_written_as_if_joined() -> None:
 
 async def test_arguments_are_checked_at_the_call() -> None:
     async with (
-        tcp.listen(ANY, lambda conn: conn.wait_closed()) as listener,
+        tcp.listen(ANY, lambda conn: conn.read(1)) as listener,
         tcp.connect(listener.local_addr) as conn,
     ):
         batches: Any = conn.batches

@@ -6,6 +6,9 @@ crash). The bytes received are always a prefix of those sent, and all of them un
 faults, an abort or a close explain the loss. Every error is documented for its cause.
 Afterwards, no task, descriptor or connection is left, and the server still answers.
 
+Sessions are also encrypted: then, an end of the stream is only taken for one if the other end
+has finished and everything has arrived.
+
 The suite runs two hundred sessions, the same each time; ``make sessions`` runs many
 new ones on each engine. Time is virtual, the sockets are real.
 """
@@ -35,18 +38,26 @@ from hypothesis.stateful import (
 
 import silly
 from silly._loop.live import Live
-from silly.errors import ConnectionClosed, EndOfStream, LimitExceeded, WriteQueueFull
+from silly.errors import (
+    ConnectionClosed,
+    EndOfStream,
+    LimitExceeded,
+    TruncatedStream,
+    WriteQueueFull,
+)
 from silly.net import tcp
 from silly.net.tcp import Conn
 from silly.testing import VirtualClockLoop, faults
 from silly.testing.clock import _JumpingSelector
 from silly.testing.faults import Faults
 from tests.conftest import open_descriptors
+from tests.net.tls import certificates
 
 SESSIONS: Final = int(os.environ.get("SILLY_SESSIONS", "0"))
 ANY: Final = "127.0.0.1:0"
 LONG: Final = 100_000.0  # seconds; virtual
 PATIENT: Final = tcp.Limits(  # the faults may delay the peer for long
+    handshake_timeout=None,
     idle_timeout=None,
     first_byte_timeout=None,
     read_deadline=None,
@@ -97,6 +108,7 @@ class Peer:
         self.lossless = lossless
         self.other: Peer
         self.conn: Conn | None = None
+        self.encrypted = False
         self.task: asyncio.Task[Any] | None = None
         self.ops: asyncio.Queue[Op] = asyncio.Queue()
         self.sent = self.received = 0
@@ -202,6 +214,7 @@ class Peer:
         if isinstance(error, EndOfStream):
             assert self.may_end()
             assert not self.closed
+            self.check_end(error)
             at = self.received
             assert error.partial == self.incoming[at : at + len(error.partial)]
             assert conn.unread_bytes == len(error.partial)
@@ -214,6 +227,16 @@ class Peer:
         else:
             raise error
 
+    def check_end(self, error: EndOfStream | None) -> None:
+        """Check that an end that was announced is the end."""
+        if isinstance(error, TruncatedStream):
+            assert self.encrypted
+            assert self.may_break()
+        elif self.encrypted:
+            unread = 0 if error is None else len(error.partial)
+            assert self.other.finished
+            assert self.received + unread == self.other.sent
+
     async def iterate(self, conn: Conn, count: int) -> None:
         try:
             for _ in range(count):
@@ -221,6 +244,7 @@ class Peer:
                 assert line.find(b"\n") in (-1, len(line) - 1)
                 self.got(line)
         except StopAsyncIteration:
+            self.check_end(None)
             assert self.may_end()
             assert conn.unread_bytes == 0
         except LimitExceeded:
@@ -304,6 +328,7 @@ class Sessions(RuleBasedStateMachine):
     """One session, and the checks after it."""
 
     tally: ClassVar[collections.Counter[str]] = collections.Counter()
+    encrypted: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -329,17 +354,27 @@ class Sessions(RuleBasedStateMachine):
         self.large = 2_000 if has_small_slices(up) or has_small_slices(down) else LARGE
         self.client, self.server = Peer("client", lossless), Peer("server", lossless)
         self.client.other, self.server.other = self.server, self.client
+        self.client.encrypted = self.server.encrypted = self.encrypted
         limits: Any = {"read_limit": read_limit, "max_unsent": max_unsent, "linger": LONG}
         self.loop.run_until_complete(self._start(up, down, window, limits))
 
     async def _start(self, up: Faults, down: Faults, window: int, limits: Any) -> None:
-        self.listener = tcp.listen(ANY, self._serve, limits=PATIENT, **limits)
+        server = certificates.server() if self.encrypted else None
+        self.listener = tcp.listen(ANY, self._serve, limits=PATIENT, tls=server, **limits)
         self.proxy = faults.proxy(ANY, self.listener.local_addr, up=up, down=down, window=window)
         await self.proxy.__aenter__()
-        conn = await tcp.connect(self.proxy.local_addr, **limits)
-        self.running = asyncio.ensure_future(self.client.run(conn))
+        client = self.encrypted and certificates.client()
+        try:
+            conn = await tcp.connect(self.proxy.local_addr, tls=client, timeout=LONG, **limits)
+        except OSError:  # during the handshake
+            assert self.encrypted
+            assert not self.client.lossless
+        else:
+            self.running = asyncio.ensure_future(self.client.run(conn))
         while not (self.proxy.sessions and (self.server.conn or self.proxy.sessions[0].end)):
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
+            if self.encrypted and not self.client.lossless:
+                break  # the handshake may never end
 
     async def _serve(self, conn: Conn) -> None:
         if self.server.conn is None:
@@ -486,7 +521,8 @@ class Sessions(RuleBasedStateMachine):
         flows = {"client": session.up, "server": session.down}
         for peer in (client, server):
             out, into = flows[peer.name], flows[peer.other.name]
-            assert out.forwarded <= out.received <= peer.sent
+            assert out.forwarded <= out.received
+            assert self.encrypted or out.received <= peer.sent
             assert peer.received <= into.forwarded
             self._check_complete(peer.other, peer)
         self._count(session, stuck)
@@ -501,7 +537,8 @@ class Sessions(RuleBasedStateMachine):
             peer.task.cancel()
             await asyncio.wait([peer.task])
         await self.proxy.__aexit__()
-        async with await tcp.connect(self.listener.local_addr) as again:
+        client_config = self.encrypted and certificates.client()
+        async with tcp.connect(self.listener.local_addr, tls=client_config) as again:
             if server.conn is None:  # the server has not seen any connection yet
                 server.conn = again
             again.write(b"still there\n")
@@ -554,12 +591,20 @@ def quiet() -> Iterator[None]:
     logger.setLevel(before)
 
 
+class EncryptedSessions(Sessions):
+    """The same over TLS."""
+
+    tally: ClassVar[collections.Counter[str]] = collections.Counter()
+    encrypted = True
+
+
 @pytest.mark.usefixtures("quiet")
-def test_every_byte_is_accounted_for() -> None:
-    Sessions.tally.clear()
-    while Sessions.tally["sessions"] < (SESSIONS or 200):  # batches: Hypothesis keeps all
+@pytest.mark.parametrize("kind", [Sessions, EncryptedSessions])
+def test_every_byte_is_accounted_for(kind: type[Sessions]) -> None:
+    kind.tally.clear()
+    while kind.tally["sessions"] < (SESSIONS or 200):  # batches: Hypothesis keeps all
         run_state_machine_as_test(
-            Sessions,
+            kind,
             settings=settings(
                 max_examples=min(1000, SESSIONS or 200),
                 stateful_step_count=25,
@@ -569,8 +614,8 @@ def test_every_byte_is_accounted_for() -> None:
                 suppress_health_check=list(HealthCheck),
             ),
         )
-    tally = Sessions.tally
-    print(f"\n{silly.engine()} engine")
+    tally = kind.tally
+    print(f"\n{silly.engine()} engine, {kind.__doc__}")
     for name, count in sorted(tally.items()):
         print(f"  {name}: {count}")
     for fault in ("stall", "half_close", "reset", "drop"):

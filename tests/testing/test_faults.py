@@ -30,12 +30,12 @@ def now() -> float:
 
 async def all_of(conn: Conn) -> tuple[bytes, type[Exception]]:
     """Read until the stream ends; return the bytes and the type of the ending."""
-    received = b""
+    received = bytearray()
     while True:
         try:
             received += await conn.read()
         except (EndOfStream, OSError) as error:
-            return received, type(error)
+            return bytes(received), type(error)
 
 
 def in_memory(

@@ -16,6 +16,8 @@ from silly.workers import Supervisor
 from silly.workers.answers import _providers, provide
 from tests.workers.harness import ECHO, script
 
+pytestmark = pytest.mark.no_engine
+
 PROVIDES = """
 from silly.workers.answers import provide
 

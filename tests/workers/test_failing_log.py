@@ -13,6 +13,8 @@ import pytest
 from silly.workers import Supervisor
 from tests.workers.harness import ECHO, script
 
+pytestmark = pytest.mark.no_engine
+
 
 class Odd(BaseException):
     """Not an `Exception`."""

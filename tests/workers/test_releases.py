@@ -17,6 +17,8 @@ from silly.workers.channel import Channel
 from silly.workers.process import State, Worker
 from tests.workers.harness import ask, dial, environment, running, script
 
+pytestmark = pytest.mark.no_engine
+
 APP = """
 import sys
 from silly.net import tcp

@@ -13,6 +13,8 @@ import pytest
 from tests.cli.terminal import python_path
 from tests.workers.harness import ECHO, Running, ask, environment, running, script, who
 
+pytestmark = pytest.mark.no_engine
+
 watchfiles = pytest.importorskip("watchfiles")
 
 LISTENING = r"listening \S+ \d+ (\S+)"

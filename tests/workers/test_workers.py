@@ -150,6 +150,7 @@ def test_the_back_off_doubles_up_to_its_limit_however_long_the_crash_loop() -> N
     assert BackOff(0.0, 30.0).delay(5000) == 0
 
 
+@pytest.mark.no_engine
 def test_it_gives_up_a_worker_killed_before_it_was_ready(tmp_path: Path) -> None:
     path = script(tmp_path, "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
     with running(*api(give_up=1), path) as silly:
@@ -160,6 +161,7 @@ def test_it_gives_up_a_worker_killed_before_it_was_ready(tmp_path: Path) -> None
         assert silly.process.returncode == 1
 
 
+@pytest.mark.no_engine
 def test_workers_that_finish_are_not_restarted(tmp_path: Path) -> None:
     path = script(tmp_path, "import os\nprint('done', os.environ['SILLY_WORKER'])\n")
     with running("-m", "silly", "--workers", "2", path) as silly:
@@ -168,6 +170,7 @@ def test_workers_that_finish_are_not_restarted(tmp_path: Path) -> None:
     assert sorted(re.findall(r"^done (\d)$", output, re.MULTILINE)) == ["1", "2"]
 
 
+@pytest.mark.no_engine
 def test_port_in_use_is_reported(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         addr = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -282,6 +285,7 @@ def test_the_second_signal_forces_a_worker_that_has_not_reported(tmp_path: Path)
             assert "did not stop in time" not in silly.output
 
 
+@pytest.mark.no_engine
 def test_worker_that_does_not_stop_is_killed(tmp_path: Path) -> None:
     text = """
         import signal, time
@@ -412,6 +416,7 @@ def test_the_documented_program_supervises(tmp_path: Path) -> None:
         silly.stop()
 
 
+@pytest.mark.no_engine
 def test_module_and_function(tmp_path: Path) -> None:
     text = ECHO.replace("listener =", "async def main():\n    listener =").replace(
         "\nprint(", "\n    print("
@@ -488,12 +493,14 @@ def test_wrong_usage_is_reported(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.no_engine
 def test_a_missing_file_is_one_line_with_workers_too(tmp_path: Path) -> None:
     with running("-m", "silly", "--workers", "2", tmp_path / "missing.py") as silly:
         assert re.fullmatch(r"silly: cannot read '.*': .*\n", silly.rest())
         assert silly.process.returncode == 2
 
 
+@pytest.mark.no_engine
 def test_bad_arguments_of_the_api(tmp_path: Path) -> None:
     from silly.workers import Supervisor
 

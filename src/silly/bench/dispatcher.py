@@ -156,6 +156,8 @@ class Dispatcher:
     def _send_what_is_due(self) -> None:
         """Give requests that are due to lanes that have room."""
         now = clock()
+        if now >= self.recorder.ends:
+            self.recorder.roll(now)
         interval = self.recorder.now
         done = interval.bytes_in + interval.sent
         if done == self._done:

@@ -56,7 +56,8 @@ async def run_prefaces(
             for preface in prefaces:
                 await preface(conn)
     except PrefaceError as error:
-        return error
+        # Its frames hold the connection, and this task, whose result it is: a cycle.
+        return error.with_traceback(None)
     except Exception as error:
         if isinstance(error, TimeoutError) and limit.expired():
             return PrefaceError(TIMED_OUT, f"not complete within {timeout:g} seconds")

@@ -11,7 +11,12 @@ from pathlib import Path
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from silly.net import tls
 
@@ -37,15 +42,18 @@ def ca_file(name: str = "first") -> str:
 
 
 @functools.cache
-def pair(*names: str, ca: str = "first", expired: bool = False) -> tuple[str, str]:
+def pair(
+    *names: str, ca: str = "first", expired: bool = False, days: int | None = None
+) -> tuple[str, str]:
     """The files of a certificate for *names* and of its key."""
-    ended = dt.datetime(2001, 1, 1, tzinfo=dt.UTC) if expired else None
+    since = dt.datetime(2001, 1, 1, tzinfo=dt.UTC) if expired else dt.datetime.now(dt.UTC)
+    lifetime = dt.timedelta(0 if expired else days or 0)
     issued = authority(ca).issue_cert(
         *(names or (NAME, "localhost", "127.0.0.1")),
-        not_before=ended and ended - dt.timedelta(1),
-        not_after=ended,
+        not_before=since - dt.timedelta(1),
+        not_after=since + lifetime if expired or days else None,
     )
-    name = f"{ca}-{'-'.join(names) or 'default'}{'-expired' * expired}".replace("*", "_")
+    name = f"{ca}-{'-'.join(names) or 'default'}-{since.year}-{days}".replace("*", "_")
     chain = b"".join(pem.bytes() for pem in issued.cert_chain_pems)
     return _files(name, chain, issued.private_key_pem.bytes())
 
@@ -55,6 +63,13 @@ def _files(name: str, cert: bytes, key: bytes) -> tuple[str, str]:
     for path, content in zip(paths, (cert, key), strict=True):
         path.write_bytes(content)
     return str(paths[0]), str(paths[1])
+
+
+@functools.cache
+def encrypted_key() -> bytes:
+    """The default key in PEM format, with the password "secret"."""
+    key = load_pem_private_key(Path(pair()[1]).read_bytes(), None)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
 
 
 @functools.cache

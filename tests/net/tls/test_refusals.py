@@ -130,7 +130,7 @@ async def test_failures_are_counted_by_reason(name: str, caplog: pytest.LogCaptu
         for _ in range(3):
             await attack(listener.local_addr)
         await refused(listener, reason, 3)
-        lines = [record.getMessage() for record in caplog.records]
+        lines = [each.getMessage() for each in caplog.records if each.name == "silly.net"]
         assert len(lines) == 1  # the others are summarized later
         assert f": {reason} (" in lines[0]
         await check_honest(listener)
@@ -243,12 +243,12 @@ async def test_any_name_may_be_asked_for(
             await peer.send_wire(hello.replace(right, name.ljust(len(right), b"x")[: len(right)]))
             with pytest.raises((ssl.SSLError, EOFError, ConnectionResetError)):
                 await peer.handshake()  # at the latest, the two transcripts differ
-        while listener.connections:
+        while listener.connections or not listener.stats.refused:
             await asyncio.sleep(0.001)
         assert handled == []
         assert sum(listener.stats.refused.values()) == 1
     assert capfd.readouterr() == ("", "")
-    assert len(caplog.records) == 1
+    assert sum(record.name == "silly.net" for record in caplog.records) == 1
 
 
 @pytest.mark.heavy

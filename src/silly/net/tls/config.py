@@ -112,7 +112,7 @@ class Server:
                 "client_cert='required' (or 'optional')"
             )
         self._min_version = _one_of(min_version, "min_version", _VERSIONS)
-        self._password = password
+        self._password = _password(password)
         self._files = self._all_files()
         self._seen = state_of_files(self._files)
         self._checked = time.monotonic()
@@ -273,6 +273,7 @@ class Client:
         password: str | bytes | None = None,
     ) -> None:
         ca = _path_or_none(ca, "ca")
+        password = _password(password)
         context = ssl.create_default_context() if ca is None else _context_trusting(ca)
         if not isinstance(verify, bool):
             raise TypeError(f"verify must be True or False, not {verify!r}")
@@ -450,9 +451,27 @@ def _protocols(alpn: Sequence[str]) -> list[str]:
 
 
 def _checked_name(server_name: str | None) -> str | None:
-    if server_name is not None and (not isinstance(server_name, str) or not server_name):
+    if server_name is None:
+        return None
+    if not isinstance(server_name, str) or not server_name:
         raise TypeError(f"server_name must be a host name, not {server_name!r}")
+    if _on_the_wire(server_name) is None:
+        raise ValueError(f"server_name must be a host name, not {server_name!r}")
     return server_name
+
+
+def _on_the_wire(name: str) -> str | None:
+    """Return a host name as TLS sends it (RFC 5890); None if it is not one."""
+    try:
+        return name.lower().rstrip(".").encode("idna").decode() or None
+    except UnicodeError:
+        return None
+
+
+def _password(value: str | bytes | None) -> str | bytes | None:
+    if value is not None and not isinstance(value, str | bytes):
+        raise TypeError(f"password must be a str or bytes, not {type(value).__name__}")
+    return value
 
 
 def _names(
@@ -466,7 +485,10 @@ def _names(
     for name, pair in sni.items():
         if not isinstance(name, str) or not isinstance(pair, tuple) or len(pair) != 2:
             raise TypeError(f"sni: expected 'b.example': (cert, key), not {name!r}: {pair!r}")
-        found[name.lower().rstrip(".")] = (
+        wire = _on_the_wire(name.removeprefix("*."))
+        if wire is None or "*" in wire:
+            raise ValueError(f"sni: {name!r} is no host name")
+        found[f"*.{wire}" if name.startswith("*.") else wire] = (
             _path(pair[0], f"sni[{name!r}][0]"),
             _path_or_none(pair[1], f"sni[{name!r}][1]"),
         )
@@ -484,7 +506,11 @@ def _load_pair(
         if path is not None:
             Path(path).read_bytes()  # unlike OpenSSL's, its errors name the file
 
+    asked = False
+
     def ask() -> str | bytes:  # without it, OpenSSL would ask at the terminal
+        nonlocal asked
+        asked = True
         if password is None:
             raise ValueError(f"{key or cert}: the private key is encrypted: give password=")
         return password
@@ -492,6 +518,8 @@ def _load_pair(
     try:
         context.load_cert_chain(cert, key, ask)
     except ssl.SSLError as error:
+        if asked and error.reason != "KEY_VALUES_MISMATCH":
+            error.reason = "BAD_DECRYPT"  # which OpenSSL does not always say
         raise _named(error, cert if key is None else f"{cert}, {key}") from None
 
 
