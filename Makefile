@@ -9,7 +9,7 @@
 # make coverage    list the lines and branches that no test reaches, on both engines (needs gcc)
 # make sessions    run SESSIONS=10000 random sessions over bad networks, on each engine
 # make restarts    restart workers under load a hundred times and check that no connection is lost
-# make fuzz        fuzz reading, and headers, for SECONDS=1200 each (needs Python 3.11 or 3.12)
+# make fuzz        fuzz reading, headers and requests, for SECONDS=1200 each (needs Python 3.11 or 3.12)
 # make clean       remove everything that these commands made
 #
 # Variables: PYTHON=python3.12 selects the interpreter, VENV=DIR the virtual environment,
@@ -115,7 +115,7 @@ fuzz: SECONDS ?= 1200
 fuzz: $(VENV)/bin/python
 	$(PIP) --editable '.[fuzz]'
 	mkdir -p build/fuzz
-	for target in reading proxy_header; do \
+	for target in reading proxy_header http_requests; do \
 	  $(VENV)/bin/python fuzz/$$target.py -max_total_time=$(SECONDS) -max_len=400 -timeout=10 \
 	    -artifact_prefix=build/fuzz/ || exit 1; done
 

@@ -79,10 +79,18 @@ def ask_with_datagram(port: int) -> bytes:
         return sock.recv(100)
 
 
+def ask_over_http(port: int, block: str) -> None:
+    with dial(port, encrypted="tls=" in block) as sock, sock.makefile("rb") as file:
+        sock.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        status = file.readline().split()[1]
+    assert status == (b"200" if 'get("/")' in block or "Router" not in block else b"404")
+
+
 @pytest.mark.parametrize("block", BLOCKS)
 def test_block_serves(block: str, port: int, tmp_path: Path) -> None:
     path = tmp_path / "block.py"
-    path.write_text(block.replace("9999", str(port)) + "\nprint('ready', flush=True)\n")
+    text = block.replace("9999", str(port)).replace("8080", str(port))
+    path.write_text(text + "\nprint('ready', flush=True)\n")
     if "tls=" in block:
         for source, name in zip(certificates.pair(), ("cert.pem", "key.pem"), strict=True):
             shutil.copy(source, tmp_path / name)
@@ -100,6 +108,8 @@ def test_block_serves(block: str, port: int, tmp_path: Path) -> None:
         assert process.stdout.readline() == "ready\n"
         if "udp.bind" in block or "udp.listen" in block:
             assert ask_with_datagram(port) == b"hello\n"
+        elif "http.listen" in block:
+            ask_over_http(port, block)
         else:
             ask_with_stream(port, block, process.stdout)
         process.send_signal(signal.SIGTERM)
@@ -121,10 +131,13 @@ def test_block_of_tests_passes(block: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.no_engine
-def test_the_tutorial_contains_the_examples_word_for_word() -> None:
-    tutorial = (ROOT / "docs" / "tutorial" / "echo-server.md").read_text()
+def test_the_tutorials_contain_the_examples_word_for_word() -> None:
+    tutorials = ROOT / "docs" / "tutorial"
+    echo = (tutorials / "echo-server.md").read_text()
+    http = (tutorials / "http-server.md").read_text()
     for text, name in EXAMPLES.items():
         if name not in {"dns_like.py", "echo.py", "multicast.py", "redis_like.py", "starttls.py"}:
+            tutorial = http if name.startswith("http_") else echo
             assert f"```python\n{text}```" in tutorial, f"{name} differs from the tutorial"
 
 
@@ -206,7 +219,7 @@ def test_every_public_name_is_in_the_reference() -> None:
     )
     from silly import time as silly_time
     from silly.crypto import utils
-    from silly.net import access_log, addr, observer, tcp, tls, udp
+    from silly.net import access_log, addr, http, observer, tcp, tls, udp
     from silly.testing import faults
 
     reference = (ROOT / "docs" / "reference.md").read_text()
@@ -220,6 +233,7 @@ def test_every_public_name_is_in_the_reference() -> None:
         tcp,
         tls,
         udp,
+        http,
         addr,
         testing,
         faults,
@@ -231,10 +245,12 @@ def test_every_public_name_is_in_the_reference() -> None:
             if not name.startswith("_"):
                 assert name in reference, f"{name} is not in the reference"
     functions = (silly.run, tcp.listen, tcp.connect, tls.Server, tls.Client)
-    for function in (*functions, udp.bind, udp.connect, workers.Supervisor, faults.Faults):
+    made = (http.Response, http.file, http.files, http.event, http.events)
+    for function in (*functions, *made, udp.bind, udp.connect, workers.Supervisor, faults.Faults):
         for name in inspect.signature(function).parameters:
             assert name in reference, f"{name} of {function.__name__} is not in the reference"
-    for kind in (tcp.Conn, tcp.Listener, udp.Socket, workers.Supervisor):
+    spoken = (http.Request, http.Response, http.Router, http.Form, http.Upload, http.Service)
+    for kind in (tcp.Conn, tcp.Listener, udp.Socket, workers.Supervisor, *spoken):
         for name in vars(kind):
             if not name.startswith("_") and name != "lost":
                 assert name in reference, f"{kind.__name__}.{name} is not in the reference"

@@ -176,6 +176,9 @@ NEEDS = {
     "cli/reload.py": {"watchfiles"},
     "cli/run.py": {"uvloop"},
     "bench/view.py": {"rich"},
+    "net/http/forms.py": {"python_multipart"},
+    "net/http/client_session.py": {"httptools"},
+    "net/http/session.py": {"httptools"},
     "metrics/prometheus.py": {"prometheus_client"},
     "otel.py": {"opentelemetry"},
 }

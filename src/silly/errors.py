@@ -107,9 +107,9 @@ def at_address(error: OSError, address: str, cause: str = "") -> OSError:
     any, replaces the text of *error*.
     """
     cause = cause or error.strerror or str(error) or type(error).__name__
-    if error.errno is None:
-        named = type(error)(f"{printable(address)}: {cause}")
-    elif type(error).__str__ is OSError.__str__:
+    if error.errno is None:  # with a file name, its text would be no more than that
+        return type(error)(f"{printable(address)}: {cause}")
+    if type(error).__str__ is OSError.__str__:
         named = type(error)(error.errno, cause)
     else:  # such as `ssl.SSLError`: its text is the cause alone, and it has more attributes
         named = type(error)(error.errno, f"{printable(address)}: {cause}")

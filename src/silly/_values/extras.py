@@ -11,6 +11,7 @@ __all__ = ["EXTRAS", "install_command"]
 
 EXTRAS: Final = {
     "cli": ("click", "prompt-toolkit", "rich"),
+    "http": ("httptools", "python-multipart"),
     "otel": ("opentelemetry-api",),
     "prometheus": ("prometheus-client",),
     "reload": ("watchfiles",),

@@ -24,6 +24,7 @@ __all__ = ["VERBS", "main"]
 USAGE_ERROR: Final = 2
 INTERRUPTED: Final = 130  # 128 and the number of SIGINT
 VERBS: Final = {
+    "serve": "serve an ASGI application (FastAPI, Django, ...)",
     "echo": "an echo server to test clients against",
     "bench": "load-test a server and check every reply",
     "connect": "talk to a server, by hand or through a pipe",

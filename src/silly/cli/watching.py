@@ -26,6 +26,7 @@ __all__ = [
     "ANSWERS",
     "log_access",
     "measure_worker",
+    "show_access_log",
     "watch",
     "watch_workers",
     "watched",
@@ -37,7 +38,13 @@ _PERIOD: Final = 2.0  # seconds between questions to the workers
 
 
 def log_access(form: str = "text") -> None:
-    """Log all connections, to standard error unless the program has configured a handler."""
+    """Log all connections; see `show_access_log`."""
+    show_access_log(form)
+    observer.register(AccessLog())
+
+
+def show_access_log(form: str = "text") -> None:
+    """Send the access log to standard error, unless the program has configured a handler."""
     access = logging.getLogger("silly.access")
     if not access.handlers:
         handler = DroppingHandler()
@@ -46,7 +53,6 @@ def log_access(form: str = "text") -> None:
         access.propagate = False
     if access.level == logging.NOTSET:
         access.setLevel(logging.INFO)
-    observer.register(AccessLog())
 
 
 def watch(metrics_addr: str | None, admin_addr: str | None) -> None:

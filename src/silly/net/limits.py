@@ -191,6 +191,28 @@ class Limits:
         "over which that average is taken (a slow client takes large pieces at long intervals)",
         optional=False,
     )
+    max_head_bytes: int = _limit(
+        64 * 1024, SIZE, "bytes", "of the head of an HTTP request (else 431)", optional=False
+    )
+    max_headers: int = _limit(
+        100, COUNT, "header fields", "of an HTTP request (else 431)", optional=False
+    )
+    max_target_bytes: int = _limit(
+        8 * 1024, SIZE, "bytes", "of the target of an HTTP request (else 414)", optional=False
+    )
+    max_body_bytes: int = _limit(
+        16 * 1024 * 1024, SIZE, "bytes", "of the body of an HTTP request (else 413)", optional=False
+    )
+    head_timeout: float = _limit(
+        10.0,
+        PERIOD,
+        "seconds",
+        "from the first byte of the head of an HTTP request to its last (else 408)",
+        optional=False,
+    )
+    keep_alive_timeout: float = _limit(
+        75.0, PERIOD, "seconds", "without an HTTP request on an open connection", optional=False
+    )
     linger: float = _limit(
         LINGER, DURATION, "seconds", "for which `close` keeps sending", optional=False
     )

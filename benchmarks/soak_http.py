@@ -1,0 +1,188 @@
+"""Attack an HTTP server with slowhttptest: ``python benchmarks/soak_http.py --help``.
+
+The server has the default limits. An honest client asks it for a small page all the time: quiet,
+and during each of slowhttptest's attacks (slow heads, slow bodies, slow reading of a file, and
+ranges that overlap). Its slowest request in a hundred may take three times as long as it does
+quiet, and none may fail. The attack's connections may take a piece of a file each, and none may be
+left when it is over.
+
+slowhttptest is a package of Debian. Client and server share the machine with the attacker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ATTACKS = {
+    "slow heads": ["-H", "-i", "2", "-x", "24", "-u", "http://{addr}/"],
+    "slow bodies": ["-B", "-i", "2", "-s", "8192", "-x", "10", "-u", "http://{addr}/"],
+    "ranges": ["-R", "-a", "1", "-b", "3000", "-u", "http://{addr}/file"],
+    "slow reading": [
+        *("-X", "-w", "512", "-y", "1024", "-n", "2", "-z", "32", "-k", "3"),
+        "-u",
+        "http://{addr}/file",
+    ],
+}
+PAUSE = 0.005  # seconds between the honest client's requests
+FACTOR = 3.0
+NOISE = 0.005  # seconds that the machine itself may take
+GROWTH = 16 * 1024  # KiB, and for each connection of the attack:
+PER_CONNECTION = 320
+REQUEST = b"GET / HTTP/1.1\r\nHost: soak\r\n\r\n"
+
+
+async def serve(path: str) -> None:
+    from silly.net import http
+
+    routes = http.Router()
+
+    @routes.route("/", methods=["GET", "POST", "HEAD"])
+    async def page(request: http.Request) -> str:
+        return str(len(await request.body()))
+
+    @routes.get("/file")
+    async def file(request: http.Request) -> http.Response:
+        return http.file(path)
+
+    listener = http.listen("127.0.0.1:0", routes)
+    print(listener.local_addr, flush=True)
+    await asyncio.Event().wait()
+
+
+class Server:
+    def __init__(self, path: str) -> None:
+        command = [sys.executable, __file__, "--serve", path]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self.addr = self._process.stdout.readline().strip()
+
+    def memory(self) -> int:
+        """Return its resident memory in KiB."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        found = re.search(r"VmRSS:\s+(\d+)", status)
+        assert found is not None
+        return int(found[1])
+
+    def sockets(self) -> int:
+        """Return how many sockets it has open."""
+        count = 0
+        for each in Path(f"/proc/{self._process.pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                count += str(each.readlink()).startswith("socket:")
+        return count
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+
+async def honest(addr: str, seconds: float) -> list[float]:
+    """Return how long each request took, in seconds; infinity for one that failed."""
+    host, port = addr.rsplit(":", 1)
+    times = []
+    ends = time.monotonic() + seconds
+    reader, writer = await asyncio.open_connection(host, int(port))
+    while time.monotonic() < ends:
+        begun = time.perf_counter()
+        try:
+            writer.write(REQUEST)
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
+            await reader.readexactly(1)
+            assert head.startswith(b"HTTP/1.1 200")
+            times.append(time.perf_counter() - begun)
+        except (OSError, EOFError, TimeoutError, AssertionError):
+            times.append(float("inf"))
+            reader, writer = await asyncio.open_connection(host, int(port))
+        await asyncio.sleep(PAUSE)
+    writer.close()
+    return times
+
+
+def p99(times: list[float]) -> float:
+    return statistics.quantiles(times, n=100)[98]
+
+
+class Report:
+    broken = 0
+
+    def promise(self, what: str, found: str, kept: bool) -> None:
+        print(f"  {'ok    ' if kept else 'BROKEN'}  {what}: {found}")
+        self.broken += not kept
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--connections", type=int, default=900)
+    parser.add_argument("--seconds", type=int, default=30, help="for each attack")
+    parser.add_argument("--serve", metavar="FILE", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        asyncio.run(serve(options.serve))
+        return
+    report = Report()
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(os.urandom(2**20))
+        file.flush()
+        server = Server(file.name)
+        try:
+            for name, arguments in ATTACKS.items():
+                attack(
+                    server,
+                    name,
+                    [each.format(addr=server.addr) for each in arguments],
+                    report,
+                    options,
+                )
+        finally:
+            server.stop()
+    if report.broken:
+        raise SystemExit(f"soak_http: broken promises: {report.broken}")
+
+
+def attack(
+    server: Server, name: str, arguments: list[str], report: Report, options: argparse.Namespace
+) -> None:
+    print(name)
+    quiet = p99(asyncio.run(honest(server.addr, 5)))
+    sockets, memory = server.sockets(), server.memory()
+    command = ["slowhttptest", "-c", str(options.connections), "-r", "300", "-p", "5"]
+    attacker = subprocess.Popen(
+        [*command, "-l", str(options.seconds), *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        times = asyncio.run(honest(server.addr, options.seconds * 0.9))
+        held, grown = server.sockets() - sockets, server.memory() - memory
+    finally:
+        attacker.terminate()
+        attacker.wait()
+    slowest = p99(times)
+    print(f"          {held} connections held; {len(times)} honest requests")
+    report.promise("no request fails", str(times.count(float("inf"))), float("inf") not in times)
+    report.promise(
+        f"p99 is at most {FACTOR:g} times that of quiet",
+        f"{slowest * 1e3:.2f} ms, quiet {quiet * 1e3:.2f} ms",
+        slowest <= max(FACTOR * quiet, quiet + NOISE),
+    )
+    most = GROWTH + PER_CONNECTION * options.connections
+    report.promise("memory is bounded", f"{grown} KiB more, of {most}", grown < most)
+    ends = time.monotonic() + 30
+    while server.sockets() > sockets and time.monotonic() < ends:
+        time.sleep(0.1)
+    left = server.sockets() - sockets
+    report.promise("no connection is left", str(left), left <= 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""One request to an application, and its response.
+
+The application runs in a task of its own: it may do more work after its response is complete
+(background tasks), while the connection goes on. Until then, it and the connection's task take
+turns: the connection sends each piece of the body before the application may give the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+
+from silly.net.asgi.types import Message
+from silly.net.http import Request, Response
+from silly.net.http.errors import reason_of
+from silly.net.http.response import http_date
+
+__all__ = ["Exchange"]
+
+
+class RawResponse(Response):
+    """A response whose header fields are those of the application, as bytes."""
+
+    def __init__(self, status: int, fields: list[tuple[bytes, bytes]]) -> None:
+        self.status = status
+        self.fields = fields
+        self.size: int | None = None  # what the application says of its body
+        for name, value in fields:
+            if b"\n" in value or b"\r" in value or b"\n" in name or b"\r" in name:
+                raise ValueError(f"a header field with a line break: {name!r}: {value!r}")
+            if name.lower() == b"content-length":
+                self.size = int(value)
+
+    def _length(self) -> int | None:
+        return self.size
+
+    def _prepare(self, request: Request) -> None:
+        pass
+
+    def _head(self, length: int | None, connection: str, *, version: str = "1.1") -> bytes:
+        lines = [b"HTTP/1.1 %d %b" % (self.status, reason_of(self.status).encode())]
+        has_date = False
+        for name, value in self.fields:
+            lowered = name.lower()
+            if lowered in {b"connection", b"transfer-encoding"}:
+                continue  # of this connection, not of the application
+            has_date = has_date or lowered == b"date"
+            lines.append(b"%b: %b" % (name, value))
+        if not has_date:
+            lines.append(b"date: " + http_date().encode("ascii"))
+        if self.size is None and self.status not in {204, 304}:
+            if length is not None:
+                lines.append(b"content-length: %d" % length)
+            elif version != "1.0":
+                lines.append(b"transfer-encoding: chunked")
+        if connection:
+            lines.append(b"connection: " + connection.encode("ascii"))
+        return b"\r\n".join((*lines, b"", b""))
+
+
+class Exchange:
+    """What the application sees as ``receive`` and ``send``."""
+
+    def __init__(self, request: Request, loop: asyncio.AbstractEventLoop) -> None:
+        self._request = request
+        self._loop = loop
+        self.first: asyncio.Future[RawResponse] = loop.create_future()  # what is sent first
+        self._response: RawResponse | None = None
+        self._pieces: asyncio.Queue[bytes | None] | None = None  # if it is streamed
+        self._taken = asyncio.Event()  # by the connection: the last piece
+        self._over = asyncio.Event()  # the response is complete, or the client is gone
+        self.is_complete = False
+        self._body: AsyncIterator[bytes] | None = None
+        self._has_body = True  # there is more of the request's body
+        self._watching: asyncio.Task[None] | None = None
+        self._error: BaseException | None = None
+
+    # -------------------------------------------------------------------- for the application
+
+    async def receive(self) -> Message:
+        """Return the next piece of the body; then wait for the client to leave."""
+        if self._has_body and not self._over.is_set():
+            return await self._receive_body()
+        if not self._over.is_set():
+            if self._watching is None:
+                self._watching = self._loop.create_task(self._watch())
+            await self._over.wait()
+        return {"type": "http.disconnect"}
+
+    async def _receive_body(self) -> Message:
+        request = self._request
+        if self._body is None:
+            self._body = aiter(request)
+        piece = await anext(self._body, b"")
+        self._has_body = bool(piece) and not (request.is_complete and not request._pieces)
+        return {"type": "http.request", "body": piece, "more_body": self._has_body}
+
+    async def send(self, message: Message) -> None:
+        """Take a part of the response; wait until there is room for it."""
+        kind = message["type"]
+        if kind == "http.response.start":
+            if self._response is not None:
+                raise RuntimeError("ASGI: a second http.response.start")
+            headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
+            self._response = RawResponse(int(HTTPStatus(message["status"])), headers)
+        elif kind == "http.response.body":
+            await self._send_body(bytes(message.get("body", b"")), message.get("more_body", False))
+        else:
+            raise ValueError(f"ASGI: {kind!r} is not understood")
+
+    async def _send_body(self, body: bytes, more: bool) -> None:
+        response = self._response
+        if response is None:
+            raise RuntimeError("ASGI: http.response.body before http.response.start")
+        if self.is_complete:
+            raise RuntimeError("ASGI: http.response.body after the last one")
+        if self._over.is_set():
+            raise ConnectionResetError("the client is gone")
+        self.is_complete = not more
+        if self._pieces is None:
+            if not more:
+                if response.size not in {None, len(body)} and self._request.method != "HEAD":
+                    raise RuntimeError(
+                        f"ASGI: content-length is not {len(body)}, the body's length"
+                    )
+                response.body = body
+                self._begin(response)
+                return
+            self._pieces = asyncio.Queue(1)
+            response.body = self._streamed()
+            self._begin(response)
+        if body:
+            self._taken.clear()
+            await self._pieces.put(body)
+            await self._taken.wait()
+            if self._over.is_set() and more:
+                raise ConnectionResetError("the client is gone")
+        if not more:
+            await self._pieces.put(None)
+
+    def _begin(self, response: RawResponse) -> None:
+        if not self.first.done():
+            self.first.set_result(response)
+
+    # --------------------------------------------------------------------- for the connection
+
+    def ended(self, error: BaseException | None) -> None:
+        """Note that the application has returned, or failed with *error*."""
+        if self.is_complete:
+            return
+        if error is None:
+            error = RuntimeError("the ASGI application returned before its response was complete")
+        if not self.first.done():
+            self.first.set_exception(error)
+        elif self._pieces is not None:
+            self._error = error
+            self._taken.set()
+            if not self._pieces.full():
+                self._pieces.put_nowait(None)
+
+    async def close(self) -> None:
+        """Note that the response was sent, or that the client is gone."""
+        self._over.set()
+        self._taken.set()
+        watching = self._watching
+        if watching is not None:
+            watching.cancel()
+            await asyncio.wait({watching})
+
+    async def _streamed(self) -> AsyncIterator[bytes]:
+        assert self._pieces is not None
+        try:
+            while (piece := await self._pieces.get()) is not None:
+                yield piece
+                self._taken.set()
+            if self._error is not None:
+                raise self._error
+        finally:
+            await self.close()
+
+    async def _watch(self) -> None:
+        """Wait until the client has finished."""
+        try:
+            await self._request._wait_for_end()
+        finally:
+            self._over.set()
+            self._taken.set()

@@ -1,0 +1,123 @@
+"""What a request carries: parameters of its query, and its body."""
+
+from __future__ import annotations
+
+import json as _json
+from collections.abc import AsyncIterable, Iterable, Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from silly.net.http.fields import check_field
+
+__all__ = ["Content", "Data", "Fields", "Pairs", "content_of", "fields_of", "query_of"]
+
+Fields = Mapping[str, str] | Iterable[tuple[str, str]]
+Pairs = Mapping[str, Any] | Iterable[tuple[str, Any]]
+Data = bytes | bytearray | memoryview | str | Pairs | AsyncIterable[bytes]
+
+
+class Content:
+    """The body of a request.
+
+    Attributes:
+        body: bytes; or an asynchronous iterable of them, to be sent in chunks.
+        content_type: of it, if that is known.
+    """
+
+    __slots__ = ("body", "content_type")
+
+    def __init__(
+        self, body: bytes | AsyncIterable[bytes] = b"", content_type: str | None = None
+    ) -> None:
+        self.body = body
+        self.content_type = content_type
+
+    @property
+    def can_repeat(self) -> bool:
+        """Whether it can be sent again."""
+        return isinstance(self.body, bytes)
+
+
+def content_of(data: Data | None, json: Any) -> Content:
+    """Return the body that the arguments *data* and *json* stand for.
+
+    Raises:
+        TypeError: both are given, or *data* has another type, or *json* cannot be written so.
+        ValueError: *json* has numbers that JSON has not.
+    """
+    if json is not None:
+        if data is not None:
+            raise TypeError("a request has data= or json=, not both")
+        text = _json.dumps(json, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return Content(text.encode(), "application/json")
+    if data is None:
+        return Content()
+    if isinstance(data, bytes | bytearray | memoryview):
+        return Content(bytes(data))
+    if isinstance(data, str):
+        return Content(data.encode(), "text/plain; charset=utf-8")
+    if isinstance(data, AsyncIterable):
+        return Content(data)
+    if isinstance(data, Mapping | list | tuple):
+        text = urlencode(_pairs(data, "data"))
+        return Content(text.encode(), "application/x-www-form-urlencoded")
+    raise TypeError(
+        "data must be bytes, a str, a mapping or list of pairs (a form), or an asynchronous "
+        f"iterable of bytes, not {type(data).__name__}"
+    )
+
+
+def query_of(params: Pairs | None) -> str:
+    """Return *params* as a query.
+
+    Raises:
+        TypeError: they are no mapping or pairs, or a value is no text, number or list of them.
+    """
+    return "" if params is None else urlencode(_pairs(params, "params"))
+
+
+def fields_of(headers: Fields | None, reserved: frozenset[str]) -> list[tuple[str, str]]:
+    """Return *headers* as pairs, names in lower case.
+
+    Raises:
+        TypeError: they are no mapping or pairs of text.
+        ValueError: a name or value has characters that would end it, or the field is one of
+            *reserved*.
+    """
+    fields = []
+    for name, value in _items(headers or (), "headers"):
+        check_field(name, value)
+        if name.lower() in reserved:
+            raise ValueError(f"{name.lower()} is set by the client")
+        fields.append((name.lower(), value))
+    return fields
+
+
+def _items(given: Any, what: str) -> list[tuple[Any, Any]]:
+    if isinstance(given, Mapping):
+        return list(given.items())
+    try:
+        if not isinstance(given, str | bytes):
+            return [(name, value) for name, value in given]
+    except (TypeError, ValueError):
+        pass
+    raise TypeError(f"{what} must be a mapping, or pairs of names and values, not {given!r}")
+
+
+def _pairs(given: Any, what: str) -> list[tuple[str, str]]:
+    return [
+        (_text(name, what), _text(each, f"{what}[{name!r}]"))
+        for name, value in _items(given, what)
+        for each in (value if isinstance(value, list | tuple) else [value])
+        if each is not None
+    ]
+
+
+def _text(value: object, what: str) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
+    raise TypeError(f"{what} must be text, a number or a list of them, not {value!r}")

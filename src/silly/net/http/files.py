@@ -1,0 +1,244 @@
+"""Files as responses: one file, and all files of a directory."""
+
+from __future__ import annotations
+
+import errno
+import mimetypes
+import os
+import stat
+from email.utils import formatdate
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+from silly.net.http.conditional import Unsatisfiable, precondition, requested_range
+from silly.net.http.disk import DiskFile
+from silly.net.http.errors import HTTPError
+from silly.net.http.request import decoded_path
+from silly.net.http.response import Headers, Response
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from silly.net.http.request import Request
+
+__all__ = ["file", "files"]
+
+INDEX: Final = "index.html"
+WELL_KNOWN: Final = ".well-known"  # RFC 8615
+
+# Without the tables of the machine, so that a program answers the same everywhere.
+_TYPES: Final = mimetypes.MimeTypes(filenames=())
+for _suffix, _type in {
+    ".avif": "image/avif",
+    ".js": "text/javascript",
+    ".md": "text/markdown",
+    ".mjs": "text/javascript",
+    ".wasm": "application/wasm",
+    ".webp": "image/webp",
+    ".woff2": "font/woff2",
+}.items():
+    _TYPES.add_type(_type, _suffix)
+_COMPRESSED: Final = {"gzip": "application/gzip", "bzip2": "application/x-bzip2"}
+_ABSENT: Final = frozenset(
+    (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.ENXIO)
+)
+_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # which a FIFO would block without
+
+
+def file(
+    path: str | os.PathLike[str],
+    *,
+    content_type: str | None = None,
+    download: str | None = None,
+    headers: Headers = (),
+) -> Response:
+    """Return a response with the content of a file.
+
+    The server answers what the request asks for: a range (206, 416), or only whether
+    the file has changed (``If-None-Match``, ``If-Modified-Since``: 304; ``If-Match``,
+    ``If-Unmodified-Since``: 412). The file is sent in pieces, at the pace of the client. If it
+    becomes shorter meanwhile, the connection is cut.
+
+    Never make *path* of what a client sent: `files` does that safely.
+
+    Args:
+        content_type: None: by the suffix of the path; text is UTF-8.
+        download: the name under which a browser is to save it.
+        headers: further header fields, as for `Response`.
+
+    Raises:
+        HTTPError: there is no such file, or it is none (404), or it is not readable (403).
+        OSError: another reason why it cannot be opened.
+    """
+    return _opened(os.fspath(path), 0, content_type, download, headers)
+
+
+def _opened(
+    path: str, flags: int, content_type: str | None, download: str | None, headers: Headers
+) -> _FileResponse:
+    try:
+        opened = DiskFile(os.open(path, _FLAGS | flags))
+    except ValueError:  # it has a NUL
+        raise HTTPError(404) from None
+    except PermissionError:
+        raise HTTPError(403) from None
+    except OSError as error:
+        if error.errno in _ABSENT:
+            raise HTTPError(404) from None
+        raise
+    status = opened.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise HTTPError(404)
+    response = _FileResponse(opened, status, content_type or _type_of(path), headers)
+    if download is not None:
+        name = quote(download, safe="")
+        response.add_header("content-disposition", f"attachment; filename*=UTF-8''{name}")
+    return response
+
+
+def _type_of(path: str) -> str:
+    kind, encoding = _TYPES.guess_type(os.path.basename(path))  # noqa: PTH119
+    if encoding is not None:
+        return _COMPRESSED.get(encoding, "application/octet-stream")
+    if kind is None:
+        return "application/octet-stream"
+    return f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
+
+
+class _FileResponse(Response):
+    """A file, until `_prepare` makes it what a request asks for."""
+
+    _is_prepared = False
+
+    def __init__(
+        self, opened: DiskFile, status: os.stat_result, content_type: str, headers: Headers
+    ) -> None:
+        self._file = opened
+        self._size = status.st_size
+        self._modified = int(status.st_mtime)
+        self._tag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
+        super().__init__(opened.pieces(0, self._size), 200, headers, content_type)
+        self.add_header("etag", self._tag)
+        self.add_header("last-modified", formatdate(self._modified, usegmt=True))
+        self.add_header("accept-ranges", "bytes")
+        self.add_header("x-content-type-options", "nosniff")
+
+    def _length(self) -> int | None:
+        return self._size
+
+    def _prepare(self, request: Request) -> None:
+        if self._is_prepared:
+            return
+        self._is_prepared = True
+        if self.status != 200 or request.method not in {"GET", "HEAD"}:
+            return
+        headers = request.headers
+        status = precondition(headers, self._tag, self._modified)
+        if status is not None:
+            self._become(status)
+        elif request.method == "GET":  # section 14.2
+            self._take_range(request)
+
+    def _take_range(self, request: Request) -> None:
+        size = self._size
+        try:
+            found = requested_range(request.headers, self._tag, self._modified, size)
+        except Unsatisfiable:
+            self._become(416)
+            self.add_header("content-range", f"bytes */{size}")
+            return
+        if found is not None:
+            start, self._size = found
+            self.status = 206
+            self.body = self._file.pieces(start, self._size)
+            self.add_header("content-range", f"bytes {start}-{start + self._size - 1}/{size}")
+
+    def _become(self, status: int) -> None:
+        """Become a response without content."""
+        self.status = status
+        self.body = b""
+
+
+def files(
+    directory: str | os.PathLike[str],
+    *,
+    index: str = INDEX,
+    dotfiles: bool = False,
+    headers: Headers = (),
+) -> Callable[[Request], Awaitable[Response]]:
+    """Return a handler that answers with the files of *directory*, for `Router.mount`.
+
+    ::
+
+        routes.mount("/static", http.files("static"))
+
+    Only files inside the directory are served: a path with ``..``, a backslash or a NUL, and
+    a symbolic link that leads out of the directory, are answered with 404. So are
+    directories without an index: their content is never listed.
+
+    Args:
+        index: the file that is served for a directory.
+        dotfiles: whether to serve files and directories whose name begins with a dot;
+            ``.well-known`` (RFC 8615) is served always.
+        headers: further header fields of each response, such as ``cache-control``.
+
+    Raises:
+        NotADirectoryError, FileNotFoundError: *directory* is none.
+    """
+    root = Path(directory).resolve(strict=True)
+    if not root.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
+    pairs = Response(headers=headers).headers  # checked here, not at the first request
+
+    async def serve(request: Request) -> Response:
+        if request.method not in {"GET", "HEAD"}:
+            allow = {"allow": "GET, HEAD, OPTIONS"}
+            if request.method == "OPTIONS":
+                return Response(b"", 204, allow)
+            raise HTTPError(405, headers=allow)
+        path = _chosen(root, request.raw_sub_path, index, dotfiles=dotfiles)
+        if path is None:
+            return _redirect(request)
+        response = _opened(str(path), os.O_NOFOLLOW, None, None, pairs)
+        response._prepare(request)
+        return response
+
+    return serve
+
+
+def _chosen(root: Path, raw_path: str, index: str, *, dotfiles: bool) -> Path | None:
+    """Return the file that a path names; None if it lacks the slash at the end of a directory."""
+    *parents, name = (decoded_path(piece) for piece in raw_path.split("/"))
+    parents = parents[1:]  # a path begins with a slash
+    for segment in (*parents, name) if name else parents:
+        is_hidden = segment[:1] == "." and not dotfiles and segment != WELL_KNOWN
+        if segment in {"", ".", ".."} or is_hidden or any(each in segment for each in "/\\\0"):
+            raise HTTPError(404)
+    path = _inside(root, root.joinpath(*parents, name))
+    is_directory = os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises for long names
+    if is_directory:
+        path = _inside(root, path / index)
+        if name or not raw_path:
+            if not path.is_file():
+                raise HTTPError(404)
+            return None
+    elif not name:
+        raise HTTPError(404)
+    return path
+
+
+def _inside(root: Path, path: Path) -> Path:
+    """Return *path* without symbolic links, if it is below *root*."""
+    try:
+        real = path.resolve()
+    except (OSError, RuntimeError):  # a circle of links
+        raise HTTPError(404) from None
+    if not real.is_relative_to(root):
+        raise HTTPError(404)
+    return real
+
+
+def _redirect(request: Request) -> Response:
+    path, mark, query = request.target.partition("?")
+    return Response(b"", 308, {"location": f"{path}/{mark}{query}"})

@@ -1,0 +1,429 @@
+"""The HTTP server: a handler of connections that runs a handler of requests.
+
+A connection's requests are served one after the other in its own task, so a handler reads a
+body and writes a response at the pace of its client, and pipelined requests are answered in
+their order. What several of them write in one turn is sent together.
+
+Nothing is timed while all goes well: a head that arrives whole needs no deadline. Idle
+connections are swept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import weakref
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from silly._engine import stream_errors
+from silly._logs.logger import Logger
+from silly._logs.repeats import Repeats
+from silly._logs.tracebacks import clarify, place
+from silly._values.units import counted
+from silly.errors import EndOfStream
+from silly.net import tcp
+from silly.net.conn import Conn
+from silly.net.http.access_log import log_access
+from silly.net.http.errors import HTTPError
+from silly.net.http.request import Request
+from silly.net.http.response import BODILESS, Response, as_response, response_of
+from silly.net.http.session import ServerSession
+from silly.net.limits import Limits
+from silly.net.listener import Listener
+from silly.net.sweep import CHECKS, Sweep
+from silly.text import printable
+
+__all__ = ["Handler", "Service", "listen", "service_of"]
+
+logger = Logger("silly.http")
+
+Handler = Callable[[Request], Awaitable[Any]]
+
+DISCARDED: Final = 256 * 1024  # bytes of a body that nobody read, before the connection is closed
+DISCARD_TIME: Final = 5.0  # seconds for that
+PIPELINED: Final = 100  # requests that are received while one is answered
+JOINED: Final = 64 * 1024  # bytes: a longer body is not copied behind its head
+
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def listen(
+    addr: str,
+    handler: Handler,
+    backlog: int = tcp.BACKLOG,
+    *,
+    limits: Limits | None = None,
+    access_log: bool = False,
+    **options: Any,
+) -> Listener:
+    r"""Listen on *addr* and run ``handler(request)`` for each request; it returns a `Response`.
+
+    ::
+
+        async def hello(request):
+            return http.Response("Hello, World!\n")
+
+        http.listen("127.0.0.1:8080", hello)
+
+    A handler may also return a `str` or `bytes`, and raise `HTTPError`. Any other exception
+    is answered with 500, or, if the response has begun, by cutting the connection; it
+    is logged and counted, and nobody else is affected.
+
+    Connections are kept open between requests. While the listener closes, idle ones are closed
+    at once, and running requests are finished.
+
+    Args:
+        addr, backlog: as for `silly.net.tcp.listen`.
+        handler: a coroutine function of one argument, the `Request`; a `Router` is one.
+        limits: as for `silly.net.tcp.listen`; those of HTTP are `Limits.max_head_bytes` and
+            what follows it.
+        access_log: log a line for each request, to the logger ``silly.access``.
+        options: the others of `silly.net.tcp.listen`, such as ``tls=``.
+
+    Raises:
+        OSError, TypeError, ValueError, RuntimeError: as `silly.net.tcp.listen`.
+    """
+    if not callable(handler):
+        raise TypeError(
+            f"handler must be a coroutine function taking the request, not {type(handler).__name__}"
+        )
+    limits = Limits.from_env() if limits is None else limits
+    service = Service(handler, limits, is_logged=access_log)
+    listener = tcp.listen(addr, service, backlog, limits=limits, **options)
+    service.begin(asyncio.get_running_loop(), listener.local_addr)
+    _services[listener] = service
+    return listener
+
+
+_services: weakref.WeakKeyDictionary[Listener, Service] = weakref.WeakKeyDictionary()
+
+
+def service_of(listener: Listener) -> Service:
+    """Return the service of a listener that `listen` made: its counts.
+
+    Raises:
+        KeyError: it serves something else.
+    """
+    return _services[listener]
+
+
+class Service:
+    """The HTTP of one listener.
+
+    Attributes:
+        responses: how many responses were sent, by method and status.
+        crashes: how many handlers failed.
+    """
+
+    def __init__(self, handler: Handler, limits: Limits, *, is_logged: bool) -> None:
+        self.handler = handler
+        self.limits = limits
+        self.is_logged = is_logged
+        self.responses: dict[tuple[str, int], int] = {}
+        self.crashes = 0
+        self.connections: set[_Connection] = set()
+        self.__qualname__ = getattr(handler, "__qualname__", None) or type(handler).__name__
+
+    def begin(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
+        """Begin to serve; *name* is the listener's address."""
+        self.name = name
+        self.loop = loop
+        self._crash_logs = Repeats(loop, self._summarize)
+        self._sweep = Sweep(loop, lambda: list(self.connections), _Connection.check)
+        self._interval = self.limits.keep_alive_timeout / CHECKS
+
+    async def __call__(self, conn: Conn) -> None:
+        """Serve the requests of a connection."""
+        connection = _Connection(self, conn)
+        self.connections.add(connection)
+        if self._sweep.interval > self._interval:
+            self._sweep.start(self._interval)
+        conn.on_draining(connection.drain)
+        try:
+            await connection.serve()
+        finally:
+            self.connections.discard(connection)
+
+    def count(self, method: str, status: int) -> None:
+        """Count a response."""
+        key = method, status
+        self.responses[key] = self.responses.get(key, 0) + 1
+
+    def log_crash(self, request: Request, error: BaseException) -> None:
+        """Count and log that the handler failed."""
+        self.crashes += 1
+        if self._crash_logs.add(printable(place(error))):
+            clarify(error, whole=self.loop.get_debug())
+            logger.error(
+                "%s: %s %s failed",
+                request.remote_addr,
+                request.method,
+                request.target,
+                exc_info=error,
+            )
+
+    def _summarize(self, kind: str, number: int) -> None:
+        times = counted(number, "more time")
+        logger.error("%s: %s failed %s: %s", self.name, self.__qualname__, times, kind)
+
+
+class _Connection:
+    """One connection: its requests and their responses, in order."""
+
+    __slots__ = (
+        "__weakref__",
+        "_conn",
+        "_idle_since",
+        "_is_draining",
+        "_is_idle",
+        "_service",
+        "_session",
+        "_waited",
+    )  # fmt: skip
+
+    def __init__(self, service: Service, conn: Conn) -> None:
+        self._service = service
+        self._conn = conn
+        self._session = ServerSession(service.limits)
+        self._is_idle = False
+        self._is_draining = False
+        self._idle_since = 0.0  # when the sweep first found it so
+        self._waited = 0.0  # seconds for the body of the present request
+
+    # -------------------------------------------------------------- idle and draining
+
+    def drain(self) -> None:
+        """The listener is closing: end when the running request is answered."""
+        self._is_draining = True
+        if self._is_idle:
+            self._conn.close()
+
+    def check(self, now: float) -> bool:
+        """Close the connection if it has been idle for too long (called by the sweep)."""
+        if not self._is_idle:
+            self._idle_since = 0.0
+        elif not self._idle_since:
+            self._idle_since = now
+        elif now - self._idle_since >= self._service.limits.keep_alive_timeout * (1 - 1 / CHECKS):
+            self._conn.close()
+            return True
+        return False
+
+    # -------------------------------------------------------------------------- requests
+
+    async def serve(self) -> None:
+        conn, session, requests = self._conn, self._session, self._session.requests
+        read, feed = conn.read, session.feed
+        while True:
+            if requests:
+                request = requests.popleft()
+                request.conn = conn
+                request._connection = self
+                try:
+                    if not await self._answer(request):
+                        return
+                finally:
+                    if not request.is_plain and request._form is not None:
+                        request._form.close()
+            elif session.error is not None:
+                await self._refuse(session.error)
+                return
+            elif session.ends or self._is_draining:
+                return
+            elif session.in_head:
+                await self._read_head()
+            else:
+                self._is_idle = True
+                try:
+                    data = await read()
+                except EndOfStream:
+                    return
+                finally:
+                    self._is_idle = False
+                    self._idle_since = 0.0
+                feed(data)
+
+    async def _read_head(self) -> None:
+        """Receive the rest of a head that has begun."""
+        session, loop = self._session, self._service.loop
+        due = loop.time() + self._service.limits.head_timeout
+        while session.in_head and session.error is None:
+            try:
+                data = await self._conn.read(timeout=max(0.0, due - loop.time()))
+            except TimeoutError:
+                if not self._conn.is_alive:
+                    raise
+                session.error = HTTPError(408, "the head of the request took too long")
+                return
+            session.feed(data)
+
+    async def wait_for_end(self) -> None:
+        """Receive the next requests, up to a bound, until the client has finished."""
+        with contextlib.suppress(EndOfStream, OSError):
+            while len(self._session.requests) < PIPELINED:
+                self._session.feed(await self._conn.read())
+            await self._conn.wait_closed()
+
+    async def receive_body(self, request: Request) -> None:
+        """Receive more of the body of *request*."""
+        conn, session, loop = self._conn, self._session, self._service.loop
+        if request.expects_continue:
+            request.expects_continue = False
+            if not request._received:
+                conn.write(_CONTINUE)
+        limits = self._service.limits
+        left = None
+        if limits.read_deadline is not None:
+            earned = request._received / limits.min_receive_rate if limits.min_receive_rate else 0.0
+            left = max(0.0, limits.read_deadline + earned - self._waited)
+        begun = loop.time()
+        try:
+            data = await conn.read(timeout=left)
+        except TimeoutError:
+            if not conn.is_alive:
+                raise
+            session._fail(408, "the body of the request came too slowly")
+            return
+        finally:
+            self._waited += loop.time() - begun
+        session.feed(data)
+
+    # ------------------------------------------------------------------------- responses
+
+    async def _answer(self, request: Request) -> bool:
+        """Answer *request*; return whether the connection goes on."""
+        service = self._service
+        begun = time.perf_counter() if service.is_logged else 0.0
+        self._waited = 0.0
+        crash: BaseException | None = None
+        try:
+            response = await service.handler(request)
+            if type(response) is not Response:
+                response = as_response(response)
+        except HTTPError as error:
+            response = response_of(error)
+        except Exception as error:
+            if stream_errors.belongs_to(self._conn, error):
+                raise  # it is this connection that has ended
+            crash = error
+            response = Response("Internal Server Error\n", 500)
+        keeps = self._keeps(request)
+        try:
+            size = await self._send(request, response, "" if keeps else "close")
+        except Exception as error:  # noqa: BLE001 - it is logged
+            self._conn.abort()  # the client must not take it for the whole response
+            keeps, size = False, -1
+            if error is not request._error and not stream_errors.belongs_to(self._conn, error):
+                crash = error
+        service.count(request.method, response.status)
+        if crash is not None:
+            service.log_crash(request, crash)
+        if service.is_logged:
+            log_access(request, response.status, size, time.perf_counter() - begun)
+        return keeps and (request.is_plain or await self._go_on_after(request))
+
+    async def _go_on_after(self, request: Request) -> bool:
+        """Deal with what *request* had beside its head; return whether the connection goes on."""
+        if not request.keeps_alive:  # it was streamed, to HTTP/1.0
+            return False
+        if not request.is_complete and not await self._discard_body(request):
+            return False
+        self._session.continue_after(request)
+        return True
+
+    def _keeps(self, request: Request) -> bool:
+        """Return whether the connection can go on after *request*."""
+        if request.is_plain:
+            return not self._is_draining
+        if not request.keeps_alive or self._is_draining or request._error is not None:
+            return False
+        if request.is_complete:
+            return True
+        left = request.content_length - request._received
+        return 0 <= left <= DISCARDED and not request.expects_continue
+
+    async def _send(self, request: Request, response: Response, connection: str) -> int:
+        """Send *response*; return how many bytes its body has."""
+        if type(response) is not Response:
+            response._prepare(request)
+        body = response.body
+        if type(body) is str:
+            body = body.encode()
+        elif type(body) is not bytes:
+            return await self._send_pieces(request, response, connection)
+        status = response.status
+        if not connection and not request.is_plain and request.version == "1.0":
+            connection = "keep-alive"
+        length: int | None = len(body)
+        if status != 200 and status in BODILESS:
+            length = 0 if status == 205 else None
+        head = response._head(length, connection)
+        if request.method == "HEAD" or not length:
+            await self._conn.write(head)
+            return 0
+        await self._conn.write(head + body if length < JOINED else [head, body])
+        return length
+
+    async def _send_pieces(self, request: Request, response: Response, connection: str) -> int:
+        """Send a body as it is made.
+
+        If its length is unknown, it is sent in chunks, or to HTTP/1.0 up to the connection's end.
+        """
+        conn = self._conn
+        length = response._length()
+        is_chunked = length is None and request.version != "1.0"
+        if length is None and not is_chunked:
+            request.keeps_alive = False
+            connection = "close"
+        pieces: Any = response.body
+        size = 0
+        try:
+            if response.status == 205:
+                length = 0
+            await conn.write(response._head(length, connection, version=request.version))
+            if request.method == "HEAD" or response.status in BODILESS:
+                return 0
+            pieces = aiter(pieces) if hasattr(pieces, "__aiter__") else _iterated(pieces)
+            async for piece in pieces:
+                data = piece if type(piece) is bytes else _encoded(piece)
+                if not data:
+                    continue  # an empty chunk would be the last
+                size += len(data)
+                if is_chunked:
+                    await conn.write((b"%x\r\n" % len(data), data, b"\r\n"))
+                else:
+                    await conn.write(data)
+            if is_chunked:
+                await conn.write(b"0\r\n\r\n")
+            return size
+        finally:
+            if hasattr(pieces, "aclose"):
+                await pieces.aclose()
+
+    async def _refuse(self, error: HTTPError) -> None:
+        """Answer what is no request, and end."""
+        response = response_of(error)
+        body = error.text.encode() + b"\n"
+        self._service.count("-", error.status)
+        await self._conn.write(response._head(len(body), "close") + body)
+        if self._service.is_logged:
+            log_access(None, error.status, len(body), 0.0, conn=self._conn)
+
+    async def _discard_body(self, request: Request) -> bool:
+        """Receive what nobody has read of a body; return whether it has ended soon."""
+        with contextlib.suppress(HTTPError, TimeoutError):
+            async with asyncio.timeout(DISCARD_TIME):
+                async for _ in request:
+                    pass
+        return request.is_complete
+
+
+def _encoded(piece: Any) -> bytes:
+    return piece.encode() if isinstance(piece, str) else bytes(memoryview(piece))
+
+
+async def _iterated(pieces: Any) -> Any:
+    for piece in pieces:
+        yield piece

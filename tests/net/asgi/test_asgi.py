@@ -1,0 +1,262 @@
+"""ASGI applications: what they get, what clients get, and how both end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Self
+
+import pytest
+
+from silly.net import asgi, tcp
+from silly.net.asgi.types import Message, Receive, Scope, Send
+
+ANY = "127.0.0.1:0"
+GET = b"GET /a%20b?x=1 HTTP/1.1\r\nHost: x\r\n\r\n"
+
+Part = Callable[[Scope, Receive, Send], Awaitable[object]]
+
+
+def application(part: Part) -> Any:
+    """*part*, for requests; without a lifespan."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http"
+        await part(scope, receive, send)
+
+    return app
+
+
+async def respond(send: Send, *bodies: bytes, status: int = 200, headers: Any = ()) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    for number, body in enumerate(bodies, 1):
+        more = number < len(bodies)
+        await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+class Server:
+    """A listener with an application, and a client of it."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+
+    async def __aenter__(self) -> Self:
+        self.listener = await asgi.listen(ANY, application(self.part), lifespan="off")
+        self.conn = await tcp.connect(self.listener.local_addr)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.conn.abort()
+        await self.listener.close()
+
+    async def ask(self, request: bytes = GET) -> tuple[bytes, bytes]:
+        """Send *request*; return the head and the body of the response."""
+        await self.conn.write(request)
+        return await self.reply()
+
+    async def reply(self) -> tuple[bytes, bytes]:
+        head = await self.conn.read(b"\r\n\r\n")
+        fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
+        if b"content-length" in fields:
+            return head, await self.conn.read(int(fields[b"content-length"]))
+        body = b""
+        while size := int(await self.conn.read(b"\r\n"), 16):
+            body += await self.conn.read(size)
+            assert await self.conn.read(2) == b"\r\n"
+        assert await self.conn.read(2) == b"\r\n"
+        return head, body
+
+
+async def test_a_request_and_its_scope() -> None:
+    scopes = []
+
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        scopes.append(scope)
+        await respond(send, b"hello", headers=[(b"content-type", b"text/plain"), (b"x", b"1")])
+
+    async with Server(part) as server:
+        for _ in range(2):  # the connection goes on
+            head, body = await server.ask()
+            assert head.startswith(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nx: 1\r\ndate: ")
+            assert body == b"hello"
+        scope = scopes[0]
+        assert (scope["path"], scope["raw_path"]) == ("/a b", b"/a%20b")
+        assert (scope["query_string"], scope["method"], scope["scheme"]) == (b"x=1", "GET", "http")
+        assert scope["headers"] == [(b"host", b"x")]
+        for end, addr in (
+            ("client", server.conn.local_addr),
+            ("server", server.listener.local_addr),
+        ):
+            host, port = scope[end]
+            assert f"{host}:{port}" == addr
+
+
+async def test_a_body_comes_in_pieces_and_a_response_goes_in_pieces() -> None:
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 201, "headers": []})
+        more = True
+        while more:
+            message = await receive()
+            more = message["more_body"]
+            await send(
+                {"type": "http.response.body", "body": message["body"].upper(), "more_body": True}
+            )
+        await send({"type": "http.response.body"})
+
+    async with Server(part) as server:
+        post = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await server.conn.write(post + b"3\r\nabc\r\n")
+        head = await server.conn.read(b"\r\n\r\n")
+        assert b"transfer-encoding: chunked" in head
+        assert await server.conn.read(8) == b"3\r\nABC\r\n"
+        await server.conn.write(b"2\r\nde\r\n0\r\n\r\n")
+        assert await server.conn.read(12) == b"2\r\nDE\r\n0\r\n\r\n"
+
+
+async def test_receive_tells_when_the_client_is_gone() -> None:
+    left: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        assert (await receive())["more_body"] is False
+        left.set_result(await receive())
+        with pytest.raises(OSError, match="the client is gone"):
+            await respond(send, b"nobody", b"listens")
+
+    async with Server(part) as server:
+        await server.conn.write(GET)
+        server.conn.close()
+        assert await left == {"type": "http.disconnect"}
+
+
+async def test_a_request_that_waits_for_the_client_does_not_lose_the_next() -> None:
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        leaves = asyncio.ensure_future(receive())
+        await asyncio.sleep(0)
+        await respond(send, scope["raw_path"])
+        assert await leaves == {"type": "http.disconnect"}
+
+    async with Server(part) as server:
+        await server.conn.write(GET + GET.replace(b"a%20b", b"next"))
+        assert (await server.reply())[1] == b"/a%20b"
+        assert (await server.reply())[1] == b"/next"
+        assert (await server.ask())[1] == b"/a%20b"
+
+
+async def test_what_comes_after_the_response_does_not_hold_up_the_connection() -> None:
+    done = asyncio.Event()
+
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, b"first")
+        await done.wait()
+
+    async with Server(part) as server:
+        assert (await server.ask())[1] == b"first"
+        assert (await server.ask())[1] == b"first"
+        done.set()
+
+
+async def test_failures() -> None:
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["raw_path"] == b"/none":
+            return
+        if scope["raw_path"] == b"/early":
+            raise ValueError("a failure of the test")
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        raise ValueError("a failure of the test")
+
+    async with Server(part) as server:
+        for path in (b"/early", b"/none"):
+            head, _ = await server.ask(GET.replace(b"/a%20b", path))
+            assert head.startswith(b"HTTP/1.1 500 ")
+        await server.conn.write(GET)
+        await server.conn.read(b"x\r\n")
+        with pytest.raises(ConnectionResetError):
+            await server.conn.read(100)
+
+
+async def test_header_injection_is_refused() -> None:
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, b"", headers=[(b"x", b"1\r\nset-cookie: a=b")])
+
+    async with Server(part) as server:
+        head, _ = await server.ask()
+        assert head.startswith(b"HTTP/1.1 500 ")
+        assert b"cookie" not in head
+
+
+async def test_the_lifespan() -> None:
+    events = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            events.append((await receive())["type"])
+            scope["state"]["answer"] = 42
+            await send({"type": "lifespan.startup.complete"})
+            events.append((await receive())["type"])
+            await send({"type": "lifespan.shutdown.complete"})
+            events.append("over")
+        else:
+            await respond(send, b"%d" % scope["state"]["answer"])
+
+    listener = await asgi.listen(ANY, app)
+    async with tcp.connect(listener.local_addr) as conn:
+        await conn.write(GET)
+        await conn.read(b"\r\n\r\n")
+        assert await conn.read(2) == b"42"
+    await listener.close()
+    async with asyncio.timeout(20):
+        while "over" not in events:
+            await asyncio.sleep(0)
+    assert events == ["lifespan.startup", "lifespan.shutdown", "over"]
+
+
+async def test_an_application_that_cannot_start() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "no database"})
+
+    with pytest.raises(RuntimeError, match="the application did not start: no database"):
+        await asgi.listen(ANY, app)
+
+
+async def hello(scope: Scope, receive: Receive, send: Send) -> None:
+    await respond(send, b"hello")
+
+
+async def test_an_application_without_a_lifespan() -> None:
+    app = application(hello)
+    listener = await asgi.listen(ANY, app)
+    await listener.close()
+    with pytest.raises(RuntimeError, match="the application has no lifespan"):
+        await asgi.listen(ANY, app, lifespan="on")
+
+
+async def test_only_trusted_proxies_say_who_the_client_is() -> None:
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, f"{scope['client'][0]} {scope['scheme']}".encode())
+
+    request = (
+        GET[:-2] + b"X-Forwarded-For: 203.0.113.9, 192.0.2.7\r\nX-Forwarded-Proto: https\r\n\r\n"
+    )
+    for trusted, seen in (
+        (("127.0.0.0/8",), b"192.0.2.7 https"),
+        (("127.0.0.0/8", "192.0.2.0/24"), b"203.0.113.9 https"),
+        (("10.0.0.0/8",), b"127.0.0.1 http"),
+    ):
+        app = application(part)
+        listener = await asgi.listen(ANY, app, lifespan="off", trusted_proxies=trusted)
+        async with tcp.connect(listener.local_addr) as conn:
+            await conn.write(request)
+            await conn.read(b"\r\n\r\n")
+            assert await conn.read(len(seen)) == seen
+        await listener.close()
+
+
+@pytest.mark.no_engine
+async def test_wrong_arguments() -> None:
+    with pytest.raises(TypeError, match="app must be an ASGI application, not str"):
+        await asgi.listen(ANY, "main:app")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="lifespan must be 'auto', 'on' or 'off', not 'maybe'"):
+        await asgi.listen(ANY, application(hello), lifespan="maybe")

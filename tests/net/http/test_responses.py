@@ -1,0 +1,104 @@
+"""Responses, without a server: their makers, cookies, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from silly.net import http
+
+pytestmark = pytest.mark.no_engine
+
+
+def test_json() -> None:
+    response = http.json({"é": [1, None, 1.5]}, 201, {"x-a": "b"})
+    assert response.body == '{"é":[1,null,1.5]}'.encode()
+    assert (response.status, response.content_type) == (201, "application/json")
+    assert response.headers == [("x-a", "b")]
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        http.json(float("nan"))
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        http.json({1, 2})
+
+
+def test_bodies_of_other_types_become_text_or_bytes() -> None:
+    class Markup(str):
+        __slots__ = ()
+
+        def __str__(self) -> str:
+            return self
+
+    for body in (Markup("<p>"), bytearray(b"<p>"), memoryview(b"<p>")):
+        assert type(http.Response(body).body) in {str, bytes}
+    for wrong in ({"a": 1}, 5, None):
+        with pytest.raises(TypeError, match="the body of a response is"):
+            http.Response(wrong)  # type: ignore[arg-type]
+
+
+def test_other_makers() -> None:
+    assert http.html("<p>").content_type == "text/html; charset=utf-8"
+    response = http.redirect("/elsewhere")
+    assert (response.status, response.headers) == (303, [("location", "/elsewhere")])
+    with pytest.raises(ValueError, match="status must be 301"):
+        http.redirect("/", 200)
+    with pytest.raises(ValueError, match="not the value of a header field"):
+        http.redirect("/\r\nset-cookie: a=b")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({}, "a=b; Path=/; SameSite=Lax; HttpOnly"),
+        ({"max_age": 0, "path": None, "same_site": None, "http_only": False}, "a=b; Max-Age=0"),
+        (
+            {"domain": "example.com", "secure": True, "same_site": "None", "path": "/x"},
+            "a=b; Path=/x; Domain=example.com; SameSite=None; Secure; HttpOnly",
+        ),
+    ],
+)
+def test_cookies(options: dict[str, Any], text: str) -> None:
+    response = http.Response()
+    response.set_cookie("a", "b", **options)
+    assert response.headers == [("set-cookie", text)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "options"),
+    [
+        ("a b", "x", {}),
+        ("", "x", {}),
+        ("a", "x;y", {}),
+        ("a", "x y", {}),
+        ("a", "é", {}),
+        ("a", "x\r\n", {}),
+        ("a", "x", {"path": "/; Domain=x"}),
+        ("a", "x", {"domain": "x\n"}),
+    ],
+)
+def test_cookies_that_are_refused(name: str, value: str, options: dict[str, Any]) -> None:
+    response = http.Response()
+    with pytest.raises(ValueError, match="cookie"):
+        response.set_cookie(name, value, **options)
+    assert response.headers == []
+
+
+def test_cookies_of_a_request() -> None:
+    fields = [(b"cookie", b'a=1; b="x y"; bad name=2; c'), (b"cookie", b"d=4=4; a=5")]
+    request = http.Request("GET", b"/", "1.1", fields, 0)
+    cookies = request.cookies
+    assert (cookies["a"], cookies["b"], cookies["d"]) == ("5", "x y", "4=4")
+
+
+@given(st.text("ab\r\n\0:; é\x7f", max_size=8), st.text("ab\r\n\0: é\x7f", max_size=8))
+def test_no_field_can_end_itself(name: str, value: str) -> None:
+    response = http.Response("x")
+    try:
+        response.add_header(name, value)
+    except ValueError:
+        return
+    head = response._head(1, "")
+    assert head.count(b"\r\n") == head.count(b"\n") == head.count(b"\r")
+    assert head.count(b"\r\n") == http.Response("x")._head(1, "").count(b"\r\n") + 1
