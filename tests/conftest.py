@@ -145,6 +145,7 @@ def open_descriptors() -> set[str]:
 async def _run(test: Callable[..., Any], arguments: dict[str, Any]) -> None:
     loop = asyncio.get_running_loop()
     errors: list[str] = []
+    loop.slow_callback_duration = TEST_DEADLINE  # debug mode logs callbacks that take longer
     loop.set_exception_handler(lambda _loop, context: errors.append(repr(context)))
     async with asyncio.timeout(DEADLINE):
         await test(**arguments)

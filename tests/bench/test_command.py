@@ -590,7 +590,8 @@ def test_summary_and_lines(echo: str) -> None:
     assert "every reply was right, byte for byte" in done.stdout
     assert "holds: errors==0 (0)" in done.stdout
     lines = done.stderr.splitlines()
-    assert re.fullmatch(r" +0\.1 s +[\d ]+ /s  p50 .*  p99 .*  max .*  errors 0", lines[0])
+    # A worker that starts late measures less of the first interval.
+    assert re.fullmatch(r" +0\.(?:1|0\d+) s +[\d ]+ /s  p50 .*  p99 .*  max .*  errors 0", lines[0])
     assert re.match(r" +0\.2 s", lines[1])
     assert bench(echo, "-n", 5, "-q").stderr == ""
 

@@ -403,6 +403,29 @@ async def test_what_the_kernel_drops_is_counted() -> None:
     assert arrived(sock.stats) == 1000  # also afterwards
 
 
+@pytest.mark.heavy
+async def test_a_flood_of_ten_times_what_is_served_is_bounded_and_counted() -> None:
+    async with pair(max_queued=500, read_limit=200_000) as (sock, client):
+        served = most = 0
+        for number in range(3000):
+            for _ in range(10):
+                await client.send(bytes(1000))
+            if number % 2:
+                await asyncio.sleep(0)
+            stats = sock.stats
+            most = max(most, stats.unread_bytes)
+            assert stats.unread <= 500
+            if stats.unread:
+                await sock.recv()
+                served += 1
+        await until(lambda: client.stats.sent == 30_000)
+        await until(lambda: arrived(sock.stats) == 30_000)
+        assert served > 1000
+        assert 100_000 < most <= 200_000
+        assert sock.stats.dropped_by_queue + (sock.stats.dropped_by_kernel or 0) > 20_000
+        assert sock.stats.received == served
+
+
 async def test_what_the_system_refuses_to_send_is_counted_by_error() -> None:
     async with udp.bind(ANY) as sock, udp.bind(ANY) as other:
         sock.send(b"1", other.local_addr)

@@ -524,9 +524,9 @@ class Engine(Protocol):
         """
 
     def specialize(self, kind: Any) -> None:
-        """Make calls of the methods of *kind*, a class derived from `Stream`, faster.
+        """Make calls of the methods of *kind* faster, a class derived from what an engine makes.
 
-        For the class of most connections.
+        For the class of most connections, or of most datagram sockets.
         """
 
     def start_task(  # noqa: PLR0917 - keywords would cost each connection

@@ -165,7 +165,8 @@ class Mailbox:
         elif self._head >= _COMPACT and 2 * self._head >= len(mail):
             del mail[: self._head]
             self._head = 0
-        length = len(item[0])
+        data = item[0]
+        length = len(data)
         self._unread_bytes -= length
         self._received += 1
         self._bytes_in += length

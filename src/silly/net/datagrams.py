@@ -320,6 +320,7 @@ class EngineSocket(_EngineDatagrams, DatagramSocket):
         engine.disown(self)
 
 
+engine.specialize(EngineSocket)
 EngineSocket.__name__ = EngineSocket.__qualname__ = "Socket"  # in errors of programs
 
 

@@ -167,7 +167,8 @@ cdef extern from *:
 
 cdef enum:
     LONGEST = 65536  # bytes received of one datagram, at most
-    STRIDE = LONGEST + 192  # of the buffer's places, so that they use different cache lines
+    SHORT = 1536  # bytes: datagrams up to this length are received side by side, in few pages
+    STRIDE = LONGEST + 192  # of the places for the rest, so that they use different cache lines
     MEMINFO_DROPS = 8  # SK_MEMINFO_DROPS
 
 cdef enum:  # states of a `Receive`
@@ -178,7 +179,7 @@ cdef enum:  # states of a `Receive`
 
 cdef struct Batch:  # the arguments of recvmmsg, set up for the sockets that used them last
     mmsghdr messages[SILLY_BATCH]
-    iovec places[SILLY_BATCH]
+    iovec places[2 * SILLY_BATCH]
     sockaddr_in6 names[SILLY_BATCH]
     char control[SILLY_BATCH][SILLY_CONTROL]
     size_t room
@@ -608,13 +609,7 @@ cdef class Datagrams(Mailbox):
                     peer.has_local = self.answers_from and get_pktinfo(
                         header, &peer.local, &peer.interface
                     )
-                self._put(
-                    PyBytes_FromStringAndSize(
-                        <const char *>batch.places[i].iov_base,
-                        <Py_ssize_t>batch.messages[i].msg_len,
-                    ),
-                    peer,
-                )
+                self._put(received(i), peer)
             header.msg_namelen = batch.name_length
             header.msg_controllen = batch.control_length
             header.msg_flags = 0
@@ -814,10 +809,27 @@ cdef class Datagrams(Mailbox):
 cdef int make_buffer() except -1:
     global buffer
     if buffer == NULL:
-        buffer = <uint8_t *>PyMem_RawMalloc(<size_t>SILLY_BATCH * STRIDE)
+        buffer = <uint8_t *>PyMem_RawMalloc(<size_t>SILLY_BATCH * (SHORT + STRIDE))
         if buffer == NULL:
             raise MemoryError
     return 0
+
+
+cdef bytes received(int number):
+    """Return the datagram that is in a place of the batch."""
+    cdef size_t length = batch.messages[number].msg_len
+    cdef const char *begin = <const char *>batch.places[2 * number].iov_base
+    cdef bytes whole
+    if length <= SHORT:
+        return PyBytes_FromStringAndSize(begin, <Py_ssize_t>length)
+    whole = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>length)
+    memcpy(PyBytes_AS_STRING(whole), begin, SHORT)
+    memcpy(
+        PyBytes_AS_STRING(whole) + SHORT,
+        batch.places[2 * number + 1].iov_base,
+        length - SHORT,
+    )
+    return whole
 
 
 cdef int set_up_batch(size_t room, socklen_t name_length, size_t control_length) noexcept:
@@ -835,10 +847,12 @@ cdef int set_up_batch(size_t room, socklen_t name_length, size_t control_length)
     batch.control_length = control_length
     for i in range(SILLY_BATCH):
         header = &batch.messages[i].msg_hdr
-        batch.places[i].iov_base = buffer + <size_t>i * STRIDE
-        batch.places[i].iov_len = room
-        header.msg_iov = &batch.places[i]
-        header.msg_iovlen = 1
+        batch.places[2 * i].iov_base = buffer + <size_t>i * SHORT
+        batch.places[2 * i].iov_len = min(room, <size_t>SHORT)
+        batch.places[2 * i + 1].iov_base = buffer + SILLY_BATCH * SHORT + <size_t>i * STRIDE
+        batch.places[2 * i + 1].iov_len = room - min(room, <size_t>SHORT)
+        header.msg_iov = &batch.places[2 * i]
+        header.msg_iovlen = 2
         header.msg_name = &batch.names[i] if name_length else NULL
         header.msg_namelen = name_length
         header.msg_control = batch.control[i] if control_length else NULL

@@ -1,5 +1,6 @@
 """The types with which ``../mailbox.py`` is compiled for this engine."""
 
+cimport cython
 from libc.stdint cimport int64_t, uint8_t
 
 from silly._engine.native.reactor cimport Source
@@ -32,11 +33,14 @@ cdef class Mailbox(Source):
     cdef int _wake_reader(self) except -1
     cdef int64_t _read_kernel_counter(self) except -2
 
+    @cython.locals(unread=Py_ssize_t)
     cdef int _put(self, bytes data, object peer) except -1
     cdef bint _has_mail(self) noexcept
+    @cython.locals(mail=list, item=tuple, data=bytes, length=Py_ssize_t)
     cdef tuple _take(self)
     cdef int _note_receive_error(self, int number) except -1
     cdef object _take_error(self)
+    @cython.locals(unsent=Py_ssize_t)
     cdef bint _accepts(self, Py_ssize_t length, bint strict) except -1
     cdef bint _is_crowded(self) noexcept
     cdef int _drop_sent(self, Py_ssize_t count) except -1
@@ -45,4 +49,5 @@ cdef class Mailbox(Source):
     cdef object _change(self)
     cdef int _report_change(self) except -1
     cdef int _end(self) except -1
+    @cython.locals(counter=int64_t, last=int64_t)
     cdef int _count_kernel_drops(self) except -1

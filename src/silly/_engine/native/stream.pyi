@@ -7,7 +7,7 @@ from silly._engine.interface import Budget, Drain, Owner
 from silly._engine.native.reactor import Source
 from silly._engine.stream_errors import Buffer
 
-def specialize(kind: type[Stream]) -> None: ...
+def specialize(kind: type[Any]) -> None: ...
 
 class Stream(Filtered, Source):
     def __init__(

@@ -284,7 +284,8 @@ def specialize(kind):
     The interpreter calls a method written in C without further checks only if it belongs to
     the very class of the object. So *kind* gets what it inherits as methods of its own.
     """
-    for method in (kind.read, kind.write):
+    for name in ("read", "write", "send"):
+        method = getattr(kind, name, None)
         if type(method) is types.MethodDescriptorType:
             own = PyDescr_NewMethod(
                 <PyTypeObject *>kind, (<PyMethodDescrObject *>method).d_method

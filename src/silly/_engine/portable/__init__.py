@@ -14,7 +14,7 @@ import asyncio
 import socket
 import sys
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from silly._engine import interface, stream_errors
 from silly._engine.account import Account
@@ -87,7 +87,7 @@ def disown(inherited: object) -> None:
         inherited.disown()
 
 
-def specialize(kind: type[Stream]) -> None:
+def specialize(kind: type[Any]) -> None:
     """Do nothing (see `silly._engine.interface.Engine.specialize`)."""
 
 
