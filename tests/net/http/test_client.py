@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gzip
 import json
+import random
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +20,7 @@ from silly.net.http.url import URL
 from tests.net.tls import certificates
 
 OK = b"HTTP/1.1 200 OK\r\n"
+RESET = b"RESET"
 EMPTY = OK + b"content-length: 0\r\n\r\n"
 
 
@@ -35,7 +37,7 @@ async def serving(handler: Any, **options: Any) -> AsyncIterator[str]:
 class Raw:
     """A server without HTTP: *script* gets each connection, and the head of each request.
 
-    It returns what is to be sent, or None to close the connection.
+    It returns what is to be sent; None to close the connection, or RESET.
     """
 
     def __init__(self, script: Callable[[int, bytes], Any], **options: Any) -> None:
@@ -51,12 +53,17 @@ class Raw:
         while True:
             try:
                 head = await conn.read(b"\r\n\r\n")
+                if b"content-length: 1" in head:
+                    await conn.read(1)
             except (EOFError, OSError):
                 self.ended.set()
                 return
             self.heads.append(head)
             answer = self._script(number, head)
             if answer is None:
+                return
+            if answer == RESET:
+                conn.abort()
                 return
             for piece in [answer] if isinstance(answer, bytes) else answer:
                 if isinstance(piece, asyncio.Event):
@@ -323,6 +330,30 @@ async def test_compressed_bodies(coding: str, data: bytes, body: bytes) -> None:
                 assert b"".join([piece async for piece in reply]) == body
 
 
+@pytest.mark.parametrize(("coding", "library"), [("br", "brotli"), ("zstd", "backports.zstd")])
+async def test_compressed_bodies_with_other_libraries(coding: str, library: str) -> None:
+    compress = pytest.importorskip(library).compress
+    text, zeros = compress(BODY[:100_000]), compress(bytes(3_000_000))
+
+    async def handler(request: http.Request) -> http.Response:
+        assert coding in request.headers["accept-encoding"].split(", ")
+        data = zeros if request.path == "/zeros" else text
+        data = data[:-3] if request.path == "/cut" else data
+        pieces = [data[at : at + 997] for at in range(0, len(data), 997)]
+        return http.Response(pieces, headers={"content-encoding": coding})
+
+    async with serving(handler) as url, http.Client(max_body_bytes=1_000_000) as client:
+        assert await (await client.get(url)).body() == BODY[:100_000]
+        with pytest.raises(http.ReplyError, match="the compressed body is incomplete"):
+            await client.get(f"{url}/cut")
+        with pytest.raises(http.ReplyError, match="the body has more than"):
+            await client.get(f"{url}/zeros")
+        async with client.get(f"{url}/zeros", stream=True) as reply:
+            sizes = [len(piece) async for piece in reply]
+        assert sum(sizes) == 3_000_000
+        assert max(sizes) <= 1_000_000
+
+
 @pytest.mark.parametrize(
     "data",
     [gzip.compress(BODY)[:-1], gzip.compress(BODY)[:100], b"nonsense", b"\x1f"],
@@ -432,6 +463,27 @@ async def test_requests_wait_for_a_connection_in_their_order() -> None:
         assert order == ["/0", "/1", "/3", "/4"]
 
 
+async def test_a_place_is_not_given_to_a_request_that_was_cancelled_just_now() -> None:
+    async def handler(request: http.Request) -> http.Response:
+        return http.Response(b"x" * 10_000_000)
+
+    async with serving(handler) as url, http.Client(max_per_host=1) as client:
+        for is_given_first in (False, True):
+            reply = await client.get(url, stream=True)
+            waiting = [asyncio.create_task(client.get(url)) for _ in range(3)]
+            while len(client._pool._waiting) < 3:
+                await asyncio.sleep(0)
+            if is_given_first:
+                await reply.close()
+            waiting[0].cancel()
+            await reply.close()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting[0]
+            for task in waiting[1:]:
+                assert (await task).ok
+            assert not client._pool._used
+
+
 async def test_connections_are_bounded_in_total() -> None:
     running = most = 0
 
@@ -465,15 +517,18 @@ async def test_a_connection_that_was_closed_while_idle_is_not_used() -> None:
             assert raw.connections == number + 1
 
 
-async def test_a_request_on_a_connection_that_closes_meanwhile_is_sent_again() -> None:
+@pytest.mark.parametrize("end", [None, RESET], ids=["close", "reset"])
+async def test_a_request_on_a_connection_that_ends_meanwhile_is_sent_again(
+    end: bytes | None,
+) -> None:
     def script(number: int, head: bytes) -> bytes | None:
-        return None if number == 0 and len(raw.heads) == 2 else EMPTY
+        return end if len(raw.heads) in (2, 4) else EMPTY
 
     async with Raw(script) as raw, http.Client() as client:
-        assert (await client.get(raw.url)).ok
-        assert (await client.get(raw.url)).ok
-        assert raw.connections == 2
-        assert len(raw.heads) == 3
+        for _ in range(3):
+            assert (await client.put(raw.url, data=b"x")).ok
+        assert raw.connections == 3
+        assert len(raw.heads) == 5
 
 
 async def test_a_post_is_not_sent_again() -> None:
@@ -690,6 +745,46 @@ async def test_a_client_that_is_closed() -> None:
             await client.get(raw.url)
         await client.close()
         silent.set()
+
+
+@pytest.mark.heavy
+async def test_the_pool_keeps_count_whatever_happens() -> None:
+    """Random cancellations and timeouts, and a server that does all that is wrong."""
+    dice = random.Random(7)
+    hello = OK + b"content-length: 3\r\n\r\n"
+    answers: list[Any] = [None, RESET, [hello, b"a"], [b"nonsense\r\n"], hello + b"abcd"]
+
+    def script(number: int, head: bytes) -> Any:
+        return dice.choice(answers) if dice.random() < 0.4 else hello + b"abc"
+
+    async with Raw(script) as raw, http.Client(max_per_host=4) as client:
+
+        async def request() -> None:
+            with contextlib.suppress(OSError):
+                if dice.random() < 0.3:
+                    async with client.get(raw.url, stream=True) as reply:
+                        if dice.random() < 0.5:
+                            await reply.body()
+                else:
+                    reply = await client.get(raw.url, timeout=dice.choice([0.001, 0.01, 10]))
+                    assert await reply.body() == b"abc"
+
+        for _ in range(10):
+            tasks = [asyncio.create_task(request()) for _ in range(40)]
+            for task in tasks:
+                if dice.random() < 0.3:
+                    for _ in range(dice.randrange(20)):
+                        await asyncio.sleep(0)
+                    task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert all(
+                each is None or isinstance(each, asyncio.CancelledError) for each in results
+            ), results
+        pool = client._pool
+        idle = {each.conn for kept in pool._idle.values() for each in kept}
+        assert (pool._used, pool._all_used, len(pool._waiting)) == ({}, 0, 0)
+        assert pool._open == idle
+        assert len(idle) <= 4
 
 
 # ------------------------------------------------------------------------------ redirects

@@ -250,8 +250,10 @@ class AsyncioLink(asyncio.BaseProtocol):
 
     def abort(self) -> None:
         # A zero linger time turns the close that follows into a reset (socket(7)).
-        with contextlib.suppress(OSError):
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        sock: socket.socket | None = self._transport.get_extra_info("socket")
+        if sock is not None:  # else uvloop has closed it: setting up was cancelled
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self._transport.abort()
 
     @property

@@ -86,8 +86,9 @@ class ClientSession:
         self.raw_trailers: list[tuple[bytes, bytes]] = []
         self.pieces: deque[bytes] = deque()
         self._head_size = 0  # bytes, of interim heads, too
-        self._left = 0  # bytes of the body
+        self._left = 0  # bytes of the body, or how it ends
         self._stalled = 0  # bytes since the last piece of a chunked body
+        self._parser: Any = None
         self._begin_head()
 
     def feed(self, data: bytes) -> None:
@@ -106,6 +107,8 @@ class ClientSession:
         elif self._left == CHUNKED:
             self._stalled += len(data)
             self._parse(data)
+            if self.is_complete:
+                self._parser = None
             if self._stalled > self._max_head_bytes:  # an endless trailer or extension
                 raise ReplyError(f"more than {self._max_head_bytes} bytes between two chunks")
         elif self._left == UNTIL_END:
@@ -133,7 +136,7 @@ class ClientSession:
     # ------------------------------------------------------------------------- the head
 
     def _begin_head(self) -> None:
-        self._parser: Any = httptools.HttpResponseParser(self)
+        self._parser = httptools.HttpResponseParser(self)
         self._is_head_parsed = False
         self._tail = b""  # the last bytes, of which the end of the head may be a continuation
         self._reason = b""
@@ -212,7 +215,7 @@ class ClientSession:
 
     def _complete(self) -> None:
         self.is_complete = True
-        if self._left != CHUNKED:  # else this was called by it
+        if self._left != CHUNKED:  # else it is the parser that calls this
             self._parser = None
 
     # ------------------------------------------------------------- called by the parser

@@ -158,18 +158,20 @@ class Decoder:
         """
         try:
             while True:
+                data = b""
                 if self._stage is None:
                     if len(self._input) < (1 if is_last else 2):
                         return b""
                     self._stage = self._make(self._input)
-                data, self._input = self._input, b""
+                if self._stage.needs_input:
+                    data, self._input = self._input, b""
                 output: bytes = self._stage.decompress(data)
                 if self._stage.is_finished:  # another member may follow
-                    self._input = self._stage.rest.lstrip(b"\0")
+                    self._input = (self._stage.rest + self._input).lstrip(b"\0")
                     self._stage = None
                 if output:
                     return output
-                if self._stage is not None and self._stage.needs_input:
+                if self._stage is not None and self._stage.needs_input and not self._input:
                     break
         except Exception as error:  # noqa: BLE001 - each library has its own
             raise ReplyError(f"the compressed body is invalid: {error}") from None

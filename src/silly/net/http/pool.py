@@ -67,13 +67,11 @@ class Pool(Generic[K]):
         """
         await self._wait_for_place(key)
         try:
-            if not fresh:
-                while (conn := self._take_idle(key)) is not None:
-                    if await self._is_usable(conn):
-                        return conn, True
-                    self._open.discard(conn)
-            self._make_room(key)
-            conn = await self._connect(key)
+            conn = None if fresh else await self._take_usable(key)
+            was_used = conn is not None
+            if conn is None:
+                self._make_room(key)
+                conn = await self._connect(key)
             if self.is_closed:
                 conn.abort()
                 raise _closed()
@@ -81,7 +79,7 @@ class Pool(Generic[K]):
             self._leave(key)
             raise
         self._open.add(conn)
-        return conn, False
+        return conn, was_used
 
     def release(self, key: K, conn: Conn) -> None:
         """Give back a connection that can be used again."""
@@ -137,7 +135,7 @@ class Pool(Generic[K]):
         if not self._used[key]:
             del self._used[key]
         for each in self._waiting:
-            if self._has_place(each.key):
+            if self._has_place(each.key) and not each.turn.done():  # else it was cancelled just now
                 self._waiting.remove(each)
                 self._enter(each.key)
                 each.turn.set_result(None)
@@ -162,16 +160,17 @@ class Pool(Generic[K]):
 
     # ---------------------------------------------------------------------------- idle
 
-    def _take_idle(self, key: K) -> Conn | None:
-        """Return the connection that became idle last, of which it is certain that it is open."""
-        idle = self._idle.get(key)
-        if not idle:
-            return None
-        conn, timer = idle.pop()
-        timer.cancel()
-        if not idle:
-            del self._idle[key]
-        return conn
+    async def _take_usable(self, key: K) -> Conn | None:
+        """Take the connection that became idle last, of which an end is the least probable."""
+        while idle := self._idle.get(key):
+            conn, timer = idle.pop()
+            timer.cancel()
+            if not idle:
+                del self._idle[key]
+            self._open.discard(conn)
+            if await self._is_usable(conn):
+                return conn
+        return None
 
     async def _is_usable(self, conn: Conn) -> bool:
         """Return whether an idle connection is open and silent; otherwise, close it."""

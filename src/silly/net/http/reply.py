@@ -191,8 +191,6 @@ class Reply:
                 if session.is_complete:
                     return b""
             else:
-                if session.pieces:
-                    decoder.feed(session.pieces.popleft())
                 is_last = session.is_complete and not session.pieces
                 try:
                     piece = decoder.take(is_last=is_last)
@@ -202,5 +200,6 @@ class Reply:
                 if piece or is_last:
                     return piece
                 if session.pieces:
+                    decoder.feed(session.pieces.popleft())
                     continue
             await self._source.receive()
