@@ -51,7 +51,7 @@ def understand(data: bytes, cuts: Iterable[int] = (), limits: Limits = DEFAULTS)
         session.feed(data[start:end])
         start = end
         while session.requests:
-            requests.append(session.requests.popleft())
+            requests.append(session.requests.pop(0))
         while session.is_paused:  # as a server does that knows no other protocol
             session.continue_after(requests[-1])
             requests += session.requests

@@ -13,8 +13,8 @@ import pytest
 
 from silly.net import http
 from silly.net.limits import Limits
-from tests.net.http.clients import exchange
 from tests.net.http.sessions import understand
+from tests.net.http.wire import exchange
 
 CORPUS = Path(__file__).parent / "corpus"
 ESCAPES = {b"r": b"\r", b"n": b"\n", b"t": b"\t", b"0": b"\0"}

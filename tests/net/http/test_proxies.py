@@ -18,7 +18,7 @@ import pytest
 from silly.errors import EndOfStream
 from silly.net import http, tcp
 from silly.net.conn import Conn
-from tests.net.http.clients import ANY, TIME, reply
+from tests.net.http.wire import ANY, TIME, reply
 
 pytestmark = pytest.mark.heavy
 

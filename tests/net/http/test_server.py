@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import shutil
@@ -14,7 +15,7 @@ import pytest
 from silly.net import http, tcp
 from silly.net.conn import Conn
 from silly.net.limits import Limits
-from tests.net.http.clients import ANY, TIME, ask, exchange, reply, rest
+from tests.net.http.wire import ANY, TIME, ask, exchange, reply, rest
 from tests.net.tls import certificates
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -147,6 +148,17 @@ async def test_what_follows_the_last_request_is_ignored() -> None:
         data = get("/", "Connection: close") + GET + b"garbage"
         assert (await exchange(listener.local_addr, data)).count(b"HTTP/1.1") == 1
     assert http.service_of(listener).responses == {("GET", 200): 1}
+
+
+async def test_an_idle_connection_keeps_nothing_of_its_requests() -> None:
+    async with http.listen(ANY, anything) as listener:
+        async with tcp.connect(listener.local_addr) as conn:
+            await conn.write(post(b"x" * 1000))
+            assert (await reply(conn)).status == 200
+            (connection,) = http.service_of(listener).connections
+            await until(lambda: connection._is_idle)
+            gc.collect()
+            assert not [each for each in gc.get_objects() if type(each) is http.Request]
 
 
 # ------------------------------------------------------------------------- responses

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import time
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from silly._engine import stream_errors
@@ -134,17 +134,15 @@ class Service:
         self._sweep = Sweep(loop, lambda: list(self.connections), _Connection.check)
         self._interval = self.limits.keep_alive_timeout / CHECKS
 
-    async def __call__(self, conn: Conn) -> None:
+    def __call__(self, conn: Conn) -> Coroutine[Any, Any, None]:
         """Serve the requests of a connection."""
-        connection = _Connection(self, conn)
+        return _Connection(self, conn).serve()
+
+    def add(self, connection: _Connection) -> None:
+        """Watch over *connection*, until it is discarded from `connections`."""
         self.connections.add(connection)
         if self._sweep.interval > self._interval:
             self._sweep.start(self._interval)
-        conn.on_draining(connection.drain)
-        try:
-            await connection.serve()
-        finally:
-            self.connections.discard(connection)
 
     def count(self, method: str, status: int) -> None:
         """Count a response."""
@@ -214,36 +212,42 @@ class _Connection:
     # -------------------------------------------------------------------------- requests
 
     async def serve(self) -> None:
+        """Serve the requests, until the connection ends or has to."""
         conn, session, requests = self._conn, self._session, self._session.requests
         read, feed = conn.read, session.feed
-        while True:
-            if requests:
-                request = requests.popleft()
-                request.conn = conn
-                request._connection = self
-                try:
-                    if not await self._answer(request):
-                        return
-                finally:
-                    if not request.is_plain and request._form is not None:
-                        request._form.close()
-            elif session.error is not None:
-                await self._refuse(session.error)
-                return
-            elif session.ends or self._is_draining:
-                return
-            elif session.in_head:
-                await self._read_head()
-            else:
-                self._is_idle = True
-                try:
-                    data = await read()
-                except EndOfStream:
+        self._service.add(self)
+        conn.on_draining(self.drain)
+        try:
+            while True:
+                if requests:
+                    request = requests.pop(0)
+                    request.conn = conn
+                    request._connection = self
+                    try:
+                        if not await self._answer(request):
+                            return
+                    finally:
+                        if not request.is_plain and request._form is not None:
+                            request._form.close()
+                        del request  # or an idle connection would keep it, and its body
+                elif session.error is not None:
+                    await self._refuse(session.error)
                     return
-                finally:
-                    self._is_idle = False
-                    self._idle_since = 0.0
-                feed(data)
+                elif session.ends or self._is_draining:
+                    return
+                elif session.in_head:
+                    await self._read_head()
+                else:
+                    self._is_idle = True
+                    try:
+                        feed(await read())  # without a name, for the same reason
+                    except EndOfStream:
+                        return
+                    finally:
+                        self._is_idle = False
+                        self._idle_since = 0.0
+        finally:
+            self._service.connections.discard(self)
 
     async def _read_head(self) -> None:
         """Receive the rest of a head that has begun."""

@@ -13,7 +13,6 @@ that were complete before an error are still answered.
 from __future__ import annotations
 
 import re
-from collections import deque
 from typing import Any, Final
 
 from silly._values.extras import install_command
@@ -77,7 +76,7 @@ class ServerSession:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._parser: Any = httptools.HttpRequestParser(self)
-        self.requests: deque[Request] = deque()
+        self.requests: list[Request] = []
         self.error: HTTPError | None = None  # why nothing more is parsed ...
         self.ends = False  # ... or nothing more will come: the client said so
         self.rest = b""  # what followed a request that asks for another protocol
