@@ -227,7 +227,8 @@ def test_h11_understands_what_is_accepted_in_the_same_way(
     data = start + b"".join(lines) + b"\r\n" + body
     ours, theirs = Parsed([data], method=method), h11_result(data, method)
     if not ours.error:
-        if b"Content-Length" in data and b"Transfer-Encoding" in data:
+        codings = data.count(b"Transfer-Encoding")
+        if codings > 1 or (codings and b"Content-Length" in data):
             return  # to a reply without a body it does not matter here
         assert theirs == (ours.status, ours.body)
     elif theirs is not None:  # where h11 is lenient
