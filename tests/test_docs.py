@@ -108,7 +108,7 @@ def test_block_serves(block: str, port: int, tmp_path: Path) -> None:
         assert process.stdout.readline() == "ready\n"
         if "udp.bind" in block or "udp.listen" in block:
             assert ask_with_datagram(port) == b"hello\n"
-        elif "http.listen" in block:
+        elif "http.listen" in block or "asgi.listen" in block:
             ask_over_http(port, block)
         else:
             ask_with_stream(port, block, process.stdout)
