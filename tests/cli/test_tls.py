@@ -352,7 +352,7 @@ def test_connect_refuses_what_makes_no_sense(tmp_path: Path) -> None:
         (("--tls", "--ca", f"{tmp_path}/none"), f"cannot read {tmp_path}/none: No such file"),
         (("--tls", "--cert", cert), "no certificate, or no private key, in PEM format"),
         (("--tls", "--alpn", "x" * 256), "alpn: a protocol has 1 to 255 ASCII characters"),
-        (("--tls", "--server-name", ".b"), "label empty or too long"),
+        (("--tls", "--server-name", ".b"), "server_name must be a host name, not '.b'"),
         (("--tls", "--listen"), "--listen and --tls: `silly echo --tls` is a server with TLS"),
     ):
         assert said in misused("connect", "localhost:9999", *arguments)
