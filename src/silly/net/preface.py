@@ -56,8 +56,9 @@ async def run_prefaces(
             for preface in prefaces:
                 await preface(conn)
     except PrefaceError as error:
-        # Its frames hold the connection, and this task, whose result it is: a cycle.
-        return error.with_traceback(None)
+        # A new one: the frames of this one, and of what led to it, hold the connection and this
+        # task, whose result it is: a cycle.
+        return PrefaceError(error.reason, error.text)
     except Exception as error:
         if isinstance(error, TimeoutError) and limit.expired():
             return PrefaceError(TIMED_OUT, f"not complete within {timeout:g} seconds")
