@@ -20,9 +20,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from silly._engine import engine
+from silly._logs.crashes import Crashes
 from silly._logs.logger import Logger
 from silly._logs.repeats import Repeats
-from silly._logs.tracebacks import clarify, place
+from silly._logs.tracebacks import clarify
 from silly._loop.live import INTERNAL_TASK
 from silly._values.units import counted
 from silly.net import observer as observing
@@ -115,7 +116,7 @@ class Course(Starts):
         self.prefacing: dict[asyncio.Task[Any], EngineConn] = {}
         self.accepted = 0
         self.crashes: dict[str, int] = {}  # by type
-        self._logged_crashes = Repeats(loop, self._summarize_crashes)
+        self._logged_crashes = Crashes(loop, logger, self._summarize_crashes)
         self._observer_failures = Repeats(loop, self._summarize_observer_failures)
         self._closes_at = math.inf  # connections that come later are reset
         self._on_handled = self._handled
@@ -246,11 +247,9 @@ class Course(Starts):
             if logger.is_enabled_for(logging.DEBUG):
                 logger.debug("%s: handler ended by %r", conn.remote_addr, error)
         elif how == HANDLER_ERROR:
-            if self._logged_crashes.add(printable(place(error))):
-                clarify(error, whole=self._loop.get_debug())
-                logger.error(
-                    "%s: handler %s failed", conn.remote_addr, self.handler_name, exc_info=error
-                )
+            self._logged_crashes.log(
+                error, "%s: handler %s failed", conn.remote_addr, self.handler_name
+            )
         elif log_it:
             self.gate.log_end(how, conn.remote_addr)
 

@@ -35,9 +35,6 @@ class RawResponse(Response):
     def _length(self) -> int | None:
         return self.size
 
-    def _prepare(self, request: Request) -> None:
-        pass
-
     def _head(self, length: int | None, connection: str, *, version: str = "1.1") -> bytes:
         lines = [b"HTTP/1.1 %d %b" % (self.status, reason_of(self.status).encode())]
         has_date = False

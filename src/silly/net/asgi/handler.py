@@ -6,15 +6,13 @@ import asyncio
 import ipaddress
 from typing import Any
 
+from silly._logs.crashes import Crashes
 from silly._logs.logger import Logger
-from silly._logs.repeats import Repeats
-from silly._logs.tracebacks import clarify, place
 from silly._values.units import counted
 from silly.net.asgi.exchange import Exchange
 from silly.net.asgi.types import Application, Scope
 from silly.net.http import Request, Response
 from silly.net.networks import Networks
-from silly.text import printable
 
 __all__ = ["ApplicationHandler"]
 
@@ -37,7 +35,7 @@ class ApplicationHandler:
         self._root_path = root_path
         self._trusted = trusted
         self._state = state
-        self._repeats = Repeats(asyncio.get_running_loop(), self._summarize)
+        self._crash_logs = Crashes(asyncio.get_running_loop(), logger, self._summarize)
         self._running: set[asyncio.Task[None]] = set()
         self.__qualname__ = getattr(app, "__qualname__", type(app).__name__)
 
@@ -63,20 +61,14 @@ class ApplicationHandler:
             await self._app(scope, exchange.receive, exchange.send)
         except Exception as error:  # noqa: BLE001 - it is logged, here or by the server
             if exchange.is_complete:  # such as an error page, or a background task
-                self._log(error, scope)
+                what = f"{scope['method']} {scope['path']}"
+                self._crash_logs.log(error, "%s: the application failed", what)
             exchange.ended(error)
         except BaseException as error:
             exchange.ended(error)
             raise
         else:
             exchange.ended(None)
-
-    def _log(self, error: Exception, scope: Scope) -> None:
-        """Log that the application failed after its response."""
-        if self._repeats.add(printable(place(error))):
-            clarify(error, whole=False)
-            what = f"{scope['method']} {scope['path']}"
-            logger.error("%s: the application failed", what, exc_info=error)
 
     def _summarize(self, kind: str, number: int) -> None:
         logger.error("the application failed %s: %s", counted(number, "more time"), kind)
@@ -85,13 +77,13 @@ class ApplicationHandler:
         """Wait until all requests, and what the application does after them, are done."""
         while self._running:
             await asyncio.wait(self._running)
-        self._repeats.close()
+        self._crash_logs.close()
 
     def scope_of(self, request: Request) -> Scope:
         """Return the connection scope (ASGI HTTP specification 2.4)."""
-        conn = request.conn
-        client, scheme = _host_and_port(conn, "_remote_sockaddr"), "https" if conn.tls else "http"
-        if request.headers.get("x-forwarded-for") and self._trusts(conn):
+        conn: Any = request.conn
+        client, scheme = _host_and_port(conn._remote_sockaddr), "https" if conn.tls else "http"
+        if request.headers.get("x-forwarded-for") and self._trusted.covers(conn._client):
             client, scheme = self._forwarded(request, client, scheme)
         path, _, query = request.raw_target.partition(b"?")
         return {
@@ -106,13 +98,10 @@ class ApplicationHandler:
             "root_path": self._root_path,
             "headers": request.raw_headers,
             "client": client,
-            "server": _host_and_port(conn, "_local_sockaddr"),
+            "server": _host_and_port(conn._local_sockaddr),
             "state": self._state.copy(),
             "extensions": {},
         }
-
-    def _trusts(self, conn: Any) -> bool:
-        return self._trusted.covers(conn._client)
 
     def _forwarded(self, request: Request, client: Any, scheme: str) -> tuple[Any, str]:
         """Return client and scheme as the proxies report them, up to the last that we trust."""
@@ -129,6 +118,5 @@ class ApplicationHandler:
         return client, proto if proto in {"http", "https"} else scheme
 
 
-def _host_and_port(conn: Any, end: str) -> tuple[str, int] | None:
-    sockaddr = getattr(conn, end)
+def _host_and_port(sockaddr: Any) -> tuple[str, int] | None:
     return sockaddr[:2] if isinstance(sockaddr, tuple) else None

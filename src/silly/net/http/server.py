@@ -18,9 +18,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from silly._engine import stream_errors
+from silly._logs.crashes import Crashes
 from silly._logs.logger import Logger
-from silly._logs.repeats import Repeats
-from silly._logs.tracebacks import clarify, place
 from silly._values.units import counted
 from silly.errors import EndOfStream
 from silly.net import tcp
@@ -33,7 +32,6 @@ from silly.net.http.session import ServerSession
 from silly.net.limits import Limits
 from silly.net.listener import Listener
 from silly.net.sweep import CHECKS, Sweep
-from silly.text import printable
 
 __all__ = ["Handler", "Service", "listen", "service_of"]
 
@@ -130,7 +128,7 @@ class Service:
         """Begin to serve; *name* is the listener's address."""
         self.name = name
         self.loop = loop
-        self._crash_logs = Repeats(loop, self._summarize)
+        self._crash_logs = Crashes(loop, logger, self._summarize)
         self._sweep = Sweep(loop, lambda: list(self.connections), _Connection.check)
         self._interval = self.limits.keep_alive_timeout / CHECKS
 
@@ -152,15 +150,9 @@ class Service:
     def log_crash(self, request: Request, error: BaseException) -> None:
         """Count and log that the handler failed."""
         self.crashes += 1
-        if self._crash_logs.add(printable(place(error))):
-            clarify(error, whole=self.loop.get_debug())
-            logger.error(
-                "%s: %s %s failed",
-                request.remote_addr,
-                request.method,
-                request.target,
-                exc_info=error,
-            )
+        self._crash_logs.log(
+            error, "%s: %s %s failed", request.remote_addr, request.method, request.target
+        )
 
     def _summarize(self, kind: str, number: int) -> None:
         times = counted(number, "more time")
@@ -179,7 +171,7 @@ class _Connection:
         "_service",
         "_session",
         "_waited",
-    )  # fmt: skip
+    )
 
     def __init__(self, service: Service, conn: Conn) -> None:
         self._service = service
