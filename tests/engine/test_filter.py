@@ -21,33 +21,9 @@ from silly.net import tcp
 from silly.net.conn import Conn
 from silly.testing import CONN_CHECKS, memory_pair, run_check, run_virtual
 from tests.engine.filters import HELLO, Xor
+from tests.pairs import tcp_pair
 
 KEY = 0x5A
-
-tasks: set[asyncio.Task[None]] = set()
-
-
-async def tcp_pair() -> tuple[Any, Any]:
-    """Two ends of a connection, without a filter yet."""
-    loop = asyncio.get_running_loop()
-    accepted: asyncio.Future[Conn] = loop.create_future()
-    over = asyncio.Event()
-
-    async def handler(conn: Conn) -> None:
-        accepted.set_result(conn)
-        await over.wait()
-
-    async def close_after(*conns: Conn) -> None:
-        for conn in conns:
-            await conn.wait_closed()
-        over.set()
-        await listener.close()
-
-    listener = tcp.listen("127.0.0.1:0", handler)
-    conn = await tcp.connect(listener.local_addr)
-    other = await accepted
-    tasks.add(loop.create_task(close_after(conn, other)))
-    return conn, other
 
 
 async def filtered(conns: tuple[Any, Any]) -> tuple[Any, Any]:

@@ -15,6 +15,7 @@ from silly.net.tcp import Conn, Limits
 from silly.testing import CONN_CHECKS, run_check
 from tests.net.proxy.test_connections import ANY, BINARY, CLIENT, LINE, LOOPBACK, SERVICE, Service
 from tests.net.tls import certificates
+from tests.pairs import tcp_pair
 
 HEADER = ProxyHeader(CLIENT, SERVICE)
 
@@ -175,32 +176,15 @@ async def test_a_client_of_tls_is_forwarded_with_what_was_negotiated() -> None:
 # ------------------------------------------------------------------------- one `Conn`
 
 
-tasks: set[asyncio.Task[None]] = set()
-
-
 def pairs(server: tls.Server | None, client: tls.Client | None) -> Any:
     """A function that makes pairs: one end was accepted with a header."""
 
     async def pair() -> tuple[Any, Any]:
-        loop = asyncio.get_running_loop()
-        accepted: asyncio.Future[Conn] = loop.create_future()
-        over = asyncio.Event()
-
-        async def handler(conn: Conn) -> None:
-            accepted.set_result(conn)
-            await over.wait()
-
-        async def close_after(*conns: Conn) -> None:
-            for conn in conns:
-                await conn.wait_closed()
-            over.set()
-            await listener.close()
-
-        listener = tcp.listen(ANY, handler, proxy_protocol=LOOPBACK, tls=server)
-        conn = await tcp.connect(listener.local_addr, proxy_header=HEADER, tls=client or False)
-        other = await accepted
+        conn, other = await tcp_pair(
+            {"proxy_protocol": LOOPBACK, "tls": server},
+            {"proxy_header": HEADER, "tls": client or False},
+        )
         assert other.remote_addr == CLIENT
-        tasks.add(loop.create_task(close_after(conn, other)))
         other.write(b"x")
         assert await conn.read(1) == b"x"
         return other, conn

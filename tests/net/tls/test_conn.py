@@ -15,32 +15,13 @@ from silly.net import tcp, tls
 from silly.net.conn import Conn
 from silly.testing import CONN_CHECKS, memory_pair, run_check, run_virtual
 from tests.net.tls import certificates
+from tests.pairs import tcp_pair
 
 ANY = "127.0.0.1:0"
 
-tasks: set[asyncio.Task[None]] = set()
-
 
 async def _pair(server: tls.Server | None, client: tls.Client | None) -> tuple[Any, Any]:
-    loop = asyncio.get_running_loop()
-    accepted: asyncio.Future[Conn] = loop.create_future()
-    over = asyncio.Event()
-
-    async def handler(conn: Conn) -> None:
-        accepted.set_result(conn)
-        await over.wait()
-
-    async def close_after(*conns: Conn) -> None:
-        for conn in conns:
-            await conn.wait_closed()
-        over.set()
-        await listener.close()
-
-    listener = tcp.listen(ANY, handler, tls=server)
-    conn = await tcp.connect(listener.local_addr, tls=client or False)
-    other = await accepted
-    tasks.add(loop.create_task(close_after(conn, other)))
-    return conn, other
+    return await tcp_pair({"tls": server}, {"tls": client or False})
 
 
 async def tls_pair() -> tuple[Any, Any]:
