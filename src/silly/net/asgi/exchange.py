@@ -155,8 +155,11 @@ class Exchange:
             raise RuntimeError("ASGI: http.response.pathsend after http.response.body")
         file, size = opened(message)
         if response.size not in {None, size}:
+            file.close()
             raise RuntimeError(f"ASGI: content-length is not {size}, the file's size")
-        response.size = size
+        if response.size is None:
+            response.size = size
+            response.fields.append((b"content-length", b"%d" % size))
         response.body = _Pieces(self, file.pieces(0, size))
         self.is_complete = True
         self._begin(response)

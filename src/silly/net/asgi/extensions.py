@@ -72,6 +72,7 @@ def opened(message: Message) -> tuple[DiskFile, int]:
     file = DiskFile(os.open(path, _FLAGS))
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):
+        file.close()
         raise ValueError(f"ASGI: pathsend needs a file, which {path!r} is not")
     return file, status.st_size
 

@@ -24,8 +24,9 @@ from silly.net.networks import Networks
 __all__ = ["Proxies"]
 
 _PAIR: Final = re.compile(
-    rf'[ \t]*(?P<name>{TOKEN.pattern})=(?:(?P<token>{TOKEN.pattern})|"(?P<quoted>(?:[^"\\]|\\.)*)")[ \t]*'
-    r"(?P<end>[;,]|\Z)"
+    rf"[ \t]*(?P<name>{TOKEN.pattern})="
+    rf'(?:(?P<token>{TOKEN.pattern})|"(?P<quoted>(?:[^"\\]|\\.)*)")'
+    r"[ \t]*(?P<end>[;,]|\Z)"
 )
 _PORT: Final = re.compile(r"[0-9]{1,5}")
 _NAMES: Final = frozenset((b"forwarded", b"x-forwarded-for", b"x-forwarded-proto"))
@@ -71,8 +72,6 @@ def _client_of(hops: list[_Hop], trusted: Networks) -> tuple[tuple[str, int] | N
     scheme: str | None = None
     for hop in reversed(hops):
         scheme = hop.scheme if hop.scheme in _SCHEMES else scheme
-        if not hop.node:
-            continue
         node = _parsed(hop.node)
         if node is None:
             break  # hidden or malformed: whoever is before it is not known

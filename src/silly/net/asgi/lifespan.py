@@ -116,9 +116,7 @@ class Lifespan:
         if is_required:
             raise StartupError(f"the application has no lifespan: {why}") from error
         if error is not None and self._has_asked:
-            logger.warning(
-                "the application goes on without its lifespan, in which it failed: %s", why
-            )
+            logger.warning("served without the lifespan, in which the application failed: %s", why)
 
     async def _end(self) -> None:
         if not self._has_started or self._task.done():
