@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 from collections.abc import Awaitable, Callable
@@ -269,8 +270,13 @@ async def old(conn: Conn) -> None:
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("serve", [one_each, two_each, old])
-@pytest.mark.parametrize("settings", [{}, {"depth": 4}, {"rate": 5000.0, "depth": 2}])
+@pytest.mark.parametrize(
+    ("serve", "settings"),
+    [
+        (old, {}),  # what is pipelined to it may reset the connection before the body ends
+        *itertools.product((one_each, two_each), ({}, {"depth": 4}, {"rate": 5000.0, "depth": 2})),
+    ],
+)
 async def test_a_server_that_closes_kept_connections_loses_no_request(
     serve: Serve, settings: dict[str, Any]
 ) -> None:
@@ -302,12 +308,6 @@ async def waiting(conn: Conn) -> None:
     await conn.wait_closed()
 
 
-async def fresh(conn: Conn) -> None:
-    """Answer each connection's first request, and no other."""
-    await conn.read(b"\r\n\r\n")
-    await conn.write(OK)
-
-
 @pytest.mark.heavy
 @pytest.mark.parametrize(
     ("serve", "kind", "settings"),
@@ -316,7 +316,6 @@ async def fresh(conn: Conn) -> None:
         (silent, "closed", {}),
         (reset, "lost connection", {}),
         (waiting, "timeout", {"timeout": 0.1}),
-        (fresh, "closed", {"method": "POST"}),
     ],
 )
 async def test_failures_have_kinds(serve: Serve, kind: str, settings: dict[str, Any]) -> None:
@@ -329,6 +328,21 @@ async def test_failures_have_kinds(serve: Serve, kind: str, settings: dict[str, 
             f"; {size - 1} of {size} bytes of its reply had arrived"
             in (recorder.first_errors[kind][0])
         )
+
+
+async def first_only(conn: Conn) -> None:
+    """Answer each connection's first request, and no other."""
+    await conn.read(b"\r\n\r\n")
+    await conn.write(OK)
+
+
+@pytest.mark.heavy
+async def test_a_request_that_may_have_had_an_effect_is_not_sent_again() -> None:
+    figures, recorder = await answered_by(first_only, method="POST", requests=2, connections=1)
+    assert figures.requests == 1
+    assert len(figures.errors) == 1
+    assert figures.errors.keys() <= {"closed", "lost connection"}  # with what was not read: a reset
+    assert recorder.repeated == 0
 
 
 @pytest.mark.heavy
