@@ -26,6 +26,7 @@ from silly.net.http.response import BODILESS, check_status, http_date
 
 __all__ = ["Exchange"]
 
+CLIENT_GONE: Final = 499  # the status that is counted and logged then, as nginx does
 UNSENT: Final = 1024 * 1024  # bytes of a body that nobody gets, before `send` refuses more
 
 
@@ -35,6 +36,7 @@ class RawResponse(Response):
     def __init__(self, status: int, fields: list[tuple[bytes, bytes]]) -> None:
         self.status = status
         self.fields = fields
+        self.body = b""
         self.size: int | None = None  # what the application says of its body
         self.trailers: Fields = []
         self.ends = False  # the application wants the connection to end
@@ -90,7 +92,6 @@ class Exchange:
         self._has_body = True  # there is more of the request's body
         self._watching: asyncio.Task[None] | None = None
         self._error: BaseException | None = None
-        self._why_gone: Exception | None = None  # why the rest of the body does not come
         self._sent = 0  # bytes of the response's body
         self._has_trailers = False  # they are to follow it
 
@@ -113,7 +114,6 @@ class Exchange:
         try:
             piece = await anext(self._body, b"")
         except (HTTPError, EOFError, OSError) as error:  # it is too long, or the client is gone
-            self._why_gone = error
             if isinstance(error, HTTPError) and not self.first.done():
                 self.first.set_exception(error)
             self._leave()
@@ -238,8 +238,11 @@ class Exchange:
         if error is None:
             error = RuntimeError("the ASGI application returned before its response was complete")
         if not self.first.done():
-            self.first.set_exception(self._why_gone or error)
-            return self._why_gone is None
+            if self._over.is_set():
+                self.first.set_result(RawResponse(CLIENT_GONE, [(b"connection", b"close")]))
+                return False
+            self.first.set_exception(error)
+            return True
         if self._over.is_set() or self._pieces is None:
             return False
         self._error = error
