@@ -17,7 +17,7 @@ from silly.net.http.fields import TOKEN, check_field, check_value
 if TYPE_CHECKING:
     from silly.net.http.request import Request
 
-__all__ = ["Response", "event", "events", "html", "json", "redirect"]
+__all__ = ["Response", "check_status", "event", "events", "html", "json", "redirect"]
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 Body = str | bytes | bytearray | memoryview | Iterable[bytes | str] | AsyncIterable[bytes | str]
@@ -68,7 +68,7 @@ class Response:
         if type(body) is not bytes and type(body) is not str:
             body = _checked_body(body)
         if status != 200:
-            _check_status(status)
+            check_status(status)
         self.body = body
         self.status = status
         self.content_type = content_type
@@ -137,6 +137,10 @@ class Response:
     def _length(self) -> int | None:
         """Return the length of a body that is sent in pieces, if it is known."""
         return None
+
+    def _last_chunk(self) -> bytes:
+        """Return what ends a body that is sent in chunks (RFC 9112, section 7.1)."""
+        return b"0\r\n\r\n"
 
     def _prepare(self, request: Request) -> None:
         """Become what *request* asks for: of a file, a part, or only whether it has changed."""
@@ -221,7 +225,8 @@ def _checked_body(body: Any) -> Any:
     )
 
 
-def _check_status(status: int) -> None:
+def check_status(status: int) -> None:
+    """Check the status of a response (`TypeError`, `ValueError`)."""
     if isinstance(status, bool) or not isinstance(status, int):
         raise TypeError(f"status must be an int, not {status!r}")
     if not 200 <= status <= 599:
