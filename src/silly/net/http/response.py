@@ -24,7 +24,7 @@ else:
 if TYPE_CHECKING:
     from silly.net.http.request import Request
 
-__all__ = ["Response", "event", "events", "html", "json", "redirect"]
+__all__ = ["Response", "check_status", "event", "events", "html", "json", "redirect"]
 
 _OURS: Final = frozenset(("content-length", "transfer-encoding", "connection", "date"))
 BODILESS: Final = frozenset((204, 205, 304))
@@ -62,7 +62,7 @@ class Response(Answer):
 
     def _check(self, headers: Headers) -> None:
         self.body = _checked_body(self.body)
-        _check_status(self.status)
+        check_status(self.status)
         if headers:
             pairs = headers.items() if isinstance(headers, Mapping) else headers
             for name, value in pairs:
@@ -128,6 +128,10 @@ class Response(Answer):
     def _length(self) -> int | None:
         """Return the length of a body that is sent in pieces, if it is known."""
         return None
+
+    def _last_chunk(self) -> bytes:
+        """Return what ends a body that is sent in chunks (RFC 9112, section 7.1)."""
+        return b"0\r\n\r\n"
 
     def _prepare(self, request: Request) -> None:
         """Become what *request* asks for: of a file, a part, or only whether it has changed."""
@@ -212,7 +216,8 @@ def _checked_body(body: Any) -> Any:
     )
 
 
-def _check_status(status: int) -> None:
+def check_status(status: int) -> None:
+    """Check the status of a response (`TypeError`, `ValueError`)."""
     if isinstance(status, bool) or not isinstance(status, int):
         raise TypeError(f"status must be an int, not {status!r}")
     if not 200 <= status <= 599:

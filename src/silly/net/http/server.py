@@ -431,7 +431,7 @@ class _Connection:
                 else:
                     await conn.write(data)
             if is_chunked:
-                await conn.write(b"0\r\n\r\n")
+                await conn.write(response._last_chunk())
             return size
         finally:
             if hasattr(pieces, "aclose"):
