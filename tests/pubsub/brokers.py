@@ -1,0 +1,85 @@
+"""Brokers that tests start, kill and start again on the same port."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.ports import held_port
+
+__all__ = ["KINDS", "Broker", "running"]
+
+KINDS = {
+    "redis": (
+        ("redis-server", "--bind", "127.0.0.1", "--save", "", "--port"),
+        "eady to accept connections",
+    ),
+    "nats": (("nats-server", "--addr", "127.0.0.1", "--port"), "Server is ready"),
+}
+"""By scheme of their URLs: the command, without the port, and what it prints when it is ready."""
+
+
+class Broker:
+    """A program that listens on *port* of 127.0.0.1, which the caller holds."""
+
+    def __init__(self, scheme: str, port: int, directory: Path, *options: str) -> None:
+        command, self._is_ready = KINDS[scheme]
+        self.port = port
+        self.url = f"{scheme}://127.0.0.1:{port}"
+        self._command = [*command, str(port), *(each.format(port=port) for each in options)]
+        self._directory = directory
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        """Start it, and return when it accepts connections."""
+        self._process = subprocess.Popen(
+            self._command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=self._directory,
+        )
+        assert self._process.stdout is not None
+        output = ""
+        for line in self._process.stdout:
+            output += line
+            if self._is_ready in line:
+                return
+        raise RuntimeError(f"{self._command} ended:\n{output}")
+
+    def kill(self) -> None:
+        """End it without a chance to tell its clients."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def suspend(self) -> None:
+        """Have it answer nothing, with all connections open, until it is resumed or killed."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def running(scheme: str, directory: Path, *options: str) -> Iterator[Broker]:
+    """Run a broker until the end of the block; skip the test if it is not installed."""
+    if not shutil.which(KINDS[scheme][0][0]):
+        pytest.skip(f"needs {KINDS[scheme][0][0]}")
+    with held_port() as port:
+        broker = Broker(scheme, port, directory, *options)
+        broker.start()
+        try:
+            yield broker
+        finally:
+            broker.kill()
