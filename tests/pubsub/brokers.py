@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,30 +35,25 @@ class Broker:
         self.url = f"{scheme}://127.0.0.1:{port}"
         self._command = [*command, str(port), *(each.format(port=port) for each in options)]
         self._directory = directory
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._output = directory / f"{scheme}.log"  # a pipe would stay open
 
     def start(self) -> None:
         """Start it, and return when it accepts connections."""
-        self._process = subprocess.Popen(
-            self._command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=self._directory,
-        )
-        assert self._process.stdout is not None
-        output = ""
-        for line in self._process.stdout:
-            output += line
-            if self._is_ready in line:
-                return
-        raise RuntimeError(f"{self._command} ended:\n{output}")
+        with self._output.open("wb") as output:
+            self._process = subprocess.Popen(
+                self._command, stdout=output, stderr=subprocess.STDOUT, cwd=self._directory
+            )
+        while self._is_ready not in (text := self._output.read_text()):
+            if self._process.poll() is not None:
+                raise RuntimeError(f"{self._command} ended:\n{text}")
+            time.sleep(0.002)
 
     def kill(self) -> None:
         """End it without a chance to tell its clients."""
         if self._process is not None:
             self._process.kill()
-            self._process.communicate()
+            self._process.wait()
             self._process = None
 
     def suspend(self) -> None:
@@ -78,8 +74,8 @@ def running(scheme: str, directory: Path, *options: str) -> Iterator[Broker]:
         pytest.skip(f"needs {KINDS[scheme][0][0]}")
     with held_port() as port:
         broker = Broker(scheme, port, directory, *options)
-        broker.start()
         try:
+            broker.start()
             yield broker
         finally:
             broker.kill()

@@ -191,7 +191,7 @@ class BrokerBus(Bus):
         key = self._server.key(subscription.pattern)
         self._wanted.setdefault(key, {})[subscription] = None
         if key in self._in_force:
-            subscription.in_force = True
+            subscription._in_force = True
             return
         self._changed[key] = None
         self._work.set()
@@ -242,7 +242,7 @@ class BrokerBus(Bus):
             if key not in self._wanted:  # not any more
                 self._changed[key] = None
             for subscription in self._wanted.get(key, ()):
-                subscription.in_force = True
+                subscription._in_force = True
                 waiting = self._waiting.get(subscription)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(None)
@@ -255,7 +255,7 @@ class BrokerBus(Bus):
             )
             waiting = self._waiting.get(subscription)
             if waiting is None:
-                subscription.end(error)
+                subscription._end(error)
             elif not waiting.done():
                 waiting.set_exception(error)
 
@@ -265,7 +265,7 @@ class BrokerBus(Bus):
             return
         for subscription in self._wanted.get(key, ()):
             if subscription.pattern.matches(subject):
-                subscription.put(subject, data)
+                subscription._put(subject, data)
 
     # -------------------------------------------------------------- the connection
 
@@ -278,7 +278,7 @@ class BrokerBus(Bus):
                 link = await self._reconnect()
         except Exception as error:
             for each in self._subscriptions():
-                each.end(error)
+                each._end(error)
             raise
         finally:
             self._end()
@@ -341,9 +341,9 @@ class BrokerBus(Bus):
         self._counts.outages += 1
         self._fail_sent("disconnected", "the connection was lost before the broker confirmed it")
         for subscription in self._subscriptions():
-            if subscription.in_force:
-                subscription.in_force = False
-                subscription.miss()
+            if subscription._in_force:
+                subscription._in_force = False
+                subscription._miss()
         logger.warning("%s: connection lost: %s; reconnecting", self.address, _text(reason))
 
     async def _reconnect(self) -> Link:
@@ -378,16 +378,23 @@ class BrokerBus(Bus):
             return link
 
     async def _new_link(self) -> Link:
-        limit = asyncio.timeout(self.limits.connect_timeout)
+        # In its own task: libraries may catch a cancellation and go on.
+        task = self._loop.create_task(
+            self._server.connect(self._receive), name=f"{INTERNAL_TASK}pubsub connecting"
+        )
+        is_in_time = False
         try:
-            async with limit:
-                return await self._server.connect(self._receive)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise TimeoutError(
-                f"{self.address}: no connection within {duration_text(self.limits.connect_timeout)}"
-            ) from None
+            await asyncio.wait((task,), timeout=self.limits.connect_timeout)
+            is_in_time = task.done()
+        finally:
+            await _cancel(task)
+            if not is_in_time and not task.cancelled() and task.exception() is None:
+                await task.result().close()
+        if is_in_time:
+            return task.result()
+        raise TimeoutError(
+            f"{self.address}: no connection within {duration_text(self.limits.connect_timeout)}"
+        )
 
 
 def _text(error: BaseException) -> str:

@@ -189,7 +189,7 @@ class Bus(ABC):
         buses.open.discard(self)
         buses.past.add(self._counts)
         for each in list(self._subscriptions()):
-            each.end()
+            each._end()
 
     def _check_open(self) -> None:
         if asyncio.get_running_loop() is not self._loop:

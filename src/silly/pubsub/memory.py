@@ -42,10 +42,10 @@ class _Space:
 
     def deliver(self, subject: str, data: bytes) -> None:
         for each in self._exact.get(subject, ()):
-            each.put(subject, data)
+            each._put(subject, data)
         for each in self._wild:
             if each.pattern.matches(subject):
-                each.put(subject, data)
+                each._put(subject, data)
 
 
 _spaces: Final = PerLoop("memory_bus", _Space)
@@ -79,7 +79,7 @@ class MemoryBus(Bus):
         self._check_open()
         self._space.add(subscription)
         self._own[subscription] = None
-        subscription.in_force = True
+        subscription._in_force = True
 
     def _leave(self, subscription: Subscription) -> None:
         if self._own.pop(subscription, True) is None:

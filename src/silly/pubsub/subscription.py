@@ -63,6 +63,7 @@ class Subscription:
         "_dropped",
         "_error",
         "_gap",
+        "_in_force",
         "_is_entered",
         "_is_over",
         "_max_bytes",
@@ -73,7 +74,6 @@ class Subscription:
         "_received",
         "_unread_gap",
         "_waiter",
-        "in_force",
         "pattern",
     )
 
@@ -89,7 +89,7 @@ class Subscription:
         self._waiter: asyncio.Future[None] | None = None
         self._is_entered = self._is_over = False
         self._error: Exception | None = None
-        self.in_force = False
+        self._in_force = False
 
     @property
     def stats(self) -> SubscriptionStats:
@@ -168,13 +168,13 @@ class Subscription:
 
     def _leave(self) -> None:
         self._bus._leave(self)
-        self.end()
+        self._end()
         self._queue.clear()
         self._queued_bytes = 0
 
     # ------------------------------------------------------------------ for the bus
 
-    def put(self, subject: str, data: bytes) -> None:
+    def _put(self, subject: str, data: bytes) -> None:
         """Queue a message that has arrived; drop the oldest ones if there is no room."""
         counts = self._bus._counts
         queue = self._queue
@@ -193,12 +193,12 @@ class Subscription:
         counts.received += 1
         self._wake()
 
-    def miss(self) -> None:
+    def _miss(self) -> None:
         """Note that messages may be missing from here on: the connection was lost."""
         self._gap += 1
         self._outages += 1
 
-    def end(self, error: Exception | None = None) -> None:
+    def _end(self, error: Exception | None = None) -> None:
         """End the iteration after the messages that are queued, with *error* if there is one."""
         if not self._is_over:
             self._is_over = True
