@@ -26,7 +26,7 @@ from silly.net import tcp
 from silly.net.conn import Conn
 from silly.net.http.access_log import log_access
 from silly.net.http.errors import HTTPError
-from silly.net.http.request import Request
+from silly.net.http.request import Request, Successor
 from silly.net.http.response import BODILESS, Response, as_response, response_of
 from silly.net.http.session import ServerSession
 from silly.net.limits import Limits
@@ -296,15 +296,18 @@ class _Connection:
         crash: BaseException | None = None
         try:
             response = await service.handler(request)
-            if type(response) is not Response:
+            if type(response) is not Response and request.successor is None:
                 response = as_response(response)
         except HTTPError as error:
             response = response_of(error)
+            crash = None if request.successor is None else error
         except Exception as error:
             if stream_errors.belongs_to(self._conn, error):
                 raise  # it is this connection that has ended
             crash = error
             response = Response("Internal Server Error\n", 500)
+        if not request.is_plain and request.successor is not None:
+            return await self._end_successor(request, request.successor, crash)
         keeps = self._keeps(request)
         try:
             size = await self._send(request, response, "" if keeps else "close")
@@ -319,6 +322,26 @@ class _Connection:
         if service.is_logged:
             log_access(request, response.status, size, time.perf_counter() - begun)
         return keeps and (request.is_plain or await self._go_on_after(request))
+
+    def switch(self, request: Request) -> tuple[bytes, Limits]:
+        """Give up HTTP: *request* is answered with 101, and another protocol follows.
+
+        Return what was received after it, and the limits of the listener.
+        """
+        service = self._service
+        service.count(request.method, 101)
+        if service.is_logged:
+            log_access(request, 101, 0, 0.0)
+        return self._session.retire(), service.limits
+
+    async def _end_successor(
+        self, request: Request, successor: Successor, crash: BaseException | None
+    ) -> bool:
+        """End the protocol that followed *request*."""
+        if crash is not None:
+            self._service.log_crash(request, crash)
+        await successor.finish(1000 if crash is None else 1011)
+        return False
 
     async def _go_on_after(self, request: Request) -> bool:
         """Deal with what *request* had beside its head; return whether the connection goes on."""

@@ -158,6 +158,14 @@ class ServerSession:
             if rest:
                 self.feed(rest)
 
+    def retire(self) -> bytes:
+        """Give up HTTP: return what followed the request that asked for another protocol."""
+        rest, self.rest = self.rest, b""
+        self.ends = True
+        self._parser = None
+        self._fields = []
+        return rest
+
     @property
     def is_idle(self) -> bool:
         """Whether nothing of a next request has arrived."""
