@@ -100,7 +100,7 @@ class Budget(Protocol):
 class Consumer(Protocol):
     """Takes what arrives while no read waits for it: a protocol whose peers expect answers."""
 
-    def consume(self) -> None:
+    def _consume(self) -> None:
         """Note that bytes have arrived, or that the stream has ended. It must not raise.
 
         Called in the event loop while no task runs. It may read, without waiting.

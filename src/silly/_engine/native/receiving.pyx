@@ -425,7 +425,7 @@ cdef class Receiving(Filtered):
     cdef int tell_consumer(self) except -1:
         direct, self.reactor.direct = self.reactor.direct, False  # Python code
         try:
-            self._consumer.consume()
+            self._consumer._consume()
         finally:
             self.reactor.direct = direct
         return 0

@@ -319,7 +319,7 @@ class Stream(Filtered):
             if not waiter.done():
                 waiter.set_result(None)
         elif self._consumer is not None:
-            self._consumer.consume()
+            self._consumer._consume()
 
     # ----------------------------------------------------------- flow control
 
@@ -428,7 +428,7 @@ class Stream(Filtered):
             if self._state < CLOSING:
                 incoming.feed(piece)
                 if self._consumer is not None:
-                    self._consumer.consume()
+                    self._consumer._consume()
                 self._control_flow()
                 self._account()
             return

@@ -186,7 +186,7 @@ class _Opening:
         except BaseException:
             conn.abort()
             raise
-        websocket.begin(b"")
+        websocket._start(b"")
         return websocket
 
     async def _connect(self) -> StreamConn:

@@ -1,7 +1,7 @@
 """A WebSocket, as programs see it.
 
 Whoever iterates reads the connection itself, so a message costs no task of its own. While
-nobody does, the connection's engine calls `WebSocket.consume` about what arrives: pings are
+nobody does, the connection's engine calls `WebSocket._consume` about what arrives: pings are
 answered, and the end is noticed, whatever the program does. Messages that arrive then are
 kept, up to `AWAY` bytes; beyond that they wait in the connection, which holds up the peer.
 """
@@ -108,7 +108,7 @@ class WebSocket:
         self._is_reading = False
         self._pings: dict[bytes, asyncio.Future[None]] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        # The rest is for `check`.
+        # The rest is for `_check`.
         self._seen_bytes = -1  # how many had come, when it was last found that some had ...
         self._seen_at = 0.0  # ... and when that was, or a ping was sent because of silence
         self._is_pinged = False
@@ -118,11 +118,11 @@ class WebSocket:
         conn.on_draining(self._drain)
         keepalive.of(loop).add(self)
 
-    def begin(self, received: bytes) -> None:
+    def _start(self, received: bytes) -> None:
         """Take *received*, which followed the opening handshake, and what has arrived since."""
         if received:
             self._take(received)
-        self.consume()
+        self._consume()
 
     # --------------------------------------------------------------------------- receiving
 
@@ -154,7 +154,7 @@ class WebSocket:
                 continue
             except BaseException:
                 self._is_reading = False
-                self.consume()  # what has arrived meanwhile
+                self._consume()  # what has arrived meanwhile
                 raise
             self._is_reading = False
             self._take(data)
@@ -197,7 +197,7 @@ class WebSocket:
         if session.has_news:
             self._heed()
 
-    def consume(self) -> None:
+    def _consume(self) -> None:
         """Take what has arrived while nobody reads (called by the connection)."""
         if self._is_reading:
             return
@@ -248,7 +248,7 @@ class WebSocket:
         self._fail_pings()
         if not session.is_client or session.has_failed:
             conn.close()
-        else:  # the server closes it (RFC 6455, section 7.1.1); then `consume` is called
+        else:  # the server closes it (RFC 6455, section 7.1.1); then `_consume` is called
             self._start_timer()
 
     def _lose(self) -> None:
@@ -397,7 +397,7 @@ class WebSocket:
             self._conn.abort()
         except OSError:
             pass  # it is lost
-        self.consume()
+        self._consume()
 
     def _start_timer(self) -> None:
         if self._timer is None:
@@ -423,7 +423,7 @@ class WebSocket:
         """The listener is closing (called by the connection)."""
         self._begin_close(1001)
 
-    async def finish(self, code: int) -> None:
+    async def _finish(self, code: int) -> None:
         """End what a server's handler has left open."""
         self._begin_close(code)
         await self.wait_closed()
@@ -452,7 +452,7 @@ class WebSocket:
 
     # ------------------------------------------------------------- called by `keepalive`
 
-    def check(self, now: float) -> None:
+    def _check(self, now: float) -> None:
         """Ping the peer or give it up, if it has been silent for too long at the time *now*."""
         conn, session, limits = self._conn, self._session, self.limits
         received, _ = conn._counts

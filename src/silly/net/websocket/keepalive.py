@@ -24,7 +24,7 @@ class WebSocket(Protocol):
 
     @property
     def limits(self) -> Limits: ...
-    def check(self, now: float) -> None:
+    def _check(self, now: float) -> None:
         """Ping the peer or give it up, if it has been silent for too long at the time *now*."""
 
 
@@ -62,7 +62,7 @@ class Keepalive:
 
     def _check(self, websocket: WebSocket, _: float) -> bool:
         if websocket in self._websockets:
-            websocket.check(self._now)
+            websocket._check(self._now)
         return False
 
 

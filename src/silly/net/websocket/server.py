@@ -63,7 +63,7 @@ async def accept(
     fields = _checked_fields(headers)
     if isinstance(origins, str):
         raise TypeError("origins must be a sequence of origins, not a str")
-    if request.successor is not None:
+    if request._successor is not None:
         raise RuntimeError("the WebSocket of this request was opened before")
     agreement = answer(
         request, checked_subprotocols(subprotocols), origins, compression=compression
@@ -75,9 +75,9 @@ async def accept(
     lines += [f"{name}: {value}" for name, value in (*agreement.fields, *fields)]
     rest, limits = request._connection.switch(request)
     websocket = WebSocket(conn, agreement, limits, is_client=False, request=request)
-    request.successor = websocket
+    request._successor = websocket
     conn.write("\r\n".join((*lines, "", "")).encode("latin-1"))
-    websocket.begin(rest)
+    websocket._start(rest)
     return websocket
 
 
