@@ -6,6 +6,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,10 @@ pytestmark = [pytest.mark.no_engine, pytest.mark.heavy]
 FAST = pubsub.Limits(
     min_reconnect_delay=0.001,
     max_reconnect_delay=0.01,
-    answer_timeout=0.2,
-    subscribe_timeout=0.1,
-    heartbeat=0.05,
-    connect_timeout=0.5,
     max_unconfirmed=10,
     max_unconfirmed_bytes=1000,
 )
+IMPATIENT = replace(FAST, answer_timeout=0.5, subscribe_timeout=1.0)
 
 
 @pytest.fixture(params=["redis", "nats"])
@@ -90,7 +88,7 @@ async def test_what_is_told_during_an_outage(broker: Broker) -> None:
 
 async def test_a_broker_that_does_not_answer_is_lost(broker: Broker) -> None:
     async with (
-        pubsub.connect(broker.url, limits=FAST) as bus,
+        pubsub.connect(broker.url, limits=IMPATIENT) as bus,
         bus.subscribe("x") as messages,
     ):
         broker.suspend()
@@ -110,11 +108,12 @@ async def test_a_broker_that_does_not_answer_is_lost(broker: Broker) -> None:
             assert found[0].gap == 0
             found = await take(messages, 1)
         assert found[0].data == b"2"
-        assert found[0].gap == messages.stats.outages
+        assert 1 <= found[0].gap <= messages.stats.outages
 
 
 async def test_heartbeats_find_a_dead_broker(broker: Broker) -> None:
-    async with pubsub.connect(broker.url, limits=FAST) as bus, bus.subscribe("x"):
+    limits = replace(IMPATIENT, heartbeat=0.05)
+    async with pubsub.connect(broker.url, limits=limits) as bus, bus.subscribe("x"):
         broker.suspend()
         try:
             await until(lambda: not bus.is_connected)
