@@ -26,7 +26,7 @@ from silly.net import tcp
 from silly.net.conn import Conn
 from silly.net.http.access_log import log_access
 from silly.net.http.errors import HTTPError
-from silly.net.http.request import Request
+from silly.net.http.request import Request, Successor
 from silly.net.http.response import BODILESS, Response, as_response, response_of
 from silly.net.http.session import ServerSession
 from silly.net.limits import Limits
@@ -245,7 +245,8 @@ class _Connection:
                     try:
                         response = await handler(request)
                         if type(response) is not Response:
-                            response = as_response(response)
+                            if request._successor is None:
+                                response = as_response(response)
                         elif not (is_logged or self._is_draining):
                             reply = encoded(request, response, counts)
                     except Exception as error:  # noqa: BLE001 - it is logged
@@ -321,7 +322,7 @@ class _Connection:
 
     async def _answer_failure(self, request: Request, error: Exception, begun: float) -> bool:
         """Answer *request*, for which the handler has failed with *error*."""
-        if isinstance(error, HTTPError):
+        if isinstance(error, HTTPError) and request._successor is None:
             return await self._answer(request, response_of(error), begun)
         if stream_errors.belongs_to(self._conn, error):
             raise error  # it is this connection that has ended
@@ -338,6 +339,8 @@ class _Connection:
     ) -> bool:
         """Answer *request* with *response*; return whether the connection goes on."""
         service = self._service
+        if request._successor is not None:
+            return await self._end_successor(request, request._successor, crash)
         keeps = self._keeps(request)
         try:
             size = await self._send(request, response, "" if keeps else "close")
@@ -352,6 +355,26 @@ class _Connection:
         if service.is_logged:
             log_access(request, response.status, size, time.perf_counter() - begun)
         return keeps and (request.is_plain or await self._go_on_after(request))
+
+    def switch(self, request: Request) -> tuple[bytes, Limits]:
+        """Give up HTTP: *request* is answered with 101, and another protocol follows.
+
+        Return what was received after it, and the limits of the listener.
+        """
+        service = self._service
+        service.count(request.method, 101)
+        if service.is_logged:
+            log_access(request, 101, 0, 0.0)
+        return self._session.retire(), service.limits
+
+    async def _end_successor(
+        self, request: Request, successor: Successor, crash: BaseException | None
+    ) -> bool:
+        """End the protocol that followed *request*."""
+        if crash is not None:
+            self._service.log_crash(request, crash)
+        await successor._finish(1000 if crash is None else 1011)
+        return False
 
     def _end(self, request: Request) -> None:
         """Forget what *request* had beside its head."""
