@@ -120,7 +120,6 @@ class Tracing:
         finally:
             span.end()
 
-
     def request_started(self, request: Request, listener: str) -> None:  # noqa: ARG002
         """Start the span of *request*, in the handler's context."""
         span = self._tracer.start_span(

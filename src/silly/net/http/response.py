@@ -12,6 +12,7 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final
 
 from silly._engine import engine
+from silly.net.http import bases
 from silly.net.http.bases import Headers
 from silly.net.http.errors import HTTPError, reason_of
 from silly.net.http.fields import TOKEN, check_field, check_value
@@ -59,6 +60,8 @@ class Response(Answer):
         ValueError: the status is out of range, or a header field has characters that
             would end it (line breaks): a client could have put them there.
     """
+
+    __signature__ = inspect.signature(bases.Answer)  # a compiled class has none
 
     def _check(self, headers: Headers) -> None:
         self.body = _checked_body(self.body)

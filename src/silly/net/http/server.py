@@ -26,7 +26,7 @@ from silly.net.conn import Conn
 from silly.net.course import Course
 from silly.net.http.access_log import RequestLog
 from silly.net.http.errors import HTTPError
-from silly.net.http.request import Request
+from silly.net.http.request import Request, Successor
 from silly.net.http.response import BODILESS, Response, as_response, response_of
 from silly.net.http.session import ServerSession
 from silly.net.http.watching import GONE, Watch, Watchers
@@ -206,6 +206,7 @@ class _Connection:
         "_service",
         "_session",
         "_waited",
+        "_watch",
     )
 
     def __init__(self, service: Service, conn: Conn) -> None:
@@ -215,6 +216,7 @@ class _Connection:
         self._is_draining = False
         self._idle_since = 0.0  # when the sweep first found it so ...
         self._idle_after = 0  # ... after how many requests
+        self._watch: Watch | None = None  # of the last request that was watched
         self._waited = 0.0  # seconds for the body of the present request
 
     # -------------------------------------------------------------- idle and draining
@@ -266,14 +268,16 @@ class _Connection:
                 if not await self._read_on():
                     return
             else:
-                watched = own_watchers or of_requests
-                watch = Watch(request, service.watchers) if watched else None
+                watch = None
+                if own_watchers or of_requests:
+                    watch = self._watch = Watch(request, service.watchers)
                 goes_on, reply = True, None
                 try:
                     try:
                         response = await handler(request)
                         if type(response) is not Response:
-                            response = as_response(response)
+                            if request._successor is None:
+                                response = as_response(response)
                         elif not self._is_draining:
                             reply = encoded(request, response, counts)
                     except Exception as error:  # noqa: BLE001 - it is logged
@@ -357,7 +361,7 @@ class _Connection:
         self, request: Request, error: Exception, watch: Watch | None
     ) -> bool:
         """Answer *request*, for which the handler has failed with *error*."""
-        if isinstance(error, HTTPError):
+        if isinstance(error, HTTPError) and request._successor is None:
             return await self._answer(request, response_of(error), watch)
         if stream_errors.belongs_to(self._conn, error):
             raise error  # it is this connection that has ended
@@ -374,6 +378,8 @@ class _Connection:
     ) -> bool:
         """Answer *request* with *response*; return whether the connection goes on."""
         service = self._service
+        if request._successor is not None:
+            return await self._end_successor(request, request._successor, crash)
         keeps = self._keeps(request)
         try:
             size = await self._send(request, response, "" if keeps else "close")
@@ -388,6 +394,26 @@ class _Connection:
         if watch is not None:
             watch.done(response.status, size, crash)
         return keeps and (request.is_plain or await self._go_on_after(request))
+
+    def switch(self, request: Request) -> tuple[bytes, Limits]:
+        """Give up HTTP: *request* is answered with 101, and another protocol follows.
+
+        Return what was received after it, and the limits of the listener.
+        """
+        service = self._service
+        service.count(request.method, 101)
+        if self._watch is not None:
+            self._watch.done(101, 0)
+        return self._session.retire(), service.limits
+
+    async def _end_successor(
+        self, request: Request, successor: Successor, crash: BaseException | None
+    ) -> bool:
+        """End the protocol that followed *request*."""
+        if crash is not None:
+            self._service.log_crash(request, crash)
+        await successor._finish(1000 if crash is None else 1011)
+        return False
 
     def _end(self, request: Request) -> None:
         """Forget what *request* had beside its head."""
