@@ -14,9 +14,12 @@ EXTRAS: Final = {
     "http": ("httptools", "python-multipart"),
     "otel": ("opentelemetry-api",),
     "prometheus": ("prometheus-client",),
+    "pubsub-nats": ("nats-py",),
+    "pubsub-redis": ("redis",),
     "reload": ("watchfiles",),
     "tls-dev": ("trustme",),
     "uvloop": ("uvloop",),
+    "websocket": ("httptools",),
 }
 """The packages of each extra; pyproject.toml has their versions."""
 
