@@ -40,7 +40,7 @@ LAYERS = (
     ("silly.testing", "silly.runtime", "silly.streams"),
     ("silly.workers",),
     ("silly",),
-    ("silly.metrics", "silly.otel"),
+    ("silly.metrics", "silly.health", "silly.otel"),
     ("silly.admin",),
     ("silly.bench",),
     ("silly.cli", "silly.__main__"),
@@ -173,7 +173,11 @@ NEEDS = {
     "cli/echo.py": {"click", "rich"},
     "cli/echoing/certificate.py": {"trustme"},
     "cli/echoing/view.py": {"rich"},
+    "cli/prompting/prompt.py": {"prompt_toolkit"},
     "cli/reload.py": {"watchfiles"},
+    "cli/repl.py": {"click"},
+    "cli/top.py": {"click", "rich"},
+    "cli/topping/view.py": {"rich"},
     "cli/run.py": {"uvloop"},
     "bench/view.py": {"rich"},
     "net/http/forms.py": {"python_multipart"},
@@ -181,6 +185,7 @@ NEEDS = {
     "net/http/session.py": {"httptools"},
     "metrics/prometheus.py": {"prometheus_client"},
     "otel.py": {"opentelemetry"},
+    "runtime/title.py": {"setproctitle"},
 }
 
 
