@@ -148,7 +148,14 @@ def test_the_tutorials_contain_the_examples_word_for_word() -> None:
     echo = (tutorials / "echo-server.md").read_text()
     http = (tutorials / "http-server.md").read_text()
     for text, name in EXAMPLES.items():
-        if name not in {"dns_like.py", "echo.py", "multicast.py", "redis_like.py", "starttls.py"}:
+        if name not in {
+            "dns_like.py",
+            "echo.py",
+            "multicast.py",
+            "redis_like.py",
+            "rooms.py",
+            "starttls.py",
+        }:
             tutorial = http if name.startswith("http_") else echo
             assert f"```python\n{text}```" in tutorial, f"{name} differs from the tutorial"
 
@@ -225,6 +232,7 @@ def test_every_public_name_is_in_the_reference() -> None:
         log,
         metrics,
         otel,
+        pubsub,
         stdio,
         systemd,
         task,
@@ -254,6 +262,7 @@ def test_every_public_name_is_in_the_reference() -> None:
         testing,
         faults,
         systemd,
+        pubsub,
     )
     watching = (access_log, admin, health, metrics, observer, otel, stdio, text, workers)
     for module in (*modules, *watching, testing, faults, systemd):
@@ -262,11 +271,12 @@ def test_every_public_name_is_in_the_reference() -> None:
                 assert name in reference, f"{name} is not in the reference"
     functions = (silly.run, tcp.listen, tcp.connect, tls.Server, tls.Client)
     opened = (websocket.listen, websocket.accept, websocket.connect, websocket.broadcast)
-    made = (*opened, http.Response, http.file, http.files, http.event, http.events)
+    made = (*opened, pubsub.connect, http.Response, http.file, http.files, http.event, http.events)
     for function in (*functions, *made, udp.bind, udp.connect, workers.Supervisor, faults.Faults):
         for name in inspect.signature(function).parameters:
             assert name in reference, f"{name} of {function.__name__} is not in the reference"
     spoken = (http.Request, http.Response, http.Router, http.Form, http.Upload, http.Service)
+    buses = (pubsub.Bus, pubsub.BusStats, pubsub.Limits, pubsub.Subscription, pubsub.Message)
     for kind in (
         tcp.Conn,
         tcp.Listener,
@@ -274,6 +284,7 @@ def test_every_public_name_is_in_the_reference() -> None:
         workers.Supervisor,
         websocket.WebSocket,
         *spoken,
+        *buses,
     ):
         for name in vars(kind):
             if not name.startswith("_") and name != "lost":

@@ -37,7 +37,7 @@ LAYERS = (
     ),
     ("silly._engine", "silly.task", "silly.crypto"),
     ("silly.net", "silly.time"),
-    ("silly.testing", "silly.runtime", "silly.streams"),
+    ("silly.testing", "silly.runtime", "silly.streams", "silly.pubsub"),
     ("silly.workers",),
     ("silly",),
     ("silly.metrics", "silly.health", "silly.otel"),
@@ -186,6 +186,8 @@ NEEDS = {
     "metrics/prometheus.py": {"prometheus_client"},
     "otel.py": {"opentelemetry"},
     "runtime/title.py": {"setproctitle"},
+    "pubsub/nats.py": {"nats"},
+    "pubsub/redis.py": {"redis"},
 }
 
 

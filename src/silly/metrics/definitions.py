@@ -28,7 +28,10 @@ class MetricDef:
     """One metric: its place in a snapshot and its name in Prometheus."""
 
     where: str
-    """The part of the snapshot: ``listener``, ``datagrams``, ``process``, ``loop``, ``workers``."""
+    """The part of the snapshot.
+
+    ``listener``, ``datagrams``, ``pubsub``, ``loop``, ``workers`` or ``process``.
+    """
     key: str
     """Its key in that part."""
     name: str
@@ -201,6 +204,68 @@ METRICS: Final = (
     ),
     MetricDef(
         "datagrams", "unsent", "silly_datagrams_unsent", GAUGE, "Datagrams queued for sending"
+    ),
+    MetricDef("pubsub", "buses", "silly_pubsub_buses", GAUGE, "Open buses"),
+    MetricDef(
+        "pubsub",
+        "connected",
+        "silly_pubsub_buses_connected",
+        GAUGE,
+        "Buses that are connected to their broker",
+    ),
+    MetricDef(
+        "pubsub",
+        "outages",
+        "silly_pubsub_outages",
+        COUNTER,
+        "Number of times a bus lost the connection to its broker",
+    ),
+    MetricDef("pubsub", "subscriptions", "silly_pubsub_subscriptions", GAUGE, "Open subscriptions"),
+    MetricDef(
+        "pubsub",
+        "published",
+        "silly_pubsub_published",
+        COUNTER,
+        "Messages published and confirmed by the broker",
+    ),
+    MetricDef(
+        "pubsub",
+        "publish_errors",
+        "silly_pubsub_publish_errors",
+        COUNTER,
+        "Messages that the broker has not confirmed",
+        "reason",
+    ),
+    MetricDef(
+        "pubsub",
+        "unconfirmed",
+        "silly_pubsub_unconfirmed",
+        GAUGE,
+        "Messages that the broker has not confirmed yet",
+    ),
+    MetricDef(
+        "pubsub",
+        "received",
+        "silly_pubsub_received",
+        COUNTER,
+        "Messages queued for subscriptions",
+    ),
+    MetricDef(
+        "pubsub",
+        "dropped",
+        "silly_pubsub_dropped",
+        COUNTER,
+        "Those of them that were dropped because the queue was full",
+    ),
+    MetricDef(
+        "pubsub",
+        "queued",
+        "silly_pubsub_queued",
+        GAUGE,
+        "Messages that subscriptions have not read",
+    ),
+    MetricDef(
+        "pubsub", "queued_bytes", "silly_pubsub_queued_bytes", GAUGE, "Bytes of data in them"
     ),
     MetricDef(
         "loop",
