@@ -295,15 +295,16 @@ def test_every_public_name_is_in_the_reference() -> None:
 def test_what_to_watch_has_every_metric_field_and_command() -> None:
     from silly import admin, metrics
     from silly.net import access_log, observer
+    from silly.net.http import access_log as of_requests
 
     page = (ROOT / "docs" / "howto" / "what-to-watch.md").read_text()
     for metric in metrics.METRICS:
         name = f"{metric.name}_total" if metric.kind == "counter" else metric.name
         labels = ["listener"] if metric.where == "listener" else []
-        labels += [metric.label] if metric.label else []
+        labels += [metric.label] if metric.label else metric.labels
         row = f"| `{name}` | {metric.kind} | {', '.join(labels)} | {metric.help} |"
         assert row in page, f"the page needs: {row}"
-    for name, meaning in access_log.FIELDS.items():
+    for name, meaning in (*access_log.FIELDS.items(), *of_requests.FIELDS.items()):
         assert f"| `{name}` | {meaning} |" in page
     for name, meaning in admin.COMMANDS.items():
         assert f"| `{name}` | {meaning} |" in page
