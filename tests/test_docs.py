@@ -135,7 +135,7 @@ def test_block_serves(block: str, port: int, tmp_path: Path) -> None:
 def test_block_of_tests_passes(block: str, tmp_path: Path) -> None:
     path = tmp_path / "test_block.py"
     path.write_text(block)
-    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", str(path)]
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:asyncio", str(path)]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
     )
@@ -228,6 +228,7 @@ def test_every_public_name_is_in_the_reference() -> None:
     from silly import (
         admin,
         errors,
+        health,
         log,
         metrics,
         otel,
@@ -263,7 +264,7 @@ def test_every_public_name_is_in_the_reference() -> None:
         systemd,
         pubsub,
     )
-    watching = (access_log, admin, metrics, observer, otel, stdio, text, workers)
+    watching = (access_log, admin, health, metrics, observer, otel, stdio, text, workers)
     for module in (*modules, *watching, testing, faults, systemd):
         for name in module.__all__:
             if not name.startswith("_"):
