@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import queue
 import re
 import signal
 import subprocess
@@ -21,13 +23,24 @@ class App:
 
     def __init__(self, *args: str, program: str | Path = "app.py", directory: Path) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-X", "dev", str(EXAMPLE / program), "--listen", "127.0.0.1:0", *args],
+            [
+                sys.executable,
+                "-W",
+                "default",
+                str(EXAMPLE / program),
+                "--listen",
+                "127.0.0.1:0",
+                *args,
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             cwd=directory,
             env={"PATH": "/usr/bin:/bin", **_engine(), "PYTHONPATH": str(EXAMPLE)},
         )
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read)  # or a full pipe would block it
+        self._reader.start()
         self._watchdog = threading.Timer(90, self._process.kill)
         self._watchdog.start()
         line = self.line()
@@ -37,13 +50,20 @@ class App:
         self.line()  # which database
         self.cache = self.line()
 
-    def line(self) -> str:
+    def _read(self) -> None:
         assert self._process.stdout is not None
-        return self._process.stdout.readline()
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put("")
+
+    def line(self) -> str:
+        return self._lines.get()
 
     def rest(self) -> str:
-        output, _ = self._process.communicate()
-        return output
+        """Wait for its end; return what it has printed that was not read yet."""
+        self._process.wait()
+        self._reader.join()
+        return "".join(iter(self._lines.get, ""))
 
     def begin_to_stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)
@@ -60,13 +80,12 @@ class App:
         self._watchdog.cancel()
         self._process.kill()
         self._process.wait()
+        self._reader.join()
         assert self._process.stdout is not None
         self._process.stdout.close()
 
 
 def _engine() -> dict[str, str]:
-    import os
-
     return {name: value for name, value in os.environ.items() if name.startswith("SILLY_")}
 
 

@@ -1,6 +1,7 @@
 """Random cancellations: whatever is cancelled when, nobody gets the answer to another's question.
 
-``python -m tests.databases.cancelling 10000 [SEED]`` tries that many on each driver.
+``python -m tests.databases.cancelling [10000 [SEED]]`` (``make cancellations``) tries that many on
+each driver.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ async def on_sqlite(path: Path, cancellations: int, seed: int) -> Counter[str]:
     # The only writer: locks are waited for in threads, and that is not the subject here.
     pool = open_sqlite(str(path), size=1)
     slow = (
-        "(WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) "
+        "(WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000) "
         "SELECT COUNT(*) FROM n)"
     )
     async with asking(pool, slow, seed) as ask:

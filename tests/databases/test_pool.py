@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from database import Connection, DatabaseError, Pool, Result, Unavailable
+from sqlite import open_sqlite
 
 pytestmark = pytest.mark.no_engine
 
@@ -232,3 +234,13 @@ async def test_statements_are_timed() -> None:
             await pool.query("WRONG")
     assert [sql for sql, _ in seen] == ["SELECT ?", "WRONG"]
     assert all(seconds >= 0 for _, seconds in seen)
+
+
+async def test_a_query_of_sqlite_is_interrupted(tmp_path: Path) -> None:
+    forever = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT MAX(i) FROM n"
+    async with open_sqlite(str(tmp_path / "users.db"), size=1) as pool:
+        await pool.ping()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await pool.query(forever)
+        await pool.ping()
