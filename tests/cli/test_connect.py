@@ -19,6 +19,7 @@ from prompt_toolkit.application import create_app_session
 from prompt_toolkit.output import DummyOutput
 
 from silly.cli.connecting.prompt import Prompt, Recent
+from silly.cli.connecting.speaking_http import Hint
 from tests.cli.terminal import Echo, Terminal, misused, refused, silly, started
 
 LOCAL = "127.0.0.1:0"
@@ -52,6 +53,52 @@ def reset(sock: socket.socket) -> None:
 
 
 # --------------------------------------------------------------------------- in a pipe
+
+
+def answer_http(sock: socket.socket) -> None:
+    assert sock.recv(1000).endswith(b"\n")
+    sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+def test_a_server_of_http_is_explained_once_to_those_who_type() -> None:
+    with server(answer_http) as addr, Terminal("connect", *addr.split(":")) as terminal:
+        terminal.wait_for("^Connected to")
+        terminal.wait_for_prompt()
+        terminal.type("hello\r")
+        terminal.wait_for("^HTTP/1.1 400 Bad Request")
+        assert terminal.end() == 0
+        assert terminal.text.count("GET / HTTP/1.1") == 1
+        assert "again with --crlf: its lines end with CR LF" in terminal.text
+    with server(answer_http) as addr:
+        done = silly("connect", addr, data=b"hello\n")
+        assert (done.stdout, done.stderr) == (b"HTTP/1.1 400 Bad Request\r\n\r\n", b"")
+
+
+@pytest.mark.parametrize(
+    ("addr", "options", "said"),
+    [
+        ("example.com:80", (False, False), ["  Host: example.com", "with --crlf: its lines"]),
+        (":8080", (True, False), ["  Host: localhost"]),
+        ("[::1]:443", (False, False), ["  Host: [::1]", "with --crlf --tls: its lines", "of TLS"]),
+        ("h:443", (True, True), ["  Host: h"]),
+        ("h:9999", (True, True), []),
+        ("unix:/tmp/x", (True, True), []),
+    ],
+)
+def test_ports_of_http_are_known(addr: str, options: tuple[bool, bool], said: list[str]) -> None:
+    lines: list[str] = []
+    hint = Hint(addr, has_crlf=options[0], has_tls=options[1])
+    hint.begin(lines.append)
+    text = "\n".join(lines)
+    assert [part for part in said if part not in text] == []
+    assert bool(lines) == bool(said)
+    assert ("But first" in text) == (len(said) > 1)
+    hint.notice(b"HTTP/1.0 200", lines.append)
+    assert "\n".join(lines).count("GET / HTTP/1.1") == 1
+
+
+def test_host_and_port_may_be_two_arguments() -> None:
+    assert "expected ADDR, or HOST and PORT" in misused("connect", "localhost", "http")
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", bytes(range(256)) * 5000])

@@ -2,7 +2,10 @@
 
 - `plan`: the settings of a run; `encryption`: those of TLS; `sizes`, `schedule`, `asserts`:
   settings with a syntax.
-- `messages`: requests and their expected replies; `verify`: the diagnosis of a wrong reply.
+- `messages`: requests and their expected replies; `verify`: the diagnosis of a wrong reply;
+  `replies`: the replies that a connection owes.
+- `http_request`: the requests of a run over HTTP; `http_replies`: the replies to them; `chunks`:
+  bodies in chunks.
 - `histogram`, `recorder`: latencies and counts.
 - `dispatcher`: which requests may be sent, and when; `connector`: opens connections.
 - `lane`: a connection that sends requests and checks replies; `lanes`: its kinds;

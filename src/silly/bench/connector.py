@@ -6,12 +6,14 @@ import asyncio
 import errno
 import os
 import ssl
+from collections.abc import Callable
 from typing import Final
 
 from silly.bench.clock import clock
 from silly.bench.dispatcher import Dispatcher
 from silly.bench.encryption import Sessions
 from silly.bench.messages import Messages
+from silly.bench.replies import ByteReplies, Replies
 from silly.net import tcp, udp
 from silly.net.tls.advice import advice
 from silly.net.tls.config import Client
@@ -33,6 +35,11 @@ class Connector:
         self._recorder = dispatcher.recorder
         self._part = part
         self._messages = dispatcher.plan.factory()
+        self._replies: Callable[[int], Replies] = lambda conn: ByteReplies(self._messages(conn))
+        if dispatcher.plan.http is not None:
+            from silly.bench.http_replies import factory  # noqa: PLC0415 - needs an extra
+
+            self._replies = factory(dispatcher.plan, dispatcher.recorder)
         self._count = 0
         self._failures = 0
         self._slots = asyncio.Semaphore(_OPENING)
@@ -48,8 +55,8 @@ class Connector:
 
     async def connect(
         self, sessions: Sessions | None, due: int | None = None
-    ) -> tuple[tcp.Conn, int, Messages] | None:
-        """Open a connection; return it, its number and its messages.
+    ) -> tuple[tcp.Conn, int, Replies] | None:
+        """Open a connection; return it, its number and the replies that it owes.
 
         If that fails, record the error and return None. *due* is when the request that
         waits for the connection was due, if there is one.
@@ -87,7 +94,7 @@ class Connector:
         self._failures = 0
         self._recorder.connected(connected - began)
         self.alive += 1
-        return conn, number, self._messages(number)
+        return conn, number, self._replies(number)
 
     async def _encrypt(self, conn: tcp.Conn, client: Client, timeout: float) -> None:
         began = clock()

@@ -25,8 +25,8 @@ class ClosedLane(Lane):
     __slots__ = ()
 
     def begin(self, now: int) -> None:
-        """Send the first `depth` requests."""
-        if count := self._dispatcher.grant(self._dispatcher.plan.depth):
+        """Send requests until `depth` of them are in flight."""
+        if count := self._dispatcher.grant(self._dispatcher.plan.depth - self.in_flight):
             self._send(count, now, now)
 
     def record(self, answered: int, now: int) -> None:
@@ -55,8 +55,8 @@ class OpenLane(Lane):
     __slots__ = ()
 
     def begin(self, now: int) -> None:
-        """Offer room for `depth` requests."""
-        self.send_more(self._dispatcher.plan.depth, now)
+        """Offer room until `depth` requests are in flight."""
+        self.send_more(self._dispatcher.plan.depth - self.in_flight, now)
 
     def record(self, answered: int, now: int) -> None:
         """Record each reply."""
@@ -93,12 +93,12 @@ class HoldLane(ClosedLane):
         """Send nothing."""
 
     def _done(self) -> bool:
-        return self._answered > 0
+        return self._replies.answered > 0
 
     def finish(self) -> None:
         """Send the only request."""
         self._ending = True
-        if self._conn is not None and not self._sent and self._conn.is_alive:
+        if self._conn is not None and not self._replies.sent and self._conn.is_alive:
             now = clock()
             self._send(1, now, now)
 
@@ -168,4 +168,4 @@ class ReconnectLane(Lane):
         """Send nothing: the connection was for one request."""
 
     def _done(self) -> bool:
-        return self._answered > 0
+        return self._replies.answered > 0

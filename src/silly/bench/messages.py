@@ -19,7 +19,16 @@ from typing import Final, Protocol
 
 from silly.bench.sizes import Sizes
 
-__all__ = ["FRAMINGS", "Messages", "listed", "mixed", "numbered", "unescape"]
+__all__ = [
+    "FRAMINGS",
+    "Messages",
+    "filled",
+    "has_places",
+    "listed",
+    "mixed",
+    "numbered",
+    "unescape",
+]
 
 FRAMINGS: Final = ("line", "fixed", "length-prefix", "raw")
 _LOW: Final = [b"%03d" % number for number in range(1000)]
@@ -152,21 +161,28 @@ def mixed(framing: str, sizes: Sizes, seed: int) -> Factory:
 _PLACES: Final = re.compile(rb"\{(seq|conn)\}")
 
 
+def has_places(template: bytes) -> bool:
+    """Return whether *template* contains ``{seq}`` or ``{conn}``."""
+    return _PLACES.search(template) is not None
+
+
+def filled(template: bytes, number: int, conn: int) -> bytes:
+    """Return *template* with the numbers of the request and the connection."""
+    return _PLACES.sub(lambda found: b"%d" % (number if found[1] == b"seq" else conn), template)
+
+
 class _Listed:
     """The user's requests and replies, in turn, with ``{seq}`` and ``{conn}`` filled in."""
 
     def __init__(self, pairs: Sequence[tuple[bytes, bytes]], conn: int) -> None:
         self._pairs = pairs
-        self._conn = b"%d" % conn
-        self._constant = not any(_PLACES.search(part) for pair in pairs for part in pair)
+        self._conn = conn
+        self._constant = not any(has_places(part) for pair in pairs for part in pair)
         sizes = {len(reply) for _, reply in pairs}
         self.reply_size = sizes.pop() if self._constant and len(sizes) == 1 else None
 
     def _fill(self, template: bytes, number: int) -> bytes:
-        if self._constant:
-            return template
-        seq = b"%d" % number
-        return _PLACES.sub(lambda found: seq if found[1] == b"seq" else self._conn, template)
+        return template if self._constant else filled(template, number, self._conn)
 
     def reply(self, number: int) -> bytes:
         return self._fill(self._pairs[number % len(self._pairs)][1], number)

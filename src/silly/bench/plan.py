@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from silly.bench import messages
 from silly.bench.encryption import Encryption
+from silly.bench.http_request import HttpRequest
 from silly.bench.messages import Factory, framed
 from silly.bench.schedule import Ramp, Schedule, Stage
 from silly.bench.sizes import Sizes
@@ -58,6 +59,20 @@ class Plan:
     """None: connections are not encrypted."""
     udp: bool = False
     """Whether each request and each reply is a datagram."""
+    http: HttpRequest | None = None
+    """The request to an HTTP server; None: requests are just bytes."""
+
+    @classmethod
+    def of_http(cls, http: HttpRequest, **settings: Any) -> Plan:
+        """Return a plan for the server of *http*, encrypted if its URL begins with https.
+
+        Raises:
+            ValueError: *http* cannot be sent.
+        """
+        http.check()
+        if http.is_encrypted and settings.get("tls") is None:
+            settings["tls"] = Encryption()
+        return cls(http.addr, http=http, **settings)
 
     def check(self) -> None:
         """Raise ValueError with a line that names the options if the plan contradicts itself."""
@@ -92,6 +107,9 @@ class Plan:
             (self.udp and self.tls is not None, "--udp and --tls: datagrams are not encrypted"),
             (self.udp and self.mode != "keep",
              f"--udp and --mode {self.mode}: UDP has no connections"),
+            (self.udp and self.http is not None, "--udp and a URL: HTTP needs connections"),
+            (self.http is not None and self.tls is not None and not self.http.is_encrypted,
+             "--tls and http://: the URL of an encrypted connection begins with https://"),
             (self.most_connections < self.workers,
              f"--workers {self.workers}: only {self.most_connections} connections for them"),
         ):  # fmt: skip
@@ -131,6 +149,8 @@ class Plan:
             )
             if there
         ]
+        if given and self.http is not None:
+            raise ValueError(f"{given[0]} and a URL: give a --body")
         if len(given) > 1:
             raise ValueError(f"{given[0]} and {given[1]}: give one of them")
         if self.data == b"":
@@ -195,6 +215,11 @@ class Plan:
         ramp = self.open_ramp
         return None if ramp is None else Schedule(ramp, part, self.workers)
 
+    @property
+    def place(self) -> str:
+        """What is loaded: the URL, or the address."""
+        return self.addr if self.http is None else self.http.shown_url
+
     def share(self, whole: int, part: int) -> int:
         """Return how many of *whole* belong to the worker *part*."""
         return whole // self.workers + (part < whole % self.workers)
@@ -220,9 +245,10 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain data, for the published result."""
-        plain = dataclasses.asdict(self)
+        plain = dataclasses.asdict(dataclasses.replace(self, http=None))
         plain["sizes"] = [list(piece) for piece in self.sizes.pieces]
         plain["stages"] = [[stage.seconds, stage.target] for stage in self.stages]
+        plain["http"] = None if self.http is None else self.http.to_dict()
         plain["pairs"] = [[_text(send), _text(expect)] for send, expect in self.pairs]
         plain["data"] = None if self.data is None else len(self.data)
         plain["template"] = None if self.template is None else _text(self.template)

@@ -176,6 +176,10 @@ class Recorder:
         self.error_count = 0
         self.negotiated: dict[str, str | None] | None = None
         """What the last handshake of TLS has negotiated."""
+        self.statuses: dict[int, int] = {}
+        """HTTP: how many replies had each status."""
+        self.repeated = 0
+        """HTTP: requests that were sent again, because their connection had ended unused."""
         self.connections: Callable[[], int] = lambda: 0
         """Returns how many connections are open."""
         self.on_measuring: Callable[[], None] = lambda: None

@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import platform
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -27,7 +28,9 @@ __all__ = ["PERCENTILES", "SCHEMA", "build", "schema"]
 
 SCHEMA: Final = "silly-bench/1"
 PERCENTILES: Final = (50.0, 75.0, 90.0, 95.0, 99.0, 99.9, 99.99, 99.999)
-WRONG: Final = ("corrupt", "lost", "reordered", "duplicate", "misdelivered", "unasked")
+WRONG: Final = (
+    "corrupt", "lost", "reordered", "duplicate", "misdelivered", "unasked", "wrong body", "invalid",
+)  # fmt: skip
 _BUSY: Final = 0.9  # share of the time from which a busy client may be the limit
 _EXAMPLES: Final = 20  # errors to describe, at most
 _LATE: Final = 0.01  # share of late requests from which to warn
@@ -77,7 +80,7 @@ def build(
         "silly": silly.__version__,
         "engine": silly.engine(),
         "python": platform.python_version(),
-        "addr": plan.addr,
+        "addr": plan.place,
         "began": began.isoformat(timespec="seconds"),
         "plan": plan.to_dict(),
         "outcome": "interrupted" if interrupted else "stopped" if why else "finished",
@@ -96,6 +99,7 @@ def build(
         "tls": _encryption(fleet, everything),
         "open_loop": _open_loop(plan, fleet, total),
         "udp": _datagrams(everything) if plan.udp else None,
+        "http": None if plan.http is None else _http(fleet),
         "errors": {
             "total": sum(everything.errors.values()),
             "wrong": sum(everything.errors.get(kind, 0) for kind in WRONG),
@@ -181,6 +185,17 @@ def _datagrams(everything: Interval) -> dict[str, Any]:
         "reordered": everything.reordered,
         "late": everything.late_replies,
         "dropped_by_client": everything.own_drops,
+    }
+
+
+def _http(fleet: Fleet) -> dict[str, Any]:
+    """Return what came in the whole run, the warm-up included."""
+    statuses: Counter[int] = Counter()
+    for each in fleet.summaries:
+        statuses.update(each["statuses"])
+    return {
+        "statuses": {str(status): count for status, count in sorted(statuses.items())},
+        "repeated": sum(each["repeated"] for each in fleet.summaries),
     }
 
 

@@ -16,6 +16,8 @@ def described(result: dict[str, Any]) -> str:
     connections = plan["connections"]
     noun = "socket" if plan["udp"] else "connection"
     parts = ["UDP"] if plan["udp"] else []
+    if plan["http"] is not None:
+        parts.append(f"{plan['http']['method']}")
     if plan["rate"] is not None:
         rate = " → ".join(
             text_of_count(level) for level in (plan["rate"], *(s[1] for s in plan["stages"]))
@@ -36,7 +38,7 @@ def described(result: dict[str, Any]) -> str:
         parts[-1] += f", {text_of_count(plan['depth'])} requests in flight on each"
     if plan["mode"] == "reconnect":
         parts.append("a new one for each request")
-    if plan["tls"] is not None:
+    if plan["tls"] is not None and plan["http"] is None:
         parts.append("TLS")
     return ", ".join(parts)
 
@@ -52,6 +54,7 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
         f"{text_of_count(result['requests'])} {'after' if idle else 'in'} "
         f"{duration_text(result['duration'])}{ended.get(result['outcome'], '')}",
     )
+    yield from _statuses(result)
     if not idle:
         yield _row(
             "rate",
@@ -76,10 +79,23 @@ def _row(name: str, text: str) -> str:
     return f"{name:<12}{text}"
 
 
+def _statuses(result: dict[str, Any]) -> Iterator[str]:
+    http = result["http"]
+    if http is None:
+        return
+    counts = [f"{status}: {text_of_count(count)}" for status, count in http["statuses"].items()]
+    if http["repeated"]:
+        counts.append(
+            f"sent again after the end of a connection: {text_of_count(http['repeated'])}"
+        )
+    yield _row("statuses", ", ".join(counts) or "none")
+
+
 def _errors(result: dict[str, Any]) -> Iterator[str]:
     errors = result["errors"]
     if not errors["total"]:
-        yield _row("errors", "0: every reply was right, byte for byte")
+        sure = "" if result["http"] else ", byte for byte"
+        yield _row("errors", f"0: every reply was right{sure}")
         return
     kinds = ", ".join(
         f"{text_of_count(count)} {kind}" for kind, count in sorted(errors["kinds"].items())

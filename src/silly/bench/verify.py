@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from silly._values.units import counted
 from silly.bench.messages import Messages
 
-__all__ = ["Violation", "correct_replies", "diagnose"]
+__all__ = ["Violation", "correct_replies", "diagnose", "first_difference", "shown"]
 
 _NEAR = 256  # earlier and later requests whose replies are considered
 _SHOWN = 24  # bytes of a reply to show
@@ -54,10 +54,10 @@ def diagnose(messages: Messages, first: int, sent: int, received: bytes) -> Viol
         if before is not None:
             return Violation("duplicate", before, 0, f"the reply to request {before} came twice")
         size = counted(len(received), "byte")
-        text = f"{size} arrived that no request asked for: {_show(received, 0)}"
+        text = f"{size} arrived that no request asked for: {shown(received, 0)}"
         return Violation("unasked", number, 0, text)
     expected = messages.reply(number)
-    byte = _first_difference(expected, received)
+    byte = first_difference(expected, received)
     seen = received[: max(byte + 1, len(expected))]
     later = _find(messages, range(number + 1, min(sent, number + _NEAR)), received)
     if later is not None:
@@ -74,7 +74,7 @@ def diagnose(messages: Messages, first: int, sent: int, received: bytes) -> Viol
         return Violation("misdelivered", number, byte, text)
     text = (
         f"request {number}: byte {byte} of the reply is wrong: "
-        f"expected {_show(expected, byte)}, got {_show(seen, byte)}"
+        f"expected {shown(expected, byte)}, got {shown(seen, byte)}"
     )
     return Violation("corrupt", number, byte, text)
 
@@ -105,17 +105,18 @@ def _find(messages: Messages, numbers: range, received: bytes) -> int | None:
     return None
 
 
-def _first_difference(expected: bytes, received: bytes) -> int:
+def first_difference(expected: bytes, received: bytes) -> int:
+    """Return the first byte in which they differ, from 0."""
     for at, (one, other) in enumerate(zip(expected, received, strict=False)):
         if one != other:
             return at
     return min(len(expected), len(received))
 
 
-def _show(data: bytes, byte: int) -> str:
+def shown(data: bytes, byte: int) -> str:
     """Return the bytes around *byte* as a literal, with dots for omitted ones."""
     start = 0 if len(data) <= _SHOWN else max(0, min(byte - _SHOWN // 2, len(data) - _SHOWN))
-    shown = data[start : start + _SHOWN]
+    piece = data[start : start + _SHOWN]
     before = "…" if start else ""
     after = "…" if start + _SHOWN < len(data) else ""
-    return f"{before}{shown!r}{after}"
+    return f"{before}{piece!r}{after}"

@@ -142,6 +142,8 @@ async def _work(job: Job, parent: _Parent) -> None:
             "scheduled": generator.scheduled,
             "first_errors": recorder.first_errors,
             "negotiated": recorder.negotiated,
+            "statuses": recorder.statuses,
+            "repeated": recorder.repeated,
             "max_rss": usage.ru_maxrss * 1024,
         },
     )

@@ -21,7 +21,7 @@ from silly.cli.options import (
     Option,
 )
 
-__all__ = ["OPTIONS", "add_options", "split", "unknown_variables"]
+__all__ = ["OPTIONS", "add_option", "add_options", "split", "unknown_variables"]
 
 _TABLE: Final = (
     Option("--workers",
@@ -81,21 +81,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "64k or 1M, durations as 500ms, 30s or 1m, rates (per second) as 100 or 10k.",
     )
     for option in LIMITS:
-        _add(group, option, None)
+        add_option(group, option, None)
     for option in OPTIONS:
         try:
-            _add(parser, option, option.from_environment())
+            add_option(parser, option, option.from_environment())
         except ValueError as error:
             parser.error(str(error))
 
 
-def _add(to: argparse._ActionsContainer, option: Option, default: Any) -> None:
+def add_option(to: argparse._ActionsContainer, option: Option, default: Any) -> None:
+    """Add *option* to *to*, with a default that is parsed already."""
     settings: dict[str, Any] = {"dest": option.name, "help": option.full_help.replace("%", "%%")}
     if option.kind is None:
-        to.add_argument(option.flag, action="store_true", default=bool(default), **settings)
+        settings["action"] = argparse.BooleanOptionalAction if option.has_negation else "store_true"
+        to.add_argument(option.flag, default=bool(default), **settings)
     else:
         settings.update(type=_type(option.kind), metavar=option.kind.metavar)
-        to.add_argument(option.flag, default=default, **settings)
+        settings["action"] = "append" if option.is_repeatable else "store"
+        names = filter(None, (option.short, option.flag))
+        to.add_argument(*names, default=default, **settings)
 
 
 def _type(kind: Kind) -> Callable[[str], Any]:

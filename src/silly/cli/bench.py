@@ -30,6 +30,7 @@ from silly.bench import published, session, summary
 from silly.bench.asserts import Claim
 from silly.bench.encryption import Encryption
 from silly.bench.fleet import STOPPING, NotStarted, WorkerDied
+from silly.bench.http_request import SUCCESS, HttpRequest, statuses
 from silly.bench.messages import FRAMINGS, unescape
 from silly.bench.plan import MODES, Plan
 from silly.bench.progress import Lines, Quiet
@@ -63,6 +64,9 @@ Examples:
       another protocol, and a report with graphs
   silly bench localhost:9999 --tls --ca ca.pem --mode reconnect
       full and resumed handshakes, timed apart from the requests
+  silly bench http://localhost:8080/users -X POST -H 'Content-Type: application/json' \
+        --body '{"id": {seq}}' --expect-status 201 --expect-match '"id": ?[0-9]'
+      an HTTP server; https:// encrypts
 
 Exit codes:
   0    every reply was right, and every --assert holds
@@ -93,11 +97,30 @@ def _fraction(text: str) -> float:
     return value
 
 
+def _content(text: str) -> bytes:
+    """Return the text, or the content of the file that ``@`` precedes."""
+    if not text.startswith("@"):
+        return unescape(text)
+    try:
+        return Path(text[1:]).read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot read {text[1:]!r}: {error.strerror}") from None
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise ValueError(f"{text!r} is not a header field such as 'Accept: text/html'")
+    return name.strip(), value.strip()
+
+
 _LOAD, _CHECKS, _OUT = "Load", "Checks", "Output"
 _SIZES: Final = Kind("SIZE", Sizes.parse, text=lambda sizes: units.exact_size(sizes.one))
 _STAGE: Final = Kind("TIME:LEVEL", Stage.parse)
 _CLAIM: Final = Kind("CLAIM", Claim.parse)
 _BYTES: Final = Kind("TEXT", unescape)
+_TEXT: Final = Kind("TEXT|@FILE", _content)
+_HEADER: Final = Kind("'NAME: VALUE'", _header)
 _START_RATE: Final = Kind("RATE", units.rate)  # a ramp may begin at 0
 _FRACTION: Final = Kind("SHARE", _fraction, units.exact_share)
 _UDP_TIMEOUT: Final = 1.0  # seconds: each lost request occupies its socket for this long
@@ -151,6 +174,21 @@ _COMMON: Final = (
         Option("--expect", "The expected reply", _BYTES, is_repeatable=True),
         Option("--seed", "Seed for random sizes", NUMBER, _DEFAULTS["seed"]),
     ),
+    *grouped(
+        "HTTP",
+        Option("--method", "The method of each request", Kind("METHOD", str),
+               default_text="GET; POST with a --body", short="-X"),
+        Option("--header", "A header field of each request; Host and User-Agent can be replaced. "
+               "Repeat it for several", _HEADER, short="-H", dest="headers", is_repeatable=True),
+        Option("--body", r"The body of each request; {seq}, {conn} and \r \n \t \xNN as in "
+               "--template, which also go into the path and the header fields", _TEXT),
+        Option("--expect-status", "Statuses that are right, such as 201, 3xx or 200,404; redirects "
+               "are not followed", Kind("STATUS", statuses), default_text="2xx"),
+        Option("--expect-body", "The body that each reply must have; with {seq}, replies in the "
+               "wrong order are found", _TEXT),
+        Option("--expect-match", "A regular expression that the body of each reply must match "
+               "somewhere", Kind("REGEX", str)),
+    ),
     *CLIENT,
     *grouped(
         "TLS",
@@ -171,6 +209,7 @@ _COMMON: Final = (
 
 def _plan(addr: str, options: dict[str, Any]) -> Plan:
     """Build the plan from the options. Raises Failure."""
+    http = _http(addr, options)
     send, expect = options.pop("send"), options.pop("expect")
     if len(send) != len(expect):
         raise Failure(
@@ -182,6 +221,9 @@ def _plan(addr: str, options: dict[str, Any]) -> Plan:
         raise Failure(f"--send and {_flag(given.pop())}: requests are sent as they are")
     if own and "sizes" in given:
         raise Failure(f"--{own} and --size: give one of them")
+    if http is not None:
+        addr = http.addr
+        options["tls"] |= http.is_encrypted
     options["tls"] = _encryption(addr, options)
     if options["data"] is not None:
         try:
@@ -196,12 +238,42 @@ def _plan(addr: str, options: dict[str, Any]) -> Plan:
     if options["busy_poll"] is None:
         options["busy_poll"] = options.get("rate") is not None
     try:
-        plan = Plan(addr=addr, pairs=tuple(zip(send, expect, strict=True)), **options)
+        options["pairs"] = tuple(zip(send, expect, strict=True))
+        plan = Plan(addr, **options) if http is None else Plan.of_http(http, **options)
         plan.check()
         plan.factory()
     except ValueError as error:
         raise Failure(str(error)) from None
     return plan
+
+
+_HTTP: Final = ("method", "headers", "body", "expect_status", "expect_body", "expect_match")
+_BYTES_ONLY: Final = ("framing", "sizes", "seed")
+
+
+def _http(addr: str, options: dict[str, Any]) -> HttpRequest | None:
+    """Take the options of HTTP out of *options*; return the request, or None. Raises Failure."""
+    values = {name: options.pop(name) for name in _HTTP}
+    if not addr.lower().startswith(("http://", "https://")):
+        if wrong := next((name for name in _HTTP if _was_given(name)), None):
+            raise Failure(f"{_flag(wrong)} needs a URL such as http://{addr}/")
+        return None
+    if wrong := next((name for name in _BYTES_ONLY if _was_given(name)), None):
+        raise Failure(f"{_flag(wrong)} and a URL: give a --body")
+    http = HttpRequest(
+        addr,
+        method=values["method"] or ("GET" if values["body"] is None else "POST"),
+        headers=values["headers"],
+        body=values["body"] or b"",
+        statuses=values["expect_status"] or SUCCESS,
+        expected=values["expect_body"],
+        pattern=values["expect_match"],
+    )
+    try:
+        http.check()
+    except (ImportError, ValueError) as error:  # ImportError: httptools is missing
+        raise Failure(str(error)) from None
+    return http
 
 
 def _encryption(addr: str, options: dict[str, Any]) -> Encryption | None:
@@ -227,7 +299,8 @@ def _was_given(name: str) -> bool:
 
 
 def _flag(name: str) -> str:
-    return "--size" if name == "sizes" else f"--{name}"
+    names = {"sizes": "size", "headers": "header"}
+    return f"--{names.get(name, name).replace('_', '-')}"
 
 
 # --------------------------------------------------------------------- interruption
@@ -271,7 +344,7 @@ def _measure(
         with watcher:
             result = session.run(plan, watcher, signals, **settings)
     except NotStarted as error:
-        raise Failure(f"cannot reach {plan.addr}: {_reason(error)}", UNREACHABLE) from None
+        raise Failure(f"cannot reach {plan.place}: {_reason(error)}", UNREACHABLE) from None
     except WorkerDied as error:
         raise Failure(str(error), ERRORS) from None
     return None if result is None else {**result, "command": _COMMAND.get()}
@@ -348,12 +421,13 @@ def _bench(
     """Load the server at ADDR, check every byte of its replies, and measure.
 
     ADDR is HOST:PORT, [IPV6]:PORT or unix:PATH. The server is expected to echo,
-    unless --send and --expect say what it answers.
+    unless --send and --expect say what it answers. Or ADDR is an http:// or https://
+    URL: then each request is one of HTTP/1.1, and --depth pipelines them.
     """
     plan = _plan(addr, options)
     wanted = {"--json": json_path, "--csv": csv_path, "--html": html_path}
     with _opened(wanted) as outputs, _Signals() as signals:
-        title = f"silly bench {addr}"
+        title = f"silly bench {plan.place}"
         try:
             result = _measure(plan, _watcher(title, quiet=quiet), signals, pid=pid, claims=claims)
         except OSError as error:

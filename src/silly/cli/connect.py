@@ -29,6 +29,7 @@ from silly.cli.connecting.shaping import (
     Stamped,
     bytes_per_row,
 )
+from silly.cli.connecting.speaking_http import Hint
 from silly.cli.connecting.starttls import PROTOCOLS, start_tls
 from silly.cli.options import Option, grouped
 from silly.cli.tls import CLIENT, Watched, check_name, client_of, described
@@ -127,9 +128,11 @@ _OPTIONS: Final = (
 @with_options(*_OPTIONS)
 @click.command(cls=GroupedCommand, epilog=_EPILOG)
 @click.argument("addr")
+@click.argument("port", metavar="[PORT]", required=False)
 def _connect(
     addr: str,
     *,
+    port: str | None,
     listen: bool,
     is_udp: bool,
     timeout: float | None,
@@ -145,10 +148,11 @@ def _connect(
 ) -> int:
     """Connect to ADDR and talk: line by line on a terminal, otherwise as a pipe.
 
-    ADDR is HOST:PORT, [IPV6]:PORT, :PORT (this machine) or unix:PATH. On a terminal, lines
-    can be edited, the arrow keys bring back earlier ones, and control characters from the
-    peer are shown, not obeyed.
+    ADDR is HOST:PORT, [IPV6]:PORT, :PORT (this machine) or unix:PATH; HOST PORT will do.
+    On a terminal, lines can be edited, the arrow keys bring back earlier ones, and control
+    characters from the peer are shown, not obeyed.
     """
+    addr = _joined(addr, port)
     tls["tls"] = tls["tls"] or starttls is not None
     client = _check(addr, tls, listen=listen, has_header=proxy_header is not None)
     if is_udp:
@@ -165,8 +169,9 @@ def _connect(
         shape = HexDump(width if is_shown else 16, at_once=is_shown)
     if timestamps:
         shape = Stamped(shape, _now)
-    session = _Session(shape, CRLF() if crlf else None, half_close=half_close)
     is_typed = is_shown and sys.stdin.isatty()
+    hint = Hint(addr, has_crlf=crlf, has_tls=client is not None, is_wanted=not (listen or is_udp))
+    session = _Session(shape, CRLF() if crlf else None, half_close=half_close, hint=hint)
     talk = _interactive if is_typed else _pipe
 
     async def program() -> int:
@@ -193,9 +198,19 @@ def _connect(
                     f"{'Sending' if is_udp else 'Connected'} to {conn.remote_addr} "
                     "(Enter sends; Ctrl-D ends the input, Ctrl-C leaves)"
                 )
+                hint.begin(_say)
             return await talk(conn, session, until_peer_ends=listen)
 
     return _run(program())
+
+
+def _joined(host: str, port: str | None) -> str:
+    """Return the address that HOST and PORT are, as netcat takes them. Raises Failure."""
+    if port is None:
+        return host
+    if not port.isdecimal():
+        raise Failure(f"expected ADDR, or HOST and PORT, not {host!r} and {port!r}")
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _check(addr: str, tls: dict[str, Any], *, listen: bool, has_header: bool) -> Watched | None:
@@ -248,8 +263,9 @@ def _say_tls(conn: Conn, client: Watched) -> None:
 class _Session:
     """How bytes are converted before they are sent or shown, and how the input ends."""
 
-    def __init__(self, shape: Shape, crlf: CRLF | None, *, half_close: bool) -> None:
+    def __init__(self, shape: Shape, crlf: CRLF | None, *, half_close: bool, hint: Hint) -> None:
         self.shape = shape
+        self.hint = hint
         self._crlf = crlf
         self._half_close = half_close
 
@@ -415,16 +431,23 @@ async def _stopped(tasks: set[asyncio.Task[None]]) -> None:
 
 
 async def _receive(
-    conn: Conn | Datagrams, shape: Shape, show: Callable[[bytes], Awaitable[None]]
+    conn: Conn | Datagrams,
+    shape: Shape,
+    show: Callable[[bytes], Awaitable[None]],
+    notice: Callable[[bytes], Awaitable[None]] | None = None,
 ) -> None:
-    """Show what is received until the end of the stream.
+    """Show what is received until the end of the stream; *notice* gets the first of it before.
 
     Raises OSError or ConnectionClosed if the connection is lost.
     """
     end: Exception | None = None
     while end is None:
         try:
-            shaped = shape.feed(await conn.read())
+            data = await conn.read()
+            if notice is not None:
+                await notice(data)
+                notice = None
+            shaped = shape.feed(data)
         except (EndOfStream, ConnectionClosed, OSError) as error:
             shaped, end = shape.finish(), error
         await show(shaped)
@@ -462,8 +485,11 @@ async def _interactive(conn: Conn | Datagrams, session: _Session, *, until_peer_
     async def show(data: bytes) -> None:
         await prompt.show(data.decode())
 
+    async def notice(first: bytes) -> None:
+        await prompt.above(lambda: session.hint.notice(first, _say))
+
     asking = asyncio.create_task(ask())
-    receiving = asyncio.create_task(_receive(conn, session.shape, show))
+    receiving = asyncio.create_task(_receive(conn, session.shape, show, notice))
     try:
         await asyncio.wait((asking, receiving), return_when=asyncio.FIRST_COMPLETED)
         if left:

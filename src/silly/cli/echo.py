@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
 
@@ -40,6 +40,9 @@ from silly.net import addr as addresses
 from silly.net import tcp
 from silly.net.proxy.trust import set_proxies, trusted
 
+if TYPE_CHECKING:
+    from silly.net.http import Service
+
 __all__ = ["main"]
 
 DEFAULT: Final = "127.0.0.1:9999"
@@ -56,6 +59,8 @@ Examples:
       a Unix socket
   silly echo --delay 200ms --drop 1% --max-rate 64k
       simulate a slow and lossy network: can the client cope?
+  silly echo --http localhost:8080
+      over HTTP; try it with: curl -d text 'localhost:8080/any/path?a=b'
   silly echo --tls
       with TLS; try it with: silly connect localhost:9999 --tls --insecure
 
@@ -93,6 +98,8 @@ _OPTIONS: Final = (
         Option("--discard", "Read and discard everything (RFC 863)"),
         Option("--chargen", "Send an endless pattern of text (RFC 864)"),
         Option("--commands", "Answer `help`, `time` and `quit`, like the tutorial's server"),
+        Option("--http", "Answer HTTP requests with what they were, as JSON; also /status/N, "
+               "/delay/SECONDS, /stream/N, /bytes/N and /sse (extra: silly-net[http])"),
     ),
     *grouped(
         "UDP",
@@ -245,6 +252,11 @@ def _check(addrs: Sequence[str], mode: str, *, udp: bool, delay: float, drop: fl
     given = [each for each in parsed if not _picks(each)]
     if len(set(given)) < len(given):
         raise Failure("the same ADDR is given twice")
+    if mode == "http":
+        try:
+            import silly.net.http  # noqa: F401, PLC0415 - needs an extra
+        except ImportError as error:
+            raise Failure(f"--http: {error}") from None
     if udp and not MODES[mode].has_datagrams:
         raise Failure(f"--{mode} and --udp: this mode needs a stream")
     if udp and all(isinstance(each, addresses.UnixAddress) for each in parsed):
@@ -330,6 +342,9 @@ class _Server:
 
     def _open(self, loop: asyncio.AbstractEventLoop, addr: str) -> None:
         mode, address = MODES[self._mode], addresses.parse(addr)
+        service = self._service(loop, addr) if self._mode == "http" else None
+        if service is not None:
+            mode = replace(mode, converse=lambda conn, _to, _meter: service(conn))
         handle = handler(mode, self._impairment, self._meter, self._log)
         has_udp = self._udp and isinstance(address, addresses.TCPAddress)
         tls = None if self._certificate is None else self._certificate.server
@@ -351,6 +366,13 @@ class _Server:
                 undo.pop_all()
                 self._listeners.append(listener)
                 return
+
+    def _service(self, loop: asyncio.AbstractEventLoop, addr: str) -> Service:
+        from silly.cli.echoing import web  # noqa: PLC0415 - needs an extra
+
+        made = web.service(self._limits, self._impairment, self._meter, self._log)
+        made.begin(loop, addr)
+        return made
 
     # --------------------------------------------------------------------- showing
 

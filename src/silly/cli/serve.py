@@ -3,35 +3,50 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, NoReturn
 
+from silly import stdio
 from silly.cli import run
-from silly.cli.arguments import OPTIONS
-from silly.cli.options import LIMITS
+from silly.cli.arguments import add_option
+from silly.cli.serving.application import Unusable, load
+from silly.cli.serving.options import TABLE, Refusal, split
+from silly.net.tls.config import Server
+from silly.runtime.program import has_reported
+from silly.text import printable
 
 __all__ = ["main", "serve"]
 
 USAGE_ERROR: Final = 2
-DEFAULT_ADDR: Final = "127.0.0.1:8000"
+NOT_LISTENING: Final = 1
+NOT_STARTED: Final = 3  # as of uvicorn
+DEFAULT_HOST: Final = "127.0.0.1"
+DEFAULT_PORT: Final = 8000
 
 _EPILOG = """\
 APP is an ASGI 3 application, such as one of Starlette, FastAPI or Django, in a module that can
-be imported from the current directory. Its lifespan is run. An ADDR is HOST:PORT, :PORT (all
-interfaces) or unix:PATH.
+be imported from the current directory. Its lifespan is run, once in each process. An ADDR is
+HOST:PORT, :PORT (all interfaces) or unix:PATH.
 
 All options of `silly FILE.py` apply, too (silly --help): --workers, --reload, --grace,
---tls-cert and --tls-key, --proxy-protocol, --metrics, --admin, --uvloop, and all limits,
-such as --max-body-bytes 1M or --keep-alive-timeout 30s.
+--tls-cert and --tls-key, --proxy-protocol, --metrics, --admin, --log-level, --uvloop, and all
+limits, such as --max-body-bytes 1M or --keep-alive-timeout 30s. The options of uvicorn are
+understood.
 
 examples:
   silly serve main:app
   silly serve main:app :8000 --workers 4
   silly serve main:create_app --factory --reload
   silly serve mysite.asgi:application unix:/run/mysite.sock --root-path /site
+
+exit codes:
+  0  a signal stopped it
+  1  it cannot listen, or the module failed (the traceback is on standard error)
+  2  wrong usage, or there is no such application
+  3  the application did not start (its lifespan)
 """
 
 
@@ -49,104 +64,136 @@ def _parser() -> argparse.ArgumentParser:
         "addrs",
         metavar="ADDR",
         nargs="*",
-        help=f"Where to listen. Default: {DEFAULT_ADDR}",
+        help=f"Where to listen (default: {DEFAULT_HOST}:{DEFAULT_PORT}).",
     )
-    parser.add_argument(
-        "--factory", action="store_true", help="APP is a function that returns the application."
-    )
-    parser.add_argument(
-        "--lifespan",
-        choices=("auto", "on", "off"),
-        default="auto",
-        help="Whether the application has one. Default: auto",
-    )
-    parser.add_argument(
-        "--root-path",
-        metavar="PATH",
-        default="",
-        help="The path below which a proxy has mounted the application.",
-    )
-    parser.add_argument(
-        "--trusted-proxies",
-        metavar="NETWORKS",
-        default="127.0.0.0/8,::1/128",
-        help="Whose X-Forwarded-For and -Proto are believed. Default: 127.0.0.0/8,::1/128",
-    )
-    parser.add_argument(
-        "--access-log", action="store_true", help="Log a line for each request (silly.access)."
-    )
+    try:
+        for option in TABLE:
+            add_option(parser, option, option.from_environment())
+    except ValueError as error:
+        parser.error(str(error))
     parser.add_argument("--log-format", default="text", help=argparse.SUPPRESS)  # also the runner's
     return parser
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run ``silly serve`` with *arguments*; return the exit code."""
-    ours, runners = _split(arguments)
+    try:
+        ours, runners = split(arguments)
+    except Refusal as refusal:
+        return _said(str(refusal), USAGE_ERROR)
     options = _parser().parse_intermixed_args(ours)
-    if ":" not in options.app:
-        return _fail(f"expected MODULE:APP, such as main:app, not {options.app!r}")
+    module, _, path = options.app.partition(":")
+    if not (module and path) or module.endswith(".py"):
+        guess = module.removesuffix(".py").replace("/", ".").strip(".") or "main"
+        example = f"{guess}:{path or 'app'}"
+        return _said(f"expected MODULE:APP, such as {example}, not {options.app!r}", USAGE_ERROR)
+    try:
+        _encryption(options)
+    except (OSError, ValueError) as error:
+        return _said(f"TLS: {error}", USAGE_ERROR)
     return run.main([*runners, "silly.cli.serve:serve", "--", *ours])
-
-
-def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return our arguments, and the options of ``silly FILE.py``, which may be anywhere."""
-    flags = {option.flag: option for option in (*OPTIONS, *LIMITS)}
-    del flags["--access-log"]  # of requests instead of connections
-    ours: list[str] = []
-    runners: list[str] = []
-    at = 0
-    while at < len(arguments):
-        flag, equals, _ = arguments[at].partition("=")
-        if flag in flags:
-            count = 1 if equals or flags[flag].kind is None else 2
-            runners += arguments[at : at + count]
-            if flag == "--log-format":
-                ours += arguments[at : at + count]
-            at += count
-        else:
-            ours.append(arguments[at])
-            at += 1
-    return ours, runners
 
 
 async def serve() -> None:
     """Serve the application that the command line names; called in the event loop."""
-    from silly.net import asgi  # noqa: PLC0415 - needs an extra
-
+    try:
+        from silly.net import asgi  # noqa: PLC0415 - needs an extra
+    except ImportError as error:
+        _leave(str(error), USAGE_ERROR)
     options = _parser().parse_intermixed_args(sys.argv[1:])
-    app = _application(options.app, is_factory=options.factory)
+    app = _application(options)
     if options.access_log:
         from silly.cli.watching import show_access_log  # noqa: PLC0415 - slow to import
 
         show_access_log(options.log_format)
-    for addr in options.addrs or [DEFAULT_ADDR]:
-        await asgi.listen(
-            addr,
-            app,
-            lifespan=options.lifespan,
-            root_path=options.root_path.rstrip("/"),
-            trusted_proxies=tuple(options.trusted_proxies.split(",")),
-            access_log=options.access_log,
-        )
+    trusted = options.trusted_proxies or options.forwarded_allow_ips
+    for addr in _addrs(options):
+        try:
+            await asgi.listen(
+                addr,
+                app,
+                lifespan=options.lifespan,
+                startup_timeout=options.startup_timeout,
+                root_path=options.root_path,
+                trusted_proxies=trusted if options.proxy_headers else (),
+                access_log=options.access_log,
+                backlog=options.backlog,
+                tls=_encryption(options),
+            )
+        except asgi.StartupError as error:
+            _leave_with_traceback(str(error))
+        except OSError as error:
+            if has_reported(error):
+                raise
+            _leave(f"cannot listen on {addr}: {error.strerror or error}", NOT_LISTENING)
+        except ValueError as error:  # an address
+            _leave(str(error), USAGE_ERROR)
 
 
-def _application(text: str, *, is_factory: bool) -> Any:
-    name, _, attributes = text.partition(":")
-    if (here := os.getcwd()) not in sys.path:  # noqa: PTH109 - it is put into sys.path
-        sys.path.insert(0, here)
+def _application(options: argparse.Namespace) -> Any:
+    from silly.net.asgi.middleware import AtMost, WithHeaders  # noqa: PLC0415 - needs an extra
+
+    directory = str(Path(options.app_dir).absolute()) if options.app_dir else os.getcwd()  # noqa: PTH109
     try:
-        found: Any = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
-            raise  # it is imported by the module
-        raise SystemExit(_fail(f"there is no module {name!r} here")) from None
-    for attribute in attributes.split("."):
-        if not hasattr(found, attribute):
-            raise SystemExit(_fail(f"{name} has no {attributes!r}"))
-        found = getattr(found, attribute)
-    return found() if is_factory else found
+        app = load(options.app, directory=directory, is_factory=options.factory)
+    except Unusable as error:
+        _leave(str(error), USAGE_ERROR)
+    fields = list(options.header or ())
+    if options.server_header:
+        fields.append((b"server", b"silly"))
+    if options.limit_concurrency is not None:
+        app = AtMost(app, options.limit_concurrency)
+    return WithHeaders(app, fields) if fields else app
 
 
-def _fail(text: str) -> int:
-    print(f"silly serve: {text}", file=sys.stderr)
-    return USAGE_ERROR
+def _addrs(options: argparse.Namespace) -> list[str]:
+    addrs = [*options.addrs, *(options.bind or ())]
+    if options.uds is not None:
+        addrs.append(f"unix:{options.uds}")
+    if options.host is not None or options.port is not None or not addrs:
+        host = DEFAULT_HOST if options.host is None else options.host
+        host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+        addrs.append(f"{host}:{DEFAULT_PORT if options.port is None else options.port}")
+    return addrs
+
+
+def _encryption(options: argparse.Namespace) -> Server | None:
+    """Return what the options of uvicorn say of TLS; None: that of the runner, or none.
+
+    Raises:
+        OSError, ValueError: a file cannot be used, or options contradict each other.
+    """
+    clients = options.ssl_cert_reqs
+    if options.ssl_certfile is None:
+        if options.ssl_keyfile or options.ssl_ca_certs or clients != "none":
+            raise ValueError("the options --ssl-... need --ssl-certfile")
+        return None
+    return Server(
+        options.ssl_certfile,
+        options.ssl_keyfile,
+        password=options.ssl_keyfile_password,
+        client_ca=options.ssl_ca_certs if clients != "none" else None,
+        client_cert=clients,
+    )
+
+
+def _leave(text: str, code: int) -> NoReturn:
+    raise SystemExit(_said(text, code))
+
+
+def _leave_with_traceback(text: str) -> NoReturn:
+    """Leave with the first and the last line of *text*: frameworks give a whole traceback."""
+    begin, colon, reason = text.partition(": ")
+    lines = reason.splitlines()
+    if len(lines) > 1:
+        with stdio.nonblocking_errors():
+            for line in lines:
+                print(printable(line), file=sys.stderr)
+        text = f"{begin}{colon}{lines[-1]}"
+    _leave(text, NOT_STARTED)
+
+
+def _said(text: str, code: int) -> int:
+    with stdio.nonblocking_errors():
+        print(f"silly serve: {printable(text)}", file=sys.stderr)
+    return code

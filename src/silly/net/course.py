@@ -139,7 +139,7 @@ class Course(Starts):
         return True
 
     def _prefaces_of(self, conn: EngineConn) -> tuple[Preface, ...]:
-        if self._proxies is not None and _is_proxy(conn, self._proxies):
+        if self._proxies is not None and self._proxies.covers_peer(conn):
             return self._prefaces_of_proxies
         return self._prefaces
 
@@ -310,14 +310,6 @@ class Course(Starts):
         self.gate.close()
         self._logged_crashes.close()
         self._observer_failures.close()
-
-
-def _is_proxy(conn: EngineConn, proxies: Networks) -> bool:
-    client = conn._client
-    if client:
-        return proxies.covers(client)
-    # It has no IP address: a Unix socket, or lost before its address was known.
-    return proxies.has_unix and isinstance(conn._local_sockaddr, str | bytes)
 
 
 async def _raise(error: BaseException) -> object:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import enum
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -37,6 +37,7 @@ logger = Logger("silly.net")
 
 GRACE: Final = 5.0  # seconds
 _AFTER_CANCEL: Final = 1.0  # seconds that a cancelled handler has to clean up
+_LAST: Final = 5.0  # seconds for what comes last, even if the grace period is over
 _DRAINING: Final = f"{INTERNAL_TASK}closing a listener"
 _SUM_BATCH: Final = 500  # connections whose bytes are summed up without a pause
 _PASSES: Final = 3  # of the loop, for the portable engine to pass on what it has accepted
@@ -150,6 +151,9 @@ class Listener:
         self._next_state: asyncio.Future[None] = loop.create_future()
         self._closing: asyncio.Task[None] | None = None
         self._deadline = 0.0
+        self._beside: Collection[asyncio.Task[Any]] = ()
+        self._last: Callable[[], Coroutine[Any, Any, None]] | None = None
+        self._hurried = asyncio.Event()
         opened = obtain(self._serve)
         self._release = opened.release
         self._sockets = opened.sockets  # those not accepted on yet
@@ -340,6 +344,8 @@ class Listener:
             TypeError, ValueError: *grace* is not a number of seconds; at the call.
         """
         deadline = self._loop.time() + seconds(grace, "grace")
+        if grace == 0:
+            self._hurried.set()
         if self._closing is None:
             self._set_deadline(deadline)
             with contextlib.ExitStack() as ending:  # run all steps, even if one raises
@@ -371,17 +377,18 @@ class Listener:
 
     async def _drain(self, closer: asyncio.Task[Any] | None) -> None:
         course = self._course
-        own = {closer} if closer is not None and closer in course.handling else set()
+        own = {closer} if closer is not None and closer in self._running() else set()
         for _ in range(_PASSES if self._deadline > self._loop.time() else 0):
             await asyncio.sleep(0)
         await self._wait_drained(own)
-        running = {*course.prefacing, *course.handling} - own
+        grace_ends = self._deadline
+        running = self._running() - own
         for task in running:
             task.cancel()
         if running:
             self._set_deadline(self._loop.time() + _AFTER_CANCEL)
             await self._wait_drained(own)
-        stubborn = {*course.prefacing, *course.handling} - own
+        stubborn = self._running() - own
         spared = {course.handling[task] for task in own & course.handling.keys()}
         for conn in course.conns():
             if conn not in spared or conn._is_closing:
@@ -392,7 +399,8 @@ class Listener:
             )
         if not own:  # aborted connections are gone within a pass or two of the loop
             self._set_deadline(self._loop.time() + _AFTER_CANCEL)
-            await self._wait_drained({*course.prefacing, *course.handling})
+            await self._wait_drained(self._running())
+        await self._do_last(grace_ends)
         course.stop()
         self._enter(ListenerState.CLOSED)
         live = Live.of(self._loop)
@@ -403,8 +411,16 @@ class Listener:
     async def _wait_drained(self, own: set[asyncio.Task[Any]]) -> None:
         """Wait until all handlers and connections but *own* are gone, or until the deadline."""
         course = self._course
-        while {*course.prefacing, *course.handling} - own or course.gate.connections > len(own):
+
+        def changed(_: object) -> None:
+            course.changed.set()
+
+        spared = {*course.prefacing, *course.handling} & own
+        while self._running() - own or course.gate.connections > len(spared):
             course.changed.clear()
+            for task in self._beside:
+                task.remove_done_callback(changed)
+                task.add_done_callback(changed)
             left = self._deadline - self._loop.time()
             if left <= 0:
                 return
@@ -413,6 +429,42 @@ class Listener:
                     await course.changed.wait()
             except TimeoutError:
                 return
+
+    def _running(self) -> set[asyncio.Task[Any]]:
+        return {*self._course.prefacing, *self._course.handling, *self._beside}
+
+    async def _do_last(self, grace_ends: float) -> None:
+        """Run what comes last, in what is left of the grace period or a little more."""
+        if self._last is None:
+            return
+        last = self._loop.create_task(self._last(), name=f"{INTERNAL_TASK}what comes last")
+        hurry = self._loop.create_task(self._hurried.wait(), name=f"{INTERNAL_TASK}hurry")
+        left = max(grace_ends - self._loop.time(), _LAST)
+        try:
+            await asyncio.wait((last, hurry), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if self._hurried.is_set():
+                await asyncio.wait((last,), timeout=_AFTER_CANCEL)
+        finally:
+            last.cancel()
+            hurry.cancel()
+        await asyncio.wait((last, hurry), timeout=_AFTER_CANCEL)
+        if last.done() and not last.cancelled() and (error := last.exception()) is not None:
+            logger.error("%s: what comes last failed", self._addrs[0], exc_info=error)
+
+    def _extend(
+        self,
+        beside: Collection[asyncio.Task[Any]],
+        last: Callable[[], Coroutine[Any, Any, None]] | None,
+    ) -> None:
+        """Let closing include more.
+
+        Args:
+            beside: the tasks that a protocol runs beside its connections, at any time; they
+                are waited for and cancelled as handlers are.
+            last: called when all of them are gone, before the listener is closed.
+        """
+        self._beside = beside
+        self._last = last
 
     def _be_auxiliary(self) -> None:
         """Serve the program itself (its metrics, its admin socket): observers do not count it."""

@@ -78,6 +78,13 @@ class Networks:
             client = client[12:]
         return client.startswith(self.prefixes4)
 
+    def covers_peer(self, conn: Any) -> bool:
+        """Return whether the client of the connection *conn* is in one of the networks."""
+        if conn._client:
+            return self.covers(conn._client)
+        # It has no IP address: a Unix socket, or lost before its address was known.
+        return self.has_unix and isinstance(conn._local_sockaddr, str | bytes)
+
 
 def _unmapped(network: _Network) -> _Network:
     if network.version == 6 and network.subnet_of(_V4_MAPPED):

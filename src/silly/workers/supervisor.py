@@ -27,7 +27,8 @@ __all__ = ["Supervisor"]
 
 logger = Logger("silly.workers")
 
-_PERMANENT_ERRORS: Final = (errno.EADDRINUSE, errno.EACCES)  # a retry would fail again
+_USAGE_ERROR: Final = 2  # the exit code for wrong usage: a retry would fail again
+_PERMANENT_ERRORS: Final = (errno.EADDRINUSE, errno.EACCES)  # likewise
 
 
 class Supervisor:
@@ -225,6 +226,7 @@ class Supervisor:
         refused = (
             worker.refused is not None and worker.refused.errno in _PERMANENT_ERRORS and code == 1
         )
+        refused = refused or code == _USAGE_ERROR
         if (self._deaths >= self._give_up or refused) and not self._was_ready:
             why = "; giving up: it was never ready"
             if self._deaths > 1:

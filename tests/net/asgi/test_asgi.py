@@ -3,68 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, Self
 
 import pytest
 
 from silly.net import asgi, tcp
 from silly.net.asgi.types import Message, Receive, Scope, Send
-
-ANY = "127.0.0.1:0"
-GET = b"GET /a%20b?x=1 HTTP/1.1\r\nHost: x\r\n\r\n"
-
-Part = Callable[[Scope, Receive, Send], Awaitable[object]]
-
-
-def application(part: Part) -> Any:
-    """*part*, for requests; without a lifespan."""
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        assert scope["type"] == "http"
-        await part(scope, receive, send)
-
-    return app
-
-
-async def respond(send: Send, *bodies: bytes, status: int = 200, headers: Any = ()) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    for number, body in enumerate(bodies, 1):
-        more = number < len(bodies)
-        await send({"type": "http.response.body", "body": body, "more_body": more})
-
-
-class Server:
-    """A listener with an application, and a client of it."""
-
-    def __init__(self, part: Part) -> None:
-        self.part = part
-
-    async def __aenter__(self) -> Self:
-        self.listener = await asgi.listen(ANY, application(self.part), lifespan="off")
-        self.conn = await tcp.connect(self.listener.local_addr)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.conn.abort()
-        await self.listener.close()
-
-    async def ask(self, request: bytes = GET) -> tuple[bytes, bytes]:
-        """Send *request*; return the head and the body of the response."""
-        await self.conn.write(request)
-        return await self.reply()
-
-    async def reply(self) -> tuple[bytes, bytes]:
-        head = await self.conn.read(b"\r\n\r\n")
-        fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
-        if b"content-length" in fields:
-            return head, await self.conn.read(int(fields[b"content-length"]))
-        body = b""
-        while size := int(await self.conn.read(b"\r\n"), 16):
-            body += await self.conn.read(size)
-            assert await self.conn.read(2) == b"\r\n"
-        assert await self.conn.read(2) == b"\r\n"
-        return head, body
+from tests.net.asgi.applications import ANY, GET, Server, application, respond
 
 
 async def test_a_request_and_its_scope() -> None:
@@ -186,51 +130,8 @@ async def test_header_injection_is_refused() -> None:
         assert b"cookie" not in head
 
 
-async def test_the_lifespan() -> None:
-    events = []
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            events.append((await receive())["type"])
-            scope["state"]["answer"] = 42
-            await send({"type": "lifespan.startup.complete"})
-            events.append((await receive())["type"])
-            await send({"type": "lifespan.shutdown.complete"})
-            events.append("over")
-        else:
-            await respond(send, b"%d" % scope["state"]["answer"])
-
-    listener = await asgi.listen(ANY, app)
-    async with tcp.connect(listener.local_addr) as conn:
-        await conn.write(GET)
-        await conn.read(b"\r\n\r\n")
-        assert await conn.read(2) == b"42"
-    await listener.close()
-    async with asyncio.timeout(20):
-        while "over" not in events:
-            await asyncio.sleep(0)
-    assert events == ["lifespan.startup", "lifespan.shutdown", "over"]
-
-
-async def test_an_application_that_cannot_start() -> None:
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await receive()
-        await send({"type": "lifespan.startup.failed", "message": "no database"})
-
-    with pytest.raises(RuntimeError, match="the application did not start: no database"):
-        await asgi.listen(ANY, app)
-
-
 async def hello(scope: Scope, receive: Receive, send: Send) -> None:
     await respond(send, b"hello")
-
-
-async def test_an_application_without_a_lifespan() -> None:
-    app = application(hello)
-    listener = await asgi.listen(ANY, app)
-    await listener.close()
-    with pytest.raises(RuntimeError, match="the application has no lifespan"):
-        await asgi.listen(ANY, app, lifespan="on")
 
 
 async def test_only_trusted_proxies_say_who_the_client_is() -> None:

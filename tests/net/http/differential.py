@@ -2,7 +2,8 @@
 
 The invariant: what silly accepts, h11 accepts, and understands alike (method, target, version,
 header fields, body, trailers, and whether the connection goes on), but for what `LENIENT` names;
-and how the bytes are split makes no difference to silly.
+and neither how the bytes are split makes a difference to silly, nor whether plain requests are
+recognised without the parser.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Final
 import h11
 
 from silly.net.limits import Limits
-from tests.net.http.sessions import Understood, understand
+from tests.net.http.sessions import ParsedOnly, Understood, understand
 
 # Where silly accepts what h11 refuses, as found at the start of a request or in its head.
 LENIENT: Final = {
@@ -78,12 +79,14 @@ def normal(request: Understood) -> Understood:
 
 
 def check_splits(data: bytes, cuts: list[int], limits: Limits = ROOM) -> None:
-    """Check that silly understands *data* alike in one piece and cut at *cuts*.
+    """Check that silly understands *data* alike in one piece, by its parser, and cut at *cuts*.
 
     Raises:
         AssertionError: it does not.
     """
     whole, split = understand(data, limits=limits), understand(data, cuts, limits)
+    parsed = understand(data, limits=limits, kind=ParsedOnly)
+    assert whole == parsed, (whole, parsed)
     if {whole.status, split.status} & TOO_LONG and whole.is_refused:
         # A piece may show that something is too long before, or after, it shows another fault.
         assert split.is_refused, (whole, split)

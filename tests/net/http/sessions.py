@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from silly.net.http.request import Request
 from silly.net.http.session import ServerSession
 from silly.net.limits import Limits
 
@@ -42,20 +43,41 @@ class Outcome:
         )
 
 
-def understand(data: bytes, cuts: Iterable[int] = (), limits: Limits = DEFAULTS) -> Outcome:
-    """Feed *data* to a session, cut in pieces at *cuts*."""
-    session = ServerSession(limits)
+def taken(session: ServerSession) -> list[Request]:
+    """Take all requests."""
     requests = []
+    while request := session.take(None, None):
+        requests.append(request)
+    return requests
+
+
+class ParsedOnly(ServerSession):
+    """A session that recognises no plain requests, as those of the portable engine."""
+
+    __slots__ = ()
+
+    def feed(self, data: bytes) -> None:
+        if self.error is None:
+            self._feed(data)
+
+
+def understand(
+    data: bytes,
+    cuts: Iterable[int] = (),
+    limits: Limits = DEFAULTS,
+    kind: type[ServerSession] = ServerSession,
+) -> Outcome:
+    """Feed *data* to a session of this *kind*, cut in pieces at *cuts*."""
+    session = kind(limits)
+    requests: list[Request] = []
     start = 0
     for end in (*cuts, len(data)):
         session.feed(data[start:end])
         start = end
-        while session.requests:
-            requests.append(session.requests.pop(0))
+        requests += taken(session)
         while session.is_paused:  # as a server does that knows no other protocol
             session.continue_after(requests[-1])
-            requests += session.requests
-            session.requests.clear()
+            requests += taken(session)
     return Outcome(
         [
             Understood(

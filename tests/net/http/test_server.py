@@ -156,7 +156,7 @@ async def test_an_idle_connection_keeps_nothing_of_its_requests() -> None:
             await conn.write(post(b"x" * 1000))
             assert (await reply(conn)).status == 200
             (connection,) = http.service_of(listener).connections
-            await until(lambda: connection._is_idle)
+            await until(lambda: connection._session.is_waiting)
             gc.collect()
             assert not [each for each in gc.get_objects() if type(each) is http.Request]
 

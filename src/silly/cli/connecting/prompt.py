@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import run_in_terminal
@@ -84,12 +84,17 @@ class Prompt:
         whole, newline, self._unfinished = (self._unfinished + text).rpartition("\n")
         if len(self._unfinished) > _HELD:
             whole, newline, self._unfinished = whole + newline + self._unfinished, "\n", ""
-        if not self._asking:
-            _print(whole + newline)
-        elif newline:
-            await run_in_terminal(lambda: _print(whole + newline))
+        if newline or not self._asking:
+            await self.above(lambda: _print(whole + newline))
         else:
             self._session.app.invalidate()
+
+    async def above(self, write: Callable[[], None]) -> None:
+        """Call *write*, which writes whole lines to the terminal, above what is being typed."""
+        if self._asking:
+            await run_in_terminal(write)
+        else:
+            write()
 
     def finish(self) -> None:
         """Print the unfinished line."""

@@ -14,7 +14,8 @@ HTTP and lifespan are served; WebSocket is not yet.
 
 from __future__ import annotations
 
+from silly.net.asgi.lifespan import StartupError
 from silly.net.asgi.listening import listen
 from silly.net.asgi.types import Application
 
-__all__ = ["Application", "listen"]
+__all__ = ["Application", "StartupError", "listen"]

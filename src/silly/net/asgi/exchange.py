@@ -8,15 +8,26 @@ turns: the connection sends each piece of the body before the application may gi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from http import HTTPStatus
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Final, Self
 
+from silly.net.asgi.extensions import (
+    Fields,
+    checked_fields,
+    early_hint,
+    encoded,
+    opened,
+    takes_trailers,
+)
 from silly.net.asgi.types import Message
-from silly.net.http import Request, Response
+from silly.net.http import HTTPError, Request, Response
 from silly.net.http.errors import reason_of
-from silly.net.http.response import http_date
+from silly.net.http.response import BODILESS, check_status, http_date
 
 __all__ = ["Exchange"]
+
+CLIENT_GONE: Final = 499  # the status that is counted and logged then, as nginx does
+UNSENT: Final = 1024 * 1024  # bytes of a body that nobody gets, before `send` refuses more
 
 
 class RawResponse(Response):
@@ -25,15 +36,24 @@ class RawResponse(Response):
     def __init__(self, status: int, fields: list[tuple[bytes, bytes]]) -> None:
         self.status = status
         self.fields = fields
+        self.body = b""
         self.size: int | None = None  # what the application says of its body
+        self.trailers: Fields = []
+        self.ends = False  # the application wants the connection to end
         for name, value in fields:
-            if b"\n" in value or b"\r" in value or b"\n" in name or b"\r" in name:
-                raise ValueError(f"a header field with a line break: {name!r}: {value!r}")
-            if name.lower() == b"content-length":
+            lowered = name.lower()
+            if lowered == b"content-length":
+                if self.size not in {None, int(value)}:
+                    raise ValueError("ASGI: several values of content-length")
                 self.size = int(value)
+            elif lowered == b"connection":
+                self.ends = self.ends or b"close" in value.lower()
 
     def _length(self) -> int | None:
         return self.size
+
+    def _last_chunk(self) -> bytes:
+        return b"0\r\n%b\r\n" % encoded(self.trailers)
 
     def _head(self, length: int | None, connection: str, *, version: str = "1.1") -> bytes:
         lines = [b"HTTP/1.1 %d %b" % (self.status, reason_of(self.status).encode())]
@@ -72,6 +92,8 @@ class Exchange:
         self._has_body = True  # there is more of the request's body
         self._watching: asyncio.Task[None] | None = None
         self._error: BaseException | None = None
+        self._sent = 0  # bytes of the response's body
+        self._has_trailers = False  # they are to follow it
 
     # -------------------------------------------------------------------- for the application
 
@@ -89,7 +111,13 @@ class Exchange:
         request = self._request
         if self._body is None:
             self._body = aiter(request)
-        piece = await anext(self._body, b"")
+        try:
+            piece = await anext(self._body, b"")
+        except (HTTPError, EOFError, OSError) as error:  # it is too long, or the client is gone
+            if isinstance(error, HTTPError) and not self.first.done():
+                self.first.set_exception(error)
+            self._leave()
+            return {"type": "http.disconnect"}
         self._has_body = bool(piece) and not (request.is_complete and not request._pieces)
         return {"type": "http.request", "body": piece, "more_body": self._has_body}
 
@@ -99,35 +127,78 @@ class Exchange:
         if kind == "http.response.start":
             if self._response is not None:
                 raise RuntimeError("ASGI: a second http.response.start")
-            headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
-            self._response = RawResponse(int(HTTPStatus(message["status"])), headers)
+            headers = checked_fields(message.get("headers", ()))
+            check_status(message["status"])
+            self._response = response = RawResponse(int(message["status"]), headers)
+            if response.ends:
+                self._request.is_plain = self._request.keeps_alive = False
+            self._has_trailers = message.get("trailers", False)
         elif kind == "http.response.body":
-            await self._send_body(bytes(message.get("body", b"")), message.get("more_body", False))
+            more = message.get("more_body", False)
+            await self._send_body(bytes(message.get("body", b"")), more or self._has_trailers)
+        elif kind == "http.response.trailers":
+            await self._send_trailers(message)
+        elif kind == "http.response.pathsend":
+            self._send_file(self._open_response(kind), message)
+        elif kind == "http.response.early_hint":
+            if self._response is not None:
+                raise RuntimeError("ASGI: http.response.early_hint after http.response.start")
+            if self._request.version != "1.0" and not self._over.is_set():
+                await self._request.conn.write(early_hint(message))
         else:
             raise ValueError(f"ASGI: {kind!r} is not understood")
 
-    async def _send_body(self, body: bytes, more: bool) -> None:
+    async def _send_trailers(self, message: Message) -> None:
+        response = self._open_response("http.response.trailers")
+        if not self._has_trailers:
+            raise RuntimeError("ASGI: http.response.trailers without trailers in the start")
+        if takes_trailers(self._request):
+            response.trailers += checked_fields(message.get("headers", ()))
+        if not message.get("more_trailers", False):
+            self._has_trailers = False
+            await self._send_body(b"", False)
+
+    def _send_file(self, response: RawResponse, message: Message) -> None:
+        if self._pieces is not None:
+            raise RuntimeError("ASGI: http.response.pathsend after http.response.body")
+        file, size = opened(message)
+        if response.size not in {None, size}:
+            file.close()
+            raise RuntimeError(f"ASGI: content-length is not {size}, the file's size")
+        if response.size is None:
+            response.size = size
+            response.fields.append((b"content-length", b"%d" % size))
+        response.body = _Pieces(self, file.pieces(0, size))
+        self.is_complete = True
+        self._begin(response)
+
+    def _open_response(self, kind: str) -> RawResponse:
+        """Return the response, which the application can go on with."""
         response = self._response
         if response is None:
-            raise RuntimeError("ASGI: http.response.body before http.response.start")
+            raise RuntimeError(f"ASGI: {kind} before http.response.start")
         if self.is_complete:
-            raise RuntimeError("ASGI: http.response.body after the last one")
+            raise RuntimeError(f"ASGI: {kind} after the last one")
         if self._over.is_set():
             raise ConnectionResetError("the client is gone")
+        return response
+
+    async def _send_body(self, body: bytes, more: bool) -> None:
+        response = self._open_response("http.response.body")
+        self._count(response, len(body), more=more)
         self.is_complete = not more
         if self._pieces is None:
             if not more:
-                if response.size not in {None, len(body)} and self._request.method != "HEAD":
-                    raise RuntimeError(
-                        f"ASGI: content-length is not {len(body)}, the body's length"
-                    )
                 response.body = body
                 self._begin(response)
                 return
             self._pieces = asyncio.Queue(1)
-            response.body = self._streamed()
+            response.body = _Pieces(self, self._streamed())
             self._begin(response)
-        if body:
+        if self._has_no_body(response):
+            if self._sent > UNSENT and more:
+                raise ConnectionResetError("there is nobody who gets the body")
+        elif body:
             self._taken.clear()
             await self._pieces.put(body)
             await self._taken.wait()
@@ -136,50 +207,94 @@ class Exchange:
         if not more:
             await self._pieces.put(None)
 
+    def _has_no_body(self, response: RawResponse) -> bool:
+        return self._request.method == "HEAD" or response.status in BODILESS
+
+    def _count(self, response: RawResponse, size: int, *, more: bool) -> None:
+        """Check that the body has the length that the application has said."""
+        self._sent += size
+        said = response.size
+        if said is None or self._has_no_body(response):
+            return
+        if self._sent > said or (self._sent < said and not more):
+            raise RuntimeError(
+                f"ASGI: content-length is {said}, but the body has {self._sent} bytes"
+                f"{' or more' if more else ''}"
+            )
+
     def _begin(self, response: RawResponse) -> None:
         if not self.first.done():
             self.first.set_result(response)
 
     # --------------------------------------------------------------------- for the connection
 
-    def ended(self, error: BaseException | None) -> None:
-        """Note that the application has returned, or failed with *error*."""
+    def ended(self, error: BaseException | None) -> bool:
+        """Note that the application has returned, or failed with *error*.
+
+        Return whether the connection deals with that.
+        """
         if self.is_complete:
-            return
+            return False
         if error is None:
             error = RuntimeError("the ASGI application returned before its response was complete")
         if not self.first.done():
+            if self._over.is_set():
+                self.first.set_result(RawResponse(CLIENT_GONE, [(b"connection", b"close")]))
+                return False
             self.first.set_exception(error)
-        elif self._pieces is not None:
-            self._error = error
-            self._taken.set()
-            if not self._pieces.full():
-                self._pieces.put_nowait(None)
+            return True
+        if self._over.is_set() or self._pieces is None:
+            return False
+        self._error = error
+        self._taken.set()
+        if not self._pieces.full():
+            self._pieces.put_nowait(None)
+        return True
+
+    def _leave(self) -> None:
+        """Note that nothing more can be received or sent."""
+        self._over.set()
+        self._taken.set()
 
     async def close(self) -> None:
         """Note that the response was sent, or that the client is gone."""
-        self._over.set()
-        self._taken.set()
+        self._leave()
         watching = self._watching
         if watching is not None:
             watching.cancel()
             await asyncio.wait({watching})
 
-    async def _streamed(self) -> AsyncIterator[bytes]:
+    async def _streamed(self) -> AsyncGenerator[bytes, None]:
         assert self._pieces is not None
-        try:
-            while (piece := await self._pieces.get()) is not None:
-                yield piece
-                self._taken.set()
-            if self._error is not None:
-                raise self._error
-        finally:
-            await self.close()
+        while (piece := await self._pieces.get()) is not None:
+            yield piece
+            self._taken.set()
+        if self._error is not None:
+            raise self._error
 
     async def _watch(self) -> None:
         """Wait until the client has finished."""
         try:
             await self._request._wait_for_end()
         finally:
-            self._over.set()
-            self._taken.set()
+            self._leave()
+
+
+class _Pieces:
+    """The body of a response; the exchange is closed with it, even if it was not begun."""
+
+    def __init__(self, exchange: Exchange, pieces: AsyncGenerator[bytes, None]) -> None:
+        self._exchange = exchange
+        self._pieces = pieces
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return await anext(self._pieces)
+
+    async def aclose(self) -> None:
+        try:
+            await self._pieces.aclose()
+        finally:
+            await self._exchange.close()

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from typing import Any
+from typing import Any, Final
 
-from silly import task
+from silly._values.arguments import positive_seconds
 from silly.net import http
 from silly.net.asgi.handler import ApplicationHandler
-from silly.net.asgi.lifespan import Lifespan
+from silly.net.asgi.lifespan import lifespan_of
 from silly.net.asgi.types import Application
 from silly.net.listener import Listener
 from silly.net.networks import Networks, checked_networks
 
-__all__ = ["listen"]
+__all__ = ["LIFESPANS", "STARTUP_TIMEOUT", "TRUSTED_PROXIES", "listen"]
 
-LIFESPANS = ("auto", "on", "off")
+LIFESPANS: Final = ("auto", "on", "off")
+STARTUP_TIMEOUT: Final = 60.0  # seconds
+TRUSTED_PROXIES: Final = ("127.0.0.0/8", "::1/128", "unix")
 
 
 async def listen(
@@ -25,13 +25,16 @@ async def listen(
     *,
     lifespan: str = "auto",
     root_path: str = "",
-    trusted_proxies: tuple[str, ...] = ("127.0.0.0/8", "::1/128"),
+    trusted_proxies: tuple[str, ...] = TRUSTED_PROXIES,
+    startup_timeout: float = STARTUP_TIMEOUT,
     **options: Any,
 ) -> Listener:
     """Start *app*, then listen on *addr*; return the listener.
 
-    When it is closed, and what the application still does is done, the application is told to
-    end. The program waits for that.
+    An application that several listeners serve is started once, by the first. When the last of
+    them is closed, and what the application still does is done, it is told to end; closing
+    the listener includes that. For both the application has the grace period, and for its end at
+    least 5 seconds.
 
     Args:
         addr: as for `silly.net.tcp.listen`.
@@ -39,12 +42,14 @@ async def listen(
         lifespan: ``"on"``: it must know lifespans; ``"off"``: they are not used;
             ``"auto"``: if it knows them.
         root_path: the path below which a proxy has mounted the application.
-        trusted_proxies: the networks of proxies whose ``X-Forwarded-For`` and
-            ``X-Forwarded-Proto`` are believed.
+        trusted_proxies: the networks of proxies who are believed when they say who the
+            client is, in ``X-Forwarded-For`` and ``X-Forwarded-Proto``, or in ``Forwarded``;
+            ``"unix"`` stands for Unix sockets.
+        startup_timeout: seconds in which the application must start.
         options: those of `silly.net.http.listen`.
 
     Raises:
-        RuntimeError: the application did not start.
+        StartupError: the application did not start.
         OSError, TypeError, ValueError: as `silly.net.http.listen`.
     """
     if lifespan not in LIFESPANS:
@@ -52,23 +57,24 @@ async def listen(
     if not callable(app):
         raise TypeError(f"app must be an ASGI application, not {type(app).__name__}")
     trusted = Networks(checked_networks(trusted_proxies, "trusted_proxies", or_unix=True))
-    life = Lifespan(app)
-    if lifespan != "off":
-        await life.startup(is_required=lifespan == "on")
-    handler = ApplicationHandler(app, root_path=root_path, trusted=trusted, state=life.state)
+    positive_seconds(startup_timeout, "startup_timeout")
+    life = None if lifespan == "off" else lifespan_of(app)
+    if life is not None:
+        await life.join(is_required=lifespan == "on", timeout=startup_timeout)
     try:
+        handler = ApplicationHandler(
+            app, root_path=root_path, trusted=trusted, state={} if life is None else life.state
+        )
         listener = http.listen(addr, handler, **options)
     except BaseException:
-        await life.shutdown()
+        if life is not None:
+            await life.leave()
         raise
-    task.fork(_end_after, listener, handler, life)
+
+    async def end() -> None:
+        handler.close()
+        if life is not None:
+            await life.leave()
+
+    listener._extend(handler.running, end)
     return listener
-
-
-async def _end_after(listener: Listener, handler: ApplicationHandler, life: Lifespan) -> None:
-    try:
-        await listener.wait_closed()
-        await handler.wait_finished()
-    finally:
-        with contextlib.suppress(asyncio.CancelledError):
-            await life.shutdown()

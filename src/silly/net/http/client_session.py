@@ -116,6 +116,14 @@ class ClientSession:
         else:
             self._feed_counted(data)
 
+    @property
+    def body_length(self) -> int:
+        """Once the head is complete: the bytes of the body that are left, or how it ends.
+
+        `CHUNKED` or `UNTIL_END`.
+        """
+        return self._left
+
     def end(self, *, is_cut: bool) -> None:
         """Take the end of the connection; *is_cut*: the server did not say that it is one.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Final
 
 __all__ = ["PIECE", "DiskFile"]
@@ -68,7 +68,7 @@ class DiskFile:
                 return bytes(buffer)
         return await asyncio.to_thread(_read, self._open, start, size)
 
-    async def pieces(self, start: int, size: int) -> AsyncIterator[bytes]:
+    async def pieces(self, start: int, size: int) -> AsyncGenerator[bytes, None]:
         """Yield *size* bytes from offset *start* on, then close the file.
 
         Raises:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
+from silly.net.http.bases import Headers
 from silly.net.http.conditional import Unsatisfiable, precondition, requested_range
 from silly.net.http.disk import DiskFile
 from silly.net.http.errors import HTTPError
 from silly.net.http.request import decoded_path
-from silly.net.http.response import Headers, Response
+from silly.net.http.response import Response
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -8,12 +8,19 @@ from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
+from silly._engine import engine
 from silly.net.http.errors import HTTPError
 from silly.net.http.fields import Headers, Query, charset_of
+
+if TYPE_CHECKING or engine.NAME != "native":
+    from silly.net.http.bases import Head
+else:
+    from silly.net.http.plain import Head
 
 if TYPE_CHECKING:
     from silly.net.conn import Conn
     from silly.net.http.forms import Form
+    from silly.net.limits import Limits
     from silly.net.tls.info import TLSInfo
 
 __all__ = ["Request", "decoded_path"]
@@ -24,9 +31,17 @@ class Connection(Protocol):
 
     async def receive_body(self, request: Request) -> None: ...
     async def wait_for_end(self) -> None: ...
+    def switch(self, request: Request) -> tuple[bytes, Limits]: ...
 
 
-class Request:
+class Successor(Protocol):
+    """What follows HTTP on a connection: the protocol that a request has asked for."""
+
+    async def _finish(self, code: int) -> None:
+        """End what the handler has left open; *code*: 1000, or 1011 if it has failed."""
+
+
+class Request(Head):
     """One request. The body is received as it is read, at the pace of the reader.
 
     Attributes:
@@ -38,15 +53,17 @@ class Request:
     """
 
     # Most requests have nothing but a head: what else there may be is set when it is there.
-    conn: Conn
-    is_plain = True  # HTTP/1.1, and nothing but a head that asks for an answer
+    # `is_plain`: HTTP/1.1, and nothing but a head that asks for an answer
+    if TYPE_CHECKING:
+        conn: Conn
+        _connection: Connection
     keeps_alive = True  # whether the client lets the connection go on
     expects_continue = False  # it waits for "100 Continue" before it sends the body
     upgrade: str | None = None  # the other protocol that it asks for
+    _successor: Successor | None = None  # that protocol, once the handler has agreed to it
     route = ""
     root_path = ""
     _mounted = 0  # length of `root_path` before it was decoded
-    _connection: Connection
     _headers: Headers | None = None
     _path: str | None = None
     _query: Query | None = None
@@ -56,7 +73,6 @@ class Request:
     _pieces: list[bytes]  # of the body, received and not read
     _raw_trailers: list[tuple[bytes, bytes]]
     _received = 0  # bytes of the body
-    _body: bytes | None = None
     _form: Form | None = None
     _error: HTTPError | None = None  # why the rest of the body will not come
 
@@ -69,18 +85,9 @@ class Request:
         content_length: int,
     ) -> None:
         """Make a request; its body has *content_length* bytes, or -1: until its last chunk."""
-        self.method = method
-        self.raw_target = raw_target
-        self.version = version
-        self.raw_headers = raw_headers
-        self.content_length = content_length
+        Head.__init__(self, method, raw_target, version, raw_headers, content_length)
         if content_length:
-            self.is_plain = self.is_complete = False
-            self._pieces = []
-            self._raw_trailers = []
-        else:
-            self.is_complete = True
-            self._body = b""
+            self._begin_body()
 
     # -------------------------------------------------------------------------- the head
 
@@ -264,6 +271,10 @@ class Request:
         await self._connection.receive_body(self)
         if self._error is not None and not self._pieces:
             raise self._error
+
+    def _begin_body(self) -> None:
+        self._pieces = []
+        self._raw_trailers = []
 
     def _receive(self, piece: bytes, most: int) -> bool:
         """Take a *piece* of the body; return whether it has not become too long."""

@@ -7,20 +7,25 @@ import inspect
 import json as _json
 import re
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final
 
+from silly._engine import engine
+from silly.net.http import bases
+from silly.net.http.bases import Headers
 from silly.net.http.errors import HTTPError, reason_of
 from silly.net.http.fields import TOKEN, check_field, check_value
+
+if TYPE_CHECKING or engine.NAME != "native":
+    from silly.net.http.bases import Answer
+else:
+    from silly.net.http.plain import Answer
 
 if TYPE_CHECKING:
     from silly.net.http.request import Request
 
-__all__ = ["Response", "event", "events", "html", "json", "redirect"]
-
-Headers = Mapping[str, str] | Iterable[tuple[str, str]]
-Body = str | bytes | bytearray | memoryview | Iterable[bytes | str] | AsyncIterable[bytes | str]
+__all__ = ["Response", "check_status", "event", "events", "html", "json", "redirect"]
 
 _OURS: Final = frozenset(("content-length", "transfer-encoding", "connection", "date"))
 BODILESS: Final = frozenset((204, 205, 304))
@@ -29,7 +34,7 @@ TEXT: Final = "text/plain; charset=utf-8"
 BYTES: Final = "application/octet-stream"
 
 
-class Response:
+class Response(Answer):
     r"""What a handler returns.
 
     ::
@@ -56,28 +61,17 @@ class Response:
             would end it (line breaks): a client could have put them there.
     """
 
-    _fields: Sequence[tuple[str, str]] = ()
+    __signature__ = inspect.signature(bases.Answer)  # a compiled class has none
 
-    def __init__(
-        self,
-        body: Body = b"",
-        status: int = 200,
-        headers: Headers = (),
-        content_type: str | None = None,
-    ) -> None:
-        if type(body) is not bytes and type(body) is not str:
-            body = _checked_body(body)
-        if status != 200:
-            _check_status(status)
-        self.body = body
-        self.status = status
-        self.content_type = content_type
+    def _check(self, headers: Headers) -> None:
+        self.body = _checked_body(self.body)
+        check_status(self.status)
         if headers:
             pairs = headers.items() if isinstance(headers, Mapping) else headers
             for name, value in pairs:
                 self.add_header(name, value)
-        if content_type is not None:
-            check_value("content_type", content_type)
+        if self.content_type is not None:
+            check_value("content_type", self.content_type)
 
     @property
     def headers(self) -> list[tuple[str, str]]:
@@ -137,6 +131,10 @@ class Response:
     def _length(self) -> int | None:
         """Return the length of a body that is sent in pieces, if it is known."""
         return None
+
+    def _last_chunk(self) -> bytes:
+        """Return what ends a body that is sent in chunks (RFC 9112, section 7.1)."""
+        return b"0\r\n\r\n"
 
     def _prepare(self, request: Request) -> None:
         """Become what *request* asks for: of a file, a part, or only whether it has changed."""
@@ -221,7 +219,8 @@ def _checked_body(body: Any) -> Any:
     )
 
 
-def _check_status(status: int) -> None:
+def check_status(status: int) -> None:
+    """Check the status of a response (`TypeError`, `ValueError`)."""
     if isinstance(status, bool) or not isinstance(status, int):
         raise TypeError(f"status must be an int, not {status!r}")
     if not 200 <= status <= 599:

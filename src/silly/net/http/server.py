@@ -15,9 +15,9 @@ import contextlib
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from silly._engine import stream_errors
+from silly._engine import engine, stream_errors
 from silly._logs.crashes import Crashes
 from silly._logs.logger import Logger
 from silly._values.units import counted
@@ -26,12 +26,17 @@ from silly.net import tcp
 from silly.net.conn import Conn
 from silly.net.http.access_log import log_access
 from silly.net.http.errors import HTTPError
-from silly.net.http.request import Request
+from silly.net.http.request import Request, Successor
 from silly.net.http.response import BODILESS, Response, as_response, response_of
 from silly.net.http.session import ServerSession
 from silly.net.limits import Limits
 from silly.net.listener import Listener
 from silly.net.sweep import CHECKS, Sweep
+
+if TYPE_CHECKING or engine.NAME != "native":
+    from silly.net.http.bases import DRAINED, Counts, encoded
+else:
+    from silly.net.http.plain import DRAINED, Counts, encoded
 
 __all__ = ["Handler", "Service", "listen", "service_of"]
 
@@ -111,7 +116,6 @@ class Service:
     """The HTTP of one listener.
 
     Attributes:
-        responses: how many responses were sent, by method and status.
         crashes: how many handlers failed.
     """
 
@@ -119,7 +123,7 @@ class Service:
         self.handler = handler
         self.limits = limits
         self.is_logged = is_logged
-        self.responses: dict[tuple[str, int], int] = {}
+        self.counts = Counts()
         self.crashes = 0
         self.connections: set[_Connection] = set()
         self.__qualname__ = getattr(handler, "__qualname__", None) or type(handler).__name__
@@ -142,10 +146,14 @@ class Service:
         if self._sweep.interval > self._interval:
             self._sweep.start(self._interval)
 
+    @property
+    def responses(self) -> dict[tuple[str, int], int]:
+        """How many responses were sent, by method and status."""
+        return self.counts.items()
+
     def count(self, method: str, status: int) -> None:
         """Count a response."""
-        key = method, status
-        self.responses[key] = self.responses.get(key, 0) + 1
+        self.counts.add(method, status)
 
     def log_crash(self, request: Request, error: BaseException) -> None:
         """Count and log that the handler failed."""
@@ -165,9 +173,9 @@ class _Connection:
     __slots__ = (
         "__weakref__",
         "_conn",
+        "_idle_after",
         "_idle_since",
         "_is_draining",
-        "_is_idle",
         "_service",
         "_session",
         "_waited",
@@ -177,9 +185,9 @@ class _Connection:
         self._service = service
         self._conn = conn
         self._session = ServerSession(service.limits)
-        self._is_idle = False
         self._is_draining = False
-        self._idle_since = 0.0  # when the sweep first found it so
+        self._idle_since = 0.0  # when the sweep first found it so ...
+        self._idle_after = 0  # ... after how many requests
         self._waited = 0.0  # seconds for the body of the present request
 
     # -------------------------------------------------------------- idle and draining
@@ -187,15 +195,17 @@ class _Connection:
     def drain(self) -> None:
         """The listener is closing: end when the running request is answered."""
         self._is_draining = True
-        if self._is_idle:
+        if self._session.is_waiting:
             self._conn.close()
 
     def check(self, now: float) -> bool:
         """Close the connection if it has been idle for too long (called by the sweep)."""
-        if not self._is_idle:
+        session = self._session
+        if not session.is_waiting:
             self._idle_since = 0.0
-        elif not self._idle_since:
+        elif not self._idle_since or session.taken != self._idle_after:
             self._idle_since = now
+            self._idle_after = session.taken
         elif now - self._idle_since >= self._service.limits.keep_alive_timeout * (1 - 1 / CHECKS):
             self._conn.close()
             return True
@@ -205,41 +215,63 @@ class _Connection:
 
     async def serve(self) -> None:
         """Serve the requests, until the connection ends or has to."""
-        conn, session, requests = self._conn, self._session, self._session.requests
-        read, feed = conn.read, session.feed
         self._service.add(self)
-        conn.on_draining(self.drain)
+        self._conn.on_draining(self.drain)
         try:
-            while True:
-                if requests:
-                    request = requests.pop(0)
-                    request.conn = conn
-                    request._connection = self
-                    try:
-                        if not await self._answer(request):
-                            return
-                    finally:
-                        if not request.is_plain and request._form is not None:
-                            request._form.close()
-                        del request  # or an idle connection would keep it, and its body
-                elif session.error is not None:
-                    await self._refuse(session.error)
-                    return
-                elif session.ends or self._is_draining:
-                    return
-                elif session.in_head:
-                    await self._read_head()
-                else:
-                    self._is_idle = True
-                    try:
-                        feed(await read())  # without a name, for the same reason
-                    except EndOfStream:
-                        return
-                    finally:
-                        self._is_idle = False
-                        self._idle_since = 0.0
+            await self._serve()
+        except EndOfStream:
+            if not self._session.is_waiting:
+                raise
         finally:
             self._service.connections.discard(self)
+
+    async def _serve(self) -> None:  # noqa: C901, PLR0912 - all that most requests need, in one frame
+        conn, session, service = self._conn, self._session, self._service
+        take, feed, read, write = session.take, session.feed, conn.read, conn.write
+        handler, counts, is_logged = service.handler, service.counts, service.is_logged
+        while True:
+            request = take(conn, self)
+            if request is None:
+                if self._is_draining:
+                    return
+                feed(await read())  # without a name: an idle connection would keep it
+            elif request is False:
+                if not await self._read_on():
+                    return
+            else:
+                begun = time.perf_counter() if is_logged else 0.0
+                goes_on, reply = True, None
+                try:
+                    try:
+                        response = await handler(request)
+                        if type(response) is not Response:
+                            if request._successor is None:
+                                response = as_response(response)
+                        elif not (is_logged or self._is_draining):
+                            reply = encoded(request, response, counts)
+                    except Exception as error:  # noqa: BLE001 - it is logged
+                        goes_on = await self._answer_failure(request, error, begun)
+                    else:
+                        if reply is None:
+                            goes_on = await self._answer(request, response, begun)
+                        elif (drain := write(reply)) is not DRAINED:
+                            await drain
+                finally:
+                    if reply is None:
+                        self._end(request)
+                    request = response = reply = None  # likewise
+                if not goes_on:
+                    return
+
+    async def _read_on(self) -> bool:
+        """Receive what is missing of a head; return whether the connection goes on."""
+        session = self._session
+        if session.error is None and not session.ends and not self._is_draining:
+            await self._read_head()
+            return True
+        if session.error is not None:
+            await self._refuse(session.error)
+        return False
 
     async def _read_head(self) -> None:
         """Receive the rest of a head that has begun."""
@@ -258,7 +290,7 @@ class _Connection:
     async def wait_for_end(self) -> None:
         """Receive the next requests, up to a bound, until the client has finished."""
         with contextlib.suppress(EndOfStream, OSError):
-            while len(self._session.requests) < PIPELINED:
+            while self._session.pending < PIPELINED:
                 self._session.feed(await self._conn.read())
             await self._conn.wait_closed()
 
@@ -288,23 +320,27 @@ class _Connection:
 
     # ------------------------------------------------------------------------- responses
 
-    async def _answer(self, request: Request) -> bool:
-        """Answer *request*; return whether the connection goes on."""
+    async def _answer_failure(self, request: Request, error: Exception, begun: float) -> bool:
+        """Answer *request*, for which the handler has failed with *error*."""
+        if isinstance(error, HTTPError) and request._successor is None:
+            return await self._answer(request, response_of(error), begun)
+        if stream_errors.belongs_to(self._conn, error):
+            raise error  # it is this connection that has ended
+        response = Response("Internal Server Error\n", 500)
+        return await self._answer(request, response, begun, crash=error)
+
+    async def _answer(
+        self,
+        request: Request,
+        response: Response,
+        begun: float,
+        *,
+        crash: BaseException | None = None,
+    ) -> bool:
+        """Answer *request* with *response*; return whether the connection goes on."""
         service = self._service
-        begun = time.perf_counter() if service.is_logged else 0.0
-        self._waited = 0.0
-        crash: BaseException | None = None
-        try:
-            response = await service.handler(request)
-            if type(response) is not Response:
-                response = as_response(response)
-        except HTTPError as error:
-            response = response_of(error)
-        except Exception as error:
-            if stream_errors.belongs_to(self._conn, error):
-                raise  # it is this connection that has ended
-            crash = error
-            response = Response("Internal Server Error\n", 500)
+        if request._successor is not None:
+            return await self._end_successor(request, request._successor, crash)
         keeps = self._keeps(request)
         try:
             size = await self._send(request, response, "" if keeps else "close")
@@ -319,6 +355,32 @@ class _Connection:
         if service.is_logged:
             log_access(request, response.status, size, time.perf_counter() - begun)
         return keeps and (request.is_plain or await self._go_on_after(request))
+
+    def switch(self, request: Request) -> tuple[bytes, Limits]:
+        """Give up HTTP: *request* is answered with 101, and another protocol follows.
+
+        Return what was received after it, and the limits of the listener.
+        """
+        service = self._service
+        service.count(request.method, 101)
+        if service.is_logged:
+            log_access(request, 101, 0, 0.0)
+        return self._session.retire(), service.limits
+
+    async def _end_successor(
+        self, request: Request, successor: Successor, crash: BaseException | None
+    ) -> bool:
+        """End the protocol that followed *request*."""
+        if crash is not None:
+            self._service.log_crash(request, crash)
+        await successor._finish(1000 if crash is None else 1011)
+        return False
+
+    def _end(self, request: Request) -> None:
+        """Forget what *request* had beside its head."""
+        self._waited = 0.0
+        if not request.is_plain and request._form is not None:
+            request._form.close()
 
     async def _go_on_after(self, request: Request) -> bool:
         """Deal with what *request* had beside its head; return whether the connection goes on."""
@@ -392,7 +454,7 @@ class _Connection:
                 else:
                     await conn.write(data)
             if is_chunked:
-                await conn.write(b"0\r\n\r\n")
+                await conn.write(response._last_chunk())
             return size
         finally:
             if hasattr(pieces, "aclose"):

@@ -6,19 +6,25 @@ against each other (request smuggling, RFC 9112, section 11.2): how a message is
 target may be, how long a head may be. A request is refused before a handler sees it, at
 whatever place the network has split it.
 
-The session parses whatever it is given. Its requests wait in `requests`, in their order; those
-that were complete before an error are still answered.
+The session parses whatever it is given. Its requests wait, in their order, until they are taken;
+those that were complete before an error are still answered.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from silly._engine import engine
 from silly._values.extras import install_command
 from silly.net.http.errors import HTTPError
 from silly.net.http.request import Request
 from silly.net.limits import Limits
+
+if TYPE_CHECKING or engine.NAME != "native":
+    from silly.net.http.bases import PlainRequests
+else:
+    from silly.net.http.plain import PlainRequests
 
 try:
     import httptools
@@ -50,8 +56,18 @@ _METHODS: Final = {
 }
 
 
-class ServerSession:
-    """Parses the requests of one connection."""
+class ServerSession(PlainRequests):
+    """Parses the requests of one connection.
+
+    Attributes:
+        is_waiting: the last `take` has found that all has been answered.
+        taken: how many requests were taken.
+        in_head: a head has begun, and is incomplete.
+        error: why nothing more is parsed.
+        ends: nothing more will come: the client said so.
+        is_paused: at a request that asks for another protocol: see `continue_after`.
+        rest: what followed that request.
+    """
 
     __slots__ = (
         "_fed",
@@ -60,42 +76,30 @@ class ServerSession:
         "_known_host",
         "_limits",
         "_parser",
-        "_receiving",
         "_special",
         "_stalled",
         "_url",
         "_with_body",
-        "ends",
-        "error",
-        "in_head",
-        "is_paused",
-        "requests",
         "rest",
     )
 
     def __init__(self, limits: Limits) -> None:
+        super().__init__(Request, limits)
         self._limits = limits
-        self._parser: Any = httptools.HttpRequestParser(self)
-        self.requests: list[Request] = []
-        self.error: HTTPError | None = None  # why nothing more is parsed ...
-        self.ends = False  # ... or nothing more will come: the client said so
-        self.rest = b""  # what followed a request that asks for another protocol
-        self.is_paused = False  # at such a request: see `continue_after`
-        self.in_head = False  # a head has begun, and is incomplete
-        self._receiving: Request | None = None  # the request whose body is being received
+        self._parser: Any = None  # until it is needed
+        self.rest = b""
         self._with_body: Request | None = None  # one with a body that asks for another protocol
         self._fed = 0  # bytes of the piece that is being parsed
         self._head_size = 0  # bytes of the pieces that the head, so far, came in
         self._stalled = 0  # bytes of a chunked body since its last piece
         self._known_host = b""  # one that is valid
         self._url = b""
-        self._fields: list[tuple[bytes, bytes]] = []
-        self._special: dict[bytes, bytes] = {}
 
-    def feed(self, data: bytes) -> None:
-        """Parse *data*, which was received."""
-        if self.error is not None or (self.ends and self._receiving is None):
+    def _feed(self, data: bytes) -> None:
+        if self.ends and self._receiving is None:
             return
+        if self._parser is None:
+            self._begin()
         self._fed = size = len(data)
         if self.in_head:  # also of a line that is incomplete, which the parser holds
             self._head_size += size
@@ -106,6 +110,11 @@ class ServerSession:
             self._check_unfinished_head()
         if self._stalled > self._limits.max_head_bytes:  # an endless trailer or extension
             self._fail(431, f"more than {self._limits.max_head_bytes} bytes between chunks")
+
+    def _begin(self) -> None:
+        self._parser = httptools.HttpRequestParser(self)
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._special: dict[bytes, bytes] = {}
 
     def _parse(self, data: bytes) -> None:
         try:
@@ -158,10 +167,12 @@ class ServerSession:
             if rest:
                 self.feed(rest)
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing of a next request has arrived."""
-        return not self.in_head and not self.requests and self._receiving is None
+    def retire(self) -> bytes:
+        """Give up HTTP: return what followed the request that asked for another protocol."""
+        rest, self.rest = self.rest, b""
+        self.ends = True
+        self._parser = None
+        return rest
 
     def _fail(self, status: int, text: str) -> None:
         if self.error is not None:

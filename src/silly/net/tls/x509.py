@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import re
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["Certificate", "fingerprint"]
+__all__ = ["Certificate", "distinguished_name", "fingerprint"]
 
 
 def fingerprint(der: bytes) -> str:
@@ -39,16 +40,8 @@ class Certificate:
             ValueError: it is not a certificate.
         """
         try:
-            _, certificate, _ = _element(der)
-            _, fields, _ = _element(certificate)
-            if fields[0] == _VERSION:
-                _, _, fields = _element(fields)
-            _, _, fields = _element(fields)  # the serial number
-            _, _, fields = _element(fields)  # the signature algorithm
-            _, issuer, fields = _element(fields)
-            _, validity, fields = _element(fields)
+            issuer, validity, subject, fields = _main_fields(der)
             begin, end = (_seconds(tag, value) for tag, value in _elements(validity))
-            _, subject, fields = _element(fields)
             return cls(
                 subject=_text_of_name(subject),
                 issuer=_text_of_name(issuer),
@@ -59,6 +52,26 @@ class Certificate:
             )
         except (IndexError, UnicodeDecodeError) as error:
             raise ValueError("the certificate is not valid DER") from error
+
+
+def distinguished_name(der: bytes) -> str:
+    """Return the subject of a certificate as text (RFC 4514), such as ``"CN=app,O=Example"``.
+
+    Raises:
+        ValueError: it is not a certificate.
+    """
+    try:
+        _, _, subject, _ = _main_fields(der)
+        parts = ["+".join(map(_escaped, together)) for together in _attributes(subject)]
+    except (IndexError, UnicodeDecodeError) as error:
+        raise ValueError("the certificate is not valid DER") from error
+    return ",".join(reversed(parts))
+
+
+def _escaped(attribute: tuple[str, str]) -> str:
+    name, value = attribute
+    text = re.sub(r'(^[ #]|[ ]$|[,+"\\<>;])', r"\\\1", value).replace("\0", "\\00")
+    return f"{name}={text}"
 
 
 # ------------------------------------------------------------------------------- DER
@@ -78,6 +91,20 @@ def _element(der: bytes) -> tuple[int, bytes, bytes]:
     if start + length > len(der):
         raise IndexError
     return tag, der[start : start + length], der[start + length :]
+
+
+def _main_fields(der: bytes) -> tuple[bytes, bytes, bytes, bytes]:
+    """Return issuer, validity and subject of the certificate *der*, and the fields after them."""
+    _, certificate, _ = _element(der)
+    _, fields, _ = _element(certificate)
+    if fields[0] == _VERSION:
+        _, _, fields = _element(fields)
+    _, _, fields = _element(fields)  # the serial number
+    _, _, fields = _element(fields)  # the signature algorithm
+    _, issuer, fields = _element(fields)
+    _, validity, fields = _element(fields)
+    _, subject, fields = _element(fields)
+    return issuer, validity, subject, fields
 
 
 def _elements(der: bytes) -> Iterator[tuple[int, bytes]]:
@@ -122,14 +149,19 @@ _ADDRESS: Final = 0x87
 _OF_TEXT: Final = (0x81, 0x82, 0x86)  # mail addresses, host names, URIs
 
 
-def _text_of_name(name: bytes) -> str:
-    parts = []
+def _attributes(name: bytes) -> Iterator[list[tuple[str, str]]]:
+    """Yield the names and values of *name*, those together that belong together."""
     for _, together in _elements(name):
+        pairs = []
         for _, attribute in _elements(together):
             (_, kind), (tag, value) = _elements(attribute)
             text = value.decode("utf-16-be" if tag == _BMP_STRING else "utf-8", "replace")
-            parts.append(f"{_ATTRIBUTES.get(kind) or kind.hex()}={text}")
-    return ", ".join(parts)
+            pairs.append((_ATTRIBUTES.get(kind) or kind.hex(), text))
+        yield pairs
+
+
+def _text_of_name(name: bytes) -> str:
+    return ", ".join(f"{kind}={text}" for pairs in _attributes(name) for kind, text in pairs)
 
 
 def _alternative_names(fields: bytes) -> Iterator[str]:

@@ -1,0 +1,163 @@
+"""What requests, responses and sessions stand on.
+
+The native engine has its own (plain.pyx), which recognise most requests without the parser, and
+encode most responses in one step. These here leave all to the parser and to `Response`. Which of
+them are used makes no difference but for the time it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from silly._engine.drain import DRAINED
+
+if TYPE_CHECKING:
+    from silly.net.http.errors import HTTPError
+    from silly.net.limits import Limits
+
+__all__ = ["DRAINED", "Answer", "Body", "Counts", "Head", "Headers", "PlainRequests", "encoded"]
+
+Headers = Mapping[str, str] | Iterable[tuple[str, str]]
+Body = str | bytes | bytearray | memoryview | Iterable[bytes | str] | AsyncIterable[bytes | str]
+
+
+class Head:
+    """The head of a request, and what is known of its body; the base of `Request`."""
+
+    conn: Any
+    _connection: Any
+    _body: bytes | None = None
+
+    def __init__(
+        self,
+        method: str,
+        raw_target: bytes,
+        version: str,
+        raw_headers: list[tuple[bytes, bytes]],
+        content_length: int,
+    ) -> None:
+        self.method = method
+        self.raw_target = raw_target
+        self.version = version
+        self.raw_headers = raw_headers
+        self.content_length = content_length
+        self.is_plain = self.is_complete = not content_length
+        if not content_length:
+            self._body = b""
+
+
+class PlainRequests:
+    """The part of a session that recognises plain requests; the base of `ServerSession`."""
+
+    __slots__ = (
+        "_receiving",
+        "ends",
+        "error",
+        "in_head",
+        "is_paused",
+        "is_waiting",
+        "requests",
+        "taken",
+    )
+
+    def __init__(self, kind: type[Any], limits: Limits) -> None:  # noqa: ARG002 - see plain.pyx
+        self.requests: list[Any] = []
+        self.error: HTTPError | None = None
+        self.ends = self.is_paused = self.in_head = False
+        self._receiving: Any = None
+        self.is_waiting = False
+        self.taken = 0
+
+    def feed(self, data: bytes) -> None:
+        """Parse *data*, which was received."""
+        if self.error is None:
+            self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
+        """Parse *data* with the parser."""
+        raise NotImplementedError
+
+    @property
+    def pending(self) -> int:
+        """How many requests can be taken."""
+        return len(self.requests)
+
+    def take(self, conn: Any, connection: Any) -> Any:
+        """Remove and return the next request, which belongs to *connection*.
+
+        None: there is none, and the session waits for it. False: it does not simply wait.
+        """
+        if not self.requests:
+            self.is_waiting = not self.in_head and not self.ends and self.error is None
+            return None if self.is_waiting else False
+        request = self.requests.pop(0)
+        request.conn = conn
+        request._connection = connection
+        self.is_waiting = False
+        self.taken += 1
+        return request
+
+
+class Answer:
+    """What a response consists of; the base of `Response`."""
+
+    _fields: Sequence[tuple[str, str]] = ()
+
+    def __init__(
+        self,
+        body: Body = b"",
+        status: int = 200,
+        headers: Headers = (),
+        content_type: str | None = None,
+    ) -> None:
+        self.body = body
+        self.status = status
+        self.content_type = content_type
+        if not (
+            (type(body) is bytes or type(body) is str)
+            and status == 200
+            and not headers
+            and content_type is None
+        ):
+            self._check(headers)
+
+    def _check(self, headers: Headers) -> None:
+        """Check all of it, and add *headers*."""
+        raise NotImplementedError
+
+
+def encoded(
+    request: Head,  # noqa: ARG001 - see plain.pyx
+    response: Answer,  # noqa: ARG001
+    counts: Counts,  # noqa: ARG001
+) -> bytes | None:
+    """Count a plain response to *request*, and return all of it, encoded.
+
+    None: it must be encoded in another way, and counted.
+    """
+    return None
+
+
+class Counts:
+    """How many responses were sent, by method and status."""
+
+    __slots__ = ("_counts",)
+
+    def __init__(self) -> None:
+        self._counts: dict[str, dict[int, int]] = {}
+
+    def add(self, method: str, status: int) -> None:
+        """Count a response."""
+        counts = self._counts.get(method)
+        if counts is None:
+            counts = self._counts[method] = {}
+        counts[status] = counts.get(status, 0) + 1
+
+    def items(self) -> dict[tuple[str, int], int]:
+        """Return all counts."""
+        return {
+            (method, status): count
+            for method, counts in self._counts.items()
+            for status, count in counts.items()
+        }

@@ -1,0 +1,587 @@
+"""Plain requests, recognised without the parser, and plain responses; the native `bases.py`.
+
+Most requests are plain: their heads use nothing that two servers could understand differently,
+and their bodies, if any, have a Content-Length. These are recognised here, in one pass over their
+bytes; only their places are kept, and objects are made of what a handler asks for. Whatever is
+not plain, is invalid, too long, or incomplete, is left to `ServerSession`, whole, as if nothing
+had been recognised. So this decides nothing by itself: it must only never recognise what the
+session would refuse, or understand differently. Responses likewise: what is encoded here is what
+`Response` would have encoded.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t
+from libc.string cimport memcmp, memcpy
+from libc.time cimport time, time_t
+
+from email.utils import formatdate
+
+from silly._engine.native.sending import drained as DRAINED
+from silly.net.http.errors import reason_of
+
+cdef extern from "Python.h":
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+    bint PyUnicode_IS_COMPACT_ASCII(object text) noexcept
+
+cdef enum:  # what a byte can be part of
+    TARGET = 1
+    NAME = 2
+    VALUE = 4
+    HOST = 8
+    DIGIT = 16
+
+cdef enum:
+    DIGITS = 15  # of a Content-Length, at most
+    DIGITS_OF_SIZE = 20
+    JOINED = 65536  # bytes: a longer body is not copied behind its head
+
+cdef uint8_t KINDS[256]
+cdef uint8_t LOWER[256]
+
+cdef str VERSION = "1.1"
+cdef str GET = "GET", HEAD = "HEAD", POST = "POST", PUT = "PUT", PATCH = "PATCH"
+cdef str DELETE = "DELETE", OPTIONS = "OPTIONS"
+cdef bytes NOTHING = b""
+cdef bytes TEXT = b"text/plain; charset=utf-8"
+cdef bytes BYTES = b"application/octet-stream"
+
+
+cdef class Head:
+    """The head of a request, and what is known of its body; the base of `Request`."""
+
+    cdef dict __dict__
+    cdef object __weakref__
+    cdef public object method, version, content_length
+    cdef public object conn, _connection, _body
+    cdef public bint is_plain, is_complete
+    cdef object target, fields
+    cdef bytes data  # ... where both are, until somebody asks for them
+    cdef Py_ssize_t target_start, target_end, fields_start
+
+    def __init__(self, method, raw_target, version, raw_headers, content_length):
+        self.method = method
+        self.target = raw_target
+        self.version = version
+        self.fields = raw_headers
+        self.content_length = content_length
+        self.is_plain = self.is_complete = not content_length
+        if not content_length:
+            self._body = NOTHING
+
+    @property
+    def raw_target(self):
+        if self.target is None:
+            self.target = piece(self.data, self.target_start, self.target_end)
+        return self.target
+
+    @raw_target.setter
+    def raw_target(self, value):
+        self.target = value
+
+    @property
+    def raw_headers(self):
+        if self.fields is None:
+            self.fields = fields_of(self.data, self.fields_start)
+        return self.fields
+
+    @raw_headers.setter
+    def raw_headers(self, value):
+        self.fields = value
+
+
+cdef class PlainRequests:
+    """The part of a session that recognises plain requests; the base of `ServerSession`."""
+
+    cdef public list requests
+    cdef Head first  # comes before `requests`, and costs less
+    cdef public object error
+    cdef public bint ends, is_paused, in_head
+    cdef readonly bint is_waiting
+    cdef readonly size_t taken
+    cdef public object _receiving
+    cdef object kind  # of requests
+    cdef Py_ssize_t left  # bytes of the body that is being received, of a plain request
+    cdef Py_ssize_t max_head, max_target, max_fields, max_body
+    cdef bytes host  # the last one that was valid
+
+    def __init__(self, kind, limits):
+        self.kind = kind
+        self.requests = []
+        self.max_head = capped(limits.max_head_bytes)
+        self.max_target = capped(limits.max_target_bytes)
+        self.max_fields = capped(limits.max_headers)
+        self.max_body = capped(limits.max_body_bytes)
+
+    def feed(self, bytes data not None):
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+        cdef Py_ssize_t at = 0
+        cdef Py_ssize_t end
+        if self.error is not None:
+            return
+        if self.left:
+            at = self.take_body(data, 0)
+        while at < size and not (
+            self.in_head or self.ends or self.is_paused or self._receiving is not None
+        ):
+            end = self.take_head(data, at)
+            if end == 0:
+                break
+            at = self.take_body(data, end) if self.left else end
+        if at < size:
+            self._feed(data if at == 0 else piece(data, at, size))
+
+    cdef Py_ssize_t take_body(self, bytes data, Py_ssize_t at) except -1:
+        """Take what is in *data* of the body; return where it ends."""
+        cdef Py_ssize_t end = PyBytes_GET_SIZE(data)
+        cdef object request = self._receiving
+        if end - at > self.left:
+            end = at + self.left
+        if end > at:
+            request._receive(piece(data, at, end), self.max_body)
+            self.left -= end - at
+            if self.left == 0:
+                self._receiving = None
+                (<Head>request).is_complete = True
+        return end
+
+    cdef Py_ssize_t take_head(self, bytes data, Py_ssize_t start) except -1:
+        """Take a request whose head begins at *start*; return where that ends, or 0."""
+        cdef const uint8_t *text = <const uint8_t *>PyBytes_AS_STRING(data)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+        cdef Py_ssize_t at = start
+        cdef Py_ssize_t target_start, target_end, fields_start, name, colon, value, end
+        cdef Py_ssize_t fields = 0
+        cdef Py_ssize_t length = -1
+        cdef bint has_host = False, has_type = False, has_connection = False
+        cdef Head head
+        cdef str method = None
+        if size - start > self.max_head:  # the end of the head must be within the limit
+            size = start + self.max_head
+        if size - start < 16:
+            return 0
+        if text[at] == c"G":
+            if memcmp(text + at, b"GET ", 4) == 0:
+                method = GET
+                at += 4
+        elif text[at] == c"P":
+            if memcmp(text + at, b"POST ", 5) == 0:
+                method = POST
+                at += 5
+            elif memcmp(text + at, b"PUT ", 4) == 0:
+                method = PUT
+                at += 4
+            elif memcmp(text + at, b"PATCH ", 6) == 0:
+                method = PATCH
+                at += 6
+        elif memcmp(text + at, b"HEAD ", 5) == 0:
+            method = HEAD
+            at += 5
+        elif memcmp(text + at, b"DELETE ", 7) == 0:
+            method = DELETE
+            at += 7
+        elif memcmp(text + at, b"OPTIONS ", 8) == 0:
+            method = OPTIONS
+            at += 8
+        if method is None or text[at] != c"/":
+            return 0
+        target_start = at
+        while at < size and KINDS[text[at]] & TARGET:
+            at += 1
+        target_end = at
+        if target_end - target_start > self.max_target:
+            return 0
+        if size - at < 11 or memcmp(text + at, b" HTTP/1.1\r\n", 11) != 0:
+            return 0
+        at += 11
+        fields_start = at
+        while True:
+            if size - at < 2:
+                return 0
+            if text[at] == c"\r":
+                if text[at + 1] != c"\n":
+                    return 0
+                at += 2
+                break
+            name = at
+            while at < size and KINDS[text[at]] & NAME:
+                at += 1
+            colon = at
+            if colon == name or at == size or text[at] != c":":
+                return 0
+            at += 1
+            while at < size and (text[at] == c" " or text[at] == c"\t"):
+                at += 1
+            value = at
+            while at < size and KINDS[text[at]] & VALUE:
+                at += 1
+            if size - at < 2 or text[at] != c"\r" or text[at + 1] != c"\n":
+                return 0
+            end = at
+            at += 2
+            while end > value and (text[end - 1] == c" " or text[end - 1] == c"\t"):
+                end -= 1
+            fields += 1
+            if colon - name == 4:
+                if is_name(text + name, b"host", 4):
+                    if has_host or not self.is_host(text + value, end - value):
+                        return 0
+                    has_host = True
+            elif colon - name == 6:
+                if is_name(text + name, b"expect", 6):
+                    return 0
+            elif colon - name == 7:
+                if is_name(text + name, b"upgrade", 7):
+                    return 0
+            elif colon - name == 10:
+                if is_name(text + name, b"connection", 10):
+                    if has_connection or end - value != 10 or not is_name(
+                        text + value, b"keep-alive", 10
+                    ):
+                        return 0
+                    has_connection = True
+            elif colon - name == 12:
+                if is_name(text + name, b"content-type", 12):
+                    if has_type:
+                        return 0
+                    has_type = True
+            elif colon - name == 14:
+                if is_name(text + name, b"content-length", 14):
+                    if length >= 0:
+                        return 0
+                    length = number(text + value, end - value)
+                    if length < 0 or length > self.max_body:
+                        return 0
+            elif colon - name == 17:
+                if is_name(text + name, b"transfer-encoding", 17):
+                    return 0
+        if not has_host or fields > self.max_fields:
+            return 0
+        head = self.kind.__new__(self.kind)
+        head.method = method
+        head.version = VERSION
+        head.data = data
+        head.target_start = target_start
+        head.target_end = target_end
+        head.fields_start = fields_start
+        if length > 0:
+            head.content_length = length
+            head._begin_body()
+            self._receiving = head
+            self.left = length
+        else:
+            head.content_length = 0
+            head._body = NOTHING
+            head.is_plain = head.is_complete = True
+        if self.first is None and not self.requests:
+            self.first = head
+        else:
+            self.requests.append(head)
+        return at
+
+    @property
+    def pending(self):
+        return len(self.requests) + (self.first is not None)
+
+    def take(self, conn, connection):
+        cdef Head request = self.first
+        if request is not None:
+            self.first = None
+        elif self.requests:
+            request = <Head>self.requests.pop(0)
+        else:
+            self.is_waiting = not self.in_head and not self.ends and self.error is None
+            return None if self.is_waiting else False
+        self.is_waiting = False
+        self.taken += 1
+        request.conn = conn
+        request._connection = connection
+        return request
+
+    cdef bint is_host(self, const uint8_t *text, Py_ssize_t size) except -1:
+        """Return whether this is a host, and perhaps a port, of the most usual kind."""
+        cdef Py_ssize_t at = 0
+        if self.host is not None and size == PyBytes_GET_SIZE(self.host) and (
+            memcmp(text, PyBytes_AS_STRING(self.host), <size_t>size) == 0
+        ):
+            return True
+        while at < size and KINDS[text[at]] & HOST:
+            at += 1
+        if at == 0:
+            return False
+        if at < size and text[at] == c":":
+            at += 1
+            while at < size and KINDS[text[at]] & DIGIT:
+                at += 1
+        if at != size:
+            return False
+        self.host = PyBytes_FromStringAndSize(<const char *>text, size)
+        return True
+
+
+# ------------------------------------------------------------------------------ responses
+
+
+cdef class Answer:
+    """What a response consists of; the base of `Response`."""
+
+    cdef dict __dict__
+    cdef object __weakref__
+    cdef public object body, status, content_type, _fields
+
+    def __cinit__(self):
+        self._fields = ()
+
+    def __init__(self, body=NOTHING, status=200, headers=(), content_type=None):
+        self.body = body
+        self.status = status
+        self.content_type = content_type
+        if not (
+            (type(body) is bytes or type(body) is str)
+            and status_of(self) >= 0
+            and (headers == () if type(headers) is tuple else not headers)
+            and (content_type is None or is_value(content_type))
+        ):
+            self._check(headers)
+
+
+cdef class Counts:
+    """How many responses were sent, by method and status."""
+
+    cdef dict counts
+
+    def __init__(self):
+        self.counts = {}
+
+    cpdef add(self, str method, status):
+        cdef object counts = self.counts.get(method)
+        if counts is None:
+            counts = self.counts[method] = {}
+        (<dict>counts)[status] = (<dict>counts).get(status, 0) + 1
+
+    def items(self):
+        return {
+            (method, status): count
+            for method, counts in self.counts.items()
+            for status, count in counts.items()
+        }
+
+
+def encoded(Head request not None, Answer response not None, Counts counts not None):
+    cdef long status
+    cdef const char *body = NULL
+    cdef const char *kind
+    cdef Py_ssize_t size = 0, kind_size = 0, whole, left, count
+    cdef char digits[DIGITS_OF_SIZE]
+    cdef char *length
+    cdef bytes line, reply
+    cdef char *end
+    if not request.is_plain and (
+        request.data is None or not request.is_complete or request._form is not None
+    ):
+        return None
+    status = status_of(response)
+    if request.method is HEAD or status < 0:
+        return None
+    if status == 204 or status == 205 or status == 304:
+        return None
+    if type(response.body) is str:
+        try:
+            body = PyUnicode_AsUTF8AndSize(response.body, &size)
+        except UnicodeEncodeError:
+            return None
+    elif type(response.body) is bytes:
+        body = PyBytes_AS_STRING(<bytes>response.body)
+        size = PyBytes_GET_SIZE(<bytes>response.body)
+    else:
+        return None
+    if size > JOINED:
+        return None
+    if response.content_type is None:
+        line = TEXT if type(response.body) is str else BYTES
+        kind = PyBytes_AS_STRING(line)
+        kind_size = PyBytes_GET_SIZE(line)
+    elif is_value(response.content_type):
+        kind = PyUnicode_AsUTF8AndSize(response.content_type, &kind_size)
+    else:
+        return None
+    line = status_line(<int>status)
+    whole = fields_size(response._fields)
+    if whole < 0:
+        return None
+    check_date()
+    length = digits + DIGITS_OF_SIZE
+    left = size
+    while True:
+        length -= 1
+        length[0] = <char>(c"0" + left % 10)
+        left //= 10
+        if left == 0:
+            break
+    count = digits + DIGITS_OF_SIZE - length
+    whole += PyBytes_GET_SIZE(line) + PyBytes_GET_SIZE(date_line) + kind_size + count + size + 36
+    reply = PyBytes_FromStringAndSize(NULL, whole)
+    end = put(PyBytes_AS_STRING(reply), PyBytes_AS_STRING(line), PyBytes_GET_SIZE(line))
+    end = put(end, PyBytes_AS_STRING(date_line), PyBytes_GET_SIZE(date_line))
+    end = put(end, "content-type: ", 14)
+    end = put(end, kind, kind_size)
+    end = put(end, "\r\ncontent-length: ", 18)
+    end = put(end, length, count)
+    end = put(end, "\r\n", 2)
+    for name, value in response._fields:
+        end = put_text(end, name)
+        end = put(end, ": ", 2)
+        end = put_text(end, value)
+        end = put(end, "\r\n", 2)
+    end = put(end, "\r\n", 2)
+    put(end, body, size)
+    counts.add(request.method, response.status)
+    return reply
+
+
+cdef long status_of(Answer response) except -2:
+    """Return the status; -1 if it is none."""
+    cdef long status = -1
+    if type(response.status) is int:
+        try:
+            status = <long>response.status
+        except OverflowError:
+            return -1
+    return status if 200 <= status <= 599 else -1
+
+
+cdef bint is_value(text) except -1:
+    """Return whether this is printable ASCII."""
+    cdef const char *data
+    cdef Py_ssize_t size = 0, at
+    if type(text) is not str or not PyUnicode_IS_COMPACT_ASCII(text):
+        return False
+    data = PyUnicode_AsUTF8AndSize(text, &size)
+    for at in range(size):
+        if not 0x20 <= data[at] <= 0x7E:
+            return False
+    return True
+
+
+cdef Py_ssize_t fields_size(fields) except -2:
+    """Return the length of the encoded *fields*; -1: they must be encoded in another way."""
+    cdef Py_ssize_t size = 0
+    for name, value in fields:
+        if not (is_value(name) and is_value(value)):
+            return -1
+        size += len(<str>name) + len(<str>value) + 4
+    return size
+
+
+cdef inline char *put(char *end, const char *data, Py_ssize_t size) noexcept:
+    memcpy(end, data, <size_t>size)
+    return end + size
+
+
+cdef inline char *put_text(char *end, text) except NULL:
+    cdef Py_ssize_t size = 0
+    cdef const char *data = PyUnicode_AsUTF8AndSize(text, &size)
+    return put(end, data, size)
+
+
+cdef list status_lines = [None] * 600
+cdef bytes date_line = b""
+cdef time_t dated = 0  # in which second that was made
+
+
+cdef bytes status_line(int status):
+    cdef object line = status_lines[status]
+    if line is None:
+        line = status_lines[status] = f"HTTP/1.1 {status} {reason_of(status)}\r\n".encode("ascii")
+    return <bytes>line
+
+
+cdef int check_date() except -1:
+    global date_line, dated
+    cdef time_t now = time(NULL)
+    if now != dated:
+        date_line = f"date: {formatdate(now, usegmt=True)}\r\n".encode("ascii")
+        dated = now
+    return 0
+
+
+# ------------------------------------------------------------------------------ bytes
+
+
+cdef inline bytes piece(bytes data, Py_ssize_t start, Py_ssize_t end):
+    return PyBytes_FromStringAndSize(PyBytes_AS_STRING(data) + start, end - start)
+
+
+cdef inline bint is_name(const uint8_t *text, const char *name, Py_ssize_t size) noexcept:
+    """Return whether *text* is *name*, in upper or lower case."""
+    cdef Py_ssize_t at
+    for at in range(size):
+        if LOWER[text[at]] != <uint8_t>name[at]:
+            return False
+    return True
+
+
+cdef Py_ssize_t number(const uint8_t *text, Py_ssize_t size) noexcept:
+    """Return the number that *text* is; -1 if it is none, or has too many digits."""
+    cdef Py_ssize_t at
+    cdef Py_ssize_t value = 0
+    if size < 1 or size > DIGITS:
+        return -1
+    for at in range(size):
+        if not KINDS[text[at]] & DIGIT:
+            return -1
+        value = value * 10 + (text[at] - c"0")
+    return value
+
+
+cdef list fields_of(bytes data, Py_ssize_t at):
+    """Return the fields of the head whose first one, if any, begins at *at*."""
+    cdef const uint8_t *text = <const uint8_t *>PyBytes_AS_STRING(data)
+    cdef Py_ssize_t start, end, index
+    cdef bytes name
+    cdef uint8_t *lower
+    cdef list fields = []
+    while text[at] != c"\r":
+        start = at
+        while text[at] != c":":
+            at += 1
+        name = PyBytes_FromStringAndSize(NULL, at - start)
+        lower = <uint8_t *>PyBytes_AS_STRING(name)
+        for index in range(at - start):
+            lower[index] = LOWER[text[start + index]]
+        at += 1
+        while text[at] == c" " or text[at] == c"\t":
+            at += 1
+        start = at
+        while text[at] != c"\r":
+            at += 1
+        end = at
+        while end > start and (text[end - 1] == c" " or text[end - 1] == c"\t"):
+            end -= 1
+        fields.append((name, piece(data, start, end)))
+        at += 2
+    return fields
+
+
+cdef Py_ssize_t capped(value) except? -1:
+    return min(value, 1 << 62)
+
+
+cdef int fill_tables() except -1:
+    cdef int byte
+    for byte in range(256):
+        LOWER[byte] = <uint8_t>(byte + 32) if c"A" <= byte <= c"Z" else <uint8_t>byte
+        KINDS[byte] = VALUE if 0x20 <= byte <= 0x7E or byte == c"\t" else 0
+    for byte in b"0123456789":
+        KINDS[byte] |= DIGIT
+    for byte in b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz":
+        KINDS[byte] |= TARGET | NAME | HOST
+    for byte in b"-._~!$&'()*+,;=:@/?%":  # RFC 3986, sections 3.3 and 3.4
+        KINDS[byte] |= TARGET
+    for byte in b"!#$%&'*+-.^_`|~":  # RFC 9110, section 5.6.2
+        KINDS[byte] |= NAME
+    for byte in b"-.":
+        KINDS[byte] |= HOST
+    return 0
+
+
+fill_tables()

@@ -1,0 +1,141 @@
+"""Who the client is, as proxies say."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from silly.net import asgi, tcp
+from silly.net.asgi.forwarded import Proxies
+from silly.net.asgi.types import Receive, Scope, Send
+from silly.net.http import Request
+from silly.net.networks import Networks
+from tests.net.asgi.applications import ANY, GET, application, respond
+
+TRUSTED = ("127.0.0.0/8", "10.0.0.0/8", "2001:db8::/32")
+
+
+def reported(
+    *fields: tuple[str, str], peer: bytes = b"\x7f\0\0\1", trusted: tuple[str, ...] = TRUSTED
+) -> Any:
+    raw = [(name.encode(), value.encode()) for name, value in fields]
+    request = Request("GET", b"/", "1.1", raw, 0)
+    fake: Any = SimpleNamespace(_client=peer, _local_sockaddr="/run/app.sock" if not peer else ())
+    request.conn = fake
+    return Proxies(Networks(trusted)).reported(request)
+
+
+FOR, PROTO, FORWARDED = "x-forwarded-for", "x-forwarded-proto", "forwarded"
+CLIENT = "203.0.113.9"
+
+
+@pytest.mark.no_engine
+@pytest.mark.parametrize(
+    ("value", "address"),
+    [
+        (CLIENT, (CLIENT, 0)),
+        (f"{CLIENT}:1234", (CLIENT, 1234)),
+        (f"{CLIENT}:99999", (CLIENT, 0)),
+        ("2001:4860::8", ("2001:4860::8", 0)),
+        ("[2001:4860::8]", ("2001:4860::8", 0)),
+        ("[2001:4860::8]:80", ("2001:4860::8", 80)),
+        (f"192.0.2.1, {CLIENT}, 10.0.0.1", (CLIENT, 0)),  # the first may be invented
+        (f"{CLIENT},10.0.0.2 , 10.0.0.1", (CLIENT, 0)),
+        (f", {CLIENT},, 10.0.0.1,", (CLIENT, 0)),
+        ("10.0.0.3, 10.0.0.2", ("10.0.0.3", 0)),  # a client that is a proxy, too
+        ("nonsense, 10.0.0.1", ("10.0.0.1", 0)),
+        (f"{CLIENT}, nonsense", None),
+        (f"{CLIENT}, unknown", None),
+        ("[2001:4860::8", None),
+        ("[2001:4860::8]x", None),
+        ("fe80::1%eth0", None),
+        ("", None),
+        (",", None),
+    ],
+)
+def test_x_forwarded_for(value: str, address: object) -> None:
+    assert reported((FOR, value)) == (address, None)
+
+
+@pytest.mark.no_engine
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (f"for={CLIENT}", ((CLIENT, 0), None)),
+        (f'FOR="{CLIENT}:1234";Proto=HTTPS', ((CLIENT, 1234), "https")),
+        ('for="[2001:4860::8]:80" ; by=10.0.0.1', ((("2001:4860::8"), 80), None)),
+        (
+            f'for=192.0.2.1;proto=http, for={CLIENT};proto=https, for="10.0.0.1"',
+            ((CLIENT, 0), "https"),
+        ),
+        (f'for={CLIENT};host="a\\"b,c;d"', ((CLIENT, 0), None)),
+        (f"for={CLIENT};proto=gopher", ((CLIENT, 0), None)),
+        (f"for={CLIENT}, for=_hidden", (None, None)),
+        (f"for={CLIENT}, for=unknown;proto=https", (None, "https")),
+        (f"for={CLIENT}, proto=https", (None, "https")),  # by whom the last was asked is not said
+        # Malformed: nothing of it is believed.
+        (f"for={CLIENT};", (None, None)),
+        (f"for={CLIENT}, ", (None, None)),
+        (f"for={CLIENT};for=192.0.2.1", (None, None)),
+        (f'for="{CLIENT}', (None, None)),
+        ("for=2001:4860::8", (None, None)),  # it must be quoted
+        ("for", (None, None)),
+        ("", (None, None)),
+    ],
+)
+def test_forwarded(value: str, found: object) -> None:
+    assert reported((FORWARDED, value)) == found
+
+
+@pytest.mark.no_engine
+def test_the_scheme() -> None:
+    assert reported((PROTO, "https")) == (None, "https")
+    assert reported((PROTO, "HTTPS")) == (None, "https")
+    assert reported((PROTO, "gopher")) == (None, None)
+    assert reported((PROTO, "http, https")) == (None, "https")
+    # With one for each proxy, it is that of the client's; else the last proxy has set it.
+    assert reported((FOR, f"{CLIENT}, 10.0.0.1"), (PROTO, "https, http"))[1] == "https"
+    assert reported((FOR, f"192.0.2.1, {CLIENT}"), (PROTO, "http, https"))[1] == "https"
+    assert reported((FOR, f"{CLIENT}, 10.0.0.1"), (PROTO, "https"))[1] == "https"
+
+
+@pytest.mark.no_engine
+def test_who_is_believed() -> None:
+    fields = [(FOR, CLIENT), (PROTO, "https")]
+    believed = ((CLIENT, 0), "https")
+    assert reported(*fields, peer=b"\x7f\0\0\1") == believed
+    assert reported(*fields, peer=b"\0" * 10 + b"\xff\xff\x7f\0\0\1") == believed
+    assert reported(*fields, peer=bytes((192, 0, 2, 1))) is None
+    assert reported(*fields, peer=b"") is None  # a Unix socket
+    assert reported(*fields, peer=b"", trusted=("unix",)) == believed
+    assert reported(*fields, trusted=()) is None
+    assert reported(("x-forwarded-host", "evil")) is None
+    everyone = ("0.0.0.0/0", "::/0", "unix")
+    assert reported((FOR, f"{CLIENT}, 192.0.2.1"), trusted=everyone) == ((CLIENT, 0), None)
+
+
+@pytest.mark.no_engine
+def test_each_family_fills_what_the_other_leaves_open() -> None:
+    other = (FORWARDED, "for=192.0.2.1;proto=http")
+    assert reported((FOR, CLIENT), other) == ((CLIENT, 0), "http")
+    assert reported((PROTO, "https"), other) == (("192.0.2.1", 0), "https")
+
+
+async def test_only_trusted_proxies_say_who_the_client_is() -> None:
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, f"{scope['client'][0]} {scope['scheme']}".encode())
+
+    request = GET[:-2] + b"Forwarded: for=203.0.113.9;proto=https\r\n\r\n"
+    for trusted, seen in (
+        (("127.0.0.0/8",), b"203.0.113.9 https"),
+        (("10.0.0.0/8",), b"127.0.0.1 http"),
+    ):
+        app = application(part)
+        listener = await asgi.listen(ANY, app, lifespan="off", trusted_proxies=trusted)
+        async with tcp.connect(listener.local_addr) as conn:
+            await conn.write(request)
+            await conn.read(b"\r\n\r\n")
+            assert await conn.read(len(seen)) == seen
+        await listener.close()
