@@ -112,7 +112,7 @@ def open_mariadb(url: str, **options: Any) -> Pool:
         "autocommit": True,
         "client_flag": FOUND_ROWS,
         "connect_timeout": 2,
-        "init_command": "SET time_zone = '+00:00', innodb_lock_wait_timeout = 3",
+        "init_command": "SET time_zone = '+00:00', innodb_lock_wait_timeout = 3, sql_notes = 0",
         **dict(parse_qsl(parts.query)),
     }
 
