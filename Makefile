@@ -8,6 +8,8 @@
 #                  SECONDS=60 sets the time, SEED=n repeats one program
 # make coverage    list the lines and branches that no test reaches, on both engines (needs gcc)
 # make sessions    run SESSIONS=10000 random sessions over bad networks, on each engine
+# make brokers     kill the brokers of silly.pubsub a hundred times under load and check that
+#                  nothing is lost without notice
 # make restarts    restart workers under load a hundred times and check that no connection is lost
 # make cancellations  cancel CANCELLATIONS=10000 questions to MariaDB, Redis and SQLite at random
 #                  moments, and check that nobody gets the answer to another's
@@ -27,7 +29,7 @@ PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 # The programs that tests start take half as long with their bytecode cached.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test bench bench-full soak restarts asan coverage stress sessions cancellations fuzz clean
+.PHONY: run test bench bench-full soak brokers restarts asan coverage stress sessions cancellations fuzz clean
 .SILENT:
 
 run: $(VENV)/.installed-cli
@@ -57,6 +59,9 @@ soak: $(VENV)/.installed
 
 restarts: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/restarts.py --restarts 100
+
+brokers: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m tests.pubsub.outages --kills 100
 
 asan: $(VENV)/.installed-dev
 	rm -rf build/asan && mkdir -p build/asan && cp -r src setup.py pyproject.toml README.md LICENSE tests fuzz build/asan

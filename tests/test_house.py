@@ -37,7 +37,7 @@ LAYERS = (
     ),
     ("silly._engine", "silly.task", "silly.crypto"),
     ("silly.net", "silly.time"),
-    ("silly.testing", "silly.runtime", "silly.streams"),
+    ("silly.testing", "silly.runtime", "silly.streams", "silly.pubsub"),
     ("silly.workers",),
     ("silly",),
     ("silly.metrics", "silly.otel"),
@@ -181,6 +181,8 @@ NEEDS = {
     "net/http/session.py": {"httptools"},
     "metrics/prometheus.py": {"prometheus_client"},
     "otel.py": {"opentelemetry"},
+    "pubsub/nats.py": {"nats"},
+    "pubsub/redis.py": {"redis"},
 }
 
 
