@@ -11,6 +11,8 @@
 # make brokers     kill the brokers of silly.pubsub a hundred times under load and check that
 #                  nothing is lost without notice
 # make restarts    restart workers under load a hundred times and check that no connection or request is lost
+# make cancellations  cancel CANCELLATIONS=10000 questions to MariaDB, Redis and SQLite at random
+#                  moments, and check that nobody gets the answer to another's
 # make fuzz        fuzz reading, headers and requests, for SECONDS=1200 each (needs Python 3.11 or 3.12)
 # make clean       remove everything that these commands made
 #
@@ -27,7 +29,7 @@ PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 # The programs that tests start take half as long with their bytecode cached.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test bench bench-full soak brokers restarts asan coverage stress sessions fuzz clean
+.PHONY: run test bench bench-full soak brokers restarts asan coverage stress sessions cancellations fuzz clean
 .SILENT:
 
 run: $(VENV)/.installed-cli
@@ -120,6 +122,11 @@ sessions: $(VENV)/.installed-dev
 	  SILLY_ENGINE=$$engine SILLY_SESSIONS=$(SESSIONS) $(VENV)/bin/python -m pytest -q -s \
 	    tests/engine/test_random_peers.py || exit 1; \
 	done
+
+CANCELLATIONS ?= 10000
+
+cancellations: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m tests.databases.cancelling $(CANCELLATIONS)
 
 fuzz: SECONDS ?= 1200
 fuzz: $(VENV)/bin/python

@@ -135,7 +135,7 @@ def test_block_serves(block: str, port: int, tmp_path: Path) -> None:
 def test_block_of_tests_passes(block: str, tmp_path: Path) -> None:
     path = tmp_path / "test_block.py"
     path.write_text(block)
-    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", str(path)]
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:asyncio", str(path)]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
     )
@@ -228,6 +228,7 @@ def test_every_public_name_is_in_the_reference() -> None:
     from silly import (
         admin,
         errors,
+        health,
         log,
         metrics,
         otel,
@@ -263,7 +264,7 @@ def test_every_public_name_is_in_the_reference() -> None:
         systemd,
         pubsub,
     )
-    watching = (access_log, admin, metrics, observer, otel, stdio, text, workers)
+    watching = (access_log, admin, health, metrics, observer, otel, stdio, text, workers)
     for module in (*modules, *watching, testing, faults, systemd):
         for name in module.__all__:
             if not name.startswith("_"):
@@ -294,15 +295,16 @@ def test_every_public_name_is_in_the_reference() -> None:
 def test_what_to_watch_has_every_metric_field_and_command() -> None:
     from silly import admin, metrics
     from silly.net import access_log, observer
+    from silly.net.http import access_log as of_requests
 
     page = (ROOT / "docs" / "howto" / "what-to-watch.md").read_text()
     for metric in metrics.METRICS:
         name = f"{metric.name}_total" if metric.kind == "counter" else metric.name
         labels = ["listener"] if metric.where == "listener" else []
-        labels += [metric.label] if metric.label else []
+        labels += [metric.label] if metric.label else metric.labels
         row = f"| `{name}` | {metric.kind} | {', '.join(labels)} | {metric.help} |"
         assert row in page, f"the page needs: {row}"
-    for name, meaning in access_log.FIELDS.items():
+    for name, meaning in (*access_log.FIELDS.items(), *of_requests.FIELDS.items()):
         assert f"| `{name}` | {meaning} |" in page
     for name, meaning in admin.COMMANDS.items():
         assert f"| `{name}` | {meaning} |" in page
