@@ -263,7 +263,7 @@ def test_every_public_name_is_in_the_reference() -> None:
     )
     from silly import time as silly_time
     from silly.crypto import utils
-    from silly.net import access_log, addr, http, observer, tcp, tls, udp, websocket
+    from silly.net import access_log, addr, asgi, http, observer, tcp, tls, udp, websocket
     from silly.testing import faults
 
     reference = (ROOT / "docs" / "reference.md").read_text()
@@ -290,10 +290,18 @@ def test_every_public_name_is_in_the_reference() -> None:
         for name in module.__all__:
             if not name.startswith("_"):
                 assert name in reference, f"{name} is not in the reference"
-    functions = (silly.run, tcp.listen, tcp.connect, tls.Server, tls.Client)
+    functions = (silly.run, asgi.listen, tcp.listen, tcp.connect, tls.Server, tls.Client)
     opened = (websocket.listen, websocket.accept, websocket.connect, websocket.broadcast)
     made = (*opened, pubsub.connect, http.Response, http.file, http.files, http.event, http.events)
-    for function in (*functions, *made, udp.bind, udp.connect, workers.Supervisor, faults.Faults):
+    for function in (
+        *functions,
+        *made,
+        asgi.listen,
+        udp.bind,
+        udp.connect,
+        workers.Supervisor,
+        faults.Faults,
+    ):
         for name in inspect.signature(function).parameters:
             assert name in reference, f"{name} of {function.__name__} is not in the reference"
     spoken = (http.Request, http.Response, http.Router, http.Form, http.Upload, http.Service)

@@ -82,13 +82,15 @@ def listening(process: subprocess.Popen[str]) -> str:
 def test_an_application_is_served(folder: Path, options: tuple[str, ...]) -> None:
     process = run(folder, *options, "127.0.0.1:0", "--access-log", "--root-path", "/shop/")
     addr = listening(process)
-    with urllib.request.urlopen(f"http://{addr}/a%20b", timeout=30) as reply:
+    headers = {"X-Forwarded-For": "192.0.2.1, 203.0.113.9"}
+    request = urllib.request.Request(f"http://{addr}/a%20b", headers=headers)
+    with urllib.request.urlopen(request, timeout=30) as reply:
         assert reply.read() == b"/shop /shop/a b"
     process.terminate()
     out, err = process.communicate(timeout=30)
     assert process.returncode == 0
     assert out == "started\nended\n"
-    assert '"GET /a%20b HTTP/1.1" 200 15 ' in err
+    assert re.search(r': 203.0.113.9 - - .*"GET /a%20b HTTP/1.1" 200 15 ', err)
 
 
 @pytest.mark.parametrize(

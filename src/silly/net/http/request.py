@@ -64,6 +64,7 @@ class Request(Head):
     _successor: Successor | None = None  # that protocol, once the handler has agreed to it
     route = ""
     root_path = ""
+    _reported_client: str | None = None  # who the client is, as a proxy that we trust says
     _mounted = 0  # length of `root_path` before it was decoded
     _headers: Headers | None = None
     _path: str | None = None
