@@ -136,6 +136,8 @@ class WebSocket:
         messages = self._messages
         while not messages:
             session = self._session
+            if session.is_ending:
+                self._settle()
             if session.is_over:
                 if session.code in _NORMAL:
                     raise StopAsyncIteration
@@ -196,6 +198,11 @@ class WebSocket:
             self._messages = messages
         if session.has_news:
             self._heed()
+        if session.is_ending:
+            if messages:  # the program may answer them before
+                asyncio.get_running_loop().call_soon(self._settle)
+            else:
+                self._settle()
 
     def _consume(self) -> None:
         """Take what has arrived while nobody reads (called by the connection)."""
@@ -230,6 +237,13 @@ class WebSocket:
         if session.is_over:
             self._is_now_over()
 
+    def _settle(self) -> None:
+        """Answer the end that the peer has brought about."""
+        session = self._session
+        if session.is_ending:
+            session.settle()
+            self._heed()
+
     def _send_controls(self) -> None:
         session, conn = self._session, self._conn
         outgoing, session.outgoing = session.outgoing, b""
@@ -254,6 +268,7 @@ class WebSocket:
     def _lose(self) -> None:
         """Note that the connection has ended."""
         session = self._session
+        self._settle()
         if not session.is_over:
             session.lose()
             session.has_news = False

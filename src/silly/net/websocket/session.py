@@ -4,6 +4,8 @@
 state          what it means
 =============  ======================================================================
 open           messages go both ways
+ending         the peer's close frame was received, or a fault of the peer was found:
+               `settle` answers, when the messages before it have been dealt with
 closing        this end has sent its close frame, and waits for the peer's; what the
                peer still sends is dropped
 over           the peer's close frame was received and answered; or the peer was at
@@ -41,6 +43,7 @@ class Session:
         outgoing: what is to be sent now; the user takes it away.
         pongs: the payloads of pongs that were received; likewise.
         has_news: one of them, or `is_over`, may have changed; the user clears it.
+        is_ending: see above.
         is_closing: the close frame was sent.
         is_over: no message will come any more ...
         has_failed: ... because of the peer's fault.
@@ -51,9 +54,11 @@ class Session:
 
     __slots__ = (
         "_clock",
+        "_close",
         "_control_count",
         "_control_since",
         "_deflate",
+        "_failure",
         "_max_control_rate",
         "_parser",
         "code",
@@ -61,6 +66,7 @@ class Session:
         "has_news",
         "is_client",
         "is_closing",
+        "is_ending",
         "is_over",
         "limit",
         "outgoing",
@@ -91,7 +97,10 @@ class Session:
         self._control_count = 0  # ... and how many control frames have come in it
         self.outgoing = b""
         self.pongs: list[bytes] | None = None
-        self.has_news = self.is_closing = self.is_over = self.has_failed = False
+        self.has_news = self.is_ending = self.is_closing = self.is_over = False
+        self.has_failed = False
+        self._close: bytes | None = None  # the payload of the peer's close frame, ...
+        self._failure: Failure | None = None  # ... or its fault, to settle
         self.code = 0
         self.reason = ""
         self.limit: str | None = None
@@ -112,6 +121,16 @@ class Session:
             messages.clear()
         return messages
 
+    def settle(self) -> None:
+        """Answer the close frame that was received, or tell the peer about its fault."""
+        self.is_ending = False
+        if self.is_over:
+            return
+        if self._close is not None:
+            self._take_close(self._close)
+        if self._failure is not None:
+            self._tell(self._failure)
+
     @property
     def is_partial(self) -> bool:
         """Whether a message has begun, and is incomplete."""
@@ -131,10 +150,9 @@ class Session:
                     replies.append(self._frame(FIN | PONG, payload))
             elif opcode == PONG:
                 self.pongs = [*(self.pongs or ()), payload]
-            elif not self.is_over:
-                self.outgoing += b"".join(replies)
-                replies.clear()
-                self._take_close(payload)
+            else:  # it is the last frame
+                self.is_ending = True
+                self._close = payload
         self.outgoing += b"".join(replies)
 
     def _exceed_rate(self, number: int) -> bool:
@@ -156,12 +174,12 @@ class Session:
             return
         code = int.from_bytes(payload[:2], "big")
         if len(payload) == 1 or not is_sendable(code):
-            self._fail(Failure(1002, "invalid close frame"))
+            self._tell(Failure(1002, "invalid close frame"))
             return
         try:
             reason = payload[2:].decode()
         except UnicodeDecodeError:
-            self._fail(Failure(1007, "a reason that is not UTF-8"))
+            self._tell(Failure(1007, "a reason that is not UTF-8"))
             return
         if self.is_closing and code == self.code:  # it is an answer, which repeats no reason
             reason = reason or self.reason
@@ -174,6 +192,10 @@ class Session:
             self.outgoing += self._frame(FIN | CLOSE, payload)
 
     def _fail(self, failure: Failure) -> None:
+        self.is_ending = self.has_news = True
+        self._failure = failure
+
+    def _tell(self, failure: Failure) -> None:
         """Tell the peer what is wrong with what it sent (section 7.1.7)."""
         if not self.is_closing:
             self.outgoing += self.close(failure.code, failure.reason)
