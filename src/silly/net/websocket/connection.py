@@ -98,7 +98,9 @@ class WebSocket:
         """Take over *conn*, whose opening handshake is complete."""
         loop = asyncio.get_running_loop()
         self._conn = conn
-        self._session = Session(limits, agreement.deflate, is_client=is_client, clock=loop.time)
+        self._session = Session(
+            limits, agreement.deflate, is_client=is_client, clock=time.monotonic
+        )
         self.limits = limits
         self.request = request
         self.subprotocol = agreement.subprotocol
@@ -115,7 +117,8 @@ class WebSocket:
         # An incomplete message: its number, when it was first found, how many bytes had come.
         self._partial: tuple[int, float, int] | None = None
         conn._consumer = self
-        conn.on_draining(self._drain)
+        conn.on_draining(self._drain)  # soon, if its listener is closing already
+        conn.on_draining(None)
         keepalive.of(loop).add(self)
 
     def _start(self, received: bytes) -> None:

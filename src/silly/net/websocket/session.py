@@ -43,7 +43,6 @@ class Session:
         outgoing: what is to be sent now; the user takes it away.
         pongs: the payloads of pongs that were received; likewise.
         has_news: one of them, or `is_over`, may have changed; the user clears it.
-        is_ending: see above.
         is_closing: the close frame was sent.
         is_over: no message will come any more ...
         has_failed: ... because of the peer's fault.
@@ -54,11 +53,10 @@ class Session:
 
     __slots__ = (
         "_clock",
-        "_close",
         "_control_count",
         "_control_since",
         "_deflate",
-        "_failure",
+        "_end_received",
         "_max_control_rate",
         "_parser",
         "code",
@@ -66,7 +64,6 @@ class Session:
         "has_news",
         "is_client",
         "is_closing",
-        "is_ending",
         "is_over",
         "limit",
         "outgoing",
@@ -97,10 +94,10 @@ class Session:
         self._control_count = 0  # ... and how many control frames have come in it
         self.outgoing = b""
         self.pongs: list[bytes] | None = None
-        self.has_news = self.is_ending = self.is_closing = self.is_over = False
+        self.has_news = self.is_closing = self.is_over = False
         self.has_failed = False
-        self._close: bytes | None = None  # the payload of the peer's close frame, ...
-        self._failure: Failure | None = None  # ... or its fault, to settle
+        # The payload of the peer's close frame, or its fault, until it is settled.
+        self._end_received: bytes | Failure | None = None
         self.code = 0
         self.reason = ""
         self.limit: str | None = None
@@ -113,8 +110,8 @@ class Session:
         parser, is_closing = self._parser, self.is_closing
         messages: list[Message] = parser.receive(data)
         self.received += len(messages)
-        if parser.controls:
-            self._take_controls()
+        if parser.controls is not None:
+            self._take_controls(parser.controls)
         if parser.failure is not None and not self.is_over:
             self._fail(parser.failure)
         if is_closing:
@@ -123,21 +120,26 @@ class Session:
 
     def settle(self) -> None:
         """Answer the close frame that was received, or tell the peer about its fault."""
-        self.is_ending = False
+        end, self._end_received = self._end_received, None
         if self.is_over:
             return
-        if self._close is not None:
-            self._take_close(self._close)
-        if self._failure is not None:
-            self._tell(self._failure)
+        if isinstance(end, bytes):
+            self._take_close(end)
+        elif end is not None:
+            self._tell(end)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether there is something to settle."""
+        return self._end_received is not None
 
     @property
     def is_partial(self) -> bool:
         """Whether a message has begun, and is incomplete."""
         return bool(self._parser.is_partial)
 
-    def _take_controls(self) -> None:
-        controls, self._parser.controls = self._parser.controls, []
+    def _take_controls(self, controls: list[tuple[int, bytes]]) -> None:
+        self._parser.controls = None
         self.has_news = True
         if self._exceed_rate(len(controls)):
             text = f"more than {self._max_control_rate:g} control frames in a second"
@@ -151,8 +153,7 @@ class Session:
             elif opcode == PONG:
                 self.pongs = [*(self.pongs or ()), payload]
             else:  # it is the last frame
-                self.is_ending = True
-                self._close = payload
+                self._end_received = payload
         self.outgoing += b"".join(replies)
 
     def _exceed_rate(self, number: int) -> bool:
@@ -192,8 +193,8 @@ class Session:
             self.outgoing += self._frame(FIN | CLOSE, payload)
 
     def _fail(self, failure: Failure) -> None:
-        self.is_ending = self.has_news = True
-        self._failure = failure
+        self.has_news = True
+        self._end_received = failure
 
     def _tell(self, failure: Failure) -> None:
         """Tell the peer what is wrong with what it sent (section 7.1.7)."""
