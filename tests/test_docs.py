@@ -28,7 +28,10 @@ from tests.net.tls import certificates
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-EXAMPLES = {path.read_text(): path.name for path in (ROOT / "examples").glob("*.py")}
+EXAMPLES = {
+    path.read_text(): path.relative_to(ROOT / "examples").as_posix()
+    for path in (ROOT / "examples").rglob("*.py")
+}
 BLOCKS = [
     pytest.param(block, id=f"{page.name}-{number}")
     for page in PAGES
@@ -144,9 +147,8 @@ def test_block_of_tests_passes(block: str, tmp_path: Path) -> None:
 
 @pytest.mark.no_engine
 def test_the_tutorials_contain_the_examples_word_for_word() -> None:
-    tutorials = ROOT / "docs" / "tutorial"
-    echo = (tutorials / "echo-server.md").read_text()
-    http = (tutorials / "http-server.md").read_text()
+    pages = {path.stem: path.read_text() for path in (ROOT / "docs" / "tutorial").glob("*.md")}
+    starts = {"hello.py", "fork_order.py", "timer_demo.py"}
     for text, name in EXAMPLES.items():
         if name not in {
             "dns_like.py",
@@ -156,8 +158,27 @@ def test_the_tutorials_contain_the_examples_word_for_word() -> None:
             "rooms.py",
             "starttls.py",
         }:
-            tutorial = http if name.startswith("http_") else echo
-            assert f"```python\n{text}```" in tutorial, f"{name} differs from the tutorial"
+            page = "getting-started" if name in starts else "echo-server"
+            page = "http-server" if name.startswith("http_") else page
+            page = "database-app" if name.startswith("user_api/") else page
+            assert f"```python\n{text}```" in pages[page], f"{name} differs from the tutorial"
+    schema = (ROOT / "examples" / "user_api" / "schema.sql").read_text()
+    assert f"```sql\n{schema}```" in pages["database-app"]
+
+
+@pytest.mark.no_engine
+def test_the_course_leads_from_the_first_page_to_the_last() -> None:
+    pages = ["getting-started", "echo-server", "http-server", "database-app"]
+    texts = [(ROOT / "docs" / "tutorial" / f"{page}.md").read_text() for page in pages]
+    for number, text in enumerate(texts):
+        assert "## What you can explain now" in text, pages[number]
+        assert "## Coming from Silly (Lua)" in text, pages[number]
+        if number:
+            assert f"({pages[number - 1]}.md" in text, f"{pages[number]} has no link back"
+        if number + 1 < len(pages):
+            assert f"({pages[number + 1]}.md" in text, f"{pages[number]} has no link forward"
+    readme = (ROOT / "README.md").read_text()
+    assert all(f"(docs/tutorial/{page}.md)" in readme for page in pages)
 
 
 @pytest.mark.no_engine
