@@ -14,6 +14,7 @@ from silly.net.asgi.exchange import Exchange
 from silly.net.asgi.extensions import extensions_of
 from silly.net.asgi.forwarded import Proxies
 from silly.net.asgi.types import Application, Scope
+from silly.net.asgi.websocket import WebSocketExchange, is_websocket, websocket_scope
 from silly.net.http import Request, Response
 from silly.net.networks import Networks
 
@@ -46,10 +47,10 @@ class ApplicationHandler:
         self.running: set[asyncio.Task[None]] = set()
         self.__qualname__ = getattr(app, "__qualname__", type(app).__name__)
 
-    async def __call__(self, request: Request) -> Response:
-        """Return the application's response to *request*."""
-        if request.upgrade is not None and request.upgrade.lower() == "websocket":
-            return Response("WebSocket is not served here\n", 501)
+    async def __call__(self, request: Request) -> Response | None:
+        """Return the application's response to *request*; None: it was a WebSocket."""
+        if is_websocket(request):
+            return await self._run_websocket(request)
         loop = asyncio.get_running_loop()
         exchange = Exchange(request, loop)
         task = loop.create_task(self._run(exchange, self.scope_of(request)))
@@ -67,6 +68,15 @@ class ApplicationHandler:
         if type(response.body) is bytes:
             await exchange.close()
         return response
+
+    async def _run_websocket(self, request: Request) -> Response | None:
+        exchange = WebSocketExchange(request)
+        try:
+            return await exchange.run(self._app, websocket_scope(self.scope_of(request), request))
+        except Exception as error:
+            if exchange.is_over and _is_departure(error):
+                return None
+            raise
 
     async def _run(self, exchange: Exchange, scope: Scope) -> None:
         try:
@@ -118,6 +128,7 @@ def _is_departure(error: Exception) -> bool:
     return isinstance(error, OSError) or type(error).__name__ in {
         "ClientDisconnect",
         "RequestAborted",
+        "WebSocketDisconnect",
     }
 
 

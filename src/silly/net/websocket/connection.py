@@ -31,7 +31,7 @@ from silly.net.websocket.session import Encoder, Message, Session
 if TYPE_CHECKING:
     from silly.net.tls.info import TLSInfo
 
-__all__ = ["WebSocket"]
+__all__ = ["WebSocket", "checked_close"]
 
 AWAY: Final = 65536  # bytes that are taken while nobody reads
 IN_A_ROW: Final = 1000  # messages without waiting, before other tasks run
@@ -391,14 +391,7 @@ class WebSocket:
         Raises:
             TypeError, ValueError: the code or the reason is of another type, or out of range.
         """
-        if isinstance(code, bool) or not isinstance(code, int):
-            raise TypeError(f"code must be an int, not {code!r}")
-        if not is_sendable(code):
-            raise ValueError(f"code must be 1000 to 1003, 1007 to 1014 or 3000 to 4999, not {code}")
-        if not isinstance(reason, str):
-            raise TypeError(f"reason must be a str, not {type(reason).__name__}")
-        if len(reason.encode()) > 123:
-            raise ValueError("reason must have up to 123 bytes as UTF-8")
+        checked_close(code, reason)
         self._begin_close(code, reason)
         await self.wait_closed()
 
@@ -547,6 +540,18 @@ class WebSocket:
     def __repr__(self) -> str:
         state = "closed" if self._session.is_over else "open" if self.is_open else "closing"
         return f"<WebSocket with {self._conn.remote_addr}, {state}>"
+
+
+def checked_close(code: object, reason: object) -> None:
+    """Check what a close frame is to say (`TypeError`, `ValueError`)."""
+    if isinstance(code, bool) or not isinstance(code, int):
+        raise TypeError(f"code must be an int, not {code!r}")
+    if not is_sendable(code):
+        raise ValueError(f"code must be 1000 to 1003, 1007 to 1014 or 3000 to 4999, not {code}")
+    if not isinstance(reason, str):
+        raise TypeError(f"reason must be a str, not {type(reason).__name__}")
+    if len(reason.encode()) > 123:
+        raise ValueError("reason must have up to 123 bytes as UTF-8")
 
 
 def _read_now(conn: StreamConn) -> bytes:
