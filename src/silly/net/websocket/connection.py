@@ -22,6 +22,7 @@ from silly.errors import ConcurrentRead, EndOfStream, WriteQueueFull
 from silly.net.conn import StreamConn
 from silly.net.http.request import Request
 from silly.net.limits import Limits
+from silly.net.restarting import is_restarting
 from silly.net.sweep import CHECKS
 from silly.net.websocket.errors import WebSocketClosed, is_sendable
 from silly.net.websocket.handshake import Agreement
@@ -432,7 +433,7 @@ class WebSocket:
 
     def _drain(self) -> None:
         """The listener is closing (called by the connection)."""
-        self._begin_close(1001)
+        self._begin_close(1012 if is_restarting() else 1001)
 
     async def _finish(self, code: int) -> None:
         """End what a server's handler has left open."""
