@@ -20,7 +20,7 @@ from silly.net.asgi.extensions import (
     takes_trailers,
 )
 from silly.net.asgi.types import Message
-from silly.net.http import Request, Response
+from silly.net.http import HTTPError, Request, Response
 from silly.net.http.errors import reason_of
 from silly.net.http.response import BODILESS, check_status, http_date
 
@@ -90,6 +90,7 @@ class Exchange:
         self._has_body = True  # there is more of the request's body
         self._watching: asyncio.Task[None] | None = None
         self._error: BaseException | None = None
+        self._why_gone: Exception | None = None  # why the rest of the body does not come
         self._sent = 0  # bytes of the response's body
         self._has_trailers = False  # they are to follow it
 
@@ -109,7 +110,14 @@ class Exchange:
         request = self._request
         if self._body is None:
             self._body = aiter(request)
-        piece = await anext(self._body, b"")
+        try:
+            piece = await anext(self._body, b"")
+        except (HTTPError, EOFError, OSError) as error:  # it is too long, or the client is gone
+            self._why_gone = error
+            if isinstance(error, HTTPError) and not self.first.done():
+                self.first.set_exception(error)
+            self._leave()
+            return {"type": "http.disconnect"}
         self._has_body = bool(piece) and not (request.is_complete and not request._pieces)
         return {"type": "http.request", "body": piece, "more_body": self._has_body}
 
@@ -220,24 +228,34 @@ class Exchange:
 
     # --------------------------------------------------------------------- for the connection
 
-    def ended(self, error: BaseException | None) -> None:
-        """Note that the application has returned, or failed with *error*."""
+    def ended(self, error: BaseException | None) -> bool:
+        """Note that the application has returned, or failed with *error*.
+
+        Return whether the connection deals with that.
+        """
         if self.is_complete:
-            return
+            return False
         if error is None:
             error = RuntimeError("the ASGI application returned before its response was complete")
         if not self.first.done():
-            self.first.set_exception(error)
-        elif self._pieces is not None:
-            self._error = error
-            self._taken.set()
-            if not self._pieces.full():
-                self._pieces.put_nowait(None)
+            self.first.set_exception(self._why_gone or error)
+            return self._why_gone is None
+        if self._over.is_set() or self._pieces is None:
+            return False
+        self._error = error
+        self._taken.set()
+        if not self._pieces.full():
+            self._pieces.put_nowait(None)
+        return True
+
+    def _leave(self) -> None:
+        """Note that nothing more can be received or sent."""
+        self._over.set()
+        self._taken.set()
 
     async def close(self) -> None:
         """Note that the response was sent, or that the client is gone."""
-        self._over.set()
-        self._taken.set()
+        self._leave()
         watching = self._watching
         if watching is not None:
             watching.cancel()
@@ -256,8 +274,7 @@ class Exchange:
         try:
             await self._request._wait_for_end()
         finally:
-            self._over.set()
-            self._taken.set()
+            self._leave()
 
 
 class _Pieces:

@@ -57,9 +57,12 @@ class ApplicationHandler:
         task.add_done_callback(self.running.discard)
         try:
             response = await exchange.first
+        except asyncio.CancelledError:
+            task.cancel()
+            await exchange.close()
+            raise
         except BaseException:
             await exchange.close()
-            task.cancel()
             raise
         if type(response.body) is bytes:
             await exchange.close()
@@ -69,10 +72,9 @@ class ApplicationHandler:
         try:
             await self._app(scope, exchange.receive, exchange.send)
         except Exception as error:  # noqa: BLE001 - it is logged, here or by the server
-            if exchange.is_complete:  # such as an error page, or a background task
+            if not exchange.ended(error) and not _is_departure(error):
                 what = f"{scope['method']} {scope['path']}"
                 self._crash_logs.log(error, "%s: the application failed", what)
-            exchange.ended(error)
         except BaseException as error:
             exchange.ended(error)
             raise
@@ -109,6 +111,14 @@ class ApplicationHandler:
             "state": self._state.copy(),
             "extensions": extensions_of(request),
         }
+
+
+def _is_departure(error: Exception) -> bool:
+    """Return whether *error* says that the client has gone, as those of frameworks do."""
+    return isinstance(error, OSError) or type(error).__name__ in {
+        "ClientDisconnect",
+        "RequestAborted",
+    }
 
 
 def _host_and_port(sockaddr: Any) -> tuple[str, int] | None:
