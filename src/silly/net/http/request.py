@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
@@ -30,6 +31,11 @@ class Connection(Protocol):
 
     async def receive_body(self, request: Request) -> None: ...
     async def wait_for_end(self) -> None: ...
+    def hand_over(
+        self, request: Request, outcome: Coroutine[Any, Any, Any]
+    ) -> asyncio.Task[None]: ...
+
+    memo: Any
 
 
 class Request(Head):

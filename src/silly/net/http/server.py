@@ -44,6 +44,8 @@ logger = Logger("silly.http")
 
 Handler = Callable[[Request], Awaitable[Any]]
 
+HANDED_OVER: Final = object()  # what a handler returns after `_Connection.hand_over`
+
 DISCARDED: Final = 256 * 1024  # bytes of a body that nobody read, before the connection is closed
 DISCARD_TIME: Final = 5.0  # seconds for that
 PIPELINED: Final = 100  # requests that are received while one is answered
@@ -173,12 +175,15 @@ class _Connection:
     __slots__ = (
         "__weakref__",
         "_conn",
+        "_done",
         "_idle_after",
         "_idle_since",
         "_is_draining",
         "_service",
         "_session",
+        "_successor",
         "_waited",
+        "memo",
     )
 
     def __init__(self, service: Service, conn: Conn) -> None:
@@ -189,6 +194,9 @@ class _Connection:
         self._idle_since = 0.0  # when the sweep first found it so ...
         self._idle_after = 0  # ... after how many requests
         self._waited = 0.0  # seconds for the body of the present request
+        self._done: asyncio.Future[BaseException | None] | None = None  # see `hand_over`
+        self._successor: asyncio.Task[None] | None = None
+        self.memo: Any = None  # for the handler
 
     # -------------------------------------------------------------- idle and draining
 
@@ -219,11 +227,52 @@ class _Connection:
         self._conn.on_draining(self.drain)
         try:
             await self._serve()
+            if self._done is not None and (error := await self._done) is not None:
+                raise error
         except EndOfStream:
             if not self._session.is_waiting:
                 raise
         finally:
+            if self._successor is not None:
+                self._successor.cancel()
             self._service.connections.discard(self)
+
+    def hand_over(
+        self, request: Request, outcome: Coroutine[Any, Any, Response]
+    ) -> asyncio.Task[None]:
+        """Let another task answer *request* with *outcome*, and serve the next requests.
+
+        For a handler that goes on in this one; it returns `HANDED_OVER` in the end.
+        """
+        if self._done is None:
+            self._done = self._service.loop.create_future()
+        self._successor = self._service.loop.create_task(self._go_on(request, outcome))
+        return self._successor
+
+    async def _go_on(self, request: Request, outcome: Coroutine[Any, Any, Response]) -> None:
+        error: BaseException | None = None
+        try:
+            if await self._respond(request, outcome):
+                await self._serve()
+        except asyncio.CancelledError:
+            self._conn.abort()
+            raise
+        except Exception as failed:  # noqa: BLE001 - the first task raises it
+            error = failed
+        finally:
+            if self._successor in {None, asyncio.current_task()} and self._done is not None:
+                self._successor = None
+                self._conn.close()
+                if not self._done.done():
+                    self._done.set_result(error)
+
+    async def _respond(self, request: Request, outcome: Awaitable[Response]) -> bool:
+        begun = time.perf_counter()
+        try:
+            response = await outcome
+        except Exception as error:  # noqa: BLE001 - it is logged
+            return await self._answer_failure(request, error, begun)
+        return await self._answer(request, response, begun)
 
     async def _serve(self) -> None:  # noqa: C901, PLR0912 - all that most requests need, in one frame
         conn, session, service = self._conn, self._session, self._service
@@ -244,9 +293,11 @@ class _Connection:
                 try:
                     try:
                         response = await handler(request)
-                        if type(response) is not Response:
+                        if not isinstance(response, Response):
+                            if response is HANDED_OVER:
+                                return
                             response = as_response(response)
-                        elif not (is_logged or self._is_draining):
+                        if not (is_logged or self._is_draining):
                             reply = encoded(request, response, counts)
                     except Exception as error:  # noqa: BLE001 - it is logged
                         goes_on = await self._answer_failure(request, error, begun)
