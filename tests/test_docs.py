@@ -5,6 +5,7 @@ Blocks that are an example file are tested with the examples.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 import re
@@ -21,7 +22,7 @@ from typing import IO
 
 import pytest
 
-from silly.net import tcp
+from silly.net import tcp, websocket
 from tests.cli.terminal import Echo
 from tests.net.tls import certificates
 
@@ -86,6 +87,15 @@ def ask_over_http(port: int, block: str) -> None:
     assert status == (b"200" if 'get("/")' in block or "Router" not in block else b"404")
 
 
+def ask_over_websocket(port: int) -> None:
+    async def ask() -> str | bytes:
+        async with websocket.connect(f"ws://127.0.0.1:{port}/") as ws:
+            await ws.send("hello")
+            return await ws.recv(timeout=10)
+
+    assert asyncio.run(ask()) == "hello"
+
+
 @pytest.mark.parametrize("block", BLOCKS)
 def test_block_serves(block: str, port: int, tmp_path: Path) -> None:
     path = tmp_path / "block.py"
@@ -110,6 +120,8 @@ def test_block_serves(block: str, port: int, tmp_path: Path) -> None:
             assert ask_with_datagram(port) == b"hello\n"
         elif "http.listen" in block or "asgi.listen" in block:
             ask_over_http(port, block)
+        elif "websocket.listen" in block:
+            ask_over_websocket(port)
         else:
             ask_with_stream(port, block, process.stdout)
         process.send_signal(signal.SIGTERM)
@@ -221,7 +233,7 @@ def test_every_public_name_is_in_the_reference() -> None:
     )
     from silly import time as silly_time
     from silly.crypto import utils
-    from silly.net import access_log, addr, http, observer, tcp, tls, udp
+    from silly.net import access_log, addr, http, observer, tcp, tls, udp, websocket
     from silly.testing import faults
 
     reference = (ROOT / "docs" / "reference.md").read_text()
@@ -236,6 +248,7 @@ def test_every_public_name_is_in_the_reference() -> None:
         tls,
         udp,
         http,
+        websocket,
         addr,
         testing,
         faults,
@@ -247,12 +260,20 @@ def test_every_public_name_is_in_the_reference() -> None:
             if not name.startswith("_"):
                 assert name in reference, f"{name} is not in the reference"
     functions = (silly.run, tcp.listen, tcp.connect, tls.Server, tls.Client)
-    made = (http.Response, http.file, http.files, http.event, http.events)
+    opened = (websocket.listen, websocket.accept, websocket.connect, websocket.broadcast)
+    made = (*opened, http.Response, http.file, http.files, http.event, http.events)
     for function in (*functions, *made, udp.bind, udp.connect, workers.Supervisor, faults.Faults):
         for name in inspect.signature(function).parameters:
             assert name in reference, f"{name} of {function.__name__} is not in the reference"
     spoken = (http.Request, http.Response, http.Router, http.Form, http.Upload, http.Service)
-    for kind in (tcp.Conn, tcp.Listener, udp.Socket, workers.Supervisor, *spoken):
+    for kind in (
+        tcp.Conn,
+        tcp.Listener,
+        udp.Socket,
+        workers.Supervisor,
+        websocket.WebSocket,
+        *spoken,
+    ):
         for name in vars(kind):
             if not name.startswith("_") and name != "lost":
                 assert name in reference, f"{kind.__name__}.{name} is not in the reference"

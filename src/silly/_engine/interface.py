@@ -26,6 +26,7 @@ __all__ = [
     "READ_LIMIT",
     "Accept",
     "Budget",
+    "Consumer",
     "DatagramLimits",
     "DatagramOwner",
     "Datagrams",
@@ -94,6 +95,16 @@ class Budget(Protocol):
 
     def change(self, by: int) -> None:
         """Add *by* (which may be negative) to the bytes that are held."""
+
+
+class Consumer(Protocol):
+    """Takes what arrives while no read waits for it: a protocol whose peers expect answers."""
+
+    def _consume(self) -> None:
+        """Note that bytes have arrived, or that the stream has ended. It must not raise.
+
+        Called in the event loop while no task runs. It may read, without waiting.
+        """
 
 
 class Gate(Protocol):
@@ -239,6 +250,8 @@ class Stream(Protocol):
     @property
     def unsent_bytes(self) -> int: ...
 
+    _consumer: Consumer | None
+
     @property
     def _is_closing(self) -> bool:
         """Whether this end called `close` or `abort`."""
@@ -311,6 +324,9 @@ class Stream(Protocol):
 
     def _check_deadlines(self, now: float, deadlines: Deadlines) -> None:
         """End the connection if one of *deadlines* has passed. Called periodically."""
+
+    def _note_limit(self, limit: str) -> None:
+        """Note that *limit*, which a protocol enforces, is what ends the connection."""
 
     def _end_for_limit(self, limit: str, error: OSError) -> None:
         """End the connection because of *limit*, unless it is ending already.

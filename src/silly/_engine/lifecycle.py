@@ -45,7 +45,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from silly._engine import stream_errors
-from silly._engine.interface import Budget, Owner, packed_ip
+from silly._engine.interface import Budget, Consumer, Owner, packed_ip
 from silly._values.arguments import seconds
 
 __all__ = ["CLOSED", "CLOSING", "FAILED", "FINISHED", "LOST", "OPEN", "Lifecycle"]
@@ -81,6 +81,7 @@ class Lifecycle:
         "_bytes_in",
         "_bytes_out",
         "_close_waiters",
+        "_consumer",
         "_ended",
         "_ended_by",
         "_failed",
@@ -112,6 +113,7 @@ class Lifecycle:
     _owner: Owner | None
     # The peer's and the local one, and what came with them, if a preface set them:
     _addresses: tuple[Any, Any, Any] | None
+    _consumer: Consumer | None
     _budget: Budget | None
     _accounted: int  # bytes reported to the budget
     _linger: float
@@ -137,6 +139,7 @@ class Lifecycle:
         self._ended_by = None
         self._owner = owner
         self._addresses = None
+        self._consumer = None
         self._budget = budget
         self._accounted = 0
         self._linger = linger
@@ -177,7 +180,7 @@ class Lifecycle:
         raise NotImplementedError
 
     def _wake_reader(self) -> None:
-        """Wake the waiting read. Its task may be stepped before this returns."""
+        """Wake the waiting read, or tell the consumer. A task may be stepped meanwhile."""
         raise NotImplementedError
 
     def _resume(self) -> None:
@@ -522,6 +525,11 @@ class Lifecycle:
         finally:
             self._wake_writers()
             self._wake_reader()
+
+    def _note_limit(self, limit: str) -> None:
+        """Note that *limit*, which a protocol enforces, is what ends the connection."""
+        if self._ended_by is None:
+            self._ended_by = limit
 
     def _acknowledged(self) -> int:
         """Return how many of the written bytes the peer acknowledged."""

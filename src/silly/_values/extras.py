@@ -17,6 +17,7 @@ EXTRAS: Final = {
     "reload": ("watchfiles",),
     "tls-dev": ("trustme",),
     "uvloop": ("uvloop",),
+    "websocket": ("httptools",),
 }
 """The packages of each extra; pyproject.toml has their versions."""
 

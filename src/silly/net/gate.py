@@ -44,6 +44,11 @@ _ENDED: Final = {
     "linger": (logging.INFO, "the client did not read the rest after close()"),
     "read_limit": (logging.WARNING, "the client sent too long a line"),
     "max_unsent": (logging.WARNING, "too much was queued for the client"),
+    "max_message_bytes": (logging.WARNING, "the client sent too long a message"),
+    "max_fragments": (logging.WARNING, "the client sent a message in too many fragments"),
+    "max_control_rate": (logging.WARNING, "the client sent control frames too fast"),
+    "ping_timeout": (logging.INFO, "the client did not answer a ping"),
+    "close_timeout": (logging.INFO, "the client did not answer a close frame"),
 }
 
 if TYPE_CHECKING:

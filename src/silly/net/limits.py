@@ -213,6 +213,38 @@ class Limits:
     keep_alive_timeout: float = _limit(
         75.0, PERIOD, "seconds", "without an HTTP request on an open connection", optional=False
     )
+    max_message_bytes: int = _limit(
+        1024 * 1024,
+        SIZE,
+        "bytes",
+        "of a WebSocket message, decompressed (else closed with 1009)",
+        optional=False,
+    )
+    max_fragments: int = _limit(
+        10_000, COUNT, "frames", "of a WebSocket message (else closed with 1009)", optional=False
+    )
+    max_control_rate: float | None = _limit(
+        1_000.0,
+        RATE,
+        "control frames/second",
+        "such as pings, on a WebSocket (else closed with 1008)",
+    )
+    ping_interval: float | None = _limit(
+        20.0,
+        PERIOD,
+        "seconds",
+        "without a byte from the other end of a WebSocket, after which it is pinged",
+    )
+    ping_timeout: float | None = _limit(
+        20.0, PERIOD, "seconds", "without a byte after that ping, before the connection is ended"
+    )
+    close_timeout: float = _limit(
+        10.0,
+        PERIOD,
+        "seconds",
+        "for the other end of a WebSocket to answer a close frame, before it is reset",
+        optional=False,
+    )
     linger: float = _limit(
         LINGER, DURATION, "seconds", "for which `close` keeps sending", optional=False
     )

@@ -26,6 +26,7 @@ from silly.net import addr as addresses
 from silly.net.access_log import AccessLog
 from silly.net.addr import TCPAddress, UnixAddress
 from silly.net.awaitables import Connecting
+from silly.net.broadcasting import broadcast
 from silly.net.clients import attach
 from silly.net.conn import Conn, ConnStats, StreamConn
 from silly.net.course import Handler
@@ -54,6 +55,7 @@ __all__ = [
     "Listener",
     "ListenerState",
     "ListenerStats",
+    "broadcast",
     "connect",
     "listen",
 ]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+from collections.abc import Generator
+from typing import Any
 
 import pytest
 
+from silly.errors import EndOfStream
 from silly.net import asgi, tcp
 from silly.net.asgi.types import Message, Receive, Scope, Send
 from tests.net.asgi.applications import ANY, GET, Server, application, respond
@@ -161,3 +165,85 @@ async def test_wrong_arguments() -> None:
         await asgi.listen(ANY, "main:app")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="lifespan must be 'auto', 'on' or 'off', not 'maybe'"):
         await asgi.listen(ANY, application(hello), lifespan="maybe")
+
+
+async def test_a_task_of_the_application_sends_the_response() -> None:
+    done = asyncio.Event()
+
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        bodies = (b"a", b"b", b"c") if scope["path"] == "/pieces" else (b"abc",)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(respond(send, *bodies))
+            await done.wait()
+
+    async with Server(part) as server:
+        for path in (b"/pieces", b"/whole", b"/pieces"):
+            assert (await server.ask(GET.replace(b"/a%20b", path)))[1] == b"abc"
+        done.set()
+
+
+async def test_requests_of_a_connection_have_contexts_of_their_own() -> None:
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        seen = variable.get()
+        variable.set("set by a request")
+        if scope["path"] == "/later":
+            await asyncio.sleep(0)
+            assert variable.get() == "set by a request"
+        await respond(send, seen.encode())
+
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="clean")
+    async with Server(part) as server:
+        for path in (b"/", b"/later", b"/"):
+            assert (await server.ask(GET.replace(b"/a%20b", path)))[1] == b"clean"
+
+
+async def test_what_comes_after_the_response_ends_with_the_listener() -> None:
+    ends = []
+
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, b"first")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ends.append(scope["path"])
+
+    async with Server(part) as server:
+        for path in (b"/1", b"/2"):
+            assert (await server.ask(GET.replace(b"/a%20b", path)))[1] == b"first"
+        server.conn.close()
+        await server.conn.wait_closed()
+        await server.listener.close(grace=0)
+        assert sorted(ends) == ["/1", "/2"]
+
+
+async def test_a_connection_ends_although_its_application_goes_on() -> None:
+    done = asyncio.Event()
+
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, b"first")
+        await done.wait()
+
+    async with Server(part) as server:
+        await server.conn.write(GET[:-2] + b"Connection: close\r\n\r\n")
+        await server.conn.read(b"first")
+        with pytest.raises(EndOfStream):
+            await server.conn.read()
+        done.set()
+
+
+async def test_an_awaitable_that_is_no_coroutine() -> None:
+    class Awaited:
+        def __init__(self, send: Send) -> None:
+            self.send = send
+
+        def __await__(self) -> Generator[Any, None, None]:
+            return respond(self.send, b"hello").__await__()
+
+    def app(scope: Scope, receive: Receive, send: Send) -> Awaited:
+        return Awaited(send)
+
+    listener = await asgi.listen(ANY, app, lifespan="off")
+    async with tcp.connect(listener.local_addr) as conn:
+        await conn.write(GET)
+        await conn.read(b"hello")
+    await listener.close()

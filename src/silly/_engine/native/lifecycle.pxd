@@ -23,6 +23,7 @@ cdef class Lifecycle(Source):
     cdef readonly object _ended_by
     cdef object _owner
     cdef object _addresses
+    cdef public object _consumer
     cdef object _budget
     cdef int64_t _accounted
     cdef double _linger

@@ -396,6 +396,8 @@ cdef class Receiving(Filtered):
                 if self.match(reader) == INCOMPLETE:
                     return 0
                 reader.waiter.wake(self.reactor)
+            elif self._consumer is not None:
+                self.tell_consumer()
         finally:
             self.save_unread()
             self.control_flow()
@@ -416,6 +418,16 @@ cdef class Receiving(Filtered):
         cdef Wanted reader = self.reader
         if reader is not None and reader.is_pending():
             reader.waiter.wake(self.reactor)
+        elif self._consumer is not None:
+            self.tell_consumer()
+        return 0
+
+    cdef int tell_consumer(self) except -1:
+        direct, self.reactor.direct = self.reactor.direct, False  # Python code
+        try:
+            self._consumer._consume()
+        finally:
+            self.reactor.direct = direct
         return 0
 
     cdef int control_flow(self) except -1:

@@ -318,6 +318,8 @@ class Stream(Filtered):
             self._waiter = None
             if not waiter.done():
                 waiter.set_result(None)
+        elif self._consumer is not None:
+            self._consumer._consume()
 
     # ----------------------------------------------------------- flow control
 
@@ -425,6 +427,8 @@ class Stream(Filtered):
         if waiter is None:
             if self._state < CLOSING:
                 incoming.feed(piece)
+                if self._consumer is not None:
+                    self._consumer._consume()
                 self._control_flow()
                 self._account()
             return

@@ -32,6 +32,7 @@ class Cycle:
     outcome: Response | Exception | None = None
     is_complete = False
     is_handed_over = False
+    _is_running = False  # the application itself, not a task of its
     _is_over = False  # the response was sent, or the client is gone
     _response: Any = None
     _watching: asyncio.Task[None] | None = None  # whether the client has left
@@ -89,10 +90,11 @@ class Cycle:
 
     def _start(self) -> Any:
         started = self._app(self.scope, self.receive, self.send)
-        self._coroutine = started if hasattr(started, "send") else _await(started)
+        self._coroutine = started if asyncio.iscoroutine(started) else _await(started)
         return self._coroutine.send(None)
 
     def _step(self, step: Any, *arguments: Any) -> Any:
+        self._is_running = True
         try:
             yielded = self._context.run(step, *arguments)
         except StopIteration:
@@ -104,6 +106,7 @@ class Cycle:
                 self._hand_over()
             return yielded
         finally:
+            self._is_running = False
             del arguments
         raise StopIteration(result)
 

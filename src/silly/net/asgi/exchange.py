@@ -230,6 +230,8 @@ class Exchange(Cycle):
     def _begin(self, outcome: Response | Exception) -> None:
         if self.outcome is None:
             self.outcome = outcome
+            if not self._is_running:
+                self._hand_over()
 
     # --------------------------------------------------------------------- for the connection
 

@@ -18,6 +18,8 @@ from silly._engine.native.linux cimport (
 )
 from silly.net.http.plain cimport Answer, Head, checked_status, date, new, status_line
 
+from asyncio import iscoroutine
+
 from silly._engine.native.sending import drained as DRAINED
 
 cdef extern from "Python.h":
@@ -44,6 +46,7 @@ cdef class Cycle:
     cdef object __weakref__
     cdef public object _request, _response, outcome, scope, _owner, _watching
     cdef public bint is_complete, is_handed_over, _is_over
+    cdef readonly bint _is_running  # the application itself, not a task of its
     cdef object app, coroutine, context
     cdef bint is_slow  # something was left to `Exchange`
 
@@ -91,6 +94,7 @@ cdef class Cycle:
         if (
             more is not False or type(body) is not bytes
             or self.is_complete or self._is_over or self.outcome is not None
+            or not self._is_running
             or (response.length >= 0 and response.length != PyBytes_GET_SIZE(<bytes>body))
         ):
             return False
@@ -121,12 +125,14 @@ cdef class Cycle:
             raise kind
         try:
             PyContext_Enter(self.context)
+            self._is_running = True
             try:
                 if value is None and traceback is None:
                     yielded = self.coroutine.throw(kind)
                 else:
                     yielded = self.coroutine.throw(kind, value, traceback)
             finally:
+                self._is_running = False
                 PyContext_Exit(self.context)
         except StopIteration:
             result = self.finish(None)
@@ -150,11 +156,13 @@ cdef class Cycle:
             if self.coroutine is None:
                 self.context = PyContext_CopyCurrent()
             PyContext_Enter(self.context)
+            self._is_running = True
             try:
                 if self.coroutine is None:
                     self.begin()
                 kind = PyIter_Send(self.coroutine, None, &yielded)
             finally:
+                self._is_running = False
                 PyContext_Exit(self.context)
         except BaseException as error:
             result = self.finish(error)
@@ -176,7 +184,7 @@ cdef class Cycle:
 
     cdef int begin(self) except -1:
         started = self.app(self.scope, self.receive, self.send)
-        if PyCoro_CheckExact(started) or hasattr(started, "send"):
+        if PyCoro_CheckExact(started) or iscoroutine(started):
             self.coroutine = started
         else:
             self.coroutine = _await(started)

@@ -129,7 +129,7 @@ class Answer:
 
 def encoded(
     request: Head,  # noqa: ARG001 - see plain.pyx
-    response: Answer,  # noqa: ARG001
+    response: Any,  # noqa: ARG001
     counts: Counts,  # noqa: ARG001
 ) -> bytes | None:
     """Count a plain response to *request*, and return all of it, encoded.

@@ -414,10 +414,12 @@ cdef class Answer:
         return reply
 
 
-def encoded(Head request not None, Answer response not None, Counts counts not None):
-    cdef bytes reply = response.encode(request)
-    if reply is not None:
-        counts.add(request.method, response.status)
+def encoded(Head request not None, response, Counts counts not None):
+    cdef bytes reply = None
+    if isinstance(response, Answer):
+        reply = (<Answer>response).encode(request)
+        if reply is not None:
+            counts.add(request.method, (<Answer>response).status)
     return reply
 
 

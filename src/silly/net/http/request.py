@@ -21,6 +21,7 @@ else:
 if TYPE_CHECKING:
     from silly.net.conn import Conn
     from silly.net.http.forms import Form
+    from silly.net.limits import Limits
     from silly.net.tls.info import TLSInfo
 
 __all__ = ["Request", "decoded_path"]
@@ -34,8 +35,16 @@ class Connection(Protocol):
     def hand_over(
         self, request: Request, outcome: Coroutine[Any, Any, Any]
     ) -> asyncio.Task[None]: ...
+    def switch(self, request: Request) -> tuple[bytes, Limits]: ...
 
     memo: Any
+
+
+class Successor(Protocol):
+    """What follows HTTP on a connection: the protocol that a request has asked for."""
+
+    async def _finish(self, code: int) -> None:
+        """End what the handler has left open; *code*: 1000, or 1011 if it has failed."""
 
 
 class Request(Head):
@@ -57,6 +66,7 @@ class Request(Head):
     keeps_alive = True  # whether the client lets the connection go on
     expects_continue = False  # it waits for "100 Continue" before it sends the body
     upgrade: str | None = None  # the other protocol that it asks for
+    _successor: Successor | None = None  # that protocol, once the handler has agreed to it
     route = ""
     root_path = ""
     _mounted = 0  # length of `root_path` before it was decoded

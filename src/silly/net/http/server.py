@@ -26,7 +26,7 @@ from silly.net import tcp
 from silly.net.conn import Conn
 from silly.net.http.access_log import log_access
 from silly.net.http.errors import HTTPError
-from silly.net.http.request import Request
+from silly.net.http.request import Request, Successor
 from silly.net.http.response import BODILESS, Response, as_response, response_of
 from silly.net.http.session import ServerSession
 from silly.net.limits import Limits
@@ -179,9 +179,9 @@ class _Connection:
         "_idle_after",
         "_idle_since",
         "_is_draining",
+        "_next_task",
         "_service",
         "_session",
-        "_successor",
         "_waited",
         "memo",
     )
@@ -195,7 +195,7 @@ class _Connection:
         self._idle_after = 0  # ... after how many requests
         self._waited = 0.0  # seconds for the body of the present request
         self._done: asyncio.Future[BaseException | None] | None = None  # see `hand_over`
-        self._successor: asyncio.Task[None] | None = None
+        self._next_task: asyncio.Task[None] | None = None
         self.memo: Any = None  # for the handler
 
     # -------------------------------------------------------------- idle and draining
@@ -233,8 +233,8 @@ class _Connection:
             if not self._session.is_waiting:
                 raise
         finally:
-            if self._successor is not None:
-                self._successor.cancel()
+            if self._next_task is not None:
+                self._next_task.cancel()
             self._service.connections.discard(self)
 
     def hand_over(
@@ -246,8 +246,8 @@ class _Connection:
         """
         if self._done is None:
             self._done = self._service.loop.create_future()
-        self._successor = self._service.loop.create_task(self._go_on(request, outcome))
-        return self._successor
+        self._next_task = self._service.loop.create_task(self._go_on(request, outcome))
+        return self._next_task
 
     async def _go_on(self, request: Request, outcome: Coroutine[Any, Any, Response]) -> None:
         error: BaseException | None = None
@@ -260,8 +260,8 @@ class _Connection:
         except Exception as failed:  # noqa: BLE001 - the first task raises it
             error = failed
         finally:
-            if self._successor in {None, asyncio.current_task()} and self._done is not None:
-                self._successor = None
+            if self._next_task in {None, asyncio.current_task()} and self._done is not None:
+                self._next_task = None
                 self._conn.close()
                 if not self._done.done():
                     self._done.set_result(error)
@@ -296,7 +296,8 @@ class _Connection:
                         if not isinstance(response, Response):
                             if response is HANDED_OVER:
                                 return
-                            response = as_response(response)
+                            if request._successor is None:
+                                response = as_response(response)
                         if not (is_logged or self._is_draining):
                             reply = encoded(request, response, counts)
                     except Exception as error:  # noqa: BLE001 - it is logged
@@ -372,7 +373,7 @@ class _Connection:
 
     async def _answer_failure(self, request: Request, error: Exception, begun: float) -> bool:
         """Answer *request*, for which the handler has failed with *error*."""
-        if isinstance(error, HTTPError):
+        if isinstance(error, HTTPError) and request._successor is None:
             return await self._answer(request, response_of(error), begun)
         if stream_errors.belongs_to(self._conn, error):
             raise error  # it is this connection that has ended
@@ -389,6 +390,8 @@ class _Connection:
     ) -> bool:
         """Answer *request* with *response*; return whether the connection goes on."""
         service = self._service
+        if request._successor is not None:
+            return await self._end_successor(request, request._successor, crash)
         keeps = self._keeps(request)
         try:
             size = await self._send(request, response, "" if keeps else "close")
@@ -403,6 +406,26 @@ class _Connection:
         if service.is_logged:
             log_access(request, response.status, size, time.perf_counter() - begun)
         return keeps and (request.is_plain or await self._go_on_after(request))
+
+    def switch(self, request: Request) -> tuple[bytes, Limits]:
+        """Give up HTTP: *request* is answered with 101, and another protocol follows.
+
+        Return what was received after it, and the limits of the listener.
+        """
+        service = self._service
+        service.count(request.method, 101)
+        if service.is_logged:
+            log_access(request, 101, 0, 0.0)
+        return self._session.retire(), service.limits
+
+    async def _end_successor(
+        self, request: Request, successor: Successor, crash: BaseException | None
+    ) -> bool:
+        """End the protocol that followed *request*."""
+        if crash is not None:
+            self._service.log_crash(request, crash)
+        await successor._finish(1000 if crash is None else 1011)
+        return False
 
     def _end(self, request: Request) -> None:
         """Forget what *request* had beside its head."""

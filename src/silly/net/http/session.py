@@ -167,6 +167,13 @@ class ServerSession(PlainRequests):
             if rest:
                 self.feed(rest)
 
+    def retire(self) -> bytes:
+        """Give up HTTP: return what followed the request that asked for another protocol."""
+        rest, self.rest = self.rest, b""
+        self.ends = True
+        self._parser = None
+        return rest
+
     def _fail(self, status: int, text: str) -> None:
         if self.error is not None:
             return

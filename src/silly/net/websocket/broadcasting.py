@@ -1,0 +1,53 @@
+"""One message to many WebSockets: encoded once, and nobody is waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from silly.errors import WriteQueueFull
+from silly.net.broadcasting import SLOW, Slow, checked_slow
+from silly.net.websocket.connection import WebSocket
+from silly.net.websocket.errors import WebSocketClosed
+from silly.net.websocket.session import Encoder
+
+__all__ = ["broadcast"]
+
+
+def broadcast(
+    sockets: Iterable[WebSocket],
+    message: str | bytes | bytearray | memoryview,
+    slow: Slow = "skip",
+    *,
+    limit: int = SLOW,
+) -> int:
+    """Send *message* to each of *sockets*, without waiting for any; return to how many.
+
+    It is encoded once, and compressed at most once. WebSockets that are closed, or being
+    closed, are passed over.
+
+    Args:
+        message: a `str` is sent as text, bytes as binary.
+        slow: what to do with a WebSocket that has more than *limit* bytes unsent, because its
+            peer reads too slowly: ``"skip"`` leaves out this message, ``"close"`` closes it
+            with 1008.
+        limit: bytes.
+
+    Raises:
+        TypeError, ValueError: an argument is of another type or value.
+    """
+    closes = checked_slow(slow, limit)
+    encoder = Encoder(message)
+    count = 0
+    for websocket in list(sockets):
+        if not websocket.is_open:
+            continue
+        if websocket.unsent_bytes > limit:
+            if closes:
+                websocket._begin_close(1008, "too slow")
+            continue
+        try:
+            websocket._send_encoded(encoder)
+        except (WebSocketClosed, WriteQueueFull):
+            continue
+        count += 1
+    return count

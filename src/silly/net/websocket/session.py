@@ -1,0 +1,271 @@
+"""One end of a WebSocket without I/O: bytes in, messages out; control frames are answered here.
+
+=============  ======================================================================
+state          what it means
+=============  ======================================================================
+open           messages go both ways
+closing        this end has sent its close frame, and waits for the peer's; what the
+               peer still sends is dropped
+over           the peer's close frame was received and answered; or the peer was at
+               fault, and was told; or the connection was lost
+=============  ======================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from silly.net.limits import Limits
+from silly.net.websocket.codes import BINARY, CLOSE, FIN, PING, PONG, RSV1, TEXT, Failure
+from silly.net.websocket.deflate import LEAST, Deflate
+from silly.net.websocket.errors import is_sendable
+from silly.net.websocket.kinds import Parser, frame, new_key
+
+__all__ = ["Encoder", "Message", "Session"]
+
+Message = str | bytes
+
+_NO_CODE: Final = 1005
+_LOST: Final = 1006
+
+
+class Session:
+    """Parses what is received, and makes what is to be sent.
+
+    Args:
+        is_client: whether this end is the client: it masks what it sends.
+        clock: returns the time, in seconds.
+
+    Attributes:
+        outgoing: what is to be sent now; the user takes it away.
+        pongs: the payloads of pongs that were received; likewise.
+        has_news: one of them, or `is_over`, may have changed; the user clears it.
+        is_closing: the close frame was sent.
+        is_over: no message will come any more ...
+        has_failed: ... because of the peer's fault.
+        code, reason: how it ended, once it is over; before, how this end closes it.
+        limit: the field of `Limits` that the peer exceeded.
+        received: how many messages have been received.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_control_count",
+        "_control_since",
+        "_deflate",
+        "_max_control_rate",
+        "_parser",
+        "code",
+        "has_failed",
+        "has_news",
+        "is_client",
+        "is_closing",
+        "is_over",
+        "limit",
+        "outgoing",
+        "pongs",
+        "reason",
+        "received",
+    )
+
+    def __init__(
+        self,
+        limits: Limits,
+        deflate: Deflate | None,
+        *,
+        is_client: bool,
+        clock: Callable[[], float],
+    ) -> None:
+        self.is_client = is_client
+        self._clock = clock
+        self._deflate = deflate
+        self._parser = Parser(
+            not is_client,
+            limits.max_message_bytes,
+            limits.max_fragments,
+            None if deflate is None else deflate.inflater(),
+        )
+        self._max_control_rate = limits.max_control_rate
+        self._control_since: float | None = None  # when the present second began ...
+        self._control_count = 0  # ... and how many control frames have come in it
+        self.outgoing = b""
+        self.pongs: list[bytes] | None = None
+        self.has_news = self.is_closing = self.is_over = self.has_failed = False
+        self.code = 0
+        self.reason = ""
+        self.limit: str | None = None
+        self.received = 0
+
+    # --------------------------------------------------------------------------- receiving
+
+    def receive(self, data: bytes) -> list[Message]:
+        """Return the messages that *data*, which was received, completes."""
+        parser, is_closing = self._parser, self.is_closing
+        messages: list[Message] = parser.receive(data)
+        self.received += len(messages)
+        if parser.controls:
+            self._take_controls()
+        if parser.failure is not None and not self.is_over:
+            self._fail(parser.failure)
+        if is_closing:
+            messages.clear()
+        return messages
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether a message has begun, and is incomplete."""
+        return bool(self._parser.is_partial)
+
+    def _take_controls(self) -> None:
+        controls, self._parser.controls = self._parser.controls, []
+        self.has_news = True
+        if self._exceed_rate(len(controls)):
+            text = f"more than {self._max_control_rate:g} control frames in a second"
+            self._fail(Failure(1008, text, "max_control_rate"))
+            return
+        replies = []
+        for opcode, payload in controls:
+            if opcode == PING:
+                if not self.is_closing:
+                    replies.append(self._frame(FIN | PONG, payload))
+            elif opcode == PONG:
+                self.pongs = [*(self.pongs or ()), payload]
+            elif not self.is_over:
+                self.outgoing += b"".join(replies)
+                replies.clear()
+                self._take_close(payload)
+        self.outgoing += b"".join(replies)
+
+    def _exceed_rate(self, number: int) -> bool:
+        most = self._max_control_rate
+        if most is None:
+            return False
+        now = self._clock()
+        if self._control_since is None or now - self._control_since >= 1:
+            self._control_since = now
+            self._control_count = 0
+        self._control_count += number
+        return self._control_count > most
+
+    def _take_close(self, payload: bytes) -> None:
+        """Take the peer's close frame, and answer it unless this end had sent one before."""
+        if not payload:
+            self._answer_close(b"")
+            self._end(_NO_CODE, "")
+            return
+        code = int.from_bytes(payload[:2], "big")
+        if len(payload) == 1 or not is_sendable(code):
+            self._fail(Failure(1002, "invalid close frame"))
+            return
+        try:
+            reason = payload[2:].decode()
+        except UnicodeDecodeError:
+            self._fail(Failure(1007, "a reason that is not UTF-8"))
+            return
+        if self.is_closing and code == self.code:  # it is an answer, which repeats no reason
+            reason = reason or self.reason
+        self._answer_close(payload[:2])
+        self._end(code, reason)
+
+    def _answer_close(self, payload: bytes) -> None:
+        if not self.is_closing:
+            self.is_closing = True
+            self.outgoing += self._frame(FIN | CLOSE, payload)
+
+    def _fail(self, failure: Failure) -> None:
+        """Tell the peer what is wrong with what it sent (section 7.1.7)."""
+        if not self.is_closing:
+            self.outgoing += self.close(failure.code, failure.reason)
+        self.limit = failure.limit
+        self.has_failed = True
+        self._end(failure.code, failure.reason)
+
+    def lose(self) -> None:
+        """Note that the connection ended."""
+        if not self.is_over:
+            self._end(_LOST, "")
+
+    def _end(self, code: int, reason: str) -> None:
+        self.is_over = self.has_news = True
+        self.code, self.reason = code, reason
+
+    # ----------------------------------------------------------------------------- sending
+
+    def _frame(self, first: int, payload: Message) -> bytes:
+        made: bytes = frame(first, payload, new_key() if self.is_client else None)
+        return made
+
+    def message(self, message: Any) -> bytes:
+        """Return the frame of *message*.
+
+        Raises:
+            TypeError: it is neither a `str` nor bytes-like.
+            UnicodeEncodeError: it has surrogates.
+        """
+        if type(message) is str:
+            first = FIN | TEXT
+        elif type(message) is bytes:
+            first = FIN | BINARY
+        else:
+            message, first = plain(message)
+        if self._deflate is not None and len(message) >= LEAST:
+            data = message.encode() if isinstance(message, str) else message
+            return self._frame(first | RSV1, self._deflate.compress(data))
+        if self.is_client:
+            return self._frame(first, message)
+        framed: bytes = frame(first, message)
+        return framed
+
+    def encoded(self, encoder: Encoder) -> bytes:
+        """Return the frame of the message in *encoder*."""
+        if self.is_client:  # each frame has a key of its own
+            return self.message(encoder.message)
+        return encoder.frame(self._deflate)
+
+    def ping(self, payload: bytes) -> bytes:
+        """Return a ping frame."""
+        return self._frame(FIN | PING, payload)
+
+    def close(self, code: int, reason: str = "") -> bytes:
+        """Return the close frame, and begin to close."""
+        self.is_closing = True
+        self.code, self.reason = code, reason
+        return self._frame(FIN | CLOSE, code.to_bytes(2, "big") + reason.encode())
+
+
+def plain(message: Any) -> tuple[Message, int]:
+    """Return *message* as a plain `str` or `bytes`, and the first byte of its frame."""
+    if isinstance(message, str):
+        return str.__str__(message), FIN | TEXT
+    if isinstance(message, bytes | bytearray | memoryview):
+        return bytes(message), FIN | BINARY
+    raise TypeError(f"a message is a str, or bytes-like, not {type(message).__name__}")
+
+
+class Encoder:
+    """The frames of one message for many sessions: one for each way to compress it.
+
+    Raises:
+        TypeError: it is neither a `str` nor bytes-like.
+        UnicodeEncodeError: it has surrogates.
+    """
+
+    __slots__ = ("_first", "_frames", "message")
+
+    def __init__(self, message: Any) -> None:
+        self.message, self._first = plain(message)
+        self._frames: dict[Deflate | None, bytes] = {None: frame(self._first, self.message)}
+
+    def frame(self, deflate: Deflate | None) -> bytes:
+        """Return the frame for a session that has agreed to *deflate*."""
+        if deflate is not None and len(self.message) < LEAST:
+            deflate = None
+        found = self._frames.get(deflate)
+        if found is None:
+            assert deflate is not None
+            message = self.message
+            data = message.encode() if isinstance(message, str) else message
+            found = frame(self._first | RSV1, deflate.compress(data))
+            self._frames[deflate] = found
+        return found
