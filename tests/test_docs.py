@@ -135,7 +135,7 @@ def test_block_serves(block: str, port: int, tmp_path: Path) -> None:
 def test_block_of_tests_passes(block: str, tmp_path: Path) -> None:
     path = tmp_path / "test_block.py"
     path.write_text(block)
-    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", str(path)]
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:asyncio", str(path)]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
     )
@@ -148,7 +148,14 @@ def test_the_tutorials_contain_the_examples_word_for_word() -> None:
     echo = (tutorials / "echo-server.md").read_text()
     http = (tutorials / "http-server.md").read_text()
     for text, name in EXAMPLES.items():
-        if name not in {"dns_like.py", "echo.py", "multicast.py", "redis_like.py", "starttls.py"}:
+        if name not in {
+            "dns_like.py",
+            "echo.py",
+            "multicast.py",
+            "redis_like.py",
+            "rooms.py",
+            "starttls.py",
+        }:
             tutorial = http if name.startswith("http_") else echo
             assert f"```python\n{text}```" in tutorial, f"{name} differs from the tutorial"
 
@@ -221,9 +228,11 @@ def test_every_public_name_is_in_the_reference() -> None:
     from silly import (
         admin,
         errors,
+        health,
         log,
         metrics,
         otel,
+        pubsub,
         stdio,
         systemd,
         task,
@@ -253,19 +262,21 @@ def test_every_public_name_is_in_the_reference() -> None:
         testing,
         faults,
         systemd,
+        pubsub,
     )
-    watching = (access_log, admin, metrics, observer, otel, stdio, text, workers)
+    watching = (access_log, admin, health, metrics, observer, otel, stdio, text, workers)
     for module in (*modules, *watching, testing, faults, systemd):
         for name in module.__all__:
             if not name.startswith("_"):
                 assert name in reference, f"{name} is not in the reference"
     functions = (silly.run, tcp.listen, tcp.connect, tls.Server, tls.Client)
     opened = (websocket.listen, websocket.accept, websocket.connect, websocket.broadcast)
-    made = (*opened, http.Response, http.file, http.files, http.event, http.events)
+    made = (*opened, pubsub.connect, http.Response, http.file, http.files, http.event, http.events)
     for function in (*functions, *made, udp.bind, udp.connect, workers.Supervisor, faults.Faults):
         for name in inspect.signature(function).parameters:
             assert name in reference, f"{name} of {function.__name__} is not in the reference"
     spoken = (http.Request, http.Response, http.Router, http.Form, http.Upload, http.Service)
+    buses = (pubsub.Bus, pubsub.BusStats, pubsub.Limits, pubsub.Subscription, pubsub.Message)
     for kind in (
         tcp.Conn,
         tcp.Listener,
@@ -273,6 +284,7 @@ def test_every_public_name_is_in_the_reference() -> None:
         workers.Supervisor,
         websocket.WebSocket,
         *spoken,
+        *buses,
     ):
         for name in vars(kind):
             if not name.startswith("_") and name != "lost":
@@ -283,15 +295,16 @@ def test_every_public_name_is_in_the_reference() -> None:
 def test_what_to_watch_has_every_metric_field_and_command() -> None:
     from silly import admin, metrics
     from silly.net import access_log, observer
+    from silly.net.http import access_log as of_requests
 
     page = (ROOT / "docs" / "howto" / "what-to-watch.md").read_text()
     for metric in metrics.METRICS:
         name = f"{metric.name}_total" if metric.kind == "counter" else metric.name
         labels = ["listener"] if metric.where == "listener" else []
-        labels += [metric.label] if metric.label else []
+        labels += [metric.label] if metric.label else metric.labels
         row = f"| `{name}` | {metric.kind} | {', '.join(labels)} | {metric.help} |"
         assert row in page, f"the page needs: {row}"
-    for name, meaning in access_log.FIELDS.items():
+    for name, meaning in (*access_log.FIELDS.items(), *of_requests.FIELDS.items()):
         assert f"| `{name}` | {meaning} |" in page
     for name, meaning in admin.COMMANDS.items():
         assert f"| `{name}` | {meaning} |" in page

@@ -6,6 +6,7 @@ The modules, from the bottom up (imports point down only):
 - ``silly._engine``: moves bytes between sockets and streams; knows no protocol.
 - `silly.net`: addresses, and `silly.net.tcp`: `listen`, `connect`, the `Conn`.
 - `silly.streams`: asyncio's streams API on these connections.
+- `silly.pubsub`: messages between processes and machines.
 - `silly.task`, `silly.time`, `silly.crypto`: forked tasks, timers, random keys.
 - ``silly.runtime``: `run`, script mode, signals and draining.
 - `silly.workers`: several processes and their supervisor; `silly.systemd`.

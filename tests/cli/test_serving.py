@@ -18,6 +18,8 @@ from silly.net.asgi.types import Message, Receive, Scope, Send
 
 pytestmark = pytest.mark.no_engine
 
+HOWTO = Path(__file__).parents[2] / "docs" / "howto"
+
 # ------------------------------------------------------------------------------- options
 
 
@@ -64,7 +66,10 @@ def test_every_option_of_uvicorn_is_understood() -> None:
     known = {*REFUSED, *RENAMED, *WITHOUT_EFFECT, *serve._parser()._option_string_actions}
     known |= {"--workers", "--reload", "--log-level", "--version"}
     flags = {flag for each in uvicorn.main.params for flag in (*each.opts, *each.secondary_opts)}
-    assert {flag for flag in flags if flag.startswith("--")} - known == set()
+    flags = {flag for flag in flags if flag.startswith("--")}
+    assert flags - known == set()
+    page = HOWTO / "migrate-from-uvicorn.md"
+    assert flags - set(re.findall(r"`(--[\w-]+)`", page.read_text())) == set()
 
 
 def parsed(text: str) -> Any:

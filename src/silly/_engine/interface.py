@@ -285,6 +285,10 @@ class Stream(Protocol):
         """Bytes that the operating system gave, and bytes that it took."""
 
     @property
+    def _age(self) -> float:
+        """Seconds since it was opened."""
+
+    @property
     def _times(self) -> tuple[float, float]:
         """When it was opened and when bytes last moved: seconds since the epoch."""
 
@@ -537,6 +541,15 @@ class Engine(Protocol):
         For busy polling: called repeatedly, each time in a callback of *loop*, not in a
         task. It returns when the loop has something else to do. An engine without its own
         polling calls *step* once. Exceptions from *step* propagate.
+        """
+
+    def call_last(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
+        """Call *callback*, which takes long, once what is ready now has been served."""
+
+    def new_waiter(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+        """Return a future that one task awaits.
+
+        If the engine can, its `set_result` steps the task at once.
         """
 
     def specialize(self, kind: Any) -> None:

@@ -61,6 +61,11 @@ class _Socket(Protocol):
     def _disown(self) -> None: ...
 
 
+class _Bus(Protocol):
+    async def close(self) -> None: ...
+    def _disown(self) -> None: ...
+
+
 class _Timer(Protocol):
     def cancel(self) -> None: ...
 
@@ -72,11 +77,15 @@ class Live:
         "_empty",
         "_watchers",
         "auxiliaries",
+        "buses",
         "conns",
         "crashes",
+        "is_ready",
+        "is_stopping",
         "listeners",
         "on_listening",
         "sockets",
+        "stop",
         "tasks",
         "timers",
     )
@@ -86,6 +95,7 @@ class Live:
         self.auxiliaries: set[_Listener] = (
             set()
         )  # report on the others; do not keep the program running
+        self.buses: set[_Bus] = set()  # `silly.pubsub`; do not keep the program running
         self._watchers: set[asyncio.Task[None]] = set()
         self.conns: set[_Conn] = set()  # made by `connect`
         self.sockets: set[_Socket] = set()  # datagram sockets
@@ -93,6 +103,10 @@ class Live:
         self.timers: set[_Timer] = set()
         self.crashes: Repeats | None = None  # of tasks and timers; see `silly.task`
         self.on_listening: Callable[[], object] | None = None
+        # What runs the program (silly.runtime.program) sets these:
+        self.is_ready = False  # it listens, or its main coroutine has returned
+        self.is_stopping = False
+        self.stop: Callable[[float | None], object] | None = None  # drains it, with a grace
         self._empty: asyncio.Event | None = None
 
     @staticmethod
@@ -167,6 +181,7 @@ class Live:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=AFTER_CANCEL)
+        closings += [asyncio.ensure_future(bus.close()) for bus in list(self.buses)]
         if closings:
             await asyncio.gather(*closings, return_exceptions=True)
         if self._watchers:
@@ -183,8 +198,11 @@ class Live:
             conn._disown()
         for sock in self.sockets:
             sock._disown()
-        for each in (self.listeners, self.auxiliaries, self.conns, self.sockets, self.tasks):
+        for bus in self.buses:
+            bus._disown()
+        for each in (self.listeners, self.auxiliaries, self.conns, self.sockets, self.buses):
             each.clear()
+        self.tasks.clear()
         self.timers.clear()
         if self.crashes is not None:
             self.crashes.forget()
@@ -210,7 +228,7 @@ def _end_on_close(loop: asyncio.AbstractEventLoop, live: Live) -> None:
             return
         vars(loop).pop("close", None)
         try:
-            if (live or live.auxiliaries) and asyncio._get_running_loop() is None:
+            if (live or live.auxiliaries or live.buses) and asyncio._get_running_loop() is None:
                 loop.run_until_complete(live.end())
         except Exception as error:  # noqa: BLE001 - for example, the loop cannot run any more
             loop.call_exception_handler(

@@ -14,6 +14,8 @@ EXTRAS: Final = {
     "http": ("httptools", "python-multipart"),
     "otel": ("opentelemetry-api",),
     "prometheus": ("prometheus-client",),
+    "pubsub-nats": ("nats-py",),
+    "pubsub-redis": ("redis",),
     "reload": ("watchfiles",),
     "tls-dev": ("trustme",),
     "uvloop": ("uvloop",),

@@ -40,6 +40,7 @@ def retired(last: Snapshot, before: Snapshot | None = None) -> Snapshot:
         "listeners": counts,
         "process": without_gauges(last.get("process", {}), "process"),
         "datagrams": without_gauges(last.get("datagrams", {}), "datagrams"),
+        "pubsub": without_gauges(last.get("pubsub", {}), "pubsub"),
     }
     if before is None:
         return stays

@@ -15,6 +15,7 @@ from silly.metrics.merging import Snapshot
 from silly.metrics.meter import Meter
 from silly.net import tcp
 from silly.net.datagrams import totals
+from silly.pubsub.bus import totals as totals_of_buses
 
 __all__ = ["snapshot", "snapshot_in_turns"]
 
@@ -22,8 +23,8 @@ __all__ = ["snapshot", "snapshot_in_turns"]
 def snapshot() -> Snapshot:
     """Return all numbers of this process and the running event loop, as JSON values.
 
-    The parts are ``listeners`` (by address), ``datagrams``, ``loop``, ``process`` and ``about``
-    (the version, the engine and the Python version).
+    The parts are ``listeners`` (by address), ``datagrams``, ``pubsub``, ``loop``, ``process``
+    and ``about`` (the version, the engine and the Python version).
 
     Raises:
         RuntimeError: no event loop is running.
@@ -48,6 +49,7 @@ def _snapshot(meter: Meter, stats: Mapping[tcp.Listener, tcp.ListenerStats]) -> 
         },
         "listeners": meter.listeners(stats),
         "datagrams": _datagrams(meter.loop),
+        "pubsub": _pubsub(meter.loop),
         "loop": {"lag_seconds": meter.lag.values()},
         "process": _process(),
     }
@@ -67,6 +69,11 @@ def _datagrams(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
         "dropped": {reason: found.get(name, 0) for reason, name in dropped.items()},
         "send_errors": dict(found.get("send_errors", {})),
     }
+
+
+def _pubsub(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
+    found = totals_of_buses(loop)
+    return {**found, "publish_errors": dict(found["publish_errors"])}
 
 
 def _process() -> dict[str, Any]:

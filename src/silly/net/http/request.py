@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from silly._engine import engine
 from silly.net.http.errors import HTTPError
 from silly.net.http.fields import Headers, Query, charset_of
+from silly.net.http.trace_context import TraceContext
 
 if TYPE_CHECKING or engine.NAME != "native":
     from silly.net.http.bases import Head
@@ -178,6 +179,13 @@ class Request(Head):
         if self._state is None:
             self._state = {}
         return self._state
+
+    @property
+    def trace(self) -> TraceContext | None:
+        """The trace that the client says the request belongs to (W3C); None if it does not."""
+        headers = self.headers
+        parents = headers.get_all("traceparent")
+        return TraceContext.parse(parents, headers.get_all("tracestate")) if parents else None
 
     @property
     def remote_addr(self) -> str:

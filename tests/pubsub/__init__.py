@@ -1,0 +1,1 @@
+"""Tests of `silly.pubsub`, with real brokers."""
