@@ -45,6 +45,8 @@ class Case:
 
     @property
     def methods(self) -> list[str]:
+        if self.sent.count(b"100-continue"):
+            return ["GET", "GET"]
         return ["HEAD"] if self.sent.startswith(b"HEAD") else ["GET"] * self.sent.count(b" HTTP/")
 
     async def observe(self, conn: Conn, events: list[Any]) -> Seen:
@@ -55,6 +57,8 @@ class Case:
         try:
             for method in self.methods:
                 got = await reply(conn, method)
+                if got.status == 100:
+                    await conn.write(b"12345")
                 replies.append((got.status, got.body if got.status < 300 else b""))
             await conn.write(AGAIN)
             goes_on = (await reply(conn)).body == b"again"
@@ -203,6 +207,15 @@ async def _(scope: Scope, receive: Receive, send: Send, events: list[Any]) -> No
 async def _(scope: Scope, receive: Receive, send: Send, events: list[Any]) -> None:
     events += [await receive()]
     await respond(send, b"")
+
+
+@case(
+    "`Expect: 100-continue`, when the body is asked for",
+    request("POST /", "Expect: 100-continue", "Content-Length: 5"),
+    Seen(((100, b""), (200, b"12345"))),
+)
+async def _(scope: Scope, receive: Receive, send: Send, events: list[Any]) -> None:
+    await respond(send, (await receive())["body"])
 
 
 @case("a short body that the application does not read", request("POST /", body="12345"), Seen())
