@@ -159,5 +159,7 @@ async def test_only_trusted_proxies_say_who_the_client_is() -> None:
 async def test_wrong_arguments() -> None:
     with pytest.raises(TypeError, match="app must be an ASGI application, not str"):
         await asgi.listen(ANY, "main:app")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="root_path must begin with '/', not 'shop'"):
+        await asgi.listen(ANY, application(hello), root_path="shop")
     with pytest.raises(ValueError, match="lifespan must be 'auto', 'on' or 'off', not 'maybe'"):
         await asgi.listen(ANY, application(hello), lifespan="maybe")
