@@ -315,6 +315,9 @@ class Course(Starts):
             waiting, self._on_draining = self._on_draining, {}
             for callback in waiting.values():
                 self._loop.call_soon(callback)
+            for conn in self.handling.values():
+                if conn._consumer is not None:
+                    self._loop.call_soon(conn._consumer._drain)
 
     def on_draining(self, conn: EngineConn, callback: Callable[[], object] | None) -> None:
         """See `Conn.on_draining`."""
