@@ -37,7 +37,7 @@ async def test_messages_scope_and_close_codes() -> None:
             if message.get("text") == "close":
                 await send({"type": "websocket.close", "code": 4000, "reason": "asked to"})
             else:
-                await send(message | {"type": "websocket.send"})
+                await send({**message, "type": "websocket.send"})
         ends.append(message)
 
     listener = await listening(app)
