@@ -32,9 +32,8 @@ def test_the_sdist_takes_what_readme_links_to() -> None:
     for target in re.findall(r"\]\(([^)#:]+)[^)]*\)", (ROOT / "README.md").read_text()):
         is_taken = target.endswith(".md") and "/" not in target
         assert is_taken or target.split("/")[0] in grafted, target
-    for target in re.findall(
-        r"^COPY (?!--from)(.*) \S+$", (ROOT / "Containerfile").read_text(), re.MULTILINE
-    ):
+    containerfile = (ROOT / "Containerfile").read_text()
+    for target in re.findall(r"^COPY (?!--from)(.*) \S+$", containerfile, re.MULTILINE):
         for name in target.split():
             assert name == "app.py" or (ROOT / name).exists(), name
 
@@ -46,7 +45,7 @@ def test_workflows_call_targets_that_there_are() -> None:
     called: set[str] = set()
     for path in workflows:
         for line in re.findall(r"run: make ([\w -]+)", path.read_text()):
-            called |= set(line.split())
+            called |= set(line.partition(" PYTHON")[0].split())
     assert {"lint", "docs", "check-python", "smoke", "wheels", "wheel", "check-wheel"} <= called
     assert called <= targets
     for listed in re.findall(r"^# make ([\w-]+)", makefile, re.MULTILINE):
@@ -58,10 +57,8 @@ def test_supported_pythons_are_the_same_everywhere() -> None:
     stated = set(re.findall(r"Python :: (3\.\d+)", classifiers))
     built = {f"3.{each[3:-2]}" for each in PROJECT["tool"]["cibuildwheel"]["build"]}
     tested = (ROOT / ".github/workflows/test.yml").read_text()
-    assert stated == built
-    assert stated == set(
-        re.findall(r'"(3\.\d+)"', tested.partition("linux:")[2].partition("steps")[0])
-    )
+    tested = tested.partition("linux:")[2].partition("steps")[0]
+    assert stated == built == set(re.findall(r'"(3\.\d+)"', tested))
 
 
 def test_the_smoke_test_passes_here() -> None:
@@ -96,7 +93,7 @@ def test_every_page_is_on_the_site_and_every_public_module() -> None:
     index = (ROOT / "docs/index.md").read_text()
     for page in (ROOT / "docs").rglob("*.md"):
         name = page.relative_to(ROOT / "docs").with_suffix("").as_posix()
-        if name != "index" and not name.startswith(("howto/", "api/")):
+        if name != "index" and not name.startswith(("tutorial/", "howto/", "api/")):
             assert name in index, name
     api = "".join(path.read_text() for path in (ROOT / "docs/api").glob("*.md"))
     reference = (ROOT / "docs/reference.md").read_text()

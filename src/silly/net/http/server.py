@@ -182,6 +182,14 @@ class Service:
             error, "%s: %s %s failed%s", request.remote_addr, request.method, request.target, trace
         )
 
+    async def end(self, successor: Successor, crash: BaseException | None) -> None:
+        """End the protocol that followed a request, and whose handler has ended, by *crash*."""
+        if crash is not None:
+            if stream_errors.belongs_to(successor.request.conn, crash):
+                raise crash  # it is this connection that has ended
+            self.log_crash(successor.request, crash)
+        await successor._finish(1000 if crash is None else 1011)
+
     def _log_observer_failure(self, what: str, error: BaseException) -> None:
         self._observer_failures.log(error, "%s: observer %s failed", self.name, what)
 
@@ -203,6 +211,7 @@ class _Connection:
         "_idle_after",
         "_idle_since",
         "_is_draining",
+        "_left_to",
         "_service",
         "_session",
         "_waited",
@@ -214,6 +223,7 @@ class _Connection:
         self._conn = conn
         self._session = ServerSession(service.limits)
         self._is_draining = False
+        self._left_to: Successor | None = None  # handled without us
         self._idle_since = 0.0  # when the sweep first found it so ...
         self._idle_after = 0  # ... after how many requests
         self._watch: Watch | None = None  # of the last request that was watched
@@ -253,6 +263,16 @@ class _Connection:
                 raise
         finally:
             self._service.connections.discard(self)
+        successor = self._left_to
+        if successor is not None:
+            service = self._service
+            del self  # and with it, what only HTTP needs
+            try:
+                await successor.request._go_on(successor)
+            except Exception as error:  # noqa: BLE001 - it is logged
+                await service.end(successor, error)
+            else:
+                await service.end(successor, None)
 
     async def _serve(self) -> None:  # noqa: C901, PLR0912 - all that most requests need, in one frame
         conn, session, service = self._conn, self._session, self._service
@@ -404,15 +424,17 @@ class _Connection:
         service.count(request.method, 101)
         if self._watch is not None:
             self._watch.done(101, 0)
+        request._connection = None  # type: ignore[assignment] # its body is complete
         return self._session.retire(), service.limits
 
     async def _end_successor(
         self, request: Request, successor: Successor, crash: BaseException | None
     ) -> bool:
-        """End the protocol that followed *request*."""
-        if crash is not None:
-            self._service.log_crash(request, crash)
-        await successor._finish(1000 if crash is None else 1011)
+        """End the protocol that followed *request*, or leave it to what continues with it."""
+        if request._continuation is not None and crash is None:
+            self._left_to = successor
+        else:
+            await self._service.end(successor, crash)
         return False
 
     def _end(self, request: Request) -> None:
