@@ -106,6 +106,9 @@ class Consumer(Protocol):
         Called in the event loop while no task runs. It may read, without waiting.
         """
 
+    def _drain(self) -> None:
+        """Note that the connection's listener begins to close."""
+
 
 class Gate(Protocol):
     """Decides which connections a server lets in, before anything is allocated for them.

@@ -77,6 +77,7 @@ class Course(Starts):
         "crashes",
         "gate",
         "handler_name",
+        "logs",
         "prefacing",
     )
 
@@ -126,6 +127,7 @@ class Course(Starts):
         self.crashes: dict[str, int] = {}  # by type
         self._logged_crashes = Crashes(loop, logger, self._summarize_crashes)
         self._observer_failures = Repeats(loop, self._summarize_observer_failures)
+        self.logs: list[Callable[[], None]] = []  # others to be closed with it
         self._closes_at = math.inf  # connections that come later are reset
         self._on_handled = self._handled
         self._on_prefaced = self._prefaced
@@ -257,7 +259,7 @@ class Course(Starts):
     def _count_error(self, conn: EngineConn, error: BaseException) -> tuple[str | None, bool]:
         how = outcome_of(conn, error)
         if how == HANDLER_ERROR:
-            count(self.crashes, printable(type(error).__name__))
+            self.count_crash(error)
         return how, how is not None and how != HANDLER_ERROR and self.gate.end(how)
 
     def _log_error(
@@ -313,6 +315,9 @@ class Course(Starts):
             waiting, self._on_draining = self._on_draining, {}
             for callback in waiting.values():
                 self._loop.call_soon(callback)
+            for conn in self.handling.values():
+                if conn._consumer is not None:
+                    self._loop.call_soon(conn._consumer._drain)
 
     def on_draining(self, conn: EngineConn, callback: Callable[[], object] | None) -> None:
         """See `Conn.on_draining`."""
@@ -323,6 +328,10 @@ class Course(Starts):
             self._loop.call_soon(callback)
         else:
             self._on_draining[conn] = callback
+
+    def count_crash(self, error: BaseException) -> None:
+        """Count an *error* of the program in what a handler serves, such as a request."""
+        count(self.crashes, printable(type(error).__name__))
 
     def stop(self) -> None:
         """Stop checking deadlines and memory."""
@@ -335,6 +344,8 @@ class Course(Starts):
         self.gate.close()
         self._logged_crashes.close()
         self._observer_failures.close()
+        for close in self.logs:
+            close()
 
 
 async def _raise(error: BaseException) -> object:

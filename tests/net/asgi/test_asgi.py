@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
-from silly.net import asgi, tcp
+from silly.net import asgi, http, tcp
 from silly.net.asgi.types import Message, Receive, Scope, Send
+from silly.net.tcp import Limits
 from tests.net.asgi.applications import ANY, GET, Server, application, respond
 
 
@@ -120,6 +121,46 @@ async def test_failures() -> None:
             await server.conn.read(100)
 
 
+@pytest.mark.parametrize(
+    ("limits", "status"),
+    [(Limits(max_body_bytes=5), 413), (Limits(read_deadline=0.01, min_receive_rate=None), 408)],
+)
+async def test_a_body_that_is_refused_is_a_disconnect(limits: Limits, status: int) -> None:
+    received: list[Message] = []
+
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        while not received or received[-1]["type"] == "http.request":
+            received.append(await receive())
+        with pytest.raises(OSError, match="the client is gone"):
+            await respond(send, b"too late")
+
+    async with Server(part, limits=limits) as server:
+        post = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await server.conn.write(post + b"3\r\nabc\r\n")
+        if status == 413:
+            await server.conn.write(b"3\r\ndef\r\n")
+        head = await server.conn.read(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert [message["type"] for message in received][-1:] == ["http.disconnect"]
+
+
+async def test_a_body_that_breaks_off_is_a_disconnect(caplog: pytest.LogCaptureFixture) -> None:
+    last: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        while (message := await receive())["type"] == "http.request":
+            pass
+        last.set_result(message["type"])
+
+    async with Server(part) as server:
+        service = http.service_of(server.listener)
+        await server.conn.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
+        server.conn.close()
+        assert await last == "http.disconnect"
+    assert set(service.responses) <= {("POST", 499)}
+    assert not caplog.messages
+
+
 async def test_header_injection_is_refused() -> None:
     async def part(scope: Scope, receive: Receive, send: Send) -> None:
         await respond(send, b"", headers=[(b"x", b"1\r\nset-cookie: a=b")])
@@ -159,5 +200,7 @@ async def test_only_trusted_proxies_say_who_the_client_is() -> None:
 async def test_wrong_arguments() -> None:
     with pytest.raises(TypeError, match="app must be an ASGI application, not str"):
         await asgi.listen(ANY, "main:app")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="root_path must begin with '/', not 'shop'"):
+        await asgi.listen(ANY, application(hello), root_path="shop")
     with pytest.raises(ValueError, match="lifespan must be 'auto', 'on' or 'off', not 'maybe'"):
         await asgi.listen(ANY, application(hello), lifespan="maybe")
