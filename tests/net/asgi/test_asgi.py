@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 from collections.abc import Generator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -163,6 +165,22 @@ async def test_a_body_that_breaks_off_is_a_disconnect(caplog: pytest.LogCaptureF
         assert await last == "http.disconnect"
     assert set(service.responses) <= {("POST", 499)}
     assert not caplog.messages
+
+
+@pytest.mark.parametrize("headers", [[], ()])  # the second is of the slower kind
+async def test_the_route_that_a_framework_names_is_noted(
+    headers: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "silly.access")
+
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["route"] = SimpleNamespace(path="/items/{number}")
+        await respond(send, b"item", headers=headers)
+
+    async with Server(part, access_log=True) as server:
+        for _ in range(2):
+            await server.ask()
+    assert [vars(record)["route"] for record in caplog.records] == ["/items/{number}"] * 2
 
 
 async def test_header_injection_is_refused() -> None:

@@ -136,6 +136,8 @@ class Exchange(Cycle):
             if response.ends:
                 self._request.is_plain = self._request.keeps_alive = False
             self._has_trailers = message.get("trailers", False)
+            if "route" in self.scope:
+                self._note_route()
         elif kind == "http.response.body":
             more = message.get("more_body", False)
             await self._send_body(bytes(message.get("body", b"")), more or self._has_trailers)
@@ -150,6 +152,12 @@ class Exchange(Cycle):
                 await self._request.conn.write(early_hint(message))
         else:
             raise ValueError(f"ASGI: {kind!r} is not understood")
+
+    def _note_route(self) -> None:
+        """Note which pattern has matched, for metrics and logs: Starlette and FastAPI say it."""
+        pattern = getattr(self.scope["route"], "path", None)
+        if isinstance(pattern, str):
+            self._request.route = pattern
 
     async def _send_trailers(self, message: Message) -> None:
         response = self._open_response("http.response.trailers")

@@ -14,7 +14,7 @@ from silly._logs.logger import Logger
 from silly._values.units import counted
 from silly.net.asgi.exchange import Exchange
 from silly.net.asgi.extensions import extensions_of
-from silly.net.asgi.forwarded import Proxies
+from silly.net.asgi.forwarded import Proxies, is_encrypted
 from silly.net.asgi.types import Application, Scope
 from silly.net.asgi.websocket import WebSocketExchange, is_websocket, websocket_scope
 from silly.net.http import Request, Response
@@ -118,7 +118,7 @@ class ApplicationHandler(Caller):
             "asgi": {"version": "3.0", "spec_version": "2.4"},
             "http_version": "1.1",
             "method": "",
-            "scheme": "https" if conn.tls else "http",
+            "scheme": "https" if is_encrypted(conn) else "http",
             "path": "",
             "raw_path": b"",
             "query_string": b"",

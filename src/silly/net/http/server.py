@@ -184,7 +184,7 @@ class Service:
             error, "%s: %s %s failed%s", request.remote_addr, request.method, request.target, trace
         )
 
-    async def go_on_with(self, successor: Successor) -> None:
+    async def _go_on_with(self, successor: Successor) -> None:
         """Run the handler of the protocol that follows a request."""
         try:
             await successor.request._go_on(successor)
@@ -288,7 +288,7 @@ class _Connection:
         if successor is not None:
             service = self._service
             del self  # and with it, what only HTTP needs
-            await service.go_on_with(successor)
+            await service._go_on_with(successor)
 
     def hand_over(
         self, request: Request, outcome: Coroutine[Any, Any, Response]
@@ -309,7 +309,7 @@ class _Connection:
                 await self._serve()
             if self._left_to is not None:
                 successor, self._left_to = self._left_to, None
-                await self._service.go_on_with(successor)
+                await self._service._go_on_with(successor)
         except asyncio.CancelledError:
             self._conn.abort()
             raise
