@@ -20,6 +20,8 @@
 # make cancellations  cancel CANCELLATIONS=10000 questions to MariaDB, Redis and SQLite at random
 #                  moments, and check that nobody gets the answer to another's
 # make fuzz        fuzz reading, headers, requests and frames, for SECONDS=1200 each (needs Python 3.11 or 3.12)
+# make autobahn    run the Autobahn test suite of WebSockets, as server and client, on both engines;
+#                  CASES="'1.*' '5.*'" selects some (needs Python 2.7: PYTHON27=/path/to/python2.7)
 # make clean       remove everything that these commands made
 #
 # Variables: PYTHON=python3.12 selects the interpreter, VENV=DIR the virtual environment,
@@ -36,7 +38,7 @@ PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: lint docs docs-open smoke wheel wheels check-wheel check-python
-.PHONY: run test bench bench-full soak brokers restarts asan coverage stress sessions cancellations fuzz clean
+.PHONY: run test bench bench-full soak brokers restarts asan coverage stress sessions cancellations fuzz autobahn clean
 .SILENT:
 
 run: $(VENV)/.installed-cli
@@ -183,6 +185,20 @@ CANCELLATIONS ?= 10000
 
 cancellations: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m tests.databases.cancelling $(CANCELLATIONS)
+
+# The suite runs on Python 2.7 only, for which today's virtualenv makes no environments.
+PYTHON27 ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/2.7.*/bin/python) python2.7)
+AUTOBAHN = build/autobahn/environment
+CASES ?= '*'
+
+autobahn: $(VENV)/.installed-dev $(AUTOBAHN)/bin/wstest
+	$(VENV)/bin/python benchmarks/autobahn.py --wstest $(AUTOBAHN)/bin/wstest --cases $(CASES) $(WRITE)
+
+$(AUTOBAHN)/bin/wstest: benchmarks/autobahn-requirements.txt
+	$(PIP) --target build/autobahn/virtualenv 'virtualenv==20.21.1'
+	PYTHONPATH=build/autobahn/virtualenv $(VENV)/bin/python -m virtualenv -q -p $(PYTHON27) $(AUTOBAHN)
+	$(AUTOBAHN)/bin/pip install -q -r benchmarks/autobahn-requirements.txt
+	$(AUTOBAHN)/bin/pip install -q --no-deps autobahntestsuite
 
 fuzz: SECONDS ?= 1200
 fuzz: $(VENV)/bin/python

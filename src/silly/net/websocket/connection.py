@@ -140,7 +140,7 @@ class WebSocket:
         messages = self._messages
         while not messages:
             session = self._session
-            if session.is_ending:
+            if session.has_news or session.is_ending:
                 self._settle()
             if session.is_over:
                 if session.code in _NORMAL:
@@ -163,7 +163,11 @@ class WebSocket:
                 self._consume()  # what has arrived meanwhile
                 raise
             self._is_reading = False
-            self._take(data)
+            received = session.receive(data)
+            if len(received) == 1 and not session.has_news:  # as most of the time
+                only: Message = received[0]
+                return only
+            self._keep(received)
             messages = self._messages
         self._in_a_row += 1
         message: Message = messages.pop()  # type: ignore[attr-defined] # it is a list
@@ -195,8 +199,11 @@ class WebSocket:
 
     def _take(self, data: bytes) -> None:
         """Take *data*, which was received; there is no message before those in it."""
+        self._keep(self._session.receive(data))
+
+    def _keep(self, messages: list[Message]) -> None:
+        """Keep *messages*, which were received, and do what came with them."""
         session = self._session
-        messages = session.receive(data)
         if messages:
             messages.reverse()
             self._messages = messages

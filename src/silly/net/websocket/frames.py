@@ -117,6 +117,7 @@ class Parser:
         failure: what is wrong with what was received; nothing more is parsed then, nor after
             a close frame.
         is_partial: a message or a frame has begun, and is incomplete.
+        received: how many messages were returned.
     """
 
     __slots__ = (
@@ -138,6 +139,7 @@ class Parser:
         "_wire_size",
         "controls",
         "failure",
+        "received",
     )
 
     def __init__(
@@ -161,6 +163,7 @@ class Parser:
         self._position = 0  # in the payload of the present frame
         self.controls: list[tuple[int, bytes]] | None = None
         self.failure: Failure | None = None
+        self.received = 0
 
     @property
     def is_partial(self) -> bool:
@@ -190,6 +193,7 @@ class Parser:
             self.failure = failure
             self._is_open = False
             self._forget_message()
+        self.received += len(messages)
         return messages
 
     # --------------------------------------------------------------------------- frames

@@ -6,6 +6,7 @@ way from what was received to the message, eight bytes at a time.
 
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.list cimport PyList_GET_SIZE
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -230,6 +231,7 @@ cdef class Parser:
     cdef bytearray _parts
     cdef public list controls
     cdef public object failure
+    cdef readonly uint64_t received
 
     def __cinit__(self, bint is_masked, max_message, max_fragments, inflater):
         self._is_masked = is_masked
@@ -268,6 +270,7 @@ cdef class Parser:
             self.failure = failure
             self._is_open = False
             self.forget_message()
+        self.received += <uint64_t>PyList_GET_SIZE(messages)
         return messages
 
     # ----------------------------------------------------------------------- frames

@@ -48,7 +48,6 @@ class Session:
         has_failed: ... because of the peer's fault.
         code, reason: how it ended, once it is over; before, how this end closes it.
         limit: the field of `Limits` that the peer exceeded.
-        received: how many messages have been received.
     """
 
     __slots__ = (
@@ -69,7 +68,6 @@ class Session:
         "outgoing",
         "pongs",
         "reason",
-        "received",
     )
 
     def __init__(
@@ -101,7 +99,6 @@ class Session:
         self.code = 0
         self.reason = ""
         self.limit: str | None = None
-        self.received = 0
 
     # --------------------------------------------------------------------------- receiving
 
@@ -109,7 +106,6 @@ class Session:
         """Return the messages that *data*, which was received, completes."""
         parser, is_closing = self._parser, self.is_closing
         messages: list[Message] = parser.receive(data)
-        self.received += len(messages)
         if parser.controls is not None:
             self._take_controls(parser.controls)
         if parser.failure is not None and not self.is_over:
@@ -117,6 +113,11 @@ class Session:
         if is_closing:
             messages.clear()
         return messages
+
+    @property
+    def received(self) -> int:
+        """How many messages have been received."""
+        return int(self._parser.received)
 
     def settle(self) -> None:
         """Answer the close frame that was received, or tell the peer about its fault."""
