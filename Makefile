@@ -2,7 +2,7 @@
 # make test        run ruff, mypy and every test
 # make bench       measure silly beside a C server and its peers (needs gcc; some minutes)
 # make bench-full  the same, with more and longer rounds (about an hour)
-# make soak        attack echo servers, plain and with TLS, and check that they keep their promises
+# make soak        attack servers (plain, with TLS, HTTP) and check that they keep their promises
 # make asan        run the engines' tests under AddressSanitizer (needs gcc)
 # make stress      run random programs under AddressSanitizer (needs gcc);
 #                  SECONDS=60 sets the time, SEED=n repeats one program
@@ -10,13 +10,15 @@
 # make sessions    run SESSIONS=10000 random sessions over bad networks, on each engine
 # make brokers     kill the brokers of silly.pubsub a hundred times under load and check that
 #                  nothing is lost without notice
-# make restarts    restart workers under load a hundred times and check that no connection is lost
+# make restarts    restart workers under load a hundred times and check that no connection or request is lost
+# make cancellations  cancel CANCELLATIONS=10000 questions to MariaDB, Redis and SQLite at random
+#                  moments, and check that nobody gets the answer to another's
 # make fuzz        fuzz reading, headers and requests, for SECONDS=1200 each (needs Python 3.11 or 3.12)
 # make clean       remove everything that these commands made
 #
 # Variables: PYTHON=python3.12 selects the interpreter, VENV=DIR the virtual environment,
-# ADDR=127.0.0.1:7777 the address of `make run`, SOAK="--attack 600" and SOAK_TLS the options
-# of the two parts of `make soak`.
+# ADDR=127.0.0.1:7777 the address of `make run`, SOAK="--attack 600", SOAK_TLS and SOAK_HTTP the
+# options of the parts of `make soak`, the last of which needs slowhttptest.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -27,7 +29,7 @@ PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 # The programs that tests start take half as long with their bytecode cached.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test bench bench-full soak brokers restarts asan coverage stress sessions fuzz clean
+.PHONY: run test bench bench-full soak brokers restarts asan coverage stress sessions cancellations fuzz clean
 .SILENT:
 
 run: $(VENV)/.installed-cli
@@ -54,9 +56,14 @@ bench-full: $(VENV)/.installed-bench
 soak: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/soak.py $(SOAK)
 	$(VENV)/bin/python benchmarks/soak_tls.py $(SOAK_TLS)
+	$(PIP) 'httptools>=0.6.2'
+	$(VENV)/bin/python benchmarks/soak_http.py $(SOAK_HTTP)
+	$(VENV)/bin/python benchmarks/soak_http.py --asgi $(SOAK_HTTP)
 
 restarts: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/restarts.py --restarts 100
+	$(PIP) 'httptools>=0.6.2'
+	$(VENV)/bin/python benchmarks/soak_restarts.py --restarts 100
 
 brokers: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m tests.pubsub.outages --kills 100
@@ -115,6 +122,11 @@ sessions: $(VENV)/.installed-dev
 	  SILLY_ENGINE=$$engine SILLY_SESSIONS=$(SESSIONS) $(VENV)/bin/python -m pytest -q -s \
 	    tests/engine/test_random_peers.py || exit 1; \
 	done
+
+CANCELLATIONS ?= 10000
+
+cancellations: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m tests.databases.cancelling $(CANCELLATIONS)
 
 fuzz: SECONDS ?= 1200
 fuzz: $(VENV)/bin/python

@@ -11,9 +11,9 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from silly.net import tcp
+from silly.net import http, tcp
 from silly.net.tcp import Conn
-from silly.otel import Tracing
+from silly.otel import Tracing, headers
 
 ANY = "127.0.0.1:0"
 
@@ -140,3 +140,60 @@ async def test_a_limit_and_a_unix_socket(
     assert attributes["error.type"] == "TimeoutError"
     assert attributes["silly.connection.ending"] == "idle_timeout"
     assert not tracing._spans
+
+
+async def test_requests_have_spans_in_the_callers_trace(
+    exporter: InMemorySpanExporter, provider: TracerProvider
+) -> None:
+    routes = http.Router()
+    sent: list[dict[str, str]] = []
+
+    @routes.get("/users/{id}")
+    async def user(request: http.Request) -> http.Response:
+        sent.append(headers())
+        with provider.get_tracer("test").start_as_current_span("child"):
+            return http.Response("text")
+
+    @routes.get("/crash")
+    async def crash(request: http.Request) -> http.Response:
+        raise ZeroDivisionError
+
+    caller = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    tracing = Tracing(provider, connections=False)
+    async with http.listen(ANY, routes, observer=tracing) as listener:
+        async with http.Client() as client:
+            url = f"http://{listener.local_addr}"
+            fields = {"traceparent": caller, "tracestate": "a=1"}
+            await client.get(f"{url}/users/7?x=1", headers=fields)
+            assert (await client.get(f"{url}/crash")).status == 500
+        spans = await finished(exporter, 3)
+    assert len(spans) == 3
+    span = spans["GET /users/{id}"]
+    assert span.context is not None
+    assert span.parent is not None
+    assert f"{span.parent.trace_id:032x}-{span.parent.span_id:016x}" == caller[3:-3]
+    assert span.parent.is_remote
+    assert span.kind is trace.SpanKind.SERVER
+    attributes = dict(span.attributes or {})
+    assert {
+        "http.request.method": "GET",
+        "http.response.status_code": 200,
+        "http.route": "/users/{id}",
+        "url.path": "/users/7",
+        "url.query": "x=1",
+        "url.scheme": "http",
+        "server.address": "127.0.0.1",
+        "network.protocol.version": "1.1",
+    }.items() <= attributes.items()
+    assert spans["child"].parent is not None
+    assert spans["child"].parent.span_id == span.context.span_id
+    assert sent == [
+        {
+            "traceparent": f"{caller[:36]}{span.context.span_id:016x}-01",
+            "tracestate": "a=1",
+        }
+    ]
+    crashed = spans["GET /crash"]
+    assert crashed.parent is None  # and the connection has no span
+    assert crashed.status.status_code is trace.StatusCode.ERROR
+    assert dict(crashed.attributes or {})["error.type"] == "ZeroDivisionError"

@@ -39,9 +39,9 @@ unsent: OSError(Cannot allocate memory)
 b'x\\n'
 """,
     "portable": """\
-unread: ConnectionAbortedError(MemoryError())
-more unread: ConnectionAbortedError(MemoryError())
-long read: ConnectionAbortedError(MemoryError())
+unread: OSError(Cannot allocate memory)
+more unread: OSError(Cannot allocate memory)
+long read: OSError(Cannot allocate memory)
 unsent: MemoryError()
 b'x\\n'
 """,

@@ -12,9 +12,13 @@ __all__ = [
     "HISTOGRAM",
     "LAG_BUCKETS",
     "METRICS",
+    "REQUEST_BUCKETS",
     "MetricDef",
 ]
 
+REQUEST_BUCKETS: Final = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0,
+)  # seconds  # fmt: skip
 HANDLER_BUCKETS: Final = (0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0)  # seconds
 LAG_BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)  # seconds
 
@@ -28,7 +32,10 @@ class MetricDef:
     """One metric: its place in a snapshot and its name in Prometheus."""
 
     where: str
-    """The part of the snapshot: ``listener``, ``datagrams``, ``pubsub``, ``loop``, ``process``."""
+    """The part of the snapshot.
+
+    ``listener``, ``datagrams``, ``pubsub``, ``loop``, ``workers`` or ``process``.
+    """
     key: str
     """Its key in that part."""
     name: str
@@ -39,6 +46,10 @@ class MetricDef:
     """Its description."""
     label: str | None = None
     """The label that distinguishes its values, besides the listener's address."""
+    bounds: tuple[float, ...] = ()
+    """Of the buckets of a histogram."""
+    labels: tuple[str, ...] = ()
+    """Several such labels; their values are joined by spaces, and only the last may have some."""
     is_earliest: bool = False
     """Whether the value for several processes is the least of theirs, not the sum."""
 
@@ -97,6 +108,7 @@ METRICS: Final = (
         "silly_handler_duration_seconds",
         HISTOGRAM,
         "Run time of handlers that have ended",
+        bounds=HANDLER_BUCKETS,
     ),
     MetricDef(
         "listener",
@@ -152,6 +164,47 @@ METRICS: Final = (
         "silly_accept_stalls",
         COUNTER,
         "Number of times accepting paused for lack of descriptors or memory",
+    ),
+    MetricDef(
+        "listener",
+        "http_requests",
+        "silly_http_requests",
+        COUNTER,
+        "HTTP requests answered; status 499: the client was gone before; method -: what came was "
+        "no request",
+        labels=("method", "status", "route"),
+    ),
+    MetricDef(
+        "listener",
+        "http_in_flight",
+        "silly_http_requests_in_flight",
+        GAUGE,
+        "HTTP requests being answered",
+    ),
+    MetricDef(
+        "listener",
+        "http_seconds",
+        "silly_http_request_duration_seconds",
+        HISTOGRAM,
+        "Time from the head of an HTTP request to the end of the response",
+        labels=("method", "route"),
+        bounds=REQUEST_BUCKETS,
+    ),
+    MetricDef(
+        "listener",
+        "http_bytes_in",
+        "silly_http_request_body_bytes",
+        COUNTER,
+        "Bytes of the bodies of HTTP requests",
+        labels=("method", "route"),
+    ),
+    MetricDef(
+        "listener",
+        "http_bytes_out",
+        "silly_http_response_body_bytes",
+        COUNTER,
+        "Bytes of the bodies of HTTP responses",
+        labels=("method", "route"),
     ),
     MetricDef("datagrams", "sockets", "silly_udp_sockets", GAUGE, "Open UDP sockets"),
     MetricDef(
@@ -270,6 +323,26 @@ METRICS: Final = (
         "silly_loop_lag_seconds",
         HISTOGRAM,
         "Delay of an event loop timer, sampled twice a second",
+        bounds=LAG_BUCKETS,
+    ),
+    MetricDef("workers", "wanted", "silly_workers_wanted", GAUGE, "Workers that are to serve"),
+    MetricDef("workers", "ready", "silly_workers_ready", GAUGE, "Workers that serve"),
+    MetricDef("workers", "starts", "silly_worker_starts", COUNTER, "Worker processes started"),
+    MetricDef(
+        "workers",
+        "deaths",
+        "silly_worker_deaths",
+        COUNTER,
+        "Workers that ended without being asked to, by exit code or signal",
+        "reason",
+    ),
+    MetricDef(
+        "workers",
+        "restarts",
+        "silly_rolling_restarts",
+        COUNTER,
+        "Rolling restarts, by whether all workers were replaced",
+        "result",
     ),
     MetricDef(
         "process", "processes", "silly_processes", GAUGE, "Processes included in the metrics"

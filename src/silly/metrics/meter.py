@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from silly._loop.live import Live
 from silly._loop.registry import PerLoop
 from silly.metrics.definitions import HANDLER_BUCKETS, LAG_BUCKETS
 from silly.metrics.merging import CLOSED_KEPT, DIGITS, add, without_gauges
+from silly.metrics.requests import RequestCounts
 from silly.net import observer, tcp
 from silly.text import printable
+
+if TYPE_CHECKING:
+    from silly.net.http.request import Request
+    from silly.net.http.watching import Answered
 
 __all__ = ["Meter", "measure"]
 
@@ -49,6 +54,7 @@ class Meter:
         self.lag = _Histogram(LAG_BUCKETS)
         self.handlers: dict[str, _Histogram] = {}
         self.endings: dict[str, dict[str, int]] = {}
+        self.requests: dict[str, RequestCounts] = {}
         self.tracked: set[tcp.Listener] = set()  # their counts are not in `closed_counts`
         self.closed_counts: dict[str, dict[str, Any]] = {}  # by address, the latest last
         self.most_open = 0  # the largest number of listeners open at once
@@ -103,6 +109,22 @@ class Meter:
         endings = self.endings[address]
         endings[ending.how] = endings.get(ending.how, 0) + 1
 
+    def request_started(self, request: object, listener: str) -> None:  # noqa: ARG002
+        """See `silly.net.http.watching.RequestObserver`."""
+        if asyncio.get_running_loop() is self._loop:
+            self._requests_of(listener).in_flight += 1
+
+    def request_ended(self, request: Request | None, answered: Answered) -> None:
+        """See `silly.net.http.watching.RequestObserver`."""
+        if asyncio.get_running_loop() is self._loop:
+            self._requests_of(answered.listener).ended(request, answered)
+
+    def _requests_of(self, listener: str) -> RequestCounts:
+        counts = self.requests.get(listener)
+        if counts is None:
+            counts = self.requests[listener] = RequestCounts()
+        return counts
+
     def _retire_closed(self) -> set[tcp.Listener]:
         """Save the counts of listeners that were closed; return the open ones."""
         live = cast("set[tcp.Listener]", Live.of(self._loop).listeners)
@@ -120,6 +142,7 @@ class Meter:
                     del self.closed_counts[address]
                     self.handlers.pop(address, None)
                     self.endings.pop(address, None)
+                    self.requests.pop(address, None)
         return live
 
     def listeners(self, stats: Mapping[tcp.Listener, tcp.ListenerStats]) -> dict[str, Any]:
@@ -136,6 +159,7 @@ class Meter:
                 **counts,
                 "endings": dict(self.endings.get(address, {})),
                 "handler_seconds": self._handler_seconds(address),
+                **(self.requests[address].values() if address in self.requests else {}),
             }
             for address, counts in sorted(known.items())
         }

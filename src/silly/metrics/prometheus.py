@@ -12,9 +12,7 @@ from silly._values.extras import install_command
 from silly.metrics.definitions import (
     COUNTER,
     GAUGE,
-    HANDLER_BUCKETS,
     HISTOGRAM,
-    LAG_BUCKETS,
     METRICS,
     MetricDef,
 )
@@ -110,10 +108,11 @@ def families_of(taken: Snapshot, *, process: bool) -> Iterator[Metric]:
 def _family(
     client: Any, metric: MetricDef, labels: list[str], values: dict[tuple[str, ...], Any]
 ) -> Metric:
-    if metric.label is not None:
-        labels = [*labels, metric.label]
+    inner = metric.labels or (() if metric.label is None else (metric.label,))
+    if inner:
+        labels = [*labels, *inner]
         values = {
-            (*key, name): number
+            (*key, *name.split(" ", len(inner) - 1)): number
             for key, numbers in values.items()
             for name, number in (numbers or {}).items()
         }
@@ -123,12 +122,11 @@ def _family(
         HISTOGRAM: client.HistogramMetricFamily,
     }
     family = kinds[metric.kind](metric.name, metric.help, labels=labels)
-    bounds = LAG_BUCKETS if metric.where == "loop" else HANDLER_BUCKETS
     for key, value in values.items():
         if value is None:
             continue
         if metric.kind == HISTOGRAM:
-            family.add_metric(list(key), _cumulative(bounds, value["buckets"]), value["sum"])
+            family.add_metric(list(key), _cumulative(metric.bounds, value["buckets"]), value["sum"])
         else:
             family.add_metric(list(key), value)
     return cast("Metric", family)

@@ -92,7 +92,10 @@ class ListenerStats:
     accept_stalls: int
     """How often accepting failed for lack of memory or descriptors, and was paused."""
     handler_errors: int
-    """Handlers that crashed (ends of their own connections, and limits, do not count)."""
+    """Handlers that crashed (ends of their own connections, and limits, do not count).
+
+    With HTTP, handlers of requests.
+    """
     handler_errors_by_type: Mapping[str, int]
     """The same, by exception type; types beyond the first 100 count as ``"other"``."""
     bytes_in: int

@@ -117,6 +117,8 @@ def checked(observer: Observer) -> Observer:
 
 registered: list[Observer] = []
 """The observers of all listeners."""
+of_requests: list[Any] = []
+"""Those of them that want to know of requests, too (`silly.net.http.watching`)."""
 
 
 def register(observer: Observer) -> None:
@@ -132,11 +134,21 @@ def register(observer: Observer) -> None:
     checked(observer)
     if observer not in registered:
         registered.append(observer)
+        if observes_requests(observer):
+            of_requests.append(observer)
 
 
 def unregister(observer: Observer) -> None:
     """Stop notifying *observer* of new connections. Does nothing if it is not registered."""
-    registered[:] = [known for known in registered if known is not observer]
+    for each in (registered, of_requests):
+        each[:] = [known for known in each if known is not observer]
+
+
+def observes_requests(observer: object) -> bool:
+    """Return whether *observer* wants to know of requests, too."""
+    return all(
+        callable(getattr(observer, method, None)) for method in ("request_started", "request_ended")
+    )
 
 
 class Observation:

@@ -448,7 +448,7 @@ async def test_a_handler_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     assert service.crashes == 2
     assert service.responses == {("GET", 500): 2, ("GET", 200): 2}
     assert [record.name for record in caplog.records if record.exc_info] == ["silly.http"]
-    assert listener.stats.handler_errors == 0
+    assert listener.stats.handler_errors_by_type == {"RuntimeError": 2}
 
 
 async def test_a_response_that_is_cut_off_is_counted_and_logged(

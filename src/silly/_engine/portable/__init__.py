@@ -1,6 +1,7 @@
-"""The portable engine: asyncio's transports, on any event loop and every platform.
+"""The portable engine: any event loop, every platform.
 
-- `link`: what carries a connection's bytes.
+- `link`: what carries a connection's bytes; `socket_link`: a socket that the loop watches;
+  `transport_link`: one of the loop's transports.
 - `stream`: reading and writing over any link.
 - `receive_buffer`, `turn`: unread bytes; writes of one turn are sent together.
 - `trampoline`: steps a handler's coroutine without its task when possible.
@@ -11,6 +12,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import socket
 import sys
 from collections.abc import Callable
@@ -21,10 +24,12 @@ from silly._engine.account import Account
 from silly._engine.admission import Admission
 from silly._engine.interface import Accept, Gate, tune
 from silly._engine.portable.datagrams import Datagrams, Peer
-from silly._engine.portable.link import AsyncioLink, link_factory
+from silly._engine.portable.link import KernelQueues
 from silly._engine.portable.server import LoopServer, SocketServer
+from silly._engine.portable.socket_link import SocketLink, scratch_buffer
 from silly._engine.portable.stream import Stream
 from silly._engine.portable.trampoline import start_task
+from silly._engine.portable.transport_link import TransportLink
 from silly._engine.starts import Starts
 from silly._loop.live import disown_socket
 
@@ -37,8 +42,10 @@ __all__ = [
     "Starts",
     "Stream",
     "attach",
+    "call_last",
     "disown",
     "new_event_loop",
+    "new_waiter",
     "serve",
     "specialize",
     "spin",
@@ -67,9 +74,14 @@ def serve(
 async def attach(loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: Accept) -> None:
     """Make a link for *sock* (see `silly._engine.interface.Engine.attach`)."""
     tune(sock)
-    make_link = link_factory(loop, accept)
+    make_link = functools.partial(TransportLink, accept)
     try:
-        if sock.family == getattr(socket, "AF_UNIX", None):
+        if sys.platform != "win32" and isinstance(loop, asyncio.SelectorEventLoop):
+            peer = None
+            with contextlib.suppress(OSError):  # disconnected already
+                peer = sock.getpeername()
+            SocketLink(loop, sock, peer, scratch_buffer.of(loop)).start(accept)
+        elif sock.family == getattr(socket, "AF_UNIX", None):
             await loop.create_unix_connection(make_link, sock=sock)
         else:
             await loop.create_connection(make_link, sock=sock)
@@ -82,7 +94,7 @@ def disown(inherited: object) -> None:
     """Close descriptors in a forked child (see `silly._engine.interface.Engine.disown`)."""
     if isinstance(inherited, Stream):
         inherited._mark_closed(stream_errors.owned_by_parent())
-        disown_socket(cast(AsyncioLink, inherited._link)._socket)
+        disown_socket(cast(KernelQueues, inherited._link)._socket)
     elif isinstance(inherited, SocketServer | Datagrams):
         inherited.disown()
 
@@ -94,6 +106,16 @@ def specialize(kind: type[Any]) -> None:
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """Return a new loop of the kind that the program prefers."""
     return asyncio.new_event_loop()
+
+
+def call_last(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
+    """Call *callback* soon (see `silly._engine.interface.Engine.call_last`)."""
+    loop.call_soon(callback)
+
+
+def new_waiter(loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+    """Return a future (see `silly._engine.interface.Engine.new_waiter`)."""
+    return loop.create_future()
 
 
 def spin(loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None:  # noqa: ARG001

@@ -6,35 +6,27 @@ through `LinkEvents`: from the event loop's callbacks, one at a time, and in thi
 number of `received`, at most one `ended`, `full` and `has_room` alternating, and finally one
 `lost`. A link's method reports an event before it returns only where its docstring says so.
 
-`AsyncioLink` is a link over one of asyncio's transports, which queues and sends. It runs on
-any event loop that has transports (asyncio's own, uvloop), on every platform.
+`socket_link` is for asyncio's selector loops, `transport_link` for any loop that has transports.
 """
 
 from __future__ import annotations
 
 import array
-import asyncio
-import contextlib
 import errno
-import functools
+import os
 import socket
 import struct
 import sys
-from collections.abc import Callable
-from typing import Any, Final, Protocol, cast
-
-from silly._engine.interface import Accept, Gate, packed_ip
-from silly._loop.registry import PerLoop
+from typing import Any, Final, Protocol
 
 if sys.platform != "win32":
     import fcntl
     import termios
 
-__all__ = ["RESET_ON_CLOSE", "AsyncioLink", "Link", "LinkEvents", "link_factory"]
+__all__ = ["NO_STREAM", "RESET_ON_CLOSE", "KernelQueues", "Link", "LinkEvents", "as_os_error"]
 
-_RECEIVE: Final = 64 * 1024  # bytes at a time
-_MIN_RECEIVE: Final = 4096  # bytes; a smaller read limit does not reduce receives below this
 RESET_ON_CLOSE: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+"""The SO_LINGER that turns the close that follows into a reset (socket(7))."""
 
 
 class Link(Protocol):
@@ -114,219 +106,42 @@ class LinkEvents(Protocol):
         """The link is closed: by this side (None), or because of *error*."""
 
 
-class AsyncioLink(asyncio.BaseProtocol):
-    """A link over one asyncio transport.
+class KernelQueues:
+    """What the operating system holds for a socket: the base of links that have one."""
 
-    `send` and the receiving callback are bound directly to the transport's and the
-    stream's methods, which saves a Python call for each.
-    """
+    __slots__ = ()
 
-    __slots__ = (
-        "_accept",
-        "_closed",
-        "_full",
-        "_gate",
-        "_stream",
-        "_transport",
-        "has_stream",
-        "local_sockaddr",
-        "remote_sockaddr",
-        "send",
-    )
-    local_sockaddr: Any
-    remote_sockaddr: Any
-
-    def __init__(self, accept: Accept, sockaddr: Any = None, gate: Gate | None = None) -> None:
-        self._accept = accept
-        self._gate = gate  # None: the server asked it already
-        self.remote_sockaddr = sockaddr
-        self.has_stream = False
-        self._full = self._closed = False
-        self._stream: LinkEvents = _NO_STREAM
-
-    def attach(self, events: LinkEvents) -> None:
-        self._stream = events
-        self.has_stream = True
-
-    def receive_at_most(self, size: int) -> None:
-        pass  # the transport decides
-
-    # -------------------------------------------- called by asyncio's transport
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport = cast(asyncio.Transport, transport)
-        # Asked now: a transport that lost its socket no longer knows.
-        self.local_sockaddr = transport.get_extra_info("sockname")
-        if self.remote_sockaddr is None:
-            self.remote_sockaddr = transport.get_extra_info("peername")
-        if self._gate is not None and not self._gate.enter(packed_ip(self.remote_sockaddr)):
-            self.abort()
-            return
-        self.send = transport.write
-        try:
-            self._accept(self)
-        finally:
-            if not self.has_stream:
-                self.abort()
-                if self._gate is not None:
-                    self._gate.leave(packed_ip(self.remote_sockaddr))
-            del self._accept
-
-    def eof_received(self) -> bool:
-        self._stream.ended()
-        return True  # keep the sending half open
-
-    def pause_writing(self) -> None:
-        self._full = True
-        self._stream.full()
-
-    def resume_writing(self) -> None:
-        # Later: asyncio's transports call this while they empty their queue, and must not
-        # be closed there.
-        self._full = False
-        asyncio.get_running_loop().call_soon(self._report_room)
-
-    def _report_room(self) -> None:
-        if not (self._closed or self._full):
-            self._stream.has_room()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._closed = True
-        if exc is not None and not isinstance(exc, OSError):
-            exc = ConnectionAbortedError(errno.ECONNABORTED, repr(exc))
-        # Break the cycle of stream and link: no work for the garbage collector.
-        events, self._stream = self._stream, _NO_STREAM
-        events.lost(exc)
-
-    # ------------------------------------------------------ called by the stream
-
-    def unsent(self) -> int:
-        return self._transport.get_write_buffer_size()
-
-    def pause(self) -> None:
-        if not self._transport.is_closing():
-            self._transport.pause_reading()
-
-    def resume(self) -> None:
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
-
-    def finish(self) -> None:
-        if not self._transport.is_closing():
-            with contextlib.suppress(OSError):  # already reset: the reader reports it
-                self._transport.write_eof()
-
-    def set_high_water(self, size: int) -> None:
-        self._transport.set_write_buffer_limits(high=size, low=size // 4)
-
-    def call_when_empty(self) -> None:
-        self._transport.set_write_buffer_limits(high=0)
-
-    def has_unread(self) -> bool:
-        if sys.platform == "win32":
-            return False
-        count = array.array("i", [0])
-        try:
-            fcntl.ioctl(self._socket.fileno(), termios.FIONREAD, count)
-        except (OSError, ValueError):
-            return False
-        return count[0] > 0
-
-    def in_flight(self) -> int:
-        if sys.platform != "linux":
-            return 0
-        count = array.array("i", [0])
-        try:
-            fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, count)  # SIOCOUTQ of tcp(7)
-        except (OSError, ValueError):
-            return 0
-        return count[0]
+    @property
+    def _socket(self) -> socket.socket:
+        raise NotImplementedError
 
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def close(self) -> None:
-        self._transport.close()
+    def has_unread(self) -> bool:
+        return sys.platform != "win32" and self._ask(termios.FIONREAD) > 0
 
-    def abort(self) -> None:
-        # A zero linger time turns the close that follows into a reset (socket(7)).
-        sock: socket.socket | None = self._transport.get_extra_info("socket")
-        if sock is not None:  # else uvloop has closed it: setting up was cancelled
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-        self._transport.abort()
+    def in_flight(self) -> int:
+        # SIOCOUTQ of tcp(7)
+        return self._ask(termios.TIOCOUTQ) if sys.platform == "linux" else 0
 
-    @property
-    def _socket(self) -> socket.socket:
-        return cast(socket.socket, self._transport.get_extra_info("socket"))
-
-
-class _PiecesLink(AsyncioLink, asyncio.Protocol):
-    """Takes the bytes objects that the transport received."""
-
-    __slots__ = ("data_received",)
-
-    def __init__(self, accept: Accept, sockaddr: Any = None, gate: Gate | None = None) -> None:
-        super().__init__(accept, sockaddr, gate)
-        self.data_received = super().data_received  # type: ignore[method-assign]
-
-    def attach(self, events: LinkEvents) -> None:
-        super().attach(events)
-        self.data_received = events.received  # type: ignore[method-assign, assignment]
-        self._transport.set_protocol(self)  # uvloop looks the callback up once, here
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        del self.data_received
-        super().connection_lost(exc)
+    def _ask(self, request: int) -> int:
+        count = array.array("i", [0])
+        if sys.platform != "win32":
+            try:
+                fcntl.ioctl(self._socket.fileno(), request, count)
+            except (OSError, ValueError):  # closed
+                return 0
+        return count[0]
 
 
-class _ScratchLink(AsyncioLink, asyncio.BufferedProtocol):
-    """Receives into one buffer that all connections of the loop share.
-
-    For asyncio's own loops: their transports would otherwise allocate 256 KiB for each
-    receive and shrink it afterwards, which costs system calls, and at least one page for
-    each piece that is kept.
-    """
-
-    __slots__ = ("_received", "_scratch", "_whole_scratch")
-
-    def __init__(
-        self,
-        scratch: memoryview,
-        accept: Accept,
-        sockaddr: Any = None,
-        gate: Gate | None = None,
-    ) -> None:
-        super().__init__(accept, sockaddr, gate)
-        self._whole_scratch = self._scratch = scratch
-        self._received = self._stream.received
-
-    def attach(self, events: LinkEvents) -> None:
-        super().attach(events)
-        self._received = events.received
-
-    def receive_at_most(self, size: int) -> None:
-        self._scratch = self._whole_scratch[: max(size, _MIN_RECEIVE)]
-
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the buffer is large enough
-        return self._scratch
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._received(bytes(self._scratch[:nbytes]))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        del self._received
-        super().connection_lost(exc)
-
-
-_scratch_buffers: Final = PerLoop("scratch", lambda _: memoryview(bytearray(_RECEIVE)))
-
-
-def link_factory(loop: asyncio.AbstractEventLoop, accept: Accept) -> Callable[..., AsyncioLink]:
-    """Return a factory for the kind of link that suits *loop* best."""
-    if isinstance(loop, asyncio.BaseEventLoop):
-        return functools.partial(_ScratchLink, _scratch_buffers.of(loop), accept)
-    return functools.partial(_PiecesLink, accept)
+def as_os_error(error: Exception) -> OSError:
+    """Return what ends a connection because of *error*, which receiving or sending raised."""
+    if isinstance(error, OSError):
+        return error
+    if isinstance(error, MemoryError):
+        return OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+    return ConnectionAbortedError(errno.ECONNABORTED, repr(error))
 
 
 class _NoStream:
@@ -339,8 +154,4 @@ class _NoStream:
     def lost(self, error: OSError | None) -> None: ...
 
 
-_NO_STREAM: Final = _NoStream()
-
-
-def _conforms() -> tuple[type[Link]]:  # the type checker verifies that this is a link
-    return (AsyncioLink,)
+NO_STREAM: Final = _NoStream()

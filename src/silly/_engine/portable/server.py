@@ -15,7 +15,9 @@ from typing import Any
 
 from silly._engine.accepting import ACCEPT_BATCH, Accepting
 from silly._engine.interface import Accept, Gate, packed_ip
-from silly._engine.portable.link import RESET_ON_CLOSE, link_factory
+from silly._engine.portable.link import RESET_ON_CLOSE
+from silly._engine.portable.socket_link import SocketLink, scratch_buffer
+from silly._engine.portable.transport_link import TransportLink
 from silly._loop.live import disown_socket
 
 __all__ = ["LoopServer", "SocketServer"]
@@ -31,7 +33,11 @@ class SocketServer(Accepting):
     ) -> None:
         self._loop = loop
         self._sock = sock
-        self._make_link = link_factory(loop, accept)
+        self._accept = accept
+        # None: the loop's transports are faster.
+        self._scratch = (
+            scratch_buffer.of(loop) if isinstance(loop, asyncio.SelectorEventLoop) else None
+        )
         self._begin(gate)
         self._hold_reserve()
         loop.add_reader(sock, self._on_ready)
@@ -60,8 +66,25 @@ class SocketServer(Accepting):
             if not entered:
                 _reset(sock)
         if entered:
-            self._step_setup(self._set_up(sock, sockaddr, client))
+            if self._scratch is None:
+                self._step_setup(self._set_up(sock, sockaddr, client))
+            else:
+                self._start(SocketLink(self._loop, sock, sockaddr, self._scratch), client)
         return 0
+
+    def _start(self, link: SocketLink, client: bytes) -> None:
+        try:
+            link.start(self._accept)
+        except Exception as error:  # noqa: BLE001 - others are accepted
+            self._report(error)
+        finally:
+            if not link.has_stream:
+                self._gate.leave(client)
+
+    def _report(self, error: Exception) -> None:
+        self._loop.call_exception_handler(
+            {"message": "a connection could not be set up", "exception": error}
+        )
 
     def _step_setup(
         self, making: Coroutine[Any, None, None], _waiter: asyncio.Future[None] | None = None
@@ -71,7 +94,7 @@ class SocketServer(Accepting):
             making.send(None).add_done_callback(functools.partial(self._step_setup, making))
 
     async def _set_up(self, sock: socket.socket, sockaddr: Any, client: bytes) -> None:
-        link = self._make_link(sockaddr=sockaddr)
+        link = TransportLink(self._accept, sockaddr)
         try:
             sock.setblocking(False)
             await self._loop.connect_accepted_socket(lambda: link, sock)
@@ -81,9 +104,7 @@ class SocketServer(Accepting):
                 self._gate.leave(client)
             if not isinstance(error, Exception):
                 raise
-            self._loop.call_exception_handler(
-                {"message": "a connection could not be set up", "exception": error}
-            )
+            self._report(error)
         else:
             if not link.has_stream:
                 self._gate.leave(client)
@@ -162,7 +183,7 @@ class LoopServer:
 
     async def _start(self, backlog: int, accept: Accept, gate: Gate) -> None:
         self._server = await self._loop.create_server(
-            functools.partial(link_factory(self._loop, accept), gate=gate),
+            functools.partial(TransportLink, accept, gate=gate),
             sock=self._sock,
             backlog=backlog,
         )

@@ -46,6 +46,11 @@ class Head:
         if not content_length:
             self._body = b""
 
+    def _compact(self) -> None:
+        """Keep no more than the head, in one piece; it was not for a handler to add anything."""
+        for name in ("_headers", "_path", "_successor", "_continuation", "upgrade"):
+            self.__dict__.pop(name, None)
+
 
 class PlainRequests:
     """The part of a session that recognises plain requests; the base of `ServerSession`."""

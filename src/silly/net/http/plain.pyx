@@ -68,6 +68,21 @@ cdef class Head:
         if not content_length:
             self._body = NOTHING
 
+    def _compact(self):
+        """Keep no more than the head, in one piece; it was not for a handler to add anything."""
+        cdef list pieces = []
+        if self.fields is not None:
+            for name, value in self.fields:
+                pieces += (name, b": ", value, b"\r\n")
+            pieces.append(b"\r\n")
+            self.data = b"".join(pieces)
+            self.fields_start = 0
+            self.target = self.raw_target
+            self.fields = None
+        if self.version == VERSION:
+            self.version = VERSION  # the one that all share
+        getattr(self, "__dict__").clear()
+
     @property
     def raw_target(self):
         if self.target is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
@@ -11,6 +11,7 @@ from urllib.parse import unquote
 from silly._engine import engine
 from silly.net.http.errors import HTTPError
 from silly.net.http.fields import Headers, Query, charset_of
+from silly.net.http.trace_context import TraceContext
 
 if TYPE_CHECKING or engine.NAME != "native":
     from silly.net.http.bases import Head
@@ -37,6 +38,8 @@ class Connection(Protocol):
 class Successor(Protocol):
     """What follows HTTP on a connection: the protocol that a request has asked for."""
 
+    request: Any
+
     async def _finish(self, code: int) -> None:
         """End what the handler has left open; *code*: 1000, or 1011 if it has failed."""
 
@@ -61,8 +64,11 @@ class Request(Head):
     expects_continue = False  # it waits for "100 Continue" before it sends the body
     upgrade: str | None = None  # the other protocol that it asks for
     _successor: Successor | None = None  # that protocol, once the handler has agreed to it
+    # What handles that, if the handler of the request only opens it: nothing of HTTP is kept then.
+    _continuation: Callable[[Any], Awaitable[object]] | None = None
     route = ""
     root_path = ""
+    _reported_client: str | None = None  # who the client is, as a proxy that we trust says
     _mounted = 0  # length of `root_path` before it was decoded
     _headers: Headers | None = None
     _path: str | None = None
@@ -174,6 +180,13 @@ class Request(Head):
         return self._state
 
     @property
+    def trace(self) -> TraceContext | None:
+        """The trace that the client says the request belongs to (W3C); None if it does not."""
+        headers = self.headers
+        parents = headers.get_all("traceparent")
+        return TraceContext.parse(parents, headers.get_all("tracestate")) if parents else None
+
+    @property
     def remote_addr(self) -> str:
         """The client's address, such as ``"127.0.0.1:53124"``."""
         return self.conn.remote_addr
@@ -256,6 +269,13 @@ class Request(Head):
             await self._receive_more()
 
     # ------------------------------------------------------------------------- internals
+
+    def _go_on(self, successor: Successor) -> Awaitable[object]:
+        """Begin to handle *successor*; keep nothing but the head, in little memory."""
+        continuation = self._continuation
+        assert continuation is not None
+        self._compact()
+        return continuation(successor)
 
     async def _wait_for_end(self) -> None:
         """Wait until the client has finished sending, or the connection is lost.

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
@@ -24,13 +23,16 @@ from silly._values.units import counted
 from silly.errors import EndOfStream
 from silly.net import tcp
 from silly.net.conn import Conn
-from silly.net.http.access_log import log_access
+from silly.net.course import Course
+from silly.net.http.access_log import RequestLog
 from silly.net.http.errors import HTTPError
 from silly.net.http.request import Request, Successor
 from silly.net.http.response import BODILESS, Response, as_response, response_of
 from silly.net.http.session import ServerSession
+from silly.net.http.watching import GONE, Watch, Watchers
 from silly.net.limits import Limits
 from silly.net.listener import Listener
+from silly.net.observer import Observer, observes_requests, of_requests
 from silly.net.sweep import CHECKS, Sweep
 
 if TYPE_CHECKING or engine.NAME != "native":
@@ -93,9 +95,9 @@ def listen(
             f"handler must be a coroutine function taking the request, not {type(handler).__name__}"
         )
     limits = Limits.from_env() if limits is None else limits
-    service = Service(handler, limits, is_logged=access_log)
+    service = Service(handler, limits, is_logged=access_log, observer=options.get("observer"))
     listener = tcp.listen(addr, service, backlog, limits=limits, **options)
-    service.begin(asyncio.get_running_loop(), listener.local_addr)
+    service.begin(asyncio.get_running_loop(), listener.local_addr, listener._course)
     _services[listener] = service
     return listener
 
@@ -119,20 +121,35 @@ class Service:
         crashes: how many handlers failed.
     """
 
-    def __init__(self, handler: Handler, limits: Limits, *, is_logged: bool) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        limits: Limits,
+        *,
+        is_logged: bool = False,
+        observer: Observer | None = None,
+    ) -> None:
         self.handler = handler
         self.limits = limits
-        self.is_logged = is_logged
+        own: list[Any] = [observer] if observes_requests(observer) else []
+        self.watchers = Watchers((*own, RequestLog()) if is_logged else tuple(own))
         self.counts = Counts()
         self.crashes = 0
         self.connections: set[_Connection] = set()
         self.__qualname__ = getattr(handler, "__qualname__", None) or type(handler).__name__
 
-    def begin(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
-        """Begin to serve; *name* is the listener's address."""
-        self.name = name
+    def begin(
+        self, loop: asyncio.AbstractEventLoop, name: str, course: Course | None = None
+    ) -> None:
+        """Begin to serve; *name* is the listener's address, *course* that of its connections."""
+        self.name = self.watchers.listener = name
         self.loop = loop
+        self._course = course
         self._crash_logs = Crashes(loop, logger, self._summarize)
+        self._observer_failures = Crashes(loop, logger, self._summarize_observer_failures)
+        self.watchers.on_failure = self._log_observer_failure
+        if course is not None:
+            course.logs += self._crash_logs.close, self._observer_failures.close
         self._sweep = Sweep(loop, lambda: list(self.connections), _Connection.check)
         self._interval = self.limits.keep_alive_timeout / CHECKS
 
@@ -158,9 +175,27 @@ class Service:
     def log_crash(self, request: Request, error: BaseException) -> None:
         """Count and log that the handler failed."""
         self.crashes += 1
+        if self._course is not None:
+            self._course.count_crash(error)
+        trace = "" if request.trace is None else f" (trace {request.trace.trace_id})"
         self._crash_logs.log(
-            error, "%s: %s %s failed", request.remote_addr, request.method, request.target
+            error, "%s: %s %s failed%s", request.remote_addr, request.method, request.target, trace
         )
+
+    async def end(self, successor: Successor, crash: BaseException | None) -> None:
+        """End the protocol that followed a request, and whose handler has ended, by *crash*."""
+        if crash is not None:
+            if stream_errors.belongs_to(successor.request.conn, crash):
+                raise crash  # it is this connection that has ended
+            self.log_crash(successor.request, crash)
+        await successor._finish(1000 if crash is None else 1011)
+
+    def _log_observer_failure(self, what: str, error: BaseException) -> None:
+        self._observer_failures.log(error, "%s: observer %s failed", self.name, what)
+
+    def _summarize_observer_failures(self, kind: str, number: int) -> None:
+        times = counted(number, "more time")
+        logger.error("%s: an observer failed %s: %s", self.name, times, kind)
 
     def _summarize(self, kind: str, number: int) -> None:
         times = counted(number, "more time")
@@ -176,9 +211,11 @@ class _Connection:
         "_idle_after",
         "_idle_since",
         "_is_draining",
+        "_left_to",
         "_service",
         "_session",
         "_waited",
+        "_watch",
     )
 
     def __init__(self, service: Service, conn: Conn) -> None:
@@ -186,8 +223,10 @@ class _Connection:
         self._conn = conn
         self._session = ServerSession(service.limits)
         self._is_draining = False
+        self._left_to: Successor | None = None  # handled without us
         self._idle_since = 0.0  # when the sweep first found it so ...
         self._idle_after = 0  # ... after how many requests
+        self._watch: Watch | None = None  # of the last request that was watched
         self._waited = 0.0  # seconds for the body of the present request
 
     # -------------------------------------------------------------- idle and draining
@@ -224,11 +263,21 @@ class _Connection:
                 raise
         finally:
             self._service.connections.discard(self)
+        successor = self._left_to
+        if successor is not None:
+            service = self._service
+            del self  # and with it, what only HTTP needs
+            try:
+                await successor.request._go_on(successor)
+            except Exception as error:  # noqa: BLE001 - it is logged
+                await service.end(successor, error)
+            else:
+                await service.end(successor, None)
 
     async def _serve(self) -> None:  # noqa: C901, PLR0912 - all that most requests need, in one frame
         conn, session, service = self._conn, self._session, self._service
         take, feed, read, write = session.take, session.feed, conn.read, conn.write
-        handler, counts, is_logged = service.handler, service.counts, service.is_logged
+        handler, counts, own_watchers = service.handler, service.counts, service.watchers.own
         while True:
             request = take(conn, self)
             if request is None:
@@ -239,7 +288,9 @@ class _Connection:
                 if not await self._read_on():
                     return
             else:
-                begun = time.perf_counter() if is_logged else 0.0
+                watch = None
+                if own_watchers or of_requests:
+                    watch = self._watch = Watch(request, service.watchers)
                 goes_on, reply = True, None
                 try:
                     try:
@@ -247,16 +298,22 @@ class _Connection:
                         if type(response) is not Response:
                             if request._successor is None:
                                 response = as_response(response)
-                        elif not (is_logged or self._is_draining):
+                        elif not self._is_draining:
                             reply = encoded(request, response, counts)
                     except Exception as error:  # noqa: BLE001 - it is logged
-                        goes_on = await self._answer_failure(request, error, begun)
+                        goes_on = await self._answer_failure(request, error, watch)
                     else:
                         if reply is None:
-                            goes_on = await self._answer(request, response, begun)
-                        elif (drain := write(reply)) is not DRAINED:
-                            await drain
+                            goes_on = await self._answer(request, response, watch)
+                        else:
+                            if (drain := write(reply)) is not DRAINED:
+                                await drain
+                            if watch is not None:
+                                watch.done(response.status, len(_encoded(response.body)))
                 finally:
+                    if watch is not None:
+                        watch.done(GONE, -1)
+                        watch = None
                     if reply is None:
                         self._end(request)
                     request = response = reply = None  # likewise
@@ -320,20 +377,22 @@ class _Connection:
 
     # ------------------------------------------------------------------------- responses
 
-    async def _answer_failure(self, request: Request, error: Exception, begun: float) -> bool:
+    async def _answer_failure(
+        self, request: Request, error: Exception, watch: Watch | None
+    ) -> bool:
         """Answer *request*, for which the handler has failed with *error*."""
         if isinstance(error, HTTPError) and request._successor is None:
-            return await self._answer(request, response_of(error), begun)
+            return await self._answer(request, response_of(error), watch)
         if stream_errors.belongs_to(self._conn, error):
             raise error  # it is this connection that has ended
         response = Response("Internal Server Error\n", 500)
-        return await self._answer(request, response, begun, crash=error)
+        return await self._answer(request, response, watch, crash=error)
 
     async def _answer(
         self,
         request: Request,
         response: Response,
-        begun: float,
+        watch: Watch | None,
         *,
         crash: BaseException | None = None,
     ) -> bool:
@@ -352,8 +411,8 @@ class _Connection:
         service.count(request.method, response.status)
         if crash is not None:
             service.log_crash(request, crash)
-        if service.is_logged:
-            log_access(request, response.status, size, time.perf_counter() - begun)
+        if watch is not None:
+            watch.done(response.status, size, crash)
         return keeps and (request.is_plain or await self._go_on_after(request))
 
     def switch(self, request: Request) -> tuple[bytes, Limits]:
@@ -363,17 +422,19 @@ class _Connection:
         """
         service = self._service
         service.count(request.method, 101)
-        if service.is_logged:
-            log_access(request, 101, 0, 0.0)
+        if self._watch is not None:
+            self._watch.done(101, 0)
+        request._connection = None  # type: ignore[assignment] # its body is complete
         return self._session.retire(), service.limits
 
     async def _end_successor(
         self, request: Request, successor: Successor, crash: BaseException | None
     ) -> bool:
-        """End the protocol that followed *request*."""
-        if crash is not None:
-            self._service.log_crash(request, crash)
-        await successor._finish(1000 if crash is None else 1011)
+        """End the protocol that followed *request*, or leave it to what continues with it."""
+        if request._continuation is not None and crash is None:
+            self._left_to = successor
+        else:
+            await self._service.end(successor, crash)
         return False
 
     def _end(self, request: Request) -> None:
@@ -466,8 +527,8 @@ class _Connection:
         body = error.text.encode() + b"\n"
         self._service.count("-", error.status)
         await self._conn.write(response._head(len(body), "close") + body)
-        if self._service.is_logged:
-            log_access(None, error.status, len(body), 0.0, conn=self._conn)
+        if self._service.watchers.own or of_requests:
+            self._service.watchers.refused(self._conn, error.status, len(body))
 
     async def _discard_body(self, request: Request) -> bool:
         """Receive what nobody has read of a body; return whether it has ended soon."""

@@ -1,0 +1,247 @@
+"""A link over a socket that the event loop watches.
+
+For asyncio's selector loops. Their transports cost twice as much for a connection that comes,
+says a line and goes, and three more Python calls for each message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import socket
+from collections import deque
+from typing import Any, Final
+
+from silly._engine.interface import Accept
+from silly._engine.portable.link import (
+    NO_STREAM,
+    RESET_ON_CLOSE,
+    KernelQueues,
+    LinkEvents,
+    as_os_error,
+)
+from silly._loop.registry import PerLoop
+
+__all__ = ["SocketLink", "scratch_buffer"]
+
+_RECEIVE: Final = 64 * 1024  # bytes at a time
+_MIN_RECEIVE: Final = 4096  # bytes; a smaller read limit does not reduce receives below this
+_HIGH_WATER: Final = 64 * 1024  # bytes
+_AT_ONCE: Final = 64  # pieces for one sendmsg(2); IOV_MAX is at least 1024 on Linux
+
+_NOTHING_YET: Final = (BlockingIOError, InterruptedError)
+
+scratch_buffer: Final = PerLoop("scratch", lambda _: memoryview(bytearray(_RECEIVE)))
+"""The buffer into which all connections of a loop receive."""
+
+
+class SocketLink(KernelQueues):
+    """A link over one connected, non-blocking socket, which it owns."""
+
+    __slots__ = (
+        "_fileno",
+        "_finishing",
+        "_full",
+        "_high",
+        "_is_closing",
+        "_is_ended",
+        "_is_lost",
+        "_is_watched",
+        "_loop",
+        "_low",
+        "_queue",
+        "_scratch",
+        "_socket",
+        "_stream",
+        "_unsent",
+        "has_stream",
+        "local_sockaddr",
+        "remote_sockaddr",
+    )
+    local_sockaddr: Any
+    remote_sockaddr: Any
+    _socket: socket.socket
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        peer: Any,
+        scratch: memoryview,
+    ) -> None:
+        sock.setblocking(False)
+        self._loop = loop
+        self._socket = sock
+        self._fileno = sock.fileno()  # watched by number: selectors format what they do not know
+        self._stream: LinkEvents = NO_STREAM
+        self._scratch = scratch
+        self._queue: deque[bytes | memoryview] | None = None
+        self._unsent = 0  # bytes in the queue
+        self._high, self._low = _HIGH_WATER, _HIGH_WATER // 4
+        self._full = False
+        self._is_watched = False  # the loop calls `_receive`
+        self._is_ended = False  # the peer sent FIN
+        self._finishing = False  # FIN follows the queue ...
+        self._is_closing = False  # ... or the close does
+        self._is_lost = False
+        self.has_stream = False
+        self.remote_sockaddr = peer
+        try:
+            self.local_sockaddr = sock.getsockname()  # now: nobody knows once it is closed
+        except OSError:
+            self.local_sockaddr = None
+
+    def start(self, accept: Accept) -> None:
+        """Pass the link to *accept*, which attaches a stream, and receive."""
+        try:
+            accept(self)
+        finally:
+            if not self.has_stream:
+                self.abort()
+        self.resume()
+
+    def attach(self, events: LinkEvents) -> None:
+        self._stream = events
+        self.has_stream = True
+
+    # ---------------------------------------------------------------- receiving
+
+    def receive_at_most(self, size: int) -> None:
+        if size < len(self._scratch) or len(self._scratch) < _RECEIVE:
+            self._scratch = scratch_buffer.of(self._loop)[: max(size, _MIN_RECEIVE)]
+
+    def pause(self) -> None:
+        if self._is_watched:
+            self._is_watched = False
+            self._loop.remove_reader(self._fileno)
+
+    def resume(self) -> None:
+        if not (self._is_watched or self._is_ended or self._is_closing or self._is_lost):
+            self._is_watched = True
+            self._loop.add_reader(self._fileno, self._receive)
+
+    def _receive(self) -> None:
+        scratch = self._scratch
+        try:
+            count = self._socket.recv_into(scratch)
+            if count:
+                self._stream.received(bytes(scratch[:count]))
+            else:
+                self._is_ended = True
+                self.pause()
+                self._stream.ended()
+        except _NOTHING_YET:
+            pass
+        except Exception as error:  # noqa: BLE001 - such as no memory for what was received
+            self._lose(as_os_error(error))
+
+    # ------------------------------------------------------------------ sending
+
+    def send(self, data: bytes) -> None:
+        if self._is_lost:
+            return
+        rest: bytes | memoryview = data
+        if self._queue is None:
+            try:
+                sent = self._socket.send(data)
+            except _NOTHING_YET:
+                sent = 0
+            except OSError as error:
+                self._lose(error)
+                return
+            if sent == len(data):
+                return
+            if sent:
+                rest = memoryview(data)[sent:]
+            self._loop.add_writer(self._fileno, self._send_queue)
+            self._queue = deque()
+        self._queue.append(rest)
+        self._unsent += len(rest)
+        self._control_flow()
+
+    def unsent(self) -> int:
+        return self._unsent
+
+    def set_high_water(self, size: int) -> None:
+        self._high, self._low = size, size // 4
+        self._control_flow()
+
+    def call_when_empty(self) -> None:
+        self._high = self._low = 0
+        self._control_flow()
+
+    def _control_flow(self) -> None:
+        if self._unsent > self._high and not self._full:
+            self._full = True
+            self._stream.full()
+
+    def _send_queue(self) -> None:
+        queue = self._queue
+        assert queue is not None
+        try:
+            sent = self._socket.sendmsg(itertools.islice(queue, _AT_ONCE))
+        except _NOTHING_YET:
+            return
+        except Exception as error:  # noqa: BLE001 - such as no memory for the list of pieces
+            self._lose(as_os_error(error))
+            return
+        self._unsent -= sent
+        while sent:
+            piece = queue[0]
+            if sent < len(piece):
+                queue[0] = memoryview(piece)[sent:]
+                break
+            sent -= len(piece)
+            queue.popleft()
+        if not queue:
+            self._queue = None
+            self._loop.remove_writer(self._fileno)
+            if self._is_closing:
+                self._lose(None)
+                return
+            if self._finishing:
+                self._send_fin()
+        if self._full and self._unsent <= self._low:
+            self._full = False
+            self._stream.has_room()
+
+    # ------------------------------------------------------------------- ending
+
+    def finish(self) -> None:
+        self._finishing = True
+        if self._queue is None and not self._is_lost:
+            self._send_fin()
+
+    def _send_fin(self) -> None:
+        with contextlib.suppress(OSError):  # already reset: the reader reports it
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self._is_closing = True
+        self.pause()
+        if self._queue is None:
+            self._lose(None)
+
+    def abort(self) -> None:
+        with contextlib.suppress(OSError):  # closed already
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        self._lose(None)
+
+    def _lose(self, error: OSError | None) -> None:
+        """Let go of the socket: closed by this side (None), or because of *error*."""
+        if self._is_lost:
+            return
+        self._is_lost = True
+        self.pause()
+        if self._queue is not None:
+            self._queue = None
+            self._unsent = 0
+            self._loop.remove_writer(self._fileno)
+        self._loop.call_soon(self._report_loss, error)
+
+    def _report_loss(self, error: OSError | None) -> None:
+        self._socket.close()
+        # Break the cycle of stream and link: no work for the garbage collector.
+        stream, self._stream = self._stream, NO_STREAM
+        stream.lost(error)
