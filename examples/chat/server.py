@@ -57,7 +57,7 @@ class User:
         return {"id": self.id, "name": self.name, "connected_at": self.connected_at}
 
 
-class Complaint(Exception):  # noqa: N818 - it is no defect
+class Complaint(Exception):
     """What a client did wrong, in words for its user."""
 
 
