@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -35,12 +36,15 @@ async def focus(tab: Tab, name: str) -> None:
     raise AssertionError(f"the keyboard does not reach {name}")
 
 
-async def fits(tab: Tab) -> None:
+async def fits(tab: Tab, width: int) -> None:
     """Check that the page is not wider than its window, and that its input can be seen."""
-    assert await tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert await tab.evaluate("document.documentElement.scrollWidth") <= width
     box = "document.getElementById('text').getBoundingClientRect()"
-    assert await tab.evaluate(f"{box}.right <= innerWidth && {box}.bottom <= innerHeight")
+    assert await tab.evaluate(f"{box}.right") <= width
+    assert await tab.evaluate(f"{box}.bottom <= innerHeight")
     assert await tab.evaluate(f"{box}.width > 100")
+    log = "document.getElementById('log')"
+    await tab.until(f"{log}.scrollTop + {log}.clientHeight > {log}.scrollHeight - 60")
 
 
 def test_two_people_chat_and_the_server_is_killed() -> None:
@@ -53,7 +57,12 @@ def test_two_people_chat_and_the_server_is_killed() -> None:
                     await is_connected(tab, 2)
                 await _chat(first, second)
                 await _nothing_is_markup(first, second, f"127.0.0.1:{port}")
-                await _looks(first)
+                async with AsyncExitStack() as more:
+                    for _ in range(8):
+                        await more.enter_async_context(client(f"127.0.0.1:{port}"))
+                    await is_connected(first, 10)
+                    await _looks(first)
+                await is_connected(first, 2)
             await first.until("document.getElementById('status').textContent !== 'connected'")
             with serving("server.py", f"127.0.0.1:{port}"):  # the names are kept
                 for tab in (first, second):
@@ -116,11 +125,11 @@ async def _nothing_is_markup(first: Tab, second: Tab, addr: str) -> None:
 async def _looks(tab: Tab) -> None:
     back = "getComputedStyle(document.body).backgroundColor"
     await tab.resize(1200, 800)
-    await fits(tab)
+    await fits(tab, 1200)
     light = await tab.evaluate(back)
     for width in (320, 390):
         await tab.resize(width, 640, dark=True)
-        await fits(tab)
+        await fits(tab, width)
     assert await tab.evaluate(back) != light
     await tab.resize(1200, 800)
 
