@@ -46,8 +46,9 @@ async def make() -> None:
                     await write(bob, answered)
                     await alice.says(answered)
                 await carol.say("message", content="My name is <img src=x onerror=alert(1)>.")
-                await carol.say("private_message", to_id=2, content="Alice, lunch?")
-                await carol.say("private_message", to_id=1, content="Bob, lunch?")
+                for tab, name in zip(tabs, ("Alice", "Bob"), strict=True):
+                    number = await tab.evaluate("me")
+                    await carol.say("private_message", to_id=number, content=f"{name}, lunch?")
                 for tab in tabs:
                     await tab.says("lunch?")
                 await alice.resize(900, 560)

@@ -23,12 +23,13 @@ def serving(
 ) -> Iterator[tuple[Running, str]]:
     """Run one of the programs that take an address; yield it and its ``HOST:PORT``."""
     flags = ["--workers", str(workers)] if workers else []
-    command = [sys.executable, "-u", "-m", "silly", "--log-level", "warning", *flags]
+    command = [sys.executable, "-m", "silly", "--log-level", "warning", *flags]
     command += [str(CHAT / name), *(arguments or ("127.0.0.1:0",))]
     program = Running(command, env=os.environ | (env or {}))
     try:
         yield program, program.until(r"^Chat on http://(\S+)/ ", times=workers or 1)[0]
-        program.stop()
+        if program.process.poll() is None:  # else the test has killed it
+            program.stop()
     finally:
         program.end()
     assert "Traceback" not in program.output, program.output

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from tests.browser import Tab, browser
+from tests.browser import Browser, Tab, browser
 from tests.chat.harness import client, serving
 from tests.ports import held_port
 
@@ -47,11 +47,11 @@ async def fits(tab: Tab, width: int) -> None:
     await tab.until(f"{log}.scrollTop + {log}.clientHeight > {log}.scrollHeight - 60")
 
 
-def test_two_people_chat_and_the_server_is_killed() -> None:
+def test_what_people_see() -> None:
     async def talk(port: int) -> None:
         url = f"http://127.0.0.1:{port}/"
         async with browser() as chromium:
-            with serving("server.py", f"127.0.0.1:{port}"):
+            with serving("server.py", f"127.0.0.1:{port}") as (program, _):
                 first, second = await chromium.open(url), await chromium.open(url)
                 for tab in (first, second):
                     await is_connected(tab, 2)
@@ -63,11 +63,16 @@ def test_two_people_chat_and_the_server_is_killed() -> None:
                     await is_connected(first, 10)
                     await _looks(first)
                 await is_connected(first, 2)
+                program.process.kill()
+                program.process.wait()
             await first.until("document.getElementById('status').textContent !== 'connected'")
             with serving("server.py", f"127.0.0.1:{port}"):  # the names are kept
                 for tab in (first, second):
                     await is_connected(tab, 2)
                 await first.says("Alice (you)")
+            await _exercises(chromium)
+            with held_port() as other:
+                await _restart(chromium, other)
 
     with held_port() as port:
         asyncio.run(talk(port))
@@ -134,63 +139,53 @@ async def _looks(tab: Tab) -> None:
     await tab.resize(1200, 800)
 
 
-def test_what_the_exercises_show() -> None:
-    async def talk() -> None:
-        async with browser() as chromium:
-            with serving("typing_indicator.py") as (_, addr):
-                tab = await chromium.open(f"http://{addr}/")
-                await is_connected(tab, 1)
-                async with client(addr) as other:
-                    await other.say("typing")
-                    await tab.says("User2 is typing")
-                    await focus(tab, "text")
-                    await tab.type("h")
-                    await other.waits_for("typing", user_id=1)
-            with serving("receipts.py") as (_, addr):
-                first = await chromium.open(f"http://{addr}/")
-                await is_connected(first, 1)
-                second = await chromium.open(f"http://{addr}/")
-                await is_connected(second, 2)
-                await focus(first, "text")
-                await first.type("hello")
-                await first.press("Enter")
-                await first.says("You, read by User2")
-            with serving("admin.py", env={"CHAT_ADMIN": "toor"}) as (_, addr):
-                boss = await chromium.open(f"http://{addr}/")
-                await is_connected(boss, 1)
-                loud = await chromium.open(f"http://{addr}/")
-                await is_connected(boss, 2)
-                await focus(boss, "text")
-                await boss.type("/admin toor")
-                await boss.press("Enter")
-                kick = "document.querySelector('[aria-label=\"kick User2\"]')"
-                await boss.until(f"!!{kick}")
-                await boss.evaluate(f"{kick}.click()")
-                await loud.says("An admin sent you away")
-                await is_connected(boss, 1)
-            with serving("several_rooms.py") as (_, addr):
-                tab = await chromium.open(f"http://{addr}/")
-                await is_connected(tab, 1)
-                async with client(addr) as other:
-                    await focus(tab, "rooms")
-                    await tab.press("ArrowDown")
-                    await other.waits_for("room_changed", user_id=1, room="random")
-
-    asyncio.run(talk())
+async def _exercises(chromium: Browser) -> None:
+    with serving("typing_indicator.py") as (_, addr):
+        tab = await chromium.open(f"http://{addr}/")
+        await is_connected(tab, 1)
+        async with client(addr) as other:
+            await other.say("typing")
+            await tab.says("User2 is typing")
+            await focus(tab, "text")
+            await tab.type("h")
+            await other.waits_for("typing", user_id=1)
+    with serving("receipts.py") as (_, addr):
+        first = await chromium.open(f"http://{addr}/")
+        await is_connected(first, 1)
+        second = await chromium.open(f"http://{addr}/")
+        await is_connected(second, 2)
+        await focus(first, "text")
+        await first.type("hello")
+        await first.press("Enter")
+        await first.says("You, read by User2")
+    with serving("admin.py", env={"CHAT_ADMIN": "toor"}) as (_, addr):
+        boss = await chromium.open(f"http://{addr}/")
+        await is_connected(boss, 1)
+        loud = await chromium.open(f"http://{addr}/")
+        await is_connected(boss, 2)
+        await focus(boss, "text")
+        await boss.type("/admin toor")
+        await boss.press("Enter")
+        kick = "document.querySelector('[aria-label=\"kick User2\"]')"
+        await boss.until(f"!!{kick}")
+        await boss.evaluate(f"{kick}.click()")
+        await loud.says("An admin sent you away")
+        await is_connected(boss, 1)
+    with serving("several_rooms.py") as (_, addr):
+        tab = await chromium.open(f"http://{addr}/")
+        await is_connected(tab, 1)
+        async with client(addr) as other:
+            await focus(tab, "rooms")
+            await tab.press("ArrowDown")
+            await other.waits_for("room_changed", user_id=1, room="random")
 
 
-def test_workers_are_restarted_one_by_one() -> None:
+async def _restart(chromium: Browser, port: int) -> None:
     """No connection is lost (1006), and pages are back."""
-
-    async def talk(port: int) -> None:
-        async with browser() as chromium:
-            with serving("server.py", f"127.0.0.1:{port}", workers=1) as (program, addr):
-                tab = await chromium.open(f"http://{addr}/")
-                await is_connected(tab, 1)
-                await tab.evaluate("ws.addEventListener('close', (e) => { window.code = e.code; })")
-                program.send(signal.SIGHUP)
-                assert await tab.until("window.code") in {1001, 1012}
-                await is_connected(tab, 1)
-
-    with held_port() as port:
-        asyncio.run(talk(port))
+    with serving("server.py", f"127.0.0.1:{port}", workers=1) as (program, addr):
+        tab = await chromium.open(f"http://{addr}/")
+        await is_connected(tab, 1)
+        await tab.evaluate("ws.addEventListener('close', (e) => { window.code = e.code; })")
+        program.send(signal.SIGHUP)
+        assert await tab.until("window.code") in {1001, 1012}
+        await is_connected(tab, 1)

@@ -198,7 +198,7 @@ class Client:
 
 @contextmanager
 def rooms(*arguments: str, flags: tuple[str, ...] = ()) -> Iterator[tuple[Running, str]]:
-    command = [sys.executable, "-u", "-m", "silly", "--log-level", "warning", *flags]
+    command = [sys.executable, "-m", "silly", "--log-level", "warning", *flags]
     stack = ExitStack()
     port = stack.enter_context(held_port())
     program = Running([*command, str(ROOMS), f"127.0.0.1:{port}", *arguments])
