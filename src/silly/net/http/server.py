@@ -48,7 +48,6 @@ Handler = Callable[[Request], Awaitable[Any]]
 
 DISCARDED: Final = 256 * 1024  # bytes of a body that nobody read, before the connection is closed
 DISCARD_TIME: Final = 5.0  # seconds for that
-PIPELINED: Final = 100  # requests that are received while one is answered
 JOINED: Final = 64 * 1024  # bytes: a longer body is not copied behind its head
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -253,6 +252,9 @@ class _Connection:
                 raise
         finally:
             self._service.connections.discard(self)
+            if self._session.limit is not None:
+                conn: Any = self._conn
+                conn._note_limit(self._session.limit)
 
     async def _serve(self) -> None:  # noqa: C901, PLR0912 - all that most requests need, in one frame
         conn, session, service = self._conn, self._session, self._service
@@ -320,14 +322,14 @@ class _Connection:
             except TimeoutError:
                 if not self._conn.is_alive:
                     raise
-                session.error = HTTPError(408, "the head of the request took too long")
+                session._fail(408, "the head of the request took too long", "head_timeout")
                 return
             session.feed(data)
 
     async def wait_for_end(self) -> None:
         """Receive the next requests, up to a bound, until the client has finished."""
         with contextlib.suppress(EndOfStream, OSError):
-            while self._session.pending < PIPELINED:
+            while self._session.pending < self._service.limits.max_pipelined:
                 self._session.feed(await self._conn.read())
             await self._conn.wait_closed()
 
@@ -349,7 +351,7 @@ class _Connection:
         except TimeoutError:
             if not conn.is_alive:
                 raise
-            session._fail(408, "the body of the request came too slowly")
+            session._fail(408, "the body of the request came too slowly", "read_deadline")
             return
         finally:
             self._waited += loop.time() - begun
