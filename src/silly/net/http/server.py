@@ -484,6 +484,8 @@ class _Connection:
             await conn.write(response._head(length, connection, version=request.version))
             if request.method == "HEAD" or response.status in BODILESS:
                 return 0
+            if not is_chunked and hasattr(pieces, "send_to"):
+                return int(await pieces.send_to(conn))
             pieces = aiter(pieces) if hasattr(pieces, "__aiter__") else _iterated(pieces)
             async for piece in pieces:
                 data = piece if type(piece) is bytes else _encoded(piece)
