@@ -1,6 +1,7 @@
 """Attack an HTTP server with slowhttptest: ``python benchmarks/soak_http.py --help``.
 
-The server has the default limits. An honest client asks it for a small page all the time: quiet,
+The server has the default limits. It is a handler of `silly.net.http`, or, with --asgi, an
+application that `silly serve` runs. An honest client asks it for a small page all the time: quiet,
 and during each of slowhttptest's attacks (slow heads, slow bodies, slow reading of a file, and
 ranges that overlap). Its slowest request in a hundred may take three times as long as it does
 quiet, and none may fail. The attack's connections may take a piece of a file each, and none may be
@@ -20,8 +21,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 ATTACKS = {
     "slow heads": ["-H", "-i", "2", "-x", "24", "-u", "http://{addr}/"],
@@ -33,12 +36,31 @@ ATTACKS = {
         "http://{addr}/file",
     ],
 }
+ANY = "127.0.0.1:0"
 PAUSE = 0.005  # seconds between the honest client's requests
 FACTOR = 3.0
 NOISE = 0.005  # seconds that the machine itself may take
 GROWTH = 16 * 1024  # KiB, and for each connection of the attack:
 PER_CONNECTION = 320
 REQUEST = b"GET / HTTP/1.1\r\nHost: soak\r\n\r\n"
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    """The same as an ASGI application, whose file is in the variable SOAK_FILE."""
+    start: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": []}
+    if scope["path"] == "/file":
+        await send(start)
+        await send({"type": "http.response.pathsend", "path": os.environ["SOAK_FILE"]})
+        return
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        size += len(message["body"])
+        more = message["more_body"]
+    await send(start)
+    await send({"type": "http.response.body", "body": str(size).encode()})
 
 
 async def serve(path: str) -> None:
@@ -54,17 +76,30 @@ async def serve(path: str) -> None:
     async def file(request: http.Request) -> http.Response:
         return http.file(path)
 
-    listener = http.listen("127.0.0.1:0", routes)
-    print(listener.local_addr, flush=True)
+    listener = http.listen(ANY, routes)
+    print(f"listening on {listener.local_addr}", flush=True)
     await asyncio.Event().wait()
 
 
 class Server:
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, is_asgi: bool) -> None:
         command = [sys.executable, __file__, "--serve", path]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        if is_asgi:
+            application = f"{Path(__file__).stem}:app"
+            options = ["--app-dir", str(Path(__file__).parent), "--lifespan", "off"]
+            command = [sys.executable, "-m", "silly", "serve", application, ANY, *options]
+        self._process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "SOAK_FILE": path},
+        )
         assert self._process.stdout is not None
-        self.addr = self._process.stdout.readline().strip()
+        found = re.search(r"\S+:\d+(?=\s)", self._process.stdout.readline().partition("on ")[2])
+        assert found is not None
+        self.addr = found[0]
+        threading.Thread(target=self._process.stdout.read, daemon=True).start()
 
     def memory(self) -> int:
         """Return its resident memory in KiB."""
@@ -124,6 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--connections", type=int, default=900)
     parser.add_argument("--seconds", type=int, default=30, help="for each attack")
+    parser.add_argument("--asgi", action="store_true", help="attack `silly serve`")
     parser.add_argument("--serve", metavar="FILE", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
@@ -133,7 +169,7 @@ def main() -> None:
     with tempfile.NamedTemporaryFile() as file:
         file.write(os.urandom(2**20))
         file.flush()
-        server = Server(file.name)
+        server = Server(file.name, is_asgi=options.asgi)
         try:
             for name, arguments in ATTACKS.items():
                 attack(

@@ -19,7 +19,7 @@ NIL = b"$-1\r\n"
 store: dict[bytes, bytes] = {}
 
 
-class LastReply(Exception):  # noqa: N818 - it need not be an error
+class LastReply(Exception):
     """The connection ends with this reply."""
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from silly import admin
 from silly._loop.live import Live
 from silly.net import tcp
 from silly.net.tcp import Conn
-from tests.workers.harness import running, script
+from tests.workers.harness import ask as harness_ask
+from tests.workers.harness import dial, running, script
 
 ANY = "127.0.0.1:0"
 
@@ -70,7 +73,7 @@ async def test_it_answers_commands(tmp_path: Path) -> None:
     [
         (
             "nonsense",
-            "'nonsense' is not a command; the commands are: stats, connections, tasks, help",
+            "'nonsense' is not a command; the commands are: stats, processes, connections",
         ),
         ("stats 5", "stats takes no argument, not '5'"),
         ("tasks x", "tasks takes a number of entries below 1000000, not 'x'"),
@@ -155,3 +158,88 @@ async def test_real_clients(tmp_path: Path, command: list[str]) -> None:
         stats, commands = map(json.loads, answer.splitlines())
         assert stats["pid"] == os.getpid()
         assert commands == admin.COMMANDS
+
+
+@pytest.mark.parametrize("verb", ["close", "abort"])
+async def test_connections_are_closed_by_id_peer_or_host(tmp_path: Path, verb: str) -> None:
+    async with (
+        admin.serve(f"unix:{tmp_path}/s") as socket,
+        tcp.listen(ANY, echo) as listener,
+        tcp.connect(socket.local_addr) as conn,
+    ):
+        clients = [await tcp.connect(listener.local_addr) for _ in range(4)]
+        for client in clients:
+            await client.write(b"x\n")
+            await client.read(b"\n")
+        group = (await ask(conn, "connections"))["listeners"][0]
+        ids = {each["peer"]: each["id"] for each in group["connections"]}
+        assert len(set(ids.values())) == 4
+        first, second, *others = clients
+        assert await ask(conn, f"{verb} {ids[first.local_addr]}") == {"closed": 1}
+        assert await ask(conn, f"{verb} {second.local_addr}") == {"closed": 1}
+        for client in (first, second):
+            with pytest.raises((EOFError, ConnectionResetError)):
+                await client.read()
+        await others[0].write(b"y\n")
+        assert await others[0].read(b"\n") == b"y\n"
+        # Those that this process made to 127.0.0.1 are not meant.
+        assert await ask(conn, f"{verb} 127.0.0.1") == {"closed": 2}
+        assert await ask(conn, f"{verb} 192.0.2.1") == {
+            "error": "no connection has the id or the peer '192.0.2.1'"
+        }
+        assert "takes the id of a connection" in (await ask(conn, verb))["error"]
+        for client in clients:
+            client.close()
+
+
+async def test_verbs_that_act_check_their_arguments(tmp_path: Path) -> None:
+    async with (
+        admin.serve(f"unix:{tmp_path}/s") as socket,
+        tcp.connect(socket.local_addr) as conn,
+    ):
+        assert "is run neither by" in (await ask(conn, "drain"))["error"]
+        assert "soon" in (await ask(conn, "drain soon"))["error"]
+        assert "not 'loud'" in (await ask(conn, "log-level loud"))["error"]
+        assert await ask(conn, "health") == {"state": "starting", "detail": ""}
+        (process,) = await ask(conn, "processes")
+        assert (process["worker"], process["pid"]) == (None, os.getpid())
+        with pytest.raises(ValueError, match="acts on the program"):
+            admin.answer("drain")
+
+
+@pytest.fixture
+def quiet_logger() -> Iterator[logging.Logger]:
+    found = logging.getLogger("silly.test_admin")
+    yield found
+    found.setLevel(logging.NOTSET)
+
+
+async def test_levels_of_loggers_can_be_changed(
+    tmp_path: Path, quiet_logger: logging.Logger
+) -> None:
+    async with (
+        admin.serve(f"unix:{tmp_path}/s") as socket,
+        tcp.connect(socket.local_addr) as conn,
+    ):
+        assert quiet_logger.name not in await ask(conn, "log-level")
+        assert (await ask(conn, f"log-level {quiet_logger.name} Error"))[
+            quiet_logger.name
+        ] == "error"
+        assert quiet_logger.level == logging.ERROR
+
+
+@pytest.mark.no_engine
+def test_a_program_is_drained(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with running("-m", "silly", "--admin", f"unix:{path}", script(tmp_path)) as silly:
+        (addr,) = silly.until(r"listening \S+ \d+ (\S+)")
+        with dial(addr) as sock:
+            sock.sendall(b"x\n")
+            assert sock.recv(10) == b"x\n"
+            assert harness_ask(f"unix:{path}", b"drain\n") == b'{"draining": true}\n'
+            silly.until("stopping; waiting up to 5 s for 1 connection")
+            sock.sendall(b"y\n")
+            assert sock.recv(10) == b"y\n"
+            assert harness_ask(f"unix:{path}", b"drain 0\n") == b'{"draining": true}\n'
+            silly.rest()
+        assert silly.process.returncode == 0

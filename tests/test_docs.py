@@ -28,7 +28,10 @@ from tests.net.tls import certificates
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-EXAMPLES = {path.read_text(): path.name for path in (ROOT / "examples").glob("*.py")}
+EXAMPLES = {
+    path.read_text(): path.relative_to(ROOT / "examples").as_posix()
+    for path in (ROOT / "examples").rglob("*.py")
+}
 BLOCKS = [
     pytest.param(block, id=f"{page.name}-{number}")
     for page in PAGES
@@ -37,11 +40,11 @@ BLOCKS = [
 ]
 
 
-TESTS = [
-    pytest.param(block, id=f"{page.name}-{number}")
+TESTS = {
+    f"test_{page.stem.replace('-', '_')}_{number}.py": block
     for page in PAGES
     for number, block in enumerate(re.findall(r"```py\n(.*?)```", page.read_text(), re.DOTALL))
-]
+}
 
 
 def dial(port: int, *, encrypted: bool) -> socket.socket:
@@ -131,22 +134,20 @@ def test_block_serves(block: str, port: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.no_engine
-@pytest.mark.parametrize("block", TESTS)
-def test_block_of_tests_passes(block: str, tmp_path: Path) -> None:
-    path = tmp_path / "test_block.py"
-    path.write_text(block)
-    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", str(path)]
+def test_blocks_of_tests_pass(tmp_path: Path) -> None:
+    for name, block in TESTS.items():
+        (tmp_path / name).write_text(block)
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:asyncio", *TESTS]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
+        command, capture_output=True, text=True, timeout=240, check=False, cwd=tmp_path
     )
     assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.no_engine
 def test_the_tutorials_contain_the_examples_word_for_word() -> None:
-    tutorials = ROOT / "docs" / "tutorial"
-    echo = (tutorials / "echo-server.md").read_text()
-    http = (tutorials / "http-server.md").read_text()
+    pages = {path.stem: path.read_text() for path in (ROOT / "docs" / "tutorial").glob("*.md")}
+    starts = {"hello.py", "fork_order.py", "timer_demo.py"}
     for text, name in EXAMPLES.items():
         if name not in {
             "dns_like.py",
@@ -156,8 +157,27 @@ def test_the_tutorials_contain_the_examples_word_for_word() -> None:
             "rooms.py",
             "starttls.py",
         }:
-            tutorial = http if name.startswith("http_") else echo
-            assert f"```python\n{text}```" in tutorial, f"{name} differs from the tutorial"
+            page = "getting-started" if name in starts else "echo-server"
+            page = "http-server" if name.startswith("http_") else page
+            page = "database-app" if name.startswith("user_api/") else page
+            assert f"```python\n{text}```" in pages[page], f"{name} differs from the tutorial"
+    schema = (ROOT / "examples" / "user_api" / "schema.sql").read_text()
+    assert f"```sql\n{schema}```" in pages["database-app"]
+
+
+@pytest.mark.no_engine
+def test_the_course_leads_from_the_first_page_to_the_last() -> None:
+    pages = ["getting-started", "echo-server", "http-server", "database-app"]
+    texts = [(ROOT / "docs" / "tutorial" / f"{page}.md").read_text() for page in pages]
+    for number, text in enumerate(texts):
+        assert "## What you can explain now" in text, pages[number]
+        assert "## Coming from Silly (Lua)" in text, pages[number]
+        if number:
+            assert f"({pages[number - 1]}.md" in text, f"{pages[number]} has no link back"
+        if number + 1 < len(pages):
+            assert f"({pages[number + 1]}.md" in text, f"{pages[number]} has no link forward"
+    readme = (ROOT / "README.md").read_text()
+    assert all(f"(docs/tutorial/{page}.md)" in readme for page in pages)
 
 
 @pytest.mark.no_engine
@@ -228,6 +248,7 @@ def test_every_public_name_is_in_the_reference() -> None:
     from silly import (
         admin,
         errors,
+        health,
         log,
         metrics,
         otel,
@@ -241,7 +262,7 @@ def test_every_public_name_is_in_the_reference() -> None:
     )
     from silly import time as silly_time
     from silly.crypto import utils
-    from silly.net import access_log, addr, http, observer, tcp, tls, udp, websocket
+    from silly.net import access_log, addr, asgi, http, observer, tcp, tls, udp, websocket
     from silly.testing import faults
 
     reference = (ROOT / "docs" / "reference.md").read_text()
@@ -263,15 +284,23 @@ def test_every_public_name_is_in_the_reference() -> None:
         systemd,
         pubsub,
     )
-    watching = (access_log, admin, metrics, observer, otel, stdio, text, workers)
+    watching = (access_log, admin, health, metrics, observer, otel, stdio, text, workers)
     for module in (*modules, *watching, testing, faults, systemd):
         for name in module.__all__:
             if not name.startswith("_"):
                 assert name in reference, f"{name} is not in the reference"
-    functions = (silly.run, tcp.listen, tcp.connect, tls.Server, tls.Client)
+    functions = (silly.run, asgi.listen, tcp.listen, tcp.connect, tls.Server, tls.Client)
     opened = (websocket.listen, websocket.accept, websocket.connect, websocket.broadcast)
     made = (*opened, pubsub.connect, http.Response, http.file, http.files, http.event, http.events)
-    for function in (*functions, *made, udp.bind, udp.connect, workers.Supervisor, faults.Faults):
+    for function in (
+        *functions,
+        *made,
+        asgi.listen,
+        udp.bind,
+        udp.connect,
+        workers.Supervisor,
+        faults.Faults,
+    ):
         for name in inspect.signature(function).parameters:
             assert name in reference, f"{name} of {function.__name__} is not in the reference"
     spoken = (http.Request, http.Response, http.Router, http.Form, http.Upload, http.Service)

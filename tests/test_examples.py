@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 import signal
@@ -16,6 +17,9 @@ from pathlib import Path
 
 import pytest
 
+import silly
+from silly._loop.live import Live
+from silly.testing import run_virtual
 from tests.net.tls import certificates
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -81,6 +85,42 @@ def converse(addr: str, *lines: bytes) -> None:
         for line in lines:
             sock.sendall(line)
             assert file.readline() == line
+
+
+@pytest.mark.no_engine
+def test_the_first_program_prints_three_lines_and_ends() -> None:
+    with running("hello.py") as example:
+        assert example.line() == "Hello, Silly!\n"
+        assert example.line() == f"Process: {example.process.pid}\n"
+        assert example.line() == f"Version: {silly.__version__}\n"
+        assert example.rest() == ""
+        assert example.process.returncode == 0
+
+
+def output_in_no_time(name: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    async def run() -> None:
+        exec((EXAMPLES / name).read_text(), {})
+        await Live.of(asyncio.get_running_loop()).wait_empty()
+
+    run_virtual(run())
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.no_engine
+def test_forked_tasks_run_when_the_first_one_waits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert output_in_no_time("fork_order.py", capsys) == [
+        "Main task started",
+        "Main task continues",
+        "Task 2 completed",
+        "Task 1 completed",
+    ]
+
+
+@pytest.mark.no_engine
+def test_the_timer_demo_ticks_and_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = output_in_no_time("timer_demo.py", capsys)
+    assert (lines[0], lines[-1], len(lines)) == ("Timer demo started", "Demo ended", 17)
+    assert [line for line in lines if "every second" in line][-1] == "[every second] 5: 5.0 s"
 
 
 def test_echo_serves_and_prints_how_to_connect() -> None:

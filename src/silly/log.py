@@ -30,7 +30,7 @@ from typing import Final, TextIO
 from silly import stdio
 from silly._values.arguments import size
 
-__all__ = ["FORMATS", "DroppingHandler", "JSONFormatter"]
+__all__ = ["FORMATS", "DroppingHandler", "JSONFormatter", "levels", "set_level"]
 
 
 class DroppingHandler(logging.Handler):
@@ -170,3 +170,29 @@ def dropping_last_resort(level: int = logging.INFO, form: str = "text") -> Itera
         logging.lastResort = before
         handler.flush_for(stdio.AT_END)
         handler.close()
+
+
+def levels() -> dict[str, str]:
+    """Return the level of each logger that has one of its own, by name (``root`` for the root)."""
+    root = logging.getLogger()
+    named = {
+        name: each
+        for name, each in sorted(root.manager.loggerDict.items())
+        if isinstance(each, logging.Logger) and each.level
+    }
+    return {
+        "root": logging.getLevelName(root.level).lower(),
+        **{name: logging.getLevelName(each.level).lower() for name, each in named.items()},
+    }
+
+
+def set_level(logger: str, level: int) -> None:
+    """Set the level of the logger named *logger*; its records are shown from this level on.
+
+    Where the program does not configure logging (see the module), the handler that is used
+    then is made to show them, too.
+    """
+    logging.getLogger("" if logger == "root" else logger).setLevel(level)
+    last = logging.lastResort
+    if isinstance(last, DroppingHandler) and last.level > level:
+        last.setLevel(level)

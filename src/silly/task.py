@@ -1,4 +1,4 @@
-"""Background tasks: `fork` starts one.
+"""Background tasks: `fork` starts one. `single_flight` shares a call among concurrent callers.
 
 For a group of tasks that end together, use `asyncio.TaskGroup`, which works in handlers.
 """
@@ -15,10 +15,11 @@ from silly._logs.logger import Logger
 from silly._logs.repeats import Repeats
 from silly._logs.tracebacks import clarify, place
 from silly._loop.live import Live
+from silly._loop.single_flight import SingleFlight, single_flight
 from silly._values.units import counted
 from silly.text import printable
 
-__all__ = ["fork"]
+__all__ = ["SingleFlight", "fork", "single_flight"]
 
 logger = Logger("silly.task")
 

@@ -375,6 +375,10 @@ def test_requests_that_are_never_sent_are_reported() -> None:
         (["-w", "5", "-c", "4"], "--workers 5: only 4 connections"),
         (["-c", "0"], "--connections must be 1 or more, not 0"),
         (["-c", "few"], "'few' is not a number such as"),
+        (
+            ["-d", "30s"],
+            "'30s' is not a number such as 1000, 10k or 1M; for a duration, use -t 30s",
+        ),
         (["-d", "0"], "--depth must be 1 or more"),
         (["-t", "0s"], "--duration must be more than 0"),
         (["-t", "long"], "'long' is not a duration such as"),

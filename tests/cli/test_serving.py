@@ -13,10 +13,12 @@ import pytest
 from silly.cli import serve
 from silly.cli.serving.application import Unusable, load
 from silly.cli.serving.options import REFUSED, RENAMED, TABLE, WITHOUT_EFFECT, Refusal, split
-from silly.net.asgi.middleware import AtMost, WithHeaders
+from silly.net.asgi.middleware import AtMost, Retiring, WithHeaders
 from silly.net.asgi.types import Message, Receive, Scope, Send
 
 pytestmark = pytest.mark.no_engine
+
+HOWTO = Path(__file__).parents[2] / "docs" / "howto"
 
 # ------------------------------------------------------------------------------- options
 
@@ -64,7 +66,10 @@ def test_every_option_of_uvicorn_is_understood() -> None:
     known = {*REFUSED, *RENAMED, *WITHOUT_EFFECT, *serve._parser()._option_string_actions}
     known |= {"--workers", "--reload", "--log-level", "--version"}
     flags = {flag for each in uvicorn.main.params for flag in (*each.opts, *each.secondary_opts)}
-    assert {flag for flag in flags if flag.startswith("--")} - known == set()
+    flags = {flag for flag in flags if flag.startswith("--")}
+    assert flags - known == set()
+    page = HOWTO / "migrate-from-uvicorn.md"
+    assert flags - set(re.findall(r"`(--[\w-]+)`", page.read_text())) == set()
 
 
 def parsed(text: str) -> Any:
@@ -94,6 +99,11 @@ def test_values(monkeypatch: pytest.MonkeyPatch) -> None:
         "--startup-timeout 5m"
     )
     assert options.root_path == "/site"
+    assert [parsed(f"m:a --root-path={path}").root_path for path in ("a/b", "/", "")] == [
+        "/a/b",
+        "",
+        "",
+    ]
     assert options.header == [(b"x-a", b"1"), (b"x-b", b"2:3")]
     assert (options.ssl_cert_reqs, options.startup_timeout) == ("required", 300)
     everyone = ("0.0.0.0/0", "::/0", "unix")
@@ -266,3 +276,18 @@ async def test_no_more_requests_run_than_there_may() -> None:
     sent.clear()
     await limited({"type": "websocket"}, receive, send)
     assert sent == [1013, "end", "end"]
+
+
+async def test_a_worker_retires_after_its_requests() -> None:
+    calls: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        calls.append(scope["type"])
+
+    async def unused() -> Message:
+        raise AssertionError
+
+    retiring = Retiring(app, 2, lambda: calls.append("retires"))
+    for kind in ("lifespan", "http", "http", "http"):
+        await retiring({"type": kind}, unused, unused)  # type: ignore[arg-type]
+    assert calls == ["lifespan", "http", "retires", "http", "http"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
 import socket
@@ -14,10 +15,11 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
+from silly import admin, metrics
 from silly._loop.live import Live
 from silly.cli import watching
 from silly.metrics.meter import Meter
@@ -143,7 +145,7 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     with pytest.raises(SystemExit, match=r"--metrics: .*pip install prometheus-client"):
-        watching.watch("127.0.0.1:0", None)
+        watching.watch(watching.Addrs(metrics="127.0.0.1:0"))
 
 
 # ----------------------------------------------------------------------- workers
@@ -160,6 +162,29 @@ def no_providers() -> Iterator[None]:
 class Supervisor:
     """Two workers (both are this process), and the last answer of a third that has ended."""
 
+    counts: ClassVar[dict[str, Any]] = {
+        "wanted": 2,
+        "ready": 2,
+        "starts": 3,
+        "deaths": {"SIGKILL": 1},
+        "restarts": {},
+    }
+    is_stopping = False
+
+    @property
+    def processes(self) -> list[dict[str, Any]]:
+        about = {"worker": 1, "pid": os.getpid(), "state": "ready", "age": 1.5}
+        return [{**about, "answers": {"stats": metrics.snapshot()}}, {**about, "answers": {}}]
+
+    def stop(self, grace: float | None = None) -> None:
+        self.is_stopping = True
+
+    async def command(self, text: str) -> list[tuple[Any, str | None]]:
+        try:
+            return [(await admin.act(text), None), (None, "not here")]
+        except ValueError as error:
+            return [(None, str(error))]
+
     async def ask(self, name: str) -> list[Any]:
         function, merge = watching.ANSWERS[name]
         answer = json.loads(json.dumps(function()))
@@ -173,7 +198,7 @@ async def handler(conn: Conn) -> None:
 
 async def test_a_supervisor_answers_for_all(port: int, tmp_path: Path) -> None:
     path = f"{tmp_path}/s"
-    watching.watch_workers(Supervisor(), f"127.0.0.1:{port}", f"unix:{path}")
+    watching.watch_workers(Supervisor(), watching.Addrs(f"127.0.0.1:{port}", None, f"unix:{path}"))
     async with tcp.listen("127.0.0.1:0", handler) as listener:
         async with await tcp.connect(listener.local_addr) as client:
             await client.write(b"x\n")
@@ -187,16 +212,29 @@ async def test_a_supervisor_answers_for_all(port: int, tmp_path: Path) -> None:
             assert f"silly_connections{label} 2.0\n" in text
             assert f"silly_connections_accepted_total{label} 3.0\n" in text
             assert "silly_processes 2.0\n" in text
+            assert "silly_workers_ready 2.0\n" in text
+            assert 'silly_worker_deaths_total{reason="SIGKILL"} 1.0\n' in text
             async with await tcp.connect(f"unix:{path}") as conn:
-                for command in ("stats", "connections", "tasks", "help", "tasks 5", "nonsense"):
+                for command in (
+                    *("stats", "connections", "tasks", "help", "tasks 5", "nonsense"),
+                    *("processes", "health", "close 192.0.2.1", "close 127.0.0.1", "drain 1s"),
+                    "health",
+                ):
                     conn.write(f"{command}\n".encode())
-                answers = [json.loads(await conn.read(b"\n")) for _ in range(6)]
+                answers = [json.loads(await conn.read(b"\n")) for _ in range(12)]
+            with pytest.raises(EOFError):
+                await client.read()
     assert answers[0]["process"]["processes"] == 2
     assert [each["listeners"][0]["total"] for each in answers[1]] == [1, 1]
     assert len(answers[2]) == 2
     assert "stats" in answers[3]
-    assert "takes no argument when there are workers" in answers[4]["error"]
+    assert answers[4][0]["handlers"] == 1
     assert "is not a command" in answers[5]["error"]
+    assert [each["accepted"] for each in answers[6]] == [1, 0]
+    assert answers[7] == {"state": "ready", "detail": "2 of 2 workers"}
+    assert "no connection has the id or the peer '192.0.2.1'" in answers[8]["error"]
+    assert answers[9:11] == [{"closed": 1}, {"draining": True}]
+    assert answers[11]["state"] == "draining"
     loop = asyncio.get_running_loop()
     for auxiliary in list(Live.of(loop).auxiliaries):
         await auxiliary.close()
@@ -212,7 +250,7 @@ async def test_a_worker_is_measured() -> None:
 
 
 def test_the_workers_are_asked_regularly(tmp_path: Path) -> None:
-    class Asked:
+    class Asked(Supervisor):
         asked = 0
 
         async def ask(self, name: str) -> list[Any]:
@@ -227,7 +265,7 @@ def test_the_workers_are_asked_regularly(tmp_path: Path) -> None:
         return 3
 
     async def main() -> int:
-        return await watching.watched(run, supervisor, None, f"unix:{tmp_path}/s")
+        return await watching.watched(run, supervisor, watching.Addrs(admin=f"unix:{tmp_path}/s"))
 
     assert run_virtual(main()) == 3
     assert supervisor.asked == 29

@@ -14,6 +14,7 @@ As `lifecycle`, this file is compiled a second time for the native engine.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 from typing import Any
@@ -32,7 +33,7 @@ _sendfile: Any = getattr(os, "sendfile", None)  # Linux, macOS and others
 class FilterState:
     """A stream's filter, and what the stream keeps for it."""
 
-    __slots__ = ("answered", "filter", "held", "held_size", "plain_in", "plain_out")
+    __slots__ = ("answered", "filter", "held", "held_size", "plain_in", "plain_out", "waiter")
 
     def __init__(self, filter: Filter, plain_in: int, plain_out: int) -> None:  # noqa: A002
         self.filter = filter
@@ -41,6 +42,7 @@ class FilterState:
         self.plain_in = plain_in
         self.plain_out = plain_out
         self.answered = 0  # bytes that the filter answered since the queue was last empty
+        self.waiter: asyncio.Future[None] | None = None  # of the task that waits until it is ready
 
 
 class Filtered(Timed):
@@ -70,6 +72,10 @@ class Filtered(Timed):
 
     def _send_wire(self, data: bytes) -> None:
         """Send *data* after the queue."""
+        raise NotImplementedError
+
+    def _new_waiter(self) -> asyncio.Future[None]:
+        """Return a future that one task awaits (`Engine.new_waiter`)."""
         raise NotImplementedError
 
     @property
@@ -152,7 +158,27 @@ class Filtered(Timed):
                 raise self._writer_error()
             if self._ended:
                 raise stream_errors.no_handshake(self)
-            await self._room_waiter()
+            state.waiter = self._new_waiter()
+            await state.waiter
+
+    @property
+    def _waits_for_filter(self) -> bool:
+        """Whether a task is in `_wait_ready`."""
+        state = self._filter
+        return state is not None and state.waiter is not None and not state.waiter.done()
+
+    def _wake_writers(self) -> None:
+        Timed._wake_writers(self)
+        if self._filter is not None and self._filter.waiter is not None:
+            self._wake_handshake()
+
+    def _wake_handshake(self) -> None:
+        """Wake the task that is in `_wait_ready`."""
+        state = self._filter
+        assert state is not None
+        waiter, state.waiter = state.waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def _open_wire(self, wire: bytes) -> bytes:
         """Return the plaintext of *wire*; send the filter's answer."""

@@ -106,6 +106,9 @@ class Consumer(Protocol):
         Called in the event loop while no task runs. It may read, without waiting.
         """
 
+    def _drain(self) -> None:
+        """Note that the connection's listener begins to close."""
+
 
 class Gate(Protocol):
     """Decides which connections a server lets in, before anything is allocated for them.
@@ -283,6 +286,10 @@ class Stream(Protocol):
     @property
     def _wire_counts(self) -> tuple[int, int]:
         """Bytes that the operating system gave, and bytes that it took."""
+
+    @property
+    def _age(self) -> float:
+        """Seconds since it was opened."""
 
     @property
     def _times(self) -> tuple[float, float]:
@@ -540,6 +547,15 @@ class Engine(Protocol):
         For busy polling: called repeatedly, each time in a callback of *loop*, not in a
         task. It returns when the loop has something else to do. An engine without its own
         polling calls *step* once. Exceptions from *step* propagate.
+        """
+
+    def call_last(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
+        """Call *callback*, which takes long, once what is ready now has been served."""
+
+    def new_waiter(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+        """Return a future that one task awaits.
+
+        If the engine can, its `set_result` steps the task at once.
         """
 
     def specialize(self, kind: Any) -> None:

@@ -584,6 +584,11 @@ class Lifecycle:
         return self._bytes_in, self._bytes_out - self._unsent()
 
     @property
+    def _age(self) -> float:
+        """Seconds since it was opened."""
+        return self._now() - self._opened
+
+    @property
     def _times(self) -> tuple[float, float]:
         """When it was opened and when bytes last moved: seconds since the epoch."""
         offset = time.time() - self._now()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Coroutine, Iterable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from silly._logs.tracebacks import AWAIT_IS_MISSING
 from silly._values.arguments import seconds_or_none, size
@@ -59,6 +59,7 @@ __all__ = [
 ]
 
 Buffer = bytes | bytearray | memoryview
+HANDSHAKE: Final = "handshake"  # what a task waits for, for people
 E = TypeVar("E", bound=Exception)
 
 

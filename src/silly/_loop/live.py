@@ -80,9 +80,12 @@ class Live:
         "buses",
         "conns",
         "crashes",
+        "is_ready",
+        "is_stopping",
         "listeners",
         "on_listening",
         "sockets",
+        "stop",
         "tasks",
         "timers",
     )
@@ -100,6 +103,10 @@ class Live:
         self.timers: set[_Timer] = set()
         self.crashes: Repeats | None = None  # of tasks and timers; see `silly.task`
         self.on_listening: Callable[[], object] | None = None
+        # What runs the program (silly.runtime.program) sets these:
+        self.is_ready = False  # it listens, or its main coroutine has returned
+        self.is_stopping = False
+        self.stop: Callable[[float | None], object] | None = None  # drains it, with a grace
         self._empty: asyncio.Event | None = None
 
     @staticmethod

@@ -28,6 +28,8 @@ VERBS: Final = {
     "echo": "an echo server to test clients against",
     "bench": "load-test a server and check every reply",
     "connect": "talk to a server, by hand or through a pipe",
+    "top": "watch a running program and its workers",
+    "repl": "a Python prompt inside an event loop, with await",
 }
 
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from silly._values.kinds import COUNT, PERIOD, Kind
+from silly._values.kinds import PERIOD, Kind
 from silly.cli.options import (
     ADDR,
     FORMAT,
@@ -18,6 +18,7 @@ from silly.cli.options import (
     PROXY_PROTOCOL,
     TLS_FILES,
     UNIX_ADDR,
+    WORKERS,
     Option,
 )
 
@@ -25,7 +26,9 @@ __all__ = ["OPTIONS", "add_option", "add_options", "split", "unknown_variables"]
 
 _TABLE: Final = (
     Option("--workers",
-           "Run N worker processes and keep them running; SIGHUP restarts them one by one", COUNT),
+           "Run N worker processes and keep them running, or `auto`: one for each processor that "
+           "this process may use; SIGHUP restarts them one by one",
+           WORKERS),
     Option("--reload", "Restart when a source file changes (extra: silly-net[reload])"),
     GRACE_PERIOD,
     Option("--watchdog",
@@ -43,8 +46,13 @@ _TABLE: Final = (
            "Serve Prometheus metrics at ADDR, such as 127.0.0.1:9100 "
            "(extra: silly-net[prometheus])",
            ADDR),
+    Option("--health",
+           "Answer /healthz and /readyz at ADDR, such as 127.0.0.1:9101, over HTTP; the server of "
+           "--metrics does so, too",
+           ADDR),
     Option("--admin",
-           "Open an admin socket at PATH; connect with `nc -U PATH`, and `help` lists its commands",
+           "Open an admin socket at PATH for `silly top` and `nc -U PATH`, where `help` lists its "
+           "commands",
            UNIX_ADDR),
 )  # fmt: skip
 

@@ -114,6 +114,18 @@ def _header(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
+def _depth(text: str) -> int:
+    """Return the number; for a duration, which other load testers call ``-d``, name our option."""
+    try:
+        return units.count(text)
+    except ValueError as error:
+        try:
+            units.duration(text)
+        except ValueError:
+            raise error from None
+        raise ValueError(f"{error}; for a duration, use -t {text}") from None
+
+
 _LOAD, _CHECKS, _OUT = "Load", "Checks", "Output"
 _SIZES: Final = Kind("SIZE", Sizes.parse, text=lambda sizes: units.exact_size(sizes.one))
 _STAGE: Final = Kind("TIME:LEVEL", Stage.parse)
@@ -121,6 +133,7 @@ _CLAIM: Final = Kind("CLAIM", Claim.parse)
 _BYTES: Final = Kind("TEXT", unescape)
 _TEXT: Final = Kind("TEXT|@FILE", _content)
 _HEADER: Final = Kind("'NAME: VALUE'", _header)
+_DEPTH: Final = Kind("N", _depth, units.exact_count)
 _START_RATE: Final = Kind("RATE", units.rate)  # a ramp may begin at 0
 _FRACTION: Final = Kind("SHARE", _fraction, units.exact_share)
 _UDP_TIMEOUT: Final = 1.0  # seconds: each lost request occupies its socket for this long
@@ -131,7 +144,7 @@ _COMMON: Final = (
         _LOAD,
         Option("--connections", "Number of connections", NUMBER, short="-c",
                default_text=units.exact_count(_DEFAULTS["connections"])),
-        Option("--depth", "Requests in flight on each connection", NUMBER, _DEFAULTS["depth"],
+        Option("--depth", "Requests in flight on each connection", _DEPTH, _DEFAULTS["depth"],
                short="-d"),
         Option("--mode",
                "keep: connections stay open; reconnect: each request has a new connection; "

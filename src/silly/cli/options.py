@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from silly._values import units
-from silly._values.kinds import DURATION, FILE, Kind, choice
+from silly._values.kinds import COUNT, DURATION, FILE, Kind, choice
+from silly._values.processors import usable
 from silly.log import FORMATS
 from silly.net import addr as addresses
 from silly.net.limits import LimitField, Limits, set_flags
@@ -31,6 +32,7 @@ __all__ = [
     "PROXY_PROTOCOL",
     "TLS_FILES",
     "UNIX_ADDR",
+    "WORKERS",
     "Option",
     "grouped",
     "set_limits",
@@ -139,6 +141,11 @@ LEVEL: Final = replace(
     _LEVELS,
     read=lambda text: logging.getLevelNamesMapping()[_LEVELS.read(text).upper()],
     text=lambda level: logging.getLevelName(level).lower(),
+)
+WORKERS: Final = replace(
+    COUNT,
+    read=lambda text: usable() if text.lower() == "auto" else COUNT.read(text),
+    expected="a number of 1 or more, or auto",
 )
 _SWITCH: Final = Kind("", _read_switch, expected="1 or 0")
 

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import silly
 from silly import stdio
@@ -21,6 +22,10 @@ from silly.cli.options import LIMITS, set_limits
 from silly.log import dropping_last_resort
 from silly.net.proxy.trust import set_proxies
 from silly.runtime import run_function, run_script
+from silly.runtime.title import set_title
+
+if TYPE_CHECKING:
+    from silly.cli import watching
 
 __all__ = ["main"]
 
@@ -107,6 +112,7 @@ def main(argv: Sequence[str] | None = None, *, verbs: Collection[str] = ()) -> i
             return USAGE_ERROR
         ours, args = split(arguments)
         options = parser.parse_args(ours)
+        program = args[0] if options.file.startswith("silly.cli.") and args else options.file
         supervised = options.reload or options.workers is not None
         if options.reload and options.workers not in {None, 1}:
             parser.error("--reload and --workers: --reload runs a single worker")
@@ -115,6 +121,8 @@ def main(argv: Sequence[str] | None = None, *, verbs: Collection[str] = ()) -> i
         if not is_worker:
             for line in unknown_variables():
                 print(f"silly: {line}", file=sys.stderr)
+    worker = os.environ.get("SILLY_WORKER", "") if is_worker else ""
+    set_title(program, worker=int(worker) if worker else None, is_supervisor=supervised)
     set_limits(vars(options))
     set_proxies(options.proxy_protocol)
     try:
@@ -210,14 +218,20 @@ def _fail(message: str) -> int:
 
 
 def _watch(options: argparse.Namespace, *, is_worker: bool) -> None:
-    if not (options.metrics or options.admin):
+    if not (options.metrics or options.health or options.admin):
         return
     from silly.cli import watching  # noqa: PLC0415 - slow to import
 
-    if is_worker:  # the supervisor serves them for all workers
+    if not is_worker:
+        watching.watch(_watchers(options))
+    elif options.metrics or options.admin:  # the supervisor serves them for all workers
         watching.measure_worker()
-    else:
-        watching.watch(options.metrics, options.admin)
+
+
+def _watchers(options: argparse.Namespace) -> watching.Addrs:
+    from silly.cli import watching  # noqa: PLC0415 - slow to import
+
+    return watching.Addrs(options.metrics, options.health, options.admin)
 
 
 def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function: bool) -> int:
@@ -250,8 +264,8 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
             directory = (directory / options.file).parent
         supervise = functools.partial(run_reloading, supervisor, directory)
     try:
-        return asyncio.run(watching.watched(supervise, supervisor, options.metrics, options.admin))
-    except SystemExit as leave:  # --metrics or --admin cannot be opened
+        return asyncio.run(watching.watched(supervise, supervisor, _watchers(options)))
+    except SystemExit as leave:  # --metrics, --health or --admin cannot be opened
         with stdio.nonblocking_errors():
             print(leave.code, file=sys.stderr)
         return 1

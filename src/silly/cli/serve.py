@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -131,7 +133,7 @@ async def serve() -> None:
 
 
 def _application(options: argparse.Namespace) -> Any:
-    from silly.net.asgi.middleware import AtMost, WithHeaders  # noqa: PLC0415 - needs an extra
+    from silly.net.asgi.middleware import AtMost, Retiring, WithHeaders  # noqa: PLC0415 - needs an extra
 
     directory = str(Path(options.app_dir).absolute()) if options.app_dir else os.getcwd()  # noqa: PTH109
     try:
@@ -141,6 +143,9 @@ def _application(options: argparse.Namespace) -> Any:
     fields = list(options.header or ())
     if options.server_header:
         fields.append((b"server", b"silly"))
+    if (most := options.limit_max_requests) is not None:
+        most += random.randint(0, options.limit_max_requests_jitter)  # noqa: S311 - no secret
+        app = Retiring(app, most, lambda: signal.raise_signal(signal.SIGTERM))
     if options.limit_concurrency is not None:
         app = AtMost(app, options.limit_concurrency)
     return WithHeaders(app, fields) if fields else app

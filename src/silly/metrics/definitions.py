@@ -32,7 +32,10 @@ class MetricDef:
     """One metric: its place in a snapshot and its name in Prometheus."""
 
     where: str
-    """The part of the snapshot: ``listener``, ``datagrams``, ``pubsub``, ``loop``, ``process``."""
+    """The part of the snapshot.
+
+    ``listener``, ``datagrams``, ``pubsub``, ``loop``, ``workers`` or ``process``.
+    """
     key: str
     """Its key in that part."""
     name: str
@@ -321,6 +324,25 @@ METRICS: Final = (
         HISTOGRAM,
         "Delay of an event loop timer, sampled twice a second",
         bounds=LAG_BUCKETS,
+    ),
+    MetricDef("workers", "wanted", "silly_workers_wanted", GAUGE, "Workers that are to serve"),
+    MetricDef("workers", "ready", "silly_workers_ready", GAUGE, "Workers that serve"),
+    MetricDef("workers", "starts", "silly_worker_starts", COUNTER, "Worker processes started"),
+    MetricDef(
+        "workers",
+        "deaths",
+        "silly_worker_deaths",
+        COUNTER,
+        "Workers that ended without being asked to, by exit code or signal",
+        "reason",
+    ),
+    MetricDef(
+        "workers",
+        "restarts",
+        "silly_rolling_restarts",
+        COUNTER,
+        "Rolling restarts, by whether all workers were replaced",
+        "result",
     ),
     MetricDef(
         "process", "processes", "silly_processes", GAUGE, "Processes included in the metrics"

@@ -1,25 +1,30 @@
-"""The page of metrics at ``http://ADDR/metrics``."""
+"""The page of metrics at ``http://ADDR/metrics``, beside those of `silly.health`."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
 
+from silly import health
 from silly._loop.live import Live
-from silly.metrics.http import read_request, response
 from silly.metrics.merging import Snapshot
 from silly.metrics.meter import measure
 from silly.metrics.prometheus import Failures, families_of, load_client, page, registered_families
 from silly.metrics.snapshots import snapshot_in_turns
 from silly.net import tcp
+from silly.net.plain_http import read_request, response
 
 __all__ = ["serve"]
 
 Source = Callable[[], "Snapshot | Awaitable[Snapshot]"]
 
 
-def serve(addr: str, source: Source | None = None) -> tcp.Listener:
+def serve(
+    addr: str, source: Source | None = None, *, health_source: health.Source | None = None
+) -> tcp.Listener:
     """Serve the metrics for Prometheus at ``http://ADDR/metrics``.
+
+    ``/healthz`` and ``/readyz`` are answered as by `silly.health.serve`.
 
     The page also has the metrics that the program registered with
     prometheus_client. This listener does not keep the program running. It closes
@@ -30,6 +35,7 @@ def serve(addr: str, source: Source | None = None) -> tcp.Listener:
             who can connect can read the metrics.
         source: a function or coroutine function that returns the snapshot to serve
             instead, such as the merged snapshots of several processes.
+        health_source: the source of `silly.health.serve`.
 
     Returns:
         The listener; close it to stop.
@@ -45,7 +51,9 @@ def serve(addr: str, source: Source | None = None) -> tcp.Listener:
         request = await read_request(conn)
         if request is None:
             return
-        if request.path != "/metrics":
+        if request.path in health.PATHS:
+            conn.write(health.answer(request, health_source))
+        elif request.path != "/metrics":
             conn.write(response("404 Not Found", b"the metrics are at /metrics\n"))
         elif request.method != "GET":
             conn.write(response("405 Method Not Allowed", b"only GET\n", extra="Allow: GET\r\n"))

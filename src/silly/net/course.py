@@ -34,9 +34,9 @@ from silly.net.limits import Limits
 from silly.net.networks import Networks
 from silly.net.observer import Observation, ObservedListener, Observer
 from silly.net.outcome import HANDLER_ERROR, outcome_of
-from silly.net.preface import Preface, PrefaceError, run_prefaces
+from silly.net.preface import Preface, PrefaceError, run_prefaces, too_late
 from silly.net.proxy.preface import take_header
-from silly.net.sweep import Sweep, deadlines_of
+from silly.net.sweep import CHECKS, Sweep, deadlines_of
 from silly.net.tally import count
 from silly.text import printable
 
@@ -63,7 +63,10 @@ class Course(Starts):
     __slots__ = (
         "_closes_at",
         "_deadlines",
+        "_handshake_interval",
+        "_handshake_sweep",
         "_handshake_timeout",
+        "_late",
         "_listener",
         "_logged_crashes",
         "_name",
@@ -99,7 +102,11 @@ class Course(Starts):
         self._prefaces = tuple(prefaces)
         self._prefaces_of_proxies: tuple[Preface, ...] = (take_header, *self._prefaces)
         self._proxies = proxies
-        self._handshake_timeout = limits.handshake_timeout
+        self._handshake_timeout = limits.handshake_timeout or math.inf
+        self._handshake_interval = self._handshake_timeout / CHECKS
+        self._handshake_sweep = Sweep[asyncio.Task[Any]](
+            loop, lambda: list(self.prefacing), self._check_preface
+        )
         self._observers = observers
         self.is_auxiliary = False
         self._make_conn = EngineConn
@@ -115,6 +122,7 @@ class Course(Starts):
         # Each connection is in this during its prefaces, then in `handling`, then, if its handler
         # ends first, in `lingering`.
         self.prefacing: dict[asyncio.Task[Any], EngineConn] = {}
+        self._late: set[asyncio.Task[Any]] = set()  # of `prefacing`: were cancelled by the sweep
         self.accepted = 0
         self.crashes: dict[str, int] = {}  # by type
         self._logged_crashes = Crashes(loop, logger, self._summarize_crashes)
@@ -149,7 +157,7 @@ class Course(Starts):
 
     def _preface(self, conn: EngineConn, prefaces: Sequence[Preface]) -> None:
         self._tickets[conn] = conn._client
-        coroutine = run_prefaces(conn, prefaces, self._handshake_timeout)
+        coroutine = run_prefaces(conn, prefaces)
         try:
             task = self._start_task(
                 self._loop, coroutine, self._on_prefaced, _PREFACE_TASK, None, self._handled_context
@@ -158,14 +166,30 @@ class Course(Starts):
             coroutine.close()
             raise
         self.prefacing[task] = conn
+        if self._handshake_interval < self._handshake_sweep.interval:
+            self._handshake_sweep.start(self._handshake_interval)
+
+    def _check_preface(self, task: asyncio.Task[Any], _now: float) -> bool:
+        """Cancel the preface's *task* if its time is over; return whether it is."""
+        conn = self.prefacing.get(task)
+        if conn is None or conn._age < self._handshake_timeout:
+            return False
+        self._late.add(task)
+        task.cancel()
+        return True
 
     def _prefaced(self, task: asyncio.Task[PrefaceError | None]) -> None:
         conn = self.prefacing.pop(task)
+        is_late = bool(self._late) and task in self._late
+        if is_late:
+            self._late.discard(task)
         defect = None if task.cancelled() else task.exception()
         refused = None if task.cancelled() or defect else task.result()
         log_it = False
         if defect is not None:
             refused = PrefaceError("preface_error", "a defect")
+        elif is_late and task.cancelled():
+            refused = too_late(self._handshake_timeout)
         elif task.cancelled() or refused is not None or not conn.is_alive:
             pass
         elif self._loop.time() < self._closes_at and self._change_ticket(conn):
@@ -291,6 +315,9 @@ class Course(Starts):
             waiting, self._on_draining = self._on_draining, {}
             for callback in waiting.values():
                 self._loop.call_soon(callback)
+            for conn in self.handling.values():
+                if conn._consumer is not None:
+                    self._loop.call_soon(conn._consumer._drain)
 
     def on_draining(self, conn: EngineConn, callback: Callable[[], object] | None) -> None:
         """See `Conn.on_draining`."""
@@ -309,6 +336,7 @@ class Course(Starts):
     def stop(self) -> None:
         """Stop checking deadlines and memory."""
         self._sweep.stop()
+        self._handshake_sweep.stop()
         self.budget.close()
 
     def close_logs(self) -> None:

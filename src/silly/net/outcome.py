@@ -26,9 +26,13 @@ def outcome_of(conn: Conn, error: BaseException) -> str | None:
             return HANDLER_ERROR
     except Exception:  # noqa: BLE001 - exceptions may have code of their own, or endless chains
         return HANDLER_ERROR
-    if any(isinstance(end, LimitExceeded) for end in ends):
-        return "read_limit"
-    return "max_unsent" if any(isinstance(end, WriteQueueFull) for end in ends) else None
+    outcome = None
+    for end in ends:
+        if isinstance(end, LimitExceeded):
+            return "read_limit"
+        if isinstance(end, WriteQueueFull):
+            outcome = "max_unsent"
+    return outcome
 
 
 def _consists_of_ends(

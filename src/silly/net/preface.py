@@ -14,18 +14,16 @@ other exception is a defect, counted as ``"preface_error"`` and logged with its 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from silly._engine import stream_errors
 from silly.net.conn import StreamConn
 
-__all__ = ["Preface", "PrefaceError", "run_prefaces"]
+__all__ = ["Preface", "PrefaceError", "run_prefaces", "too_late"]
 
 Preface = Callable[[StreamConn], Awaitable[object]]
 
-TIMED_OUT: Final = "handshake_timeout"
 CUT_OFF: Final = "handshake"
 
 
@@ -46,22 +44,21 @@ class PrefaceError(Exception):
         return self.text
 
 
-async def run_prefaces(
-    conn: StreamConn, prefaces: Sequence[Preface], timeout: float | None
-) -> PrefaceError | None:
-    """Run *prefaces* on *conn*, in *timeout* seconds together; return why one refused it."""
-    limit = asyncio.timeout(timeout)
+def too_late(timeout: float) -> PrefaceError:
+    """Return the reason to refuse a connection whose prefaces took more than *timeout* seconds."""
+    return PrefaceError("handshake_timeout", f"not complete within {timeout:g} seconds")
+
+
+async def run_prefaces(conn: StreamConn, prefaces: Sequence[Preface]) -> PrefaceError | None:
+    """Run *prefaces* on *conn*; return why one refused it."""
     try:
-        async with limit:
-            for preface in prefaces:
-                await preface(conn)
+        for preface in prefaces:
+            await preface(conn)
     except PrefaceError as error:
         # A new one: the frames of this one, and of what led to it, hold the connection and this
         # task, whose result it is: a cycle.
         return PrefaceError(error.reason, error.text)
     except Exception as error:
-        if isinstance(error, TimeoutError) and limit.expired():
-            return PrefaceError(TIMED_OUT, f"not complete within {timeout:g} seconds")
         if not stream_errors.belongs_to(conn, error):
             raise
         return PrefaceError(CUT_OFF, str(error))

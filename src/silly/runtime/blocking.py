@@ -3,7 +3,8 @@
 While a handler computes, or waits without ``await``, no other task of the loop runs.
 The thread notices that the loop does not answer, and where the loop's thread is then.
 If the whole process was stopped (SIGSTOP, a sleeping laptop), the loop was not blocked,
-so the thread counts its own checks instead of measuring time.
+so the thread counts its own checks instead of measuring time. An import is not reported: large
+libraries take their time, and a program imports them before it serves anyone.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ __all__ = ["report_blocking"]
 
 logger = Logger("silly.runtime")
 
+_IMPORT: Final = "<frozen importlib._bootstrap>"
 INTERVAL: Final = 0.5  # seconds between two checks
 _CHECKS: Final = 2  # without an answer before the loop counts as blocked
 
@@ -70,16 +72,22 @@ class _Watch:
             checks += 1
             if checks == _CHECKS:
                 place = self._place()
+                if place is None:
+                    continue
                 logger.warning(
                     "the event loop is blocked: no other task can run until this returns: %s "
                     "(to run it in a thread: await asyncio.to_thread(...))",
                     place,
                 )
 
-    def _place(self) -> str:
+    def _place(self) -> str | None:
+        """Return the innermost line of the program that runs; None during an import."""
+        place = None
         frame = innermost = sys._current_frames().get(self._thread)
         while frame is not None:
-            if inspection.is_program(frame.f_code.co_filename):
-                return inspection.place_of(frame)
+            if frame.f_code.co_filename == _IMPORT:
+                return None
+            if place is None and inspection.is_program(frame.f_code.co_filename):
+                place = inspection.place_of(frame)
             frame = frame.f_back
-        return inspection.place_of(innermost) if innermost is not None else "?"
+        return place or (inspection.place_of(innermost) if innermost is not None else "?")

@@ -18,6 +18,7 @@ import os
 import sysconfig
 import time
 import types
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -35,7 +36,17 @@ if TYPE_CHECKING:
     from silly.net.datagrams import Socket
     from silly.net.tcp import Listener
 
-__all__ = ["LISTED", "connections", "is_program", "listeners", "place_of", "report", "tasks"]
+__all__ = [
+    "LISTED",
+    "connections",
+    "conns",
+    "id_of",
+    "is_program",
+    "listeners",
+    "place_of",
+    "report",
+    "tasks",
+]
 
 LISTED: Final = 100  # connections of a listener, or tasks, to list individually
 _COUNTED: Final = 2_000  # further connections to count by place
@@ -95,6 +106,27 @@ def connections(loop: asyncio.AbstractEventLoop, listed: int = LISTED) -> list[d
     return found
 
 
+def conns(loop: asyncio.AbstractEventLoop) -> list[StreamConn]:
+    """Return all connections of *loop*."""
+    found = [conn for listener in _listeners(loop) for conn in listener._course.conns()]
+    return [*found, *(cast("StreamConn", conn) for conn in Live.of(loop).conns)]
+
+
+def id_of(conn: StreamConn) -> str:
+    """Return what identifies *conn* in a listing: of another one, later, it is different."""
+    return _id(conn, conn._times[0])
+
+
+def has_id(conn: StreamConn, text: str) -> bool:
+    """Return whether `id_of` was, or is, *text*: its clock may have ticked since."""
+    opened_at, _ = conn._times
+    return text in {_id(conn, opened_at - 0.01), _id(conn, opened_at + 0.01)}
+
+
+def _id(conn: StreamConn, opened_at: float) -> str:
+    return f"{zlib.crc32(f'{id(conn)} {round(opened_at)}'.encode()):08x}"
+
+
 def tasks(loop: asyncio.AbstractEventLoop, listed: int = LISTED) -> dict[str, Any]:
     """Return up to *listed* of the program's tasks on *loop* that are not handlers."""
     handling = [listener._course.handling for listener in _listeners(loop)]
@@ -151,6 +183,7 @@ def _connection(conn: StreamConn, task: asyncio.Task[Any] | None, now: float) ->
     bytes_in, bytes_out = conn._counts
     tls = conn.tls
     return {
+        "id": id_of(conn),
         "peer": printable(conn.remote_addr),
         "local": printable(conn.local_addr),
         "tls": tls and tls.version,

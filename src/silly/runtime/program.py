@@ -277,6 +277,7 @@ class _Program:
                 await live.wait_empty()
 
     async def _end_now(self, main: asyncio.Task[Any]) -> None:
+        self._live.is_stopping = True
         self._manager.stopping(requested=False)
         await self._live.end(main)
 
@@ -310,17 +311,19 @@ class _Program:
                 _notify(_LISTENING, f"{sock.local_addr} for UDP", engine.NAME)
 
         live.on_listening = lambda: loop.call_soon(listens)
+        live.stop = self._stop
         loop.call_soon(report)  # after the first step of main
         try:
             yield
         finally:
-            live.on_listening = None
+            live.on_listening = live.stop = None
             self._manager.ended()
 
     def _report_running(self, *, started: bool) -> None:
         listeners = self._live.listeners
         encrypted = [addr for each in listeners if each.is_encrypted for addr in each.local_addrs]
         datagrams = [each.local_addr for each in self._live.sockets if each.is_bound]
+        self._live.is_ready |= bool(started or listeners or datagrams)
         self._manager.running(
             started=started,
             listening=bool(listeners or datagrams),
@@ -404,7 +407,7 @@ class _Program:
 
     def _handle_stop(self) -> None:
         if not self._is_stopping:
-            self._is_stopping = True
+            self._is_stopping = self._live.is_stopping = True
             self._signalled.set()
             self._manager.stopping(requested=True)
             handlers = sum(listener.connections for listener in self._live.listeners)

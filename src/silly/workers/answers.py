@@ -1,20 +1,33 @@
-"""The questions that a worker can answer, and what the supervisor keeps of the last answers."""
+"""What a worker answers and does for its supervisor, and what is kept of the last answers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from silly._logs.logger import ENDS_PROGRAM, Logger
 
-__all__ = ["answer", "answer_all", "answer_later", "is_coroutine", "merging", "provide"]
+__all__ = [
+    "act",
+    "answer",
+    "answer_all",
+    "answer_later",
+    "is_coroutine",
+    "merging",
+    "obey",
+    "provide",
+]
 
 logger = Logger("silly.workers")
 
 _Merge = Callable[[Any, Any], Any]
 _Meanwhile = Callable[[], Coroutine[Any, Any, Any]]
 
+_Obey = Callable[[str], "Any | Awaitable[Any]"]
+
 _providers: dict[str, tuple[Callable[[], Any], _Merge | None, _Meanwhile | None]] = {}
+_obey: list[_Obey] = []  # at most one
 
 
 def provide(
@@ -79,3 +92,27 @@ async def answer_later(name: str) -> tuple[bool, Any]:
     except Exception:
         logger.exception("cannot answer for %r", name)
         return False, None
+
+
+def obey(function: _Obey) -> None:
+    """Let the supervisor have this worker do something (`silly.workers.Supervisor.command`).
+
+    Args:
+        function: a function or coroutine function that takes the command, a line of text,
+            and returns a JSON value. Its `ValueError` is reported. A later call replaces it.
+    """
+    _obey[:] = [function]
+
+
+async def act(command: str) -> tuple[Any, str | None]:
+    """Do *command*; return the value, or None and why not."""
+    if not _obey:
+        return None, "this worker takes no commands"
+    try:
+        value = _obey[0](command)
+        return (await value if inspect.isawaitable(value) else value), None
+    except ValueError as error:
+        return None, str(error)
+    except Exception as error:
+        logger.exception("cannot do %r", command)
+        return None, f"cannot do it ({type(error).__name__}): see the log"

@@ -27,6 +27,8 @@ from silly._loop.signals import SLICE
 
 __all__ = [
     "CHANNEL",
+    "Act",
+    "Acted",
     "Answer",
     "Ask",
     "Channel",
@@ -117,6 +119,15 @@ class Last:
     answers: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Acted:
+    """The answer to `Act`: the value, or, if that could not be done, an error for people."""
+
+    id: int
+    value: Any
+    error: str | None
+
+
 # ------------------------------------------------- sent by the supervisor
 
 
@@ -151,6 +162,14 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class Act:
+    """Has the worker do *command*, a line as for the admin socket; answered by `Acted`."""
+
+    id: int
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
 class Lend:
     """Asks the worker to accept on these sockets, too, while slot *slot* has no worker."""
 
@@ -173,11 +192,13 @@ Message = (
     | Stopping
     | Heartbeat
     | Answer
+    | Acted
     | Last
     | Sockets
     | Refused
     | Drain
     | Ask
+    | Act
     | Lend
     | Return
 )

@@ -59,6 +59,8 @@ class Fleet:
         on_exit: Callable[[Worker], None],
     ) -> None:
         self.slots = [Slot(number + 1) for number in range(workers)]
+        self.starts = 0
+        """How many processes were started."""
         self.stop_count = 0
         """How often `stop` was called; after the first time, no worker is to be started."""
         self._command = command
@@ -105,6 +107,7 @@ class Fleet:
                     self.retry(slot)
                 logger.error("cannot start worker %d: %s", slot.number, error)  # noqa: TRY400
                 return None
+        self.starts += 1
         predecessor = next((each for each in slot.workers if each.has_reported), None)
         worker = Worker(
             slot,
@@ -142,16 +145,17 @@ class Fleet:
 
     # -------------------------------------------------------------------- ending
 
-    def stop(self) -> None:
-        """Drain all workers; a second call stops them at once."""
+    def stop(self, grace: float | None = None) -> None:
+        """Drain all workers, within *grace* seconds if that is less; again: stop them at once."""
         self.stop_count += 1
+        grace = self._grace if grace is None else min(grace, self._grace)
         if self.stop_count > 2:  # draining them again would delay the kill
             return
         for slot in self.slots:
             slot.cancel_retry()
         for worker in self.workers:
             if self.stop_count > 1 or worker.state is not State.STOPPING:
-                self.drain(worker, self._grace if self.stop_count == 1 else 0)
+                self.drain(worker, grace if self.stop_count == 1 else 0)
 
     def drain(self, worker: Worker, grace: float | None = None) -> None:
         """Stop *worker*; its handlers have *grace* seconds (None: the program's) to finish."""

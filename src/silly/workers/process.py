@@ -16,7 +16,15 @@ from typing import Any
 
 from silly.workers.channel import Channel, Key, Refused
 
-__all__ = ["Slot", "State", "Worker", "command_line", "describe_exit", "working_directory"]
+__all__ = [
+    "Slot",
+    "State",
+    "Worker",
+    "command_line",
+    "describe_exit",
+    "exit_reason",
+    "working_directory",
+]
 
 
 class State(enum.Enum):
@@ -52,7 +60,7 @@ class Worker:
         self.datagrams: list[str] = []  # where its UDP sockets are bound
         self.answers: dict[str, Any] = {}  # the latest answer to each question
         self.opening: asyncio.Task[None] | None = None  # opens the sockets it asked for
-        self.pending_answers: dict[int, asyncio.Future[None]] = {}
+        self.pending_answers: dict[int, asyncio.Future[Any]] = {}
         self.became_ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.stopped_accepting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.has_reported = False
@@ -137,6 +145,15 @@ def describe_exit(code: int) -> str:
     with contextlib.suppress(ValueError):
         return f"was killed by {signal.Signals(-code).name}"
     return f"was killed by signal {-code}"
+
+
+def exit_reason(code: int) -> str:
+    """Return *code* as a label of metrics: ``"exit 1"`` or ``"SIGKILL"``."""
+    if code >= 0:
+        return f"exit {code}"
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"signal {-code}"
 
 
 def working_directory() -> str | None:

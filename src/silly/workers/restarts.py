@@ -30,6 +30,8 @@ class Restarts:
         self._on_done = on_done
         self._is_wanted = False
         self._task: asyncio.Task[None] | None = None
+        self.counts = {"done": 0, "abandoned": 0}
+        """The restarts that are over, by result."""
 
     @property
     def is_running(self) -> bool:
@@ -57,6 +59,7 @@ class Restarts:
             for slot in list(fleet.slots):
                 if slot.is_wanted and not slot.is_finished and done and not fleet.stop_count:
                     done = await self._replace(slot)
+            self.counts["done" if done else "abandoned"] += 1
             if done:
                 logger.info("restarted")
             elif not fleet.stop_count:

@@ -16,10 +16,27 @@ from silly._values.arguments import seconds, size
 from silly.runtime import GRACE
 from silly.runtime.program import listed
 from silly.systemd import Service, watchdog_period
-from silly.workers.channel import Answer, Heartbeat, Last, Message, Open, Release, Running, Stopping
+from silly.workers.channel import (
+    Acted,
+    Answer,
+    Heartbeat,
+    Last,
+    Message,
+    Open,
+    Release,
+    Running,
+    Stopping,
+)
 from silly.workers.fleet import BackOff, Fleet
 from silly.workers.lending import Lender
-from silly.workers.process import Slot, State, Worker, command_line, describe_exit
+from silly.workers.process import (
+    Slot,
+    State,
+    Worker,
+    command_line,
+    describe_exit,
+    exit_reason,
+)
 from silly.workers.questions import Questions
 from silly.workers.restarts import Restarts
 
@@ -102,7 +119,9 @@ class Supervisor:
         )
         self._lender = Lender(self._fleet)
         self._questions = Questions(self._fleet)
-        self._deaths = 0
+        self._early_deaths = 0  # before any worker was ready
+        # By reason; the usual ones are there from the start, so that rates see the first.
+        self._deaths = {"exit 1": 0, "SIGKILL": 0}
         self._was_ready = False
         self._program_started = False  # the first worker's main coroutine waits, or has returned
         self._status = ""
@@ -113,6 +132,48 @@ class Supervisor:
     def pids(self) -> list[int]:
         """The process IDs of all workers that are alive, including those that drain."""
         return [worker.process.pid for worker in self._fleet.workers]
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """Counts of workers, as JSON values.
+
+        ``wanted`` is how many are to serve, ``ready`` how many do, ``starts`` how many
+        processes were started; ``deaths`` counts by reason those that ended unasked,
+        ``restarts`` the rolling restarts, by whether they were ``done`` or ``abandoned``.
+        """
+        wanted = self._fleet.wanted
+        return {
+            "wanted": 0 if self._fleet.stop_count else len(wanted),
+            "ready": sum(slot.worker is not None for slot in wanted),
+            "starts": self._fleet.starts,
+            "deaths": dict(self._deaths),
+            "restarts": dict(self._restarts.counts) if self._result is not None else {},
+        }
+
+    @property
+    def is_stopping(self) -> bool:
+        """True once the workers have been told to stop."""
+        return self._fleet.stop_count > 0
+
+    @property
+    def processes(self) -> list[dict[str, Any]]:
+        """Each worker that is alive, as JSON values.
+
+        The ``worker``'s number, its ``pid``, its ``state`` (``starting``, ``running``,
+        ``ready``, ``ending``, ``stopping``), its ``age`` in seconds, and its last answer to
+        each question of `ask`, as ``answers``.
+        """
+        now = asyncio.get_running_loop().time()
+        return [
+            {
+                "worker": worker.slot.number,
+                "pid": worker.process.pid,
+                "state": worker.state.value,
+                "age": round(now - worker.started_at, 3),
+                "answers": dict(worker.answers),
+            }
+            for worker in self._fleet.workers
+        ]
 
     # ----------------------------------------------------------------- lifecycle
 
@@ -157,17 +218,22 @@ class Supervisor:
             self._fleet.close()
             self._lender.close()
 
-    def stop(self) -> None:
-        """Drain all workers; a second call stops them at once."""
+    def stop(self, grace: float | None = None) -> None:
+        """Drain all workers; a second call stops them at once.
+
+        Args:
+            grace: seconds for handlers to finish, if that is less than the workers give
+                them; with 0, the first call stops them at once.
+        """
         workers = self._fleet.workers
-        self._fleet.stop()
+        self._fleet.stop(grace)
         self._finish_if_done()
         if self._fleet.stop_count == 1:
             self._service.stopping()
             if workers:
                 logger.info(
                     "stopping; waiting up to %g s for %d worker%s (again to stop now)",
-                    self._grace,
+                    self._grace if grace is None else min(grace, self._grace),
                     len(workers),
                     "s"[: len(workers) > 1],
                 )
@@ -222,15 +288,17 @@ class Supervisor:
 
     def _on_crash(self, worker: Worker, code: int) -> None:
         slot = worker.slot
-        self._deaths += not self._was_ready
+        self._early_deaths += not self._was_ready
+        reason = exit_reason(code)
+        self._deaths[reason] = self._deaths.get(reason, 0) + 1
         refused = (
             worker.refused is not None and worker.refused.errno in _PERMANENT_ERRORS and code == 1
         )
         refused = refused or code == _USAGE_ERROR
-        if (self._deaths >= self._give_up or refused) and not self._was_ready:
+        if (self._early_deaths >= self._give_up or refused) and not self._was_ready:
             why = "; giving up: it was never ready"
-            if self._deaths > 1:
-                why = f"; giving up: {self._deaths} workers died, and none was ever ready"
+            if self._early_deaths > 1:
+                why = f"; giving up: {self._early_deaths} workers died, and none was ever ready"
             self._code = code if code > 0 else 1
             self.stop()
             logger.error("%s %s%s", worker, worker.exit_description, "" if refused else why)
@@ -271,7 +339,7 @@ class Supervisor:
                 if worker.state is not State.STOPPING:
                     worker.state = State.STOPPING if told else State.ENDING
                     self._reconcile()  # the supervisor did not stop it: replace it
-            case Answer():
+            case Answer() | Acted():
                 self._questions.answered(worker, message)
             case Last(answers):
                 worker.answers |= answers
@@ -371,3 +439,16 @@ class Supervisor:
             merges them).
         """
         return await self._questions.ask(name, timeout)
+
+    async def command(self, text: str, *, timeout: float = 5.0) -> list[tuple[Any, str | None]]:
+        """Have all workers do something (`silly.workers.answers.obey`).
+
+        Args:
+            text: a line, such as ``"close 192.0.2.7:53124"``.
+            timeout: seconds.
+
+        Returns:
+            For each worker that answers in time, a JSON value and None, or None and the
+            reason why it could not do it.
+        """
+        return await self._questions.command(text, timeout)

@@ -13,7 +13,7 @@ import faulthandler
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from silly._engine import engine
@@ -26,6 +26,8 @@ from silly.runtime.program import use_overseer
 from silly.workers import answers
 from silly.workers.channel import (
     CHANNEL,
+    Act,
+    Acted,
     Answer,
     Ask,
     Channel,
@@ -141,12 +143,10 @@ class Worker:
             case Ask(number, name):
                 if not answers.is_coroutine(name):
                     self._channel.send(Answer(number, name, *answers.answer(name)))
-                elif self._loop is not None:
-                    answering = self._loop.create_task(
-                        self._answer_later(number, name), name=f"{INTERNAL_TASK}answering"
-                    )
-                    self._answering.add(answering)
-                    answering.add_done_callback(self._answering.discard)
+                else:
+                    self._start(self._answer_later(number, name))
+            case Act(number, command):
+                self._start(self._act(number, command))
             case Lend(address, index, slot):
                 sockets = [socket.socket(fileno=number) for number in descriptors]
                 self._borrow((address, index), slot, sockets)
@@ -157,6 +157,19 @@ class Worker:
     def _on_end(self) -> None:
         self._stop(None)
         logger.warning("the supervisor is gone: stopping")
+
+    def _start(self, answer: Coroutine[Any, Any, None]) -> None:
+        if self._loop is None:
+            answer.close()
+            return
+        answering = self._loop.create_task(answer, name=f"{INTERNAL_TASK}answering")
+        self._answering.add(answering)
+        answering.add_done_callback(self._answering.discard)
+
+    async def _act(self, number: int, command: str) -> None:
+        value, error = await answers.act(command)
+        if self._loop is not None:
+            self._channel.send(Acted(number, value, error))
 
     async def _answer_later(self, number: int, name: str) -> None:
         known, value = await answers.answer_later(name)

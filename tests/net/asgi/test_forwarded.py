@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from silly.net import asgi, tcp
 from silly.net.asgi.forwarded import Proxies
@@ -121,6 +124,18 @@ def test_each_family_fills_what_the_other_leaves_open() -> None:
     other = (FORWARDED, "for=192.0.2.1;proto=http")
     assert reported((FOR, CLIENT), other) == ((CLIENT, 0), "http")
     assert reported((PROTO, "https"), other) == (("192.0.2.1", 0), "https")
+
+
+PIECES = ["for=", "proto=https", "10.0.0.1", CLIENT, "[::1]", *'"\\;, =x:']
+
+
+@pytest.mark.no_engine
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
+def test_whatever_comes_is_an_address_or_nothing(value: str) -> None:
+    for field in (FOR, PROTO, FORWARDED):
+        address, scheme = reported((field, value))
+        assert scheme in {None, "https"}
+        assert address is None or (ipaddress.ip_address(address[0]) and 0 <= address[1] < 65536)
 
 
 async def test_only_trusted_proxies_say_who_the_client_is() -> None:

@@ -23,7 +23,7 @@ PAIRS = list(itertools.product(KINDS, KINDS))
 def sessions(server: str, client: str) -> tuple[Any, Any]:
     """Two ends, by their kinds, before their handshake."""
     return (
-        KINDS[server](certificates.server().context, is_server=True),
+        KINDS[server](certificates.server().context, is_server=True, server_name=certificates.NAME),
         KINDS[client](
             certificates.client().context, is_server=False, server_name=certificates.NAME
         ),
@@ -146,4 +146,4 @@ def test_the_native_kind_is_the_default_one() -> None:
     from silly.net.tls import openssl
 
     assert openssl.REASON is None
-    assert type(certificates.server().new_session()) is openssl.Session
+    assert type(certificates.server().new_session(None)) is openssl.Session

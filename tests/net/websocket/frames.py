@@ -41,7 +41,7 @@ def understand(
     failure = parser.failure
     return Understood(
         messages,
-        parser.controls,
+        parser.controls or [],
         None if failure is None else (failure.code, failure.reason, failure.limit),
         parser.is_partial,
     )

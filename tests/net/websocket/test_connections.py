@@ -237,6 +237,27 @@ async def test_other_ends_raise(code: int) -> None:
                 await ends[closes].ping()
 
 
+async def test_messages_before_an_end_are_answered() -> None:
+    async with websocket.listen(ANY, echo) as listener:
+        for last, code in ((from_client(CLOSE, b"\x03\xe8"), 1000), (from_client(3), 1002)):
+            conn = await bare(listener, from_client(TEXT, b"a") + last)
+            got = await rest(conn)
+            assert got.startswith(frame(TEXT, b"a") + b"\x88")
+            assert got[5:7] == code.to_bytes(2, "big")
+
+
+async def test_an_end_is_answered_while_the_messages_before_it_wait() -> None:
+    async def handler(ws: websocket.WebSocket) -> None:
+        async for _ in ws:
+            await asyncio.Event().wait()
+
+    async with websocket.listen(ANY, handler) as listener:
+        conn = await bare(listener)
+        conn.write(from_client(TEXT, b"a") + from_client(TEXT, b"b") + from_client(CLOSE))
+        assert await rest(conn) == frame(CLOSE)
+        await listener.close(0)
+
+
 async def test_a_close_frame_without_a_code_is_1005() -> None:
     async with Server() as server:
         conn = await bare(server.listener, from_client(CLOSE))

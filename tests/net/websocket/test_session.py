@@ -21,8 +21,17 @@ class Clock:
         return self.now
 
 
+class Prompt(Session):
+    """A session that has settled whatever it has received."""
+
+    def receive(self, data: bytes) -> list[str | bytes]:
+        messages = super().receive(data)
+        self.settle()
+        return messages
+
+
 def server(clock: Any = None, **limits: Any) -> Session:
-    return Session(Limits(**limits), None, is_client=False, clock=clock or Clock())
+    return Prompt(Limits(**limits), None, is_client=False, clock=clock or Clock())
 
 
 def closed(code: int, reason: str = "") -> bytes:
@@ -73,6 +82,17 @@ def test_messages_before_a_close_frame_are_returned() -> None:
     session = server()
     assert session.receive(from_client(TEXT, b"last") + from_client(CLOSE)) == ["last"]
     assert session.is_over
+
+
+def test_an_end_is_settled_after_the_messages_before_it() -> None:
+    for last in (from_client(CLOSE, b"\x03\xe8"), from_client(TEXT, b"\xff")):
+        session = Session(Limits(), None, is_client=False, clock=Clock())
+        assert session.receive(from_client(TEXT, b"a") + from_client(PING) + last) == ["a"]
+        assert session.outgoing == frame(PONG)
+        assert (session.is_ending, session.is_closing, session.is_over) == (True, False, False)
+        session.settle()
+        assert session.outgoing.startswith(frame(PONG) + b"\x88")
+        assert (session.is_ending, session.is_closing, session.is_over) == (False, True, True)
 
 
 def test_what_comes_while_closing_is_dropped() -> None:

@@ -28,11 +28,12 @@ from silly._engine.native.account import Account
 from silly._engine.native.admission import Admission
 from silly._engine.native.datagrams import Datagrams, Peer
 from silly._engine.native.loop import new_event_loop
-from silly._engine.native.reactor import spin
+from silly._engine.native.reactor import call_last, spin
 from silly._engine.native.server import Server, adopt
 from silly._engine.native.starts import Starts
 from silly._engine.native.stream import Stream, specialize
 from silly._engine.native.trampoline import rehearse, start_task
+from silly._engine.native.waiter import new_waiter
 
 __all__ = [
     "NAME",
@@ -43,8 +44,10 @@ __all__ = [
     "Starts",
     "Stream",
     "attach",
+    "call_last",
     "disown",
     "new_event_loop",
+    "new_waiter",
     "serve",
     "specialize",
     "spin",

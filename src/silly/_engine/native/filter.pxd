@@ -12,6 +12,7 @@ cdef class FilterState:
     cdef int64_t held_size
     cdef int64_t answered
     cdef int64_t plain_in, plain_out
+    cdef object waiter
     cdef list plaintext  # the batch, which is sealed as a whole
     cdef Records records  # the filter, if it is one
 
@@ -24,7 +25,9 @@ cdef class Filtered(Timed):
     cdef int _use_filter(self) except -1
     cdef int _feed(self, bytes plaintext) except -1
     cdef int _send_wire(self, bytes data) except -1
+    cdef object _new_waiter(self)
 
+    cdef int _wake_handshake(self) except -1
     cdef object _open_wire(self, bytes wire)
     cdef int _count_answer(self, int64_t size) except -1
     cdef object _seal(self, bytes plaintext)

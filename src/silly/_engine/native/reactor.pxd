@@ -51,6 +51,9 @@ cdef class Reactor:
     cdef list written  # sources whose end_of_turn is to be called
     cdef bint flushing  # ... by a scheduled callback
 
+    cdef list last  # callbacks for when all that is ready has been served ...
+    cdef bint serving_last  # ... by a scheduled callback
+
     cdef list received  # the group: sources whose bytes were not delivered yet
     cdef size_t received_bytes  # how many bytes that is
     cdef uint8_t *scratch  # holds those bytes
@@ -87,6 +90,8 @@ cdef class Reactor:
     cdef int begin_batch(self) except -1
     cdef int end_batch(self, bint nested) except -1
     cdef int poll(self, int milliseconds) except -1
+    cdef int schedule_last(self) except -1
+    cdef int do_last(self) except -1
     cdef int include_loop(self, int epoll) except -1
     cdef int serve(self, double seconds) except -1
     cdef double time_left(self) except? -1

@@ -25,6 +25,8 @@ Invariants:
 - A source receives where `Reactor.scratch_space` tells it to. There is always room for
   the longest receive and the bytes moved in front of it: if necessary, the group saves
   its bytes first.
+- What is to be done last (`call_last`) is done when all that was ready has been served: one
+  callback for each time that the reactor asks what is ready.
 - After a fork, the child closes its copies of the descriptors and leaves the shared
   epoll set alone.
 """
@@ -211,6 +213,7 @@ cdef class Reactor:
         self.table = []
         self.written = []
         self.received = []
+        self.last = []
         self.scratch = <uint8_t *>PyMem_RawMalloc(SCRATCH)
         self.send_buffer = <uint8_t *>PyMem_RawMalloc(SEND_BUFFER)
         if self.scratch == NULL or self.send_buffer == NULL:
@@ -303,6 +306,8 @@ cdef class Reactor:
             close(self.epoll)
             self.epoll = -1
             self.busy_poll = 0
+            while self.last:
+                self.loop.call_soon(self.last.pop(0))
         return 0
 
     # ------------------------------------------------------------------ batches
@@ -367,6 +372,8 @@ cdef class Reactor:
             self.loop.call_soon(self._deliver)
         if PyList_GET_SIZE(self.written) > 0 and not self.flushing:  # likewise
             self.schedule_flush()
+        if PyList_GET_SIZE(self.last) > 0 and self.selector is None:
+            self.schedule_last()
         return 0
 
     cdef int poll(self, int milliseconds) except -1:
@@ -393,6 +400,8 @@ cdef class Reactor:
                 PyErr_CheckSignals()
                 if PyList_GET_SIZE(self.written) > 0:  # by a signal handler
                     self.flush()
+            if PyList_GET_SIZE(self.last) > 0:
+                self.do_last()
             return 0
         served = count
         self.batch_time = monotonic()
@@ -422,7 +431,29 @@ cdef class Reactor:
             self.deliver()
         if PyList_GET_SIZE(self.written) > 0:
             self.flush()
+        if PyList_GET_SIZE(self.last) > 0:
+            self.do_last()
         return served
+
+    cdef int schedule_last(self) except -1:
+        if not self.serving_last:
+            self.serving_last = True
+            self.loop.call_soon(self._serve_last, context=self.context)
+        return 0
+
+    def _serve_last(self):
+        self.serving_last = False
+        self._on_ready()
+
+    cdef int do_last(self) except -1:
+        """Do the first of the things that are to be done last."""
+        self.batch_time = monotonic()
+        self.last.pop(0)()
+        if PyList_GET_SIZE(self.received) > 0:
+            self.deliver()
+        if PyList_GET_SIZE(self.written) > 0:
+            self.flush()
+        return 0
 
     # ------------------------------------------------------------ waiting inside
 
@@ -454,7 +485,12 @@ cdef class Reactor:
                 left = min(left, self.time_left())  # it may have stepped others
             spins = left > 0 and now - self.last_event < self.busy_poll
             while self.epoll >= 0 and not spins:
-                self.poll(-1 if left == NEVER else <int>(min(max(left, 0), DAY) * 1e3 + 0.999))
+                if PyList_GET_SIZE(self.last) > 0:
+                    self.poll(0)
+                elif left == NEVER:
+                    self.poll(-1)
+                else:
+                    self.poll(<int>(min(max(left, 0), DAY) * 1e3 + 0.999))
                 if self.loop_is_ready or left <= 0:
                     break
                 left = self.time_left()
@@ -605,6 +641,7 @@ cdef class Reactor:
             self.selector.reactor = None
         self.written = []
         self.received = []
+        self.last = []
         self.hot = None
         self.sources = 0
         table, self.table = self.table, []
@@ -616,6 +653,17 @@ cdef class Reactor:
 
 
 forbid_instantiation(<PyTypeObject *>Reactor)
+
+
+def call_last(loop, callback):
+    """See `silly._engine.interface.Engine.call_last`."""
+    cdef Reactor reactor = reactor_of(loop)
+    if reactor.epoll < 0:
+        loop.call_soon(callback)
+        return
+    reactor.last.append(callback)
+    if reactor.selector is None and not reactor.in_batch:
+        reactor.schedule_last()
 
 
 def spin(loop, step):

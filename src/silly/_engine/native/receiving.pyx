@@ -389,6 +389,9 @@ cdef class Receiving(Filtered):
     cdef int deliver(self) except -1:
         """Step the reader if what was received completes its read."""
         cdef Wanted reader = self.reader
+        if self._filter is not None and self._filter.waiter is not None:
+            Filtered._wake_handshake(self)
+            reader = self.reader
         if self._state >= CLOSING:
             return self._discard_unread()
         try:
@@ -444,6 +447,12 @@ cdef class Receiving(Filtered):
         self._paused = False
         if not (self._ended or self._socket_is_closed() or self._failed):
             self.watch(self.interest | EPOLLIN)
+        return 0
+
+    cdef int _wake_handshake(self) except -1:
+        if not self.reactor.in_batch:
+            return Filtered._wake_handshake(self)
+        self.reactor.received.append(self)  # `deliver` does it
         return 0
 
     cdef int64_t _unread(self) noexcept:

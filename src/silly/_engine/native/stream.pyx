@@ -41,6 +41,7 @@ from silly._engine.native.read cimport Read, new_batches, new_lines, new_read
 from silly._engine.native.receiving cimport capped
 from silly._engine.native.records cimport Records
 from silly._engine.native.sending cimport Sending
+from silly._engine.native.waiter cimport new_waiter
 from silly._engine.native.wanted cimport ALL, COUNT, DELIMITER, Wanted
 
 import types
@@ -181,6 +182,9 @@ cdef class Stream(Sending):
     cdef object _new_future(self):
         return self.reactor.loop.create_future()
 
+    cdef object _new_waiter(self):
+        return new_waiter(self.reactor.loop)
+
     cdef bint _has_unread_in_kernel(self) noexcept:
         cdef int count = 0
         return ioctl(self.fd, FIONREAD, &count) == 0 and count > 0
@@ -270,6 +274,8 @@ cdef class Stream(Sending):
         cdef Wanted read = self.reader
         if read is not None and read.is_pending():
             return stream_errors.describe_read(read.delimiter, read.wanted)
+        if self._waits_for_filter:
+            return stream_errors.HANDSHAKE
         if self._room_waiters:
             return stream_errors.describe_write(self.unsent_bytes)
         return None

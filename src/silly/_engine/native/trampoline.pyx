@@ -97,11 +97,24 @@ cdef class Trampoline(ForeignFuture):
             ForeignFuture.wake(self, reactor)
         finally:
             # If the task goes on (a task factory may have wrapped this), the loop calls it.
-            if not task.done() or not call_directly(
-                reactor, ended, <PyObject *>task, self.ended_context
-            ):
+            if not task.done() or not self.call_ended(reactor, ended, task):
                 task.add_done_callback(ended, context=self.ended_context)
         return 0
+
+    cdef bint call_ended(self, Reactor reactor, object ended, object task) except -1:
+        """Call *ended*, and then the first step of a task that it started (see scheduling.pyx)."""
+        cdef object step, context
+        cdef bint called
+        reactor.starts_directly = True
+        try:
+            called = call_directly(reactor, ended, <PyObject *>task, self.ended_context)
+        finally:
+            reactor.starts_directly = False
+            step, reactor.first_step = reactor.first_step, None
+            context, reactor.first_context = reactor.first_context, None
+            if step is not None and not call_directly(reactor, step, NULL, context):
+                reactor.loop.call_soon(step, context=context)
+        return called
 
     cdef bint enter(self, object context) noexcept:
         """Enter the task and its context; return whether this succeeded."""

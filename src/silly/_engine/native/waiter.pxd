@@ -29,7 +29,7 @@ cdef class ForeignFuture:
 cdef bint call_directly(
     Reactor reactor, object callback, PyObject *argument, object context
 ) except -1
-cdef Waiter new_waiter(object loop)
+cpdef Waiter new_waiter(object loop)
 
 
 cdef class Waiter(ForeignFuture):

@@ -12,17 +12,16 @@ otherwise the wake-up goes through `call_soon`. A context that another thread is
 cannot be entered: then the wake-up is retried a little later. No wake-up is lost.
 """
 
-from cpython.ref cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from silly._engine.native.linux cimport (
     PyContext_Exit,
     PyObject_CallNoArgs,
     PyObject_CallOneArg,
-    PyTypeObject,
     enter_context,
-    forbid_instantiation,
+    set_slots,
 )
-from silly._engine.native.reactor cimport Reactor
+from silly._engine.native.reactor cimport Reactor, reactor_of
 
 import asyncio
 import contextvars
@@ -139,8 +138,55 @@ cdef class Waiter(ForeignFuture):
         self.trampoline = None
         return trampoline.wake(reactor)
 
+    # What a read yields; anything else awaits it.
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.state != PENDING:
+            self.result()
+            raise StopIteration
+        self._asyncio_future_blocking = True
+        return self
+
+    def set_result(self, result):
+        """Wake the waiting task."""
+        if self.state != PENDING:
+            raise asyncio.InvalidStateError("it is done already")
+        self.wake(reactor_of(self.loop))
+
     def __repr__(self):
-        return f"<{self.purpose!r}>" if self.state == PENDING else "<Waiter, done>"
+        if self.state != PENDING:
+            return "<Waiter, done>"
+        return "<Waiter>" if self.purpose is None else f"<{self.purpose!r}>"
+
+
+cdef int _send(Waiter self, object value, void **out) except -1:
+    cdef bint waits = self.state == PENDING
+    if waits:
+        self._asyncio_future_blocking = True
+    else:
+        self.result()
+    awaited = self if waits else None
+    Py_INCREF(awaited)
+    out[0] = <void *>awaited
+    return waits
+
+
+cdef PyObject *_next(Waiter self) except? NULL:
+    # Without an exception for the end (see read.pyx).
+    cdef void *out = NULL
+    if _send(self, None, &out):
+        return <PyObject *>out
+    Py_DECREF(<object>out)
+    return NULL
+
+
+set_slots(Waiter, <void *>_send, <void *>_next)
 
 
 cdef bint call_directly(
@@ -172,10 +218,8 @@ cdef bint call_directly(
     return True
 
 
-cdef Waiter new_waiter(object loop):
+cpdef Waiter new_waiter(object loop):
+    """See `silly._engine.interface.Engine.new_waiter`."""
     cdef Waiter waiter = Waiter.__new__(Waiter)
     waiter.loop = loop
     return waiter
-
-
-forbid_instantiation(<PyTypeObject *>Waiter)

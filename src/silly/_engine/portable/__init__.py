@@ -42,8 +42,10 @@ __all__ = [
     "Starts",
     "Stream",
     "attach",
+    "call_last",
     "disown",
     "new_event_loop",
+    "new_waiter",
     "serve",
     "specialize",
     "spin",
@@ -104,6 +106,16 @@ def specialize(kind: type[Any]) -> None:
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """Return a new loop of the kind that the program prefers."""
     return asyncio.new_event_loop()
+
+
+def call_last(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
+    """Call *callback* soon (see `silly._engine.interface.Engine.call_last`)."""
+    loop.call_soon(callback)
+
+
+def new_waiter(loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+    """Return a future (see `silly._engine.interface.Engine.new_waiter`)."""
+    return loop.create_future()
 
 
 def spin(loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None:  # noqa: ARG001

@@ -577,6 +577,9 @@ class Stream(Filtered):
     def _send_wire(self, data: bytes) -> None:
         self._link.send(data)
 
+    def _new_waiter(self) -> asyncio.Future[None]:
+        return self._new_future()
+
     # ------------------------------------------------------------------ properties
 
     @property
@@ -589,6 +592,8 @@ class Stream(Filtered):
         """A description of what a reader or writer waits for; None if no task waits."""
         if self._waiter is not None:
             return stream_errors.describe_read(self._delimiter, self._wanted)
+        if self._waits_for_filter:
+            return stream_errors.HANDSHAKE
         if self._room_waiters:
             return stream_errors.describe_write(self.unsent_bytes)
         return None

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
-from silly._values.kinds import COUNT, FILE, PERIOD, Kind, choice
+from silly._values.kinds import COUNT, FILE, NUMBER, PERIOD, Kind, choice
 from silly.cli.arguments import OPTIONS
 from silly.cli.options import ADDR, LIMITS, Option
 from silly.net.networks import NETWORKS, checked_networks
@@ -71,7 +71,7 @@ TABLE: Final = (
            choice("LIFESPAN", "auto", "on", "off"), "auto"),
     Option("--startup-timeout", "Time for the application to start", PERIOD, 60.0),
     Option("--root-path", "The path below which a proxy has mounted the application",
-           Kind("PATH", lambda text: text.rstrip("/")), ""),
+           Kind("PATH", lambda text: f"/{text.strip('/')}".rstrip("/")), ""),
     Option("--proxy-headers", "Believe proxies when they say who the client is, in "
            "X-Forwarded-For and -Proto or in Forwarded", default=True, has_negation=True),
     Option("--forwarded-allow-ips", "Those proxies: addresses, networks, unix, or * for all",
@@ -82,6 +82,10 @@ TABLE: Final = (
     Option("--server-header", "Add `server: silly`", has_negation=True),
     Option("--limit-concurrency", "Answer 503 while this many requests are running, in each worker",
            COUNT),
+    Option("--limit-max-requests", "Stop after this many requests; with --workers, another worker "
+           "takes the place", COUNT),
+    Option("--limit-max-requests-jitter", "Add up to this many to it, at random, so that not all "
+           "workers stop together", NUMBER, 0),
     Option("--backlog", "Connections that wait to be accepted", COUNT, 128),
     Option("--access-log", "Log a line for each request (silly.access)", has_negation=True),
     Option("--ssl-certfile", "As --tls-cert", FILE),
@@ -122,14 +126,11 @@ WITHOUT_EFFECT: Final = MappingProxyType(
 
 _CIPHERS: Final = "TLS 1.2 and 1.3 with forward secrecy are offered; for others, pass an SSLContext"
 _RELOAD: Final = "--reload watches the .py files below the current directory"
-_RETIRE: Final = "SIGHUP replaces the workers one by one, such as from a timer"
 REFUSED: Final = MappingProxyType(
     {
         "--env-file": "set the variables before, such as with systemd's EnvironmentFile=",
         "--fd": "sockets are inherited as systemd passes them (LISTEN_FDS); give their addresses",
         "--http2": "HTTP/2 is not served; a proxy in front can",
-        "--limit-max-requests": _RETIRE,
-        "--limit-max-requests-jitter": _RETIRE,
         "--log-config": "configure logging in the application; what it configures is used",
         "--no-date-header": "an origin server sends its date (RFC 9110, section 6.6.1)",
         "--reload-delay": _RELOAD,

@@ -63,6 +63,8 @@ class Proxies:
             hops = _forwarded(headers.get("forwarded", ""))
             other_address, other_scheme = _client_of(hops, self._trusted)
             address, scheme = address or other_address, scheme or other_scheme
+        if address is not None:
+            request._reported_client = address[0]
         return address, scheme
 
 

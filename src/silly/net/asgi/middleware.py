@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from silly.net.asgi.extensions import checked_fields
 from silly.net.asgi.types import Application, Message, Receive, Scope, Send
 
-__all__ = ["AtMost", "WithHeaders"]
+__all__ = ["AtMost", "Retiring", "WithHeaders"]
 
 
 class WithHeaders:
@@ -52,6 +52,23 @@ class AtMost:
             await self._app(scope, receive, send)
         finally:
             self._running -= 1
+
+
+class Retiring:
+    """Calls *retire* once, when *app* has been asked for as many requests as *most*."""
+
+    def __init__(self, app: Application, most: int, retire: Callable[[], object]) -> None:
+        self._app = app
+        self._left = most
+        self._retire = retire
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application."""
+        if scope["type"] != "lifespan":
+            self._left -= 1
+            if self._left == 0:
+                self._retire()
+        await self._app(scope, receive, send)
 
 
 async def _refuse(scope: Scope, send: Send) -> None:

@@ -25,7 +25,7 @@ logger = Logger("silly.access")
 
 FIELDS: Final = MappingProxyType(
     {
-        "peer": "the client's address",
+        "peer": "the client's address; with an ASGI application, as a trusted proxy says it",
         "method": "such as `GET`; `-` if there was no valid request",
         "target": "what was asked for, undecoded",
         "version": "of HTTP, such as `1.1`",
@@ -55,7 +55,9 @@ class RequestLog:
 
 def _log(request: Request | None, answered: Answered) -> None:
     route = trace_id = "-"
+    peer = answered.conn.remote_addr
     if request is not None:
+        peer = request._reported_client or peer
         route = printable(request.route) or "-"
         trace_id = "-" if request.trace is None else request.trace.trace_id
         method, target, version = request.method, request.target, request.version
@@ -65,7 +67,7 @@ def _log(request: Request | None, answered: Answered) -> None:
         method = target = version = referer = user_agent = "-"
     size = answered.size
     fields: dict[str, object] = {
-        "peer": printable(answered.conn.remote_addr),
+        "peer": printable(peer),
         "method": method,
         "target": printable(target),
         "version": version,

@@ -46,6 +46,11 @@ class Head:
         if not content_length:
             self._body = b""
 
+    def _compact(self) -> None:
+        """Keep no more than the head, in one piece; it was not for a handler to add anything."""
+        for name in ("_headers", "_path", "_successor", "_continuation", "upgrade"):
+            self.__dict__.pop(name, None)
+
 
 class PlainRequests:
     """The part of a session that recognises plain requests; the base of `ServerSession`."""
@@ -137,7 +142,7 @@ class Answer:
 
 def encoded(
     request: Head,  # noqa: ARG001 - see plain.pyx
-    response: Answer,  # noqa: ARG001
+    response: Any,  # noqa: ARG001
     counts: Counts,  # noqa: ARG001
 ) -> bytes | None:
     """Count a plain response to *request*, and return all of it, encoded.
@@ -153,19 +158,13 @@ class Counts:
     __slots__ = ("_counts",)
 
     def __init__(self) -> None:
-        self._counts: dict[str, dict[int, int]] = {}
+        self._counts: dict[tuple[str, int], int] = {}
 
     def add(self, method: str, status: int) -> None:
         """Count a response."""
-        counts = self._counts.get(method)
-        if counts is None:
-            counts = self._counts[method] = {}
-        counts[status] = counts.get(status, 0) + 1
+        key = method, status
+        self._counts[key] = self._counts.get(key, 0) + 1
 
     def items(self) -> dict[tuple[str, int], int]:
         """Return all counts."""
-        return {
-            (method, status): count
-            for method, counts in self._counts.items()
-            for status, count in counts.items()
-        }
+        return self._counts.copy()

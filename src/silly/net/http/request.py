@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
@@ -32,11 +33,18 @@ class Connection(Protocol):
 
     async def receive_body(self, request: Request) -> None: ...
     async def wait_for_end(self) -> None: ...
+    def hand_over(
+        self, request: Request, outcome: Coroutine[Any, Any, Any]
+    ) -> asyncio.Task[None]: ...
     def switch(self, request: Request) -> tuple[bytes, Limits]: ...
+
+    memo: Any
 
 
 class Successor(Protocol):
     """What follows HTTP on a connection: the protocol that a request has asked for."""
+
+    request: Any
 
     async def _finish(self, code: int) -> None:
         """End what the handler has left open; *code*: 1000, or 1011 if it has failed."""
@@ -62,8 +70,11 @@ class Request(Head):
     expects_continue = False  # it waits for "100 Continue" before it sends the body
     upgrade: str | None = None  # the other protocol that it asks for
     _successor: Successor | None = None  # that protocol, once the handler has agreed to it
+    # What handles that, if the handler of the request only opens it: nothing of HTTP is kept then.
+    _continuation: Callable[[Any], Awaitable[object]] | None = None
     route = ""
     root_path = ""
+    _reported_client: str | None = None  # who the client is, as a proxy that we trust says
     _mounted = 0  # length of `root_path` before it was decoded
     _headers: Headers | None = None
     _path: str | None = None
@@ -264,6 +275,13 @@ class Request(Head):
             await self._receive_more()
 
     # ------------------------------------------------------------------------- internals
+
+    def _go_on(self, successor: Successor) -> Awaitable[object]:
+        """Begin to handle *successor*; keep nothing but the head, in little memory."""
+        continuation = self._continuation
+        assert continuation is not None
+        self._compact()
+        return continuation(successor)
 
     async def _wait_for_end(self) -> None:
         """Wait until the client has finished sending, or the connection is lost.

@@ -46,6 +46,8 @@ logger = Logger("silly.http")
 
 Handler = Callable[[Request], Awaitable[Any]]
 
+HANDED_OVER: Final = object()  # what a handler returns after `_Connection.hand_over`
+
 DISCARDED: Final = 256 * 1024  # bytes of a body that nobody read, before the connection is closed
 DISCARD_TIME: Final = 5.0  # seconds for that
 JOINED: Final = 64 * 1024  # bytes: a longer body is not copied behind its head
@@ -181,6 +183,23 @@ class Service:
             error, "%s: %s %s failed%s", request.remote_addr, request.method, request.target, trace
         )
 
+    async def go_on_with(self, successor: Successor) -> None:
+        """Run the handler of the protocol that follows a request."""
+        try:
+            await successor.request._go_on(successor)
+        except Exception as error:  # noqa: BLE001 - it is logged
+            await self.end(successor, error)
+        else:
+            await self.end(successor, None)
+
+    async def end(self, successor: Successor, crash: BaseException | None) -> None:
+        """End the protocol that followed a request, and whose handler has ended, by *crash*."""
+        if crash is not None:
+            if stream_errors.belongs_to(successor.request.conn, crash):
+                raise crash  # it is this connection that has ended
+            self.log_crash(successor.request, crash)
+        await successor._finish(1000 if crash is None else 1011)
+
     def _log_observer_failure(self, what: str, error: BaseException) -> None:
         self._observer_failures.log(error, "%s: observer %s failed", self.name, what)
 
@@ -199,13 +218,17 @@ class _Connection:
     __slots__ = (
         "__weakref__",
         "_conn",
+        "_done",
         "_idle_after",
         "_idle_since",
         "_is_draining",
+        "_left_to",
+        "_next_task",
         "_service",
         "_session",
         "_waited",
         "_watch",
+        "memo",
     )
 
     def __init__(self, service: Service, conn: Conn) -> None:
@@ -213,10 +236,14 @@ class _Connection:
         self._conn = conn
         self._session = ServerSession(service.limits)
         self._is_draining = False
+        self._left_to: Successor | None = None  # handled without us
         self._idle_since = 0.0  # when the sweep first found it so ...
         self._idle_after = 0  # ... after how many requests
         self._watch: Watch | None = None  # of the last request that was watched
         self._waited = 0.0  # seconds for the body of the present request
+        self._done: asyncio.Future[BaseException | None] | None = None  # see `hand_over`
+        self._next_task: asyncio.Task[None] | None = None
+        self.memo: Any = None  # for the handler
 
     # -------------------------------------------------------------- idle and draining
 
@@ -247,14 +274,67 @@ class _Connection:
         self._conn.on_draining(self.drain)
         try:
             await self._serve()
+            if self._done is not None and (error := await self._done) is not None:
+                raise error
         except EndOfStream:
             if not self._session.is_waiting:
                 raise
         finally:
+            if self._next_task is not None:
+                self._next_task.cancel()
             self._service.connections.discard(self)
             if self._session.limit is not None:
                 conn: Any = self._conn
                 conn._note_limit(self._session.limit)
+        successor = self._left_to
+        if successor is not None:
+            service = self._service
+            del self  # and with it, what only HTTP needs
+            await service.go_on_with(successor)
+
+    def hand_over(
+        self, request: Request, outcome: Coroutine[Any, Any, Response]
+    ) -> asyncio.Task[None]:
+        """Let another task answer *request* with *outcome*, and serve the next requests.
+
+        For a handler that goes on in this one; it returns `HANDED_OVER` in the end.
+        """
+        if self._done is None:
+            self._done = self._service.loop.create_future()
+        self._next_task = self._service.loop.create_task(self._go_on(request, outcome))
+        return self._next_task
+
+    async def _go_on(self, request: Request, outcome: Coroutine[Any, Any, Response]) -> None:
+        error: BaseException | None = None
+        try:
+            if await self._respond(request, outcome):
+                await self._serve()
+            if self._left_to is not None:
+                successor, self._left_to = self._left_to, None
+                await self._service.go_on_with(successor)
+        except asyncio.CancelledError:
+            self._conn.abort()
+            raise
+        except Exception as failed:  # noqa: BLE001 - the first task raises it
+            error = failed
+        finally:
+            if self._next_task in {None, asyncio.current_task()} and self._done is not None:
+                self._next_task = None
+                self._conn.close()
+                if not self._done.done():
+                    self._done.set_result(error)
+
+    async def _respond(self, request: Request, outcome: Awaitable[Response]) -> bool:
+        watch = self._watch
+        try:
+            try:
+                response = await outcome
+            except Exception as error:  # noqa: BLE001 - it is logged
+                return await self._answer_failure(request, error, watch)
+            return await self._answer(request, response, watch)
+        finally:
+            if watch is not None:
+                watch.done(GONE, -1)
 
     async def _serve(self) -> None:  # noqa: C901, PLR0912 - all that most requests need, in one frame
         conn, session, service = self._conn, self._session, self._service
@@ -277,10 +357,13 @@ class _Connection:
                 try:
                     try:
                         response = await handler(request)
-                        if type(response) is not Response:
+                        if not isinstance(response, Response):
+                            if response is HANDED_OVER:
+                                watch = None  # the other task notifies them
+                                return
                             if request._successor is None:
                                 response = as_response(response)
-                        elif not self._is_draining:
+                        if not self._is_draining:
                             reply = encoded(request, response, counts)
                     except Exception as error:  # noqa: BLE001 - it is logged
                         goes_on = await self._answer_failure(request, error, watch)
@@ -406,15 +489,17 @@ class _Connection:
         service.count(request.method, 101)
         if self._watch is not None:
             self._watch.done(101, 0)
+        request._connection = None  # type: ignore[assignment] # its body is complete
         return self._session.retire(), service.limits
 
     async def _end_successor(
         self, request: Request, successor: Successor, crash: BaseException | None
     ) -> bool:
-        """End the protocol that followed *request*."""
-        if crash is not None:
-            self._service.log_crash(request, crash)
-        await successor._finish(1000 if crash is None else 1011)
+        """End the protocol that followed *request*, or leave it to what continues with it."""
+        if request._continuation is not None and crash is None:
+            self._left_to = successor
+        else:
+            await self._service.end(successor, crash)
         return False
 
     def _end(self, request: Request) -> None:

@@ -21,7 +21,6 @@ from silly._loop import reloading
 from silly.net.tls.certificates import expires_at, state_of_files
 from silly.net.tls.failures import explained, text_of
 from silly.net.tls.kinds import Session, new_session
-from silly.net.tls.session import Named
 
 __all__ = [
     "Client",
@@ -117,14 +116,17 @@ class Server:
         self._seen = state_of_files(self._files)
         self._checked = time.monotonic()
         self._complained: object = None
-        self._context = self._load()
+        self._context, self._contexts = self._load()
         self._expires_at = self._first_expiry()
         _servers.add(self)
         reloading.provide(reload_all)
 
     @property
     def context(self) -> ssl.SSLContext:
-        """The `ssl.SSLContext` of new connections; another one after the files are reloaded."""
+        """The `ssl.SSLContext` of new connections; another one after the files are reloaded.
+
+        Those whose clients ask for a name in *sni* have another one.
+        """
         return self._context
 
     @property
@@ -142,7 +144,7 @@ class Server:
         seen = state_of_files(self._files)
         self._checked = time.monotonic()
         try:
-            self._context = self._load()
+            self._context, self._contexts = self._load()
         except (OSError, ValueError) as error:
             if self._complained != seen:
                 self._complained = seen
@@ -156,14 +158,21 @@ class Server:
         self._complained = None
         return True
 
-    def new_session(self) -> Session:
-        """Return this end of a new connection (a filter)."""
+    def new_session(self, name: str | None) -> Session:
+        """Return this end of a new connection (a filter), whose client asks for *name*."""
         now = time.monotonic()
         if now - self._checked >= CHECK_INTERVAL:
             self._checked = now
             if state_of_files(self._files) != self._seen:
                 self.reload()
-        return new_session(self._context, is_server=True)
+        context = self._context
+        if self._contexts and name is not None:
+            context = self._context_for(name.lower())
+        return new_session(context, is_server=True, server_name=name, is_plain=True)
+
+    def _context_for(self, name: str) -> ssl.SSLContext:
+        contexts = self._contexts
+        return contexts.get(name) or contexts.get(f"*.{name.partition('.')[2]}") or self._context
 
     def __repr__(self) -> str:
         return f"tls.Server({self._default[0]!r})"
@@ -181,27 +190,13 @@ class Server:
         except (OSError, ValueError):  # OpenSSL could read them
             return None
 
-    def _load(self) -> ssl.SSLContext:
-        """Return a context made of the files."""
+    def _load(self) -> tuple[ssl.SSLContext, dict[str, ssl.SSLContext]]:
+        """Return contexts made of the files: the default one, and those by name."""
         context = self._context_of(self._default)
-        by_name = {name: self._context_of(pair) for name, pair in self._by_name.items()}
-
-        def choose(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
-            if name is None:
-                return
-            if isinstance(connection, Named):
-                connection.requested_name = name
-            name = name.lower()
-            chosen = by_name.get(name) or by_name.get(f"*.{name.partition('.')[2]}")
-            if chosen is not None:
-                connection.context = chosen
-
-        context.sni_callback = choose
-        return context
+        return context, {name: self._context_of(pair) for name, pair in self._by_name.items()}
 
     def _context_of(self, pair: tuple[str, str | None]) -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.sslobject_class = Named
         context.minimum_version = self._min_version
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
         context.set_ciphers(_CIPHERS)
@@ -230,8 +225,8 @@ class _GivenServer(Server):
     def reload(self) -> bool:
         return True
 
-    def new_session(self) -> Session:
-        return new_session(self._context, is_server=True)
+    def new_session(self, name: str | None) -> Session:
+        return new_session(self._context, is_server=True, server_name=name)
 
     def __repr__(self) -> str:
         return f"tls.Server({self._context!r})"

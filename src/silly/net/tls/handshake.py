@@ -18,13 +18,13 @@ from silly.net.tls.kinds import Session
 __all__ = ["accept", "is_for_servers", "request", "start"]
 
 
-async def accept(conn: Stream, hello: bytes, server: Server) -> None:
-    """Do the handshake as the server, whose client began with *hello*.
+async def accept(conn: Stream, hello: bytes, name: str | None, server: Server) -> None:
+    """Do the handshake as the server, whose client began with *hello* and asked for *name*.
 
     Raises:
         ssl.SSLError, OSError: it failed, and the connection with it.
     """
-    conn._put_filter(server.new_session(), hello)
+    conn._put_filter(server.new_session(name), hello)
     await conn._wait_ready()
 
 
@@ -74,7 +74,8 @@ async def start(conn: Stream, tls: object, server_name: str | None, timeout: flo
 
 
 async def _accept(conn: Stream, server: Server) -> None:
-    await accept(conn, await read_hello(conn), server)
+    hello, name = await read_hello(conn)
+    await accept(conn, hello, name, server)
 
 
 def is_for_servers(tls: object) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import struct
 from typing import Final
 
 from silly._engine.interface import Stream
@@ -14,46 +15,66 @@ MAX_HELLO: Final = 16 * 1024  # bytes; that of a browser has about 2,000
 
 _HANDSHAKE: Final = 22  # the type of a record (RFC 8446, section 5.1)
 _CLIENT_HELLO: Final = 1  # the type of a message
-_SERVER_NAME: Final = b"\0\0"  # the type of an extension (RFC 6066, section 3)
+_SERVER_NAME: Final = 0  # the type of an extension (RFC 6066, section 3)
+_RECORD_HEADER: Final = struct.Struct(">BBxH").unpack  # its type, version, length
+_EXTENSION_HEADER: Final = struct.Struct(">HH").unpack_from  # its type and length
 
 
-async def read_hello(conn: Stream) -> bytes:
-    """Read the records of a ClientHello; what is in it is checked by OpenSSL.
+async def read_hello(conn: Stream) -> tuple[bytes, str | None]:
+    """Read a ClientHello; what is in it is checked by OpenSSL.
+
+    Returns:
+        Its records, and the host name that the client asks for (SNI); None if there is none.
 
     Raises:
         ssl.SSLError: it is not one, or it asks for a name that cannot be one.
         EndOfStream: the client finished.
     """
-    records, message = bytearray(), bytearray()
-    while True:
+    header = await conn.read(HEADER)
+    message = await conn.read(_length_of_record(header))
+    records = header + message
+    while not _is_complete(message):
         header = await conn.read(HEADER)
-        length = int.from_bytes(header[3:])
-        if header[0] != _HANDSHAKE or header[1] != 3 or not 0 < length <= RECORD:
-            raise _not_tls(header)
-        record = await conn.read(length)
+        record = await conn.read(_length_of_record(header))
         records += header + record
         message += record
-        if message[0] != _CLIENT_HELLO:
-            break
-        size = 4 + int.from_bytes(message[1:4])
-        if len(message) >= 4 and size > MAX_HELLO:
-            raise _error("EXCESSIVE_MESSAGE_SIZE", f"the first message has {size:,} bytes")
-        if len(message) >= 4 and len(message) >= size:
-            break
-    # The `ssl` module would print a traceback, for each.
-    if not server_name(bytes(message)).isascii():
+    name = server_name(message)
+    if not name.isascii():  # the `ssl` module would print a traceback, for each
         raise _error("BAD_EXTENSION", "the client asked for a name that is not ASCII")
-    return bytes(records)
+    return records, name.decode() or None
+
+
+def _length_of_record(header: bytes) -> int:
+    kind, version, length = _RECORD_HEADER(header)
+    if kind != _HANDSHAKE or version != 3 or not 0 < length <= RECORD:
+        raise _not_tls(header)
+    return int(length)
+
+
+def _is_complete(message: bytes) -> bool:
+    if message[0] != _CLIENT_HELLO:
+        return True  # which OpenSSL refuses
+    if len(message) < 4:
+        return False
+    size = 4 + int.from_bytes(message[1:4])
+    if size > MAX_HELLO:
+        raise _error("EXCESSIVE_MESSAGE_SIZE", f"the first message has {size:,} bytes")
+    return len(message) >= size
 
 
 def server_name(hello: bytes) -> bytes:
     """Return the host name that the client asks for (SNI); ``b""`` if there is none."""
     at = 4 + 2 + 32  # type and length of the message, version, random bytes
-    for size in (1, 2, 1):  # the lengths of session, cipher suites, compression methods
-        at += size + int.from_bytes(hello[at : at + size])
-    at += 2  # the length of the extensions
-    while at < len(hello):
-        kind, length = hello[at : at + 2], int.from_bytes(hello[at + 2 : at + 4])
+    end = len(hello) - 4  # where the last extension begins, at most
+    try:
+        at += 1 + hello[at]  # the session ...
+        at += 2 + (hello[at] << 8 | hello[at + 1])  # ... the cipher suites ...
+        at += 1 + hello[at]  # ... the compression methods ...
+    except IndexError:
+        return b""
+    at += 2  # ... and the length of the extensions
+    while at <= end:
+        kind, length = _EXTENSION_HEADER(hello, at)
         at += 4
         if kind == _SERVER_NAME:
             return hello[at + 5 : at + length]  # length of the list, type and length of the name

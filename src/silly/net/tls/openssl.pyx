@@ -22,7 +22,7 @@ import os
 import ssl
 
 from silly.net.tls.failures import explained
-from silly.net.tls.session import Negotiation
+from silly.net.tls.session import Negotiation, connection_of
 
 cdef extern from "<dlfcn.h>" nogil:
     enum:
@@ -107,10 +107,15 @@ cdef int bio_create(void *bio) noexcept nogil:
     return 1
 
 
+cdef object UNUSED_IN = ssl.MemoryBIO()  # a session replaces them at once
+cdef object UNUSED_OUT = ssl.MemoryBIO()
+
+
 cdef class Session(Records):
     """See `session.Session`."""
 
-    cdef object connection  # the `ssl` module's
+    cdef object connection  # the `ssl` module's, and what it needs
+    cdef object owner
     cdef object negotiation
     cdef bint has_session_to_offer
     cdef void *ssl  # belongs to the connection
@@ -122,16 +127,25 @@ cdef class Session(Records):
     cdef size_t partial, missing
 
     def __init__(
-        self, context, *, bint is_server, server_name=None, resumed_from=None, remember=None
+        self,
+        context,
+        *,
+        bint is_server,
+        server_name=None,
+        resumed_from=None,
+        remember=None,
+        bint is_plain=False,
     ):
         if self.ssl != NULL:
             raise RuntimeError("a session is initialized only once")
-        self.connection = context.wrap_bio(
-            ssl.MemoryBIO(),
-            ssl.MemoryBIO(),
-            server_side=is_server,
-            server_hostname=server_name,
-            session=resumed_from,
+        self.connection, self.owner = connection_of(
+            context,
+            UNUSED_IN,
+            UNUSED_OUT,
+            is_server=is_server,
+            server_name=server_name,
+            resumed_from=resumed_from,
+            is_plain=is_plain,
         )
         self.negotiation = Negotiation(self.connection, server_name, remember)
         self.has_session_to_offer = remember is not None
@@ -284,7 +298,7 @@ cdef class Session(Records):
             result = SSL_do_handshake(self.ssl)
         if result != 1:
             if SSL_get_error(self.ssl, result) != SSL_ERROR_WANT_READ:
-                self.error = self.failure(self.connection._sslobj.do_handshake)
+                self.error = self.failure(self.connection.do_handshake)
             return False
         self.is_ready = True
         self.negotiation.settle()
@@ -365,9 +379,8 @@ cdef inline bytes taken(Wire *wire):
 
 cdef void *ssl_of(object connection) except NULL:
     """Return OpenSSL's object of the `ssl` module's: its fourth word (Modules/_ssl.c)."""
-    cdef object inner = connection._sslobj
-    cdef object context = inner.context
-    cdef void **words = <void **><PyObject *>inner
+    cdef object context = connection.context
+    cdef void **words = <void **><PyObject *>connection
     # The weak reference to a socket, of which there is none; SSL; its context.
     if words[2] != NULL or words[3] == NULL or words[4] != <void *><PyObject *>context:
         raise RuntimeError("the ssl module's objects are of an unknown layout")
@@ -446,7 +459,7 @@ cdef int check_layout() except -1:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     connection = context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
     # The context's third word is OpenSSL's context.
-    if SSL_get_SSL_CTX(ssl_of(connection)) != (<void **><PyObject *>context)[2]:
+    if SSL_get_SSL_CTX(ssl_of(connection._sslobj)) != (<void **><PyObject *>context)[2]:
         raise RuntimeError("the ssl module's objects are of an unknown layout")
     return 0
 

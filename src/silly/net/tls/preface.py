@@ -40,7 +40,7 @@ class Handshakes:
             PrefaceError: it failed.
         """
         try:
-            hello = await read_hello(conn)
+            hello, name = await read_hello(conn)
         except ssl.SSLError as error:
             if error.reason == "HTTP_REQUEST":
                 conn.write(_TO_HTTP)
@@ -49,7 +49,7 @@ class Handshakes:
         client = conn._client
         await self._turns.begin(client)
         try:
-            await accept(conn, hello, self.server)
+            await accept(conn, hello, name, self.server)
         except OSError:
             loss = conn._loss
             if isinstance(loss, ssl.SSLError):

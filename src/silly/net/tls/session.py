@@ -9,23 +9,44 @@ from __future__ import annotations
 import _ssl
 import contextlib
 import ssl
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from silly.net.tls.failures import explained
 from silly.net.tls.info import TLSInfo
 
-__all__ = ["HEADER", "RECORD", "Named", "Negotiation", "Records", "Session"]
+__all__ = ["HEADER", "RECORD", "Negotiation", "Records", "Session", "connection_of"]
 
 HEADER = 5  # bytes
 RECORD = 16 * 1024  # bytes of plaintext in a record, at most (RFC 8446, section 5.1)
 
 
-class Named(ssl.SSLObject):
-    """The `ssl` module's object for a connection, with the name that the client asked for."""
+def connection_of(
+    context: ssl.SSLContext,
+    incoming: ssl.MemoryBIO,
+    outgoing: ssl.MemoryBIO,
+    *,
+    is_server: bool,
+    server_name: str | None,
+    resumed_from: ssl.SSLSession | None,
+    is_plain: bool,
+) -> tuple[Any, ssl.SSLObject | None]:
+    """Return the `ssl` module's inner object for a new connection, and the one around it.
 
-    requested_name: str | None = None
+    The latter must live as long: the callbacks of *context* get it. For the arguments see
+    `Session`.
+    """
+    if is_plain:
+        made: Any = context
+        return made._wrap_bio(incoming, outgoing, is_server), None
+    owner: Any = context.wrap_bio(
+        incoming,
+        outgoing,
+        server_side=is_server,
+        server_hostname=None if is_server else server_name,
+        session=resumed_from,
+    )
+    return owner._sslobj, owner
 
 
 class Records:
@@ -70,8 +91,8 @@ class Negotiation:
     """What was negotiated on a connection, and how a client continues its session later.
 
     Args:
-        connection: the `ssl` module's object for it.
-        server_name: for clients, the name that the server's certificate must have.
+        connection: the `ssl` module's inner object for it.
+        server_name: the name that the server's certificate must have.
         remember: for clients, called with the session that a later one may continue.
     """
 
@@ -79,7 +100,7 @@ class Negotiation:
 
     def __init__(
         self,
-        connection: ssl.SSLObject,
+        connection: Any,
         server_name: str | None,
         remember: Callable[[ssl.SSLSession], None] | None,
     ) -> None:
@@ -96,22 +117,16 @@ class Negotiation:
             version=version or "",
             cipher=cipher[0] if cipher else "",
             alpn=connection.selected_alpn_protocol(),
-            server_name=self._server_name or getattr(connection, "requested_name", None),
-            peer_certificate=connection.getpeercert(binary_form=True),
+            server_name=self._server_name,
+            peer_certificate=connection.getpeercert(True),
             resumed=bool(connection.session_reused),
         )
 
     @property
     def peer_chain(self) -> tuple[bytes, ...]:
         """The certificates that the peer sent, its own first, as DER bytes."""
-        inner: Any = self._connection
-        if sys.version_info < (3, 13):  # there is no public way
-            inner = inner._sslobj
-        chain = inner.get_unverified_chain() or ()
-        return tuple(
-            each if isinstance(each, bytes) else each.public_bytes(_ssl.ENCODING_DER)
-            for each in chain
-        )
+        chain = self._connection.get_unverified_chain() or ()
+        return tuple(each.public_bytes(_ssl.ENCODING_DER) for each in chain)
 
     def offer_session(self) -> bool:
         """Let a later connection continue the session, once the server has sent a ticket.
@@ -128,9 +143,12 @@ class Session:
     """A TLS connection without its socket.
 
     Args:
-        server_name: for clients, the name that the server's certificate must have.
+        server_name: for clients, the name that the server's certificate must have; for servers,
+            the name that the client asks for.
         resumed_from: for clients, an earlier session to continue.
         remember: for clients, called with the session that a later one may continue.
+        is_plain: for servers, whether the callbacks of the context need no `ssl.SSLObject`:
+            it is not made.
     """
 
     __slots__ = (
@@ -138,6 +156,7 @@ class Session:
         "_negotiation",
         "_object",
         "_outgoing",
+        "_owner",
         "_records",
         "error",
         "is_ended",
@@ -152,15 +171,18 @@ class Session:
         server_name: str | None = None,
         resumed_from: ssl.SSLSession | None = None,
         remember: Callable[[ssl.SSLSession], None] | None = None,
+        is_plain: bool = False,
     ) -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._object = context.wrap_bio(
+        self._object, self._owner = connection_of(
+            context,
             self._incoming,
             self._outgoing,
-            server_side=is_server,
-            server_hostname=server_name,
-            session=resumed_from,
+            is_server=is_server,
+            server_name=server_name,
+            resumed_from=resumed_from,
+            is_plain=is_plain,
         )
         self._negotiation = Negotiation(self._object, server_name, remember)
         self._records = Records()
@@ -208,7 +230,7 @@ class Session:
         """Return the alert "close_notify" (RFC 8446, section 6.1)."""
         self._negotiation.offer_session()
         with contextlib.suppress(ssl.SSLError):  # the peer has not finished yet, and need not
-            self._object.unwrap()
+            self._object.shutdown()
         return self._outgoing.read()
 
     @property

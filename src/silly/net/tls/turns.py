@@ -1,14 +1,17 @@
 """Turns of handshakes: many at once hold up neither other connections nor other clients.
 
-A handshake takes as much processor time as hundreds of messages. So in each pass of the
-event loop only one begins. Clients take turns, however many handshakes each of them wants,
-and the handshakes in progress are limited for each client. The others wait.
+A handshake takes as much processor time as hundreds of messages. So only one begins at a time,
+after all else that is ready has been served (`Engine.call_last`). Clients take turns, however
+many handshakes each of them wants, and the handshakes in progress are limited for each client.
+The others wait.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+
+from silly._engine import engine
 
 __all__ = ["Turns"]
 
@@ -23,18 +26,15 @@ class Turns:
         self._running: dict[bytes, int] = {}
         self._waiting: dict[bytes, OrderedDict[asyncio.Future[None], None]] = {}
         self._ready: OrderedDict[bytes, None] = OrderedDict()  # those waiting that may run
-        self._pass: asyncio.Handle | None = None  # the end of a pass in which one began
+        self._is_due = False  # `_next` will be called
 
     async def begin(self, client: bytes) -> None:
         """Wait for a turn of *client*; call `end` afterwards, unless this raises."""
         key = _network(client)
-        if self._pass is None and self._may_run(key):
-            self._start(key)
-            return
-        turn = self._loop.create_future()
+        turn = engine.new_waiter(self._loop)
         self._waiting.setdefault(key, OrderedDict())[turn] = None
         if self._may_run(key):
-            self._ready.setdefault(key)
+            self._be_ready(key)
         try:
             await turn
         except asyncio.CancelledError:
@@ -53,31 +53,38 @@ class Turns:
         else:
             del self._running[key]
         if key in self._waiting:
-            self._ready.setdefault(key)
-        if self._pass is None:
-            self._next()
+            self._be_ready(key)
 
     def _may_run(self, key: bytes) -> bool:
         return not key or self._most is None or self._running.get(key, 0) < self._most
 
-    def _start(self, key: bytes) -> None:
-        self._running[key] = self._running.get(key, 0) + 1
-        self._pass = self._loop.call_soon(self._next)
+    def _be_ready(self, key: bytes) -> None:
+        self._ready.setdefault(key)
+        self._be_due()
+
+    def _be_due(self) -> None:
+        if not self._is_due:
+            self._is_due = True
+            engine.call_last(self._loop, self._next)
 
     def _next(self) -> None:
         """Begin the next handshake."""
-        self._pass = None
-        while self._ready and self._pass is None:
+        self._is_due = begins = False
+        while self._ready and not begins:
             key, _ = self._ready.popitem(last=False)
             turns = self._waiting[key]
             turn, _ = turns.popitem(last=False)
-            if not turn.cancelled():
-                self._start(key)
-                turn.set_result(None)
+            begins = not turn.cancelled()
+            if begins:
+                self._running[key] = self._running.get(key, 0) + 1
             if not turns:
                 del self._waiting[key]
             elif self._may_run(key):
                 self._ready[key] = None
+        if self._ready:
+            self._be_due()
+        if begins:
+            turn.set_result(None)  # last: this may do it at once
 
     def _forget(self, key: bytes, turn: asyncio.Future[None]) -> None:
         turns = self._waiting.get(key)

@@ -98,7 +98,9 @@ class WebSocket:
         """Take over *conn*, whose opening handshake is complete."""
         loop = asyncio.get_running_loop()
         self._conn = conn
-        self._session = Session(limits, agreement.deflate, is_client=is_client, clock=loop.time)
+        self._session = Session(
+            limits, agreement.deflate, is_client=is_client, clock=time.monotonic
+        )
         self.limits = limits
         self.request = request
         self.subprotocol = agreement.subprotocol
@@ -115,7 +117,8 @@ class WebSocket:
         # An incomplete message: its number, when it was first found, how many bytes had come.
         self._partial: tuple[int, float, int] | None = None
         conn._consumer = self
-        conn.on_draining(self._drain)
+        conn.on_draining(self._drain)  # soon, if its listener is closing already
+        conn.on_draining(None)
         keepalive.of(loop).add(self)
 
     def _start(self, received: bytes) -> None:
@@ -136,6 +139,8 @@ class WebSocket:
         messages = self._messages
         while not messages:
             session = self._session
+            if session.is_ending:
+                self._settle()
             if session.is_over:
                 if session.code in _NORMAL:
                     raise StopAsyncIteration
@@ -196,6 +201,11 @@ class WebSocket:
             self._messages = messages
         if session.has_news:
             self._heed()
+        if session.is_ending:
+            if messages:  # the program may answer them before
+                asyncio.get_running_loop().call_soon(self._settle)
+            else:
+                self._settle()
 
     def _consume(self) -> None:
         """Take what has arrived while nobody reads (called by the connection)."""
@@ -230,6 +240,13 @@ class WebSocket:
         if session.is_over:
             self._is_now_over()
 
+    def _settle(self) -> None:
+        """Answer the end that the peer has brought about."""
+        session = self._session
+        if session.is_ending:
+            session.settle()
+            self._heed()
+
     def _send_controls(self) -> None:
         session, conn = self._session, self._conn
         outgoing, session.outgoing = session.outgoing, b""
@@ -254,6 +271,7 @@ class WebSocket:
     def _lose(self) -> None:
         """Note that the connection has ended."""
         session = self._session
+        self._settle()
         if not session.is_over:
             session.lose()
             session.has_news = False

@@ -112,8 +112,8 @@ class Parser:
         inflater: decompresses; None: no extension was agreed on.
 
     Attributes:
-        controls: the control frames that were received, as pairs of opcode and payload. The
-            user takes them away.
+        controls: the control frames that were received, as pairs of opcode and payload. None
+            if there are none; the user takes them away.
         failure: what is wrong with what was received; nothing more is parsed then, nor after
             a close frame.
         is_partial: a message or a frame has begun, and is incomplete.
@@ -159,7 +159,7 @@ class Parser:
         self._is_final = False  # it ends the message
         self._key = b""
         self._position = 0  # in the payload of the present frame
-        self.controls: list[tuple[int, bytes]] = []
+        self.controls: list[tuple[int, bytes]] | None = None
         self.failure: Failure | None = None
 
     @property
@@ -241,6 +241,8 @@ class Parser:
         payload = data[body : body + length]
         if self._is_masked:
             payload = masked(payload, data[body - 4 : body])
+        if self.controls is None:
+            self.controls = []
         self.controls.append((opcode, payload))
         if opcode == CLOSE:
             self._is_open = False

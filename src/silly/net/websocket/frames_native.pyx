@@ -237,7 +237,6 @@ cdef class Parser:
         self._max_fragments = min(max_fragments, 1 << 30)
         self._inflater = inflater
         self._is_open = True
-        self.controls = []
 
     @property
     def is_partial(self):
@@ -303,6 +302,8 @@ cdef class Parser:
                 )
             else:
                 memcpy(PyBytes_AS_STRING(payload), start + size, <size_t>length)
+            if self.controls is None:
+                self.controls = []
             self.controls.append((opcode, payload))
             if opcode == CLOSE:
                 self._is_open = False

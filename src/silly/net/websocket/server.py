@@ -134,10 +134,11 @@ def listen(
     if isinstance(origins, str):
         raise TypeError("origins must be a sequence of origins, not a str")
 
-    async def serve(request: Request) -> object:
+    async def serve(request: Request) -> None:
         if request.path != path:
             raise HTTPError(404)
-        return await handler(await accept(request, known, origins, compression=compression))
+        await accept(request, known, origins, compression=compression)
+        request._continuation = handler
 
     serve.__qualname__ = getattr(handler, "__qualname__", None) or type(handler).__name__
     return http_listen(addr, serve, **options)

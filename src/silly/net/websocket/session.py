@@ -4,6 +4,8 @@
 state          what it means
 =============  ======================================================================
 open           messages go both ways
+ending         the peer's close frame was received, or a fault of the peer was found:
+               `settle` answers, when the messages before it have been dealt with
 closing        this end has sent its close frame, and waits for the peer's; what the
                peer still sends is dropped
 over           the peer's close frame was received and answered; or the peer was at
@@ -54,6 +56,7 @@ class Session:
         "_control_count",
         "_control_since",
         "_deflate",
+        "_end_received",
         "_max_control_rate",
         "_parser",
         "code",
@@ -91,7 +94,10 @@ class Session:
         self._control_count = 0  # ... and how many control frames have come in it
         self.outgoing = b""
         self.pongs: list[bytes] | None = None
-        self.has_news = self.is_closing = self.is_over = self.has_failed = False
+        self.has_news = self.is_closing = self.is_over = False
+        self.has_failed = False
+        # The payload of the peer's close frame, or its fault, until it is settled.
+        self._end_received: bytes | Failure | None = None
         self.code = 0
         self.reason = ""
         self.limit: str | None = None
@@ -104,21 +110,36 @@ class Session:
         parser, is_closing = self._parser, self.is_closing
         messages: list[Message] = parser.receive(data)
         self.received += len(messages)
-        if parser.controls:
-            self._take_controls()
+        if parser.controls is not None:
+            self._take_controls(parser.controls)
         if parser.failure is not None and not self.is_over:
             self._fail(parser.failure)
         if is_closing:
             messages.clear()
         return messages
 
+    def settle(self) -> None:
+        """Answer the close frame that was received, or tell the peer about its fault."""
+        end, self._end_received = self._end_received, None
+        if self.is_over:
+            return
+        if isinstance(end, bytes):
+            self._take_close(end)
+        elif end is not None:
+            self._tell(end)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether there is something to settle."""
+        return self._end_received is not None
+
     @property
     def is_partial(self) -> bool:
         """Whether a message has begun, and is incomplete."""
         return bool(self._parser.is_partial)
 
-    def _take_controls(self) -> None:
-        controls, self._parser.controls = self._parser.controls, []
+    def _take_controls(self, controls: list[tuple[int, bytes]]) -> None:
+        self._parser.controls = None
         self.has_news = True
         if self._exceed_rate(len(controls)):
             text = f"more than {self._max_control_rate:g} control frames in a second"
@@ -131,10 +152,8 @@ class Session:
                     replies.append(self._frame(FIN | PONG, payload))
             elif opcode == PONG:
                 self.pongs = [*(self.pongs or ()), payload]
-            elif not self.is_over:
-                self.outgoing += b"".join(replies)
-                replies.clear()
-                self._take_close(payload)
+            else:  # it is the last frame
+                self._end_received = payload
         self.outgoing += b"".join(replies)
 
     def _exceed_rate(self, number: int) -> bool:
@@ -156,12 +175,12 @@ class Session:
             return
         code = int.from_bytes(payload[:2], "big")
         if len(payload) == 1 or not is_sendable(code):
-            self._fail(Failure(1002, "invalid close frame"))
+            self._tell(Failure(1002, "invalid close frame"))
             return
         try:
             reason = payload[2:].decode()
         except UnicodeDecodeError:
-            self._fail(Failure(1007, "a reason that is not UTF-8"))
+            self._tell(Failure(1007, "a reason that is not UTF-8"))
             return
         if self.is_closing and code == self.code:  # it is an answer, which repeats no reason
             reason = reason or self.reason
@@ -174,6 +193,10 @@ class Session:
             self.outgoing += self._frame(FIN | CLOSE, payload)
 
     def _fail(self, failure: Failure) -> None:
+        self.has_news = True
+        self._end_received = failure
+
+    def _tell(self, failure: Failure) -> None:
         """Tell the peer what is wrong with what it sent (section 7.1.7)."""
         if not self.is_closing:
             self.outgoing += self.close(failure.code, failure.reason)

@@ -1,4 +1,8 @@
-"""A minimal HTTP server (RFC 9112): each connection carries one request and its response."""
+"""The least of HTTP (RFC 9112) that the pages about a program itself need, without an extra.
+
+Each connection carries one request and its response: metrics (`silly.metrics`), health
+(`silly.health`). `silly.net.http` is for programs.
+"""
 
 from __future__ import annotations
 
@@ -45,11 +49,19 @@ def _parse(head: bytes) -> Request:
 
 
 def response(
-    status: str, body: bytes, content_type: str = "text/plain; charset=utf-8", extra: str = ""
+    status: str,
+    body: bytes,
+    content_type: str = "text/plain; charset=utf-8",
+    extra: str = "",
+    *,
+    head_only: bool = False,
 ) -> bytes:
-    """Return a response as it is sent; *extra* are further header lines."""
+    """Return a response as it is sent; *extra* are further header lines.
+
+    With *head_only*, it is the response to a HEAD request: without the body.
+    """
     head = (
         f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n"
         f"{extra}Connection: close\r\n\r\n"
     )
-    return head.encode("latin-1") + body
+    return head.encode("latin-1") + (b"" if head_only else body)
