@@ -195,8 +195,13 @@ class Pool:
             self.waiting -= 1
         self.in_use += 1
         connection: Connection | None = None
+        caller = asyncio.current_task()
+        assert caller is not None
+        before = caller.cancelling()
         try:
             connection = await self._take()
+            if caller.cancelling() > before:  # Python 3.11's `wait_for`, in a driver, may lose it
+                raise asyncio.CancelledError
             yield connection
         finally:
             self._give_back(connection)

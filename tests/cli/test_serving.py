@@ -99,6 +99,11 @@ def test_values(monkeypatch: pytest.MonkeyPatch) -> None:
         "--startup-timeout 5m"
     )
     assert options.root_path == "/site"
+    assert [parsed(f"m:a --root-path={path}").root_path for path in ("a/b", "/", "")] == [
+        "/a/b",
+        "",
+        "",
+    ]
     assert options.header == [(b"x-a", b"1"), (b"x-b", b"2:3")]
     assert (options.ssl_cert_reqs, options.startup_timeout) == ("required", 300)
     everyone = ("0.0.0.0/0", "::/0", "unix")

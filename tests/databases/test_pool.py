@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,26 @@ async def test_one_that_owes_an_answer_is_not_lent_again_and_keeps_its_place_til
         server.killing.set()
         await next_one
         assert [each.statements for each in server.made] == [["WAIT"], ["next"]]
+
+
+async def test_a_cancellation_that_a_driver_loses_while_it_connects_is_kept() -> None:
+    server, connecting = Server(), asyncio.Event()
+
+    async def connect() -> Connection:
+        connecting.set()
+        with suppress(asyncio.CancelledError):  # as `asyncio.wait_for` of Python 3.11 may do
+            await asyncio.Event().wait()
+        return await server.connect()
+
+    async with Pool(connect) as pool:
+        asking = asyncio.create_task(pool.query("SELECT"))
+        await connecting.wait()
+        asking.cancel()
+        await turns()
+        assert asking.cancelled()
+        assert (pool.in_use, server.made[0].statements) == (0, [])
+        assert await pool.query("SELECT 2") == [{"sql": "SELECT 2"}]  # it is a good one
+    assert server.open == 0
 
 
 async def test_an_error_is_an_answer() -> None:

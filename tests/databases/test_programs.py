@@ -86,7 +86,7 @@ def asked(app: App, use: Any) -> Any:
     return asyncio.run(ask())
 
 
-def test_exercise_1_pages(database: str, tmp_path: Path) -> None:
+def test_exercise_1_pages(tmp_path: Path) -> None:
     async def use(api: API, connections: http.Client) -> None:
         for number in range(3, 26):
             user = {"name": f"User {number}", "email": f"{number}@example.com", "age": None}
@@ -112,12 +112,12 @@ def test_exercise_1_pages(database: str, tmp_path: Path) -> None:
             assert reply.status == 400, wrong
         assert (await api("GET", "/1"))[0] == 200
 
-    with serving("--database", database, program="pages.py", directory=tmp_path) as app:
+    with serving(program="pages.py", directory=tmp_path) as app:
         asked(app, use)
         app.stop()
 
 
-def test_exercise_2_all_or_none(database: str, tmp_path: Path) -> None:
+def test_exercise_2_all_or_none(mariadb: MariaDB, tmp_path: Path) -> None:
     async def use(api: API, connections: http.Client) -> None:
         batch = [{"name": f"User {n}", "email": f"{n}@example.com"} for n in range(50)]
         assert (await api("POST", "/batch", json=batch))[0] == 201
@@ -130,7 +130,7 @@ def test_exercise_2_all_or_none(database: str, tmp_path: Path) -> None:
         assert len(users) == 52
         assert "new@example.com" not in {user["email"] for user in users}
 
-    with serving("--database", database, program="batch.py", directory=tmp_path) as app:
+    with serving("--database", mariadb.url(), program="batch.py", directory=tmp_path) as app:
         asked(app, use)
         app.stop()
 

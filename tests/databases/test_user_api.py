@@ -78,6 +78,7 @@ def test_with_nothing_installed_it_uses_a_file(tmp_path: Path) -> None:
     assert (tmp_path / "users.db").exists()
 
 
+@pytest.mark.no_engine
 @pytest.mark.parametrize("driver", ["asyncmy", "aiomysql"])
 def test_with_mariadb_and_redis(
     mariadb: MariaDB, redis: Redis, driver: str, tmp_path: Path
@@ -149,16 +150,11 @@ class Load:
 
 
 def answered(statuses: Counter[int]) -> bool:
-    return statuses[200] > 100
+    return statuses[200] > 60
 
 
-@pytest.mark.parametrize("victims", ["database", "cache", "both"])
-def test_servers_are_killed_under_load(
-    mariadb: MariaDB, redis: Redis, victims: str, tmp_path: Path
-) -> None:
+def test_servers_are_killed_under_load(mariadb: MariaDB, redis: Redis, tmp_path: Path) -> None:
     """Nothing wrong is answered; without the database 503; and all recovers by itself."""
-    killed: list[Server] = [mariadb] if victims != "cache" else []
-    killed += [redis] if victims != "database" else []
     options = "--database", mariadb.url(), "--cache", redis.url
     with serving(*options, directory=tmp_path) as app:
 
@@ -167,17 +163,19 @@ def test_servers_are_killed_under_load(
 
             async def kill() -> None:
                 await load.until(answered)
-                for server in killed:
-                    server.kill()
-                if victims == "cache":
-                    await load.until(answered)
-                    assert not load.statuses[503], "the database was there"
-                else:
-                    await load.until(lambda statuses: statuses[503] > 20)
-                await asyncio.gather(*(asyncio.to_thread(server.start) for server in killed))
-                load.statuses[503] = 1
-                while load.statuses[503]:
-                    await load.until(answered)
+                rounds: list[list[Server]] = [[redis], [mariadb], [mariadb, redis]]
+                for victims in rounds:
+                    for server in victims:
+                        server.kill()
+                    if victims == [redis]:
+                        await load.until(answered)
+                        assert not load.statuses[503], "the database was there"
+                    else:
+                        await load.until(lambda statuses: statuses[503] > 20)
+                    await asyncio.gather(*(asyncio.to_thread(server.start) for server in victims))
+                    load.statuses[503] = 1
+                    while load.statuses[503]:
+                        await load.until(answered)
 
             await load.run(kill)
 
@@ -233,6 +231,7 @@ def test_a_deadline_cancels_the_query_and_a_drain_waits_for_it(
     assert "Traceback" not in output, output
 
 
+@pytest.mark.no_engine
 def test_without_a_database_it_starts_and_says_503(tmp_path: Path) -> None:
     url = f"mysql://root@localhost/userdb?unix_socket={tmp_path}/none"
     with serving("--database", url, directory=tmp_path) as app:
@@ -240,6 +239,7 @@ def test_without_a_database_it_starts_and_says_503(tmp_path: Path) -> None:
         app.stop()
 
 
+@pytest.mark.no_engine
 def test_a_crash_is_500_and_says_nothing_of_the_database(mariadb: MariaDB, tmp_path: Path) -> None:
     async def drop(what: str) -> None:
         async with open_mariadb(mariadb.url()) as pool:

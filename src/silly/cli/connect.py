@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
+import ssl
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime
@@ -32,7 +33,7 @@ from silly.cli.connecting.shaping import (
 from silly.cli.connecting.speaking_http import Hint
 from silly.cli.connecting.starttls import PROTOCOLS, start_tls
 from silly.cli.options import Option, grouped
-from silly.cli.tls import CLIENT, Watched, check_name, client_of, described
+from silly.cli.tls import CLIENT, Watched, check_name, client_of, described, described_chain
 from silly.errors import ConnectionClosed, EndOfStream
 from silly.net import addr as addresses
 from silly.net import tcp, udp
@@ -260,6 +261,13 @@ def _say_tls(conn: Conn, client: Watched) -> None:
         _say(line)
 
 
+def _say_refused(client: Watched | None) -> None:
+    """Show the certificates that were not accepted."""
+    if client is not None and client.session is not None:
+        for line in described_chain(client.session.peer_chain, verified=False):
+            _say(line)
+
+
 class _Session:
     """How bytes are converted before they are sent or shown, and how the input ends."""
 
@@ -342,13 +350,17 @@ async def _dial(
     except ValueError as error:
         of = "" if header is None else "--proxy-header: "
         raise Failure(f"{of}{error}") from None
-    conn = await connecting
-    if client is not None and starttls is not None:
-        try:
-            await start_tls(conn, client, starttls, timeout or HANDSHAKE_TIMEOUT)
-        except BaseException:
-            conn.close()
-            raise
+    try:
+        conn = await connecting
+        if client is not None and starttls is not None:
+            try:
+                await start_tls(conn, client, starttls, timeout or HANDSHAKE_TIMEOUT)
+            except BaseException:
+                conn.close()
+                raise
+    except ssl.SSLCertVerificationError:
+        _say_refused(client)
+        raise
     return conn
 
 

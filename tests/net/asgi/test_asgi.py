@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import logging
+from collections.abc import Generator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from silly.net import asgi, tcp
+from silly.errors import EndOfStream
+from silly.net import asgi, http, tcp
 from silly.net.asgi.types import Message, Receive, Scope, Send
+from silly.net.tcp import Limits
 from tests.net.asgi.applications import ANY, GET, Server, application, respond
 
 
@@ -120,6 +127,62 @@ async def test_failures() -> None:
             await server.conn.read(100)
 
 
+@pytest.mark.parametrize(
+    ("limits", "status"),
+    [(Limits(max_body_bytes=5), 413), (Limits(read_deadline=0.01, min_receive_rate=None), 408)],
+)
+async def test_a_body_that_is_refused_is_a_disconnect(limits: Limits, status: int) -> None:
+    received: list[Message] = []
+
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        while not received or received[-1]["type"] == "http.request":
+            received.append(await receive())
+        with pytest.raises(OSError, match="the client is gone"):
+            await respond(send, b"too late")
+
+    async with Server(part, limits=limits) as server:
+        post = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await server.conn.write(post + b"3\r\nabc\r\n")
+        if status == 413:
+            await server.conn.write(b"3\r\ndef\r\n")
+        head = await server.conn.read(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert [message["type"] for message in received][-1:] == ["http.disconnect"]
+
+
+async def test_a_body_that_breaks_off_is_a_disconnect(caplog: pytest.LogCaptureFixture) -> None:
+    last: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        while (message := await receive())["type"] == "http.request":
+            pass
+        last.set_result(message["type"])
+
+    async with Server(part) as server:
+        service = http.service_of(server.listener)
+        await server.conn.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
+        server.conn.close()
+        assert await last == "http.disconnect"
+    assert set(service.responses) <= {("POST", 499)}
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("headers", [[], ()])  # the second is of the slower kind
+async def test_the_route_that_a_framework_names_is_noted(
+    headers: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "silly.access")
+
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["route"] = SimpleNamespace(path="/items/{number}")
+        await respond(send, b"item", headers=headers)
+
+    async with Server(part, access_log=True) as server:
+        for _ in range(2):
+            await server.ask()
+    assert [vars(record)["route"] for record in caplog.records] == ["/items/{number}"] * 2
+
+
 async def test_header_injection_is_refused() -> None:
     async def part(scope: Scope, receive: Receive, send: Send) -> None:
         await respond(send, b"", headers=[(b"x", b"1\r\nset-cookie: a=b")])
@@ -159,5 +222,89 @@ async def test_only_trusted_proxies_say_who_the_client_is() -> None:
 async def test_wrong_arguments() -> None:
     with pytest.raises(TypeError, match="app must be an ASGI application, not str"):
         await asgi.listen(ANY, "main:app")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="root_path must begin with '/', not 'shop'"):
+        await asgi.listen(ANY, application(hello), root_path="shop")
     with pytest.raises(ValueError, match="lifespan must be 'auto', 'on' or 'off', not 'maybe'"):
         await asgi.listen(ANY, application(hello), lifespan="maybe")
+
+
+async def test_a_task_of_the_application_sends_the_response() -> None:
+    done = asyncio.Event()
+
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        bodies = (b"a", b"b", b"c") if scope["path"] == "/pieces" else (b"abc",)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(respond(send, *bodies))
+            await done.wait()
+
+    async with Server(part) as server:
+        for path in (b"/pieces", b"/whole", b"/pieces"):
+            assert (await server.ask(GET.replace(b"/a%20b", path)))[1] == b"abc"
+        done.set()
+
+
+async def test_requests_of_a_connection_have_contexts_of_their_own() -> None:
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        seen = variable.get()
+        variable.set("set by a request")
+        if scope["path"] == "/later":
+            await asyncio.sleep(0)
+            assert variable.get() == "set by a request"
+        await respond(send, seen.encode())
+
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="clean")
+    async with Server(part) as server:
+        for path in (b"/", b"/later", b"/"):
+            assert (await server.ask(GET.replace(b"/a%20b", path)))[1] == b"clean"
+
+
+async def test_what_comes_after_the_response_ends_with_the_listener() -> None:
+    ends = []
+
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, b"first")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ends.append(scope["path"])
+
+    async with Server(part) as server:
+        for path in (b"/1", b"/2"):
+            assert (await server.ask(GET.replace(b"/a%20b", path)))[1] == b"first"
+        server.conn.close()
+        await server.conn.wait_closed()
+        await server.listener.close(grace=0)
+        assert sorted(ends) == ["/1", "/2"]
+
+
+async def test_a_connection_ends_although_its_application_goes_on() -> None:
+    done = asyncio.Event()
+
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, b"first")
+        await done.wait()
+
+    async with Server(part) as server:
+        await server.conn.write(GET[:-2] + b"Connection: close\r\n\r\n")
+        await server.conn.read(b"first")
+        with pytest.raises(EndOfStream):
+            await server.conn.read()
+        done.set()
+
+
+async def test_an_awaitable_that_is_no_coroutine() -> None:
+    class Awaited:
+        def __init__(self, send: Send) -> None:
+            self.send = send
+
+        def __await__(self) -> Generator[Any, None, None]:
+            return respond(self.send, b"hello").__await__()
+
+    def app(scope: Scope, receive: Receive, send: Send) -> Awaited:
+        return Awaited(send)
+
+    listener = await asgi.listen(ANY, app, lifespan="off")
+    async with tcp.connect(listener.local_addr) as conn:
+        await conn.write(GET)
+        await conn.read(b"hello")
+    await listener.close()

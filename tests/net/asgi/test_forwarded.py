@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import ipaddress
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from silly.net import asgi, tcp
 from silly.net.asgi.forwarded import Proxies
 from silly.net.asgi.types import Receive, Scope, Send
 from silly.net.http import Request
 from silly.net.networks import Networks
+from silly.net.proxy import ProxyHeader, ProxyTLS
 from tests.net.asgi.applications import ANY, GET, application, respond
+from tests.net.http.wire import rest
 
 TRUSTED = ("127.0.0.0/8", "10.0.0.0/8", "2001:db8::/32")
 
@@ -123,6 +128,18 @@ def test_each_family_fills_what_the_other_leaves_open() -> None:
     assert reported((PROTO, "https"), other) == (("192.0.2.1", 0), "https")
 
 
+PIECES = ["for=", "proto=https", "10.0.0.1", CLIENT, "[::1]", *'"\\;, =x:']
+
+
+@pytest.mark.no_engine
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
+def test_whatever_comes_is_an_address_or_nothing(value: str) -> None:
+    for field in (FOR, PROTO, FORWARDED):
+        address, scheme = reported((field, value))
+        assert scheme in {None, "https"}
+        assert address is None or (ipaddress.ip_address(address[0]) and 0 <= address[1] < 65536)
+
+
 async def test_only_trusted_proxies_say_who_the_client_is() -> None:
     async def part(scope: Scope, receive: Receive, send: Send) -> None:
         await respond(send, f"{scope['client'][0]} {scope['scheme']}".encode())
@@ -139,3 +156,22 @@ async def test_only_trusted_proxies_say_who_the_client_is() -> None:
             await conn.read(b"\r\n\r\n")
             assert await conn.read(len(seen)) == seen
         await listener.close()
+
+
+@pytest.mark.no_engine
+async def test_the_proxy_protocol_says_whether_the_client_used_tls() -> None:
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, f"{scope['client']} {scope['scheme']}".encode())
+
+    listener = await asgi.listen(
+        ANY, application(part), lifespan="off", proxy_protocol=("127.0.0.0/8",)
+    )
+    # What the client itself says in fields of HTTP is not believed: it is no proxy.
+    request = GET[:-2] + b"X-Forwarded-For: 192.0.2.1\r\nConnection: close\r\n\r\n"
+    for used in (None, ProxyTLS(), ProxyTLS(is_used=False)):
+        header = ProxyHeader("203.0.113.9:1234", "203.0.113.1:443", tls=used)
+        async with tcp.connect(listener.local_addr, proxy_header=header) as conn:
+            await conn.write(request)
+            scheme = "https" if used is not None and used.is_used else "http"
+            assert (await rest(conn)).endswith(f"('203.0.113.9', 1234) {scheme}".encode())
+    await listener.close()

@@ -71,7 +71,7 @@ TABLE: Final = (
            choice("LIFESPAN", "auto", "on", "off"), "auto"),
     Option("--startup-timeout", "Time for the application to start", PERIOD, 60.0),
     Option("--root-path", "The path below which a proxy has mounted the application",
-           Kind("PATH", lambda text: text.rstrip("/")), ""),
+           Kind("PATH", lambda text: f"/{text.strip('/')}".rstrip("/")), ""),
     Option("--proxy-headers", "Believe proxies when they say who the client is, in "
            "X-Forwarded-For and -Proto or in Forwarded", default=True, has_negation=True),
     Option("--forwarded-allow-ips", "Those proxies: addresses, networks, unix, or * for all",

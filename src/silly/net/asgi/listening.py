@@ -41,7 +41,7 @@ async def listen(
         app: an ASGI 3 application.
         lifespan: ``"on"``: it must know lifespans; ``"off"``: they are not used;
             ``"auto"``: if it knows them.
-        root_path: the path below which a proxy has mounted the application.
+        root_path: the path below which a proxy has mounted the application, such as ``"/shop"``.
         trusted_proxies: the networks of proxies who are believed when they say who the
             client is, in ``X-Forwarded-For`` and ``X-Forwarded-Proto``, or in ``Forwarded``;
             ``"unix"`` stands for Unix sockets.
@@ -54,6 +54,8 @@ async def listen(
     """
     if lifespan not in LIFESPANS:
         raise ValueError(f"lifespan must be 'auto', 'on' or 'off', not {lifespan!r}")
+    if root_path and not root_path.startswith("/"):
+        raise ValueError(f"root_path must begin with '/', not {root_path!r}")
     if not callable(app):
         raise TypeError(f"app must be an ASGI application, not {type(app).__name__}")
     trusted = Networks(checked_networks(trusted_proxies, "trusted_proxies", or_unix=True))
@@ -61,10 +63,10 @@ async def listen(
     life = None if lifespan == "off" else lifespan_of(app)
     if life is not None:
         await life.join(is_required=lifespan == "on", timeout=startup_timeout)
+    state = {} if life is None else life.state
+    root_path = root_path.rstrip("/")
     try:
-        handler = ApplicationHandler(
-            app, root_path=root_path, trusted=trusted, state={} if life is None else life.state
-        )
+        handler = ApplicationHandler(app, root_path=root_path, trusted=trusted, state=state)
         listener = http.listen(addr, handler, **options)
     except BaseException:
         if life is not None:
