@@ -53,12 +53,13 @@ class Deadline:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
-            return await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
+            return
         try:
             async with asyncio.timeout(DEADLINE):
-                return await self.app(scope, receive, send)
+                await self.app(scope, receive, send)
         except TimeoutError:
-            return await failed(503, "This took too long")(scope, receive, send)
+            await failed(503, "This took too long")(scope, receive, send)
 
 
 app.add_middleware(Deadline)
