@@ -19,7 +19,7 @@
 # make restarts    restart workers under load a hundred times and check that no connection or request is lost
 # make cancellations  cancel CANCELLATIONS=10000 questions to MariaDB, Redis and SQLite at random
 #                  moments, and check that nobody gets the answer to another's
-# make fuzz        fuzz reading, headers and requests, for SECONDS=1200 each (needs Python 3.11 or 3.12)
+# make fuzz        fuzz reading, headers, requests and frames, for SECONDS=1200 each (needs Python 3.11 or 3.12)
 # make clean       remove everything that these commands made
 #
 # Variables: PYTHON=python3.12 selects the interpreter, VENV=DIR the virtual environment,
@@ -188,7 +188,7 @@ fuzz: SECONDS ?= 1200
 fuzz: $(VENV)/bin/python
 	$(PIP) --editable '.[fuzz]'
 	mkdir -p build/fuzz
-	for target in reading proxy_header http_requests; do \
+	for target in reading proxy_header http_requests websocket_frames; do \
 	  $(VENV)/bin/python fuzz/$$target.py -max_total_time=$(SECONDS) -max_len=400 -timeout=10 \
 	    -artifact_prefix=build/fuzz/ || exit 1; done
 
