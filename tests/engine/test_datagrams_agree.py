@@ -90,8 +90,8 @@ async def observe(name: str, script: list[Step], *, connected: bool) -> list[str
             elif what == "next":
                 tasks.append(asyncio.ensure_future(_next(sock)))
             elif what == "send":
-                for _ in range(values[1]):
-                    drains.append(sock.send(b"x" * values[0], to, strict=values[2]))
+                data = b"x" * values[0]
+                drains += [sock.send(data, to, strict=values[2]) for _ in range(values[1])]
             elif what == "drain":
                 tasks += [asyncio.ensure_future(drain) for drain in drains]
                 drains.clear()
