@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import logging
+from collections.abc import Generator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from silly.errors import EndOfStream
 from silly.net import asgi, http, tcp
 from silly.net.asgi.types import Message, Receive, Scope, Send
 from silly.net.tcp import Limits
@@ -161,6 +167,22 @@ async def test_a_body_that_breaks_off_is_a_disconnect(caplog: pytest.LogCaptureF
     assert not caplog.messages
 
 
+@pytest.mark.parametrize("headers", [[], ()])  # the second is of the slower kind
+async def test_the_route_that_a_framework_names_is_noted(
+    headers: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "silly.access")
+
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["route"] = SimpleNamespace(path="/items/{number}")
+        await respond(send, b"item", headers=headers)
+
+    async with Server(part, access_log=True) as server:
+        for _ in range(2):
+            await server.ask()
+    assert [vars(record)["route"] for record in caplog.records] == ["/items/{number}"] * 2
+
+
 async def test_header_injection_is_refused() -> None:
     async def part(scope: Scope, receive: Receive, send: Send) -> None:
         await respond(send, b"", headers=[(b"x", b"1\r\nset-cookie: a=b")])
@@ -204,3 +226,85 @@ async def test_wrong_arguments() -> None:
         await asgi.listen(ANY, application(hello), root_path="shop")
     with pytest.raises(ValueError, match="lifespan must be 'auto', 'on' or 'off', not 'maybe'"):
         await asgi.listen(ANY, application(hello), lifespan="maybe")
+
+
+async def test_a_task_of_the_application_sends_the_response() -> None:
+    done = asyncio.Event()
+
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        bodies = (b"a", b"b", b"c") if scope["path"] == "/pieces" else (b"abc",)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(respond(send, *bodies))
+            await done.wait()
+
+    async with Server(part) as server:
+        for path in (b"/pieces", b"/whole", b"/pieces"):
+            assert (await server.ask(GET.replace(b"/a%20b", path)))[1] == b"abc"
+        done.set()
+
+
+async def test_requests_of_a_connection_have_contexts_of_their_own() -> None:
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        seen = variable.get()
+        variable.set("set by a request")
+        if scope["path"] == "/later":
+            await asyncio.sleep(0)
+            assert variable.get() == "set by a request"
+        await respond(send, seen.encode())
+
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="clean")
+    async with Server(part) as server:
+        for path in (b"/", b"/later", b"/"):
+            assert (await server.ask(GET.replace(b"/a%20b", path)))[1] == b"clean"
+
+
+async def test_what_comes_after_the_response_ends_with_the_listener() -> None:
+    ends = []
+
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, b"first")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ends.append(scope["path"])
+
+    async with Server(part) as server:
+        for path in (b"/1", b"/2"):
+            assert (await server.ask(GET.replace(b"/a%20b", path)))[1] == b"first"
+        server.conn.close()
+        await server.conn.wait_closed()
+        await server.listener.close(grace=0)
+        assert sorted(ends) == ["/1", "/2"]
+
+
+async def test_a_connection_ends_although_its_application_goes_on() -> None:
+    done = asyncio.Event()
+
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, b"first")
+        await done.wait()
+
+    async with Server(part) as server:
+        await server.conn.write(GET[:-2] + b"Connection: close\r\n\r\n")
+        await server.conn.read(b"first")
+        with pytest.raises(EndOfStream):
+            await server.conn.read()
+        done.set()
+
+
+async def test_an_awaitable_that_is_no_coroutine() -> None:
+    class Awaited:
+        def __init__(self, send: Send) -> None:
+            self.send = send
+
+        def __await__(self) -> Generator[Any, None, None]:
+            return respond(self.send, b"hello").__await__()
+
+    def app(scope: Scope, receive: Receive, send: Send) -> Awaited:
+        return Awaited(send)
+
+    listener = await asgi.listen(ANY, app, lifespan="off")
+    async with tcp.connect(listener.local_addr) as conn:
+        await conn.write(GET)
+        await conn.read(b"hello")
+    await listener.close()

@@ -1,16 +1,18 @@
 """One request to an application, and its response.
 
-The application runs in a task of its own: it may do more work after its response is complete
-(background tasks), while the connection goes on. Until then, it and the connection's task take
-turns: the connection sends each piece of the body before the application may give the next.
+The application is called in the task of the connection. If it goes on after its response, or
+while that is sent, it keeps the task, and the connection goes on in another one: so there is no
+task for each request, no request waits for what an earlier one still does (background tasks), and
+the connection sends each piece of a body before the application may give the next.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
+from silly._engine import engine
 from silly.net.asgi.extensions import (
     Fields,
     checked_fields,
@@ -20,9 +22,16 @@ from silly.net.asgi.extensions import (
     takes_trailers,
 )
 from silly.net.asgi.types import Message
-from silly.net.http import HTTPError, Request, Response
+from silly.net.http import HTTPError, Response
+from silly.net.http.disk import FilePieces
 from silly.net.http.errors import reason_of
 from silly.net.http.response import BODILESS, check_status, http_date
+from silly.net.http.server import HANDED_OVER
+
+if TYPE_CHECKING or engine.NAME != "native":
+    from silly.net.asgi.bases import Cycle, RawAnswer
+else:
+    from silly.net.asgi.plain import Cycle, RawAnswer
 
 __all__ = ["Exchange"]
 
@@ -30,16 +39,14 @@ CLIENT_GONE: Final = 499  # the status that is counted and logged then, as nginx
 UNSENT: Final = 1024 * 1024  # bytes of a body that nobody gets, before `send` refuses more
 
 
-class RawResponse(Response):
+class RawResponse(RawAnswer, Response):
     """A response whose header fields are those of the application, as bytes."""
 
+    trailers: Fields = []  # noqa: RUF012 - it is replaced
+    ends = False  # the application wants the connection to end
+
     def __init__(self, status: int, fields: list[tuple[bytes, bytes]]) -> None:
-        self.status = status
-        self.fields = fields
-        self.body = b""
-        self.size: int | None = None  # what the application says of its body
-        self.trailers: Fields = []
-        self.ends = False  # the application wants the connection to end
+        super().__init__(status, fields)
         for name, value in fields:
             lowered = name.lower()
             if lowered == b"content-length":
@@ -76,34 +83,32 @@ class RawResponse(Response):
         return b"\r\n".join((*lines, b"", b""))
 
 
-class Exchange:
-    """What the application sees as ``receive`` and ``send``."""
+class Exchange(Cycle):
+    """What the application sees as ``receive`` and ``send``.
 
-    def __init__(self, request: Request, loop: asyncio.AbstractEventLoop) -> None:
-        self._request = request
-        self._loop = loop
-        self.first: asyncio.Future[RawResponse] = loop.create_future()  # what is sent first
-        self._response: RawResponse | None = None
-        self._pieces: asyncio.Queue[bytes | None] | None = None  # if it is streamed
-        self._taken = asyncio.Event()  # by the connection: the last piece
-        self._over = asyncio.Event()  # the response is complete, or the client is gone
-        self.is_complete = False
-        self._body: AsyncIterator[bytes] | None = None
-        self._has_body = True  # there is more of the request's body
-        self._watching: asyncio.Task[None] | None = None
-        self._error: BaseException | None = None
-        self._sent = 0  # bytes of the response's body
-        self._has_trailers = False  # they are to follow it
+    Awaiting it runs the application; it returns the response, or `HANDED_OVER`.
+    """
+
+    # Most exchanges are plain: what else there may be is set when it is there.
+    _pieces: asyncio.Queue[bytes | None] | None = None  # if it is streamed
+    _body: AsyncIterator[bytes] | None = None
+    _has_body = True  # there is more of the request's body
+    _error: BaseException | None = None
+    _sent = 0  # bytes of the response's body
+    _has_trailers = False  # they are to follow it
+    _taken: asyncio.Event | None = None  # by the connection: the last piece
+    _over: asyncio.Event | None = None  # the response is complete, or the client is gone
 
     # -------------------------------------------------------------------- for the application
 
     async def receive(self) -> Message:
         """Return the next piece of the body; then wait for the client to leave."""
-        if self._has_body and not self._over.is_set():
+        if self._has_body and not self._is_over:
             return await self._receive_body()
-        if not self._over.is_set():
-            if self._watching is None:
-                self._watching = self._loop.create_task(self._watch())
+        if not self._is_over:
+            if self._over is None:
+                self._over = asyncio.Event()
+                self._watching = asyncio.get_running_loop().create_task(self._watch())
             await self._over.wait()
         return {"type": "http.disconnect"}
 
@@ -114,15 +119,14 @@ class Exchange:
         try:
             piece = await anext(self._body, b"")
         except (HTTPError, EOFError, OSError) as error:  # it is too long, or the client is gone
-            if isinstance(error, HTTPError) and not self.first.done():
-                self.first.set_exception(error)
+            if isinstance(error, HTTPError):
+                self._begin(error)
             self._leave()
             return {"type": "http.disconnect"}
         self._has_body = bool(piece) and not (request.is_complete and not request._pieces)
         return {"type": "http.request", "body": piece, "more_body": self._has_body}
 
-    async def send(self, message: Message) -> None:
-        """Take a part of the response; wait until there is room for it."""
+    async def _send(self, message: Message) -> None:
         kind = message["type"]
         if kind == "http.response.start":
             if self._response is not None:
@@ -133,6 +137,8 @@ class Exchange:
             if response.ends:
                 self._request.is_plain = self._request.keeps_alive = False
             self._has_trailers = message.get("trailers", False)
+            if "route" in self.scope:
+                self._note_route()
         elif kind == "http.response.body":
             more = message.get("more_body", False)
             await self._send_body(bytes(message.get("body", b"")), more or self._has_trailers)
@@ -143,17 +149,23 @@ class Exchange:
         elif kind == "http.response.early_hint":
             if self._response is not None:
                 raise RuntimeError("ASGI: http.response.early_hint after http.response.start")
-            if self._request.version != "1.0" and not self._over.is_set():
+            if self._request.version != "1.0" and not self._is_over:
                 await self._request.conn.write(early_hint(message))
         else:
             raise ValueError(f"ASGI: {kind!r} is not understood")
+
+    def _note_route(self) -> None:
+        """Note which pattern has matched, for metrics and logs: Starlette and FastAPI say it."""
+        pattern = getattr(self.scope["route"], "path", None)
+        if isinstance(pattern, str):
+            self._request.route = pattern
 
     async def _send_trailers(self, message: Message) -> None:
         response = self._open_response("http.response.trailers")
         if not self._has_trailers:
             raise RuntimeError("ASGI: http.response.trailers without trailers in the start")
         if takes_trailers(self._request):
-            response.trailers += checked_fields(message.get("headers", ()))
+            response.trailers = response.trailers + checked_fields(message.get("headers", ()))
         if not message.get("more_trailers", False):
             self._has_trailers = False
             await self._send_body(b"", False)
@@ -174,12 +186,12 @@ class Exchange:
 
     def _open_response(self, kind: str) -> RawResponse:
         """Return the response, which the application can go on with."""
-        response = self._response
+        response: RawResponse | None = self._response
         if response is None:
             raise RuntimeError(f"ASGI: {kind} before http.response.start")
         if self.is_complete:
             raise RuntimeError(f"ASGI: {kind} after the last one")
-        if self._over.is_set():
+        if self._is_over:
             raise ConnectionResetError("the client is gone")
         return response
 
@@ -193,16 +205,18 @@ class Exchange:
                 self._begin(response)
                 return
             self._pieces = asyncio.Queue(1)
+            self._taken = asyncio.Event()
             response.body = _Pieces(self, self._streamed())
             self._begin(response)
         if self._has_no_body(response):
             if self._sent > UNSENT and more:
                 raise ConnectionResetError("there is nobody who gets the body")
         elif body:
+            assert self._taken is not None
             self._taken.clear()
             await self._pieces.put(body)
             await self._taken.wait()
-            if self._over.is_set() and more:
+            if self._is_over and more:
                 raise ConnectionResetError("the client is gone")
         if not more:
             await self._pieces.put(None)
@@ -222,9 +236,11 @@ class Exchange:
                 f"{' or more' if more else ''}"
             )
 
-    def _begin(self, response: RawResponse) -> None:
-        if not self.first.done():
-            self.first.set_result(response)
+    def _begin(self, outcome: Response | Exception) -> None:
+        if self.outcome is None:
+            self.outcome = outcome
+            if not self._is_running:
+                self._hand_over()
 
     # --------------------------------------------------------------------- for the connection
 
@@ -237,26 +253,71 @@ class Exchange:
             return False
         if error is None:
             error = RuntimeError("the ASGI application returned before its response was complete")
-        if not self.first.done():
-            if self._over.is_set():
-                self.first.set_result(RawResponse(CLIENT_GONE, [(b"connection", b"close")]))
+        if self.outcome is None:
+            if self._is_over:
+                self.outcome = RawResponse(CLIENT_GONE, [(b"connection", b"close")])
                 return False
-            self.first.set_exception(error)
+            self.outcome = error if isinstance(error, Exception) else None
             return True
-        if self._over.is_set() or self._pieces is None:
+        if self._is_over or self._pieces is None:
             return False
         self._error = error
-        self._taken.set()
+        if self._taken is not None:
+            self._taken.set()
         if not self._pieces.full():
             self._pieces.put_nowait(None)
         return True
 
+    def _finished(self, error: BaseException | None) -> object:
+        """Note that the application has returned, or failed with *error*.
+
+        Return the response, or that it is sent by another task; or raise what is to be answered.
+        """
+        is_dealt_with = self.ended(error)
+        if error is not None:
+            if not isinstance(error, Exception):
+                self._leave()
+                if self._watching is not None:
+                    self._watching.cancel()
+                raise error
+            if not is_dealt_with:
+                self._owner.log(self, error)
+        if self.is_handed_over:
+            return HANDED_OVER
+        if self._watching is not None:
+            self._hand_over()
+            return HANDED_OVER
+        outcome = self.outcome
+        if isinstance(outcome, Exception):
+            self._leave()
+            raise outcome
+        if outcome is not None and type(outcome.body) is bytes:
+            self._leave()
+        return outcome
+
+    def _hand_over(self) -> None:
+        self.is_handed_over = True
+        self._owner.hand_over(self._request, self._answer())
+
+    async def _answer(self) -> Response:
+        """Return the outcome, in another task than the application's."""
+        outcome = self.outcome
+        if isinstance(outcome, Exception):
+            await self.end()
+            raise outcome
+        assert outcome is not None
+        if type(outcome.body) is bytes:
+            await self.end()
+        return outcome
+
     def _leave(self) -> None:
         """Note that nothing more can be received or sent."""
-        self._over.set()
-        self._taken.set()
+        self._is_over = True
+        for event in (self._over, self._taken):
+            if event is not None:
+                event.set()
 
-    async def close(self) -> None:
+    async def end(self) -> None:
         """Note that the response was sent, or that the client is gone."""
         self._leave()
         watching = self._watching
@@ -268,7 +329,8 @@ class Exchange:
         assert self._pieces is not None
         while (piece := await self._pieces.get()) is not None:
             yield piece
-            self._taken.set()
+            if self._taken is not None:
+                self._taken.set()
         if self._error is not None:
             raise self._error
 
@@ -283,9 +345,13 @@ class Exchange:
 class _Pieces:
     """The body of a response; the exchange is closed with it, even if it was not begun."""
 
-    def __init__(self, exchange: Exchange, pieces: AsyncGenerator[bytes, None]) -> None:
+    def __init__(
+        self, exchange: Exchange, pieces: AsyncGenerator[bytes, None] | FilePieces
+    ) -> None:
         self._exchange = exchange
         self._pieces = pieces
+        if isinstance(pieces, FilePieces):
+            self.send_to = pieces.send_to
 
     def __aiter__(self) -> Self:
         return self
@@ -297,4 +363,10 @@ class _Pieces:
         try:
             await self._pieces.aclose()
         finally:
-            await self._exchange.close()
+            await self._exchange.end()
+
+
+if engine.NAME == "native":
+    from silly.net.asgi import plain
+
+    plain.use(Exchange, RawResponse)

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import Any
+from collections.abc import Awaitable, Coroutine
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from silly._engine import engine
 from silly._logs.crashes import Crashes
 from silly._logs.logger import Logger
 from silly._values.units import counted
 from silly.net.asgi.exchange import Exchange
 from silly.net.asgi.extensions import extensions_of
-from silly.net.asgi.forwarded import Proxies
+from silly.net.asgi.forwarded import Proxies, is_encrypted
 from silly.net.asgi.types import Application, Scope
+from silly.net.asgi.websocket import WebSocketExchange, is_websocket, websocket_scope
 from silly.net.http import Request, Response
 from silly.net.networks import Networks
+
+if TYPE_CHECKING or engine.NAME != "native":
+    from silly.net.asgi.bases import Caller
+else:
+    from silly.net.asgi.plain import Caller
 
 __all__ = ["ApplicationHandler"]
 
 logger = Logger("silly.asgi")
 
 
-class ApplicationHandler:
+class ApplicationHandler(Caller):
     """Calls *app* for each request.
 
     Args:
@@ -31,12 +39,13 @@ class ApplicationHandler:
         state: what the application has put into its lifespan's state.
 
     Attributes:
-        running: the tasks of the application, some of which are done with their response.
+        running: the tasks of connections whose first task the application keeps.
     """
 
     def __init__(
         self, app: Application, *, root_path: str, trusted: Networks, state: dict[str, Any]
     ) -> None:
+        super().__init__(app, root_path, state)
         self._app = app
         self._root_path = root_path
         self._raw_root_path = quote(root_path).encode("ascii")
@@ -46,40 +55,31 @@ class ApplicationHandler:
         self.running: set[asyncio.Task[None]] = set()
         self.__qualname__ = getattr(app, "__qualname__", type(app).__name__)
 
-    async def __call__(self, request: Request) -> Response:
-        """Return the application's response to *request*."""
-        if request.upgrade is not None and request.upgrade.lower() == "websocket":
-            return Response("WebSocket is not served here\n", 501)
-        loop = asyncio.get_running_loop()
-        exchange = Exchange(request, loop)
-        task = loop.create_task(self._run(exchange, self.scope_of(request)))
+    def _call(self, request: Request) -> Awaitable[object]:
+        if is_websocket(request):
+            return self._run_websocket(request)
+        return Exchange(self, self._app, request, self.scope_of(request))
+
+    def hand_over(self, request: Request, outcome: Coroutine[Any, Any, Response]) -> None:
+        """Let another task answer *request* with *outcome*."""
+        task = request._connection.hand_over(request, outcome)
         self.running.add(task)
         task.add_done_callback(self.running.discard)
-        try:
-            response = await exchange.first
-        except asyncio.CancelledError:
-            task.cancel()
-            await exchange.close()
-            raise
-        except BaseException:
-            await exchange.close()
-            raise
-        if type(response.body) is bytes:
-            await exchange.close()
-        return response
 
-    async def _run(self, exchange: Exchange, scope: Scope) -> None:
+    async def _run_websocket(self, request: Request) -> Response | None:
+        exchange = WebSocketExchange(request)
         try:
-            await self._app(scope, exchange.receive, exchange.send)
-        except Exception as error:  # noqa: BLE001 - it is logged, here or by the server
-            if not exchange.ended(error) and not _is_departure(error):
-                what = f"{scope['method']} {scope['path']}"
-                self._crash_logs.log(error, "%s: the application failed", what)
-        except BaseException as error:
-            exchange.ended(error)
+            return await exchange.run(self._app, websocket_scope(self.scope_of(request), request))
+        except Exception as error:
+            if exchange.is_over and _is_departure(error):
+                return None
             raise
-        else:
-            exchange.ended(None)
+
+    def log(self, exchange: Exchange, error: BaseException) -> None:
+        """Log that the application has failed where no client is told."""
+        if not _is_departure(error):
+            what = f"{exchange.scope['method']} {exchange.scope['path']}"
+            self._crash_logs.log(error, "%s: the application failed", what)
 
     def _summarize(self, kind: str, number: int) -> None:
         logger.error("the application failed %s: %s", counted(number, "more time"), kind)
@@ -90,34 +90,53 @@ class ApplicationHandler:
 
     def scope_of(self, request: Request) -> Scope:
         """Return the connection scope (ASGI HTTP specification 2.4)."""
-        conn: Any = request.conn
-        client, scheme = _host_and_port(conn._remote_sockaddr), "https" if conn.tls else "http"
+        connection = request._connection
+        if connection.memo is None:
+            connection.memo = self._template(request)
+        scope: dict[str, Any] = connection.memo.copy()
         if (reported := self._proxies.reported(request)) is not None:
-            client, scheme = reported[0] or client, reported[1] or scheme
+            client, scheme = reported
+            scope["client"] = client or scope["client"]
+            scope["scheme"] = scheme or scope["scheme"]
         path, _, query = request.raw_target.partition(b"?")
+        scope["asgi"] = scope["asgi"].copy()
+        scope["http_version"] = request.version
+        scope["method"] = request.method
+        scope["path"] = self._root_path + request.path
+        scope["raw_path"] = self._raw_root_path + path
+        scope["query_string"] = query
+        scope["headers"] = request.raw_headers
+        scope["state"] = self._state.copy()
+        scope["extensions"] = extensions_of(request)
+        return scope
+
+    def _template(self, request: Request) -> dict[str, Any]:
+        """Return what is the same in most scopes of the connection of *request*."""
+        conn: Any = request.conn
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
-            "http_version": request.version,
-            "method": request.method,
-            "scheme": scheme,
-            "path": self._root_path + request.path,
-            "raw_path": self._raw_root_path + path,
-            "query_string": query,
+            "http_version": "1.1",
+            "method": "",
+            "scheme": "https" if is_encrypted(conn) else "http",
+            "path": "",
+            "raw_path": b"",
+            "query_string": b"",
             "root_path": self._root_path,
-            "headers": request.raw_headers,
-            "client": client,
+            "headers": [],
+            "client": _host_and_port(conn._remote_sockaddr),
             "server": _server(conn._local_sockaddr),
-            "state": self._state.copy(),
+            "state": {},
             "extensions": extensions_of(request),
         }
 
 
-def _is_departure(error: Exception) -> bool:
+def _is_departure(error: BaseException) -> bool:
     """Return whether *error* says that the client has gone, as those of frameworks do."""
     return isinstance(error, OSError) or type(error).__name__ in {
         "ClientDisconnect",
         "RequestAborted",
+        "WebSocketDisconnect",
     }
 
 

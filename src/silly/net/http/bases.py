@@ -56,6 +56,7 @@ class PlainRequests:
     """The part of a session that recognises plain requests; the base of `ServerSession`."""
 
     __slots__ = (
+        "_max_pipelined",
         "_receiving",
         "ends",
         "error",
@@ -67,6 +68,7 @@ class PlainRequests:
     )
 
     def __init__(self, kind: type[Any], limits: Limits) -> None:  # noqa: ARG002 - see plain.pyx
+        self._max_pipelined = limits.max_pipelined
         self.requests: list[Any] = []
         self.error: HTTPError | None = None
         self.ends = self.is_paused = self.in_head = False
@@ -78,9 +80,15 @@ class PlainRequests:
         """Parse *data*, which was received."""
         if self.error is None:
             self._feed(data)
+            if len(self.requests) > self._max_pipelined:
+                self._refuse_pipelined()
 
     def _feed(self, data: bytes) -> None:
         """Parse *data* with the parser."""
+        raise NotImplementedError
+
+    def _refuse_pipelined(self) -> None:
+        """Refuse what has come beyond the requests that may wait."""
         raise NotImplementedError
 
     @property
@@ -134,7 +142,7 @@ class Answer:
 
 def encoded(
     request: Head,  # noqa: ARG001 - see plain.pyx
-    response: Answer,  # noqa: ARG001
+    response: Any,  # noqa: ARG001
     counts: Counts,  # noqa: ARG001
 ) -> bytes | None:
     """Count a plain response to *request*, and return all of it, encoded.
@@ -150,19 +158,13 @@ class Counts:
     __slots__ = ("_counts",)
 
     def __init__(self) -> None:
-        self._counts: dict[str, dict[int, int]] = {}
+        self._counts: dict[tuple[str, int], int] = {}
 
     def add(self, method: str, status: int) -> None:
         """Count a response."""
-        counts = self._counts.get(method)
-        if counts is None:
-            counts = self._counts[method] = {}
-        counts[status] = counts.get(status, 0) + 1
+        key = method, status
+        self._counts[key] = self._counts.get(key, 0) + 1
 
     def items(self) -> dict[tuple[str, int], int]:
         """Return all counts."""
-        return {
-            (method, status): count
-            for method, counts in self._counts.items()
-            for status, count in counts.items()
-        }
+        return self._counts.copy()

@@ -10,6 +10,7 @@ session would refuse, or understand differently. Responses likewise: what is enc
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t
 from libc.string cimport memcmp, memcpy
 from libc.time cimport time, time_t
@@ -22,6 +23,8 @@ from silly.net.http.errors import reason_of
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
     bint PyUnicode_IS_COMPACT_ASCII(object text) noexcept
+    ctypedef struct PyTypeObject:
+        object (*tp_new)(PyTypeObject *kind, object arguments, PyObject *keywords)
 
 cdef enum:  # what a byte can be part of
     TARGET = 1
@@ -48,15 +51,6 @@ cdef bytes BYTES = b"application/octet-stream"
 
 cdef class Head:
     """The head of a request, and what is known of its body; the base of `Request`."""
-
-    cdef dict __dict__
-    cdef object __weakref__
-    cdef public object method, version, content_length
-    cdef public object conn, _connection, _body
-    cdef public bint is_plain, is_complete
-    cdef object target, fields
-    cdef bytes data  # ... where both are, until somebody asks for them
-    cdef Py_ssize_t target_start, target_end, fields_start
 
     def __init__(self, method, raw_target, version, raw_headers, content_length):
         self.method = method
@@ -95,9 +89,22 @@ cdef class Head:
 
     @property
     def raw_headers(self):
+        return self.fields if self.fields is not None else self.raw_fields()
+
+    cdef list raw_fields(self):
         if self.fields is None:
             self.fields = fields_of(self.data, self.fields_start)
         return self.fields
+
+    cdef bint is_simple(self) except -1:
+        """Return whether it wants nothing but an answer of the usual kind, and has all come."""
+        return (
+            self.is_plain
+            or (
+                self.data is not None and self.is_complete and self.keeps_alive
+                and self._form is None
+            )
+        ) and self.method is not HEAD
 
     @raw_headers.setter
     def raw_headers(self, value):
@@ -116,7 +123,7 @@ cdef class PlainRequests:
     cdef public object _receiving
     cdef object kind  # of requests
     cdef Py_ssize_t left  # bytes of the body that is being received, of a plain request
-    cdef Py_ssize_t max_head, max_target, max_fields, max_body
+    cdef Py_ssize_t max_head, max_target, max_fields, max_body, max_pipelined
     cdef bytes host  # the last one that was valid
 
     def __init__(self, kind, limits):
@@ -126,6 +133,7 @@ cdef class PlainRequests:
         self.max_target = capped(limits.max_target_bytes)
         self.max_fields = capped(limits.max_headers)
         self.max_body = capped(limits.max_body_bytes)
+        self.max_pipelined = capped(limits.max_pipelined)
 
     def feed(self, bytes data not None):
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
@@ -144,6 +152,8 @@ cdef class PlainRequests:
             at = self.take_body(data, end) if self.left else end
         if at < size:
             self._feed(data if at == 0 else piece(data, at, size))
+        if len(self.requests) + (self.first is not None) > self.max_pipelined:
+            self._refuse_pipelined()
 
     cdef Py_ssize_t take_body(self, bytes data, Py_ssize_t at) except -1:
         """Take what is in *data* of the body; return where it ends."""
@@ -271,7 +281,7 @@ cdef class PlainRequests:
                     return 0
         if not has_host or fields > self.max_fields:
             return 0
-        head = self.kind.__new__(self.kind)
+        head = <Head>new(self.kind)
         head.method = method
         head.version = VERSION
         head.data = data
@@ -339,10 +349,6 @@ cdef class PlainRequests:
 cdef class Answer:
     """What a response consists of; the base of `Response`."""
 
-    cdef dict __dict__
-    cdef object __weakref__
-    cdef public object body, status, content_type, _fields
-
     def __cinit__(self):
         self._fields = ()
 
@@ -352,116 +358,123 @@ cdef class Answer:
         self.content_type = content_type
         if not (
             (type(body) is bytes or type(body) is str)
-            and status_of(self) >= 0
+            and checked_status(status) >= 0
             and (headers == () if type(headers) is tuple else not headers)
             and (content_type is None or is_value(content_type))
         ):
             self._check(headers)
 
+    cdef bytes encode(self, Head request):
+        """Return all of it, encoded as an answer to *request*; None: in another way."""
+        cdef long status
+        cdef const char *body = NULL
+        cdef const char *kind
+        cdef Py_ssize_t size = 0, kind_size = 0, whole, left, count
+        cdef char digits[DIGITS_OF_SIZE]
+        cdef char *length
+        cdef bytes line, dated, reply
+        cdef char *end
+        if not request.is_simple():
+            return None
+        status = checked_status(self.status)
+        if status < 0 or status == 204 or status == 205 or status == 304:
+            return None
+        if type(self.body) is str:
+            try:
+                body = PyUnicode_AsUTF8AndSize(self.body, &size)
+            except UnicodeEncodeError:
+                return None
+        elif type(self.body) is bytes:
+            body = PyBytes_AS_STRING(<bytes>self.body)
+            size = PyBytes_GET_SIZE(<bytes>self.body)
+        else:
+            return None
+        if size > JOINED:
+            return None
+        if self.content_type is None:
+            line = TEXT if type(self.body) is str else BYTES
+            kind = PyBytes_AS_STRING(line)
+            kind_size = PyBytes_GET_SIZE(line)
+        elif is_value(self.content_type):
+            kind = PyUnicode_AsUTF8AndSize(self.content_type, &kind_size)
+        else:
+            return None
+        line = status_line(<int>status)
+        whole = fields_size(self._fields)
+        if whole < 0:
+            return None
+        dated = date()
+        length = digits + DIGITS_OF_SIZE
+        left = size
+        while True:
+            length -= 1
+            length[0] = <char>(c"0" + left % 10)
+            left //= 10
+            if left == 0:
+                break
+        count = digits + DIGITS_OF_SIZE - length
+        whole += PyBytes_GET_SIZE(line) + PyBytes_GET_SIZE(dated) + kind_size + count + size + 36
+        reply = PyBytes_FromStringAndSize(NULL, whole)
+        end = put(PyBytes_AS_STRING(reply), PyBytes_AS_STRING(line), PyBytes_GET_SIZE(line))
+        end = put(end, PyBytes_AS_STRING(dated), PyBytes_GET_SIZE(dated))
+        end = put(end, "content-type: ", 14)
+        end = put(end, kind, kind_size)
+        end = put(end, "\r\ncontent-length: ", 18)
+        end = put(end, length, count)
+        end = put(end, "\r\n", 2)
+        for name, value in self._fields:
+            end = put_text(end, name)
+            end = put(end, ": ", 2)
+            end = put_text(end, value)
+            end = put(end, "\r\n", 2)
+        end = put(end, "\r\n", 2)
+        put(end, body, size)
+        return reply
+
+
+def encoded(Head request not None, response, Counts counts not None):
+    cdef bytes reply = None
+    if isinstance(response, Answer):
+        reply = (<Answer>response).encode(request)
+        if reply is not None:
+            counts.add(request.method, (<Answer>response).status)
+    return reply
+
 
 cdef class Counts:
     """How many responses were sent, by method and status."""
-
-    cdef dict counts
 
     def __init__(self):
         self.counts = {}
 
     cpdef add(self, str method, status):
-        cdef object counts = self.counts.get(method)
-        if counts is None:
-            counts = self.counts[method] = {}
-        (<dict>counts)[status] = (<dict>counts).get(status, 0) + 1
+        if method is self.last_method and status is self.last_status:  # mostly
+            self.last_count += 1
+            return
+        self.add_last()
+        self.last_method, self.last_status, self.last_count = method, status, 1
+
+    cdef int add_last(self) except -1:
+        if self.last_count:
+            key = self.last_method, self.last_status
+            self.counts[key] = self.counts.get(key, 0) + self.last_count
+            self.last_count = 0
+        return 0
 
     def items(self):
-        return {
-            (method, status): count
-            for method, counts in self.counts.items()
-            for status, count in counts.items()
-        }
+        self.add_last()
+        return self.counts.copy()
 
 
-def encoded(Head request not None, Answer response not None, Counts counts not None):
-    cdef long status
-    cdef const char *body = NULL
-    cdef const char *kind
-    cdef Py_ssize_t size = 0, kind_size = 0, whole, left, count
-    cdef char digits[DIGITS_OF_SIZE]
-    cdef char *length
-    cdef bytes line, reply
-    cdef char *end
-    if not request.is_plain and (
-        request.data is None or not request.is_complete or request._form is not None
-    ):
-        return None
-    status = status_of(response)
-    if request.method is HEAD or status < 0:
-        return None
-    if status == 204 or status == 205 or status == 304:
-        return None
-    if type(response.body) is str:
-        try:
-            body = PyUnicode_AsUTF8AndSize(response.body, &size)
-        except UnicodeEncodeError:
-            return None
-    elif type(response.body) is bytes:
-        body = PyBytes_AS_STRING(<bytes>response.body)
-        size = PyBytes_GET_SIZE(<bytes>response.body)
-    else:
-        return None
-    if size > JOINED:
-        return None
-    if response.content_type is None:
-        line = TEXT if type(response.body) is str else BYTES
-        kind = PyBytes_AS_STRING(line)
-        kind_size = PyBytes_GET_SIZE(line)
-    elif is_value(response.content_type):
-        kind = PyUnicode_AsUTF8AndSize(response.content_type, &kind_size)
-    else:
-        return None
-    line = status_line(<int>status)
-    whole = fields_size(response._fields)
-    if whole < 0:
-        return None
-    check_date()
-    length = digits + DIGITS_OF_SIZE
-    left = size
-    while True:
-        length -= 1
-        length[0] = <char>(c"0" + left % 10)
-        left //= 10
-        if left == 0:
-            break
-    count = digits + DIGITS_OF_SIZE - length
-    whole += PyBytes_GET_SIZE(line) + PyBytes_GET_SIZE(date_line) + kind_size + count + size + 36
-    reply = PyBytes_FromStringAndSize(NULL, whole)
-    end = put(PyBytes_AS_STRING(reply), PyBytes_AS_STRING(line), PyBytes_GET_SIZE(line))
-    end = put(end, PyBytes_AS_STRING(date_line), PyBytes_GET_SIZE(date_line))
-    end = put(end, "content-type: ", 14)
-    end = put(end, kind, kind_size)
-    end = put(end, "\r\ncontent-length: ", 18)
-    end = put(end, length, count)
-    end = put(end, "\r\n", 2)
-    for name, value in response._fields:
-        end = put_text(end, name)
-        end = put(end, ": ", 2)
-        end = put_text(end, value)
-        end = put(end, "\r\n", 2)
-    end = put(end, "\r\n", 2)
-    put(end, body, size)
-    counts.add(request.method, response.status)
-    return reply
-
-
-cdef long status_of(Answer response) except -2:
+cdef long checked_status(status) except -2:
     """Return the status; -1 if it is none."""
-    cdef long status = -1
-    if type(response.status) is int:
+    cdef long value = -1
+    if type(status) is int:
         try:
-            status = <long>response.status
+            value = <long>status
         except OverflowError:
             return -1
-    return status if 200 <= status <= 599 else -1
+    return value if 200 <= value <= 599 else -1
 
 
 cdef bint is_value(text) except -1:
@@ -510,16 +523,20 @@ cdef bytes status_line(int status):
     return <bytes>line
 
 
-cdef int check_date() except -1:
+cdef bytes date():
     global date_line, dated
     cdef time_t now = time(NULL)
     if now != dated:
         date_line = f"date: {formatdate(now, usegmt=True)}\r\n".encode("ascii")
         dated = now
-    return 0
+    return date_line
 
 
 # ------------------------------------------------------------------------------ bytes
+
+
+cdef object new(kind):
+    return (<PyTypeObject *>kind).tp_new(<PyTypeObject *>kind, (), NULL)
 
 
 cdef inline bytes piece(bytes data, Py_ssize_t start, Py_ssize_t end):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
@@ -32,7 +33,12 @@ class Connection(Protocol):
 
     async def receive_body(self, request: Request) -> None: ...
     async def wait_for_end(self) -> None: ...
+    def hand_over(
+        self, request: Request, outcome: Coroutine[Any, Any, Any]
+    ) -> asyncio.Task[None]: ...
     def switch(self, request: Request) -> tuple[bytes, Limits]: ...
+
+    memo: Any
 
 
 class Successor(Protocol):

@@ -352,10 +352,10 @@ def as_response(value: Any) -> Response:
     Raises:
         TypeError: it is neither a response nor a body.
     """
-    if isinstance(value, str | bytes):
-        return Response(value)
     if isinstance(value, Response):
         return value
+    if isinstance(value, str | bytes):
+        return Response(value)
     kind = "None" if value is None else type(value).__name__
     hint = ": is `await` missing?" if inspect.isawaitable(value) else ""
     raise TypeError(f"a handler returns an http.Response, a str or bytes, not {kind}{hint}")

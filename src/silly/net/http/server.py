@@ -46,9 +46,10 @@ logger = Logger("silly.http")
 
 Handler = Callable[[Request], Awaitable[Any]]
 
+HANDED_OVER: Final = object()  # what a handler returns after `_Connection.hand_over`
+
 DISCARDED: Final = 256 * 1024  # bytes of a body that nobody read, before the connection is closed
 DISCARD_TIME: Final = 5.0  # seconds for that
-PIPELINED: Final = 100  # requests that are received while one is answered
 JOINED: Final = 64 * 1024  # bytes: a longer body is not copied behind its head
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -208,14 +209,17 @@ class _Connection:
     __slots__ = (
         "__weakref__",
         "_conn",
+        "_done",
         "_idle_after",
         "_idle_since",
         "_is_draining",
         "_left_to",
+        "_next_task",
         "_service",
         "_session",
         "_waited",
         "_watch",
+        "memo",
     )
 
     def __init__(self, service: Service, conn: Conn) -> None:
@@ -228,6 +232,9 @@ class _Connection:
         self._idle_after = 0  # ... after how many requests
         self._watch: Watch | None = None  # of the last request that was watched
         self._waited = 0.0  # seconds for the body of the present request
+        self._done: asyncio.Future[BaseException | None] | None = None  # see `hand_over`
+        self._next_task: asyncio.Task[None] | None = None
+        self.memo: Any = None  # for the handler
 
     # -------------------------------------------------------------- idle and draining
 
@@ -258,21 +265,72 @@ class _Connection:
         self._conn.on_draining(self.drain)
         try:
             await self._serve()
+            if self._done is not None and (error := await self._done) is not None:
+                raise error
         except EndOfStream:
             if not self._session.is_waiting:
                 raise
         finally:
+            if self._next_task is not None:
+                self._next_task.cancel()
             self._service.connections.discard(self)
+            if self._session.limit is not None:
+                conn: Any = self._conn
+                conn._note_limit(self._session.limit)
         successor = self._left_to
         if successor is not None:
             service = self._service
             del self  # and with it, what only HTTP needs
-            try:
+            try:  # in this frame: one more for each idle WebSocket would be memory
                 await successor.request._go_on(successor)
             except Exception as error:  # noqa: BLE001 - it is logged
                 await service.end(successor, error)
             else:
                 await service.end(successor, None)
+
+    def hand_over(
+        self, request: Request, outcome: Coroutine[Any, Any, Response]
+    ) -> asyncio.Task[None]:
+        """Let another task answer *request* with *outcome*, and serve the next requests.
+
+        For a handler that goes on in this one; it returns `HANDED_OVER` in the end.
+        """
+        if self._done is None:
+            self._done = self._service.loop.create_future()
+        self._next_task = self._service.loop.create_task(self._go_on(request, outcome))
+        return self._next_task
+
+    async def _go_on(self, request: Request, outcome: Coroutine[Any, Any, Response]) -> None:
+        error: BaseException | None = None
+        try:
+            if await self._respond(request, outcome):
+                await self._serve()
+            if self._left_to is not None:
+                successor, self._left_to = self._left_to, None
+                await self._service._go_on_with(successor)
+        except asyncio.CancelledError:
+            self._conn.abort()
+            raise
+        except Exception as failed:  # noqa: BLE001 - the first task raises it
+            error = failed
+        finally:
+            if self._next_task in {None, asyncio.current_task()} and self._done is not None:
+                self._next_task = None
+                self._conn.close()
+                if not self._done.done():
+                    self._done.set_result(error)
+
+    async def _respond(self, request: Request, outcome: Awaitable[Response]) -> bool:
+        watch = self._watch
+        try:
+            try:
+                response = await outcome
+            except Exception as error:  # noqa: BLE001 - it is logged
+                return await self._answer_failure(request, error, watch)
+            return await self._answer(request, response, watch)
+        finally:
+            if watch is not None:
+                watch.done(GONE, -1)
 
     async def _serve(self) -> None:  # noqa: C901, PLR0912 - all that most requests need, in one frame
         conn, session, service = self._conn, self._session, self._service
@@ -295,10 +353,13 @@ class _Connection:
                 try:
                     try:
                         response = await handler(request)
-                        if type(response) is not Response:
+                        if not isinstance(response, Response):
+                            if response is HANDED_OVER:
+                                watch = None  # the other task notifies them
+                                return
                             if request._successor is None:
                                 response = as_response(response)
-                        elif not self._is_draining:
+                        if not self._is_draining:
                             reply = encoded(request, response, counts)
                     except Exception as error:  # noqa: BLE001 - it is logged
                         goes_on = await self._answer_failure(request, error, watch)
@@ -340,14 +401,14 @@ class _Connection:
             except TimeoutError:
                 if not self._conn.is_alive:
                     raise
-                session.error = HTTPError(408, "the head of the request took too long")
+                session._fail(408, "the head of the request took too long", "head_timeout")
                 return
             session.feed(data)
 
     async def wait_for_end(self) -> None:
         """Receive the next requests, up to a bound, until the client has finished."""
         with contextlib.suppress(EndOfStream, OSError):
-            while self._session.pending < PIPELINED:
+            while self._session.pending < self._service.limits.max_pipelined:
                 self._session.feed(await self._conn.read())
             await self._conn.wait_closed()
 
@@ -369,7 +430,7 @@ class _Connection:
         except TimeoutError:
             if not conn.is_alive:
                 raise
-            session._fail(408, "the body of the request came too slowly")
+            session._fail(408, "the body of the request came too slowly", "read_deadline")
             return
         finally:
             self._waited += loop.time() - begun
@@ -504,6 +565,8 @@ class _Connection:
             await conn.write(response._head(length, connection, version=request.version))
             if request.method == "HEAD" or response.status in BODILESS:
                 return 0
+            if not is_chunked and hasattr(pieces, "send_to"):
+                return int(await pieces.send_to(conn))
             pieces = aiter(pieces) if hasattr(pieces, "__aiter__") else _iterated(pieces)
             async for piece in pieces:
                 data = piece if type(piece) is bytes else _encoded(piece)
