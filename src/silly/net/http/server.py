@@ -191,15 +191,6 @@ class Service:
             error, "%s: %s %s failed%s", request.remote_addr, request.method, request.target, trace
         )
 
-    async def go_on_with(self, successor: Successor) -> None:
-        """Serve the protocol that follows a request."""
-        try:
-            await successor.request._go_on(successor)
-        except Exception as error:  # noqa: BLE001 - it is logged
-            await self.end(successor, error)
-        else:
-            await self.end(successor, None)
-
     async def end(self, successor: Successor, crash: BaseException | None) -> None:
         """End the protocol that followed a request, and whose handler has ended, by *crash*."""
         if crash is not None:
@@ -323,7 +314,7 @@ class _Connection:
                 await self._serve()
             if self._left_to is not None:
                 successor, self._left_to = self._left_to, None
-                await self._service.go_on_with(successor)
+                await _run(self._service, successor)
         except asyncio.CancelledError:
             self._conn.abort()
             raise
@@ -616,6 +607,16 @@ class _Connection:
                 async for _ in request:
                     pass
         return request.is_complete
+
+
+async def _run(service: Service, successor: Successor) -> None:
+    """Run the handler of *successor*."""
+    try:
+        await successor.request._go_on(successor)
+    except Exception as error:  # noqa: BLE001 - it is logged
+        await service.end(successor, error)
+    else:
+        await service.end(successor, None)
 
 
 def _encoded(piece: Any) -> bytes:
