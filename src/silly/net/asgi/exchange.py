@@ -23,6 +23,7 @@ from silly.net.asgi.extensions import (
 )
 from silly.net.asgi.types import Message
 from silly.net.http import HTTPError, Response
+from silly.net.http.disk import FilePieces
 from silly.net.http.errors import reason_of
 from silly.net.http.response import BODILESS, check_status, http_date
 from silly.net.http.server import HANDED_OVER
@@ -344,9 +345,13 @@ class Exchange(Cycle):
 class _Pieces:
     """The body of a response; the exchange is closed with it, even if it was not begun."""
 
-    def __init__(self, exchange: Exchange, pieces: AsyncGenerator[bytes, None]) -> None:
+    def __init__(
+        self, exchange: Exchange, pieces: AsyncGenerator[bytes, None] | FilePieces
+    ) -> None:
         self._exchange = exchange
         self._pieces = pieces
+        if isinstance(pieces, FilePieces):
+            self.send_to = pieces.send_to
 
     def __aiter__(self) -> Self:
         return self

@@ -50,7 +50,6 @@ HANDED_OVER: Final = object()  # what a handler returns after `_Connection.hand_
 
 DISCARDED: Final = 256 * 1024  # bytes of a body that nobody read, before the connection is closed
 DISCARD_TIME: Final = 5.0  # seconds for that
-PIPELINED: Final = 100  # requests that are received while one is answered
 JOINED: Final = 64 * 1024  # bytes: a longer body is not copied behind its head
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -137,6 +136,7 @@ class Service:
         self.watchers = Watchers((*own, RequestLog()) if is_logged else tuple(own))
         self.counts = Counts()
         self.crashes = 0
+        self.is_draining = False
         self.connections: set[_Connection] = set()
         self.__qualname__ = getattr(handler, "__qualname__", None) or type(handler).__name__
 
@@ -152,12 +152,19 @@ class Service:
         self.watchers.on_failure = self._log_observer_failure
         if course is not None:
             course.logs += self._crash_logs.close, self._observer_failures.close
+            course.drains.append(self.drain)
         self._sweep = Sweep(loop, lambda: list(self.connections), _Connection.check)
         self._interval = self.limits.keep_alive_timeout / CHECKS
 
     def __call__(self, conn: Conn) -> Coroutine[Any, Any, None]:
         """Serve the requests of a connection."""
         return _Connection(self, conn).serve()
+
+    def drain(self) -> None:
+        """The listener is closing: close idle connections, and the others after their response."""
+        self.is_draining = True
+        for connection in list(self.connections):
+            connection.drain()
 
     def add(self, connection: _Connection) -> None:
         """Watch over *connection*, until it is discarded from `connections`."""
@@ -227,7 +234,7 @@ class _Connection:
         self._service = service
         self._conn = conn
         self._session = ServerSession(service.limits)
-        self._is_draining = False
+        self._is_draining = service.is_draining
         self._left_to: Successor | None = None  # handled without us
         self._idle_since = 0.0  # when the sweep first found it so ...
         self._idle_after = 0  # ... after how many requests
@@ -263,7 +270,6 @@ class _Connection:
     async def serve(self) -> None:
         """Serve the requests, until the connection ends or has to."""
         self._service.add(self)
-        self._conn.on_draining(self.drain)
         try:
             await self._serve()
             if self._done is not None and (error := await self._done) is not None:
@@ -275,6 +281,9 @@ class _Connection:
             if self._next_task is not None:
                 self._next_task.cancel()
             self._service.connections.discard(self)
+            if self._session.limit is not None:
+                conn: Any = self._conn
+                conn._note_limit(self._session.limit)
         successor = self._left_to
         if successor is not None:
             service = self._service
@@ -305,7 +314,7 @@ class _Connection:
                 await self._serve()
             if self._left_to is not None:
                 successor, self._left_to = self._left_to, None
-                await self._service._go_on_with(successor)
+                await _run(self._service, successor)
         except asyncio.CancelledError:
             self._conn.abort()
             raise
@@ -399,14 +408,14 @@ class _Connection:
             except TimeoutError:
                 if not self._conn.is_alive:
                     raise
-                session.error = HTTPError(408, "the head of the request took too long")
+                session._fail(408, "the head of the request took too long", "head_timeout")
                 return
             session.feed(data)
 
     async def wait_for_end(self) -> None:
         """Receive the next requests, up to a bound, until the client has finished."""
         with contextlib.suppress(EndOfStream, OSError):
-            while self._session.pending < PIPELINED:
+            while self._session.pending < self._service.limits.max_pipelined:
                 self._session.feed(await self._conn.read())
             await self._conn.wait_closed()
 
@@ -428,7 +437,7 @@ class _Connection:
         except TimeoutError:
             if not conn.is_alive:
                 raise
-            session._fail(408, "the body of the request came too slowly")
+            session._fail(408, "the body of the request came too slowly", "read_deadline")
             return
         finally:
             self._waited += loop.time() - begun
@@ -563,6 +572,8 @@ class _Connection:
             await conn.write(response._head(length, connection, version=request.version))
             if request.method == "HEAD" or response.status in BODILESS:
                 return 0
+            if not is_chunked and hasattr(pieces, "send_to"):
+                return int(await pieces.send_to(conn))
             pieces = aiter(pieces) if hasattr(pieces, "__aiter__") else _iterated(pieces)
             async for piece in pieces:
                 data = piece if type(piece) is bytes else _encoded(piece)
@@ -596,6 +607,16 @@ class _Connection:
                 async for _ in request:
                     pass
         return request.is_complete
+
+
+async def _run(service: Service, successor: Successor) -> None:
+    """Run the handler of *successor*."""
+    try:
+        await successor.request._go_on(successor)
+    except Exception as error:  # noqa: BLE001 - it is logged
+        await service.end(successor, error)
+    else:
+        await service.end(successor, None)
 
 
 def _encoded(piece: Any) -> bytes:
