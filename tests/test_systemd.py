@@ -225,7 +225,7 @@ def test_passed_sockets_are_found_once_and_not_inherited(tmp_path: Path) -> None
     text = """
         import os, subprocess, sys
         from silly import systemd
-        print([(each.name, each.sockaddr[1]) for each in systemd.activated()])
+        print([(each.name, each.sockaddr[1], each.type.name) for each in systemd.activated()])
         print([name for name in os.environ if name.startswith("LISTEN_")], flush=True)
         check = "import os; print(os.path.exists('/proc/self/fd/4'))"
         subprocess.run([sys.executable, "-c", check], close_fds=False)
@@ -237,7 +237,45 @@ def test_passed_sockets_are_found_once_and_not_inherited(tmp_path: Path) -> None
     ):
         process = start(*command, "-m", "silly", script(tmp_path, text))
         output, _ = process.communicate()
-        assert output == f"[('web', {passed.getsockname()[1]})]\n[]\nFalse\n"
+        port = passed.getsockname()[1]
+        assert output == f"[('d', 0, 'SOCK_DGRAM'), ('web', {port}, 'SOCK_STREAM')]\n[]\nFalse\n"
+
+
+@pytest.mark.parametrize("family", ["ipv4", "dual"])
+def test_passed_datagram_sockets_are_used(tmp_path: Path, family: str) -> None:
+    text = """
+        import sys
+        from silly.net import udp
+        sock = udp.bind(sys.argv[1], broadcast=True)
+        async for data, peer in sock:
+            sock.send(data, peer)
+            break
+        sock.close()
+    """
+    with (
+        socket.socket(
+            socket.AF_INET6 if family == "dual" else socket.AF_INET, socket.SOCK_DGRAM
+        ) as passed,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+        socket.create_server(("127.0.0.1", 0)) as listening,
+    ):
+        client.settimeout(20)
+        if family == "dual":
+            passed.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        passed.bind(("::" if family == "dual" else "127.0.0.1", 0))
+        port = passed.getsockname()[1]
+        wanted = f":{port}" if family == "dual" else f"127.0.0.1:{port}"
+        client.sendto(b"early", ("127.0.0.1", port))  # waits in the socket
+        with activation(listening, passed) as command:
+            with start(*command, "-m", "silly", script(tmp_path, text), wanted) as process:
+                try:
+                    output, _ = process.communicate(timeout=60)
+                finally:
+                    process.kill()
+        assert process.returncode == 0, output
+        assert client.recv(100) == b"early"
+        # It is still open here, as in systemd.
+        assert passed.getsockname()[1] == port
 
 
 def test_sockets_for_another_process_are_ignored(

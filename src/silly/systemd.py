@@ -152,7 +152,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Activated:
-    """A listening stream socket that systemd passed to this process."""
+    """A socket that systemd passed to this process: a listening one, or one for datagrams."""
 
     name: str
     """Its name from ``FileDescriptorName=``, or ``"unknown"``."""
@@ -161,7 +161,9 @@ class Activated:
     family: int
     """Its address family, as in the `socket` module."""
     sockaddr: Any
-    """The address it listens on, as in the `socket` module."""
+    """The address it is bound to, as in the `socket` module."""
+    type: int = socket.SOCK_STREAM
+    """`socket.SOCK_STREAM` (``ListenStream=``) or `socket.SOCK_DGRAM` (``ListenDatagram=``)."""
 
     def dup(self) -> socket.socket:
         """Return a new socket for a duplicate of the descriptor; the caller closes it."""
@@ -174,7 +176,7 @@ _found: list[Activated] | None = None
 
 
 def activated() -> list[Activated]:
-    """Return the listening stream sockets that were passed to this process (sd_listen_fds(3)).
+    """Return the sockets that were passed to this process (sd_listen_fds(3)).
 
     They are found with ``LISTEN_FDS``, ``LISTEN_PID`` and ``LISTEN_FDNAMES``, which
     are then removed from the environment, so that child processes do not use them.
@@ -190,19 +192,20 @@ def activated() -> list[Activated]:
             for fd, name in zip(fds, names, strict=False):
                 with contextlib.suppress(OSError):  # not a descriptor, or not a socket
                     os.set_inheritable(fd, False)
-                    _found += _listening_socket(fd, name or "unknown")
+                    _found += _usable_socket(fd, name or "unknown")
             for variable in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
                 os.environ.pop(variable, None)
     return _found
 
 
-def _listening_socket(fd: int, name: str) -> list[Activated]:
+def _usable_socket(fd: int, name: str) -> list[Activated]:
     sock = socket.socket(fileno=fd)
     try:
-        if sock.type == socket.SOCK_STREAM and sock.getsockopt(
-            socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+        if sock.type == socket.SOCK_DGRAM or (
+            sock.type == socket.SOCK_STREAM
+            and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         ):
-            return [Activated(name, fd, sock.family, sock.getsockname())]
+            return [Activated(name, fd, sock.family, sock.getsockname(), sock.type)]
     finally:
         sock.detach()
     return []

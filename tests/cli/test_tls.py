@@ -222,8 +222,19 @@ def test_a_client_certificate() -> None:
 
 
 def refused_to_connect(addr: str, *arguments: str) -> str:
-    done = silly("connect", addr, *arguments, code=1)
-    return done.stderr.decode().splitlines()[-1]
+    return refusal(addr, *arguments)[-1]
+
+
+def refusal(addr: str, *arguments: str) -> list[str]:
+    return silly("connect", addr, *arguments, code=1).stderr.decode().splitlines()
+
+
+def test_a_certificate_that_is_refused_is_shown() -> None:
+    with server(*certificates.pair("b.example")) as addr:
+        *shown, error = refusal(addr, *CHECKED)
+    assert shown[0] == "certificate (NOT verified)"
+    assert "  names        b.example" in shown
+    assert "certificate verify failed: Hostname mismatch" in error
 
 
 def test_insecure_says_so() -> None:

@@ -4,7 +4,7 @@ A script lists what the peer does (send, finish, reset, receive) and what the pr
 (read, cancel the read, write, close in each way), with limits and the passing of virtual
 time. Unread data stays below `read_limit`, because the exact moment when receiving pauses
 is not promised. After each step, the test waits until nothing moves and notes everything
-that can be observed. The notes must be equal.
+that can be observed. The notes must be equal. The same is done over TLS.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from hypothesis import strategies as st
 
 from silly._engine import portable
 from silly.net.conn import StreamConn
+from silly.net.tls import kinds
+from silly.net.tls.session import Session
 from silly.testing import run_virtual
+from tests.net.tls import certificates
 
 pytestmark = pytest.mark.no_engine
 
@@ -67,7 +70,6 @@ PROPERTIES = [
     "_ended_by",
     "_waits_for",
     "_counts",
-    "_wire_counts",
     "_client",
 ]
 DEADLINES = (2.0, 3.0, 1e9, 500.0, 3.0)
@@ -97,6 +99,7 @@ steps = st.one_of(
     st.tuples(st.just("write"), st.sampled_from([b"", b"x", b"yz" * 5, b"w" * 300_000])),
     st.tuples(st.just("take")),
     st.tuples(st.just("finish")),
+    st.tuples(st.just("cut")),
     st.tuples(st.just("reset")),
     st.tuples(st.just("close_write")),
     st.tuples(st.just("close")),
@@ -112,10 +115,16 @@ def describe(outcome: Any) -> str:
     return repr(outcome)
 
 
-def properties(conn: Any) -> str:
-    """All that can be asked of *conn*, without the addresses, which differ."""
+def properties(conn: Any, before: tuple[int, int]) -> str:
+    """All that can be asked of *conn*, without the addresses, which differ.
+
+    *before* is how many bytes a handshake took on the wire; the length of signatures differs.
+    """
     opened_at, last_activity = conn._times
     asked = {name: getattr(conn, name) for name in PROPERTIES}
+    asked["_wire_counts"] = [
+        now - then for now, then in zip(conn._wire_counts, before, strict=True)
+    ]
     text = f"{asked} {describe(conn._loss)} {last_activity - opened_at:.3f} {conn!r}"
     return re.sub(r"127\.0\.0\.1:\d+", "ADDR", text)
 
@@ -125,14 +134,72 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def observe(name: str, script: list[Step]) -> list[str]:
+class Peer:
+    """The other end, over a bare socket; perhaps encrypted."""
+
+    def __init__(self, sock: socket.socket, session: Session | None) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.session = session
+        self.received = 0
+
+    def send(self, data: bytes) -> None:
+        self.sock.send(data if self.session is None else self.session.seal(data))
+
+    def finish(self) -> None:
+        if self.session is not None:
+            self.sock.send(self.session.finish())
+        self.cut()
+
+    def cut(self) -> None:
+        """Finish without saying so in TLS."""
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def reset(self) -> None:
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
+    def take(self) -> str | None:
+        """Receive what has arrived; return how the stream ended, if it has."""
+        try:
+            while data := self.sock.recv(1 << 20):
+                self.received += len(data if self.session is None else self.session.open(data))
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            return f"peer: {type(error).__name__}"
+        return f"peer: end {None if self.session is None else self.session.is_ended}"
+
+    async def shake(self, conn: Any, session: Any) -> None:
+        """Encrypt *conn* with *session*, and this end."""
+        assert self.session is not None
+        conn._put_filter(session)
+        while not (session.is_ready and self.session.is_ready):
+            if wire := self.session.pending():
+                self.sock.send(wire)
+            await settle()
+            self.take()
+        await settle()
+
+
+def sessions(engine: str) -> tuple[Any, Session]:
+    """The two ends of a connection; the first is of the kind that *engine* has by itself."""
+    available = kinds.available()
+    kind = available.get("openssl", Session) if engine == "native" else available["ssl"]
+    return kind(certificates.server().context, is_server=True), Session(
+        certificates.client().context, is_server=False, server_name=certificates.NAME
+    )
+
+
+async def observe(name: str, script: list[Step], *, encrypted: bool) -> list[str]:
     engine, kind = ENGINES[name]
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as server:
         ours = socket.create_connection(server.getsockname())
-        peer, _ = server.accept()
+        sock, _ = server.accept()
     ours.setblocking(False)
-    peer.setblocking(False)
+    session, peers_session = sessions(name) if encrypted else (None, None)
+    peer = Peer(sock, peers_session)
     closed: list[object] = []
     owner = SimpleNamespace(conn_closed=closed.append)
     made: list[Any] = []
@@ -143,31 +210,19 @@ async def observe(name: str, script: list[Step]) -> list[str]:
 
     await engine.attach(loop, ours, accept)
     conn = made[0]
+    if encrypted:
+        await peer.shake(conn, session)
+    before = conn._wire_counts
     notes: list[str] = []
     readers: list[asyncio.Task[Any]] = []
     batches: dict[Any, Any] = {}
-    received = 0
-
-    def take() -> None:
-        nonlocal received
-        try:
-            while data := peer.recv(1 << 20):
-                received += len(data)
-            notes.append("peer: end")
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            notes.append(f"peer: {type(error).__name__}")
 
     for what, *values in script:
         try:
             if what == "send":
                 peer.send(values[0])
-            elif what == "finish":
-                peer.shutdown(socket.SHUT_WR)
-            elif what == "reset":
-                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                peer.close()
+            elif what in ("finish", "cut", "reset"):
+                getattr(peer, what)()
         except OSError as error:
             notes.append(f"peer: {type(error).__name__}")
         try:
@@ -201,24 +256,27 @@ async def observe(name: str, script: list[Step]) -> list[str]:
         except Exception as error:
             notes.append(describe(error))
         await settle()
-        if what == "take" and peer.fileno() >= 0:
+        if what == "take" and peer.sock.fileno() >= 0:
             for _ in range(4):
-                take()
+                if ended := peer.take():
+                    notes.append(ended)
                 await settle()
-            notes.append(f"peer has {received}")
+            notes.append(f"peer has {peer.received}")
         for reader in [reader for reader in readers if reader.done()]:
             readers.remove(reader)
             if reader.cancelled():
                 notes.append("cancelled")
             else:
                 notes.append(describe(reader.exception() or reader.result()))
-        notes.append(f"{what}: {len(closed)} closed, {len(readers)} wait; {properties(conn)}")
+        notes.append(
+            f"{what}: {len(closed)} closed, {len(readers)} wait; {properties(conn, before)}"
+        )
     conn.abort()
     await settle()
     for reader in readers:
         reader.cancel()
         notes.append(describe((await asyncio.gather(reader, return_exceptions=True))[0]))
-    peer.close()
+    peer.sock.close()
     assert closed == [conn]
     return notes
 
@@ -233,8 +291,20 @@ async def _next(items: Any) -> Any:
 @settings(max_examples=500, deadline=None)
 @given(st.lists(steps, max_size=12))
 def test_engines_agree_on_every_script(script: list[Step]) -> None:
+    check(script, encrypted=False)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(steps, max_size=12))
+def test_engines_agree_over_tls(script: list[Step]) -> None:
+    check(script, encrypted=True)
+
+
+def check(script: list[Step], *, encrypted: bool) -> None:
     for attempt in range(3):
-        outcomes = {name: run_virtual(observe(name, script)) for name in ENGINES}
+        outcomes = {
+            name: run_virtual(observe(name, script, encrypted=encrypted)) for name in ENGINES
+        }
         if outcomes["native"] == outcomes["portable"]:
             return
         assert attempt < 2, outcomes  # once or twice, the kernel may have been late

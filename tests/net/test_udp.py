@@ -728,6 +728,40 @@ async def test_multicast() -> None:
             assert one.stats.unread == 0
 
 
+def interface_for_ipv6() -> str | None:
+    """An interface on which IPv6 groups can be joined, and sent to; None if there is none."""
+    for number, name in socket.if_nameindex() if has_ipv6 else ():
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 0)
+            with contextlib.suppress(OSError):
+                sock.connect(("ff11::7:7", 9, 0, number))
+                return name
+    return None
+
+
+async def test_multicast_over_ipv6() -> None:
+    """Without hops, and in a scope, in which nothing leaves this machine."""
+    name = interface_for_ipv6()
+    if name is None:
+        pytest.skip("no interface has IPv6 multicast")
+    groups = [f"ff11::7:7%{name}", f"ff11::7:8%{name}"]
+    async with udp.bind(":0", multicast=groups[0]) as one:
+        port = one.local_addr.rpartition(":")[2]
+        async with (
+            udp.bind(f":{port}", multicast=groups, multicast_hops=0) as two,
+            udp.bind("[::]:0", multicast=f"ff11::7:9%{name}", multicast_hops=0) as sender,
+        ):
+            sender.send(b"to both", f"[ff11::7:7]:{port}")
+            sender.send(b"to one", f"[ff11::7:8%{name}]:{port}")
+            assert (await one.recv(timeout=DEADLINE))[0] == b"to both"
+            assert (await two.recv(timeout=DEADLINE))[0] == b"to both"
+            data, peer = await two.recv(timeout=DEADLINE)
+            assert data == b"to one"
+            two.send(b"answer", peer)  # not from the group's address
+            assert (await sender.recv(timeout=DEADLINE))[0] == b"answer"
+            assert one.stats.unread == 0
+
+
 async def test_groups_are_checked() -> None:
     for text in ("10.0.0.1", "nonsense", "239.1.1.1%nowhere"):
         with pytest.raises(ValueError, match="multicast"):

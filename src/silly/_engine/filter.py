@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 from typing import Any
 
 from silly._engine import stream_errors
@@ -23,7 +24,10 @@ from silly._engine.interface import Filter
 
 from .deadlines import Timed  # relative: each engine has a base of its own
 
-__all__ = ["Filtered"]
+__all__ = ["NO_ROOM", "UNABLE", "Filtered"]
+
+NO_ROOM, UNABLE = -1, -2  # see `Filtered._send_file`
+_sendfile: Any = getattr(os, "sendfile", None)  # Linux, macOS and others
 
 
 class FilterState:
@@ -111,6 +115,30 @@ class Filtered(Timed):
     @property
     def _has_filter(self) -> bool:
         return self._filter is not None
+
+    def _send_file(self, file: int, offset: int, count: int) -> int:
+        """Have the kernel send *count* bytes of a file's descriptor, from *offset* on, at once.
+
+        Return how many it has taken: 0 at the end of the file; -1 if it takes none now: `_drain`
+        waits until it does; -2 if they must be written in the usual way: the connection is
+        encrypted, or ended, or earlier bytes are queued, or the file is none that it can send.
+        """
+        if self._filter is not None or _sendfile is None or not self._is_open():
+            return UNABLE
+        self._flush()
+        target = self._direct_descriptor()
+        if self._failed or self._unsent() or target < 0:
+            return UNABLE
+        try:
+            sent: int = _sendfile(target, file, offset, count)
+        except BlockingIOError:
+            self._call_when_writable()
+            return NO_ROOM
+        except OSError:  # of the file, or the connection is lost, which the usual way reports
+            return UNABLE
+        self._bytes_out += sent
+        self._last_activity = self._now()
+        return sent
 
     @property
     def _filter_info(self) -> Any:

@@ -344,6 +344,9 @@ class Stream(Protocol):
     def _put_filter(self, filter: Filter, received: bytes = b"") -> None:  # noqa: A002 - its name
         """Use *filter* from now on (see filter.py)."""
 
+    def _send_file(self, file: int, offset: int, count: int) -> int:
+        """Have the kernel send a part of a file at once (see filter.py)."""
+
     @property
     def _has_filter(self) -> bool: ...
 

@@ -210,6 +210,14 @@ class Lifecycle:
         """Call `_has_room` once the queue is empty, and not before."""
         raise NotImplementedError
 
+    def _direct_descriptor(self) -> int:
+        """Return the socket's descriptor, if bytes may be sent past the queue; else -1."""
+        raise NotImplementedError
+
+    def _call_when_writable(self) -> None:
+        """Be full until the kernel takes bytes again. Only called while the queue is empty."""
+        raise NotImplementedError
+
     def _has_unread_in_kernel(self) -> bool:
         raise NotImplementedError
 

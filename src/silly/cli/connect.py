@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
+import ssl
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime
@@ -18,7 +19,8 @@ from silly._loop.signals import handling, interrupt_wait
 from silly._values.extras import install_command
 from silly._values.kinds import DURATION, Kind, choice
 from silly.cli.command import INTERRUPTED, Failure, GroupedCommand, run, with_options
-from silly.cli.connecting.datagrams import AFTER_INPUT, Datagrams
+from silly.cli.connecting.datagrams import Datagrams
+from silly.cli.connecting.pieces import AFTER_INPUT, Pieces
 from silly.cli.connecting.pipe import Sink, Source
 from silly.cli.connecting.shaping import (
     CRLF,
@@ -32,7 +34,7 @@ from silly.cli.connecting.shaping import (
 from silly.cli.connecting.speaking_http import Hint
 from silly.cli.connecting.starttls import PROTOCOLS, start_tls
 from silly.cli.options import Option, grouped
-from silly.cli.tls import CLIENT, Watched, check_name, client_of, described
+from silly.cli.tls import CLIENT, Watched, check_name, client_of, described, described_chain
 from silly.errors import ConnectionClosed, EndOfStream
 from silly.net import addr as addresses
 from silly.net import tcp, udp
@@ -55,6 +57,8 @@ Examples:
       encrypted; the certificates of the server are shown on standard error
   silly connect --listen :7777 --hex --timestamps --no-half-close < /dev/null
       wait for one client, and show what it sends
+  silly connect wss://example.com/chat --ping
+      a WebSocket: each line is a message
   silly connect :9999 --proxy-header 192.0.2.7:4711
       as a load balancer would that forwards a client's connection
 
@@ -108,6 +112,8 @@ _OPTIONS: Final = (
     *grouped(
         "Sending",
         Option("--crlf", "Send line ends as CR LF"),
+        Option("--binary", "Send each line, with its end, as a binary message; not as text. Only "
+               "for WebSockets"),
         Option("--half-close", "Tell the peer when the input has ended; the peer may go on sending",
                default=True, default_text="--half-close", has_negation=True),
     ),
@@ -115,6 +121,8 @@ _OPTIONS: Final = (
         "Receiving",
         Option("--hex", "Show received bytes as a hexdump", dest="as_hex"),
         Option("--timestamps", "Show when each line was received"),
+        Option("--ping", "Send a ping each second, and show how long its pong takes. Only for "
+               "WebSockets"),
     ),
     *CLIENT,
     *grouped(
@@ -140,23 +148,35 @@ def _connect(
     proxy_header: ProxyHeader | None,
     proxy_version: str,
     crlf: bool,
+    binary: bool,
     half_close: bool,
     as_hex: bool,
     timestamps: bool,
+    ping: bool,
     starttls: str | None,
     **tls: Any,
 ) -> int:
     """Connect to ADDR and talk: line by line on a terminal, otherwise as a pipe.
 
-    ADDR is HOST:PORT, [IPV6]:PORT, :PORT (this machine) or unix:PATH; HOST PORT will do.
+    ADDR is HOST:PORT, [IPV6]:PORT, :PORT (this machine) or unix:PATH; HOST PORT will do. Or it is
+    the URL of a WebSocket, ws:// or wss:// (extra: silly-net[websocket]).
     On a terminal, lines can be edited, the arrow keys bring back earlier ones, and control
     characters from the peer are shown, not obeyed.
     """
     addr = _joined(addr, port)
     tls["tls"] = tls["tls"] or starttls is not None
-    client = _check(addr, tls, listen=listen, has_header=proxy_header is not None)
-    if is_udp:
-        _check_udp(addr, listen=listen, has_header=proxy_header is not None, client=client)
+    is_websocket = addr.lower().startswith(("ws://", "wss://"))
+    client = _client(
+        addr,
+        tls,
+        listen=listen,
+        is_udp=is_udp,
+        has_header=proxy_header is not None,
+        not_here={"--starttls": starttls is not None, "--crlf": crlf}
+        if is_websocket
+        else {"--binary": binary, "--ping": ping},
+        is_websocket=is_websocket,
+    )
     for flag, seconds in (("--timeout", timeout), ("--idle-timeout", idle_timeout)):
         if seconds == 0:
             raise Failure(f"{flag} must be more than 0")
@@ -170,13 +190,20 @@ def _connect(
     if timestamps:
         shape = Stamped(shape, _now)
     is_typed = is_shown and sys.stdin.isatty()
-    hint = Hint(addr, has_crlf=crlf, has_tls=client is not None, is_wanted=not (listen or is_udp))
+    hint = Hint(
+        ":0" if is_websocket else addr,
+        has_crlf=crlf,
+        has_tls=client is not None,
+        is_wanted=not (listen or is_udp or is_websocket),
+    )
     session = _Session(shape, CRLF() if crlf else None, half_close=half_close, hint=hint)
     talk = _interactive if is_typed else _pipe
 
     async def program() -> int:
-        taken: Conn | Datagrams
-        if listen:
+        taken: Conn | Pieces
+        if is_websocket:
+            taken = await _open_websocket(addr, timeout, client, is_binary=binary, pings=ping)
+        elif listen:
             taken = await _accept(addr, timeout)
         elif is_udp:
             taken = await _open(addr, timeout)
@@ -232,6 +259,42 @@ def _check(addr: str, tls: dict[str, Any], *, listen: bool, has_header: bool) ->
     return client
 
 
+def _client(
+    addr: str,
+    tls: dict[str, Any],
+    *,
+    listen: bool,
+    is_udp: bool,
+    has_header: bool,
+    not_here: dict[str, bool],
+    is_websocket: bool,
+) -> Watched | None:
+    """Check what was asked for; return the client of TLS. Raises Failure."""
+    if is_websocket:
+        not_here |= {"--listen": listen, "--udp": is_udp, "--proxy-header": has_header}
+    for flag in (flag for flag, is_given in not_here.items() if is_given):
+        if is_websocket:
+            raise Failure(f"{flag} and {addr}: not with a WebSocket")
+        raise Failure(f"{flag} needs the URL of a WebSocket, such as ws://{addr}/")
+    if is_websocket:
+        return _check_websocket(addr, tls)
+    client = _check(addr, tls, listen=listen, has_header=has_header)
+    if is_udp:
+        _check_udp(addr, listen=listen, has_header=has_header, client=client)
+    return client
+
+
+def _check_websocket(addr: str, tls: dict[str, Any]) -> Watched | None:
+    is_encrypted = addr.lower().startswith("wss:")
+    if tls["tls"] and not is_encrypted:
+        raise Failure("--tls and ws://: the URL of an encrypted WebSocket begins with wss://")
+    tls["tls"] = is_encrypted
+    try:
+        return client_of(tls)
+    except ValueError as error:
+        raise Failure(str(error)) from None
+
+
 def _check_udp(addr: str, *, listen: bool, has_header: bool, client: Watched | None) -> None:
     for wrong, text in (
         (not isinstance(addresses.parse(addr), addresses.TCPAddress),
@@ -260,6 +323,13 @@ def _say_tls(conn: Conn, client: Watched) -> None:
         _say(line)
 
 
+def _say_refused(client: Watched | None) -> None:
+    """Show the certificates that were not accepted."""
+    if client is not None and client.session is not None:
+        for line in described_chain(client.session.peer_chain, verified=False):
+            _say(line)
+
+
 class _Session:
     """How bytes are converted before they are sent or shown, and how the input ends."""
 
@@ -269,11 +339,11 @@ class _Session:
         self._crlf = crlf
         self._half_close = half_close
 
-    def send(self, conn: Conn | Datagrams, data: bytes) -> Awaitable[None]:
+    def send(self, conn: Conn | Pieces, data: bytes) -> Awaitable[None]:
         """Send *data*; awaiting the result waits for room."""
         return conn.write(data if self._crlf is None else self._crlf.feed(data))
 
-    def end_input(self, conn: Conn | Datagrams) -> None:
+    def end_input(self, conn: Conn | Pieces) -> None:
         """Half-close the connection, unless ``--no-half-close`` was given."""
         if self._half_close:
             conn.close_write()
@@ -342,18 +412,37 @@ async def _dial(
     except ValueError as error:
         of = "" if header is None else "--proxy-header: "
         raise Failure(f"{of}{error}") from None
-    conn = await connecting
-    if client is not None and starttls is not None:
-        try:
-            await start_tls(conn, client, starttls, timeout or HANDSHAKE_TIMEOUT)
-        except BaseException:
-            conn.close()
-            raise
+    try:
+        conn = await connecting
+        if client is not None and starttls is not None:
+            try:
+                await start_tls(conn, client, starttls, timeout or HANDSHAKE_TIMEOUT)
+            except BaseException:
+                conn.close()
+                raise
+    except ssl.SSLCertVerificationError:
+        _say_refused(client)
+        raise
     return conn
 
 
 async def _open(addr: str, timeout: float | None) -> Datagrams:
     return Datagrams(await udp.connect(addr, timeout=timeout))
+
+
+async def _open_websocket(
+    addr: str, timeout: float | None, client: Watched | None, *, is_binary: bool, pings: bool
+) -> Pieces:
+    try:
+        from silly.cli.connecting.messages import open_websocket  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise Failure(str(error)) from None
+    try:
+        return await open_websocket(
+            addr, timeout, client, is_binary=is_binary, pings=pings, say=_say
+        )
+    except ValueError as error:
+        raise Failure(str(error)) from None
 
 
 async def _accept(addr: str, timeout: float | None) -> Conn:
@@ -383,7 +472,7 @@ async def _accept(addr: str, timeout: float | None) -> Conn:
 # ------------------------------------------------------------------------- as a pipe
 
 
-async def _pipe(conn: Conn | Datagrams, session: _Session, *, until_peer_ends: bool) -> int:
+async def _pipe(conn: Conn | Pieces, session: _Session, *, until_peer_ends: bool) -> int:
     source, sink = Source(sys.stdin.fileno()), Sink(sys.stdout.fileno())
     lost: OSError | None = None  # why writing the output failed
 
@@ -431,7 +520,7 @@ async def _stopped(tasks: set[asyncio.Task[None]]) -> None:
 
 
 async def _receive(
-    conn: Conn | Datagrams,
+    conn: Conn | Pieces,
     shape: Shape,
     show: Callable[[bytes], Awaitable[None]],
     notice: Callable[[bytes], Awaitable[None]] | None = None,
@@ -458,7 +547,7 @@ async def _receive(
 # --------------------------------------------------------------------- on a terminal
 
 
-async def _interactive(conn: Conn | Datagrams, session: _Session, *, until_peer_ends: bool) -> int:  # noqa: ARG001
+async def _interactive(conn: Conn | Pieces, session: _Session, *, until_peer_ends: bool) -> int:  # noqa: ARG001
     try:
         from silly.cli.connecting.prompt import Prompt  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
@@ -98,6 +99,8 @@ _OPTIONS: Final = (
         Option("--discard", "Read and discard everything (RFC 863)"),
         Option("--chargen", "Send an endless pattern of text (RFC 864)"),
         Option("--commands", "Answer `help`, `time` and `quit`, like the tutorial's server"),
+        Option("--websocket", "Send each message of a WebSocket back, at any path (extra: "
+               "silly-net[websocket])"),
         Option("--http", "Answer HTTP requests with what they were, as JSON; also /status/N, "
                "/delay/SECONDS, /stream/N, /bytes/N and /sse (extra: silly-net[http])"),
     ),
@@ -252,11 +255,11 @@ def _check(addrs: Sequence[str], mode: str, *, udp: bool, delay: float, drop: fl
     given = [each for each in parsed if not _picks(each)]
     if len(set(given)) < len(given):
         raise Failure("the same ADDR is given twice")
-    if mode == "http":
+    if mode in _SERVICES:
         try:
-            import silly.net.http  # noqa: F401, PLC0415 - needs an extra
+            import_module(_SERVICES[mode])  # needs an extra
         except ImportError as error:
-            raise Failure(f"--http: {error}") from None
+            raise Failure(f"--{mode}: {error}") from None
     if udp and not MODES[mode].has_datagrams:
         raise Failure(f"--{mode} and --udp: this mode needs a stream")
     if udp and all(isinstance(each, addresses.UnixAddress) for each in parsed):
@@ -283,6 +286,10 @@ def _is_screen(file: TextIO) -> bool:
 
 _PORT_TRIES: Final = 20  # attempts to find a port that is free for both TCP and UDP
 _INTERVAL: Final = 1.0  # seconds between samples of the rates
+_SERVICES: Final = {  # modules with the services of modes over HTTP, which need an extra
+    "http": "silly.cli.echoing.web",
+    "websocket": "silly.cli.echoing.messages",
+}
 _ANSWERS: Final[dict[str, datagrams.Answer]] = {
     "lines": datagrams.echo,
     "raw": datagrams.echo,
@@ -342,7 +349,7 @@ class _Server:
 
     def _open(self, loop: asyncio.AbstractEventLoop, addr: str) -> None:
         mode, address = MODES[self._mode], addresses.parse(addr)
-        service = self._service(loop, addr) if self._mode == "http" else None
+        service = self._service(loop, addr) if self._mode in _SERVICES else None
         if service is not None:
             mode = replace(mode, converse=lambda conn, _to, _meter: service(conn))
         handle = handler(mode, self._impairment, self._meter, self._log)
@@ -368,9 +375,8 @@ class _Server:
                 return
 
     def _service(self, loop: asyncio.AbstractEventLoop, addr: str) -> Service:
-        from silly.cli.echoing import web  # noqa: PLC0415 - needs an extra
-
-        made = web.service(self._limits, self._impairment, self._meter, self._log)
+        module = import_module(_SERVICES[self._mode])
+        made: Service = module.service(self._limits, self._impairment, self._meter, self._log)
         made.begin(loop, addr)
         return made
 

@@ -20,7 +20,15 @@ from silly.net.tls.kinds import Session
 from silly.net.tls.x509 import Certificate
 from silly.text import printable
 
-__all__ = ["CLIENT", "Watched", "check_name", "client_of", "described", "server_of"]
+__all__ = [
+    "CLIENT",
+    "Watched",
+    "check_name",
+    "client_of",
+    "described",
+    "described_chain",
+    "server_of",
+]
 
 _NAME: Final = Kind("NAME", str)
 
@@ -120,6 +128,11 @@ def described(info: TLSInfo, chain: tuple[bytes, ...], *, verified: bool) -> Ite
     protocol = f", ALPN {printable(info.alpn)}" if info.alpn else ""
     continued = ", an earlier session continued" if info.resumed else ""
     yield f"{info.version}, {info.cipher}{protocol}{continued}"
+    yield from described_chain(chain, verified=verified)
+
+
+def described_chain(chain: tuple[bytes, ...], *, verified: bool) -> Iterator[str]:
+    """Yield the certificates of the peer, as lines for people."""
     for number, der in enumerate(chain):
         try:
             one = Certificate.parse(der)

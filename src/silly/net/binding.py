@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from silly.errors import at_address
 from silly.net.addr import TCPAddress
-from silly.net.listening import explained
+from silly.net.listening import activated_sockets, explained
 from silly.net.resolving import getaddrinfo, getaddrinfo_now
 
 __all__ = [
@@ -160,7 +160,7 @@ def _distinct(found: Iterable[tuple[Any, ...]]) -> Found:
 
 
 def open_bound(address: TCPAddress, options: SocketOptions) -> socket.socket:
-    """Return a socket that is bound to *address*.
+    """Return a socket that is bound to *address*: one that systemd passed, or a new one.
 
     Without a host, it receives on all interfaces, IPv4 and IPv6. A host name is resolved,
     and the first of its addresses that can be bound is used.
@@ -169,6 +169,8 @@ def open_bound(address: TCPAddress, options: SocketOptions) -> socket.socket:
         OSError: the operating system refused, or the host name cannot be resolved; the
             error names the address. No socket stays open.
     """
+    for passed in activated_sockets(address, kind=socket.SOCK_DGRAM):
+        return _use(passed.dup(), address, options)
     if not address.host:
         return _open_everywhere(address, options)
     first: OSError | None = None
@@ -179,6 +181,24 @@ def open_bound(address: TCPAddress, options: SocketOptions) -> socket.socket:
             first = first or error
     assert first is not None
     raise first
+
+
+def _use(sock: socket.socket, address: TCPAddress, options: SocketOptions) -> socket.socket:
+    """Set up *sock*, which is bound already."""
+    with contextlib.ExitStack() as undo:
+        try:
+            undo.enter_context(sock)
+            options.set(sock)
+            if is_everywhere(sock.getsockname()):
+                is_dual = sock.family == socket.AF_INET6 and not sock.getsockopt(
+                    socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
+                )
+                _note_destinations(sock, takes_ipv4=is_dual)
+            options.join(sock)
+        except OSError as error:
+            raise explained(error, address) from None
+        undo.pop_all()
+    return sock
 
 
 def _open_everywhere(address: TCPAddress, options: SocketOptions) -> socket.socket:

@@ -203,6 +203,13 @@ class Limits:
     max_body_bytes: int = _limit(
         16 * 1024 * 1024, SIZE, "bytes", "of the body of an HTTP request (else 413)", optional=False
     )
+    max_pipelined: int = _limit(
+        1_000,
+        COUNT,
+        "HTTP requests",
+        "that arrive before the first of them is answered (else 429, after the others)",
+        optional=False,
+    )
     head_timeout: float = _limit(
         10.0,
         PERIOD,

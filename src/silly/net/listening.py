@@ -116,10 +116,13 @@ def obtain_sockets(
     return open_sockets(address, backlog, reuse_port=reuse_port, mode=mode)
 
 
-def activated_sockets(address: Address, resolved: Resolved | None = None) -> list[Activated]:
+def activated_sockets(
+    address: Address, resolved: Resolved | None = None, kind: int = socket.SOCK_STREAM
+) -> list[Activated]:
     """Return the sockets of socket activation that listen on *address*.
 
-    *resolved* is what *address* resolves to, if that is known already.
+    *resolved* is what *address* resolves to, if that is known already. *kind* is the type of
+    the sockets, as in the `socket` module.
 
     A socket for all interfaces matches an address for all interfaces, even if it is
     an IPv6 socket that accepts IPv4 too (systemd makes those). A Unix socket matches
@@ -128,7 +131,7 @@ def activated_sockets(address: Address, resolved: Resolved | None = None) -> lis
     Raises:
         OSError: the host name cannot be resolved.
     """
-    candidates = activated()
+    candidates = [each for each in activated() if each.type == kind]
     if not candidates:
         return []
     if isinstance(address, UnixAddress):

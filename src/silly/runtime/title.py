@@ -18,13 +18,13 @@ def set_title(program: str, *, worker: int | None = None, is_supervisor: bool = 
     Where setproctitle is installed (extra: ``silly-net[title]``), the command line that is
     shown becomes ``silly: worker 2 of app.py``, on other systems, too.
     """
+    role = f"worker {worker} of " if worker is not None else "supervisor of " * is_supervisor
+    with contextlib.suppress(ImportError):
+        from setproctitle import setproctitle  # noqa: PLC0415 - an extra
+
+        setproctitle(f"silly: {role}{program}")
+    # Last, because setproctitle changes the short name, too.
     short = "silly" if worker is None else f"silly {worker}"
     with contextlib.suppress(OSError):
         name = f"{short} {Path(program).name}".encode()[:_LENGTH]
         Path("/proc/self/comm").write_bytes(name)
-    role = f"worker {worker} of " if worker is not None else "supervisor of " * is_supervisor
-    try:
-        from setproctitle import setproctitle  # noqa: PLC0415 - an extra
-    except ImportError:
-        return
-    setproctitle(f"silly: {role}{program}")

@@ -148,9 +148,10 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Asks the worker to stop; handlers have *grace* seconds."""
+    """Asks the worker to stop; handlers have *grace* seconds. Is another one taking its place?"""
 
     grace: float
+    is_replaced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,8 +157,14 @@ class Fleet:
             if self.stop_count > 1 or worker.state is not State.STOPPING:
                 self.drain(worker, grace if self.stop_count == 1 else 0)
 
-    def drain(self, worker: Worker, grace: float | None = None) -> None:
-        """Stop *worker*; its handlers have *grace* seconds (None: the program's) to finish."""
+    def drain(
+        self, worker: Worker, grace: float | None = None, *, is_replaced: bool = False
+    ) -> None:
+        """Stop *worker*; its handlers have *grace* seconds (None: the program's) to finish.
+
+        Args:
+            is_replaced: another worker has taken its place.
+        """
         grace = self._grace if grace is None else grace
         worker.state = State.STOPPING
         if not worker.became_ready.done():
@@ -167,7 +173,7 @@ class Fleet:
             worker.process.send_signal(signal.SIGTERM)
         if worker.has_reported or not grace:  # a second signal might count as the first
             worker.cancel_opening()
-            worker.channel.send(Drain(grace))
+            worker.channel.send(Drain(grace, is_replaced))
         if worker.kill_timer is not None:
             worker.kill_timer.cancel()
             worker.kill_timer = None

@@ -90,7 +90,7 @@ class Restarts:
             return False
         for worker in old:
             if worker in slot.workers and worker.state is not State.STOPPING:
-                self._fleet.drain(worker)
+                self._fleet.drain(worker, is_replaced=True)
         if old:
             await asyncio.wait([worker.stopped_accepting for worker in old], timeout=_START_TIMEOUT)
         return True

@@ -22,6 +22,7 @@ from silly._loop.live import INTERNAL_TASK
 from silly._loop.signals import interruptible
 from silly.net.addr import Address, TCPAddress, UnixAddress, parse
 from silly.net.listening import Opened, Serve, Server, use_source
+from silly.net.restarting import set_restarting
 from silly.runtime.program import use_overseer
 from silly.workers import answers
 from silly.workers.channel import (
@@ -138,7 +139,9 @@ class Worker:
 
     def _on_message(self, message: Message, descriptors: list[int]) -> None:
         match message:
-            case Drain(grace):
+            case Drain(grace, is_replaced):
+                if is_replaced:
+                    set_restarting()
                 self._stop(grace)
             case Ask(number, name):
                 if not answers.is_coroutine(name):

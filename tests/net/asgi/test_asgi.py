@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 from collections.abc import Generator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -165,6 +167,22 @@ async def test_a_body_that_breaks_off_is_a_disconnect(caplog: pytest.LogCaptureF
     assert not caplog.messages
 
 
+@pytest.mark.parametrize("headers", [[], ()])  # the second is of the slower kind
+async def test_the_route_that_a_framework_names_is_noted(
+    headers: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "silly.access")
+
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["route"] = SimpleNamespace(path="/items/{number}")
+        await respond(send, b"item", headers=headers)
+
+    async with Server(part, access_log=True) as server:
+        for _ in range(2):
+            await server.ask()
+    assert [vars(record)["route"] for record in caplog.records] == ["/items/{number}"] * 2
+
+
 async def test_header_injection_is_refused() -> None:
     async def part(scope: Scope, receive: Receive, send: Send) -> None:
         await respond(send, b"", headers=[(b"x", b"1\r\nset-cookie: a=b")])
@@ -289,4 +307,29 @@ async def test_an_awaitable_that_is_no_coroutine() -> None:
     async with tcp.connect(listener.local_addr) as conn:
         await conn.write(GET)
         await conn.read(b"hello")
+    await listener.close()
+
+
+async def test_a_websocket_on_a_connection_that_another_task_serves() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.accept"})
+            await send({"type": "websocket.send", "text": "hello"})
+        else:
+            await respond(send, b"in ", b"pieces")
+            await done.wait()
+
+    done = asyncio.Event()
+    listener = await asgi.listen(ANY, app, lifespan="off")
+    async with tcp.connect(listener.local_addr) as conn:
+        await conn.write(GET)
+        await conn.read(b"0\r\n\r\n")
+        await conn.write(
+            b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        assert (await conn.read(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+        assert await conn.read(7) == b"\x81\x05hello"
+        done.set()
     await listener.close()

@@ -142,12 +142,12 @@ async def test_what_tls_has_negotiated() -> None:
     assert name.endswith(",O=trustme v" + name.rpartition("v")[2])
 
 
-async def test_websockets_are_refused_cleanly() -> None:
+async def test_invalid_requests_for_websockets_are_refused_cleanly() -> None:
     async def part(scope: Scope, receive: Receive, send: Send) -> None:
         await respond(send, b"hello")
 
     async with Server(part) as server:
         upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
         head, _ = await server.ask(GET[:-2] + upgrade)
-        assert head.startswith(b"HTTP/1.1 501 ")
+        assert head.startswith(b"HTTP/1.1 400 ")
         assert (await server.ask())[1] == b"hello"

@@ -15,7 +15,9 @@ from silly.net.asgi.forwarded import Proxies
 from silly.net.asgi.types import Receive, Scope, Send
 from silly.net.http import Request
 from silly.net.networks import Networks
+from silly.net.proxy import ProxyHeader, ProxyTLS
 from tests.net.asgi.applications import ANY, GET, application, respond
+from tests.net.http.wire import rest
 
 TRUSTED = ("127.0.0.0/8", "10.0.0.0/8", "2001:db8::/32")
 
@@ -154,3 +156,22 @@ async def test_only_trusted_proxies_say_who_the_client_is() -> None:
             await conn.read(b"\r\n\r\n")
             assert await conn.read(len(seen)) == seen
         await listener.close()
+
+
+@pytest.mark.no_engine
+async def test_the_proxy_protocol_says_whether_the_client_used_tls() -> None:
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, f"{scope['client']} {scope['scheme']}".encode())
+
+    listener = await asgi.listen(
+        ANY, application(part), lifespan="off", proxy_protocol=("127.0.0.0/8",)
+    )
+    # What the client itself says in fields of HTTP is not believed: it is no proxy.
+    request = GET[:-2] + b"X-Forwarded-For: 192.0.2.1\r\nConnection: close\r\n\r\n"
+    for used in (None, ProxyTLS(), ProxyTLS(is_used=False)):
+        header = ProxyHeader("203.0.113.9:1234", "203.0.113.1:443", tls=used)
+        async with tcp.connect(listener.local_addr, proxy_header=header) as conn:
+            await conn.write(request)
+            scheme = "https" if used is not None and used.is_used else "http"
+            assert (await rest(conn)).endswith(f"('203.0.113.9', 1234) {scheme}".encode())
+    await listener.close()

@@ -1,4 +1,4 @@
-"""Other people's TLS: openssl, curl and testssl.sh."""
+"""Other people's TLS: openssl, curl, Go's client and testssl.sh."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -274,6 +275,61 @@ async def test_curl() -> None:
 
 # Seconds that testssl.sh waits for answers that never come.
 WAITS = ("MAX_WAITSOCK", "CCS_MAX_WAITSOCK", "HEARTBLEED_MAX_WAITSOCK")
+
+
+# Sends two lines on each of three connections; the later ones continue the session.
+GO_CLIENT = """
+package main
+
+import ("bufio"; "crypto/tls"; "crypto/x509"; "fmt"; "os")
+
+func main() {
+    pem, _ := os.ReadFile(os.Args[2])
+    roots := x509.NewCertPool()
+    roots.AppendCertsFromPEM(pem)
+    config := &tls.Config{RootCAs: roots, ServerName: os.Args[3], NextProtos: []string{"echo"},
+        ClientSessionCache: tls.NewLRUClientSessionCache(1)}
+    if len(os.Args) > 4 { config.MaxVersion = tls.VersionTLS12 }
+    for i := 0; i < 3; i++ {
+        conn, err := tls.Dial("tcp", os.Args[1], config)
+        if err != nil { fmt.Println(err); os.Exit(1) }
+        lines := bufio.NewScanner(conn)
+        for _, line := range []string{"one", "two"} {
+            fmt.Fprintln(conn, line)
+            lines.Scan()
+            fmt.Print(lines.Text(), " ")
+        }
+        state := conn.ConnectionState()
+        fmt.Println(state.Version == tls.VersionTLS13, state.NegotiatedProtocol, state.DidResume)
+        conn.Close()
+    }
+}
+"""
+
+
+@pytest.fixture(scope="session")
+def go_client(tmp_path_factory: pytest.TempPathFactory) -> str:
+    directory = tmp_path_factory.mktemp("go")
+    (directory / "client.go").write_text(GO_CLIENT)
+    command = ["go", "build", "-o", "client", "client.go"]
+    environ = {**os.environ, "GOFLAGS": "-mod=mod", "CGO_ENABLED": "0", "GOCACHE": f"{directory}/c"}
+    subprocess.run(command, cwd=directory, env=environ, check=True)
+    return str(directory / "client")
+
+
+@pytest.mark.heavy
+@pytest.mark.skipif(shutil.which("go") is None, reason="needs go")
+async def test_go(go_client: str) -> None:
+    server = certificates.server(alpn=("echo",))
+    async with tcp.listen(ANY, Seen().handler, tls=server) as listener:
+        arguments = (go_client, listener.local_addr, certificates.ca_file(), certificates.NAME)
+        assert await run(*arguments) == (
+            "ONE TWO true echo false\n" + 2 * "ONE TWO true echo true\n"
+        )
+        assert (await run(*arguments, "1.2")).splitlines()[-1] == "ONE TWO false echo true"
+        wrong = await run(*arguments[:3], "wrong.test")
+        assert "certificate is valid for" in wrong
+        assert listener.stats.handler_errors == 0
 
 
 @pytest.mark.heavy

@@ -333,6 +333,14 @@ cdef class Sending(Receiving):
         self.call_when_empty = True
         return 0
 
+    cdef int _direct_descriptor(self) noexcept:
+        return self.fd
+
+    cdef int _call_when_writable(self) except -1:
+        self._full = True
+        self.watch(self.interest | EPOLLOUT)
+        return 0
+
     cdef int _send_fin(self) except -1:
         """Send FIN once the queue is empty."""
         if self.out_start != self.out_end:

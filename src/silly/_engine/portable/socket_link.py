@@ -171,6 +171,16 @@ class SocketLink(KernelQueues):
         self._high = self._low = 0
         self._control_flow()
 
+    def call_when_writable(self) -> None:
+        """Report `full` now, and `has_room` when the operating system takes bytes again.
+
+        Only called while the queue is empty.
+        """
+        self._queue = deque()
+        self._loop.add_writer(self._fileno, self._send_queue)
+        self._full = True
+        self._stream.full()
+
     def _control_flow(self) -> None:
         if self._unsent > self._high and not self._full:
             self._full = True

@@ -45,6 +45,7 @@ from silly._engine.interface import (
 from silly._engine.lifecycle import CLOSING, FAILED, LOST, OPEN
 from silly._engine.portable.link import Link
 from silly._engine.portable.receive_buffer import INCOMPLETE, TOO_LONG, ReceiveBuffer
+from silly._engine.portable.socket_link import SocketLink
 from silly._engine.portable.trampoline import PARKING, Trampoline, current_trampoline
 from silly._engine.portable.turn import turns
 from silly._engine.stream_errors import Buffer
@@ -524,6 +525,14 @@ class Stream(Filtered):
 
     def _call_when_empty(self) -> None:
         self._link.call_when_empty()
+
+    def _direct_descriptor(self) -> int:
+        link = self._link
+        return link.fileno() if isinstance(link, SocketLink) and not link._is_lost else -1
+
+    def _call_when_writable(self) -> None:
+        assert isinstance(self._link, SocketLink)
+        self._link.call_when_writable()
 
     def _has_unread_in_kernel(self) -> bool:
         return self._link.has_unread()

@@ -129,6 +129,7 @@ MODES: Final = {
     "discard": Mode(discard, "answer", has_datagrams=True, answers=False),
     "chargen": Mode(generate, "answer", has_datagrams=True),
     "commands": Mode(commands, "command", has_datagrams=False),
+    "websocket": Mode(discard, "message", has_datagrams=False),  # `messages.service` converses
     "http": Mode(discard, "request", has_datagrams=False),  # `web.service` converses
 }
 

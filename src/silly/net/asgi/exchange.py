@@ -23,6 +23,7 @@ from silly.net.asgi.extensions import (
 )
 from silly.net.asgi.types import Message
 from silly.net.http import HTTPError, Response
+from silly.net.http.disk import FilePieces
 from silly.net.http.errors import reason_of
 from silly.net.http.response import BODILESS, check_status, http_date
 from silly.net.http.server import HANDED_OVER
@@ -136,6 +137,8 @@ class Exchange(Cycle):
             if response.ends:
                 self._request.is_plain = self._request.keeps_alive = False
             self._has_trailers = message.get("trailers", False)
+            if "route" in self.scope:
+                self._note_route()
         elif kind == "http.response.body":
             more = message.get("more_body", False)
             await self._send_body(bytes(message.get("body", b"")), more or self._has_trailers)
@@ -150,6 +153,12 @@ class Exchange(Cycle):
                 await self._request.conn.write(early_hint(message))
         else:
             raise ValueError(f"ASGI: {kind!r} is not understood")
+
+    def _note_route(self) -> None:
+        """Note which pattern has matched, for metrics and logs: Starlette and FastAPI say it."""
+        pattern = getattr(self.scope["route"], "path", None)
+        if isinstance(pattern, str):
+            self._request.route = pattern
 
     async def _send_trailers(self, message: Message) -> None:
         response = self._open_response("http.response.trailers")
@@ -336,9 +345,13 @@ class Exchange(Cycle):
 class _Pieces:
     """The body of a response; the exchange is closed with it, even if it was not begun."""
 
-    def __init__(self, exchange: Exchange, pieces: AsyncGenerator[bytes, None]) -> None:
+    def __init__(
+        self, exchange: Exchange, pieces: AsyncGenerator[bytes, None] | FilePieces
+    ) -> None:
         self._exchange = exchange
         self._pieces = pieces
+        if isinstance(pieces, FilePieces):
+            self.send_to = pieces.send_to
 
     def __aiter__(self) -> Self:
         return self

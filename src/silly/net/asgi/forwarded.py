@@ -17,11 +17,12 @@ import re
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from silly.net.conn import Conn
 from silly.net.http import Request
 from silly.net.http.fields import TOKEN, Headers
 from silly.net.networks import Networks
 
-__all__ = ["Proxies"]
+__all__ = ["Proxies", "is_encrypted"]
 
 _PAIR: Final = re.compile(
     rf"[ \t]*(?P<name>{TOKEN.pattern})="
@@ -38,6 +39,14 @@ class _Hop(NamedTuple):
 
     node: str
     scheme: str
+
+
+def is_encrypted(conn: Conn) -> bool:
+    """Return whether the client uses TLS: to us, or to a load balancer that says so."""
+    if conn.tls is not None:
+        return True
+    proxy = conn.proxy
+    return proxy is not None and proxy.tls is not None and proxy.tls.is_used
 
 
 class Proxies:

@@ -14,8 +14,9 @@ from silly._logs.logger import Logger
 from silly._values.units import counted
 from silly.net.asgi.exchange import Exchange
 from silly.net.asgi.extensions import extensions_of
-from silly.net.asgi.forwarded import Proxies
+from silly.net.asgi.forwarded import Proxies, is_encrypted
 from silly.net.asgi.types import Application, Scope
+from silly.net.asgi.websocket import WebSocketExchange, is_websocket, websocket_scope
 from silly.net.http import Request, Response
 from silly.net.networks import Networks
 
@@ -55,8 +56,8 @@ class ApplicationHandler(Caller):
         self.__qualname__ = getattr(app, "__qualname__", type(app).__name__)
 
     def _call(self, request: Request) -> Awaitable[object]:
-        if request.upgrade is not None and request.upgrade.lower() == "websocket":
-            return _refuse_websocket()
+        if is_websocket(request):
+            return self._run_websocket(request)
         return Exchange(self, self._app, request, self.scope_of(request))
 
     def hand_over(self, request: Request, outcome: Coroutine[Any, Any, Response]) -> None:
@@ -64,6 +65,15 @@ class ApplicationHandler(Caller):
         task = request._connection.hand_over(request, outcome)
         self.running.add(task)
         task.add_done_callback(self.running.discard)
+
+    async def _run_websocket(self, request: Request) -> Response | None:
+        exchange = WebSocketExchange(request)
+        try:
+            return await exchange.run(self._app, websocket_scope(self.scope_of(request), request))
+        except Exception as error:
+            if exchange.is_over and _is_departure(error):
+                return None
+            raise
 
     def log(self, exchange: Exchange, error: BaseException) -> None:
         """Log that the application has failed where no client is told."""
@@ -110,7 +120,7 @@ class ApplicationHandler(Caller):
             "asgi": {"version": "3.0", "spec_version": "2.4"},
             "http_version": "1.1",
             "method": "",
-            "scheme": "https" if conn.tls else "http",
+            "scheme": "https" if is_encrypted(conn) else "http",
             "path": "",
             "raw_path": b"",
             "query_string": b"",
@@ -123,15 +133,12 @@ class ApplicationHandler(Caller):
         }
 
 
-async def _refuse_websocket() -> Response:
-    return Response("WebSocket is not served here\n", 501)
-
-
 def _is_departure(error: BaseException) -> bool:
     """Return whether *error* says that the client has gone, as those of frameworks do."""
     return isinstance(error, OSError) or type(error).__name__ in {
         "ClientDisconnect",
         "RequestAborted",
+        "WebSocketDisconnect",
     }
 
 

@@ -35,6 +35,7 @@ cdef str TYPE = "type", START = "http.response.start", BODY = "http.response.bod
 cdef str STATUS = "status", HEADERS = "headers", TRAILERS = "trailers", MORE_BODY = "more_body"
 cdef str KEY_OF_BODY = "body"
 cdef str METHOD = "method", PATH = "path", RAW_PATH = "raw_path", QUERY = "query_string"
+cdef str ROUTE = "route"  # of frameworks
 cdef str STATE = "state"
 cdef bytes NOTHING = b""
 
@@ -84,6 +85,8 @@ cdef class Cycle:
         response.status = status
         if not response.take(<list>fields):
             return False
+        if ROUTE in self.scope:
+            self._note_route()
         self._response = response
         return True
 

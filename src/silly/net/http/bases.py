@@ -56,6 +56,7 @@ class PlainRequests:
     """The part of a session that recognises plain requests; the base of `ServerSession`."""
 
     __slots__ = (
+        "_max_pipelined",
         "_receiving",
         "ends",
         "error",
@@ -67,6 +68,7 @@ class PlainRequests:
     )
 
     def __init__(self, kind: type[Any], limits: Limits) -> None:  # noqa: ARG002 - see plain.pyx
+        self._max_pipelined = limits.max_pipelined
         self.requests: list[Any] = []
         self.error: HTTPError | None = None
         self.ends = self.is_paused = self.in_head = False
@@ -78,9 +80,15 @@ class PlainRequests:
         """Parse *data*, which was received."""
         if self.error is None:
             self._feed(data)
+            if len(self.requests) > self._max_pipelined:
+                self._refuse_pipelined()
 
     def _feed(self, data: bytes) -> None:
         """Parse *data* with the parser."""
+        raise NotImplementedError
+
+    def _refuse_pipelined(self) -> None:
+        """Refuse what has come beyond the requests that may wait."""
         raise NotImplementedError
 
     @property

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator
-from typing import Final
+from typing import Any, Final, Self
 
-__all__ = ["PIECE", "DiskFile"]
+from silly._engine.filter import NO_ROOM, UNABLE
 
-PIECE: Final = 256 * 1024  # bytes that are read at a time
+__all__ = ["PIECE", "DiskFile", "FilePieces"]
+
+PIECE: Final = 96 * 1024  # bytes that are read at a time, and held for each slow reader
+SENT: Final = 1024 * 1024  # bytes that the kernel is asked to send at a time
 _CACHED_ONLY: Final = getattr(os, "RWF_NOWAIT", 0)
 
 
@@ -68,22 +70,25 @@ class DiskFile:
                 return bytes(buffer)
         return await asyncio.to_thread(_read, self._open, start, size)
 
-    async def pieces(self, start: int, size: int) -> AsyncGenerator[bytes, None]:
-        """Yield *size* bytes from offset *start* on, then close the file.
+    def pieces(self, start: int, size: int) -> FilePieces:
+        """Return *size* bytes from offset *start* on; the file is closed at their end."""
+        return FilePieces(self, start, size)
 
-        Raises:
-            EOFError: the file is shorter.
+    def send(self, conn: Any, start: int, size: int) -> int:
+        """Have the kernel send up to *size* bytes from offset *start* on.
+
+        Return what `Filtered._send_file` returns. What is not in memory is not sent so, because
+        that would block.
         """
-        try:
-            while size:
-                piece = await self.read(start, min(size, PIECE))
-                if not piece:
-                    raise EOFError(f"the file has become shorter: {size} bytes are missing")
-                yield piece
-                start += len(piece)
-                size -= len(piece)
-        finally:
-            self.close()
+        if not _CACHED_ONLY:
+            return UNABLE
+        try:  # the last byte: what comes before it was read by the system, too
+            if not os.preadv(self._open.number, [bytearray(1)], start + size - 1, _CACHED_ONLY):
+                return UNABLE  # the file has become shorter
+        except OSError:  # it is not in memory, or the file system cannot tell
+            return UNABLE
+        sent: int = conn._send_file(self._open.number, start, size)
+        return sent
 
     async def append(self, data: bytes) -> None:
         """Write *data* at the file's position.
@@ -100,6 +105,65 @@ class DiskFile:
             OSError: it could not be written.
         """
         await asyncio.to_thread(_copy, self._open, path, start, start + size)
+
+
+class FilePieces:
+    """A part of a file, as the body of a response.
+
+    Raises:
+        EOFError: while it is read or sent: the file is shorter.
+    """
+
+    __slots__ = ("_at", "_file", "_left")
+
+    def __init__(self, file: DiskFile, start: int, size: int) -> None:
+        self._file = file
+        self._at = start
+        self._left = size
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            self._file.close()
+            raise StopAsyncIteration
+        piece = await self._file.read(self._at, min(self._left, PIECE))
+        if not piece:
+            raise self._shorter()
+        self._at += len(piece)
+        self._left -= len(piece)
+        return piece
+
+    async def send_to(self, conn: Any) -> int:
+        """Send all of it to *conn*, in the kernel where that is possible; return how much.
+
+        Raises:
+            EOFError: the file is shorter.
+            OSError: the connection or the file has failed.
+        """
+        size = self._left
+        while self._left:
+            sent = self._file.send(conn, self._at, min(self._left, SENT))
+            if sent > 0:
+                self._at += sent
+                self._left -= sent
+                if self._left:
+                    await asyncio.sleep(0)  # let others run
+            elif sent == 0:
+                raise self._shorter()
+            elif sent == NO_ROOM:
+                await conn._drain()
+            else:
+                await conn.write(await anext(self))
+        return size
+
+    def _shorter(self) -> EOFError:
+        return EOFError(f"the file has become shorter: {self._left} bytes are missing")
+
+    async def aclose(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 def _read(file: _Descriptor, start: int, size: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import mimetypes
 import os
 import stat
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["file", "files"]
 
 INDEX: Final = "index.html"
+_REMEMBERED: Final = 1024  # files, of which what their header fields say is remembered
 WELL_KNOWN: Final = ".well-known"  # RFC 8615
 
 # Without the tables of the machine, so that a program answers the same everywhere.
@@ -98,6 +100,7 @@ def _opened(
     return response
 
 
+@functools.lru_cache(maxsize=_REMEMBERED)
 def _type_of(path: str) -> str:
     kind, encoding = _TYPES.guess_type(os.path.basename(path))  # noqa: PTH119
     if encoding is not None:
@@ -105,6 +108,12 @@ def _type_of(path: str) -> str:
     if kind is None:
         return "application/octet-stream"
     return f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _validators(modified: int, size: int) -> tuple[str, str]:
+    """Return the entity tag, and the date, of a file; *modified* is in nanoseconds."""
+    return f'"{modified:x}-{size:x}"', formatdate(modified // 1_000_000_000, usegmt=True)
 
 
 class _FileResponse(Response):
@@ -118,12 +127,16 @@ class _FileResponse(Response):
         self._file = opened
         self._size = status.st_size
         self._modified = int(status.st_mtime)
-        self._tag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
-        super().__init__(opened.pieces(0, self._size), 200, headers, content_type)
-        self.add_header("etag", self._tag)
-        self.add_header("last-modified", formatdate(self._modified, usegmt=True))
-        self.add_header("accept-ranges", "bytes")
-        self.add_header("x-content-type-options", "nosniff")
+        self._tag, date = _validators(status.st_mtime_ns, status.st_size)
+        super().__init__(b"", 200, headers, content_type)
+        self.body = opened.pieces(0, self._size)
+        self._fields = [
+            *self._fields,
+            ("etag", self._tag),
+            ("last-modified", date),
+            ("accept-ranges", "bytes"),
+            ("x-content-type-options", "nosniff"),
+        ]
 
     def _length(self) -> int | None:
         return self._size
@@ -201,14 +214,14 @@ def files(
         path = _chosen(root, request.raw_sub_path, index, dotfiles=dotfiles)
         if path is None:
             return _redirect(request)
-        response = _opened(str(path), os.O_NOFOLLOW, None, None, pairs)
+        response = _opened(path, os.O_NOFOLLOW, None, None, pairs)
         response._prepare(request)
         return response
 
     return serve
 
 
-def _chosen(root: Path, raw_path: str, index: str, *, dotfiles: bool) -> Path | None:
+def _chosen(root: Path, raw_path: str, index: str, *, dotfiles: bool) -> str | None:
     """Return the file that a path names; None if it lacks the slash at the end of a directory."""
     *parents, name = (decoded_path(piece) for piece in raw_path.split("/"))
     parents = parents[1:]  # a path begins with a slash
@@ -216,6 +229,8 @@ def _chosen(root: Path, raw_path: str, index: str, *, dotfiles: bool) -> Path | 
         is_hidden = segment[:1] == "." and not dotfiles and segment != WELL_KNOWN
         if segment in {"", ".", ".."} or is_hidden or any(each in segment for each in "/\\\0"):
             raise HTTPError(404)
+    if name and _is_plain(plain := "/".join((str(root), *parents, name)), len(parents) + 1):
+        return plain
     path = _inside(root, root.joinpath(*parents, name))
     is_directory = os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises for long names
     if is_directory:
@@ -226,7 +241,21 @@ def _chosen(root: Path, raw_path: str, index: str, *, dotfiles: bool) -> Path | 
             return None
     elif not name:
         raise HTTPError(404)
-    return path
+    return str(path)
+
+
+def _is_plain(path: str, depth: int) -> bool:
+    """Return whether *path* is a file, and none of its last *depth* names is a symbolic link."""
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return False
+        for _ in range(depth - 1):
+            path = path.rpartition("/")[0]
+            if stat.S_ISLNK(os.lstat(path).st_mode):
+                return False
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _inside(root: Path, path: Path) -> Path:

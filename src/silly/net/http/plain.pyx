@@ -123,7 +123,7 @@ cdef class PlainRequests:
     cdef public object _receiving
     cdef object kind  # of requests
     cdef Py_ssize_t left  # bytes of the body that is being received, of a plain request
-    cdef Py_ssize_t max_head, max_target, max_fields, max_body
+    cdef Py_ssize_t max_head, max_target, max_fields, max_body, max_pipelined
     cdef bytes host  # the last one that was valid
 
     def __init__(self, kind, limits):
@@ -133,6 +133,7 @@ cdef class PlainRequests:
         self.max_target = capped(limits.max_target_bytes)
         self.max_fields = capped(limits.max_headers)
         self.max_body = capped(limits.max_body_bytes)
+        self.max_pipelined = capped(limits.max_pipelined)
 
     def feed(self, bytes data not None):
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
@@ -151,6 +152,8 @@ cdef class PlainRequests:
             at = self.take_body(data, end) if self.left else end
         if at < size:
             self._feed(data if at == 0 else piece(data, at, size))
+        if len(self.requests) + (self.first is not None) > self.max_pipelined:
+            self._refuse_pipelined()
 
     cdef Py_ssize_t take_body(self, bytes data, Py_ssize_t at) except -1:
         """Take what is in *data* of the body; return where it ends."""

@@ -50,7 +50,6 @@ HANDED_OVER: Final = object()  # what a handler returns after `_Connection.hand_
 
 DISCARDED: Final = 256 * 1024  # bytes of a body that nobody read, before the connection is closed
 DISCARD_TIME: Final = 5.0  # seconds for that
-PIPELINED: Final = 100  # requests that are received while one is answered
 JOINED: Final = 64 * 1024  # bytes: a longer body is not copied behind its head
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -184,15 +183,6 @@ class Service:
             error, "%s: %s %s failed%s", request.remote_addr, request.method, request.target, trace
         )
 
-    async def go_on_with(self, successor: Successor) -> None:
-        """Run the handler of the protocol that follows a request."""
-        try:
-            await successor.request._go_on(successor)
-        except Exception as error:  # noqa: BLE001 - it is logged
-            await self.end(successor, error)
-        else:
-            await self.end(successor, None)
-
     async def end(self, successor: Successor, crash: BaseException | None) -> None:
         """End the protocol that followed a request, and whose handler has ended, by *crash*."""
         if crash is not None:
@@ -284,11 +274,19 @@ class _Connection:
             if self._next_task is not None:
                 self._next_task.cancel()
             self._service.connections.discard(self)
+            if self._session.limit is not None:
+                conn: Any = self._conn
+                conn._note_limit(self._session.limit)
         successor = self._left_to
         if successor is not None:
             service = self._service
             del self  # and with it, what only HTTP needs
-            await service.go_on_with(successor)
+            try:  # in this frame: one more for each idle WebSocket would be memory
+                await successor.request._go_on(successor)
+            except Exception as error:  # noqa: BLE001 - it is logged
+                await service.end(successor, error)
+            else:
+                await service.end(successor, None)
 
     def hand_over(
         self, request: Request, outcome: Coroutine[Any, Any, Response]
@@ -309,7 +307,12 @@ class _Connection:
                 await self._serve()
             if self._left_to is not None:
                 successor, self._left_to = self._left_to, None
-                await self._service.go_on_with(successor)
+                try:
+                    await successor.request._go_on(successor)
+                except Exception as crash:  # noqa: BLE001 - it is logged
+                    await self._service.end(successor, crash)
+                else:
+                    await self._service.end(successor, None)
         except asyncio.CancelledError:
             self._conn.abort()
             raise
@@ -403,14 +406,14 @@ class _Connection:
             except TimeoutError:
                 if not self._conn.is_alive:
                     raise
-                session.error = HTTPError(408, "the head of the request took too long")
+                session._fail(408, "the head of the request took too long", "head_timeout")
                 return
             session.feed(data)
 
     async def wait_for_end(self) -> None:
         """Receive the next requests, up to a bound, until the client has finished."""
         with contextlib.suppress(EndOfStream, OSError):
-            while self._session.pending < PIPELINED:
+            while self._session.pending < self._service.limits.max_pipelined:
                 self._session.feed(await self._conn.read())
             await self._conn.wait_closed()
 
@@ -432,7 +435,7 @@ class _Connection:
         except TimeoutError:
             if not conn.is_alive:
                 raise
-            session._fail(408, "the body of the request came too slowly")
+            session._fail(408, "the body of the request came too slowly", "read_deadline")
             return
         finally:
             self._waited += loop.time() - begun
@@ -567,6 +570,8 @@ class _Connection:
             await conn.write(response._head(length, connection, version=request.version))
             if request.method == "HEAD" or response.status in BODILESS:
                 return 0
+            if not is_chunked and hasattr(pieces, "send_to"):
+                return int(await pieces.send_to(conn))
             pieces = aiter(pieces) if hasattr(pieces, "__aiter__") else _iterated(pieces)
             async for piece in pieces:
                 data = piece if type(piece) is bytes else _encoded(piece)

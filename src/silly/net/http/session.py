@@ -64,6 +64,7 @@ class ServerSession(PlainRequests):
         taken: how many requests were taken.
         in_head: a head has begun, and is incomplete.
         error: why nothing more is parsed.
+        limit: the field of `Limits` that was met, if it is that.
         ends: nothing more will come: the client said so.
         is_paused: at a request that asks for another protocol: see `continue_after`.
         rest: what followed that request.
@@ -80,6 +81,7 @@ class ServerSession(PlainRequests):
         "_stalled",
         "_url",
         "_with_body",
+        "limit",
         "rest",
     )
 
@@ -88,6 +90,7 @@ class ServerSession(PlainRequests):
         self._limits = limits
         self._parser: Any = None  # until it is needed
         self.rest = b""
+        self.limit: str | None = None
         self._with_body: Request | None = None  # one with a body that asks for another protocol
         self._fed = 0  # bytes of the piece that is being parsed
         self._head_size = 0  # bytes of the pieces that the head, so far, came in
@@ -109,7 +112,8 @@ class ServerSession(PlainRequests):
         if self.in_head:
             self._check_unfinished_head()
         if self._stalled > self._limits.max_head_bytes:  # an endless trailer or extension
-            self._fail(431, f"more than {self._limits.max_head_bytes} bytes between chunks")
+            most = self._limits.max_head_bytes
+            self._fail(431, f"more than {most} bytes between chunks", "max_head_bytes")
 
     def _begin(self) -> None:
         self._parser = httptools.HttpRequestParser(self)
@@ -174,10 +178,11 @@ class ServerSession(PlainRequests):
         self._parser = None
         return rest
 
-    def _fail(self, status: int, text: str) -> None:
+    def _fail(self, status: int, text: str, limit: str | None = None) -> None:
         if self.error is not None:
             return
         self.error = HTTPError(status, text)
+        self.limit = limit
         if self._receiving is not None:
             self._receiving._broken(self.error)
             self._receiving = None
@@ -193,7 +198,8 @@ class ServerSession(PlainRequests):
         """Take the target, or a part of it."""
         self._url = self._url + url if self._url else url
         if len(self._url) > self._limits.max_target_bytes:
-            self._refuse(414, f"more than {self._limits.max_target_bytes} bytes")
+            most = self._limits.max_target_bytes
+            self._refuse(414, f"more than {most} bytes", "max_target_bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header field, or one of a trailer."""
@@ -216,7 +222,8 @@ class ServerSession(PlainRequests):
         self._url = b""
         self._fields = []
         if len(fields) > self._limits.max_headers:
-            self._refuse(431, f"more than {self._limits.max_headers} header fields")
+            most = self._limits.max_headers
+            self._refuse(431, f"more than {most} header fields", "max_headers")
         if not (url.startswith(b"/") and url.isascii()) or b"#" in url or b"\x7f" in url:
             url = self._unusual_target(method, url, fields)
         host = special.pop(b"host", None)
@@ -240,7 +247,7 @@ class ServerSession(PlainRequests):
         self._stalled = 0
         request = self._receiving
         if request is not None and not request._receive(piece, self._limits.max_body_bytes):
-            self._refuse(413, f"more than {self._limits.max_body_bytes} bytes")
+            self._refuse_body()
 
     def on_message_complete(self) -> None:
         """End a request."""
@@ -255,10 +262,20 @@ class ServerSession(PlainRequests):
 
     # ----------------------------------------------------------------------- decisions
 
-    def _refuse(self, status: int, text: str) -> None:
-        """Refuse the request, and stop the parser."""
-        self._fail(status, text)
+    def _refuse(self, status: int, text: str, limit: str | None = None) -> None:
+        """Refuse the request, and stop the parser; *limit*: which of `Limits` it has met."""
+        self._fail(status, text, limit)
         raise _Refused
+
+    def _refuse_body(self) -> None:
+        most = self._limits.max_body_bytes
+        self._refuse(413, f"more than {most} bytes", "max_body_bytes")
+
+    def _refuse_pipelined(self) -> None:
+        """Refuse what has come beyond the requests that may wait."""
+        most = self._limits.max_pipelined
+        del self.requests[most - self.pending :]  # the last ones
+        self._fail(429, f"more than {most} requests at once", "max_pipelined")
 
     def _note(self, name: bytes, value: bytes) -> None:
         """Note a field that decides how the request is understood."""
@@ -274,7 +291,8 @@ class ServerSession(PlainRequests):
         """Refuse *fields*, with *size* bytes beside them, if they are too long without padding."""
         size += sum(len(name) + len(value) + 4 for name, value in fields)
         if size > self._limits.max_head_bytes:
-            self._refuse(431, f"more than {self._limits.max_head_bytes} bytes")
+            most = self._limits.max_head_bytes
+            self._refuse(431, f"more than {most} bytes", "max_head_bytes")
 
     def _check_unfinished_head(self) -> None:
         """Refuse a head that is too long already.
@@ -284,15 +302,17 @@ class ServerSession(PlainRequests):
         """
         most = self._limits.max_head_bytes
         if len(self._fields) > self._limits.max_headers:
-            self._fail(431, f"more than {self._limits.max_headers} header fields")
+            most = self._limits.max_headers
+            self._fail(431, f"more than {most} header fields", "max_headers")
         elif self._head_size == self._fed:
             self._head_size = min(self._head_size, most)
         elif self._head_size > 2 * most:
-            self._fail(431, f"more than {most} bytes")
+            self._fail(431, f"more than {most} bytes", "max_head_bytes")
 
     def _check_trailers(self, trailers: list[tuple[bytes, bytes]]) -> None:
         if len(trailers) > self._limits.max_headers:
-            self._refuse(431, f"more than {self._limits.max_headers} trailer fields")
+            most = self._limits.max_headers
+            self._refuse(431, f"more than {most} trailer fields", "max_headers")
         self._check_size(0, trailers)
         for name, _ in trailers:
             if name in _DECISIVE:
@@ -349,7 +369,7 @@ class ServerSession(PlainRequests):
             return -1
         length = int(special.get(b"content-length", b"0"))  # digits: the parser checks it
         if length > self._limits.max_body_bytes:
-            self._refuse(413, f"more than {self._limits.max_body_bytes} bytes")
+            self._refuse_body()
         return length
 
     def _check_coding(self, coding: bytes) -> None:

@@ -19,8 +19,7 @@ class TLSInfo(NamedTuple):
     server_name: str | None
     """The host name that the client asked for (SNI, RFC 6066, section 3).
 
-    None if it asked for none. On a listener with an `ssl.SSLContext` of your own, it is None
-    where the native engine cannot ask OpenSSL for it.
+    None if it asked for none.
     """
     peer_certificate: bytes | None
     """The certificate of the peer, as DER bytes; None if it sent none.

@@ -22,6 +22,7 @@ from silly.errors import ConcurrentRead, EndOfStream, WriteQueueFull
 from silly.net.conn import StreamConn
 from silly.net.http.request import Request
 from silly.net.limits import Limits
+from silly.net.restarting import is_restarting
 from silly.net.sweep import CHECKS
 from silly.net.websocket.errors import WebSocketClosed, is_sendable
 from silly.net.websocket.handshake import Agreement
@@ -31,7 +32,7 @@ from silly.net.websocket.session import Encoder, Message, Session
 if TYPE_CHECKING:
     from silly.net.tls.info import TLSInfo
 
-__all__ = ["WebSocket"]
+__all__ = ["WebSocket", "checked_close"]
 
 AWAY: Final = 65536  # bytes that are taken while nobody reads
 IN_A_ROW: Final = 1000  # messages without waiting, before other tasks run
@@ -391,14 +392,7 @@ class WebSocket:
         Raises:
             TypeError, ValueError: the code or the reason is of another type, or out of range.
         """
-        if isinstance(code, bool) or not isinstance(code, int):
-            raise TypeError(f"code must be an int, not {code!r}")
-        if not is_sendable(code):
-            raise ValueError(f"code must be 1000 to 1003, 1007 to 1014 or 3000 to 4999, not {code}")
-        if not isinstance(reason, str):
-            raise TypeError(f"reason must be a str, not {type(reason).__name__}")
-        if len(reason.encode()) > 123:
-            raise ValueError("reason must have up to 123 bytes as UTF-8")
+        checked_close(code, reason)
         self._begin_close(code, reason)
         await self.wait_closed()
 
@@ -439,7 +433,7 @@ class WebSocket:
 
     def _drain(self) -> None:
         """The listener is closing (called by the connection)."""
-        self._begin_close(1001)
+        self._begin_close(1012 if is_restarting() else 1001)
 
     async def _finish(self, code: int) -> None:
         """End what a server's handler has left open."""
@@ -547,6 +541,18 @@ class WebSocket:
     def __repr__(self) -> str:
         state = "closed" if self._session.is_over else "open" if self.is_open else "closing"
         return f"<WebSocket with {self._conn.remote_addr}, {state}>"
+
+
+def checked_close(code: object, reason: object) -> None:
+    """Check what a close frame is to say (`TypeError`, `ValueError`)."""
+    if isinstance(code, bool) or not isinstance(code, int):
+        raise TypeError(f"code must be an int, not {code!r}")
+    if not is_sendable(code):
+        raise ValueError(f"code must be 1000 to 1003, 1007 to 1014 or 3000 to 4999, not {code}")
+    if not isinstance(reason, str):
+        raise TypeError(f"reason must be a str, not {type(reason).__name__}")
+    if len(reason.encode()) > 123:
+        raise ValueError("reason must have up to 123 bytes as UTF-8")
 
 
 def _read_now(conn: StreamConn) -> bytes:

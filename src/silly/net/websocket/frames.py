@@ -318,15 +318,16 @@ class Parser:
             self._opcode = 0
             return end
         if self._is_deflated:
-            piece = self._inflated(piece, is_complete=is_complete)
-        self._add(piece, is_complete=is_complete)
+            self._inflate(piece, is_complete=is_complete)
+        else:
+            self._add(piece, is_complete=is_complete)
         if is_complete:
             whole = bytes(self._parts)
             messages.append(whole.decode() if self._opcode == TEXT else whole)
             self._forget_message()
         return end
 
-    def _inflated(self, piece: bytes, *, is_complete: bool) -> bytes:
+    def _inflate(self, piece: bytes, *, is_complete: bool) -> None:
         inflater = self._inflater
         assert inflater is not None
         most = self._max_message - len(self._parts)
@@ -334,8 +335,9 @@ class Parser:
         if is_complete and len(inflated) <= most:
             inflated += inflater.finish(most - len(inflated))
         if len(inflated) > most:
+            self._add(inflated[:most], is_complete=False)
             raise self._too_long()
-        return inflated
+        self._add(inflated, is_complete=is_complete)
 
     def _add(self, piece: bytes, *, is_complete: bool) -> None:
         """Add *piece* to the message; check it, if it is text."""

@@ -391,7 +391,6 @@ cdef class Parser:
         cdef size_t length = <size_t>(end - start)
         cdef uint64_t position = self._position
         cdef bint is_complete
-        cdef bytes piece
         cdef uint8_t *room
         if self._left < length:
             length = <size_t>self._left
@@ -410,10 +409,7 @@ cdef class Parser:
         if self._parts is None:
             self._parts = bytearray()
         if self._is_deflated:
-            piece = self.inflated(self.unmasked(start, length, position), is_complete)
-            room = self.more_room(PyBytes_GET_SIZE(piece))
-            memcpy(room, PyBytes_AS_STRING(piece), <size_t>PyBytes_GET_SIZE(piece))
-            self.check_text(room, <size_t>PyBytes_GET_SIZE(piece), is_complete)
+            self.inflate(self.unmasked(start, length, position), is_complete)
         else:
             room = self.more_room(<Py_ssize_t>length)
             if self._is_masked:
@@ -473,14 +469,22 @@ cdef class Parser:
             if plain != on_stack:
                 PyMem_RawFree(plain)
 
-    cdef bytes inflated(self, bytes piece, bint is_complete):
+    cdef int inflate(self, bytes piece, bint is_complete) except -1:
+        cdef const uint8_t *data
         cdef uint64_t most = self._max_message - <uint64_t>PyByteArray_GET_SIZE(self._parts)
         cdef bytes inflated = self._inflater.feed(piece, most)
         if is_complete and <uint64_t>PyBytes_GET_SIZE(inflated) <= most:
             inflated += self._inflater.finish(most - <uint64_t>PyBytes_GET_SIZE(inflated))
+        data = <const uint8_t *>PyBytes_AS_STRING(inflated)
         if <uint64_t>PyBytes_GET_SIZE(inflated) > most:
+            self.check_text(data, <size_t>most, False)
             raise self.too_long()
-        return inflated
+        self.check_text(data, <size_t>PyBytes_GET_SIZE(inflated), is_complete)
+        memcpy(
+            self.more_room(PyBytes_GET_SIZE(inflated)), data,
+            <size_t>PyBytes_GET_SIZE(inflated),
+        )
+        return 0
 
     cdef int forget_message(self) except -1:
         self._opcode = 0
