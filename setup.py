@@ -22,12 +22,15 @@ NATIVE = Path("src/silly/_engine/native")
 SHARED = [NATIVE.parent / f"{header.stem}.py" for header in NATIVE.glob("*.pxd")]
 SHARED = sorted(source for source in SHARED if source.exists())  # compiled a second time
 PROTOCOLS = sorted(Path("src/silly/net").rglob("*.pyx"))  # what is native in protocols
+COMPILING_NOTHING = ("sdist", "egg_info", "dist_info")  # what pip and build run first
 BUILD_NATIVE = os.environ.get("SILLY_BUILD_NATIVE", "")
 
 
 def extensions() -> list[Extension]:
     """Return the modules of the native engine, or none if it cannot be built."""
     if BUILD_NATIVE == "0" or not (sys.platform == "linux" or BUILD_NATIVE):
+        return []
+    if sys.argv[1:2] and sys.argv[1] in COMPILING_NOTHING:
         return []
     try:
         from Cython.Build import cythonize  # noqa: PLC0415 - it may not be installed

@@ -1,6 +1,6 @@
 """Make the pictures and the output in howto/load-testing.md: ``python docs/make_pictures.py``.
 
-Arguments select what is made: ``terminal``, ``output``, ``report``, ``echo``. Run it on
+Arguments select what is made: ``terminal``, ``output``, ``report``, ``echo``, ``chat``. Run it on
 an idle machine; otherwise, the figures are poor.
 
 All of it is real: an echo server is started, ``silly bench`` loads it, the
@@ -9,6 +9,7 @@ live view is exported during the run, and chromium draws the report.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import re
@@ -19,6 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import chat_pictures
 import pictures
 from rich.console import Console
 
@@ -152,7 +154,12 @@ def echo(*_: str) -> None:
     pictures.echo_view()
 
 
-PARTS = {part.__name__: part for part in (terminal, output, report, echo)}
+def chat(*_: str) -> None:
+    """Make the pictures of the chat."""
+    asyncio.run(chat_pictures.make())
+
+
+PARTS = {part.__name__: part for part in (terminal, output, report, echo, chat)}
 
 
 def main() -> None:

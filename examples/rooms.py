@@ -46,7 +46,8 @@ async def main(addr: str = "127.0.0.1:9999", url: str = "memory:") -> None:
             finally:
                 showing.cancel()
 
-    print("Rooms on", tcp.listen(addr, handler).local_addr, "over", bus.address)
+    listener = tcp.listen(addr, handler)
+    print(f"Rooms on {listener.local_addr} over {bus.address}", flush=True)
 
 
 task.fork(main, *sys.argv[1:])

@@ -160,6 +160,7 @@ def test_the_tutorials_contain_the_examples_word_for_word() -> None:
             page = "getting-started" if name in starts else "echo-server"
             page = "http-server" if name.startswith("http_") else page
             page = "database-app" if name.startswith("user_api/") else page
+            page = "websocket-chat" if name.startswith("chat/") else page
             assert f"```python\n{text}```" in pages[page], f"{name} differs from the tutorial"
     schema = (ROOT / "examples" / "user_api" / "schema.sql").read_text()
     assert f"```sql\n{schema}```" in pages["database-app"]
@@ -167,7 +168,7 @@ def test_the_tutorials_contain_the_examples_word_for_word() -> None:
 
 @pytest.mark.no_engine
 def test_the_course_leads_from_the_first_page_to_the_last() -> None:
-    pages = ["getting-started", "echo-server", "http-server", "database-app"]
+    pages = ["getting-started", "echo-server", "http-server", "database-app", "websocket-chat"]
     texts = [(ROOT / "docs" / "tutorial" / f"{page}.md").read_text() for page in pages]
     for number, text in enumerate(texts):
         assert "## What you can explain now" in text, pages[number]

@@ -310,7 +310,8 @@ def test_stress_prints_its_result(port: int) -> None:
 
 
 def test_every_example_has_its_test() -> None:
-    tests = Path(__file__).parent.glob("test_*examples.py")
+    here = Path(__file__).parent
+    tests = [*here.glob("test_*examples.py"), here / "pubsub" / "test_programs.py"]
     tested = "".join(path.read_text() for path in tests)
     for path in EXAMPLES.glob("*.py"):
         assert f'"{path.name}"' in tested, f"{path.name} has no test"

@@ -36,12 +36,12 @@ class App:
             stderr=subprocess.STDOUT,
             text=True,
             cwd=directory,
-            env={"PATH": "/usr/bin:/bin", **_engine(), "PYTHONPATH": str(EXAMPLE)},
+            env=environ(),
         )
         self._lines: queue.Queue[str] = queue.Queue()
         self._reader = threading.Thread(target=self._read)  # or a full pipe would block it
         self._reader.start()
-        self._watchdog = threading.Timer(90, self._process.kill)
+        self._watchdog = threading.Timer(250, self._process.kill)
         self._watchdog.start()
         line = self.line()
         found = re.search(r"http://\S+", line)
@@ -85,8 +85,11 @@ class App:
         self._process.stdout.close()
 
 
-def _engine() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name.startswith("SILLY_")}
+def environ() -> dict[str, str]:
+    """Return the environment without settings of a database, such as DATABASE_URL."""
+    paths = [str(EXAMPLE), os.environ.get("PYTHONPATH", "")]
+    kept = {name: value for name, value in os.environ.items() if not name.endswith("_URL")}
+    return kept | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 @contextmanager
@@ -115,4 +118,4 @@ class API:
 
 
 def client(app: App) -> http.Client:
-    return http.Client(base_url=app.url, timeout=20)
+    return http.Client(base_url=app.url, timeout=60)

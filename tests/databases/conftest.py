@@ -71,6 +71,7 @@ def mariadb(mariadb_server: MariaDB) -> MariaDB:
         async with open_mariadb(mariadb_server.url()) as pool:
             await pool.execute("TRUNCATE TABLE users")
 
+    mariadb_server.start()  # a test that failed may have left it dead
     asyncio.run(empty())
     asyncio.run(create(mariadb_server))
     return mariadb_server

@@ -29,7 +29,9 @@ class Server:
         return "" if shutil.which(cls.program) else f"{cls.program} is not installed"
 
     def start(self) -> None:
-        """Start it; return when it accepts connections."""
+        """Start it, unless it runs; return when it accepts connections."""
+        if self._process is not None and self._process.poll() is None:
+            return
         self.socket.unlink(missing_ok=True)
         command = [self.program, *(option.format(self.directory) for option in self.options)]
         with (self.directory / "log").open("ab") as log:

@@ -135,7 +135,7 @@ class Load:
     async def until(self, condition: Callable[[Counter[int]], bool]) -> None:
         """Wait until *condition* is true of the statuses from now on."""
         self.statuses.clear()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(100):
             while not condition(self.statuses):
                 await asyncio.sleep(0.005)
 

@@ -17,6 +17,7 @@ import silly
 from silly import metrics, pubsub
 from silly.testing import run_virtual
 from tests.conftest import open_descriptors
+from tests.ports import held_port
 from tests.pubsub.brokers import running
 from tests.workers.harness import Running
 
@@ -197,13 +198,17 @@ class Client:
 
 @contextmanager
 def rooms(*arguments: str, flags: tuple[str, ...] = ()) -> Iterator[tuple[Running, str]]:
-    command = [sys.executable, "-u", "-m", "silly", "--log-level", "warning", *flags]
-    program = Running([*command, str(ROOMS), "127.0.0.1:0", *arguments])
+    command = [sys.executable, "-m", "silly", "--log-level", "warning", *flags]
+    stack = ExitStack()
+    port = stack.enter_context(held_port())
+    program = Running([*command, str(ROOMS), f"127.0.0.1:{port}", *arguments])
     try:
         workers = int(flags[1]) if flags else 1
         yield program, program.until(r"^Rooms on (\S+) ", times=workers)[0]
-    finally:
         program.stop()
+    finally:
+        program.end()
+        stack.close()
 
 
 def test_rooms_in_one_process() -> None:
@@ -229,10 +234,10 @@ def test_rooms_on_workers_without_a_broker_warn_once() -> None:
     assert program.output.count("each worker has its own") == 1
 
 
-def test_rooms_on_four_workers(tmp_path: Path) -> None:
+def test_rooms_on_workers_over_a_broker(tmp_path: Path) -> None:
     with (
         running("redis", tmp_path) as broker,
-        rooms(broker.url, flags=("--workers", "4")) as (program, addr),
+        rooms(broker.url, flags=("--workers", "2")) as (program, addr),
         ExitStack() as stack,
     ):
         clients = [Client(addr) for _ in range(8)]
@@ -244,20 +249,3 @@ def test_rooms_on_four_workers(tmp_path: Path) -> None:
         for each in clients:
             each.hears(b"hello from 7\n")
     assert "Traceback" not in program.output
-
-
-def test_rooms_in_two_processes(tmp_path: Path) -> None:
-    with (
-        running("nats", tmp_path) as broker,
-        rooms(broker.url) as (_, here),
-        rooms(broker.url) as (_, there),
-        ExitStack() as stack,
-    ):
-        first, second = Client(here), Client(there)
-        for each in (first, second):
-            stack.callback(each.close)
-            each.hears(b"* %b came in\n" % "{}:{}".format(*each._sock.getsockname()).encode())
-        first.say(b"hello\n")
-        second.hears(b"hello\n")
-        second.say(b"and you\n")
-        first.hears(b"and you\n")

@@ -98,6 +98,7 @@ def test_forwarded(value: str, found: object) -> None:
 def test_the_scheme() -> None:
     assert reported((PROTO, "https")) == (None, "https")
     assert reported((PROTO, "HTTPS")) == (None, "https")
+    assert reported((PROTO, "wss")) == (None, "https")  # of a request for WebSocket
     assert reported((PROTO, "gopher")) == (None, None)
     assert reported((PROTO, "http, https")) == (None, "https")
     # With one for each proxy, it is that of the client's; else the last proxy has set it.

@@ -31,7 +31,7 @@ _PAIR: Final = re.compile(
 )
 _PORT: Final = re.compile(r"[0-9]{1,5}")
 _NAMES: Final = frozenset((b"forwarded", b"x-forwarded-for", b"x-forwarded-proto"))
-_SCHEMES: Final = frozenset(("http", "https"))
+_SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 
 
 class _Hop(NamedTuple):
@@ -82,7 +82,7 @@ def _client_of(hops: list[_Hop], trusted: Networks) -> tuple[tuple[str, int] | N
     found: tuple[str, int] | None = None
     scheme: str | None = None
     for hop in reversed(hops):
-        scheme = hop.scheme if hop.scheme in _SCHEMES else scheme
+        scheme = _SCHEMES.get(hop.scheme, scheme)
         node = _parsed(hop.node)
         if node is None:
             break  # hidden or malformed: whoever is before it is not known

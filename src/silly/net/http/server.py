@@ -307,12 +307,7 @@ class _Connection:
                 await self._serve()
             if self._left_to is not None:
                 successor, self._left_to = self._left_to, None
-                try:
-                    await successor.request._go_on(successor)
-                except Exception as crash:  # noqa: BLE001 - it is logged
-                    await self._service.end(successor, crash)
-                else:
-                    await self._service.end(successor, None)
+                await _run(self._service, successor)
         except asyncio.CancelledError:
             self._conn.abort()
             raise
@@ -605,6 +600,16 @@ class _Connection:
                 async for _ in request:
                     pass
         return request.is_complete
+
+
+async def _run(service: Service, successor: Successor) -> None:
+    """Run the handler of *successor*."""
+    try:
+        await successor.request._go_on(successor)
+    except Exception as error:  # noqa: BLE001 - it is logged
+        await service.end(successor, error)
+    else:
+        await service.end(successor, None)
 
 
 def _encoded(piece: Any) -> bytes:
