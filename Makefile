@@ -8,6 +8,7 @@
 # make wheels      build all native wheels, with cibuildwheel (needs docker or podman)
 # make bench       measure silly beside a C server and its peers (needs gcc; some minutes)
 # make bench-full  the same, with more and longer rounds (about an hour)
+# make bench-web   measure silly's HTTP beside nginx and its peers (needs wrk, and nginx for the ratios)
 # make soak        attack servers (plain, with TLS, HTTP) and check that they keep their promises
 # make asan        run the engines' tests under AddressSanitizer (needs gcc)
 # make stress      run random programs under AddressSanitizer (needs gcc);
@@ -16,6 +17,7 @@
 # make sessions    run SESSIONS=10000 random sessions over bad networks, on each engine
 # make brokers     kill the brokers of silly.pubsub a hundred times under load and check that
 #                  nothing is lost without notice
+# make machines    have browsers on two machines (network namespaces) chat over one broker; needs root
 # make restarts    restart workers under load a hundred times and check that no connection or request is lost
 # make cancellations  cancel CANCELLATIONS=10000 questions to MariaDB, Redis and SQLite at random
 #                  moments, and check that nobody gets the answer to another's
@@ -36,7 +38,7 @@ PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: lint docs docs-open smoke wheel wheels check-wheel check-python
-.PHONY: run test bench bench-full soak brokers restarts asan coverage stress sessions cancellations fuzz clean
+.PHONY: run test bench bench-full bench-web soak brokers machines restarts asan coverage stress sessions cancellations fuzz clean
 .SILENT:
 
 run: $(VENV)/.installed-cli
@@ -109,6 +111,9 @@ bench: $(VENV)/.installed-bench
 bench-full: $(VENV)/.installed-bench
 	$(VENV)/bin/python benchmarks/run.py --report --rounds 9 --seconds 2
 
+bench-web: $(VENV)/.installed-bench
+	$(VENV)/bin/python benchmarks/web.py
+
 soak: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/soak.py $(SOAK)
 	$(VENV)/bin/python benchmarks/soak_tls.py $(SOAK_TLS)
@@ -123,6 +128,9 @@ restarts: $(VENV)/.installed
 
 brokers: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m tests.pubsub.outages --kills 100
+
+machines: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m tests.chat.two_machines
 
 asan: $(VENV)/.installed-dev
 	rm -rf build/asan && mkdir -p build/asan && cp -r src setup.py pyproject.toml README.md LICENSE tests fuzz build/asan

@@ -31,6 +31,11 @@ HOWTO = Path(__file__).parents[2] / "docs" / "howto"
         ("m:a --timeout-keep-alive 5", "m:a", "--keep-alive-timeout 5"),
         ("m:a --timeout-graceful-shutdown=30", "m:a", "--grace 30"),
         ("m:a --h11-max-incomplete-event-size 1000", "m:a", "--max-head-bytes 1000"),
+        (
+            "m:a --ws-max-size 10 --ws-ping-timeout=5",
+            "m:a",
+            "--max-message-bytes 10 --ping-timeout 5",
+        ),
         ("m:a --log-level critical", "m:a", "--log-level error"),
         ("m:a --log-level=trace --reload", "m:a", "--log-level debug --reload"),
         ("m:a --loop uvloop --http=h11 --ws none --no-use-colors", "m:a", ""),

@@ -349,7 +349,7 @@ class _Server:
 
     def _open(self, loop: asyncio.AbstractEventLoop, addr: str) -> None:
         mode, address = MODES[self._mode], addresses.parse(addr)
-        service = self._service(loop, addr) if self._mode in _SERVICES else None
+        service = self._service() if self._mode in _SERVICES else None
         if service is not None:
             mode = replace(mode, converse=lambda conn, _to, _meter: service(conn))
         handle = handler(mode, self._impairment, self._meter, self._log)
@@ -359,6 +359,8 @@ class _Server:
             listener = tcp.listen(addr, handle, limits=self._limits, tls=tls)
             with contextlib.ExitStack() as undo:
                 undo.callback(listener.close, 0)
+                if service is not None:
+                    service.begin(loop, listener.local_addr, listener._course)
                 try:
                     for local in listener.local_addrs if has_udp else ():
                         answer = _ANSWERS[self._mode]
@@ -374,10 +376,9 @@ class _Server:
                 self._listeners.append(listener)
                 return
 
-    def _service(self, loop: asyncio.AbstractEventLoop, addr: str) -> Service:
+    def _service(self) -> Service:
         module = import_module(_SERVICES[self._mode])
         made: Service = module.service(self._limits, self._impairment, self._meter, self._log)
-        made.begin(loop, addr)
         return made
 
     # --------------------------------------------------------------------- showing

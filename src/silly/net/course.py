@@ -75,6 +75,7 @@ class Course(Starts):
         "_prefaces_of_proxies",
         "budget",
         "crashes",
+        "drains",
         "gate",
         "handler_name",
         "logs",
@@ -128,6 +129,7 @@ class Course(Starts):
         self._logged_crashes = Crashes(loop, logger, self._summarize_crashes)
         self._observer_failures = Repeats(loop, self._summarize_observer_failures)
         self.logs: list[Callable[[], None]] = []  # others to be closed with it
+        self.drains: list[Callable[[], object]] = []  # called when it begins to drain
         self._closes_at = math.inf  # connections that come later are reset
         self._on_handled = self._handled
         self._on_prefaced = self._prefaced
@@ -313,7 +315,7 @@ class Course(Starts):
         if not self._is_draining:
             self._is_draining = True
             waiting, self._on_draining = self._on_draining, {}
-            for callback in waiting.values():
+            for callback in (*self.drains, *waiting.values()):
                 self._loop.call_soon(callback)
             for conn in self.handling.values():
                 if conn._consumer is not None:

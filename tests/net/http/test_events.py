@@ -111,3 +111,57 @@ async def test_a_client_that_leaves_ends_the_source() -> None:
     conn.abort()
     await asyncio.wait_for(ended.wait(), 60)
     await listener.close()
+
+
+async def test_a_stream_can_end_when_its_listener_begins_to_close() -> None:
+    closed = asyncio.Event()
+    streaming = asyncio.Event()
+
+    async def source() -> AsyncIterator[str]:
+        try:
+            yield "first"
+            streaming.set()
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    async def handler(request: http.Request) -> http.Response:
+        return http.events(source(), until_draining=request)
+
+    listener = listen(handler)
+    async with tcp.connect(listener.local_addr) as conn:
+        await conn.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        await streaming.wait()
+        closing = listener.close(grace=60)
+        received = b""
+        with pytest.raises(EOFError):
+            while True:
+                received += await conn.read(timeout=30)
+        await closing
+    assert received.endswith(b"data: first\n\n\r\n0\r\n\r\n")
+    assert closed.is_set()
+
+
+async def test_a_handler_can_learn_of_a_drain_and_idle_connections_end_as_before() -> None:
+    told = asyncio.Event()
+    begun = asyncio.Event()
+
+    async def handler(request: http.Request) -> http.Response:
+        if request.path == "/quick":
+            return http.Response("quick")
+        request.conn.on_draining(told.set)
+        begun.set()
+        await told.wait()
+        return http.Response("told")
+
+    listener = listen(handler)
+    async with tcp.connect(listener.local_addr) as idle, tcp.connect(listener.local_addr) as conn:
+        for each, path in ((idle, b"/quick"), (conn, b"/long")):
+            await each.write(b"GET %b HTTP/1.1\r\nhost: a\r\n\r\n" % path)
+        await begun.wait()
+        assert b"quick" in await idle.read(b"quick")
+        closing = listener.close(grace=60)
+        with pytest.raises(EOFError):
+            await idle.read(timeout=30)
+        assert b"connection: close" in await conn.read(b"told", timeout=30)
+        await closing

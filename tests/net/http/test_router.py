@@ -324,3 +324,29 @@ def test_the_tree_finds_what_trying_all_patterns_finds(
         target = target.replace("1", "%31").replace("a", "%61")
     found = ask(routes, "GET", target)
     assert found == (404, None) if not expected else found[0] == expected[0]
+
+
+def test_middleware_may_call_its_handler_twice() -> None:
+    routes, inner = http.Router(), http.Router()
+    seen: list[tuple[str, str, str, int]] = []
+
+    @inner.get("/users/{id:int}")
+    async def user(request: http.Request) -> http.Response:
+        params = request.route_params["id"]
+        seen.append((request.route, request.root_path, request.sub_path, params))
+        return http.Response("ok")
+
+    def again(handler: http.Handler) -> http.Handler:
+        async def twice(request: http.Request) -> Any:
+            await handler(request)
+            return await handler(request)
+
+        return twice
+
+    routes.use(again)
+    inner.use(again)
+    routes.mount("/api", inner)
+    request = request_for("GET", "/api/users/7")
+    assert asyncio.run(awaited(routes(request))).status == 200
+    assert seen == [("/api/users/{id:int}", "/api", "/users/7", 7)] * 4
+    assert request.route == "/api/users/{id:int}"

@@ -101,6 +101,9 @@ RENAMED: Final = MappingProxyType(
         "--timeout-keep-alive": "--keep-alive-timeout",
         "--timeout-graceful-shutdown": "--grace",
         "--h11-max-incomplete-event-size": "--max-head-bytes",
+        "--ws-max-size": "--max-message-bytes",
+        "--ws-ping-interval": "--ping-interval",
+        "--ws-ping-timeout": "--ping-timeout",
     }
 )
 
@@ -116,10 +119,7 @@ WITHOUT_EFFECT: Final = MappingProxyType(
         "--use-colors": 0,
         "--ws": 1,
         "--ws-max-queue": 1,
-        "--ws-max-size": 1,
         "--ws-per-message-deflate": 1,
-        "--ws-ping-interval": 1,
-        "--ws-ping-timeout": 1,
     }
 )
 """How many values each has. There is one HTTP parser, one loop, and no colour."""

@@ -9,7 +9,7 @@
 ``silly serve MODULE:APP`` does that from the command line, with everything that
 ``silly FILE.py`` has: workers, reload, limits, metrics, TLS.
 
-HTTP and lifespan are served; WebSocket is not yet.
+HTTP, WebSocket and lifespan are served.
 """
 
 from __future__ import annotations

@@ -75,6 +75,7 @@ class Request(Head):
     route = ""
     root_path = ""
     _reported_client: str | None = None  # who the client is, as a proxy that we trust says
+    _mount_route = ""  # the prefixes of `root_path`
     _mounted = 0  # length of `root_path` before it was decoded
     _headers: Headers | None = None
     _path: str | None = None

@@ -296,32 +296,48 @@ def event(
     return "".join(lines) + "\n"
 
 
-def events(source: AsyncIterable[str], *, keep_alive: float | None = 15.0) -> Response:
+def events(
+    source: AsyncIterable[str],
+    *,
+    keep_alive: float | None = 15.0,
+    until_draining: Request | None = None,
+) -> Response:
     """Return a stream of server-sent events; *source* yields data, or what `event` returns.
 
     Args:
         keep_alive: seconds without an event after which a comment is sent, which clients
             ignore: proxies do not take the connection for dead, and a client that has
             gone is noticed. None: never.
+        until_draining: the request, if the stream is to end when the listener begins to close:
+            browsers then connect again, and get to the next process. Without it, a stream
+            has the grace period to end by itself.
     """
     return Response(
-        _encoded(source, keep_alive),
+        _encoded(source, keep_alive, until_draining),
         200,
         {"cache-control": "no-store", "x-accel-buffering": "no"},
         "text/event-stream",
     )
 
 
-async def _encoded(source: AsyncIterable[str], keep_alive: float | None) -> AsyncIterator[str]:
+async def _encoded(
+    source: AsyncIterable[str], keep_alive: float | None, request: Request | None
+) -> AsyncIterator[str]:
     values = aiter(source)
     next_one: asyncio.Future[str] | None = None
+    draining: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    if request is not None:
+        request.conn.on_draining(draining.cancel)
     try:
-        while True:
+        while not draining.done():
             if next_one is None:
                 next_one = asyncio.ensure_future(_next(values))
-            done, _ = await asyncio.wait((next_one,), timeout=keep_alive)
-            if not done:
-                yield ":\n\n"
+            await asyncio.wait(
+                (next_one, draining), timeout=keep_alive, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not next_one.done():
+                if not draining.done():
+                    yield ":\n\n"
                 continue
             try:
                 value = next_one.result()
@@ -330,6 +346,8 @@ async def _encoded(source: AsyncIterable[str], keep_alive: float | None) -> Asyn
             next_one = None
             yield value if value.endswith("\n\n") else event(value)
     finally:
+        if request is not None:
+            request.conn.on_draining(None)
         if next_one is not None and not next_one.done():
             next_one.cancel()
             await asyncio.wait((next_one,))

@@ -372,7 +372,7 @@ class Router:
                 return _descend(request, found, pieces[:at])
             route = found.get(method)
             if route is not None:
-                request.route += route.pattern
+                request.route = request._mount_route + route.pattern
                 request.route_params.update(zip(route.names, values, strict=True))
                 return route.handler(request)
             allowed.update(found)
@@ -384,10 +384,15 @@ class Router:
         raise HTTPError(405, headers={"allow": _list(allowed)})
 
 
-def _descend(request: Request, mount: _Mount, pieces: list[str]) -> Awaitable[Any]:
-    request.route += mount.prefix
+async def _descend(request: Request, mount: _Mount, pieces: list[str]) -> Any:
+    before = request._mount_route, request.root_path, request._mounted
+    request._mount_route += mount.prefix
+    request.route = request._mount_route
     request.descend(sum(len(piece) + 1 for piece in pieces))
-    return mount.handler(request)
+    try:
+        return await mount.handler(request)
+    finally:  # for middleware that calls its handler again
+        request._mount_route, request.root_path, request._mounted = before
 
 
 def _list(methods: Iterable[str]) -> str:

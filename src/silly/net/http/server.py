@@ -136,6 +136,7 @@ class Service:
         self.watchers = Watchers((*own, RequestLog()) if is_logged else tuple(own))
         self.counts = Counts()
         self.crashes = 0
+        self.is_draining = False
         self.connections: set[_Connection] = set()
         self.__qualname__ = getattr(handler, "__qualname__", None) or type(handler).__name__
 
@@ -151,12 +152,19 @@ class Service:
         self.watchers.on_failure = self._log_observer_failure
         if course is not None:
             course.logs += self._crash_logs.close, self._observer_failures.close
+            course.drains.append(self.drain)
         self._sweep = Sweep(loop, lambda: list(self.connections), _Connection.check)
         self._interval = self.limits.keep_alive_timeout / CHECKS
 
     def __call__(self, conn: Conn) -> Coroutine[Any, Any, None]:
         """Serve the requests of a connection."""
         return _Connection(self, conn).serve()
+
+    def drain(self) -> None:
+        """The listener is closing: close idle connections, and the others after their response."""
+        self.is_draining = True
+        for connection in list(self.connections):
+            connection.drain()
 
     def add(self, connection: _Connection) -> None:
         """Watch over *connection*, until it is discarded from `connections`."""
@@ -226,7 +234,7 @@ class _Connection:
         self._service = service
         self._conn = conn
         self._session = ServerSession(service.limits)
-        self._is_draining = False
+        self._is_draining = service.is_draining
         self._left_to: Successor | None = None  # handled without us
         self._idle_since = 0.0  # when the sweep first found it so ...
         self._idle_after = 0  # ... after how many requests
@@ -262,7 +270,6 @@ class _Connection:
     async def serve(self) -> None:
         """Serve the requests, until the connection ends or has to."""
         self._service.add(self)
-        self._conn.on_draining(self.drain)
         try:
             await self._serve()
             if self._done is not None and (error := await self._done) is not None:
