@@ -8,6 +8,7 @@
 # make wheels      build all native wheels, with cibuildwheel (needs docker or podman)
 # make bench       measure silly beside a C server and its peers (needs gcc; some minutes)
 # make bench-full  the same, with more and longer rounds (about an hour)
+# make bench-web   measure silly's HTTP beside nginx and its peers (needs wrk, and nginx for the ratios)
 # make soak        attack servers (plain, with TLS, HTTP) and check that they keep their promises
 # make asan        run the engines' tests under AddressSanitizer (needs gcc)
 # make stress      run random programs under AddressSanitizer (needs gcc);
@@ -39,7 +40,7 @@ PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: lint docs docs-open smoke wheel wheels check-wheel check-python
-.PHONY: run test bench bench-full soak brokers machines restarts asan coverage stress sessions cancellations fuzz autobahn clean
+.PHONY: run test bench bench-full bench-web soak brokers machines restarts asan coverage stress sessions cancellations fuzz autobahn clean
 .SILENT:
 
 run: $(VENV)/.installed-cli
@@ -111,6 +112,9 @@ bench: $(VENV)/.installed-bench
 
 bench-full: $(VENV)/.installed-bench
 	$(VENV)/bin/python benchmarks/run.py --report --rounds 9 --seconds 2
+
+bench-web: $(VENV)/.installed-bench
+	$(VENV)/bin/python benchmarks/web.py
 
 soak: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/soak.py $(SOAK)

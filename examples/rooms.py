@@ -25,7 +25,10 @@ async def show(messages: pubsub.Subscription, conn: tcp.Conn) -> None:
 
 async def main(addr: str = "127.0.0.1:9999", url: str = "memory:") -> None:
     """Listen on *addr*; *url* is the bus that carries the messages."""
-    bus = await pubsub.connect(url)
+    try:
+        bus = await pubsub.connect(url)
+    except OSError as error:
+        sys.exit(f"No bus: {error}")
 
     async def handler(conn: tcp.Conn) -> None:
         await conn.write(b"Which room? ")

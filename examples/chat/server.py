@@ -299,7 +299,10 @@ def encoded(kind: str, fields: Message) -> str:
 
 async def main(kind: type[Chat], addr: str = "127.0.0.1:8080", url: str = "memory:") -> None:
     """Serve the page and the chat at *addr*; *url* is the bus between the processes."""
-    bus = await pubsub.connect(url)
+    try:
+        bus = await pubsub.connect(url)
+    except OSError as error:
+        sys.exit(f"No bus: {error}")
     chat, ready = kind(bus), asyncio.Event()
     task.fork(chat.follow, ready)
     await ready.wait()

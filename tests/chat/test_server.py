@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from silly.net import http, websocket
-from tests.chat.harness import DEADLINE, Client, client, serving
+from tests.chat.harness import CHAT, DEADLINE, Client, client, serving
 from tests.ports import held_port
 from tests.pubsub.brokers import running
 
@@ -112,6 +114,18 @@ def test_a_full_server_says_so(tmp_path: Path) -> None:
 
     with serving(str(tmp_path / "full.py")) as (_, addr):
         asyncio.run(talk(addr))
+
+
+def test_a_broker_that_is_not_there_is_one_line() -> None:
+    command = [sys.executable, "-m", "silly", str(CHAT / "server.py"), "127.0.0.1:0"]
+    with held_port() as port:
+        done = subprocess.run(
+            [*command, f"redis://127.0.0.1:{port}"],
+            capture_output=True, text=True, timeout=DEADLINE, check=False,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"No bus: redis://127.0.0.1:{port}: ")
+        assert done.stderr.count("\n") == 1
 
 
 async def _chat(*addrs: str, count: int) -> None:

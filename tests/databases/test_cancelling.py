@@ -16,7 +16,7 @@ pytestmark = pytest.mark.no_engine
 @pytest.mark.parametrize("driver", ["asyncmy", "aiomysql"])
 def test_on_mariadb(mariadb: MariaDB, driver: str) -> None:
     pytest.importorskip(driver)
-    outcomes = asyncio.run(cancelling.on_mariadb(mariadb, driver, 200, seed=1))
+    outcomes = asyncio.run(cancelling.on_mariadb(mariadb, driver, 150, seed=1))
     assert outcomes["answered"] > 20
 
 

@@ -31,7 +31,8 @@ def run(program: str, *args: str, directory: Path) -> list[str]:
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:{tmp_path}/users.db"
-    url: str = request.getfixturevalue("mariadb").url()
+    pytest.importorskip("aiomysql")  # the other tests have asyncmy
+    url: str = request.getfixturevalue("mariadb").url("aiomysql")
     return url
 
 

@@ -79,13 +79,9 @@ def test_with_nothing_installed_it_uses_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.no_engine
-@pytest.mark.parametrize("driver", ["asyncmy", "aiomysql"])
-def test_with_mariadb_and_redis(
-    mariadb: MariaDB, redis: Redis, driver: str, tmp_path: Path
-) -> None:
-    pytest.importorskip(driver)
+def test_with_mariadb_and_redis(mariadb: MariaDB, redis: Redis, tmp_path: Path) -> None:
     before = asyncio.run(aborted(mariadb))
-    options = "--database", mariadb.url(driver), "--cache", redis.url
+    options = "--database", mariadb.url(), "--cache", redis.url
     with serving(*options, directory=tmp_path) as app:
         drive(app, use)
         app.stop()

@@ -308,3 +308,28 @@ async def test_an_awaitable_that_is_no_coroutine() -> None:
         await conn.write(GET)
         await conn.read(b"hello")
     await listener.close()
+
+
+async def test_a_websocket_on_a_connection_that_another_task_serves() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.accept"})
+            await send({"type": "websocket.send", "text": "hello"})
+        else:
+            await respond(send, b"in ", b"pieces")
+            await done.wait()
+
+    done = asyncio.Event()
+    listener = await asgi.listen(ANY, app, lifespan="off")
+    async with tcp.connect(listener.local_addr) as conn:
+        await conn.write(GET)
+        await conn.read(b"0\r\n\r\n")
+        await conn.write(
+            b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        assert (await conn.read(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+        assert await conn.read(7) == b"\x81\x05hello"
+        done.set()
+    await listener.close()

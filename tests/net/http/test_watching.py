@@ -10,7 +10,7 @@ import pytest
 
 from silly import metrics
 from silly.metrics.requests import MOST_ROUTES, RequestCounts
-from silly.net import http, observer, tcp
+from silly.net import http, observer, tcp, websocket
 from silly.net.http.request import Request
 from silly.net.http.watching import Answered
 from tests.net.http.wire import ANY, exchange, reply
@@ -217,3 +217,19 @@ async def test_a_request_tells_its_trace() -> None:
         fields = {"traceparent": parent, "tracestate": "a=1"}
         assert await (await client.get(url, headers=fields)).json() == fields
         assert await (await client.get(url)).json() is None
+
+
+async def test_a_request_that_became_a_websocket_is_seen_at_once() -> None:
+    seen = Seen()
+
+    async def handler(request: http.Request) -> None:
+        ws = await websocket.accept(request)
+        async for message in ws:
+            await ws.send(message)
+
+    async with http.listen(ANY, handler, observer=seen) as listener:
+        async with websocket.connect(f"ws://{listener.local_addr}/") as ws:
+            await ws.send("text")
+            assert await anext(aiter(ws)) == "text"
+            assert seen.all == [("GET", "", 101, 0, 0, "")]
+    assert len(seen.all) == 1

@@ -99,7 +99,6 @@ class ApplicationHandler(Caller):
             scope["client"] = client or scope["client"]
             scope["scheme"] = scheme or scope["scheme"]
         path, _, query = request.raw_target.partition(b"?")
-        scope["asgi"] = scope["asgi"].copy()
         scope["http_version"] = request.version
         scope["method"] = request.method
         scope["path"] = self._root_path + request.path
@@ -111,7 +110,10 @@ class ApplicationHandler(Caller):
         return scope
 
     def _template(self, request: Request) -> dict[str, Any]:
-        """Return what is the same in most scopes of the connection of *request*."""
+        """Return what is the same in most scopes of the connection of *request*.
+
+        They share the dicts in it, which applications read only.
+        """
         conn: Any = request.conn
         return {
             "type": "http",

@@ -36,7 +36,7 @@ cdef str STATUS = "status", HEADERS = "headers", TRAILERS = "trailers", MORE_BOD
 cdef str KEY_OF_BODY = "body"
 cdef str METHOD = "method", PATH = "path", RAW_PATH = "raw_path", QUERY = "query_string"
 cdef str ROUTE = "route"  # of frameworks
-cdef str EXTENSIONS = "extensions", ASGI = "asgi", STATE = "state"
+cdef str STATE = "state"
 cdef bytes NOTHING = b""
 
 
@@ -390,8 +390,6 @@ cdef dict plain_scope(dict template, Head request, dict state):
     scope[RAW_PATH] = PyBytes_FromStringAndSize(text, at)
     scope[QUERY] = PyBytes_FromStringAndSize(text + at + 1, size - at - 1) if at < size else NOTHING
     scope[HEADERS] = fields
-    scope[ASGI] = (<dict>scope[ASGI]).copy()
-    scope[EXTENSIONS] = (<dict>scope[EXTENSIONS]).copy()
     scope[STATE] = state.copy()
     return scope
 

@@ -6,6 +6,7 @@ import errno
 import functools
 import mimetypes
 import os
+import re
 import stat
 from email.utils import formatdate
 from pathlib import Path
@@ -46,6 +47,7 @@ _COMPRESSED: Final = {"gzip": "application/gzip", "bzip2": "application/x-bzip2"
 _ABSENT: Final = frozenset(
     (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.ENXIO)
 )
+_SEPARATORS: Final = re.compile(r"[/\\\0]")
 _FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # which a FIFO would block without
 
 
@@ -227,7 +229,7 @@ def _chosen(root: Path, raw_path: str, index: str, *, dotfiles: bool) -> str | N
     parents = parents[1:]  # a path begins with a slash
     for segment in (*parents, name) if name else parents:
         is_hidden = segment[:1] == "." and not dotfiles and segment != WELL_KNOWN
-        if segment in {"", ".", ".."} or is_hidden or any(each in segment for each in "/\\\0"):
+        if segment in {"", ".", ".."} or is_hidden or _SEPARATORS.search(segment) is not None:
             raise HTTPError(404)
     if name and _is_plain(plain := "/".join((str(root), *parents, name)), len(parents) + 1):
         return plain
