@@ -36,7 +36,7 @@ SECTIONS = {
     "13": "compression: parameters",
 }
 BEGIN, END = "<!-- begin of the table -->", "<!-- end of the table -->"
-LIMITS = {"max_message_bytes": 64 * 1024 * 1024, "max_fragments": 1_000_000}
+LIMITS: Any = {"max_message_bytes": 64 * 1024 * 1024, "max_fragments": 1_000_000}
 
 
 async def serve() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from silly._engine import engine
@@ -29,6 +29,8 @@ __all__ = ["ApplicationHandler"]
 
 logger = Logger("silly.asgi")
 
+TEMPLATES: Final = 100  # at most; a proxy may name many addresses
+
 
 class ApplicationHandler(Caller):
     """Calls *app* for each request.
@@ -46,6 +48,7 @@ class ApplicationHandler(Caller):
         self, app: Application, *, root_path: str, trusted: Networks, state: dict[str, Any]
     ) -> None:
         super().__init__(app, root_path, state)
+        self._templates: dict[Any, dict[str, Any]] = {}  # by the server's address
         self._app = app
         self._root_path = root_path
         self._raw_root_path = quote(root_path).encode("ascii")
@@ -92,8 +95,11 @@ class ApplicationHandler(Caller):
         """Return the connection scope (ASGI HTTP specification 2.4)."""
         connection = request._connection
         if connection.memo is None:
-            connection.memo = self._template(request)
-        scope: dict[str, Any] = connection.memo.copy()
+            client = _host_and_port(request.conn._remote_sockaddr)  # type: ignore[attr-defined]
+            connection.memo = self._template(request), client
+        template, client = connection.memo
+        scope: dict[str, Any] = template.copy()
+        scope["client"] = client
         if (reported := self._proxies.reported(request)) is not None:
             client, scheme = reported
             scope["client"] = client or scope["client"]
@@ -110,12 +116,15 @@ class ApplicationHandler(Caller):
         return scope
 
     def _template(self, request: Request) -> dict[str, Any]:
-        """Return what is the same in most scopes of the connection of *request*.
+        """Return what most scopes of the connection of *request* have in common.
 
-        They share the dicts in it, which applications read only.
+        So have those of other connections to the same address, unless they are encrypted.
         """
         conn: Any = request.conn
-        return {
+        server = _server(conn._local_sockaddr)
+        if not is_encrypted(conn) and (template := self._templates.get(server)) is not None:
+            return template
+        template = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
             "http_version": "1.1",
@@ -126,11 +135,14 @@ class ApplicationHandler(Caller):
             "query_string": b"",
             "root_path": self._root_path,
             "headers": [],
-            "client": _host_and_port(conn._remote_sockaddr),
-            "server": _server(conn._local_sockaddr),
+            "client": None,
+            "server": server,
             "state": {},
             "extensions": extensions_of(request),
         }
+        if not is_encrypted(conn) and len(self._templates) < TEMPLATES:
+            self._templates[server] = template
+        return template
 
 
 def _is_departure(error: BaseException) -> bool:

@@ -36,7 +36,7 @@ cdef str STATUS = "status", HEADERS = "headers", TRAILERS = "trailers", MORE_BOD
 cdef str KEY_OF_BODY = "body"
 cdef str METHOD = "method", PATH = "path", RAW_PATH = "raw_path", QUERY = "query_string"
 cdef str ROUTE = "route"  # of frameworks
-cdef str STATE = "state"
+cdef str STATE = "state", CLIENT = "client", EXTENSIONS = "extensions"
 cdef bytes NOTHING = b""
 
 
@@ -349,8 +349,8 @@ cdef class Caller:
         cdef Cycle exchange
         if request.data is not None and not self.is_mounted:
             template = request._connection.memo
-            if type(template) is dict:
-                scope = plain_scope(<dict>template, request, self.state)
+            if type(template) is tuple:
+                scope = plain_scope(<tuple>template, request, self.state)
                 if scope is not None:
                     exchange = <Cycle>new(EXCHANGE)
                     exchange._owner = self
@@ -361,7 +361,7 @@ cdef class Caller:
         return self._call(request)
 
 
-cdef dict plain_scope(dict template, Head request, dict state):
+cdef dict plain_scope(tuple memo, Head request, dict state):
     """Return the scope of a plain *request*; None: it must be made in another way."""
     cdef const char *text
     cdef Py_ssize_t size, at
@@ -384,12 +384,14 @@ cdef dict plain_scope(dict template, Head request, dict state):
     at = 0
     while at < size and text[at] != c"?":
         at += 1
-    scope = template.copy()
+    scope = (<dict>memo[0]).copy()
+    scope[CLIENT] = memo[1]
     scope[METHOD] = request.method
     scope[PATH] = PyUnicode_DecodeASCII(text, at, NULL)
     scope[RAW_PATH] = PyBytes_FromStringAndSize(text, at)
     scope[QUERY] = PyBytes_FromStringAndSize(text + at + 1, size - at - 1) if at < size else NOTHING
     scope[HEADERS] = fields
+    scope[EXTENSIONS] = (<dict>scope[EXTENSIONS]).copy()
     scope[STATE] = state.copy()
     return scope
 
