@@ -21,7 +21,7 @@ On one port with HTTP: `accept`, in a handler of `silly.net.http`. One message t
 - `frames`, `frames_native`: the format of frames; the same for the native engine
 - `codes`, `kinds`: its numbers; which of the two is used
 - `deflate`: compressed messages
-- `handshake`: how a WebSocket is opened
+- `handshake`, `opening`: how a WebSocket is opened; a client's part of it on a connection
 - `session`: one end of a WebSocket, without I/O
 - `connection`, `keepalive`: `WebSocket`; what keeps it alive
 - `server`, `client`, `broadcast`: what programs call
