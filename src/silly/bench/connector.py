@@ -7,7 +7,7 @@ import errno
 import os
 import ssl
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from silly.bench.clock import clock
 from silly.bench.dispatcher import Dispatcher
@@ -17,6 +17,9 @@ from silly.bench.replies import ByteReplies, Replies
 from silly.net import tcp, udp
 from silly.net.tls.advice import advice
 from silly.net.tls.config import Client
+
+if TYPE_CHECKING:
+    from silly.bench.websocket_replies import Opener
 
 __all__ = ["Connector", "cause"]
 
@@ -40,6 +43,11 @@ class Connector:
             from silly.bench.http_replies import factory  # noqa: PLC0415 - needs an extra
 
             self._replies = factory(dispatcher.plan, dispatcher.recorder)
+        self._opener: Opener | None = None
+        if dispatcher.plan.websocket is not None:
+            from silly.bench.websocket_replies import opener  # noqa: PLC0415 - needs an extra
+
+            self._opener = opener(dispatcher.plan)
         self._count = 0
         self._failures = 0
         self._slots = asyncio.Semaphore(_OPENING)
@@ -77,6 +85,11 @@ class Connector:
                 if sessions is not None:
                     left = self._plan.timeout - (connected - began) / 1e9
                     await self._encrypt(conn, sessions.next(), max(0.001, left))
+                if self._opener is None:
+                    replies = self._replies(number)
+                else:
+                    left = self._plan.timeout - (clock() - began) / 1e9
+                    replies = await self._open(self._opener, conn, number, max(0.001, left))
         except OSError as error:
             self._failures += 1
             now = clock()
@@ -85,7 +98,7 @@ class Connector:
                     self._recorder.connected(now - began)
                 if due is not None:
                     self._recorder.gave_up(now, due, None)
-            kind = "handshake" if connected else "connect"
+            kind = getattr(error, "kind", "handshake" if connected else "connect")
             self._recorder.failed(now, kind, f"connection {number}: {cause(error)}")
             if self._failures >= _GIVE_UP and not self.alive:
                 self._dispatcher.stop(f"could not connect any more: {cause(error)}")
@@ -94,7 +107,7 @@ class Connector:
         self._failures = 0
         self._recorder.connected(connected - began)
         self.alive += 1
-        return conn, number, self._replies(number)
+        return conn, number, replies
 
     async def _encrypt(self, conn: tcp.Conn, client: Client, timeout: float) -> None:
         began = clock()
@@ -105,6 +118,21 @@ class Connector:
             raise
         assert conn.tls is not None
         self._recorder.encrypted(clock() - began, conn.tls)
+
+    async def _open(self, opener: Opener, conn: tcp.Conn, number: int, timeout: float) -> Replies:
+        """Open a WebSocket on *conn*."""
+        began = clock()
+        try:
+            async with asyncio.timeout(timeout):
+                replies = await opener.open(conn, number)
+        except TimeoutError:
+            conn.abort()
+            raise TimeoutError(errno.ETIMEDOUT, "no WebSocket within --timeout") from None
+        except BaseException:
+            conn.abort()
+            raise
+        self._recorder.upgraded(clock() - began)
+        return replies
 
     async def open_socket(self) -> tuple[udp.Socket, int, Messages] | None:
         """Open a UDP socket to the server; return it, its number and its messages.

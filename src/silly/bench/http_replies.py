@@ -319,6 +319,10 @@ class HttpReplies:
         has_begun = bool(self._rest) or self._head is not None or self._session is not None
         return self.answered > 0 and not has_begun and self._shared.http.method in IDEMPOTENT
 
+    def farewell(self) -> bytes:
+        """See `Replies`: nothing."""
+        return b""
+
     def progress(self) -> tuple[int, int | None]:
         """See `Replies`."""
         head = self._head

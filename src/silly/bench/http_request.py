@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-from silly.bench.messages import filled, has_places
+from silly.bench.messages import filled, has_places, with_places
 
 if TYPE_CHECKING:
     from silly.net.http.url import URL
@@ -104,7 +104,7 @@ class HttpRequest:
     @property
     def shown_url(self) -> str:
         """The URL without user and password."""
-        return _with_places(str(self._url))
+        return with_places(str(self._url))
 
     def head(self, *, closes: bool) -> bytes:
         """Return the head of each request, without what depends on the length of its body.
@@ -112,7 +112,7 @@ class HttpRequest:
         *closes*: ask the server to close the connection after its reply.
         """
         url = self._url
-        target = _with_places(url.target)
+        target = with_places(url.target)
         fields = {"host": url.authority, "user-agent": "silly-bench", "accept": "*/*"}
         if url.authorization is not None:
             fields["authorization"] = url.authorization
@@ -139,11 +139,6 @@ class HttpRequest:
             "expected": None if self.expected is None else len(self.expected),
             "pattern": self.pattern,
         }
-
-
-def _with_places(url: str) -> str:
-    """Undo what quoting has made of ``{seq}`` and ``{conn}``."""
-    return re.sub("%7B(seq|conn)%7D", r"{\1}", url)
 
 
 class Requests:

@@ -12,6 +12,7 @@ as unanswered.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Iterable
 from typing import Final
@@ -118,8 +119,15 @@ class Lane:
             self._conn = None
 
     async def _close(self, conn: tcp.Conn) -> None:
-        conn.close()
+        self._leave(conn)
         await conn.wait_closed()
+
+    def _leave(self, conn: tcp.Conn) -> None:
+        """Begin to close *conn*, as its protocol wants it."""
+        if conn.is_alive and (farewell := self._replies.farewell()):
+            with contextlib.suppress(OSError):
+                conn.write(farewell)
+        conn.close()
 
     async def _run_connection(self, conn: tcp.Conn) -> None:
         recorder, replies, read = self._recorder, self._replies, conn.read
@@ -146,7 +154,8 @@ class Lane:
                 self.send_more(answered, now)
         if conn.unread_bytes and not self._dispatcher.why:
             replies.receive(await read())
-            await self._report_wrong(conn)
+            if replies.is_wrong:
+                await self._report_wrong(conn)
 
     async def _end(self, conn: tcp.Conn, *, is_cut: bool) -> None:
         """Deal with the end of the connection, which the server has closed."""
@@ -219,7 +228,7 @@ class Lane:
         if not self._flights and self._conn is not None:
             if self._conn.unread_bytes:
                 return  # the lane is about to read them
-            self._conn.close()
+            self._leave(self._conn)
 
     def send_due(self, due: int, now: int) -> None:
         """Send the request that was *due* (open loop)."""
@@ -288,7 +297,8 @@ class Lane:
         self._connector.check_errors()
         self._ending = self._ending or self._dispatcher.stopping
         if not goes_on:
-            conn.abort()
+            if not replies.ends:
+                conn.abort()
             return None
         if right := replies.receive(b""):
             self.record(right, now)

@@ -28,9 +28,10 @@ __all__ = [
     "mixed",
     "numbered",
     "unescape",
+    "with_places",
 ]
 
-FRAMINGS: Final = ("line", "fixed", "length-prefix", "raw")
+FRAMINGS: Final = ("line", "fixed", "length-prefix", "raw")  # and "text": one of WebSocket
 _LOW: Final = [b"%03d" % number for number in range(1000)]
 _NUMBER, _HEADER = 10, 18  # digits of the number; bytes of number, connection and spaces
 _VARIETY: Final = 4096  # random sizes to draw; they are used in turn
@@ -101,8 +102,9 @@ class _Numbered:
 
 @lru_cache(maxsize=64)
 def _filler(framing: str, size: int) -> bytes:
-    # A line must not contain a newline; other payloads contain every byte.
-    alphabet = b"abcdefghijklmnopqrstuvwxyz" if framing == "line" else bytes(range(256))
+    # A line must not contain a newline, a text is UTF-8; other payloads contain every byte.
+    is_text = framing in {"line", "text"}
+    alphabet = b"abcdefghijklmnopqrstuvwxyz" if is_text else bytes(range(256))
     return (alphabet * (size // len(alphabet) + 1))[:size]
 
 
@@ -164,6 +166,11 @@ _PLACES: Final = re.compile(rb"\{(seq|conn)\}")
 def has_places(template: bytes) -> bool:
     """Return whether *template* contains ``{seq}`` or ``{conn}``."""
     return _PLACES.search(template) is not None
+
+
+def with_places(url: str) -> str:
+    """Undo what quoting has made of ``{seq}`` and ``{conn}``."""
+    return re.sub("%7B(seq|conn)%7D", r"{\1}", url)
 
 
 def filled(template: bytes, number: int, conn: int) -> bytes:

@@ -7,6 +7,7 @@ in seconds, sizes in bytes, rates per second.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from silly.bench.http_request import HttpRequest
 from silly.bench.messages import Factory, framed
 from silly.bench.schedule import Ramp, Schedule, Stage
 from silly.bench.sizes import Sizes
+from silly.bench.websocket_target import MOST, WebSocketTarget
 from silly.net import addr as addresses
 
 __all__ = ["MODES", "Plan"]
@@ -60,7 +62,9 @@ class Plan:
     udp: bool = False
     """Whether each request and each reply is a datagram."""
     http: HttpRequest | None = None
-    """The request to an HTTP server; None: requests are just bytes."""
+    """The request to an HTTP server; None: requests are just bytes, or messages."""
+    websocket: WebSocketTarget | None = None
+    """The server of WebSockets, whose messages are requests and replies; None: there are none."""
 
     @classmethod
     def of_http(cls, http: HttpRequest, **settings: Any) -> Plan:
@@ -73,6 +77,19 @@ class Plan:
         if http.is_encrypted and settings.get("tls") is None:
             settings["tls"] = Encryption()
         return cls(http.addr, http=http, **settings)
+
+    @classmethod
+    def of_websocket(cls, target: WebSocketTarget, **settings: Any) -> Plan:
+        """Return a plan for the server of *target*, encrypted if its URL begins with wss.
+
+        Raises:
+            ValueError: no WebSocket can be asked for like that.
+        """
+        target.check()
+        if target.is_encrypted and settings.get("tls") is None:
+            settings["tls"] = Encryption()
+        framing = "raw" if target.is_binary else "text"
+        return cls(target.addr, websocket=target, framing=framing, **settings)
 
     def check(self) -> None:
         """Raise ValueError with a line that names the options if the plan contradicts itself."""
@@ -110,6 +127,11 @@ class Plan:
             (self.udp and self.http is not None, "--udp and a URL: HTTP needs connections"),
             (self.http is not None and self.tls is not None and not self.http.is_encrypted,
              "--tls and http://: the URL of an encrypted connection begins with https://"),
+            (self.udp and self.websocket is not None,
+             "--udp and a URL: WebSockets need connections"),
+            (self.websocket is not None and self.tls is not None
+             and not self.websocket.is_encrypted,
+             "--tls and ws://: the URL of an encrypted WebSocket begins with wss://"),
             (self.most_connections < self.workers,
              f"--workers {self.workers}: only {self.most_connections} connections for them"),
         ):  # fmt: skip
@@ -161,6 +183,8 @@ class Plan:
             raise ValueError("--template has a newline in the middle: that makes two lines")
         if self.udp:
             self._check_datagrams(given)
+        if self.websocket is not None:
+            self._check_messages(given)
         if not given:
             least = 0 if self.framing == "length-prefix" else 1
             if self.sizes.least < least:
@@ -180,6 +204,20 @@ class Plan:
             raise ValueError(f"--udp needs --size {least} or more")
         if not given and self.sizes.most > _MOST_DATAGRAM:
             raise ValueError(f"--udp: a datagram has {_MOST_DATAGRAM} bytes at most")
+
+    def _check_messages(self, given: list[str]) -> None:
+        """Each message of a WebSocket has a bound, and text is UTF-8."""
+        if not given and self.sizes.most > MOST:
+            raise ValueError(f"--size: a message has {MOST} bytes at most")
+        texts = [*itertools.chain(*self.pairs), self.data or b"", self.template or b""]
+        if any(len(text) > MOST for text in texts):
+            raise ValueError(f"{given[0]}: a message has {MOST} bytes at most")
+        if self.framing == "text":
+            try:
+                for text in texts:
+                    text.decode()
+            except UnicodeDecodeError:
+                raise ValueError(f"{given[0]} is not UTF-8: use --binary") from None
 
     # ---------------------------------------------------------------- derived values
 
@@ -218,7 +256,8 @@ class Plan:
     @property
     def place(self) -> str:
         """What is loaded: the URL, or the address."""
-        return self.addr if self.http is None else self.http.shown_url
+        target = self.http or self.websocket
+        return self.addr if target is None else target.shown_url
 
     def share(self, whole: int, part: int) -> int:
         """Return how many of *whole* belong to the worker *part*."""
@@ -229,7 +268,9 @@ class Plan:
         if self.pairs:
             return messages.listed(self.pairs)
         if self.data is not None:
-            lines = self.data.splitlines(keepends=True) if self.framing == "line" else [self.data]
+            lines = [self.data]
+            if self.framing in {"line", "text"}:  # a line of one byte or more, without its newline
+                lines = self.data.splitlines(keepends=self.framing == "line")
             framed_lines = [framed(self.framing, line) for line in lines]
             return messages.listed([(line, line) for line in framed_lines])
         if self.template is not None:
@@ -245,10 +286,11 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain data, for the published result."""
-        plain = dataclasses.asdict(dataclasses.replace(self, http=None))
+        plain = dataclasses.asdict(dataclasses.replace(self, http=None, websocket=None))
         plain["sizes"] = [list(piece) for piece in self.sizes.pieces]
         plain["stages"] = [[stage.seconds, stage.target] for stage in self.stages]
         plain["http"] = None if self.http is None else self.http.to_dict()
+        plain["websocket"] = None if self.websocket is None else self.websocket.to_dict()
         plain["pairs"] = [[_text(send), _text(expect)] for send, expect in self.pairs]
         plain["data"] = None if self.data is None else len(self.data)
         plain["template"] = None if self.template is None else _text(self.template)

@@ -28,7 +28,8 @@ _OF_DATAGRAMS: Final = (
 _DESCRIBED: Final = 10  # errors of each kind to describe; all are counted
 
 
-_OPTIONAL: Final = ("service", "connects", "handshakes", "resumptions")  # histograms
+_OF_CONNECTING: Final = ("connects", "handshakes", "resumptions", "upgrades")  # histograms
+_OPTIONAL: Final = ("service", *_OF_CONNECTING)
 
 
 class Interval:
@@ -59,6 +60,7 @@ class Interval:
         "sent",
         "service",
         "unanswered",
+        "upgrades",
     )
 
     def __init__(self, index: int) -> None:
@@ -75,6 +77,8 @@ class Interval:
         """How long full handshakes of TLS took."""
         self.resumptions: Histogram | None = None
         """The same, of those that continued an earlier session."""
+        self.upgrades: Histogram | None = None
+        """How long the opening handshakes of WebSockets took."""
         self.errors: dict[str, int] = {}
         self.connections = 0
         """How many were open at the end of the interval; meaningless in a sum over time."""
@@ -191,7 +195,7 @@ class Recorder:
         """Start to record at *now*; interval 0 begins at *zero*, measuring ends at *end*."""
         self._begun, self._zero, self._end = now, zero, end
         setup, self.now = self.now, Interval(self._index(now))
-        for name in ("connects", "handshakes", "resumptions"):
+        for name in _OF_CONNECTING:
             if (made := getattr(setup, name)) is not None:
                 setattr(self.now, name, made)
         self.now.errors = setup.errors
@@ -298,6 +302,12 @@ class Recorder:
         if self.now.connects is None:
             self.now.connects = Histogram()
         self.now.connects.record(nanoseconds)
+
+    def upgraded(self, nanoseconds: int) -> None:
+        """Record that opening a WebSocket on a connection took *nanoseconds*."""
+        if self.now.upgrades is None:
+            self.now.upgrades = Histogram()
+        self.now.upgrades.record(nanoseconds)
 
     def encrypted(self, nanoseconds: int, info: TLSInfo) -> None:
         """Record that a handshake of TLS took *nanoseconds*, and what was negotiated."""

@@ -2,7 +2,7 @@
 
 A lane sends what `request` returns, and hands over what arrives. `Replies` finds the complete
 replies and checks them; here for replies whose bytes are known before, in
-`silly.bench.http_replies` for those of HTTP.
+`silly.bench.http_replies` for those of HTTP, in `silly.bench.websocket_replies` for messages.
 """
 
 from __future__ import annotations
@@ -59,6 +59,9 @@ class Replies(Protocol):
 
         They can be sent on another connection then, and it is no error that this one has ended.
         """
+
+    def farewell(self) -> bytes:
+        """Return what is sent before the connection is closed from this end."""
 
     def progress(self) -> tuple[int, int | None]:
         """Return how many bytes of the next reply have arrived, and of how many, if known."""
@@ -168,6 +171,10 @@ class ByteReplies:
     def can_repeat(self) -> bool:
         """See `Replies`: the protocol is not known."""
         return False
+
+    def farewell(self) -> bytes:
+        """See `Replies`: nothing."""
+        return b""
 
     def progress(self) -> tuple[int, int | None]:
         """See `Replies`."""

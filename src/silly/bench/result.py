@@ -100,6 +100,7 @@ def build(
         "open_loop": _open_loop(plan, fleet, total),
         "udp": _datagrams(everything) if plan.udp else None,
         "http": None if plan.http is None else _http(fleet),
+        "websocket": None if plan.websocket is None else _websocket(everything),
         "errors": {
             "total": sum(everything.errors.values()),
             "wrong": sum(everything.errors.get(kind, 0) for kind in WRONG),
@@ -197,6 +198,12 @@ def _http(fleet: Fleet) -> dict[str, Any]:
         "statuses": {str(status): count for status, count in sorted(statuses.items())},
         "repeated": sum(each["repeated"] for each in fleet.summaries),
     }
+
+
+def _websocket(everything: Interval) -> dict[str, Any]:
+    """Return how long opening WebSockets took, in the whole run."""
+    opened = everything.upgrades
+    return {"opened": None if opened is None else _latencies(opened)}
 
 
 def _server(seen: Sequence[Usage], pid: int | None, requests: int) -> dict[str, Any] | None:

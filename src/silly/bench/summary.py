@@ -38,7 +38,9 @@ def described(result: dict[str, Any]) -> str:
         parts[-1] += f", {text_of_count(plan['depth'])} requests in flight on each"
     if plan["mode"] == "reconnect":
         parts.append("a new one for each request")
-    if plan["tls"] is not None and plan["http"] is None:
+    if (target := plan["websocket"]) is not None:
+        parts[0] = f"{'binary' if target['binary'] else 'text'} messages, {parts[0]}"
+    if plan["tls"] is not None and plan["http"] is None and target is None:
         parts.append("TLS")
     return ", ".join(parts)
 
@@ -172,6 +174,13 @@ def _others(result: dict[str, Any]) -> Iterator[str]:
             f"{' made or timed out' if result['errors']['kinds'].get('connect') else ''}, "
             f"p50 {duration_text(connect['percentiles']['50'])}, "
             f"max {duration_text(connect['max'])}",
+        )
+    websocket = result["websocket"]
+    if websocket is not None and (opened := websocket["opened"]) is not None:
+        yield _row(
+            "opening",
+            f"{counted(opened['count'], 'WebSocket')}, p50 "
+            f"{duration_text(opened['percentiles']['50'])}, max {duration_text(opened['max'])}",
         )
     if (tls := result["tls"]) is not None:
         protocol = f", ALPN {tls['alpn']}" if tls["alpn"] else ""

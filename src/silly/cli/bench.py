@@ -36,6 +36,7 @@ from silly.bench.plan import MODES, Plan
 from silly.bench.progress import Lines, Quiet
 from silly.bench.schedule import Stage
 from silly.bench.sizes import Sizes
+from silly.bench.websocket_target import WebSocketTarget
 from silly.cli.command import Failure, GroupedCommand, run, with_options
 from silly.cli.options import Option, grouped
 from silly.cli.output import Output
@@ -67,6 +68,8 @@ Examples:
   silly bench http://localhost:8080/users -X POST -H 'Content-Type: application/json' \
         --body '{"id": {seq}}' --expect-status 201 --expect-match '"id": ?[0-9]'
       an HTTP server; https:// encrypts
+  silly bench ws://localhost:8080/chat -c 100 --depth 8 --size 1024 --binary
+      a WebSocket server that sends each message back; wss:// encrypts
 
 Exit codes:
   0    every reply was right, and every --assert holds
@@ -191,8 +194,9 @@ _COMMON: Final = (
         "HTTP",
         Option("--method", "The method of each request", Kind("METHOD", str),
                default_text="GET; POST with a --body", short="-X"),
-        Option("--header", "A header field of each request; Host and User-Agent can be replaced. "
-               "Repeat it for several", _HEADER, short="-H", dest="headers", is_repeatable=True),
+        Option("--header", "A header field of each request (WebSocket: of the one that opens it); "
+               "Host and User-Agent can be replaced. Repeat it for several", _HEADER,
+               short="-H", dest="headers", is_repeatable=True),
         Option("--body", r"The body of each request; {seq}, {conn} and \r \n \t \xNN as in "
                "--template, which also go into the path and the header fields", _TEXT),
         Option("--expect-status", "Statuses that are right, such as 201, 3xx or 200,404; redirects "
@@ -201,6 +205,12 @@ _COMMON: Final = (
                "wrong order are found", _TEXT),
         Option("--expect-match", "A regular expression that the body of each reply must match "
                "somewhere", Kind("REGEX", str)),
+    ),
+    *grouped(
+        "WebSocket",
+        Option("--binary", "Send binary messages; without it, text", dest="is_binary"),
+        Option("--subprotocol", "A subprotocol to ask for. Repeat it for several, the best first",
+               Kind("NAME", str), dest="subprotocols", is_repeatable=True),
     ),
     *CLIENT,
     *grouped(
@@ -222,7 +232,7 @@ _COMMON: Final = (
 
 def _plan(addr: str, options: dict[str, Any]) -> Plan:
     """Build the plan from the options. Raises Failure."""
-    http = _http(addr, options)
+    target = _target(addr, options)
     send, expect = options.pop("send"), options.pop("expect")
     if len(send) != len(expect):
         raise Failure(
@@ -234,9 +244,9 @@ def _plan(addr: str, options: dict[str, Any]) -> Plan:
         raise Failure(f"--send and {_flag(given.pop())}: requests are sent as they are")
     if own and "sizes" in given:
         raise Failure(f"--{own} and --size: give one of them")
-    if http is not None:
-        addr = http.addr
-        options["tls"] |= http.is_encrypted
+    if target is not None:
+        addr = target.addr
+        options["tls"] |= target.is_encrypted
     options["tls"] = _encryption(addr, options)
     if options["data"] is not None:
         try:
@@ -252,7 +262,7 @@ def _plan(addr: str, options: dict[str, Any]) -> Plan:
         options["busy_poll"] = options.get("rate") is not None
     try:
         options["pairs"] = tuple(zip(send, expect, strict=True))
-        plan = Plan(addr, **options) if http is None else Plan.of_http(http, **options)
+        plan = _plan_of(addr, target, options)
         plan.check()
         plan.factory()
     except ValueError as error:
@@ -260,17 +270,57 @@ def _plan(addr: str, options: dict[str, Any]) -> Plan:
     return plan
 
 
-_HTTP: Final = ("method", "headers", "body", "expect_status", "expect_body", "expect_match")
+def _plan_of(addr: str, target: HttpRequest | WebSocketTarget | None, options: Any) -> Plan:
+    """Return the plan, not checked yet. Raises ValueError."""
+    if isinstance(target, WebSocketTarget):
+        del options["framing"]
+        return Plan.of_websocket(target, **options)
+    return Plan(addr, **options) if target is None else Plan.of_http(target, **options)
+
+
+_HTTP_ONLY: Final = ("method", "body", "expect_status", "expect_body", "expect_match")
+_HTTP: Final = ("headers", *_HTTP_ONLY)
+_WEBSOCKET: Final = ("is_binary", "subprotocols")
 _BYTES_ONLY: Final = ("framing", "sizes", "seed")
 
 
-def _http(addr: str, options: dict[str, Any]) -> HttpRequest | None:
-    """Take the options of HTTP out of *options*; return the request, or None. Raises Failure."""
-    values = {name: options.pop(name) for name in _HTTP}
-    if not addr.lower().startswith(("http://", "https://")):
-        if wrong := next((name for name in _HTTP if _was_given(name)), None):
-            raise Failure(f"{_flag(wrong)} needs a URL such as http://{addr}/")
-        return None
+def _target(addr: str, options: dict[str, Any]) -> HttpRequest | WebSocketTarget | None:
+    """Take the options of HTTP and WebSockets out of *options*; return what they are for.
+
+    Raises:
+        Failure: they are for something else.
+    """
+    values = {name: options.pop(name) for name in (*_HTTP, *_WEBSOCKET)}
+    is_http = addr.lower().startswith(("http://", "https://"))
+    is_websocket = addr.lower().startswith(("ws://", "wss://"))
+    for names, is_wanted, scheme in (
+        (_HTTP, is_http or is_websocket, "http"),
+        (_HTTP_ONLY, not is_websocket, "http"),
+        (_WEBSOCKET, is_websocket, "ws"),
+    ):
+        wrong = None if is_wanted else next((name for name in names if _was_given(name)), None)
+        if wrong is not None:
+            place = "HOST:PORT" if is_http or is_websocket else addr
+            raise Failure(f"{_flag(wrong)} needs a URL such as {scheme}://{place}/")
+    if is_http:
+        return _http(addr, values)
+    return _websocket(addr, values) if is_websocket else None
+
+
+def _websocket(url: str, values: dict[str, Any]) -> WebSocketTarget:
+    """Return the WebSocket server at *url*, of the options *values*. Raises Failure."""
+    if _was_given("framing"):
+        raise Failure("--framing and a URL: a WebSocket has messages")
+    target = WebSocketTarget(url, values["is_binary"], values["headers"], values["subprotocols"])
+    try:
+        target.check()
+    except (ImportError, ValueError) as error:  # ImportError: httptools is missing
+        raise Failure(str(error)) from None
+    return target
+
+
+def _http(addr: str, values: dict[str, Any]) -> HttpRequest:
+    """Return the request to the URL *addr*, of the options *values*. Raises Failure."""
     if wrong := next((name for name in _BYTES_ONLY if _was_given(name)), None):
         raise Failure(f"{_flag(wrong)} and a URL: give a --body")
     http = HttpRequest(
@@ -312,7 +362,12 @@ def _was_given(name: str) -> bool:
 
 
 def _flag(name: str) -> str:
-    names = {"sizes": "size", "headers": "header"}
+    names = {
+        "sizes": "size",
+        "headers": "header",
+        "is_binary": "binary",
+        "subprotocols": "subprotocol",
+    }
     return f"--{names.get(name, name).replace('_', '-')}"
 
 
@@ -435,7 +490,8 @@ def _bench(
 
     ADDR is HOST:PORT, [IPV6]:PORT or unix:PATH. The server is expected to echo,
     unless --send and --expect say what it answers. Or ADDR is an http:// or https://
-    URL: then each request is one of HTTP/1.1, and --depth pipelines them.
+    URL: then each request is one of HTTP/1.1, and --depth pipelines them. Or a ws:// or
+    wss:// URL: then each request and each reply is a message of a WebSocket.
     """
     plan = _plan(addr, options)
     wanted = {"--json": json_path, "--csv": csv_path, "--html": html_path}
