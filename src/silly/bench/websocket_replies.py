@@ -68,7 +68,7 @@ class Opener:
             agreement = await handshake.receive(conn)
         except HandshakeFailed as error:
             if error.status in (None, 101):
-                raise Refused("handshake", str(error.strerror)) from None
+                raise Refused("handshake", str(error).removeprefix(f"{error.address}: ")) from None
             text = f"the server answered {error.status}"
             if error.body:
                 text += f": {printable(error.body.decode('utf-8', 'replace'))[:100]}"
@@ -187,10 +187,8 @@ class WebSocketReplies:
                 if session.has_failed:
                     self._fail("invalid", f"the server broke the protocol: {session.reason}")
                 else:
-                    ended = WebSocketClosed(session.code, session.reason).strerror
-                    self._fail(
-                        f"closed {session.code}", f"the server closed the WebSocket, {ended}"
-                    )
+                    ended = str(WebSocketClosed(session.code, session.reason))
+                    self._fail(f"closed {session.code}", f"the server has {ended}")
 
     # ------------------------------------------------------------------------ wrong replies
 
