@@ -6,6 +6,7 @@
   `replies`: the replies that a connection owes.
 - `http_request`: the requests of a run over HTTP; `http_replies`: the replies to them; `chunks`:
   bodies in chunks.
+- `websocket_target`: the server of a run over WebSockets; `websocket_replies`: its messages.
 - `histogram`, `recorder`: latencies and counts.
 - `dispatcher`: which requests may be sent, and when; `connector`: opens connections.
 - `lane`: a connection that sends requests and checks replies; `lanes`: its kinds;
