@@ -23,7 +23,7 @@ from silly.bench.plan import Plan
 from silly.bench.recorder import Interval, Recorder
 from silly.bench.result import schema
 from silly.bench.sizes import Sizes
-from silly.bench.websocket_replies import WebSocketReplies
+from silly.bench.websocket_replies import Channel, WebSocketReplies
 from silly.bench.websocket_target import WebSocketTarget
 from silly.net import http, tcp, tls, websocket
 from silly.net.conn import Conn
@@ -45,7 +45,8 @@ def replies_of(sent: int, *, is_binary: bool = False, **settings: Any) -> WebSoc
     target = WebSocketTarget(URL, is_binary)
     plan = Plan.of_websocket(target, **settings)
     session = Session(target.limits, None, is_client=True, clock=lambda: 0.0)
-    made = WebSocketReplies(session, plan.factory()(0), lambda _: None, is_binary=is_binary)
+    channel = Channel(session, lambda _: None, is_binary=is_binary)
+    made = WebSocketReplies(channel, plan.factory()(0))
     made.request(sent)
     return made
 

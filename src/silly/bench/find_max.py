@@ -94,7 +94,8 @@ def _failure(result: dict[str, Any], claims: Sequence[Claim]) -> str:
             return f"{claim.name} was {claim.actual_text(result)}"
     if open_loop["unsent"] > _UNSENT * open_loop["scheduled"]:
         return f"{counted(open_loop['unsent'], 'request')} never sent"
-    if result["rate"] < _KEPT * open_loop["asked_rate"]:
+    receivers = result["fan_out"]["receivers"] if result["fan_out"] else 1
+    if result["rate"] < _KEPT * open_loop["asked_rate"] * receivers:
         return f"only {text_of_count(result['rate'])} /s answered"
     return ""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from silly.bench.clock import NEVER, clock, sleep_until
 from silly.bench.connector import Connector
@@ -19,6 +19,9 @@ from silly.bench.lanes import ClosedLane, HoldLane, OpenLane, ReconnectLane
 from silly.bench.plan import Plan
 from silly.bench.recorder import Interval, Recorder
 
+if TYPE_CHECKING:
+    from silly.bench.fan_out_lane import FanOutLane
+
 __all__ = ["Generator"]
 
 _WATCH: Final = 0.05  # seconds between rounds of `_watch`
@@ -26,7 +29,7 @@ _EARLY: Final = 0.25  # seconds until the first figures, if the interval is long
 _LOOKS: Final = 10  # checks for timed-out requests within one timeout, at most
 
 
-AnyLane = Lane | DatagramLane
+AnyLane: TypeAlias = "Lane | DatagramLane | FanOutLane"
 
 
 class Generator:
@@ -71,7 +74,7 @@ class Generator:
         plan = self._plan
         if plan.mode == "reconnect" or plan.connect_rate or plan.ramp_of_connections:
             return
-        lanes = [self._make() for _ in range(plan.share(plan.connections, self._part))]
+        lanes = [self._make() for _ in range(plan.share(plan.lanes, self._part))]
         async with asyncio.TaskGroup() as group:
             for lane in lanes:
                 group.create_task(lane.connect())
@@ -163,6 +166,10 @@ class Generator:
         if self._plan.udp:
             closed = self._dispatcher.schedule is None
             return ClosedDatagramLane(*parts) if closed else OpenDatagramLane(*parts)
+        if self._plan.fan_out:
+            from silly.bench.fan_out_lane import FanOutLane  # noqa: PLC0415 - needs an extra
+
+            return FanOutLane(*parts)
         if self._plan.mode == "hold":
             return HoldLane(*parts)
         return ClosedLane(*parts) if self._dispatcher.schedule is None else OpenLane(*parts)

@@ -65,6 +65,8 @@ class Plan:
     """The request to an HTTP server; None: requests are just bytes, or messages."""
     websocket: WebSocketTarget | None = None
     """The server of WebSockets, whose messages are requests and replies; None: there are none."""
+    fan_out: bool = False
+    """Whether one more WebSocket sends, and the others receive what it has sent."""
 
     @classmethod
     def of_http(cls, http: HttpRequest, **settings: Any) -> Plan:
@@ -132,6 +134,14 @@ class Plan:
             (self.websocket is not None and self.tls is not None
              and not self.websocket.is_encrypted,
              "--tls and ws://: the URL of an encrypted WebSocket begins with wss://"),
+            (self.fan_out and self.websocket is None,
+             f"--fan-out needs a URL such as ws://{self.addr}/"),
+            (self.fan_out and self.workers != 1,
+             "--fan-out and --workers: all connections need one clock"),
+            (self.fan_out and self.mode != "keep",
+             f"--fan-out and --mode {self.mode}: connections stay open"),
+            (self.fan_out and (closed_ramp or self.connect_rate is not None),
+             "--fan-out: all connections are opened before the start"),
             (self.most_connections < self.workers,
              f"--workers {self.workers}: only {self.most_connections} connections for them"),
         ):  # fmt: skip
@@ -181,8 +191,10 @@ class Plan:
             raise ValueError("--send and --expect must not be empty")
         if self.framing == "line" and self.template is not None and b"\n" in self.template[:-1]:
             raise ValueError("--template has a newline in the middle: that makes two lines")
-        if self.udp:
-            self._check_datagrams(given)
+        if self.udp or self.fan_out:
+            self._check_told_apart("--udp" if self.udp else "--fan-out", given)
+        if self.udp and not given and self.sizes.most > _MOST_DATAGRAM:
+            raise ValueError(f"--udp: a datagram has {_MOST_DATAGRAM} bytes at most")
         if self.websocket is not None:
             self._check_messages(given)
         if not given:
@@ -192,18 +204,18 @@ class Plan:
             if self.framing == "fixed" and self.sizes.one is None:
                 raise ValueError("--framing fixed needs one --size, not a distribution")
 
-    def _check_datagrams(self, given: list[str]) -> None:
-        """Each datagram must have its number, or duplicates and losses could not be told."""
+    def _check_told_apart(self, flag: str, given: list[str]) -> None:
+        """Each payload must have its number, or duplicates and losses could not be told."""
         if self.data is not None:
-            raise ValueError("--udp and --data: each payload needs its number; use --template")
+            raise ValueError(f"{flag} and --data: each payload needs its number; use --template")
         texts = [reply for _, reply in self.pairs] or [self.template or b""]
         if given and any(b"{seq}" not in text for text in texts):
-            raise ValueError(f"--udp and {given[0]}: each reply needs {{seq}}, to tell which it is")
+            raise ValueError(
+                f"{flag} and {given[0]}: each reply needs {{seq}}, to tell which it is"
+            )
         least = _LEAST_DATAGRAM + (self.framing == "line")
         if not given and self.sizes.least < least:
-            raise ValueError(f"--udp needs --size {least} or more")
-        if not given and self.sizes.most > _MOST_DATAGRAM:
-            raise ValueError(f"--udp: a datagram has {_MOST_DATAGRAM} bytes at most")
+            raise ValueError(f"{flag} needs --size {least} or more")
 
     def _check_messages(self, given: list[str]) -> None:
         """Each message of a WebSocket has a bound, and text is UTF-8."""
@@ -247,6 +259,11 @@ class Plan:
         """The greatest number of connections at a time."""
         ramp = self.ramp_of_connections
         return self.connections if ramp is None else int(ramp.highest)
+
+    @property
+    def lanes(self) -> int:
+        """How many lanes there are at the start: one for each connection, or for all."""
+        return 1 if self.fan_out else self.connections
 
     def schedule(self, part: int) -> Schedule | None:
         """Return the schedule of requests for the worker *part*; None in a closed loop."""

@@ -101,6 +101,7 @@ def build(
         "udp": _datagrams(everything) if plan.udp else None,
         "http": None if plan.http is None else _http(fleet),
         "websocket": None if plan.websocket is None else _websocket(everything),
+        "fan_out": _fan_out(plan, everything) if plan.fan_out else None,
         "errors": {
             "total": sum(everything.errors.values()),
             "wrong": sum(everything.errors.get(kind, 0) for kind in WRONG),
@@ -204,6 +205,16 @@ def _websocket(everything: Interval) -> dict[str, Any]:
     """Return how long opening WebSockets took, in the whole run."""
     opened = everything.upgrades
     return {"opened": None if opened is None else _latencies(opened)}
+
+
+def _fan_out(plan: Plan, everything: Interval) -> dict[str, Any]:
+    """Return what was sent to all receivers, in the whole run, the warm-up included."""
+    return {
+        "receivers": plan.connections,
+        "messages": everything.sent,
+        "delivered": everything.requests,
+        "undelivered": everything.unanswered,
+    }
 
 
 def _server(seen: Sequence[Usage], pid: int | None, requests: int) -> dict[str, Any] | None:

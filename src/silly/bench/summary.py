@@ -34,7 +34,11 @@ def described(result: dict[str, Any]) -> str:
         parts.append(f"{levels} {noun}s")
     else:
         parts.append(counted(connections, noun))
-    if plan["depth"] > 1:
+    if plan["fan_out"]:
+        parts[-1] = f"one sender, {counted(connections, 'receiver')}"
+    if plan["depth"] > 1 and plan["fan_out"]:
+        parts[-1] += f", {text_of_count(plan['depth'])} messages in flight"
+    elif plan["depth"] > 1:
         parts[-1] += f", {text_of_count(plan['depth'])} requests in flight on each"
     if plan["mode"] == "reconnect":
         parts.append("a new one for each request")
@@ -66,6 +70,7 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
         )
     yield from _errors(result)
     yield from _datagrams(result)
+    yield from _fan_out(result)
     yield from _open_loop(result)
     yield ""
     yield from _latencies(result)
@@ -119,6 +124,18 @@ def _datagrams(result: dict[str, Any]) -> Iterator[str]:
             "datagrams",
             f"{text_of_count(udp['sent'])} sent, {text_of_count(udp['lost'])} lost "
             f"({udp['loss']:.2%}), {others}",
+        )
+
+
+def _fan_out(result: dict[str, Any]) -> Iterator[str]:
+    fan_out = result["fan_out"]
+    if fan_out is not None:
+        yield _row(
+            "fan-out",
+            f"{counted(fan_out['messages'], 'message')} to "
+            f"{counted(fan_out['receivers'], 'receiver')}: "
+            f"{text_of_count(fan_out['delivered'])} delivered, "
+            f"{text_of_count(fan_out['undelivered'])} not",
         )
 
 

@@ -34,7 +34,7 @@ from silly.net.websocket.kinds import frame, new_key
 from silly.net.websocket.session import Message, Session
 from silly.text import printable
 
-__all__ = ["Opener", "Refused", "WebSocketReplies", "opener"]
+__all__ = ["Channel", "Opener", "Refused", "WebSocketReplies", "as_bytes", "opener"]
 
 _NORMAL: Final = 1000
 
@@ -74,8 +74,8 @@ class Opener:
                 text += f": {printable(error.body.decode('utf-8', 'replace'))[:100]}"
             raise Refused(f"refused {error.status}", text) from None
         session = Session(self._limits, agreement.deflate, is_client=True, clock=monotonic)
-        is_binary = self._target.is_binary
-        return WebSocketReplies(session, self._messages(number), conn.write, is_binary=is_binary)
+        channel = Channel(session, conn.write, is_binary=self._target.is_binary)
+        return WebSocketReplies(channel, self._messages(number))
 
 
 def opener(plan: Plan) -> Opener:
@@ -84,50 +84,84 @@ def opener(plan: Plan) -> Opener:
     return Opener(plan, plan.websocket)
 
 
-class WebSocketReplies:
-    """Compares messages with those that must come; see `silly.bench.replies.Replies`.
+class Channel:
+    """One WebSocket: frames out, messages in; control frames are answered.
 
     Args:
         session: what makes and parses frames.
-        messages: the requests and replies.
         write: sends bytes: what the session answers to control frames.
         is_binary: whether messages are binary ones, not text.
     """
+
+    __slots__ = ("_first", "_write", "end", "is_binary", "session")
+
+    def __init__(self, session: Session, write: Callable[[bytes], Any], *, is_binary: bool) -> None:
+        self.session = session
+        self._write = write
+        self.is_binary = is_binary
+        self._first = FIN | (BINARY if is_binary else TEXT)  # of each frame
+        self.end: tuple[str, str] | None = None
+        """The kind of error that ended it, and a description."""
+
+    def frame(self, payload: bytes) -> bytes:
+        """Return the frame of a message."""
+        made: bytes = frame(self._first, payload, new_key())
+        return made
+
+    def receive(self, piece: bytes) -> list[Message]:
+        """Return the messages that *piece*, which was received, completes."""
+        messages = self.session.receive(piece)
+        if self.session.has_news:
+            self._take_news()
+        return messages
+
+    def _take_news(self) -> None:
+        """Answer control frames, and note the end."""
+        session = self.session
+        session.has_news = False
+        session.pongs = None
+        if session.is_ending:
+            session.settle()
+        outgoing, session.outgoing = session.outgoing, b""
+        if outgoing:
+            with contextlib.suppress(OSError):  # the lane, which waits in a read, records it
+                self._write(outgoing)
+        if session.is_over and self.end is None:
+            if session.has_failed:
+                self.end = "invalid", f"the server broke the protocol: {session.reason}"
+            else:
+                ended = str(WebSocketClosed(session.code, session.reason))
+                self.end = f"closed {session.code}", f"the server has {ended}"
+
+    def farewell(self) -> bytes:
+        """Return a close frame, once."""
+        return b"" if self.session.is_closing else self.session.close(_NORMAL)
+
+
+class WebSocketReplies:
+    """Compares messages with those that must come; see `silly.bench.replies.Replies`."""
 
     cut = "truncated"
 
     __slots__ = (
         "_expected",
-        "_first",
-        "_is_binary",
         "_messages",
         "_partial",
-        "_session",
         "_violation",
-        "_write",
         "_wrong",
         "_wrong_size",
         "answered",
+        "channel",
         "ends",
         "is_wrong",
         "sent",
     )
 
-    def __init__(
-        self,
-        session: Session,
-        messages: Messages,
-        write: Callable[[bytes], Any],
-        *,
-        is_binary: bool,
-    ) -> None:
+    def __init__(self, channel: Channel, messages: Messages) -> None:
         self.sent = self.answered = 0
         self.is_wrong = self.ends = False
-        self._session = session
+        self.channel = channel
         self._messages = messages
-        self._write = write
-        self._is_binary = is_binary
-        self._first = FIN | (BINARY if is_binary else TEXT)  # of each frame
         self._expected: deque[Message] = deque()
         self._partial = 0  # bytes that have come since the last complete message
         self._violation: Violation | None = None
@@ -137,25 +171,26 @@ class WebSocketReplies:
     def request(self, count: int) -> bytes:
         """See `Replies`."""
         number, self.sent = self.sent, self.sent + count
-        batch, expected, first = self._messages.batch, self._expected, self._first
-        is_binary = self._is_binary
+        batch, expected, framed = self._messages.batch, self._expected, self.channel.frame
+        is_binary = self.channel.is_binary
         frames = []
         for each in range(number, self.sent):
             request, reply = batch(each, 1)
             expected.append(reply if is_binary else reply.decode())
-            frames.append(frame(first, request, new_key()))
+            frames.append(framed(request))
         return frames[0] if count == 1 else b"".join(frames)
 
     def receive(self, piece: bytes) -> int:
         """See `Replies`."""
-        session, expected = self._session, self._expected
-        messages = session.receive(piece)
-        self._partial = (0 if messages else self._partial) + len(piece)
-        if not session.is_partial:
+        channel, expected = self.channel, self._expected
+        messages = channel.receive(piece)
+        if channel.session.is_partial:
+            self._partial = (0 if messages else self._partial) + len(piece)
+        else:
             self._partial = 0
         count = 0
         if self.is_wrong:
-            self._wrong += b"".join([_bytes(message) for message in messages])
+            self._wrong += b"".join([as_bytes(message) for message in messages])
         else:
             for message in messages:
                 if not expected or message != expected[0]:
@@ -166,29 +201,11 @@ class WebSocketReplies:
                 count += 1
             else:
                 self.answered += count
-        if session.has_news:
-            self._take_news()
-        return count
-
-    def _take_news(self) -> None:
-        """Answer control frames, and note the end."""
-        session = self._session
-        session.has_news = False
-        session.pongs = None
-        if session.is_ending:
-            session.settle()
-        outgoing, session.outgoing = session.outgoing, b""
-        if outgoing:
-            with contextlib.suppress(OSError):  # the lane, which waits in a read, records it
-                self._write(outgoing)
-        if session.is_over and not self.ends:
+        if channel.end is not None and not self.ends:
             self.ends = True
             if not self.is_wrong:
-                if session.has_failed:
-                    self._fail("invalid", f"the server broke the protocol: {session.reason}")
-                else:
-                    ended = str(WebSocketClosed(session.code, session.reason))
-                    self._fail(f"closed {session.code}", f"the server has {ended}")
+                self._fail(*channel.end)
+        return count
 
     # ------------------------------------------------------------------------ wrong replies
 
@@ -199,13 +216,13 @@ class WebSocketReplies:
         self._violation = Violation(kind, self.answered, 0, text)
 
     def _receive_wrong(self, messages: list[Message]) -> None:
-        if self._expected and isinstance(messages[0], bytes) != self._is_binary:
+        if self._expected and isinstance(messages[0], bytes) != self.channel.is_binary:
             kinds = ("a text message", "a binary one")
-            came, wanted = kinds if self._is_binary else kinds[::-1]
+            came, wanted = kinds if self.channel.is_binary else kinds[::-1]
             self._fail("corrupt", f"the reply is {came}, not {wanted}")
             return
         self.is_wrong = True
-        payloads = [_bytes(message) for message in messages]
+        payloads = [as_bytes(message) for message in messages]
         self._wrong, self._wrong_size = b"".join(payloads), len(payloads[0])
 
     def lacking(self) -> int:
@@ -234,7 +251,7 @@ class WebSocketReplies:
 
     def farewell(self) -> bytes:
         """See `Replies`: a close frame."""
-        return b"" if self._session.is_closing else self._session.close(_NORMAL)
+        return self.channel.farewell()
 
     def end(self, *, is_cut: bool) -> int:  # noqa: ARG002 - frames have a length
         """See `Replies`."""
@@ -249,5 +266,6 @@ class WebSocketReplies:
         return self._partial, None
 
 
-def _bytes(message: Message) -> bytes:
+def as_bytes(message: Message) -> bytes:
+    """Return the payload of *message*."""
     return message.encode() if isinstance(message, str) else message

@@ -70,6 +70,8 @@ Examples:
       an HTTP server; https:// encrypts
   silly bench ws://localhost:8080/chat -c 100 --depth 8 --size 1024 --binary
       a WebSocket server that sends each message back; wss:// encrypts
+  silly bench ws://localhost:8080/chat --fan-out -c 1000 --rate 20
+      one that passes each message on to all: how long until it is there
 
 Exit codes:
   0    every reply was right, and every --assert holds
@@ -211,6 +213,10 @@ _COMMON: Final = (
         Option("--binary", "Send binary messages; without it, text", dest="is_binary"),
         Option("--subprotocol", "A subprotocol to ask for. Repeat it for several, the best first",
                Kind("NAME", str), dest="subprotocols", is_repeatable=True),
+        Option("--fan-out",
+               "One more connection sends, and each of the --connections must receive every "
+               "message once, in order; --depth and --rate are those of the messages, latencies "
+               "those of deliveries"),
     ),
     *CLIENT,
     *grouped(
@@ -695,7 +701,7 @@ def _find_max(
 ) -> int:
     """Find the highest request rate at which the server at ADDR meets every --slo."""
     plan = _plan(addr, {**options, "rate": start})
-    is_fixed = _was_given("workers") or _was_given("busy_poll")
+    is_fixed = _was_given("workers") or _was_given("busy_poll") or plan.fan_out
     search = finding.plans(plan, precision, tries, 0 if is_fixed else _cores())
     found = _Search()
     with _opened({"--json": json_path}) as outputs, _Signals() as signals:
