@@ -215,6 +215,7 @@ def test_commands_of_silly_bench_are_run(tmp_path: Path) -> None:
     with (
         Echo("127.0.0.1:0", "--tls-cert", cert, "--tls-key", key) as encrypted,
         Echo("127.0.0.1:0", "--http") as web,
+        Echo("127.0.0.1:0", "--websocket") as messages,
         subprocess.Popen(
             [sys.executable, "-u", "-m", "silly", str(ROOT / "examples/echo.py"), "127.0.0.1:0"],
             stdout=subprocess.PIPE,
@@ -230,7 +231,8 @@ def test_commands_of_silly_bench_are_run(tmp_path: Path) -> None:
                 quick = re.sub(r"\b(\d+)s\b", r"\g<1>0ms", command).replace("250ms", "4ms")
                 addr = encrypted.addr if "--tls" in command else found[0]
                 quick = re.sub(r"(localhost|127\.0\.0\.1):9999", addr, quick)
-                quick = quick.replace("localhost:8080", web.addr)
+                service = messages if "ws://" in command else web
+                quick = quick.replace("localhost:8080", service.addr)
                 done = subprocess.run(
                     [sys.executable, "-m", *shlex.split(quick)],
                     cwd=tmp_path, capture_output=True, text=True, check=False, timeout=50,

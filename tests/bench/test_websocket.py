@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import re
@@ -330,6 +331,124 @@ async def test_a_handshake_that_is_not_answered_times_out() -> None:
     assert "no WebSocket within --timeout" in recorder.first_errors["handshake"][0]
 
 
+# -------------------------------------------------------------------------------- fan-out
+
+
+class Room:
+    """Passes each message on to all, as *change* makes it for each; counts what it has sent."""
+
+    def __init__(self, change: Callable[[int, int, str | bytes], list[str | bytes]]) -> None:
+        self.change = change
+        self.members: list[websocket.WebSocket] = []
+        self.received = self.passed_on = 0
+
+    async def __call__(self, ws: websocket.WebSocket) -> None:
+        self.members.append(ws)
+        async for message in ws:
+            for at, member in enumerate(self.members):
+                for each in self.change(at, self.received, message):
+                    self.passed_on += 1
+                    with contextlib.suppress(websocket.WebSocketClosed):
+                        await member.send(each)
+            self.received += 1
+        self.members.remove(ws)
+
+
+def unchanged(_member: int, _number: int, message: str | bytes) -> list[str | bytes]:
+    return [message]
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"depth": 4, "is_binary": True},
+        {"rate": 2000.0, "depth": 8},
+        {"pairs": ((b"{seq}", b"{seq}"),), "depth": 3},
+    ],
+)
+async def test_every_receiver_gets_every_message(settings: dict[str, Any]) -> None:
+    room = Room(unchanged)
+    async with websocket.listen(ANY, room) as listener:
+        figures, _ = await load(
+            listener.local_addr, requests=30, connections=5, fan_out=True, **settings
+        )
+    assert (figures.sent, room.received, figures.errors) == (30, 30, {})
+    assert figures.requests == 30 * 5
+    assert room.passed_on == 30 * 6  # the sender gets its own messages, too: they do not count
+    assert figures.upgrades is not None
+    assert figures.upgrades.count == 6
+
+
+def loses(member: int, number: int, message: str | bytes) -> list[str | bytes]:
+    return [] if (member, number) == (1, 2) else [message]
+
+
+def doubles(member: int, number: int, message: str | bytes) -> list[str | bytes]:
+    return [message] * (2 if (member, number) == (1, 2) else 1)
+
+
+def adds(member: int, number: int, message: str | bytes) -> list[str | bytes]:
+    return [message, "more"] if (member, number) == (1, 2) else [message]
+
+
+def swaps() -> Callable[[int, int, str | bytes], list[str | bytes]]:
+    held: list[str | bytes] = []
+
+    def change(member: int, number: int, message: str | bytes) -> list[str | bytes]:
+        if (member, number) == (1, 2):
+            held.append(message)
+            return []
+        return [message, held.pop()] if (member, number) == (1, 3) else [message]
+
+    return change
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("change", "kind", "example"),
+    [
+        (loses, "lost", "message 2 had not reached 1 of 3 receivers within 100 ms"),
+        (doubles, "duplicate", "message 2 came twice"),
+        (adds, "unasked", "a text message that was not sent: b'more'"),
+        (swaps(), "reordered", "message 2 came after message 3"),
+    ],
+)
+async def test_each_wrong_delivery_is_counted(
+    change: Callable[[int, int, str | bytes], list[str | bytes]], kind: str, example: str
+) -> None:
+    async with websocket.listen(ANY, Room(change)) as listener:
+        figures, recorder = await load(
+            listener.local_addr, requests=8, connections=3, fan_out=True, depth=2, timeout=0.1
+        )
+    assert figures.errors == {kind: 1}
+    assert example in recorder.first_errors[kind][0]
+    assert figures.requests == 8 * 3 - (kind == "lost")
+    assert figures.unanswered == (kind == "lost")
+
+
+@pytest.mark.heavy
+async def test_a_failed_receiver_has_all_connections_opened_again() -> None:
+    room = Room(unchanged)
+    closing = []
+
+    def change(member: int, number: int, message: str | bytes) -> list[str | bytes]:
+        if (member, number) == (0, 3):
+            closing.append(asyncio.ensure_future(room.members[0].close(1012)))
+            return []
+        return [message]
+
+    room.change = change
+    async with websocket.listen(ANY, room) as listener:
+        figures, _ = await load(listener.local_addr, requests=8, connections=3, fan_out=True)
+    assert figures.errors["closed 1012"] == 1
+    assert figures.errors.keys() <= {"closed 1012", "lost"}
+    assert figures.upgrades is not None
+    assert (figures.upgrades.count, figures.sent) == (8, 8)
+    assert figures.requests + figures.unanswered == 8 * 3
+
+
 # ---------------------------------------------------------------------------- the command
 
 
@@ -348,6 +467,11 @@ async def test_a_handshake_that_is_not_answered_times_out() -> None:
         ([URL, "--template", r"\xff"], "--template is not UTF-8: use --binary"),
         ([URL, "--size", "1G"], "--size: a message has 67108864 bytes at most"),
         (["ws://"], "must begin with"),
+        (["http://127.0.0.1:1/", "--fan-out"], "--fan-out needs a URL such as ws://"),
+        ([URL, "--fan-out", "--workers", "2"], "--fan-out and --workers"),
+        ([URL, "--fan-out", "--mode", "hold"], "--fan-out and --mode hold"),
+        ([URL, "--fan-out", "--template", "a"], "--fan-out and --template: each reply needs {seq}"),
+        ([URL, "--fan-out", "--size", "5"], "--fan-out needs --size 18 or more"),
     ],
 )
 def test_misuse_is_one_line(args: list[str], line: str) -> None:

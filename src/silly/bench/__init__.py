@@ -10,7 +10,7 @@
 - `histogram`, `recorder`: latencies and counts.
 - `dispatcher`: which requests may be sent, and when; `connector`: opens connections.
 - `lane`: a connection that sends requests and checks replies; `lanes`: its kinds;
-  `datagram_lane`: those over UDP.
+  `datagram_lane`: those over UDP; `fan_out_lane`: one that sends to many.
 - `generator`: the lanes of one worker; `worker`: a process that runs a generator;
   `fleet`: all worker processes.
 - `session`: one run, from connecting to the result; `progress`: its progress as lines,

@@ -260,7 +260,10 @@ class FanOutLane:
             self._go_on(clock())
 
     def _give_up(self, before: int, when: str) -> int:
-        """Count what was sent *before*, and not delivered, as lost; return how many messages."""
+        """Count what was sent *before*, and not delivered, as lost; return how many messages.
+
+        *when* they were given up; empty: the run was interrupted, and that is no error.
+        """
         now, open_loop = clock(), self._dispatcher.plan.rate is not None
         count = 0
         while self._flights and self.waiting_since <= before:
@@ -269,9 +272,10 @@ class FanOutLane:
             count += 1
             sent = flight.sent if open_loop else None
             self._recorder.gave_up(now, flight.due, sent, flight.left)
-            receivers = counted(len(self._receivers), "receiver")
-            text = f"message {number} had not reached {flight.left} of {receivers} {when}"
-            self._connector.failed("lost", text, flight.left)
+            if when:
+                receivers = counted(len(self._receivers), "receiver")
+                text = f"message {number} had not reached {flight.left} of {receivers} {when}"
+                self._connector.failed("lost", text, flight.left)
         return count
 
     def finish(self) -> None:
@@ -284,5 +288,6 @@ class FanOutLane:
     def abandon(self) -> None:
         """End now."""
         self._ending = True
+        self._give_up(NEVER, "")
         for each in self._all():
             each.conn.abort()
