@@ -34,7 +34,8 @@ PYTHON ?= python3
 VENV ?= .venv
 ADDR ?= 127.0.0.1:9999
 PYTEST ?= --numprocesses 4 --dist worksteal
-PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+# Bytecode is compiled when a module is first imported: most of what is installed never is.
+PIP = $(VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check
 
 # The programs that tests start take half as long with their bytecode cached.
 unexport PYTHONDONTWRITEBYTECODE

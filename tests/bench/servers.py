@@ -67,6 +67,7 @@ def silent(sock: socket.socket) -> None:
 
 
 def greeting(sock: socket.socket) -> None:
+    sock.recv(1, socket.MSG_PEEK)  # before there is a request, the greeting is "unasked"
     sock.sendall(b"220 ready\r\n")
     echo(sock)
 

@@ -353,7 +353,7 @@ def test_help_has_examples_groups_and_exit_codes() -> None:
     told = silly("connect", "--help").stdout.decode()
     for part in ("Connection:", "Sending:", "Receiving:", "TLS:"):
         assert f"\n{part}\n" in told
-    assert len(re.findall(r"^  .*silly connect", told, re.MULTILINE)) == 5
+    assert len(re.findall(r"^  .*silly connect", told, re.MULTILINE)) >= 5
     assert "Exit codes" in told
 
 
