@@ -62,3 +62,12 @@ def test_each_way_of_nesting_echoes(way: str) -> None:
                         assert conn.recv(100) == line
         finally:
             server.kill()
+
+
+def test_kept_windows_make_messages_shorter_and_connections_larger() -> None:
+    names = names_of("websocket_deflate")
+    messages = names["feed"](300)[:50]
+    anew, *_, kept = names["WAYS"]
+    assert (anew.keeps, kept.keeps) == (False, True)
+    assert names["ratio"](kept, messages) < names["ratio"](anew, messages) < 1
+    assert names["memory"](anew, messages) < 1024 < names["memory"](kept, messages)

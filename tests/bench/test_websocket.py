@@ -196,7 +196,7 @@ async def test_held_connections_answer_pings() -> None:
 
 @pytest.mark.heavy
 async def test_what_opens_a_websocket_is_as_asked_for() -> None:
-    seen = []
+    seen: list[tuple[str | None, ...]] = []
 
     async def handler(request: http.Request) -> None:
         seen.append((request.target, request.headers.get("x-a"), request.headers.get("origin")))

@@ -71,7 +71,7 @@ class Opener:
                 raise Refused("handshake", str(error).removeprefix(f"{error.address}: ")) from None
             text = f"the server answered {error.status}"
             if error.body:
-                text += f": {printable(error.body.decode('utf-8', 'replace'))[:100]}"
+                text += f": {printable(error.body.decode('utf-8', 'replace').strip())[:100]}"
             raise Refused(f"refused {error.status}", text) from None
         session = Session(self._limits, agreement.deflate, is_client=True, clock=monotonic)
         channel = Channel(session, conn.write, is_binary=self._target.is_binary)
