@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import random
@@ -413,7 +414,11 @@ def test_why_a_rate_fails(is_limit: int, errors: int, by: str) -> None:
     }  # fmt: skip
     one = judge(plan, result, [])
     assert (one.holds, one.limit, one.answered) == (False, by, 50.0)
-    assert judge(plan, {**result, "rate": 99.0, "errors": {"total": 0}}, []).holds
+    right = {**result, "rate": 99.0, "errors": {"total": 0}}
+    assert judge(plan, right, []).holds
+    fan_out = dataclasses.replace(plan, connections=3, fan_out=True)  # each message comes 3 times
+    assert not judge(fan_out, right, []).holds
+    assert judge(fan_out, {**right, "rate": 297.0}, []).holds
 
 
 def test_a_client_that_is_the_limit_has_a_verdict_and_an_exit_code() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import fcntl
 import os
@@ -55,12 +56,13 @@ class Terminal:
         )
         self.theirs = theirs
         self.text = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a piece may end in a character
 
     def read_until(self, pattern: str) -> None:
         while not re.search(pattern, self.text):
             piece = os.read(self.ours, 65536)
             assert piece, self.text
-            self.text += piece.decode()
+            self.text += self._decoder.decode(piece)
 
     def end(self) -> str:
         """Wait for the end, check the terminal's state, and return all output."""
@@ -68,7 +70,7 @@ class Terminal:
         os.close(self.theirs)
         with contextlib.suppress(OSError):  # EIO: the other end is closed
             while piece := os.read(self.ours, 65536):
-                self.text += piece.decode()
+                self.text += self._decoder.decode(piece)
         os.close(self.ours)
         self.process.wait(30)
         assert after == self.before

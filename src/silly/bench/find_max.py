@@ -76,7 +76,7 @@ class Try:
 
 def judge(plan: Plan, result: dict[str, Any], claims: Sequence[Claim]) -> Try:
     """Return whether the rate of *result* held, and if not, why."""
-    why = _failure(result, claims)
+    why = _failure(plan, result, claims)
     limit = ""
     if why:
         by_client = result["client"]["is_limit"] and not result["errors"]["total"]
@@ -85,7 +85,7 @@ def judge(plan: Plan, result: dict[str, Any], claims: Sequence[Claim]) -> Try:
     return Try(rate, result["rate"], not why, why, limit, plan.workers, plan.busy_poll)
 
 
-def _failure(result: dict[str, Any], claims: Sequence[Claim]) -> str:
+def _failure(plan: Plan, result: dict[str, Any], claims: Sequence[Claim]) -> str:
     open_loop = result["open_loop"]
     if result["errors"]["total"]:
         return counted(result["errors"]["total"], "error")
@@ -94,8 +94,8 @@ def _failure(result: dict[str, Any], claims: Sequence[Claim]) -> str:
             return f"{claim.name} was {claim.actual_text(result)}"
     if open_loop["unsent"] > _UNSENT * open_loop["scheduled"]:
         return f"{counted(open_loop['unsent'], 'request')} never sent"
-    receivers = result["fan_out"]["receivers"] if result["fan_out"] else 1
-    if result["rate"] < _KEPT * open_loop["asked_rate"] * receivers:
+    each = plan.connections if plan.fan_out else 1  # how often a message is received
+    if result["rate"] < _KEPT * open_loop["asked_rate"] * each:
         return f"only {text_of_count(result['rate'])} /s answered"
     return ""
 
