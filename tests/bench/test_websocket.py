@@ -443,7 +443,7 @@ async def test_a_failed_receiver_has_all_connections_opened_again() -> None:
     async with websocket.listen(ANY, room) as listener:
         figures, _ = await load(listener.local_addr, requests=8, connections=3, fan_out=True)
     assert figures.errors["closed 1012"] == 1
-    assert figures.errors.keys() <= {"closed 1012", "lost"}
+    assert figures.errors.keys() <= {"closed 1012", "abandoned"}
     assert figures.upgrades is not None
     assert (figures.upgrades.count, figures.sent) == (8, 8)
     assert figures.requests + figures.unanswered == 8 * 3

@@ -8,6 +8,7 @@ one that gets something else. What comes back to the sender does not count.
 
 ============  ==================================================================
 lost          a message did not reach a receiver within the timeout
+abandoned     it was on its way to a receiver when a connection failed
 reordered     it came after a later one
 duplicate     it came again
 unasked       a message came that was not sent
@@ -130,7 +131,7 @@ class FanOutLane:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._dispatcher.free.pop(self, None)
-            self._give_up(NEVER, "when a connection failed")
+            self._give_up(NEVER, "abandoned", "when a connection failed")
             self._receivers, self._sender = [], None
             await self._close(opened)
             await asyncio.gather(*tasks)
@@ -256,13 +257,13 @@ class FanOutLane:
         """Count what has not been delivered within the timeout as lost."""
         timeout = self._dispatcher.plan.timeout
         before = clock() - round(timeout * 1e9)
-        for _ in range(self._give_up(before, f"within {duration_text(timeout)}")):
+        for _ in range(self._give_up(before, "lost", f"within {duration_text(timeout)}")):
             self._go_on(clock())
 
-    def _give_up(self, before: int, when: str) -> int:
-        """Count what was sent *before*, and not delivered, as lost; return how many messages.
+    def _give_up(self, before: int, kind: str = "", when: str = "") -> int:
+        """Give up what was sent *before*, and not delivered; return how many messages.
 
-        *when* they were given up; empty: the run was interrupted, and that is no error.
+        *kind*: of the error, which *when* describes; empty: the run was interrupted.
         """
         now, open_loop = clock(), self._dispatcher.plan.rate is not None
         count = 0
@@ -272,10 +273,10 @@ class FanOutLane:
             count += 1
             sent = flight.sent if open_loop else None
             self._recorder.gave_up(now, flight.due, sent, flight.left)
-            if when:
+            if kind:
                 receivers = counted(len(self._receivers), "receiver")
                 text = f"message {number} had not reached {flight.left} of {receivers} {when}"
-                self._connector.failed("lost", text, flight.left)
+                self._connector.failed(kind, text, flight.left)
         return count
 
     def finish(self) -> None:
@@ -288,6 +289,6 @@ class FanOutLane:
     def abandon(self) -> None:
         """End now."""
         self._ending = True
-        self._give_up(NEVER, "")
+        self._give_up(NEVER)
         for each in self._all():
             each.conn.abort()

@@ -68,9 +68,9 @@ Examples:
   silly bench http://localhost:8080/users -X POST -H 'Content-Type: application/json' \
         --body '{"id": {seq}}' --expect-status 201 --expect-match '"id": ?[0-9]'
       an HTTP server; https:// encrypts
-  silly bench ws://localhost:8080/chat -c 100 --depth 8 --size 1024 --binary
+  silly bench ws://localhost:8080/ -c 100 --depth 8 --size 1024 --binary
       a WebSocket server that sends each message back; wss:// encrypts
-  silly bench ws://localhost:8080/chat --fan-out -c 1000 --rate 20
+  silly bench ws://localhost:8080/ --fan-out -c 1000 --rate 20
       one that passes each message on to all: how long until it is there
 
 Exit codes:
