@@ -40,6 +40,9 @@ default_role = "py:obj"
 myst_heading_anchors = 4
 myst_enable_extensions = ["deflist"]
 
+# A class that a package exports has several targets, and two packages have `Limits`.
+suppress_warnings = ["ref.python"]
+
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
 autodoc_typehints_format = "short"
