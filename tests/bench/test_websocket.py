@@ -243,7 +243,12 @@ async def silent(ws: websocket.WebSocket) -> None:
 @pytest.mark.parametrize(
     ("serve", "kind", "example", "settings"),
     [
-        (closes, "closed 4000", "the server has closed: 4000, enough while request 0 was", {}),
+        (
+            closes,
+            "closed 4000",
+            "the server closed the WebSocket: 4000, enough; request 0 was unanswered",
+            {},
+        ),
         (aborts, "lost connection", "while request 0 was unanswered", {}),
         (changes, "corrupt", "request 0: byte 18 of the reply is wrong", {}),
         (silent, "timeout", "no reply within 100 ms", {"timeout": 0.1}),

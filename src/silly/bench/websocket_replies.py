@@ -131,7 +131,8 @@ class Channel:
                 self.end = "invalid", f"the server broke the protocol: {session.reason}"
             else:
                 ended = str(WebSocketClosed(session.code, session.reason))
-                self.end = f"closed {session.code}", f"the server has {ended}"
+                text = f"the server closed the WebSocket: {ended.removeprefix('closed: ')}"
+                self.end = f"closed {session.code}", text
 
     def farewell(self) -> bytes:
         """Return a close frame, once."""
@@ -211,7 +212,7 @@ class WebSocketReplies:
 
     def _fail(self, kind: str, text: str) -> None:
         if self._expected:
-            text += f" while request {self.answered} was unanswered"
+            text += f"; request {self.answered} was unanswered"
         self.is_wrong = True
         self._violation = Violation(kind, self.answered, 0, text)
 
