@@ -48,6 +48,7 @@ DIFFERENT = {
     "--idle-timeout": "of one connection, of each connection of a listener",
     "--duration": "of the measurement, of each try",
     "--tls": "with a certificate made for it, checking the server's",
+    "--binary": "lines as messages, messages of the load",
     "--udp": "answers datagrams too, sends datagrams only, measures datagrams",
     "--json": "lines about a server, a file with the result",
 }
