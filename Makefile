@@ -33,7 +33,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ADDR ?= 127.0.0.1:9999
-PYTEST ?= --numprocesses 4 --dist worksteal
+PYTEST ?= --numprocesses 6 --dist worksteal
 # Bytecode is compiled when a module is first imported: most of what is installed never is.
 PIP = $(VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check
 

@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 
 from silly._engine import portable
 from silly.net.datagrams import DatagramSocket
-from silly.testing import run_virtual
-from tests.engine.test_engines_agree import Step, settle
+from tests.engine.test_engines_agree import Step, agree, settle
 
 pytestmark = pytest.mark.no_engine
 
@@ -137,10 +136,4 @@ async def _next(sock: Any) -> Any:
 @settings(max_examples=300, deadline=None)
 @given(st.lists(steps, max_size=12), st.booleans())
 def test_datagram_sockets_agree_on_every_script(script: list[Step], connected: bool) -> None:
-    for attempt in range(6):
-        outcomes = {
-            name: run_virtual(observe(name, script, connected=connected)) for name in ENGINES
-        }
-        if outcomes["native"] == outcomes["portable"]:
-            return
-        assert attempt < 5, outcomes  # a few times, the kernel may have been late
+    agree(lambda name: observe(name, script, connected=connected))

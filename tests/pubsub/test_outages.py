@@ -104,11 +104,10 @@ async def test_a_broker_that_does_not_answer_is_lost(broker: Broker) -> None:
             broker.resume()
         await bus.publish("x", b"2")
         found = await take(messages, 1)
-        if found[0].data == b"1":  # it was uncertain
-            assert found[0].gap == 0
-            found = await take(messages, 1)
-        assert found[0].data == b"2"
-        assert 1 <= found[0].gap <= messages.stats.outages
+        if found[0].data == b"1":  # it was uncertain, and came before or after the outage
+            found += await take(messages, 1)
+        assert found[-1].data == b"2"
+        assert 1 <= sum(each.gap for each in found) <= messages.stats.outages
 
 
 async def test_heartbeats_find_a_dead_broker(broker: Broker) -> None:
