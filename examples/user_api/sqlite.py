@@ -79,8 +79,10 @@ class SQLiteConnection(Connection):
         return Result(rows, cursor.rowcount, cursor.lastrowid or 0)
 
     async def close(self) -> None:
-        """Close the file, and end the thread."""
-        await asyncio.wrap_future(self._begin_close())
+        """Close the file, and end the thread; also if this is cancelled."""
+        closing = asyncio.wrap_future(self._begin_close())
+        await asyncio.wait((closing,))
+        closing.result()
 
     def _begin_close(self) -> Future[None]:
         def close() -> None:
