@@ -23,7 +23,7 @@ import time
 from collections import Counter
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 SERVER = """
 from silly.net import tcp
@@ -60,6 +60,18 @@ def client(number: int, port: int, stop: Event, results: Any) -> None:
     results.put((count, longest, failures))
 
 
+def port_when_ready(output: IO[str], workers: int) -> int:
+    """Read the *output* of a server until all *workers* are ready; return its port."""
+    port = ready = 0
+    while not (port and ready == workers):
+        line = output.readline()
+        assert line, "the server did not start"
+        ready += line.rstrip().endswith("is ready")
+        if match := re.search(r"listening (?:on )?\S+:(\d+)", line):
+            port = int(match[1])
+    return port
+
+
 def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -80,14 +92,7 @@ def main() -> int:
             text=True,
         )
         assert server.stdout is not None
-        port = 0
-        ready = 0
-        while not (port and ready == options.workers):
-            line = server.stdout.readline()
-            assert line, "the server did not start"
-            ready += line.rstrip().endswith("is ready")
-            if match := re.search(r"listening \S+:(\d+)", line):
-                port = int(match[1])
+        port = port_when_ready(server.stdout, options.workers)
         clients = [
             multiprocessing.Process(target=client, args=(number, port, stop, results))
             for number in range(options.clients)

@@ -17,7 +17,6 @@ import hashlib
 import http.client
 import multiprocessing
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -27,6 +26,8 @@ from collections import Counter
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
+
+from restarts import port_when_ready
 
 APPLICATION = """
 import asyncio, hashlib, os
@@ -138,13 +139,7 @@ def main() -> int:
 
 def soak(server: subprocess.Popen[str], handled: Path, options: argparse.Namespace) -> int:
     assert server.stdout is not None
-    port = ready = 0
-    while not (port and ready == options.workers):
-        line = server.stdout.readline()
-        assert line, "the server did not start"
-        ready += line.rstrip().endswith("is ready")
-        if match := re.search(r"listening on \S+:(\d+)", line):
-            port = int(match[1])
+    port = port_when_ready(server.stdout, options.workers)
     stop = multiprocessing.Event()
     results: multiprocessing.Queue[tuple[list[str], Counter[str], float]] = multiprocessing.Queue()
     clients = [
