@@ -209,13 +209,8 @@ async def test_only_trusted_proxies_say_who_the_client_is() -> None:
         (("127.0.0.0/8", "192.0.2.0/24"), b"203.0.113.9 https"),
         (("10.0.0.0/8",), b"127.0.0.1 http"),
     ):
-        app = application(part)
-        listener = await asgi.listen(ANY, app, lifespan="off", trusted_proxies=trusted)
-        async with tcp.connect(listener.local_addr) as conn:
-            await conn.write(request)
-            await conn.read(b"\r\n\r\n")
-            assert await conn.read(len(seen)) == seen
-        await listener.close()
+        async with Server(part, trusted_proxies=trusted) as server:
+            assert (await server.ask(request))[1] == seen
 
 
 @pytest.mark.no_engine
