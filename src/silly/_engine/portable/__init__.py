@@ -24,7 +24,7 @@ from silly._engine.account import Account
 from silly._engine.admission import Admission
 from silly._engine.interface import Accept, Gate, tune
 from silly._engine.portable.datagrams import Datagrams, Peer
-from silly._engine.portable.link import KernelQueues
+from silly._engine.portable.link import KernelQueues, Link
 from silly._engine.portable.server import LoopServer, SocketServer
 from silly._engine.portable.socket_link import SocketLink, scratch_buffer
 from silly._engine.portable.stream import Stream
@@ -121,3 +121,7 @@ def new_waiter(loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
 def spin(loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None:  # noqa: ARG001
     """Call *step* once (see `silly._engine.interface.Engine.spin`)."""
     step()
+
+
+def _conforms() -> tuple[type[Link], ...]:  # the type checker verifies that these are links
+    return (SocketLink, TransportLink)
