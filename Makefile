@@ -33,7 +33,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 ADDR ?= 127.0.0.1:9999
-PYTEST ?= --numprocesses 6 --dist worksteal
 # Bytecode is compiled when a module is first imported: most of what is installed never is.
 PIP = $(VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check
 
@@ -58,9 +57,9 @@ lint: $(VENV)/.installed-dev
 	$(VENV)/bin/mypy benchmarks/*.py experiments/*.py  # separate: an example and one of their modules share a name
 
 check-python: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest $(PYTEST)
+	.ci/pytest $(VENV)/bin/python
 	if [ "$$($(VENV)/bin/python -c "import silly; print(silly.engine())")" = native ]; then \
-	  SILLY_ENGINE=portable $(VENV)/bin/python -m pytest --quiet --engine-only $(PYTEST); \
+	  SILLY_ENGINE=portable .ci/pytest $(VENV)/bin/python --quiet --engine-only; \
 	else echo "silly: the native engine was not built; only the portable engine was tested"; fi
 
 DOCS = $$($(VENV)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
@@ -157,8 +156,8 @@ coverage: $(VENV)/.installed-dev
 	set -e; failed=0; cd build/coverage; export PYTHONPATH=$$PWD/src; python=$$OLDPWD/$(VENV)/bin/python; \
 	SILLY_BUILD_NATIVE=1 SILLY_CFLAGS="-O1 -DCYTHON_TRACE=1" $$python setup.py -q build_ext --inplace; \
 	cp build/src/silly/_engine/native/*.c src/silly/_engine/native; \
-	SILLY_ENGINE=portable $$python -m coverage run -m pytest --quiet $(PYTEST) || failed=1; \
-	$$python -m coverage run -m pytest --quiet $(PYTEST) tests/engine tests/net tests/streams \
+	SILLY_ENGINE=portable $$python -m coverage run -m pytest --quiet --numprocesses 6 --dist worksteal || failed=1; \
+	$$python -m coverage run -m pytest --quiet --numprocesses 6 --dist worksteal tests/engine tests/net tests/streams \
 	  tests/testing || failed=1; \
 	$$python -m coverage combine --quiet; \
 	$$python -m coverage report --show-missing --sort=cover; \

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json as _json
 import re
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from silly._engine import engine
 from silly.net.http import bases
 from silly.net.http.bases import Headers
+from silly.net.http.content import json_text
 from silly.net.http.errors import HTTPError, reason_of
 from silly.net.http.fields import TOKEN, check_field, check_value
 
@@ -242,8 +242,7 @@ def json(value: Any, status: int = 200, headers: Headers = ()) -> Response:
     Raises:
         TypeError, ValueError: *value* cannot be written as JSON (RFC 8259: no NaN).
     """
-    text = _json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Response(text.encode(), status, headers, "application/json")
+    return Response(json_text(value).encode(), status, headers, "application/json")
 
 
 def html(text: str, status: int = 200, headers: Headers = ()) -> Response:
