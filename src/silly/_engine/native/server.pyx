@@ -69,7 +69,7 @@ cdef class Server(Accepting):
         reactor.busy_poll = max(reactor.busy_poll, busy_poll)
 
     def __dealloc__(self):
-        if self._reserve >= 0:
+        if self.accept is not None and self._reserve >= 0:  # None: it was given wrong arguments
             close(self._reserve)
 
     cdef int ready(self, uint32_t events) except -1:
