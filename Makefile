@@ -12,7 +12,8 @@
 # make soak        attack servers (plain, with TLS, HTTP) and check that they keep their promises
 # make asan        run the engines' tests under AddressSanitizer (needs gcc)
 # make stress      run random programs under AddressSanitizer (needs gcc);
-#                  SECONDS=60 sets the time, SEED=n repeats one program
+#                  SECONDS=60 sets the time, SEED=n repeats one program, KIND=tls (or plain,
+#                  start_tls) selects the kind of connections, PROGRAMS=random_datagrams is UDP
 # make coverage    list the lines and branches that no test reaches, on both engines (needs gcc)
 # make sessions    run SESSIONS=10000 random sessions over bad networks, on each engine
 # make brokers     kill the brokers of silly.pubsub a hundred times under load and check that
@@ -173,6 +174,7 @@ coverage: $(VENV)/.installed-dev
 
 # Each version of Python has its own build and environment. Failures print their seed.
 stress: SECONDS ?= 60
+stress: PROGRAMS ?= random_programs
 stress:
 	set -e; \
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; \
@@ -187,7 +189,7 @@ stress:
 	gcc -O1 -g -shared -fPIC -o faults.so ../../fuzz/faults.c; \
 	PYTHONPATH=src PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 SILLY_ENGINE=native \
 	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$PWD/faults.so" \
-	  venv/bin/python ../../fuzz/random_programs.py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED) --programs 1)
+	  venv/bin/python ../../fuzz/$(PROGRAMS).py --seconds $(SECONDS) $(if $(SEED),--seed $(SEED) --programs 1) $(if $(KIND),--kind $(KIND))
 
 SESSIONS ?= 10000
 

@@ -54,6 +54,20 @@ ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
     return real(fd, message, flags);
 }
 
+int sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags) {
+    REAL(sendmmsg);
+    FAULTS(EAGAIN, EINTR, ENOBUFS, ENOMEM, EPERM, ECONNREFUSED, 0, 0, 0);
+    if (faulty && error) return errno = error, -1;
+    return real(fd, messages, faulty ? 1 + chance(count) : count, flags);
+}
+
+int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags, struct timespec *time) {
+    REAL(recvmmsg);
+    FAULTS(EAGAIN, EINTR, ENOBUFS, ENOMEM, ECONNREFUSED, 0, 0, 0);
+    if (faulty && error) return errno = error, -1;
+    return real(fd, messages, faulty ? 1 + chance(count) : count, flags, time);
+}
+
 int accept4(int fd, struct sockaddr *name, socklen_t *length, int flags) {
     REAL(accept4);
     FAULTS(EINTR, ECONNABORTED, EPROTO, EMFILE, ENFILE, ENOMEM, ENOBUFS, EINVAL);

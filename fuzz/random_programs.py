@@ -5,7 +5,9 @@ each peer receives a prefix of what was written to it. Afterwards, no connection
 counted, no descriptor is open, and a new connection works.
 
 A program consists of one or two listeners, handlers, clients and bare sockets in one
-process. All of them follow scripts that depend only on the seed. Programs run in child
+process. Its connections are plain ones, or encrypted ones, or are encrypted at some moment
+(`start_tls`; then, an end may receive what is not plaintext, and bytes are not checked). All of
+them follow scripts that depend only on the seed. Programs run in child
 processes, several in each, so that crashes and hangs are detected. For a failure, its
 seed, the program and the child's output are printed.
 
@@ -23,6 +25,7 @@ import copy
 import ctypes
 import dataclasses
 import faulthandler
+import functools
 import gc
 import heapq
 import logging
@@ -30,8 +33,10 @@ import os
 import pickle
 import random
 import selectors
+import shutil
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -46,7 +51,7 @@ from typing import Any, Final, cast
 
 import silly
 from silly.errors import SillyError
-from silly.net import tcp
+from silly.net import tcp, tls
 from silly.net.tcp import Conn, Limits, Listener
 
 NATIVE: Final = silly.engine() == "native"
@@ -54,6 +59,7 @@ EAGER: Final = getattr(asyncio, "eager_task_factory", None)
 ANY: Final = "127.0.0.1:0"
 PER_CHILD: Final = 25  # programs that one process runs
 DEADLINE: Final = 40.0  # seconds for one program, on a busy machine
+KINDS: Final = ("plain", "tls", "start_tls")
 PATIENCE: Final = 10.0  # seconds for anything that should happen at once
 MAX_FAILURES: Final = 10
 
@@ -225,6 +231,7 @@ class Program:
     abandoned: bool = False  # the loop is closed without cleaning up
     in_thread: bool = False
     inside: bool = False  # the native engine's selector, in which the reactor waits
+    kind: str = "plain"  # of its connections
 
     def __str__(self) -> str:
         lines = [f"program {self.seed} on {silly.engine()}, Python {sys.version.split()[0]}"]
@@ -238,13 +245,13 @@ class Program:
         return "\n".join(lines)
 
 
-def _pick(rng: random.Random, table: dict[str, tuple[float, tuple[Any, ...]]]) -> Op:
+def pick(rng: random.Random, table: dict[str, tuple[float, tuple[Any, ...]]]) -> Op:
     name = rng.choices(list(table), [weight for weight, _ in table.values()])[0]
     return name, rng.choice((0, 0, rng.randrange(100))), rng.choice(table[name][1])
 
 
-def make_program(seed: int) -> Program:
-    """Return the program of *seed*, which is always the same."""
+def make_program(seed: int, kind: str | None = None) -> Program:
+    """Return the program of *seed*, which is always the same; of this *kind* or of any."""
     rng = random.Random(seed)
     often = rng.random
     program = Program(seed)
@@ -294,7 +301,7 @@ def make_program(seed: int) -> Program:
     def script(most: int) -> Script:
         plainly = rng.choice((0.1, 0.3, 0.6))
         ops = [
-            _pick(rng, plain if often() < plainly else awaited)
+            pick(rng, plain if often() < plainly else awaited)
             for _ in range(rng.randrange(1, most))
         ]
         return Script(ops, tolerant=often() < 0.8, stubborn=often() < 0.2)
@@ -302,19 +309,41 @@ def make_program(seed: int) -> Program:
     program.handlers = [script(rng.choice((4, 10, 40))) for _ in range(rng.randrange(1, 6))]
     program.clients = [script(10) for _ in range(rng.randrange(1, 4))]
     if often() < 0.3:
-        program.observer = [_pick(rng, plain) for _ in range(rng.randrange(1, 6))]
+        program.observer = [pick(rng, plain) for _ in range(rng.randrange(1, 6))]
     # The director, which runs the steps, must not end the program.
     others = ("raise", "nest", "misuse", "thread_in_context")
     director = {name: plain[name] for name in plain if name not in others}
     for name in ("connect", "client", "burst", "receive"):
         director[name] = director[name][0] + 4, director[name][1]
     for _ in range(rng.choice((5, 20, 40))):
-        ops = [_pick(rng, director) for _ in range(rng.choice((1, 3, 12)))]
+        ops = [pick(rng, director) for _ in range(rng.choice((1, 3, 12)))]
         program.steps.append((ops, rng.choice(MOMENTS)))
     if often() < 0.2:
         fill_buffers(program, rng)
     program.inside = often() < 0.6 and NATIVE
+    program.kind = kind or rng.choice((*KINDS, "plain"))
+    if shutil.which("openssl") is None:
+        program.kind = "plain"
+    if program.kind != "plain":
+        encrypt(program, rng)
     return program
+
+
+def encrypt(program: Program, rng: random.Random) -> None:
+    """Change *program* for its kind: less is done by bare sockets, and more by clients."""
+    program.limits["handshake_timeout"] = rng.choice((0.005, 0.05, 1.0))
+    program.limits["max_handshakes_per_client"] = rng.choice((None, 1, 3))
+    for ops, _ in program.steps:
+        if rng.random() < 0.5:
+            ops.append(("client", 0, rng.choice((1, 5))))
+    if program.kind == "start_tls":
+        first = rng.random() < 0.7
+        for script in (*program.handlers, *program.clients):
+            moments = [0] if first else [rng.randrange(len(script.ops) + 1)]
+            if rng.random() < 0.2:
+                moments.append(rng.randrange(len(script.ops) + 1))
+            for moment in moments:
+                script.ops.insert(moment, ("start_tls", 0, rng.choice((*SHORT, 1.0))))
 
 
 def fill_buffers(program: Program, rng: random.Random) -> None:
@@ -389,6 +418,40 @@ class NestableLoop(asyncio.SelectorEventLoop):
                 asyncio.tasks._enter_task(self, task)
 
 
+# ---------------------------------------------------------------------------- TLS
+
+
+@functools.cache
+def certificate() -> tls.Server:
+    """A server's certificate, made by the command openssl."""
+    with tempfile.TemporaryDirectory() as folder:
+        cert, key = f"{folder}/cert", f"{folder}/key"
+        subprocess.run(
+            [
+                *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt"),
+                *("ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=localhost"),
+                *("-keyout", key, "-out", cert),
+            ],
+            env={**os.environ, "LD_PRELOAD": ""},
+            check=True,
+            capture_output=True,
+        )
+        return tls.Server(cert, key)
+
+
+CLIENT: Final = tls.Client(verify=False)
+
+
+@functools.cache
+def client_hello() -> bytes:
+    """The first message of a client."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    outgoing = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost").do_handshake()
+    return outgoing.read()
+
+
 class Failure(AssertionError):  # noqa: N818
     """The invariant does not hold."""
 
@@ -448,6 +511,7 @@ class World:
             self.handle,
             limits=Limits(**self.program.limits),
             busy_poll=self.program.busy_poll,
+            tls=certificate() if self.program.kind == "tls" else None,
             observer=_Observer(self) if self.program.observer else None,
         )
 
@@ -503,7 +567,8 @@ class World:
 
     async def client(self, script: Script, addr: str) -> None:
         try:
-            conn = await tcp.connect(addr, timeout=1)
+            encryption = CLIENT if self.program.kind == "tls" else False
+            conn = await tcp.connect(addr, timeout=1, tls=encryption)
         except OSError:
             return
         self.adopt(conn, "client")
@@ -733,6 +798,8 @@ class World:
         self.counter += 1
         for sock, end in self.peers[self.counter % every :: every]:
             data = end.next(size)
+            if self.program.kind != "plain" and end.sent == 0 and self.counter % 2:
+                data = client_hello()
             with contextlib.suppress(OSError):
                 end.sent += sock.send(data)
 
@@ -795,6 +862,10 @@ class World:
             left -= 1
             if left == 0 or self.over:
                 break
+
+    async def start_tls(self, conn: Conn, seconds: float) -> None:
+        is_client = self.end_of[conn].name.startswith("client")
+        await conn.start_tls(CLIENT if is_client else certificate(), timeout=seconds)
 
     async def write_and_wait(self, conn: Conn, size: int) -> None:
         async with asyncio.timeout(0.05):
@@ -940,10 +1011,14 @@ class World:
 
     def check_bytes(self) -> None:
         """Check that each end received a prefix of what a different end wrote."""
+        if self.program.kind == "start_tls":
+            return
         received: set[str] = set()
         senders = {end.stream[end.offset : end.offset + 24]: end for end in self.ends}
         for end in self.ends:
             got = bytes(end.got)
+            if self.program.kind == "tls" and end.name.startswith("peer"):
+                continue  # it got records
             sender = senders.get(got[:24])
             if sender is None:
                 if got and not any(each.wrote(got) for each in self.ends):
@@ -1169,7 +1244,7 @@ def drive(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None], what
         task.result()
 
 
-def selector(program: Program) -> selectors.BaseSelector:
+def selector(program: Any) -> selectors.BaseSelector:
     if not program.inside:
         return selectors.DefaultSelector()
     from silly._engine.native.selector import Selector  # noqa: PLC0415 - not everywhere
@@ -1250,8 +1325,11 @@ def check(program: Program) -> list[str]:
 
 # --------------------------------------------------------------- child and parent
 
+Make = Callable[[int, str | None], Any]  # returns the program of a seed, of a kind
+Check = Callable[[Any], list[str]]  # runs it, and returns the problems found
 
-def run_child(first: int, count: int) -> None:
+
+def run_child(first: int, count: int, kind: str | None, make: Make, check: Check) -> None:
     """Run programs one after the other; report each on standard output."""
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
@@ -1261,7 +1339,7 @@ def run_child(first: int, count: int) -> None:
     threading.excepthook = print_nothing
     for seed in range(first, first + count):
         print("begin", seed, flush=True)
-        problems = check(make_program(seed))
+        problems = check(make(seed, kind))
         if problems:
             print(*problems, sep="\n", file=sys.stderr, flush=True)
             print("fail", seed, flush=True)
@@ -1281,10 +1359,13 @@ class Child:
     errors: Any
 
     @classmethod
-    def start(cls, first: int, count: int) -> Child:
+    def start(cls, first: int, count: int, kind: str | None) -> Child:
         errors = tempfile.TemporaryFile()  # noqa: SIM115
         process = subprocess.Popen(
-            [sys.executable, __file__, "--child", str(first), str(count)],
+            [
+                *(sys.executable, sys.argv[0], "--child", str(first), str(count)),
+                *(() if kind is None else ("--kind", kind)),
+            ],
             stdout=subprocess.PIPE,
             stderr=errors,
         )
@@ -1323,9 +1404,9 @@ class Child:
         return self.process.wait()
 
 
-def run_some(first: int, count: int) -> tuple[int, str | None]:
+def run_some(first: int, count: int, kind: str | None, make: Make) -> tuple[int, str | None]:
     """Run *count* programs in one process; return how many ran, and what failed."""
-    child = Child.start(first, count)
+    child = Child.start(first, count, kind)
     seed, running, why = first, False, None
     try:
         for word, number in child.messages(DEADLINE):
@@ -1346,39 +1427,45 @@ def run_some(first: int, count: int) -> tuple[int, str | None]:
     if why is None:
         return count, None
     before = f" (after {first} to {seed - 1} in the same process)" if seed > first else ""
-    return seed - first + 1, f"seed {seed} {why}{before}\n{make_program(seed)}\n{child.output()}"
+    return (
+        seed - first + 1,
+        f"seed {seed} {why}{before}\n{make(seed, kind)}\n{child.output()}",
+    )
 
 
-def main() -> int:
+def main(make: Make = make_program, check: Check = check) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=60, help="how long to run (default 60)")
     parser.add_argument("--seed", type=int, help="seed of the first program (default random)")
     parser.add_argument(
         "--programs", type=int, help="number of programs (default: as many as time allows)"
     )
+    parser.add_argument("--kind", choices=KINDS, help="of connections (default: any)")
     parser.add_argument(
         "--show", action="store_true", help="print the program instead of running it"
     )
     parser.add_argument("--child", type=int, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        run_child(*options.child)
+        first, count = options.child
+        run_child(first, count, options.kind, make, check)
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**9)
     if options.show:
-        print(make_program(seed))
+        print(make(seed, options.kind))
         return 0
     print(
         f"stress: {silly.engine()}, Python {sys.version.split()[0]}, from seed {seed}", flush=True
     )
     end = time.monotonic() + options.seconds
     ran, failures = 0, 0
+    kind = "" if options.kind is None else f" KIND={options.kind}"
     while time.monotonic() < end and (options.programs is None or ran < options.programs):
         left = PER_CHILD if options.programs is None else options.programs - ran
-        count, failure = run_some(seed + ran, min(left, PER_CHILD))
+        count, failure = run_some(seed + ran, min(left, PER_CHILD), options.kind, make)
         ran += count
         if failure is not None:
             failures += 1
-            print(f"\n{failure}\nreplay it: make stress SEED={seed + ran - 1}\n", flush=True)
+            print(f"\n{failure}\nreplay it: make stress SEED={seed + ran - 1}{kind}\n", flush=True)
             if failures == MAX_FAILURES:
                 break
     print(f"stress: programs: {ran}, failures: {failures}", flush=True)

@@ -1,4 +1,4 @@
-"""A few programs of fuzz/random_programs.py; `make stress` runs many, with AddressSanitizer."""
+"""A few random programs; `make stress` runs many, with AddressSanitizer."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-STRESS = Path(__file__).parents[2] / "fuzz" / "random_programs.py"
+import pytest
+
+FUZZ = Path(__file__).parents[2] / "fuzz"
 
 
-def test_random_programs_leak_nothing_and_break_nothing() -> None:
+@pytest.mark.parametrize(("programs", "count"), [("random_programs", 20), ("random_datagrams", 8)])
+def test_random_programs_leak_nothing_and_break_nothing(programs: str, count: int) -> None:
     done = subprocess.run(
-        [sys.executable, str(STRESS), "--seed", "1", "--programs", "20"],
+        [sys.executable, str(FUZZ / f"{programs}.py"), "--seed", "1", "--programs", str(count)],
         capture_output=True,
         text=True,
         timeout=240,
