@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import pickle
 import socket
@@ -914,3 +915,22 @@ async def test_the_report_of_a_program_lists_its_sockets() -> None:
         report = inspection.report(asyncio.get_running_loop())
         assert f"UDP socket {sock.local_addr}: 0 received, 0 unread, 0 sent" in report
         reading.cancel()
+
+
+@pytest.mark.skipif(silly.engine() != "native", reason="the portable engine asks the socket")
+async def test_a_socket_whose_address_cannot_be_told_is_refused() -> None:
+    class Nameless:
+        family = socket.AF_INET
+
+        def fileno(self) -> int:
+            return pipe[0]
+
+        def getsockname(self) -> Any:
+            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+
+    pipe = os.pipe()
+    loop = asyncio.get_running_loop()
+    with pytest.raises(OSError, match=os.strerror(errno.ENOBUFS)):
+        EngineSocket(Nameless(), loop, Live.of(loop), limits=(100, 1, 100, 100, False))
+    for end in pipe:
+        os.close(end)

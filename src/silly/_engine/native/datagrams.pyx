@@ -40,7 +40,6 @@ from silly._engine.native.linux cimport (
     MSG_TRUNC,
     SOL_SOCKET,
     getpeername,
-    getsockname,
     getsockopt,
     in6_addr_t,
     iovec,
@@ -57,7 +56,7 @@ from silly._engine.native.linux cimport (
     stop_async_iteration,
 )
 from silly._engine.native.mailbox cimport BATCH, IN_A_ROW, Mailbox
-from silly._engine.native.names cimport inet_sockaddr, socket_name
+from silly._engine.native.names cimport inet_sockaddr
 from silly._engine.native.reactor cimport Reactor, Source, allow_instances, reactor_of
 from silly._engine.native.read cimport raise_thrown
 from silly._engine.native.waiter cimport Waiter, new_waiter
@@ -530,7 +529,7 @@ cdef class Datagrams(Mailbox):
         self.answers_from = answers_from
         if self.family == AF_INET6:
             self._max_payload = 65527
-        self.local = socket_name(fd, getsockname)
+        self.local = sock.getsockname()
         if getpeername(fd, <sockaddr *>&name, &length) == 0:
             self.connected = Peer.__new__(Peer)
             self.connected.name = name
