@@ -930,7 +930,8 @@ async def test_a_socket_whose_address_cannot_be_told_is_refused() -> None:
 
     pipe = os.pipe()
     loop = asyncio.get_running_loop()
+    nameless: Any = Nameless()
     with pytest.raises(OSError, match=os.strerror(errno.ENOBUFS)):
-        EngineSocket(Nameless(), loop, Live.of(loop), limits=(100, 1, 100, 100, False))
+        EngineSocket(nameless, loop, Live.of(loop), limits=(100, 1, 100, 100, False))
     for end in pipe:
         os.close(end)
