@@ -33,7 +33,7 @@ _sendfile: Any = getattr(os, "sendfile", None)  # Linux, macOS and others
 class FilterState:
     """A stream's filter, and what the stream keeps for it."""
 
-    __slots__ = ("answered", "filter", "held", "held_size", "plain_in", "plain_out", "waiter")
+    __slots__ = ("answered", "early", "filter", "held", "held_size", "plain_in", "plain_out", "waiter")
 
     def __init__(self, filter: Filter, plain_in: int, plain_out: int) -> None:  # noqa: A002
         self.filter = filter
@@ -43,6 +43,7 @@ class FilterState:
         self.plain_out = plain_out
         self.answered = 0  # bytes that the filter answered since the queue was last empty
         self.waiter: asyncio.Future[None] | None = None  # of the task that waits until it is ready
+        self.early: bytes | None = None  # is sent ahead of what is sent next (native engine)
 
 
 class Filtered(Timed):
@@ -73,6 +74,10 @@ class Filtered(Timed):
     def _send_wire(self, data: bytes) -> None:
         """Send *data* after the queue."""
         raise NotImplementedError
+
+    def _send_early(self, wire: bytes) -> None:
+        """Send *wire*, of the filter, together with what the program may write now."""
+        self._send_from_filter(wire)
 
     def _new_waiter(self) -> asyncio.Future[None]:
         """Return a future that one task awaits (`Engine.new_waiter`)."""
@@ -201,7 +206,11 @@ class Filtered(Timed):
             raise
         answer = opener.pending()
         if answer:
-            self._send_from_filter(answer)
+            # The handshake was completed: its end can go with the first reply.
+            if plaintext and state.waiter is not None and opener.error is None:
+                self._send_early(answer)
+            else:
+                self._send_from_filter(answer)
             self._count_answer(len(answer))
         state.plain_in += len(plaintext)
         if not was_ready and opener.is_ready:

@@ -54,6 +54,8 @@ def format_sockaddr(sockaddr: Any) -> str:
     the unnamed end of a Unix connection, and ``"unknown"``, for None.
     """
     if isinstance(sockaddr, tuple):
+        if len(sockaddr) == 2 and ":" not in sockaddr[0]:  # faster: errors have it
+            return f"{sockaddr[0]}:{sockaddr[1]}"
         return str(TCPAddress(host_of(sockaddr), sockaddr[1]))
     if sockaddr is None:  # the peer was gone before getpeername(2)
         return "unknown"

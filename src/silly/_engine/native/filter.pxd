@@ -13,6 +13,7 @@ cdef class FilterState:
     cdef int64_t answered
     cdef int64_t plain_in, plain_out
     cdef object waiter
+    cdef bytes early
     cdef list plaintext  # the batch, which is sealed as a whole
     cdef Records records  # the filter, if it is one
 
@@ -25,6 +26,7 @@ cdef class Filtered(Timed):
     cdef int _use_filter(self) except -1
     cdef int _feed(self, bytes plaintext) except -1
     cdef int _send_wire(self, bytes data) except -1
+    cdef int _send_early(self, bytes wire) except -1
     cdef object _new_waiter(self)
 
     cdef int _wake_handshake(self) except -1

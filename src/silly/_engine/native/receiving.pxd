@@ -44,6 +44,7 @@ cdef class Receiving(Filtered):
     cdef int receive_end(self) except -1
     cdef int receive_ciphertext(self, size_t unread) except -1
     cdef int open_records(self, Records records, size_t size) except -1
+    cdef int send_early(self) except -1
     cdef int send_sealed(self) except -1
     cdef int tell_consumer(self) except -1
     cdef int control_flow(self) except -1

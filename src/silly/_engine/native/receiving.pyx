@@ -379,6 +379,10 @@ cdef class Receiving(Filtered):
             self._heed_filter()
         return 0
 
+    cdef int send_early(self) except -1:
+        """Send what the filter has held back for what was written meanwhile, and that."""
+        raise NotImplementedError
+
     cdef int send_sealed(self) except -1:
         """Send, and forget, what the filter has put in the reactor's buffer."""
         raise NotImplementedError
@@ -391,6 +395,8 @@ cdef class Receiving(Filtered):
         cdef Wanted reader = self.reader
         if self._filter is not None and self._filter.waiter is not None:
             Filtered._wake_handshake(self)
+            if self._filter.early is not None:
+                self.send_early()
             reader = self.reader
         if self._state >= CLOSING:
             return self._discard_unread()

@@ -361,12 +361,33 @@ cdef class Sending(Receiving):
             <const uint8_t *>PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data)
         )
 
+    cdef int _send_early(self, bytes wire) except -1:
+        if not self.reactor.in_batch or self._filter.early is not None:
+            return Receiving._send_early(self, wire)
+        self._bytes_out += PyBytes_GET_SIZE(wire)
+        self._filter.early = wire  # `deliver` wakes whoever writes, and then sends it
+        return 0
+
+    cdef int send_early(self) except -1:
+        if self.batched:
+            self._flush()
+        if self._filter.early is not None:
+            self.send_now(NULL, 0)
+        return 0
+
     cdef int send_now(self, const uint8_t *data, size_t length) except -1:
         """Send *data* after the queue."""
         cdef size_t sent = 0
         cdef ssize_t count
+        cdef bytes early = self._filter.early
         if self._failed or self.fd < 0:
             return 0
+        if early is not None:
+            self._filter.early = None
+            if length:
+                early += data[:length]
+            data = <const uint8_t *>PyBytes_AS_STRING(early)
+            length = <size_t>PyBytes_GET_SIZE(early)
         if self.out_start == self.out_end:
             count = send(self.fd, data, length, MSG_NOSIGNAL)
             if count >= 0:

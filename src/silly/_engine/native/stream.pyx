@@ -52,6 +52,10 @@ from silly._engine.interface import BATCH, LINGER, MAX_UNSENT, READ_LIMIT
 from silly._values.arguments import seconds_or_none, size
 
 
+cdef enum:
+    SMALL = 1 << 30  # a count up to this needs no further checks
+
+
 cdef class Stream(Sending):
     """One connection; the base of the native `Conn`."""
 
@@ -140,6 +144,9 @@ cdef class Stream(Sending):
             raise stream_errors.limit_without_delimiter()
         elif until is None:
             read = new_read(self, ALL)
+        elif type(until) is int and 0 <= until <= SMALL:
+            read = new_read(self, COUNT)
+            read.wanted = until
         elif isinstance(until, bool) or not isinstance(until, int):
             raise stream_errors.wrong_type_of_until(until)
         else:
