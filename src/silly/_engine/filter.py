@@ -33,7 +33,16 @@ _sendfile: Any = getattr(os, "sendfile", None)  # Linux, macOS and others
 class FilterState:
     """A stream's filter, and what the stream keeps for it."""
 
-    __slots__ = ("answered", "early", "filter", "held", "held_size", "plain_in", "plain_out", "waiter")
+    __slots__ = (
+        "answered",
+        "early",
+        "filter",
+        "held",
+        "held_size",
+        "plain_in",
+        "plain_out",
+        "waiter",
+    )
 
     def __init__(self, filter: Filter, plain_in: int, plain_out: int) -> None:  # noqa: A002
         self.filter = filter

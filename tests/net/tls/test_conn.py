@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import silly
 from silly.errors import ConcurrentRead, EndOfStream, TruncatedStream
 from silly.net import tcp, tls
 from silly.net.conn import Conn
 from silly.testing import CONN_CHECKS, memory_pair, run_check, run_virtual
-from tests.net.tls import certificates
+from tests.net.tls import certificates, peers
 from tests.pairs import tcp_pair
 
 ANY = "127.0.0.1:0"
@@ -247,3 +250,32 @@ def test_what_cannot_be_encrypted_says_so() -> None:
     other: Any = Other()
     with pytest.raises(OSError, match="Other cannot be encrypted"):
         asyncio.run(Conn.start_tls(other, True))
+
+
+@pytest.mark.skipif(silly.engine() != "native", reason="native engine only")
+async def test_the_end_of_the_handshake_leaves_with_the_first_reply(loop_kind: str) -> None:
+    accepted: list[Any] = []
+
+    async def echo(conn: Conn) -> None:
+        accepted.append(conn)
+        async for line in conn:
+            await conn.write(line)
+
+    async with tcp.listen(ANY, echo, tls=certificates.server()) as listener:
+        peer = await peers.client(listener.local_addr, peers.client_context(peers.ONLY_1_3))
+        with peer.sock:
+            while True:
+                try:
+                    peer.object.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    await peer.send_wire(peer.outgoing.read())
+                    peer.incoming.write(await peer.loop.sock_recv(peer.sock, 65536))
+            await peer.send(b"x\n")  # together with the client's last message
+            assert await peer.read() == b"x\n"
+            [conn] = accepted
+            with socket.socket(fileno=os.dup(conn._fileno)) as sock:
+                info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160)
+            segments = int.from_bytes(info[156:160], sys.byteorder)  # with data; see tcp(7)
+            # The handshake; a ticket for the next one, and the reply, if its handler began at once.
+            assert segments == 2 or (segments == 3 and loop_kind != "inside")
