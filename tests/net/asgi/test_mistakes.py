@@ -18,7 +18,7 @@ def start(*headers: tuple[bytes, bytes]) -> Message:
 
 
 BODY: Message = {"type": "http.response.body", "body": b"x"}
-PART: Message = BODY | {"more_body": True}
+PART: Message = {**BODY, "more_body": True}
 LENGTHS = (b"content-length", b"1"), (b"content-length", b"2")
 
 
