@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from silly._engine import engine, stream_errors
 from silly.errors import EndOfStream
@@ -23,21 +23,20 @@ from silly.net.http.errors import HTTPError
 from silly.net.http.request import Request, Successor
 from silly.net.http.response import BODILESS, Response, as_response, response_of
 from silly.net.http.session import ServerSession
-from silly.net.http.watching import GONE, Watch
+from silly.net.http.watching import GONE, Watch, Watchers
 from silly.net.limits import Limits
 from silly.net.observer import of_requests
 from silly.net.sweep import CHECKS
 
 if TYPE_CHECKING or engine.NAME != "native":
-    from silly.net.http.bases import Handling, encoded
+    from silly.net.http.bases import Counts, Handling, encoded
 else:
     from silly.net.http.handling import Handling
-    from silly.net.http.plain import encoded
+    from silly.net.http.plain import Counts, encoded
 
-if TYPE_CHECKING:
-    from silly.net.http.server import Service
+__all__ = ["HANDED_OVER", "Handler", "Owner", "ServerConnection"]
 
-__all__ = ["HANDED_OVER", "ServerConnection"]
+Handler = Callable[[Request], Awaitable[Any]]
 
 HANDED_OVER: Final = object()  # what a handler returns after `ServerConnection.hand_over`
 
@@ -46,6 +45,30 @@ DISCARD_TIME: Final = 5.0  # seconds for that
 JOINED: Final = 64 * 1024  # bytes: a longer body is not copied behind its head
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Owner(Protocol):
+    """What a connection needs of that which all connections of a listener have in common."""
+
+    handler: Handler
+    limits: Limits
+    watchers: Watchers
+    counts: Counts
+    loop: asyncio.AbstractEventLoop
+    is_draining: bool
+    connections: set[ServerConnection]
+
+    def add(self, connection: ServerConnection) -> None:
+        """Watch over *connection*, until it is discarded from `connections`."""
+
+    def count(self, method: str, status: int) -> None:
+        """Count a response."""
+
+    def log_crash(self, request: Request, error: BaseException) -> None:
+        """Count and log that the handler failed."""
+
+    async def end(self, successor: Successor, crash: BaseException | None) -> None:
+        """End the protocol that followed a request, and whose handler has ended, by *crash*."""
 
 
 class ServerConnection:
@@ -65,7 +88,7 @@ class ServerConnection:
         "memo",
     )
 
-    def __init__(self, service: Service, conn: Conn) -> None:
+    def __init__(self, service: Owner, conn: Conn) -> None:
         self._service = service
         self._conn = conn
         self._session = ServerSession(service.limits)
@@ -453,7 +476,7 @@ def _end(request: Request) -> None:
         request._form.close()
 
 
-async def _run(service: Service, successor: Successor) -> None:
+async def _run(service: Owner, successor: Successor) -> None:
     """Run the handler of *successor*."""
     try:
         await successor.request._go_on(successor)

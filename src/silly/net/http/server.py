@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from silly._engine import engine, stream_errors
@@ -15,7 +15,7 @@ from silly.net import tcp
 from silly.net.conn import Conn
 from silly.net.course import Course
 from silly.net.http.access_log import RequestLog
-from silly.net.http.connection import ServerConnection
+from silly.net.http.connection import Handler, ServerConnection
 from silly.net.http.request import Request, Successor
 from silly.net.http.watching import Watchers
 from silly.net.limits import Limits
@@ -31,8 +31,6 @@ else:
 __all__ = ["Handler", "Service", "listen", "service_of"]
 
 logger = Logger("silly.http")
-
-Handler = Callable[[Request], Awaitable[Any]]
 
 
 def listen(
