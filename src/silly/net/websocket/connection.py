@@ -27,6 +27,7 @@ from silly.net.sweep import CHECKS
 from silly.net.websocket.errors import WebSocketClosed, is_sendable
 from silly.net.websocket.handshake import Agreement
 from silly.net.websocket.keepalive import keepalive, silent, too_slow
+from silly.net.websocket.kinds import framed
 from silly.net.websocket.session import Encoder, Message, Session
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ __all__ = ["WebSocket", "checked_close"]
 
 AWAY: Final = 65536  # bytes that are taken while nobody reads
 IN_A_ROW: Final = 1000  # messages without waiting, before other tasks run
-WHOLE: Final = 16384  # bytes: a longer frame is not copied behind what was written before
 
 _NORMAL: Final = frozenset((1000, 1001))
 _NOTHING: Final[Sequence[Any]] = ()
@@ -140,7 +140,7 @@ class WebSocket:
         messages = self._messages
         while not messages:
             session = self._session
-            if session.has_news or session.is_ending:
+            if session.has_news or session.end_received is not None:
                 self._settle()
             if session.is_over:
                 if session.code in _NORMAL:
@@ -163,11 +163,11 @@ class WebSocket:
                 self._consume()  # what has arrived meanwhile
                 raise
             self._is_reading = False
-            received = session.receive(data)
-            if len(received) == 1 and not session.has_news:  # as most of the time
-                only: Message = received[0]
-                return only
-            self._keep(received)
+            parser = session.parser
+            received = parser.receive(data)
+            if len(received) == 1 and parser.is_quiet and not session.is_closing:  # mostly
+                return received[0]
+            self._keep(session.take(received))
             messages = self._messages
         self._in_a_row += 1
         message: Message = messages.pop()  # type: ignore[attr-defined] # it is a list
@@ -313,9 +313,8 @@ class WebSocket:
         session, conn = self._session, self._conn
         if session.is_closing or session.is_over:
             raise self._closed()
-        framed = session.message(message)
         try:
-            return conn.write(framed)
+            return conn.write(framed(message) if session.is_plain else session.message(message))
         except OSError as error:
             raise self._closed() from error
 
@@ -407,10 +406,10 @@ class WebSocket:
         session = self._session
         if session.is_closing or session.is_over:
             return
-        framed = session.close(code, reason)
+        frame = session.close(code, reason)
         self._start_timer()
         try:
-            self._conn.write(framed)
+            self._conn.write(frame)
         except WriteQueueFull:
             self._conn._note_limit("max_unsent")
             self._conn.abort()

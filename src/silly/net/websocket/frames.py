@@ -24,7 +24,7 @@ from silly.net.websocket.codes import (
     Failure,
 )
 
-__all__ = ["Parser", "frame", "masked", "new_key"]
+__all__ = ["Parser", "frame", "framed", "masked", "new_key", "plain"]
 
 _MAX_CONTROL: Final = 125  # bytes of the payload of a control frame
 _LONGEST_HEADER: Final = 14
@@ -92,6 +92,26 @@ def frame(first: int, payload: str | bytes, key: bytes | None = None) -> bytes:
     return head + payload if key is None else head + key + masked(payload, key)
 
 
+def framed(message: Any) -> bytes:
+    """Return the frame of *message*, neither masked nor compressed.
+
+    Raises:
+        TypeError: it is neither a `str` nor bytes-like.
+        UnicodeEncodeError: it has surrogates.
+    """
+    payload, first = plain(message)
+    return frame(first, payload)
+
+
+def plain(message: Any) -> tuple[str | bytes, int]:
+    """Return *message* as a plain `str` or `bytes`, and the first byte of its frame."""
+    if isinstance(message, str):
+        return str.__str__(message), FIN | TEXT
+    if isinstance(message, bytes | bytearray | memoryview):
+        return bytes(message), FIN | BINARY
+    raise TypeError(f"a message is a str, or bytes-like, not {type(message).__name__}")
+
+
 def header(first: int, length: int, *, is_masked: bool = False) -> bytes:
     """Return the header of a frame, without its key."""
     mask = 0x80 if is_masked else 0
@@ -116,6 +136,7 @@ class Parser:
             if there are none; the user takes them away.
         failure: what is wrong with what was received; nothing more is parsed then, nor after
             a close frame.
+        is_quiet: there are no controls, and no failure.
         is_partial: a message or a frame has begun, and is incomplete.
         received: how many messages were returned.
     """
@@ -169,6 +190,11 @@ class Parser:
     def is_partial(self) -> bool:
         """Whether a message or a frame has begun, and is incomplete."""
         return self._opcode != 0 or bool(self._pending)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing but messages was received."""
+        return self.controls is None and self.failure is None
 
     def receive(self, data: bytes) -> list[str | bytes]:
         """Return the messages that *data*, which was received, completes."""
