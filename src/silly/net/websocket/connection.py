@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["WebSocket", "checked_close"]
 
-AWAY: Final = 65536  # bytes that are taken while nobody reads
+AWAY: Final = 65536  # bytes of memory for messages that are taken while nobody reads
+EACH: Final = 64  # bytes that a message takes beside its own
 IN_A_ROW: Final = 1000  # messages without waiting, before other tasks run
 
 _NORMAL: Final = frozenset((1000, 1001))
@@ -75,6 +76,7 @@ class WebSocket:
         "_in_a_row",
         "_is_pinged",
         "_is_reading",
+        "_kept",
         "_messages",
         "_partial",
         "_pings",
@@ -106,7 +108,8 @@ class WebSocket:
         self.request = request
         self.subprotocol = agreement.subprotocol
         self._messages: Sequence[Any] = _NOTHING  # received, the next one last
-        self._held = 0  # bytes that were taken while nobody read
+        self._kept = 0  # bytes of memory that these take
+        self._held = 0  # and with an incomplete message, as the connection knows
         self._in_a_row = 0
         self._is_reading = False
         self._pings: dict[bytes, asyncio.Future[None]] | None = None
@@ -165,15 +168,16 @@ class WebSocket:
             self._is_reading = False
             parser = session.parser
             received = parser.receive(data)
-            if len(received) == 1 and parser.is_quiet and not session.is_closing:  # mostly
-                return received[0]
+            if len(received) == 1 and parser.is_quiet and not (self._held or session.is_closing):
+                return received[0]  # as most of the time
             self._keep(session.take(received))
             messages = self._messages
         self._in_a_row += 1
         message: Message = messages.pop()  # type: ignore[attr-defined] # it is a list
         if not messages:
             self._messages = _NOTHING
-            self._held = 0
+            self._kept = 0
+            self._hold()
         return message
 
     async def recv(self, timeout: float | None = None) -> Message:
@@ -198,7 +202,7 @@ class WebSocket:
             raise self._closed() from None
 
     def _take(self, data: bytes) -> None:
-        """Take *data*, which was received; there is no message before those in it."""
+        """Take *data*, which was received."""
         self._keep(self._session.receive(data))
 
     def _keep(self, messages: list[Message]) -> None:
@@ -206,7 +210,10 @@ class WebSocket:
         session = self._session
         if messages:
             messages.reverse()
-            self._messages = messages
+            before = self._messages
+            self._messages = [*messages, *before] if before else messages
+            self._kept += sum(map(len, messages)) + EACH * len(messages)
+        self._hold()
         if session.has_news:
             self._heed()
         if session.is_ending:
@@ -215,23 +222,23 @@ class WebSocket:
             else:
                 self._settle()
 
+    def _hold(self) -> None:
+        """Report the memory for what was received, and waits for the program or for its rest."""
+        held = self._kept + self._session.parser.held
+        if held != self._held:
+            self._held = held
+            self._conn._retain(held)
+
     def _consume(self) -> None:
         """Take what has arrived while nobody reads (called by the connection)."""
         if self._is_reading:
             return
         conn, session = self._conn, self._session
         try:
-            while self._held < AWAY or session.is_closing:
+            while self._kept < AWAY or session.is_closing:
                 if not conn.unread_bytes and conn.is_alive and not conn._is_ended:
                     return
-                data = _read_now(conn)
-                before = self._messages
-                self._messages = _NOTHING
-                self._take(data)
-                if before:
-                    self._messages = [*self._messages, *before]
-                if self._messages:
-                    self._held += len(data)
+                self._take(_read_now(conn))
         except (EndOfStream, OSError):
             self._lose()
 
@@ -284,6 +291,8 @@ class WebSocket:
             session.lose()
             session.has_news = False
             self._fail_pings()
+        if self._conn._ended_by == "memory_budget":  # nothing stays unread
+            self._messages, self._kept = _NOTHING, 0
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -33,6 +33,10 @@ _LONGEST_HEADER: Final = 14
 class Inflating(Protocol):
     """Decompresses messages."""
 
+    @property
+    def held(self) -> int:
+        """Bytes of memory that it takes now."""
+
     def feed(self, data: bytes, most: int) -> bytes:
         """Return what *data* continues; more than *most* bytes, but not much more, if it is."""
 
@@ -136,8 +140,9 @@ class Parser:
             if there are none; the user takes them away.
         failure: what is wrong with what was received; nothing more is parsed then, nor after
             a close frame.
-        is_quiet: there are no controls, and no failure.
         is_partial: a message or a frame has begun, and is incomplete.
+        is_quiet: nothing is incomplete, there are no controls, and no failure.
+        held: about how many bytes of memory what is incomplete takes.
         received: how many messages were returned.
     """
 
@@ -193,8 +198,20 @@ class Parser:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing but messages was received."""
-        return self.controls is None and self.failure is None
+        """Whether nothing but whole messages was received."""
+        return self.controls is None and self.failure is None and not self.is_partial
+
+    @property
+    def held(self) -> int:
+        """About how many bytes of memory what is incomplete takes."""
+        inflater = 0 if self._inflater is None else self._inflater.held
+        return len(self._parts) + len(self._pending) + inflater
+
+    def close(self) -> None:
+        """Forget what is incomplete, and parse nothing more."""
+        self._is_open = False
+        self._pending = b""
+        self._forget_message()
 
     def receive(self, data: bytes) -> list[str | bytes]:
         """Return the messages that *data*, which was received, completes."""

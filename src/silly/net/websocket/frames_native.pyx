@@ -252,7 +252,24 @@ cdef class Parser:
 
     @property
     def is_quiet(self):
-        return self.controls is None and self.failure is None
+        return (
+            self.controls is None and self.failure is None
+            and self._opcode == 0 and self._pending is None
+        )
+
+    @property
+    def held(self):
+        cdef Py_ssize_t size = 0 if self._inflater is None else self._inflater.held
+        if self._parts is not None:
+            size += PyByteArray_GET_SIZE(self._parts)
+        if self._pending is not None:
+            size += PyBytes_GET_SIZE(self._pending)
+        return size
+
+    def close(self):
+        self._is_open = False
+        self._pending = None
+        self.forget_message()
 
     @property
     def is_partial(self):

@@ -215,6 +215,7 @@ class Session:
 
     def lose(self) -> None:
         """Note that the connection ended."""
+        self.parser.close()
         if not self.is_over:
             self._end(_LOST, "")
 
