@@ -50,7 +50,9 @@ run: $(VENV)/.installed-cli
 	exec $(VENV)/bin/silly examples/echo.py $(ADDR)
 
 # Every test runs on every engine that was built; tests marked `no_engine` run once.
-test: lint check-python
+test: $(VENV)/.installed-dev
+	$(MAKE) --no-print-directory --jobs 2 lint $(VENV)/.compiled
+	$(MAKE) --no-print-directory check-python
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
@@ -58,7 +60,13 @@ lint: $(VENV)/.installed-dev
 	$(VENV)/bin/mypy
 	$(VENV)/bin/mypy benchmarks/*.py experiments/*.py  # separate: an example and one of their modules share a name
 
-check-python: $(VENV)/.installed-dev
+# The bytecode of what the tests import: all processes that run tests start at the same time, and
+# each would compile it.
+$(VENV)/.compiled: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m pytest --collect-only --quiet >/dev/null || true  # the run says what fails
+	touch $@
+
+check-python: $(VENV)/.compiled
 	.ci/pytest $(VENV)/bin/python
 	if [ "$$($(VENV)/bin/python -c "import silly; print(silly.engine())")" = native ]; then \
 	  SILLY_ENGINE=portable .ci/pytest $(VENV)/bin/python --quiet --engine-only; \

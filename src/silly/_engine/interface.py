@@ -39,6 +39,7 @@ __all__ = [
     "Peer",
     "Server",
     "Stream",
+    "allow_unsent",
     "packed_ip",
     "tune",
 ]
@@ -80,8 +81,17 @@ def tune(sock: socket.socket) -> None:
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         with contextlib.suppress(OSError):  # already reset: the first read reports it
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_IN_KERNEL)
+            allow_unsent(sock, UNSENT_IN_KERNEL)
+
+
+def allow_unsent(sock: socket.socket, size: int) -> None:
+    """Let the kernel accept up to *size* bytes that it cannot send yet, on a TCP socket.
+
+    Raises:
+        OSError: it is another socket, or the connection was reset.
+    """
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, size)
 
 
 Deadlines = tuple[float, float, float, float, float]

@@ -216,6 +216,10 @@ class Lifecycle:
         """Return the socket's descriptor, if bytes may be sent past the queue; else -1."""
         raise NotImplementedError
 
+    def _allow_unsent(self, size: int) -> None:
+        """Let the kernel accept up to *size* bytes that it cannot send yet."""
+        raise NotImplementedError
+
     def _call_when_writable(self) -> None:
         """Be full until the kernel takes bytes again. Only called while the queue is empty."""
         raise NotImplementedError

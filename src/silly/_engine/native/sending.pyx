@@ -27,14 +27,17 @@ from libc.string cimport memcpy, memset
 from silly._engine.native.linux cimport (
     set_slots,
     EPOLLOUT,
+    IPPROTO_TCP,
     MSG_NOSIGNAL,
     SHUT_WR,
+    TCP_NOTSENT_LOWAT,
     TIOCOUTQ,
     ioctl,
     iovec,
     msghdr,
     send,
     sendmsg,
+    setsockopt,
     shutdown,
 )
 from silly._engine.native.filter cimport FilterState
@@ -335,6 +338,9 @@ cdef class Sending(Receiving):
 
     cdef int _direct_descriptor(self) noexcept:
         return self.fd
+
+    cdef int _allow_unsent(self, int size) noexcept:
+        return setsockopt(self.fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &size, sizeof(size))
 
     cdef int _call_when_writable(self) except -1:
         self._full = True

@@ -530,6 +530,10 @@ class Stream(Filtered):
         link = self._link
         return link.fileno() if isinstance(link, SocketLink) and not link._is_lost else -1
 
+    def _allow_unsent(self, size: int) -> None:
+        assert isinstance(self._link, SocketLink)
+        self._link.allow_unsent(size)
+
     def _call_when_writable(self) -> None:
         assert isinstance(self._link, SocketLink)
         self._link.call_when_writable()
