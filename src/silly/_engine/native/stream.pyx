@@ -78,6 +78,7 @@ cdef class Stream(Sending):
             raise ValueError(f"descriptor {link} is not a socket")
         # Asked now: the kernel no longer knows the address once the connection is reset.
         if reactor.arriving == link and reactor.arriving_known:
+            self.is_entering = reactor.arriving_last
             self.peer = reactor.arriving_peer
             self.local_name = reactor.arriving_name
         elif getpeername(link, <sockaddr *>&self.peer, &length) < 0:
@@ -171,6 +172,9 @@ cdef class Stream(Sending):
             self._accounted = held
             tell_budget(self._budget, change)
         return 0
+
+    def _enter(self):
+        self.enter()
 
     cdef int watch_failed(self, int error) except -1:
         return self.fail(error) if self.constructed else Source.watch_failed(self, error)

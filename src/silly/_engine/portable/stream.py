@@ -564,6 +564,9 @@ class Stream(Filtered):
     def _peer_ip(self) -> bytes:
         return packed_ip(self._link.remote_sockaddr)
 
+    def _enter(self) -> None:
+        pass  # the loop decides what is served first
+
     # --------------------------------------------------------------- see filter.py
 
     def _take_unread(self) -> bytes:
