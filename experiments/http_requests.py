@@ -6,11 +6,14 @@ meanwhile is counted, without the kernel. So other load makes no difference.
 Usage: python experiments/http_requests.py [--pipelined] [NAME ...]
 
 Names: ``nginx``, ``tcp`` (a fixed reply from a handler of connections), ``http`` (a handler of
-requests) and ``asgi`` (an application without a framework). ``--pipelined``: 16 at once.
+requests), ``json`` and ``parameter`` (JSON from a router, whose pattern is literal, or has a
+parameter), ``file`` (of 1 MiB) and ``asgi`` (an application without a framework).
+``--pipelined``: 16 at once.
 """
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -37,6 +40,32 @@ async def handler(request):
     return http.Response("Hello, World!\\n")
 listener = http.listen("127.0.0.1:0", handler)
 """,
+    "json": """
+from silly.net import http
+routes = http.Router()
+@routes.get("/")
+async def handler(request):
+    return http.json({"hello": "world"})
+listener = http.listen("127.0.0.1:0", routes)
+""",
+    "parameter": """
+from silly.net import http
+routes = http.Router()
+@routes.get("/users/{id:int}")
+async def handler(request):
+    return http.json({"user": request.route_params["id"]})
+listener = http.listen("127.0.0.1:0", routes)
+""",
+    "file": """
+import tempfile
+from silly.net import http
+file = tempfile.NamedTemporaryFile()
+file.write(bytes(1 << 20))
+file.flush()
+async def handler(request):
+    return http.file(file.name)
+listener = http.listen("127.0.0.1:0", handler)
+""",
     "asgi": """
 from silly.net import asgi
 async def app(scope, receive, send):
@@ -60,7 +89,8 @@ daemon off; master_process off; pid {0}/pid; error_log {0}/error.log; events {{ 
 http {{ access_log off; keepalive_requests 1000000; server {{ listen 127.0.0.1:{1};
 location / {{ default_type text/plain; return 200 "Hello, World!\\n"; }} }} }}
 """
-REQUEST: Final = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n"
+REQUEST: Final = b"GET %b HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n"
+PATHS: Final = {"parameter": b"/users/7"}  # of the others: /
 CONNECTIONS: Final = 10
 WARM_UP: Final = 30  # requests on each connection ...
 COUNTED: Final = 100
@@ -69,11 +99,19 @@ COUNTED: Final = 100
 class Client:
     """Ten connections, with *depth* requests in flight on each."""
 
-    def __init__(self, port: int, depth: int) -> None:
-        self.request = REQUEST * depth
+    def __init__(self, port: int, path: bytes, depth: int) -> None:
+        request = REQUEST % path
+        self.request = request * depth
         self.socks = [socket.create_connection(("127.0.0.1", port)) for _ in range(CONNECTIONS)]
-        self.socks[0].sendall(REQUEST)
-        self.size = len(self.socks[0].recv(1000)) * depth
+        self.socks[0].sendall(request)
+        reply = self.socks[0].recv(1 << 21, socket.MSG_PEEK)
+        head = reply[: reply.index(b"\r\n\r\n") + 4]
+        if not head.startswith(b"HTTP/1.1 200 "):
+            raise ValueError(head.decode())
+        found = re.search(rb"(?i)content-length: (\d+)", head)
+        assert found is not None
+        self.size = (len(head) + int(found[1])) * depth
+        self.socks[0].recv(self.size, socket.MSG_WAITALL)
 
     def run(self, turns: int) -> None:
         for _ in range(turns):
@@ -82,7 +120,7 @@ class Client:
             for sock in self.socks:
                 left = self.size
                 while left:
-                    left -= len(sock.recv(left))
+                    left -= len(sock.recv(left, socket.MSG_WAITALL))
 
 
 def started(name: str, folder: Path) -> tuple[subprocess.Popen[str], int]:
@@ -119,7 +157,7 @@ def instructions(name: str, depth: int) -> float:
     with tempfile.TemporaryDirectory() as path:
         process, port = started(name, Path(path))
         try:
-            client = Client(port, depth)
+            client = Client(port, PATHS.get(name, b"/"), depth)
             client.run(WARM_UP)
             control("-i", "on", process.pid)
             client.run(COUNTED)

@@ -207,42 +207,33 @@ COMMANDS = [
 ]
 
 
+def service_of(command: str) -> str:
+    """Return the option of `silly echo` for the server that *command* loads."""
+    options = {"--tls ": "--tls-cert", "ws://": "--websocket", "http://": "--http"}
+    return next((option for part, option in options.items() if part in command), "")
+
+
 @pytest.mark.no_engine
-def test_commands_of_silly_bench_are_run(tmp_path: Path) -> None:
-    assert len(COMMANDS) > 8
+@pytest.mark.parametrize("service", ["", "--tls-cert", "--http", "--websocket"])
+def test_commands_of_silly_bench_are_run(tmp_path: Path, service: str) -> None:
+    commands = [command for command in COMMANDS if service_of(command) == service]
+    assert len(commands) > 1
     cert, key = certificates.pair()
     shutil.copy(certificates.ca_file(), tmp_path / "ca.pem")
-    with (
-        Echo("127.0.0.1:0", "--tls-cert", cert, "--tls-key", key) as encrypted,
-        Echo("127.0.0.1:0", "--http") as web,
-        Echo("127.0.0.1:0", "--websocket") as messages,
-        subprocess.Popen(
-            [sys.executable, "-u", "-m", "silly", str(ROOT / "examples/echo.py"), "127.0.0.1:0"],
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as server,
-    ):
-        try:
-            assert server.stdout is not None
-            found = re.search(r"\S+:\d+", server.stdout.readline())
-            assert found is not None
-            for command in COMMANDS:
-                # The same command, but each second is 10 ms, and the address is the server's.
-                quick = re.sub(r"\b(\d+)s\b", r"\g<1>0ms", command).replace("250ms", "4ms")
-                addr = encrypted.addr if "--tls" in command else found[0]
-                quick = re.sub(r"(localhost|127\.0\.0\.1):9999", addr, quick)
-                service = messages if "ws://" in command else web
-                quick = quick.replace("localhost:8080", service.addr)
-                done = subprocess.run(
-                    [sys.executable, "-m", *shlex.split(quick)],
-                    cwd=tmp_path, capture_output=True, text=True, check=False, timeout=50,
-                )  # fmt: skip
-                # The machine decides whether an assertion holds or the client is the limit.
-                codes = (0, 1, 5) if re.search(" --(slo|assert) ", quick) else (0,)
-                assert done.returncode in codes, (quick, done)
-                assert "Traceback" not in done.stderr, (quick, done)
-        finally:
-            server.terminate()
+    encryption = (cert, "--tls-key", key) if service == "--tls-cert" else ()
+    with Echo("127.0.0.1:0", *filter(None, (service,)), *encryption) as server:
+        for command in commands:
+            # The same command, but each second is 10 ms, and the address is the server's.
+            quick = re.sub(r"\b(\d+)s\b", r"\g<1>0ms", command).replace("250ms", "4ms")
+            quick = re.sub(r"(localhost|127\.0\.0\.1):(9999|8080)", server.addr, quick)
+            done = subprocess.run(
+                [sys.executable, "-m", *shlex.split(quick)],
+                cwd=tmp_path, capture_output=True, text=True, check=False, timeout=50,
+            )  # fmt: skip
+            # The machine decides whether an assertion holds or the client is the limit.
+            codes = (0, 1, 5) if re.search(" --(slo|assert) ", quick) else (0,)
+            assert done.returncode in codes, (quick, done)
+            assert "Traceback" not in done.stderr, (quick, done)
 
 
 @pytest.mark.no_engine

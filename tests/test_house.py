@@ -176,6 +176,8 @@ NEEDS = {
     "cli/prompting/prompt.py": {"prompt_toolkit"},
     "cli/reload.py": {"watchfiles"},
     "cli/repl.py": {"click"},
+    "cli/env_file.py": {"dotenv"},
+    "cli/log_config.py": {"yaml"},
     "cli/top.py": {"click", "rich"},
     "cli/topping/view.py": {"rich"},
     "cli/run.py": {"uvloop"},

@@ -126,7 +126,7 @@ def test_a_default_is_what_the_parser_returns(verb: str, option: Option) -> None
         return
     value = parsed(verb)[option.name]
     if option.is_repeatable:
-        assert value == ()
+        assert not value
     elif option.kind is None and not option.has_negation:
         assert value is False
     else:

@@ -31,7 +31,7 @@ async def app(scope, receive, send):
         print("ended", flush=True)
         await send({"type": "lifespan.shutdown.complete"})
         return
-    body = f"{scope['root_path']} {scope['path']}".encode()
+    body = f"{scope['root_path']} {scope['path']}{os.environ.get('MARK', '')}".encode()
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": body})
 
@@ -39,6 +39,13 @@ def make():
     return app
 """
 
+
+LOGGING = """{
+    "version": 1,
+    "formatters": {"short": {"format": "%(name)s> %(message)s"}},
+    "handlers": {"err": {"class": "logging.StreamHandler", "formatter": "short"}},
+    "loggers": {"silly": {"level": "INFO", "handlers": ["err"]}}
+}"""
 
 FAILING = """
 class Failure(Exception): ...
@@ -102,29 +109,34 @@ def test_options_and_several_addresses(tmp_path: Path) -> None:
     (tmp_path / "apps").mkdir()
     (tmp_path / "apps" / "main.py").write_text(APP)
     cert, key = certificates.pair()
+    (tmp_path / "shop.env").write_text("MARK=!\n")
+    (tmp_path / "log.json").write_text(LOGGING)
     process = run(
         tmp_path,
         *("main:make", "--factory", "--app-dir", "apps", "--uds", "app.sock", "--port", "0"),
         *("--ssl-certfile", cert, "--ssl-keyfile", key, "--header", "X-A: 1", "--server-header"),
         *("--ssl-ca-certs", certificates.ca_file(), "--ssl-cert-reqs", "1", "--lifespan", "on"),
         *("--timeout-keep-alive", "5", "--limit-concurrency", "10", "--loop", "uvloop"),
+        *("--env-file", "shop.env", "--log-config", "log.json", "--access-log"),
     )
     addr = listening(process)
     context = ssl.create_default_context(cafile=certificates.ca_file())
     url = f"https://localhost:{addr.rpartition(':')[2]}/x"
     with urllib.request.urlopen(url, timeout=30, context=context) as reply:
-        assert reply.read() == b" /x"
+        assert reply.read() == b" /x!"
         assert (reply.headers["x-a"], reply.headers["server"]) == ("1", "silly")
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(str(tmp_path / "app.sock"))
         with context.wrap_socket(sock, server_hostname="localhost") as encrypted:
             encrypted.sendall(b"GET /y HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             with encrypted.makefile("rb") as file:
-                assert file.read().endswith(b"\r\n\r\n /y")
+                assert file.read().endswith(b"\r\n\r\n /y!")
     process.terminate()
-    out, _ = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=30)
     assert process.returncode == 0
     assert out == "started\nended\n"  # once
+    first = next(line for line in err.splitlines() if "GET /x" in line)
+    assert first.startswith("silly.access> 127.0.0.1:")
 
 
 def test_an_application_that_does_not_start(tmp_path: Path) -> None:

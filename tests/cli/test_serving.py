@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from silly.cli import serve
+from silly.cli.arguments import OPTIONS
 from silly.cli.serving.application import Unusable, load
 from silly.cli.serving.options import REFUSED, RENAMED, TABLE, WITHOUT_EFFECT, Refusal, split
 from silly.net.asgi.middleware import AtMost, Retiring, WithHeaders
@@ -38,6 +39,11 @@ HOWTO = Path(__file__).parents[2] / "docs" / "howto"
         ),
         ("m:a --log-level critical", "m:a", "--log-level error"),
         ("m:a --log-level=trace --reload", "m:a", "--log-level debug --reload"),
+        (
+            "m:a --reload-dir a --log-config=log.ini --env-file b --reload-delay 1",
+            "m:a --env-file b",
+            "--reload-dir a --log-config log.ini",
+        ),
         ("m:a --loop uvloop --http=h11 --ws none --no-use-colors", "m:a", ""),
         ("m:a --log-format json", "m:a --log-format json", "--log-format json"),
         ("m:a --access-log --host 0.0.0.0", "m:a --access-log --host 0.0.0.0", ""),
@@ -69,7 +75,7 @@ def test_what_has_no_place_here_is_said(flag: str) -> None:
 def test_every_option_of_uvicorn_is_understood() -> None:
     uvicorn = pytest.importorskip("uvicorn.main")
     known = {*REFUSED, *RENAMED, *WITHOUT_EFFECT, *serve._parser()._option_string_actions}
-    known |= {"--workers", "--reload", "--log-level", "--version"}
+    known |= {"--version", *(option.flag for option in OPTIONS)}
     flags = {flag for each in uvicorn.main.params for flag in (*each.opts, *each.secondary_opts)}
     flags = {flag for flag in flags if flag.startswith("--")}
     assert flags - known == set()
@@ -141,7 +147,8 @@ def test_wrong_values(given: str, text: str, capsys: pytest.CaptureFixture[str])
         ("main", "expected MODULE:APP, such as main:app, not 'main'"),
         ("main.py", "expected MODULE:APP, such as main:app, not 'main.py'"),
         ("site/main.py:api", "expected MODULE:APP, such as site.main:api, not 'site/main.py:api'"),
-        ("m:a --env-file x", f"--env-file: {REFUSED['--env-file']}"),
+        ("m:a --fd 3", f"--fd: {REFUSED['--fd']}"),
+        ("m:a --env-file /none", "--env-file: cannot read '/none': No such file or directory"),
         ("m:a --ssl-keyfile x", "TLS: the options --ssl-... need --ssl-certfile"),
         ("m:a --ssl-certfile /none", "TLS: [Errno 2] No such file or directory: '/none'"),
     ],

@@ -605,11 +605,11 @@ class EncryptedSessions(Sessions):
 @pytest.mark.parametrize("kind", [Sessions, EncryptedSessions])
 def test_every_byte_is_accounted_for(kind: type[Sessions]) -> None:
     kind.tally.clear()
-    while kind.tally["sessions"] < (SESSIONS or 200):  # batches: Hypothesis keeps all
+    while kind.tally["sessions"] < (SESSIONS or 100):  # batches: Hypothesis keeps all
         run_state_machine_as_test(
             kind,
             settings=settings(
-                max_examples=min(1000, SESSIONS or 200),
+                max_examples=min(1000, SESSIONS or 100),
                 stateful_step_count=25,
                 deadline=None,
                 derandomize=not SESSIONS,

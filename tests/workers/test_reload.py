@@ -63,11 +63,17 @@ def test_crash_shows_its_traceback_and_waits_for_the_next_change(tmp_path: Path)
 
 
 def test_program_that_ends_waits_for_a_change_too(tmp_path: Path) -> None:
-    path = script(tmp_path, FIRST)
-    with running("-m", "silly", "--reload", path) as silly:
+    pages = tmp_path / "pages"
+    pages.mkdir()
+    page = pages / "page.html"
+    page.write_text("version 1")
+    path = script(tmp_path, f"print(open({str(page)!r}).read(), flush=True)\n")
+    watching = ("--reload", "--reload-dir", pages, "--reload-include", "*.html")
+    with running("-m", "silly", *watching, path) as silly:
+        assert silly.until(r"watching (.*)") == [str(pages)]
         silly.until("version 1")
         silly.until("the program ended with exit code 0; waiting for a change")
-        change(silly, path, FIRST.replace("1", "2"))
+        change(silly, page, "version 2")
         silly.until("version 2")
         silly.until("waiting for a change")
         silly.send(signal.SIGTERM)

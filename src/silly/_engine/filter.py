@@ -20,7 +20,7 @@ import os
 from typing import Any
 
 from silly._engine import stream_errors
-from silly._engine.interface import Filter
+from silly._engine.interface import UNSENT_IN_KERNEL, Filter
 
 from .deadlines import Timed  # relative: each engine has a base of its own
 
@@ -129,13 +129,19 @@ class Filtered(Timed):
         target = self._direct_descriptor()
         if self._failed or self._unsent() or target < 0:
             return UNABLE
+        is_long = count > UNSENT_IN_KERNEL
         try:
+            if is_long:  # at once: what the kernel holds of a file is in its cache already
+                self._allow_unsent(count)
             sent: int = _sendfile(target, file, offset, count)
         except BlockingIOError:
             self._call_when_writable()
             return NO_ROOM
         except OSError:  # of the file, or the connection is lost, which the usual way reports
             return UNABLE
+        finally:
+            if is_long:
+                self._allow_unsent(UNSENT_IN_KERNEL)
         self._bytes_out += sent
         self._last_activity = self._now()
         return sent

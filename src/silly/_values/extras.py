@@ -11,6 +11,7 @@ __all__ = ["EXTRAS", "install_command"]
 
 EXTRAS: Final = {
     "cli": ("click", "prompt-toolkit", "rich"),
+    "env-file": ("python-dotenv",),
     "http": ("httptools", "python-multipart"),
     "otel": ("opentelemetry-api",),
     "prometheus": ("prometheus-client",),
@@ -20,6 +21,7 @@ EXTRAS: Final = {
     "tls-dev": ("trustme",),
     "uvloop": ("uvloop",),
     "websocket": ("httptools",),
+    "yaml": ("PyYAML",),
 }
 """The packages of each extra; pyproject.toml has their versions."""
 

@@ -8,9 +8,10 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from silly._values.kinds import PERIOD, Kind
+from silly._values.kinds import FILE, PERIOD, Kind
 from silly.cli.options import (
     ADDR,
+    DIRECTORY,
     FORMAT,
     GRACE_PERIOD,
     LEVEL,
@@ -22,14 +23,23 @@ from silly.cli.options import (
     Option,
 )
 
-__all__ = ["OPTIONS", "add_option", "add_options", "split", "unknown_variables"]
+__all__ = ["ENV_FILE", "OPTIONS", "add_option", "add_options", "split", "unknown_variables"]
 
+_PATTERN: Final = Kind("PATTERN", str)
 _TABLE: Final = (
     Option("--workers",
            "Run N worker processes and keep them running, or `auto`: one for each processor that "
            "this process may use; SIGHUP restarts them one by one",
            WORKERS),
     Option("--reload", "Restart when a source file changes (extra: silly-net[reload])"),
+    Option("--reload-dir", "With --reload: watch this directory; may be given several times",
+           DIRECTORY, default_text="that of the program", is_repeatable=True),
+    Option("--reload-include", "With --reload: also watch files whose names match this pattern, "
+           "such as '*.html', or the files below a directory", _PATTERN, is_repeatable=True),
+    Option("--reload-exclude", "With --reload: do not watch files whose names match this pattern, "
+           "or files below a directory", _PATTERN, is_repeatable=True),
+    Option("--env-file", "Set the environment variables in this file (KEY=VALUE in each line) "
+           "that are not set (extra: silly-net[env-file])", FILE),
     GRACE_PERIOD,
     Option("--watchdog",
            "With --workers: kill a worker whose event loop is blocked for longer than this",
@@ -39,6 +49,8 @@ _TABLE: Final = (
     Option("--log-level", "debug, info, warning or error", LEVEL,
            default_text="what the program configures; if nothing, warnings and where it listens"),
     Option("--log-format", "text or json, unless the program configures logging", FORMAT, "text"),
+    Option("--log-config", "Configure logging as this file says: .json, .yaml (extra: "
+           "silly-net[yaml]), or any other name for the format of configparser", FILE),
     *TLS_FILES,
     PROXY_PROTOCOL,
     Option("--access-log", "Log a line to standard error when a connection has ended"),
@@ -57,8 +69,10 @@ _TABLE: Final = (
 )  # fmt: skip
 
 OPTIONS: Final = tuple(
-    dataclasses.replace(each, variable=f"SILLY_{each.name.upper()}") for each in _TABLE
+    dataclasses.replace(each, variable=None if each.is_repeatable else f"SILLY_{each.name.upper()}")
+    for each in _TABLE
 )
+ENV_FILE: Final = next(each for each in OPTIONS if each.flag == "--env-file")
 
 _OTHER_VARIABLES: Final = ("SILLY_ENGINE", "SILLY_WORKER", "SILLY_CHANNEL", "SILLY_SESSIONS")
 _BUILD_VARIABLES: Final = ("SILLY_BUILD_NATIVE", "SILLY_CFLAGS", "SILLY_LDFLAGS")
@@ -66,7 +80,8 @@ _BUILD_VARIABLES: Final = ("SILLY_BUILD_NATIVE", "SILLY_CFLAGS", "SILLY_LDFLAGS"
 
 def unknown_variables() -> list[str]:
     """Return a warning for each environment variable ``SILLY_…`` that nothing reads."""
-    known = [f"SILLY_{each.name.upper()}" for each in (*OPTIONS, *LIMITS)]
+    known = [each.variable for each in OPTIONS if each.variable]
+    known += [f"SILLY_{each.name.upper()}" for each in LIMITS]
     known += [*_OTHER_VARIABLES, *_BUILD_VARIABLES]
     lines = []
     for name in sorted(os.environ):

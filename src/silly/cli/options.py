@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 from silly._values import units
@@ -25,6 +26,7 @@ from silly.runtime import GRACE
 
 __all__ = [
     "ADDR",
+    "DIRECTORY",
     "FORMAT",
     "GRACE_PERIOD",
     "LEVEL",
@@ -126,6 +128,12 @@ def _read_address(text: str) -> str:
     return text
 
 
+def _read_directory(text: str) -> str:
+    if not Path(text).is_dir():
+        raise ValueError(f"{text!r} is not a directory")
+    return text
+
+
 def _read_unix_address(text: str) -> str:
     if not text.startswith("unix:") or text.startswith("unix:@"):
         raise ValueError(f"{text!r} is not the path of a Unix socket such as 'unix:/run/app.sock'")
@@ -136,6 +144,7 @@ _LEVELS: Final = choice("LEVEL", "debug", "info", "warning", "error")
 
 ADDR: Final = Kind("ADDR", _read_address)
 UNIX_ADDR: Final = Kind("unix:PATH", _read_unix_address)
+DIRECTORY: Final = Kind("DIR", _read_directory)
 FORMAT: Final = choice("FORMAT", *FORMATS)
 LEVEL: Final = replace(
     _LEVELS,

@@ -18,6 +18,7 @@ from silly import stdio
 from silly._engine import why_not_native
 from silly._values.extras import install_command
 from silly.cli.arguments import OPTIONS, add_options, split, unknown_variables
+from silly.cli.env_file import load_env_file
 from silly.cli.options import LIMITS, set_limits
 from silly.log import dropping_last_resort
 from silly.net.proxy.trust import set_proxies
@@ -106,11 +107,15 @@ def main(argv: Sequence[str] | None = None, *, verbs: Collection[str] = ()) -> i
     arguments = list(sys.argv[1:] if argv is None else argv)
     is_worker = _become_worker()
     with stdio.nonblocking_errors():
-        parser = _parser()
         if not arguments:
-            parser.print_help(sys.stderr)
+            _parser().print_help(sys.stderr)
             return USAGE_ERROR
         ours, args = split(arguments)
+        try:
+            load_env_file(ours)
+        except ValueError as error:
+            return _fail(str(error))
+        parser = _parser()
         options = parser.parse_args(ours)
         program = args[0] if options.file.startswith("silly.cli.") and args else options.file
         supervised = options.reload or options.workers is not None
@@ -119,7 +124,7 @@ def main(argv: Sequence[str] | None = None, *, verbs: Collection[str] = ()) -> i
         if options.watchdog is not None and not supervised:
             parser.error("--watchdog needs --workers: the supervisor does the watching")
         if not is_worker:
-            for line in unknown_variables():
+            for line in (*unknown_variables(), *_without_effect(options)):
                 print(f"silly: {line}", file=sys.stderr)
     worker = os.environ.get("SILLY_WORKER", "") if is_worker else ""
     set_title(program, worker=int(worker) if worker else None, is_supervisor=supervised)
@@ -127,15 +132,10 @@ def main(argv: Sequence[str] | None = None, *, verbs: Collection[str] = ()) -> i
     set_proxies(options.proxy_protocol)
     try:
         _use_certificate(options.tls_cert, options.tls_key)
+        _use_log_config(options.log_config)
+        loop_factory = _uvloop() if options.uvloop else None
     except ValueError as error:
         return _fail(str(error))
-    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
-    if options.uvloop:
-        try:
-            import uvloop  # noqa: PLC0415 - an extra
-        except ImportError:
-            return _fail(f"--uvloop needs uvloop: {install_command('uvloop')}")
-        loop_factory = uvloop.new_event_loop
     if options.access_log and not supervised:
         from silly.cli.watching import log_access  # noqa: PLC0415 - slow to import
 
@@ -147,6 +147,13 @@ def main(argv: Sequence[str] | None = None, *, verbs: Collection[str] = ()) -> i
         return _run(options, args, loop_factory, before, supervised=supervised, verbs=verbs)
 
 
+def _without_effect(options: argparse.Namespace) -> list[str]:
+    """Return a warning for each given option that needs ``--reload``, which is not given."""
+    given = [each.flag for each in OPTIONS if getattr(options, each.name) is not None]
+    needing = [] if options.reload else [flag for flag in given if flag.startswith("--reload-")]
+    return [f"{flag} has no effect without --reload" for flag in needing]
+
+
 def _use_certificate(cert: str | None, key: str | None) -> None:
     """Encrypt the connections of listeners that do not say. Raises ValueError."""
     if cert is None and key is None:
@@ -155,6 +162,23 @@ def _use_certificate(cert: str | None, key: str | None) -> None:
     from silly.net.tls.config import use_default  # noqa: PLC0415
 
     use_default(server_of(cert, key))
+
+
+def _use_log_config(path: str | None) -> None:
+    """Configure `logging` by the file *path*. Raises ValueError."""
+    if path is not None:
+        from silly.cli.log_config import configure_logging  # noqa: PLC0415 - slow to import
+
+        configure_logging(path)
+
+
+def _uvloop() -> Callable[[], asyncio.AbstractEventLoop]:
+    """Return what makes a loop of uvloop. Raises ValueError if it is missing."""
+    try:
+        import uvloop  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise ValueError(f"--uvloop needs uvloop: {install_command('uvloop')}") from None
+    return uvloop.new_event_loop
 
 
 def _become_worker() -> bool:
@@ -241,7 +265,8 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
     from silly.workers import Supervisor  # noqa: PLC0415 - most programs have no workers
     from silly.workers.process import working_directory  # noqa: PLC0415
 
-    logging.getLogger("silly.workers").setLevel(options.log_level or logging.INFO)
+    if options.log_level is not None or options.log_config is None:
+        logging.getLogger("silly.workers").setLevel(options.log_level or logging.INFO)
     supervisor = Supervisor(
         options.file,
         args,
@@ -256,13 +281,18 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
     supervise: Callable[[], Awaitable[int]] = supervisor.run
     if options.reload:
         try:
-            from silly.cli.reload import run_reloading  # noqa: PLC0415 - an extra
+            from silly.cli.reload import Watched, run_reloading  # noqa: PLC0415 - an extra
         except ImportError:
             return _fail(f"--reload needs watchfiles: {install_command('reload')}")
         directory = Path(working_directory() or ".")
         if not is_function:
             directory = (directory / options.file).parent
-        supervise = functools.partial(run_reloading, supervisor, directory)
+        watched = Watched(
+            map(Path, options.reload_dir or [directory]),
+            options.reload_include or (),
+            options.reload_exclude or (),
+        )
+        supervise = functools.partial(run_reloading, supervisor, watched)
     try:
         return asyncio.run(watching.watched(supervise, supervisor, _watchers(options)))
     except SystemExit as leave:  # --metrics, --health or --admin cannot be opened
@@ -272,7 +302,7 @@ def _supervise(options: argparse.Namespace, args: Sequence[str], *, is_function:
 
 
 _OF_WORKERS = (
-    *("--access-log", "--log-format", "--log-level", "--metrics", "--admin"),
+    *("--access-log", "--log-config", "--log-format", "--log-level", "--metrics", "--admin"),
     *("--tls-cert", "--tls-key", "--proxy-protocol"),
 )
 """The options, besides limits, that the supervisor passes on to its workers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import random
 import signal
@@ -14,8 +15,9 @@ from typing import Any, Final, NoReturn
 from silly import stdio
 from silly.cli import run
 from silly.cli.arguments import add_option
+from silly.cli.env_file import load_env_file
 from silly.cli.serving.application import Unusable, load
-from silly.cli.serving.options import TABLE, Refusal, split
+from silly.cli.serving.options import TABLE, split
 from silly.net.tls.config import Server
 from silly.runtime.program import has_reported
 from silly.text import printable
@@ -80,9 +82,10 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Run ``silly serve`` with *arguments*; return the exit code."""
     try:
+        load_env_file(arguments)
         ours, runners = split(arguments)
-    except Refusal as refusal:
-        return _said(str(refusal), USAGE_ERROR)
+    except ValueError as error:  # a `Refusal` is one
+        return _said(str(error), USAGE_ERROR)
     options = _parser().parse_intermixed_args(ours)
     module, _, path = options.app.partition(":")
     if not (module and path) or module.endswith(".py"):
@@ -103,11 +106,12 @@ async def serve() -> None:
     except ImportError as error:
         _leave(str(error), USAGE_ERROR)
     options = _parser().parse_intermixed_args(sys.argv[1:])
+    is_configured = logging.getLogger("silly.access").hasHandlers()  # by --log-config
     app = _application(options)
     if options.access_log:
         from silly.cli.watching import show_access_log  # noqa: PLC0415 - slow to import
 
-        show_access_log(options.log_format)
+        show_access_log(None if is_configured else options.log_format)
     trusted = options.trusted_proxies or options.forwarded_allow_ips
     for addr in _addrs(options):
         try:

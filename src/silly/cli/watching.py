@@ -41,14 +41,18 @@ _PERIOD: Final = 2.0  # seconds between questions to the workers
 
 def log_access(form: str = "text") -> None:
     """Log all connections; see `show_access_log`."""
-    show_access_log(form)
+    is_configured = logging.getLogger("silly.access").hasHandlers()  # by --log-config
+    show_access_log(None if is_configured else form)
     observer.register(AccessLog())
 
 
-def show_access_log(form: str = "text") -> None:
-    """Send the access log to standard error, unless the program has configured a handler."""
+def show_access_log(form: str | None) -> None:
+    """Send the access log to standard error in *form*, unless it has a handler of its own.
+
+    None: it goes where the logging of the program sends it.
+    """
     access = logging.getLogger("silly.access")
-    if not access.handlers:
+    if form is not None and not access.handlers:
         handler = DroppingHandler()
         handler.setFormatter(FORMATS[form]())
         access.addHandler(handler)

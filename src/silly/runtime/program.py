@@ -436,7 +436,7 @@ def _notify(message: str, *args: object, always: bool = False) -> None:
     messages with *always* are printed.
     """
     last = logging.lastResort
-    if logging.getLogger().handlers:
+    if logging.getLogger("silly.runtime").hasHandlers():
         logger.info(message, *args)
     elif isinstance(last, DroppingHandler):
         if last.level <= logging.INFO:  # regardless of the loggers' levels

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import socket
 from pathlib import Path
 
 import pytest
 
+from silly._engine import engine
 from silly._engine.filter import UNABLE
+from silly._engine.interface import UNSENT_IN_KERNEL
 from silly.errors import EndOfStream
 from silly.net import http, tcp, tls
-from silly.net.http.disk import PIECE, DiskFile
+from silly.net.http.disk import PIECE, SENT, DiskFile
 from silly.net.limits import Limits
 from tests.net.http.wire import ANY, TIME, exchange, reply
 from tests.net.tls import certificates
@@ -175,6 +178,39 @@ async def test_what_the_system_has_not_in_memory_is_read_in_a_thread(
     async with http.listen(ANY, handler) as listener:
         got = await exchange(listener.local_addr, GET)
     assert got.partition(b"\r\n\r\n")[2] == CONTENT[:SIZE]
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="the system cannot")
+async def test_the_kernel_takes_a_long_piece_of_a_file_at_once(
+    path: Path, sent: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the kernel accepts that it cannot send yet is its own copy of the file."""
+    targets: list[int] = []
+    during: list[int] = []  # how much it accepts
+
+    def accepted(number: int) -> int:
+        with socket.socket(fileno=os.dup(number)) as sock:
+            return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+
+    def noted(target: int, *arguments: int) -> int:
+        targets.append(target)
+        during.append(accepted(target))
+        return os.sendfile(target, *arguments)
+
+    module = importlib.import_module(
+        "silly._engine.native.filter" if engine.NAME == "native" else "silly._engine.filter"
+    )
+    monkeypatch.setattr(module, "_sendfile", noted)
+
+    async def handler(request: http.Request) -> http.Response:
+        return http.file(path)
+
+    async with http.listen(ANY, handler) as listener, tcp.connect(listener.local_addr) as conn:
+        await conn.write(GET)
+        assert (await reply(conn)).body == CONTENT[:SIZE]
+        if sent and max(sent) > 0:
+            assert during[0] == SENT
+            assert accepted(targets[0]) == UNSENT_IN_KERNEL
 
 
 @pytest.mark.heavy

@@ -111,6 +111,7 @@ cdef extern from "<netinet/tcp.h>" nogil:
     enum:
         TCP_INFO
         TCP_NODELAY
+        TCP_NOTSENT_LOWAT
     cdef struct tcp_info:
         uint32_t tcpi_unacked
         uint32_t tcpi_sacked

@@ -18,9 +18,11 @@ cdef class Source:
     cdef int fd  # -1: closed
     cdef uint32_t generation  # distinguishes this registration from others of the same descriptor
     cdef uint32_t interest  # the events it is registered for; 0: not registered
+    cdef bint is_entering  # it is registered in the entrance
 
     cdef int watch(self, uint32_t interest) except -1
     cdef int watch_failed(self, int error) except -1
+    cdef int enter(self) except -1
     cdef int release(self) except -1
     cdef int ready(self, uint32_t events) except -1
     cdef int try_receive(self) except -1
@@ -34,6 +36,8 @@ cdef class Reactor:
     cdef object __weakref__
     cdef readonly object loop
     cdef int epoll  # its descriptor; -1: none
+    cdef int entrance  # that of the set of connections that are being set up; -1: none ...
+    cdef bint entrance_is_ready  # ... and whether it was ready in this poll
     cdef object selector  # the loop's, if the reactor waits inside it; None: nested
     cdef bint loop_is_ready  # ... and whether the loop's own set was ready in this wait
     cdef list timers  # ... and the heap of the loop's timers
@@ -72,6 +76,7 @@ cdef class Reactor:
 
     # the connection being set up: until a stream takes it, the server or `adopt` owns it
     cdef int arriving  # its descriptor; -1: none
+    cdef bint arriving_last  # whether it goes through the entrance
     cdef bint arriving_known  # whether the next two are known
     cdef sockaddr_in6 arriving_peer
     cdef object arriving_name
@@ -97,6 +102,8 @@ cdef class Reactor:
     cdef int begin_batch(self) except -1
     cdef int end_batch(self, bint nested) except -1
     cdef int poll(self, int milliseconds) except -1
+    cdef int open_entrance(self) except -1
+    cdef int serve_entrance(self) except -1
     cdef int schedule_last(self) except -1
     cdef int do_last(self) except -1
     cdef int include_loop(self, int epoll) except -1

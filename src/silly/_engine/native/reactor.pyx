@@ -25,8 +25,11 @@ Invariants:
 - A source receives where `Reactor.scratch_space` tells it to. There is always room for
   the longest receive and the bytes moved in front of it: if necessary, the group saves
   its bytes first.
-- What is to be done last (`call_last`) is done when all that was ready has been served: one
-  callback for each time that the reactor asks what is ready.
+- Connections that are being set up (a handshake is to come) are in a set of their own, the
+  entrance, which is a member of the reactor's. They are served when all others that were ready
+  have been: a few each time that the reactor asks what is ready.
+- What is to be done last (`call_last`) is done after that: one callback each time.
+- Nested, a batch ends after either, so that the loop can run its other callbacks.
 - After a fork, the child closes its copies of the descriptors and leaves the shared
   epoll set alone.
 """
@@ -66,11 +69,13 @@ from silly._engine.native.selector import Selector
 
 cdef enum:
     EVENTS = 256  # per epoll_wait; after serving this many, the loop runs its other callbacks
+    ENTERING = 4  # of the entrance, at a time
 
 cdef double SPIN = 20e-6  # seconds of busy polling before the loop runs its callbacks ...
 cdef double LONG_SPIN = 200e-6  # ... if its queue can be checked meanwhile
 
 cdef uint64_t LOOP = <uint64_t>-1  # the event of the loop's own epoll set
+cdef uint64_t ENTRANCE = <uint64_t>-2  # that of the entrance; others are less
 cdef double NEVER = 1e6  # seconds that the loop waits if it has no timer
 cdef double DAY = 86400  # seconds of one wait, at most
 cdef frozenset INSIDE = frozenset(("_ready", "_scheduled"))  # tell when to leave it
@@ -163,7 +168,12 @@ cdef class Source:
             operation = EPOLL_CTL_MOD
         event.events = interest
         event.data.u64 = (<uint64_t>self.generation << 32) | <uint32_t>self.fd
-        if epoll_ctl(self.reactor.epoll, operation, self.fd, &event) < 0:
+        if self.is_entering and self.reactor.entrance < 0:
+            self.reactor.open_entrance()
+        if epoll_ctl(
+            self.reactor.entrance if self.is_entering else self.reactor.epoll,
+            operation, self.fd, &event,
+        ) < 0:
             if interest != 0:
                 return self.watch_failed(errno)
         self.interest = interest
@@ -172,6 +182,15 @@ cdef class Source:
     cdef int watch_failed(self, int error) except -1:
         """Handle a failure of epoll_ctl."""
         raise OSError(error, f"epoll_ctl: {os.strerror(error)}")
+
+    cdef int enter(self) except -1:
+        """Leave the entrance: serve it as any other from now on."""
+        cdef uint32_t interest = self.interest
+        if self.is_entering:
+            self.watch(0)
+            self.is_entering = False
+            self.watch(interest)
+        return 0
 
     cdef int release(self) except -1:
         """Close the descriptor, which also removes it from the epoll set."""
@@ -219,7 +238,7 @@ cdef class Reactor:
 
     def __cinit__(self, loop):
         self.loop = loop
-        self.epoll = self.arriving = -1
+        self.epoll = self.entrance = self.arriving = -1
         self.table = []
         self.written = []
         self.received = []
@@ -254,6 +273,8 @@ cdef class Reactor:
         free_wire(&self.sealed)
         if self.epoll >= 0:
             close(self.epoll)
+        if self.entrance >= 0:
+            close(self.entrance)
 
     # ---------------------------------------------------------------- sources
 
@@ -303,6 +324,21 @@ cdef class Reactor:
         self.selector.reactor = self
         return 0
 
+    cdef int open_entrance(self) except -1:
+        """Create the entrance, as a member of the epoll set."""
+        cdef epoll_event event
+        cdef int entrance = epoll_create1(EPOLL_CLOEXEC)
+        if entrance < 0:
+            raise OSError(errno, f"epoll_create1: {os.strerror(errno)}")
+        event.events = EPOLLIN
+        event.data.u64 = ENTRANCE
+        if epoll_ctl(self.epoll, EPOLL_CTL_ADD, entrance, &event) < 0:
+            error = errno
+            close(entrance)
+            raise OSError(error, f"epoll_ctl: {os.strerror(error)}")
+        self.entrance = entrance
+        return 0
+
     cdef int remove(self, Source source) except -1:
         cdef int fd = source.fd
         if fd >= PyList_GET_SIZE(self.table) or self.table[fd] is not source:
@@ -318,6 +354,9 @@ cdef class Reactor:
                 self.loop.remove_reader(self.epoll)
             close(self.epoll)
             self.epoll = -1
+            if self.entrance >= 0:
+                close(self.entrance)
+                self.entrance = -1
             self.busy_poll = 0
             while self.last:
                 self.loop.call_soon(self.last.pop(0))
@@ -396,10 +435,9 @@ cdef class Reactor:
         """
         cdef epoll_event events[EVENTS]
         cdef int count, i, served
-        cdef uint32_t fd
         cdef Source source
-        cdef object entry
         self.weight = 0
+        self.entrance_is_ready = False
         if milliseconds == 0:
             count = epoll_wait(self.epoll, events, EVENTS, 0)
         else:
@@ -419,18 +457,15 @@ cdef class Reactor:
         served = count
         self.batch_time = monotonic()
         for i in range(count):
-            if events[i].data.u64 == LOOP:
-                self.loop_is_ready = True
-                served -= 1
+            if events[i].data.u64 >= ENTRANCE:
+                if events[i].data.u64 == ENTRANCE:
+                    self.entrance_is_ready = True
+                else:
+                    self.loop_is_ready = True
+                    served -= 1
                 continue
-            fd = <uint32_t>events[i].data.u64
-            if fd >= <uint32_t>PyList_GET_SIZE(self.table):
-                continue
-            entry = <object>PyList_GET_ITEM(self.table, fd)
-            if entry is None:
-                continue
-            source = <Source>entry
-            if source.generation == <uint32_t>(events[i].data.u64 >> 32):
+            source = source_of(self, events[i].data.u64)
+            if source is not None:
                 if self.busy_poll > 0:
                     self.hot = source if count == 1 else None
                 source.ready(events[i].events)
@@ -444,9 +479,30 @@ cdef class Reactor:
             self.deliver()
         if self.written_count > 0:
             self.flush()
+        if self.entrance_is_ready:
+            self.serve_entrance()
         if PyList_GET_SIZE(self.last) > 0:
             self.do_last()
         return served
+
+    cdef int serve_entrance(self) except -1:
+        """Serve a few of the connections that are being set up."""
+        cdef epoll_event events[ENTERING]
+        cdef int count, i
+        cdef Source source
+        self.weight = EVENTS
+        if self.entrance < 0:  # closed by what was served before
+            return 0
+        count = epoll_wait(self.entrance, events, ENTERING, 0)
+        for i in range(count):
+            source = source_of(self, events[i].data.u64)
+            if source is not None:
+                source.ready(events[i].events)
+        if PyList_GET_SIZE(self.received) > 0:
+            self.deliver()
+        if PyList_GET_SIZE(self.written) > 0:
+            self.flush()
+        return 0
 
     cdef int schedule_last(self) except -1:
         if not self.serving_last:
@@ -460,6 +516,7 @@ cdef class Reactor:
 
     cdef int do_last(self) except -1:
         """Do the first of the things that are to be done last."""
+        self.weight = EVENTS
         self.batch_time = monotonic()
         self.last.pop(0)()
         if PyList_GET_SIZE(self.received) > 0:
@@ -674,6 +731,9 @@ cdef class Reactor:
         if self.epoll >= 0:
             close(self.epoll)
             self.epoll = -1
+        if self.entrance >= 0:
+            close(self.entrance)
+            self.entrance = -1
         if self.selector is not None:
             self.selector.reactor = None
         self.written = []
@@ -691,6 +751,18 @@ cdef class Reactor:
 
 
 forbid_instantiation(<PyTypeObject *>Reactor)
+
+
+cdef inline Source source_of(Reactor reactor, uint64_t event):
+    """Return the source that *event* is for; None if that is gone."""
+    cdef uint32_t fd = <uint32_t>event
+    cdef object entry
+    if fd >= <uint32_t>PyList_GET_SIZE(reactor.table):
+        return None
+    entry = <object>PyList_GET_ITEM(reactor.table, fd)
+    if entry is None or (<Source>entry).generation != <uint32_t>(event >> 32):
+        return None
+    return <Source>entry
 
 
 def call_last(loop, callback):

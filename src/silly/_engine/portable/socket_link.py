@@ -13,7 +13,7 @@ import socket
 from collections import deque
 from typing import Any, Final
 
-from silly._engine.interface import Accept
+from silly._engine.interface import Accept, allow_unsent
 from silly._engine.portable.link import (
     NO_STREAM,
     RESET_ON_CLOSE,
@@ -170,6 +170,11 @@ class SocketLink(KernelQueues):
     def call_when_empty(self) -> None:
         self._high = self._low = 0
         self._control_flow()
+
+    def allow_unsent(self, size: int) -> None:
+        """Let the kernel accept up to *size* bytes that it cannot send yet."""
+        with contextlib.suppress(OSError):  # not TCP, or reset, which sending reports
+            allow_unsent(self._socket, size)
 
     def call_when_writable(self) -> None:
         """Report `full` now, and `has_room` when the operating system takes bytes again.

@@ -344,7 +344,7 @@ class Stream(Filtered):
     def _account(self) -> None:
         """Report the change in unread and unsent bytes to the budget."""
         if self._budget is not None:
-            held = len(self._incoming) + self._unsent() + self._held_size()
+            held = len(self._incoming) + self._unsent() + self._held_size() + self._retained
             change = held - self._accounted
             if change:
                 self._accounted = held
@@ -530,6 +530,10 @@ class Stream(Filtered):
         link = self._link
         return link.fileno() if isinstance(link, SocketLink) and not link._is_lost else -1
 
+    def _allow_unsent(self, size: int) -> None:
+        assert isinstance(self._link, SocketLink)
+        self._link.allow_unsent(size)
+
     def _call_when_writable(self) -> None:
         assert isinstance(self._link, SocketLink)
         self._link.call_when_writable()
@@ -559,6 +563,9 @@ class Stream(Filtered):
 
     def _peer_ip(self) -> bytes:
         return packed_ip(self._link.remote_sockaddr)
+
+    def _enter(self) -> None:
+        pass  # the loop decides what is served first
 
     # --------------------------------------------------------------- see filter.py
 

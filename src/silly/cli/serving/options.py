@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Final
 
 from silly._values.kinds import COUNT, FILE, NUMBER, PERIOD, Kind, choice
-from silly.cli.arguments import OPTIONS
+from silly.cli.arguments import ENV_FILE, OPTIONS
 from silly.cli.options import ADDR, LIMITS, Option
 from silly.net.networks import NETWORKS, checked_networks
 
@@ -94,6 +94,7 @@ TABLE: Final = (
     Option("--ssl-ca-certs", "The authorities of clients' certificates", FILE),
     Option("--ssl-cert-reqs", "Whether clients need a certificate: none, optional or required, "
            "or 0, 1, 2", Kind("WHETHER", _read_certificates), "none"),
+    ENV_FILE,
 )  # fmt: skip
 
 RENAMED: Final = MappingProxyType(
@@ -114,6 +115,7 @@ WITHOUT_EFFECT: Final = MappingProxyType(
         "--interface": 1,
         "--loop": 1,
         "--no-use-colors": 0,
+        "--reload-delay": 1,
         "--reset-contextvars": 0,
         "--timeout-worker-healthcheck": 1,
         "--use-colors": 0,
@@ -122,21 +124,15 @@ WITHOUT_EFFECT: Final = MappingProxyType(
         "--ws-per-message-deflate": 1,
     }
 )
-"""How many values each has. There is one HTTP parser, one loop, and no colour."""
+"""How many values each has. There is one HTTP parser, one loop, and no colour; the kernel tells
+when a file changes."""
 
 _CIPHERS: Final = "TLS 1.2 and 1.3 with forward secrecy are offered; for others, pass an SSLContext"
-_RELOAD: Final = "--reload watches the .py files below the current directory"
 REFUSED: Final = MappingProxyType(
     {
-        "--env-file": "set the variables before, such as with systemd's EnvironmentFile=",
         "--fd": "sockets are inherited as systemd passes them (LISTEN_FDS); give their addresses",
         "--http2": "HTTP/2 is not served; a proxy in front can",
-        "--log-config": "configure logging in the application; what it configures is used",
         "--no-date-header": "an origin server sends its date (RFC 9110, section 6.6.1)",
-        "--reload-delay": _RELOAD,
-        "--reload-dir": _RELOAD,
-        "--reload-exclude": _RELOAD,
-        "--reload-include": _RELOAD,
         "--ssl-ciphers": f"{_CIPHERS} to asgi.listen(tls=...)",
         "--ssl-version": f"{_CIPHERS} to asgi.listen(tls=...)",
     }
@@ -156,6 +152,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """
     runners = {option.flag: option for option in (*OPTIONS, *LIMITS)}
     del runners["--access-log"]  # of requests instead of connections
+    del runners["--env-file"]  # read already
     ours: list[str] = []
     others: list[str] = []
     at = 0

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-__all__ = ["Unsatisfiable", "precondition", "requested_range"]
+__all__ = ["Unsatisfiable", "is_conditional", "precondition", "requested_range"]
+
+_CONDITIONS: Final = frozenset(
+    (
+        b"if-match",
+        b"if-modified-since",
+        b"if-none-match",
+        b"if-range",
+        b"if-unmodified-since",
+        b"range",
+    )
+)
 
 _TAG: Final = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 _RANGE: Final = re.compile(r"bytes=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.IGNORECASE)
@@ -17,6 +28,11 @@ _RANGE: Final = re.compile(r"bytes=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.
 
 class Unsatisfiable(Exception):  # noqa: N818
     """No byte of the range exists (416)."""
+
+
+def is_conditional(fields: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Return whether the header *fields* of a request have a precondition or a range."""
+    return not _CONDITIONS.isdisjoint([name for name, _ in fields])
 
 
 def precondition(headers: Mapping[str, str], tag: str, modified: int) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final, TypeVar
+from typing import Final, TypeVar, overload
 from urllib.parse import parse_qsl
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "check_value",
 ]
 
+T = TypeVar("T")
 V = TypeVar("V")
 
 MAX_PARAMETERS = 1000
@@ -78,11 +79,19 @@ class Headers(Mapping[str, str]):
         wanted = name.lower().encode("latin-1", "replace")
         return [value.decode("latin-1") for field, value in self._raw if field == wanted]
 
+    @overload
+    def get(self, name: str) -> str | None: ...
+    @overload
+    def get(self, name: str, default: str | T) -> str | T: ...
+    def get(self, name: str, default: str | T | None = None) -> str | T | None:
+        """Return the value of *name*; *default* if there is none."""
+        return ", ".join(values) if (values := self.get_all(name)) else default
+
     def __getitem__(self, name: str) -> str:
-        values = self.get_all(name)
-        if not values:
+        value = self.get(name)
+        if value is None:
             raise KeyError(name)
-        return values[0] if len(values) == 1 else ", ".join(values)
+        return value
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and bool(self.get_all(name))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from silly.net.http.bases import Headers
-from silly.net.http.conditional import Unsatisfiable, precondition, requested_range
+from silly.net.http.conditional import Unsatisfiable, is_conditional, precondition, requested_range
 from silly.net.http.disk import DiskFile
 from silly.net.http.errors import HTTPError
 from silly.net.http.request import decoded_path
@@ -148,6 +148,8 @@ class _FileResponse(Response):
             return
         self._is_prepared = True
         if self.status != 200 or request.method not in {"GET", "HEAD"}:
+            return
+        if not is_conditional(request.raw_headers):
             return
         headers = request.headers
         status = precondition(headers, self._tag, self._modified)
