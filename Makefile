@@ -9,6 +9,7 @@
 # make bench       measure silly beside a C server and its peers (needs gcc; some minutes)
 # make bench-full  the same, with more and longer rounds (about an hour)
 # make bench-web   measure silly's HTTP beside nginx and its peers (needs wrk, and nginx for the ratios)
+# make bench-websocket  measure silly's WebSockets beside a C server, picows and other peers
 # make soak        attack servers (plain, with TLS, HTTP) and check that they keep their promises
 # make asan        run the engines' tests under AddressSanitizer (needs gcc)
 # make stress      run random programs under AddressSanitizer (needs gcc);
@@ -24,7 +25,8 @@
 #                  moments, and check that nobody gets the answer to another's
 # make fuzz        fuzz reading, headers, requests and frames, for SECONDS=1200 each (needs Python 3.11 or 3.12)
 # make autobahn    run the Autobahn test suite of WebSockets, as server and client, on both engines;
-#                  CASES="'1.*' '5.*'" selects some (needs Python 2.7: PYTHON27=/path/to/python2.7)
+#                  CASES="'1.*' '5.*'" selects some; RESULTS="--results FILE" adds to earlier
+#                  results (needs Python 2.7: PYTHON27=/path/to/python2.7)
 # make clean       remove everything that these commands made
 #
 # Variables: PYTHON=python3.12 selects the interpreter, VENV=DIR the virtual environment,
@@ -41,7 +43,7 @@ PIP = $(VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-versi
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: lint docs docs-open smoke wheel wheels check-wheel check-python
-.PHONY: run test bench bench-full bench-web soak brokers machines restarts asan coverage stress sessions cancellations fuzz autobahn clean
+.PHONY: run test bench bench-full bench-web bench-websocket soak brokers machines restarts asan coverage stress sessions cancellations fuzz autobahn clean
 .SILENT:
 
 run: $(VENV)/.installed-cli
@@ -125,6 +127,9 @@ bench-full: $(VENV)/.installed-bench
 bench-web: $(VENV)/.installed-bench
 	$(VENV)/bin/python benchmarks/web.py
 
+bench-websocket: $(VENV)/.installed-bench
+	$(VENV)/bin/python benchmarks/websocket.py
+
 soak: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/soak.py $(SOAK)
 	$(VENV)/bin/python benchmarks/soak_tls.py $(SOAK_TLS)
@@ -194,12 +199,14 @@ AUTOBAHN = build/autobahn/environment
 CASES ?= '*'
 
 autobahn: $(VENV)/.installed-dev $(AUTOBAHN)/bin/wstest
-	$(VENV)/bin/python benchmarks/autobahn.py --wstest $(AUTOBAHN)/bin/wstest --cases $(CASES) $(WRITE)
+	$(VENV)/bin/python benchmarks/autobahn.py --wstest $(AUTOBAHN)/bin/wstest --cases $(CASES) \
+	  $(RESULTS) $(WRITE)
 
 $(AUTOBAHN)/bin/wstest: benchmarks/autobahn-requirements.txt
 	$(PIP) --target build/autobahn/virtualenv 'virtualenv==20.21.1'
 	PYTHONPATH=build/autobahn/virtualenv $(VENV)/bin/python -m virtualenv -q -p $(PYTHON27) $(AUTOBAHN)
 	$(AUTOBAHN)/bin/pip install -q -r benchmarks/autobahn-requirements.txt
+	$(AUTOBAHN)/bin/pip install -q wsaccel==0.6.6 || echo "without wsaccel: the suite is slower" >&2
 	$(AUTOBAHN)/bin/pip install -q --no-deps autobahntestsuite
 
 fuzz: SECONDS ?= 1200

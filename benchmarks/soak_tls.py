@@ -56,6 +56,7 @@ async def serve(directory: Path) -> None:
             "accepted": stats.accepted,
             "refused": stats.refused,
             "handshakes": stats.handshakes,
+            "put_off": stats.handshakes_put_off,
             "errors": stats.handler_errors_by_type,
         }
         if command.strip() == "reload":
@@ -155,17 +156,20 @@ def flooded(
             stdout=subprocess.PIPE,
             text=True,
         )
-        os.setpriority(os.PRIO_PROCESS, hostile.pid, 19)
+        # Niceness is not enough: a nice process goes on for a moment when another wakes up.
+        os.sched_setscheduler(hostile.pid, os.SCHED_IDLE, os.sched_param(0))
         times: list[float] = []
         while hostile.poll() is None:
             times += measure(sock, 0.5)
         assert hostile.stdout is not None
         hellos, completed = json.loads(hostile.stdout.read())
         hostile.stdout.close()
+        put_off = int(server.stats()["put_off"])
         under50, under99 = percentiles(times)
         report.note("ClientHellos; complete handshakes", f"{hellos:,}; {completed:,}")
+        report.note("handshakes that had to wait for others", f"{put_off:,}")
         report.promise(
-            f"honest echo, p50 and p99, within {WORSE:g} times",
+            f"honest echo, p50 and p99; p99 within {WORSE:g} times that of quiet",
             f"{under50:.2f} and {under99:.2f} ms, {under99 / p99:.1f}",
             under99 <= WORSE * p99,
         )

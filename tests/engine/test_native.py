@@ -505,11 +505,14 @@ async def test_a_descriptor_that_cannot_be_served_is_refused_and_left_to_its_own
                     stream(number, loop, print)
             for number in (-1, file.fileno(), sock.fileno()):
                 with pytest.raises(ValueError, match=f"{number} is not a listening socket"):
-                    server(loop, number, print, 0.0, listener._course.gate)
+                    server(loop, number, print, 0.0, listener._course.gate, False)
+            with pytest.raises(TypeError):
+                server(loop, sock.fileno())
+            os.fstat(0)  # it was not closed with what was made of this
             sock.listen()
-            served = server(loop, sock.fileno(), print, 0.0, listener._course.gate)
+            served = server(loop, sock.fileno(), print, 0.0, listener._course.gate, False)
             for kind, arguments in (
-                (server, (loop, sock.fileno(), print, 0.0, listener._course.gate)),
+                (server, (loop, sock.fileno(), print, 0.0, listener._course.gate, False)),
                 (stream, (sock.fileno(), loop, print)),
             ):
                 with pytest.raises(OSError, match="belongs to another connection or listener"):

@@ -336,6 +336,9 @@ class Stream(Protocol):
     def _set_sockaddrs(self, remote: Any, local: Any, proxy: Any = None) -> None:
         """Report these addresses from now on, and *proxy* (for prefaces)."""
 
+    def _enter(self) -> None:
+        """Be served as any other from now on: prefaces have let it in (see `Engine.serve`)."""
+
     def _discount(self, count: int) -> None:
         """Do not count *count* of the bytes that a preface read."""
 
@@ -344,6 +347,9 @@ class Stream(Protocol):
 
     def _note_limit(self, limit: str) -> None:
         """Note that *limit*, which a protocol enforces, is what ends the connection."""
+
+    def _retain(self, count: int) -> None:
+        """Note that a protocol keeps *count* of the bytes that it has read: they count as held."""
 
     def _end_for_limit(self, limit: str, error: OSError) -> None:
         """End the connection because of *limit*, unless it is ending already.
@@ -521,6 +527,7 @@ class Engine(Protocol):
         *,
         busy_poll: float,
         gate: Gate,
+        are_entering: bool,
     ) -> Server:
         """Accept connections on *sock*, which is listening, until the server is closed.
 
@@ -530,6 +537,9 @@ class Engine(Protocol):
 
         An engine that supports busy polling polls for *busy_poll* seconds after each event
         before it lets the loop sleep; others ignore this.
+
+        If connections *are_entering*, an engine that decides what is served first accepts and
+        serves them after all others, and few at a time, until their `_enter` is called.
         """
 
     async def attach(

@@ -128,6 +128,13 @@ METRICS: Final = (
     ),
     MetricDef(
         "listener",
+        "handshakes_put_off",
+        "silly_tls_handshakes_put_off",
+        COUNTER,
+        "Handshakes of TLS that had to wait for others",
+    ),
+    MetricDef(
+        "listener",
         "certificate_expires_at",
         "silly_tls_certificate_expiry_timestamp_seconds",
         GAUGE,

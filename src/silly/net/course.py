@@ -196,6 +196,7 @@ class Course(Starts):
             pass
         elif self._loop.time() < self._closes_at and self._change_ticket(conn):
             try:
+                conn._enter()
                 self._handle(conn)
             except BaseException:
                 conn.abort()

@@ -85,6 +85,11 @@ class ListenerStats:
     Those that continued an earlier session count as ``"TLSv1.3 resumed"``. Those that failed
     are in `refused`.
     """
+    handshakes_put_off: int
+    """Handshakes of TLS that had to wait for others: one begins at a time.
+
+    Or for those of the same client, of which `Limits.max_handshakes_per_client` are in progress.
+    """
     certificate_expires_at: float | None
     """When the first of its certificates expires, in seconds since the epoch; None if unknown."""
     ended: Mapping[str, int]
@@ -107,7 +112,8 @@ class ListenerStats:
     unread_bytes: int
     """Bytes received but not yet read by the handlers, on all connections."""
     held_bytes: int
-    """Memory held now for such bytes, as counted for `Limits.memory_budget`."""
+    """Memory held now for such bytes, and for messages of WebSockets that are incomplete or wait
+    for their handler, as counted for `Limits.memory_budget`."""
     memory_budget: int | None
     """The limit of `held_bytes`, in bytes; None: no limit."""
     backlog_used: int | None
@@ -148,6 +154,7 @@ class Listener:
         self._loop = loop
         self._limits = limits
         self._handshakes = handshakes
+        self._are_entering = bool(prefaces)
         self._backlog = backlog
         self._busy_poll = busy_poll
         self._state = ListenerState.STARTING
@@ -201,6 +208,7 @@ class Listener:
             self._course.start,
             busy_poll=self._busy_poll,
             gate=self._course.gate,
+            are_entering=self._are_entering,
         )
 
     # -------------------------------------------------------------- properties
@@ -300,6 +308,7 @@ class Listener:
             peak_connections=gate.peak,
             refused=dict(gate.refused.counts),
             handshakes={} if self._handshakes is None else dict(self._handshakes.counts),
+            handshakes_put_off=0 if self._handshakes is None else self._handshakes.put_off,
             certificate_expires_at=(
                 None if self._handshakes is None else self._handshakes.server.expires_at
             ),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import _ssl
 import asyncio
 import ctypes
+import select
 import socket
 import ssl
 import warnings
 from collections.abc import Callable
 from typing import Any
 
+from silly.net.conn import Conn
 from tests.net.tls import certificates
 
 _openssl = ctypes.CDLL(_ssl.__file__)  # leads to the library that it uses
@@ -137,6 +139,13 @@ async def connected(addr: str) -> socket.socket:
 async def client(addr: str, context: ssl.SSLContext | None = None) -> Peer:
     """Connect a client to the server at *addr*, without a handshake yet."""
     return Peer(await connected(addr), context or client_context(), is_server=False)
+
+
+def wait_arrival(conn: Conn) -> None:
+    """Block, without letting the loop run, until bytes for *conn* have arrived."""
+    arrival = select.poll()
+    arrival.register(conn._fileno, select.POLLIN)  # type: ignore[attr-defined]
+    assert arrival.poll(30_000)
 
 
 async def receive_all(sock: socket.socket) -> bytes:

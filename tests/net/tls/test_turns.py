@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from silly.net import tcp
+from silly.net.conn import Conn
+from silly.net.tls import handshake
 from silly.net.tls.turns import Turns
 from silly.testing import run_virtual
+from tests.net.tls import certificates, peers
 
 CLIENTS = [bytes([10, 0, 0, number]) for number in range(4)]
 
@@ -63,6 +69,7 @@ def test_a_client_with_too_many_holds_up_nobody_else() -> None:
         room.end(CLIENTS[0])
         await room.settle()
         assert room.began == [CLIENTS[0], CLIENTS[0], CLIENTS[1], CLIENTS[0]]
+        assert room.turns.put_off == 4
         for task in room.tasks:
             task.cancel()
         await asyncio.wait(room.tasks)
@@ -172,3 +179,45 @@ def test_whoever_may_begin_does(most: int | None, script: list[tuple[object, ...
             assert task.cancelled() or task.exception() is None
 
     run_virtual(main())
+
+
+async def test_a_live_connection_is_answered_before_a_flood_of_handshakes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun = 0
+    begun_before: list[int] = []
+    accepted: list[Conn] = []
+    original = handshake.accept
+
+    async def accept(*arguments: Any) -> None:
+        nonlocal begun
+        begun += 1
+        await original(*arguments)
+
+    async def handler(conn: Conn) -> None:
+        accepted.append(conn)
+        async for line in conn:
+            begun_before.append(begun)
+            await conn.write(line)
+
+    monkeypatch.setattr("silly.net.tls.preface.accept", accept)
+    async with tcp.listen("127.0.0.1:0", handler, tls=certificates.server()) as listener:
+        live = await peers.client(listener.local_addr)
+        others = [await peers.client(listener.local_addr) for _ in range(20)]
+        await live.handshake()
+        while not accepted:
+            await asyncio.sleep(0)
+        begun = 0
+        for other in others:
+            with pytest.raises(ssl.SSLWantReadError):
+                other.object.do_handshake()
+            other.sock.sendall(other.outgoing.read())
+        live.sock.sendall(live.seal(b"x\n"))
+        peers.wait_arrival(accepted[0])
+        assert await live.read() == b"x\n"
+        assert begun_before[0] <= 5
+        await asyncio.gather(*(other.handshake() for other in others))
+        assert begun == 20
+        assert 0 < listener.stats.handshakes_put_off <= 20
+        for each in (live, *others):
+            each.sock.close()

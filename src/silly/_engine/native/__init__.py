@@ -68,10 +68,11 @@ def serve(
     *,
     busy_poll: float,
     gate: Gate,
+    are_entering: bool,
 ) -> Server:
     """Accept connections on *sock* (see `silly._engine.interface.Engine.serve`)."""
     tune(sock)  # accepted connections inherit it
-    server = Server(loop, sock.fileno(), accept, busy_poll, gate)
+    server = Server(loop, sock.fileno(), accept, busy_poll, gate, are_entering)
     sock.detach()
     return server
 

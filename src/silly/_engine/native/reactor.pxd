@@ -18,9 +18,11 @@ cdef class Source:
     cdef int fd  # -1: closed
     cdef uint32_t generation  # distinguishes this registration from others of the same descriptor
     cdef uint32_t interest  # the events it is registered for; 0: not registered
+    cdef bint is_entering  # it is registered in the entrance
 
     cdef int watch(self, uint32_t interest) except -1
     cdef int watch_failed(self, int error) except -1
+    cdef int enter(self) except -1
     cdef int release(self) except -1
     cdef int ready(self, uint32_t events) except -1
     cdef int try_receive(self) except -1
@@ -34,9 +36,13 @@ cdef class Reactor:
     cdef object __weakref__
     cdef readonly object loop
     cdef int epoll  # its descriptor; -1: none
+    cdef int entrance  # that of the set of connections that are being set up; -1: none ...
+    cdef bint entrance_is_ready  # ... and whether it was ready in this poll
     cdef object selector  # the loop's, if the reactor waits inside it; None: nested
-    cdef dict loop_state  # ... and the loop's attributes
     cdef bint loop_is_ready  # ... and whether the loop's own set was ready in this wait
+    cdef list timers  # ... and the heap of the loop's timers
+    cdef object next_timer  # ... the first of them, if its time is known ...
+    cdef double next_time  # ... which is this
     cdef object context  # the context that the loop calls the reactor in; None: unknown
     cdef list table  # sources by descriptor
     cdef int sources
@@ -48,7 +54,9 @@ cdef class Reactor:
     cdef int weight  # events that datagrams count as, each, in this batch
     cdef bint custom_clock  # the loop has its own clock
 
-    cdef list written  # sources whose end_of_turn is to be called
+    cdef list written  # sources whose end_of_turn is to be called ...
+    cdef Py_ssize_t written_count  # ... are the first so many ...
+    cdef Py_ssize_t flushed  # ... without the first so many, for which that was done
     cdef bint flushing  # ... by a scheduled callback
 
     cdef list last  # callbacks for when all that is ready has been served ...
@@ -58,6 +66,8 @@ cdef class Reactor:
     cdef size_t received_bytes  # how many bytes that is
     cdef uint8_t *scratch  # holds those bytes
     cdef size_t scratch_used
+    cdef PyObject *matching  # the read being woken, which ...
+    cdef Py_ssize_t matched  # ... will return this many bytes, unless it finds less
     cdef uint8_t *send_buffer  # holds what the sources in `written` will send
     cdef size_t send_buffer_used
     cdef PyObject *send_buffer_tail  # the source whose bytes are last in it, and can be appended to
@@ -66,6 +76,7 @@ cdef class Reactor:
 
     # the connection being set up: until a stream takes it, the server or `adopt` owns it
     cdef int arriving  # its descriptor; -1: none
+    cdef bint arriving_last  # whether it goes through the entrance
     cdef bint arriving_known  # whether the next two are known
     cdef sockaddr_in6 arriving_peer
     cdef object arriving_name
@@ -85,16 +96,20 @@ cdef class Reactor:
     cdef int remove(self, Source source) except -1
     cdef int flush_later(self, Source source) except -1
     cdef int schedule_flush(self) except -1
+    cdef int queue_flush(self, Source source) except -1
     cdef int flush(self) except -1
     cdef int batch(self, step=*) except -1
     cdef int begin_batch(self) except -1
     cdef int end_batch(self, bint nested) except -1
     cdef int poll(self, int milliseconds) except -1
+    cdef int open_entrance(self) except -1
+    cdef int serve_entrance(self) except -1
     cdef int schedule_last(self) except -1
     cdef int do_last(self) except -1
     cdef int include_loop(self, int epoll) except -1
     cdef int serve(self, double seconds) except -1
-    cdef double time_left(self) except? -1
+    cdef double time_left(self, double now) except? -1
+    cdef int leave(self) noexcept
     cdef int spin(self, double seconds) except -1
     cdef int receive_hot(self) except -1
     cdef uint8_t *scratch_space(self) except NULL
@@ -105,4 +120,5 @@ cdef class Reactor:
 
 
 cdef Reactor reactor_of(object loop)
+cdef int wait_inside(object kind) except -1
 cdef int allow_instances(object kind) except -1

@@ -25,8 +25,11 @@ Invariants:
 - A source receives where `Reactor.scratch_space` tells it to. There is always room for
   the longest receive and the bytes moved in front of it: if necessary, the group saves
   its bytes first.
-- What is to be done last (`call_last`) is done when all that was ready has been served: one
-  callback for each time that the reactor asks what is ready.
+- Connections that are being set up (a handshake is to come) are in a set of their own, the
+  entrance, which is a member of the reactor's. They are served when all others that were ready
+  have been: a few each time that the reactor asks what is ready.
+- What is to be done last (`call_last`) is done after that: one callback each time.
+- Nested, a batch ends after either, so that the loop can run its other callbacks.
 - After a fork, the child closes its copies of the descriptors and leaves the shared
   epoll set alone.
 """
@@ -66,14 +69,16 @@ from silly._engine.native.selector import Selector
 
 cdef enum:
     EVENTS = 256  # per epoll_wait; after serving this many, the loop runs its other callbacks
+    ENTERING = 4  # of the entrance, at a time
 
 cdef double SPIN = 20e-6  # seconds of busy polling before the loop runs its callbacks ...
 cdef double LONG_SPIN = 200e-6  # ... if its queue can be checked meanwhile
 
 cdef uint64_t LOOP = <uint64_t>-1  # the event of the loop's own epoll set
+cdef uint64_t ENTRANCE = <uint64_t>-2  # that of the entrance; others are less
 cdef double NEVER = 1e6  # seconds that the loop waits if it has no timer
 cdef double DAY = 86400  # seconds of one wait, at most
-cdef frozenset INSIDE = frozenset(("_ready", "_scheduled", "_stopping"))  # tell when to leave it
+cdef frozenset INSIDE = frozenset(("_ready", "_scheduled"))  # tell when to leave it
 
 
 class WaitError(OSError):
@@ -109,6 +114,16 @@ def _forked():
 
 pthread_atfork(&_forking, NULL, NULL)
 os.register_at_fork(after_in_child=_forked)
+
+
+cdef object _tells_of_stops = ()  # the kind of loop that calls `leave` when it is stopped
+
+
+cdef int wait_inside(object kind) except -1:
+    """Let reactors wait inside loops of this *kind*."""
+    global _tells_of_stops
+    _tells_of_stops = kind
+    return 0
 
 
 cdef tuple _concrete = ()  # the kinds of sources that are whole
@@ -153,7 +168,12 @@ cdef class Source:
             operation = EPOLL_CTL_MOD
         event.events = interest
         event.data.u64 = (<uint64_t>self.generation << 32) | <uint32_t>self.fd
-        if epoll_ctl(self.reactor.epoll, operation, self.fd, &event) < 0:
+        if self.is_entering and self.reactor.entrance < 0:
+            self.reactor.open_entrance()
+        if epoll_ctl(
+            self.reactor.entrance if self.is_entering else self.reactor.epoll,
+            operation, self.fd, &event,
+        ) < 0:
             if interest != 0:
                 return self.watch_failed(errno)
         self.interest = interest
@@ -162,6 +182,15 @@ cdef class Source:
     cdef int watch_failed(self, int error) except -1:
         """Handle a failure of epoll_ctl."""
         raise OSError(error, f"epoll_ctl: {os.strerror(error)}")
+
+    cdef int enter(self) except -1:
+        """Leave the entrance: serve it as any other from now on."""
+        cdef uint32_t interest = self.interest
+        if self.is_entering:
+            self.watch(0)
+            self.is_entering = False
+            self.watch(interest)
+        return 0
 
     cdef int release(self) except -1:
         """Close the descriptor, which also removes it from the epoll set."""
@@ -209,7 +238,7 @@ cdef class Reactor:
 
     def __cinit__(self, loop):
         self.loop = loop
-        self.epoll = self.arriving = -1
+        self.epoll = self.entrance = self.arriving = -1
         self.table = []
         self.written = []
         self.received = []
@@ -225,9 +254,12 @@ cdef class Reactor:
         PyMem_RawFree(PyMem_RawMalloc(64 * RECEIVE))
         self.loop_queue = getattr(loop, "_ready", None)
         selector = getattr(loop, "_selector", None)
-        if isinstance(selector, Selector) and INSIDE <= loop.__dict__.keys():
+        if (
+            isinstance(selector, Selector)
+            and isinstance(loop, _tells_of_stops)
+            and INSIDE <= loop.__dict__.keys()
+        ):
             self.selector = selector
-            self.loop_state = loop.__dict__  # looked into for each batch
         # A loop with its own clock (a virtual one, for example) is asked for the time.
         time = getattr(type(loop), "time", None)
         self.custom_clock = time is not asyncio.BaseEventLoop.time and not (
@@ -241,6 +273,8 @@ cdef class Reactor:
         free_wire(&self.sealed)
         if self.epoll >= 0:
             close(self.epoll)
+        if self.entrance >= 0:
+            close(self.entrance)
 
     # ---------------------------------------------------------------- sources
 
@@ -290,6 +324,21 @@ cdef class Reactor:
         self.selector.reactor = self
         return 0
 
+    cdef int open_entrance(self) except -1:
+        """Create the entrance, as a member of the epoll set."""
+        cdef epoll_event event
+        cdef int entrance = epoll_create1(EPOLL_CLOEXEC)
+        if entrance < 0:
+            raise OSError(errno, f"epoll_create1: {os.strerror(errno)}")
+        event.events = EPOLLIN
+        event.data.u64 = ENTRANCE
+        if epoll_ctl(self.epoll, EPOLL_CTL_ADD, entrance, &event) < 0:
+            error = errno
+            close(entrance)
+            raise OSError(error, f"epoll_ctl: {os.strerror(error)}")
+        self.entrance = entrance
+        return 0
+
     cdef int remove(self, Source source) except -1:
         cdef int fd = source.fd
         if fd >= PyList_GET_SIZE(self.table) or self.table[fd] is not source:
@@ -299,12 +348,15 @@ cdef class Reactor:
         if self.sources == 0 and self.epoll >= 0:
             if self.selector is not None:
                 self.selector.reactor = None
-                if PyList_GET_SIZE(self.written) > 0 and not (self.in_batch or self.flushing):
+                if self.written_count > 0 and not (self.in_batch or self.flushing):
                     self.schedule_flush()
             elif not self.loop.is_closed():
                 self.loop.remove_reader(self.epoll)
             close(self.epoll)
             self.epoll = -1
+            if self.entrance >= 0:
+                close(self.entrance)
+                self.entrance = -1
             self.busy_poll = 0
             while self.last:
                 self.loop.call_soon(self.last.pop(0))
@@ -344,7 +396,7 @@ cdef class Reactor:
             if step is not None:
                 self.batch_time = monotonic()
                 step()
-                if PyList_GET_SIZE(self.written) > 0:
+                if self.written_count > 0:
                     self.flush()
             # Polling again costs less than an iteration of the loop.
             while served < EVENTS and self.epoll >= 0:
@@ -370,7 +422,7 @@ cdef class Reactor:
         if PyList_GET_SIZE(self.received) > 0:  # left over after an exception
             self.save_all_unread()
             self.loop.call_soon(self._deliver)
-        if PyList_GET_SIZE(self.written) > 0 and not self.flushing:  # likewise
+        if self.written_count > 0 and not self.flushing:  # likewise
             self.schedule_flush()
         if PyList_GET_SIZE(self.last) > 0 and self.selector is None:
             self.schedule_last()
@@ -383,10 +435,9 @@ cdef class Reactor:
         """
         cdef epoll_event events[EVENTS]
         cdef int count, i, served
-        cdef uint32_t fd
         cdef Source source
-        cdef object entry
         self.weight = 0
+        self.entrance_is_ready = False
         if milliseconds == 0:
             count = epoll_wait(self.epoll, events, EVENTS, 0)
         else:
@@ -398,7 +449,7 @@ cdef class Reactor:
             if count < 0 and milliseconds != 0:
                 self.batch_time = monotonic()
                 PyErr_CheckSignals()
-                if PyList_GET_SIZE(self.written) > 0:  # by a signal handler
+                if self.written_count > 0:  # by a signal handler
                     self.flush()
             if PyList_GET_SIZE(self.last) > 0:
                 self.do_last()
@@ -406,18 +457,15 @@ cdef class Reactor:
         served = count
         self.batch_time = monotonic()
         for i in range(count):
-            if events[i].data.u64 == LOOP:
-                self.loop_is_ready = True
-                served -= 1
+            if events[i].data.u64 >= ENTRANCE:
+                if events[i].data.u64 == ENTRANCE:
+                    self.entrance_is_ready = True
+                else:
+                    self.loop_is_ready = True
+                    served -= 1
                 continue
-            fd = <uint32_t>events[i].data.u64
-            if fd >= <uint32_t>PyList_GET_SIZE(self.table):
-                continue
-            entry = <object>PyList_GET_ITEM(self.table, fd)
-            if entry is None:
-                continue
-            source = <Source>entry
-            if source.generation == <uint32_t>(events[i].data.u64 >> 32):
+            source = source_of(self, events[i].data.u64)
+            if source is not None:
                 if self.busy_poll > 0:
                     self.hot = source if count == 1 else None
                 source.ready(events[i].events)
@@ -429,11 +477,32 @@ cdef class Reactor:
             self.last_event = self.batch_time
         if PyList_GET_SIZE(self.received) > 0:
             self.deliver()
-        if PyList_GET_SIZE(self.written) > 0:
+        if self.written_count > 0:
             self.flush()
+        if self.entrance_is_ready:
+            self.serve_entrance()
         if PyList_GET_SIZE(self.last) > 0:
             self.do_last()
         return served
+
+    cdef int serve_entrance(self) except -1:
+        """Serve a few of the connections that are being set up."""
+        cdef epoll_event events[ENTERING]
+        cdef int count, i
+        cdef Source source
+        self.weight = EVENTS
+        if self.entrance < 0:  # closed by what was served before
+            return 0
+        count = epoll_wait(self.entrance, events, ENTERING, 0)
+        for i in range(count):
+            source = source_of(self, events[i].data.u64)
+            if source is not None:
+                source.ready(events[i].events)
+        if PyList_GET_SIZE(self.received) > 0:
+            self.deliver()
+        if PyList_GET_SIZE(self.written) > 0:
+            self.flush()
+        return 0
 
     cdef int schedule_last(self) except -1:
         if not self.serving_last:
@@ -447,11 +516,12 @@ cdef class Reactor:
 
     cdef int do_last(self) except -1:
         """Do the first of the things that are to be done last."""
+        self.weight = EVENTS
         self.batch_time = monotonic()
         self.last.pop(0)()
         if PyList_GET_SIZE(self.received) > 0:
             self.deliver()
-        if PyList_GET_SIZE(self.written) > 0:
+        if self.written_count > 0:
             self.flush()
         return 0
 
@@ -477,12 +547,13 @@ cdef class Reactor:
         cdef bint nested = self.in_batch
         cdef double now = monotonic(), until = now + seconds, left = seconds
         cdef bint spins
+        self.timers = self.loop._scheduled  # a pass of the loop may have replaced it
         self.begin_batch()
         try:
-            if PyList_GET_SIZE(self.written) > 0:  # by tasks that the loop stepped
+            if self.written_count > 0:  # by tasks that the loop stepped
                 self.batch_time = now
                 self.flush()
-                left = min(left, self.time_left())  # it may have stepped others
+                left = min(left, self.time_left(now))  # it may have stepped others
             spins = left > 0 and now - self.last_event < self.busy_poll
             while self.epoll >= 0 and not spins:
                 if PyList_GET_SIZE(self.last) > 0:
@@ -491,31 +562,41 @@ cdef class Reactor:
                     self.poll(-1)
                 else:
                     self.poll(<int>(min(max(left, 0), DAY) * 1e3 + 0.999))
-                if self.loop_is_ready or left <= 0:
-                    break
-                left = self.time_left()
                 if left <= 0:
                     break
+                now = monotonic()
+                left = self.time_left(now)
                 if seconds != NEVER:
-                    left = min(left, until - monotonic())
-                spins = self.busy_poll > 0 and monotonic() - self.last_event < self.busy_poll
+                    left = min(left, until - now)
+                if left <= 0:
+                    break
+                spins = self.busy_poll > 0 and now - self.last_event < self.busy_poll
         finally:
+            self.next_timer = None  # it may be done, and what it holds is not ours to keep
             self.end_batch(nested)
         if spins:
             self.spin(min(left, LONG_SPIN))
         return 0
 
-    cdef double time_left(self) except? -1:
+    cdef double time_left(self, double now) except? -1:
         """Return how many seconds the loop has nothing to do; `NEVER` if it has no timer."""
-        cdef object timers
-        if len(self.loop_queue) > 0 or self.loop_state["_stopping"]:
+        cdef object timer
+        if self.loop_is_ready or len(self.loop_queue) > 0:
             return 0
-        timers = self.loop_state["_scheduled"]
-        if PyList_GET_SIZE(<list?>timers) == 0:
+        if PyList_GET_SIZE(self.timers) == 0:
             return NEVER
-        return (<object>PyList_GET_ITEM(timers, 0))._when - (
-            self.loop.time() if self.custom_clock else monotonic()
-        )
+        timer = <object>PyList_GET_ITEM(self.timers, 0)
+        if timer is not self.next_timer:
+            self.next_timer = timer
+            self.next_time = timer._when
+        if self.custom_clock:
+            now = self.loop.time()
+        return self.next_time - now
+
+    cdef int leave(self) noexcept:
+        """Let the loop run: it is to stop."""
+        self.loop_is_ready = True
+        return 0
 
     # ------------------------------------------------------------------- groups
 
@@ -544,7 +625,7 @@ cdef class Reactor:
             i += 1
         received.clear()
         self.scratch_used = self.received_bytes = 0
-        if PyList_GET_SIZE(self.written) > 0:
+        if self.written_count > 0:
             self.flush()
         return 0
 
@@ -564,7 +645,17 @@ cdef class Reactor:
         """Schedule *source*'s end_of_turn before the loop's later callbacks."""
         if not self.in_batch and not self.flushing and self.selector is None:
             self.schedule_flush()
-        self.written.append(source)
+        self.queue_flush(source)
+        return 0
+
+    cdef int queue_flush(self, Source source) except -1:
+        # The list keeps its places, which are None: allocating them again would cost more than
+        # all else here.
+        if self.written_count < PyList_GET_SIZE(self.written):
+            self.written[self.written_count] = source
+        else:
+            self.written.append(source)
+        self.written_count += 1
         return 0
 
     cdef int schedule_flush(self) except -1:
@@ -577,17 +668,20 @@ cdef class Reactor:
         self.flush()
 
     cdef int flush(self) except -1:
-        cdef list written = self.written
-        self.written = []
-        try:
-            for entry in written:
-                (<Source>entry).end_of_turn()
-        except BaseException:
-            self.written += written
-            raise
-        if PyList_GET_SIZE(self.written) == 0:  # nothing was written meanwhile
-            self.send_buffer_used = 0
-            self.send_buffer_tail = NULL
+        """Call the end_of_turn of all that were written to; of those meanwhile, too."""
+        cdef Source source
+        while self.flushed < self.written_count:
+            source = <Source>PyList_GET_ITEM(self.written, self.flushed)
+            self.written[self.flushed] = None
+            self.flushed += 1
+            try:
+                source.end_of_turn()
+            except BaseException:
+                self.queue_flush(source)
+                raise
+        self.flushed = self.written_count = 0
+        self.send_buffer_used = 0
+        self.send_buffer_tail = NULL
         return 0
 
     # -------------------------------------------------------------- busy polling
@@ -637,9 +731,13 @@ cdef class Reactor:
         if self.epoll >= 0:
             close(self.epoll)
             self.epoll = -1
+        if self.entrance >= 0:
+            close(self.entrance)
+            self.entrance = -1
         if self.selector is not None:
             self.selector.reactor = None
         self.written = []
+        self.flushed = self.written_count = 0
         self.received = []
         self.last = []
         self.hot = None
@@ -653,6 +751,18 @@ cdef class Reactor:
 
 
 forbid_instantiation(<PyTypeObject *>Reactor)
+
+
+cdef inline Source source_of(Reactor reactor, uint64_t event):
+    """Return the source that *event* is for; None if that is gone."""
+    cdef uint32_t fd = <uint32_t>event
+    cdef object entry
+    if fd >= <uint32_t>PyList_GET_SIZE(reactor.table):
+        return None
+    entry = <object>PyList_GET_ITEM(reactor.table, fd)
+    if entry is None or (<Source>entry).generation != <uint32_t>(event >> 32):
+        return None
+    return <Source>entry
 
 
 def call_last(loop, callback):

@@ -45,7 +45,7 @@ cdef class Server(Accepting):
     cdef bytes name  # `raw_local_name` of accepted connections, if it is the same for all; or None
     cdef bint constructed
 
-    def __cinit__(self, loop, int fd, accept, double busy_poll, gate):
+    def __cinit__(self, loop, int fd, accept, double busy_poll, gate, bint are_entering):
         # If this raises, the caller still owns *fd*.
         cdef Reactor reactor = reactor_of(loop)
         cdef int listens = 0
@@ -57,6 +57,7 @@ cdef class Server(Accepting):
         self.name = accepted_local_name(fd)
         self._hold_reserve()
         self.fd = fd
+        self.is_entering = are_entering
         try:
             reactor.add(self)
             self.watch(EPOLLIN)
@@ -68,11 +69,13 @@ cdef class Server(Accepting):
         reactor.busy_poll = max(reactor.busy_poll, busy_poll)
 
     def __dealloc__(self):
-        if self._reserve >= 0:
+        if self.accept is not None and self._reserve >= 0:  # None: it was given wrong arguments
             close(self._reserve)
 
     cdef int ready(self, uint32_t events) except -1:
-        cdef int accepted = self._accept_some(ACCEPT_BATCH)
+        # If they cost more than accepting them does, one by one: the entrance is served in turn.
+        cdef int most = 1 if self.is_entering else ACCEPT_BATCH
+        cdef int accepted = self._accept_some(most)
         if self.fd < 0 or self._timer is not None:
             return 0
         if accepted < ACCEPT_BATCH:
@@ -138,6 +141,7 @@ cdef class Server(Accepting):
         reactor.starts_directly = direct
         reactor.arriving = fd
         reactor.arriving_known = True
+        reactor.arriving_last = self.is_entering
         reactor.arriving_peer = peer[0]
         reactor.arriving_name = self.name
         try:

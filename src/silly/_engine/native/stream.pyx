@@ -78,6 +78,7 @@ cdef class Stream(Sending):
             raise ValueError(f"descriptor {link} is not a socket")
         # Asked now: the kernel no longer knows the address once the connection is reset.
         if reactor.arriving == link and reactor.arriving_known:
+            self.is_entering = reactor.arriving_last
             self.peer = reactor.arriving_peer
             self.local_name = reactor.arriving_name
         elif getpeername(link, <sockaddr *>&self.peer, &length) < 0:
@@ -163,12 +164,17 @@ cdef class Stream(Sending):
 
         Exceptions are only printed: the callers have freed memory that they still refer to.
         """
-        cdef int64_t held = <int64_t>(self.in_capacity + self.out_capacity) + self._held_size()
+        cdef int64_t held = (
+            <int64_t>(self.in_capacity + self.out_capacity) + self._held_size() + self._retained
+        )
         cdef int64_t change = held - self._accounted
         if self._budget is not None and change:
             self._accounted = held
             tell_budget(self._budget, change)
         return 0
+
+    def _enter(self):
+        self.enter()
 
     cdef int watch_failed(self, int error) except -1:
         return self.fail(error) if self.constructed else Source.watch_failed(self, error)
@@ -267,7 +273,7 @@ cdef class Stream(Sending):
 
     @property
     def _held_bytes(self):
-        return self.in_capacity + self.out_capacity + self._held_size()
+        return self.in_capacity + self.out_capacity + self._held_size() + self._retained
 
     @property
     def _waits_for(self):

@@ -63,6 +63,7 @@ def serve(
     *,
     busy_poll: float,  # noqa: ARG001 - the loop does the waiting
     gate: Gate,
+    are_entering: bool,  # noqa: ARG001 - the loop decides
 ) -> interface.Server:
     """Accept connections on *sock* (see `silly._engine.interface.Engine.serve`)."""
     tune(sock)  # accepted connections inherit it

@@ -33,6 +33,11 @@ class Handshakes:
         self.counts: dict[str, int] = {}  # of complete ones, such as "TLSv1.3 resumed"
         self._turns = Turns(loop, limits.max_handshakes_per_client)
 
+    @property
+    def put_off(self) -> int:
+        """How many had to wait for others."""
+        return self._turns.put_off
+
     async def __call__(self, conn: StreamConn) -> None:
         """Do the handshake with a client.
 

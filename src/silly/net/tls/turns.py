@@ -27,13 +27,17 @@ class Turns:
         self._waiting: dict[bytes, OrderedDict[asyncio.Future[None], None]] = {}
         self._ready: OrderedDict[bytes, None] = OrderedDict()  # those waiting that may run
         self._is_due = False  # `_next` will be called
+        self.put_off = 0  # handshakes that had to wait for others
 
     async def begin(self, client: bytes) -> None:
         """Wait for a turn of *client*; call `end` afterwards, unless this raises."""
         key = _network(client)
         turn = engine.new_waiter(self._loop)
+        may_run = self._may_run(key)
+        if self._ready or not may_run:
+            self.put_off += 1
         self._waiting.setdefault(key, OrderedDict())[turn] = None
-        if self._may_run(key):
+        if may_run:
             self._be_ready(key)
         try:
             await turn
