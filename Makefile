@@ -9,12 +9,14 @@
 # make bench       measure silly beside a C server and its peers (needs gcc; some minutes)
 # make bench-full  the same, with more and longer rounds (about an hour)
 # make bench-web   measure silly's HTTP beside nginx and its peers (needs wrk, and nginx for the ratios)
+# make bench-websocket  measure silly's WebSockets beside a C server, picows and other peers
 # make soak        attack servers (plain, with TLS, HTTP) and check that they keep their promises
 # make asan        run the engines' tests under AddressSanitizer (needs gcc)
 # make stress      run random programs under AddressSanitizer (needs gcc);
 #                  SECONDS=60 sets the time, SEED=n repeats one program, KIND=tls (or plain,
 #                  start_tls) selects the kind of connections, PROGRAMS=random_datagrams is UDP
-# make coverage    list the lines and branches that no test reaches, on both engines (needs gcc)
+# make coverage    list the lines and branches that no test reaches, on both engines (needs gcc);
+#                  PARTS="tests/net tests/cli" runs some of the tests
 # make sessions    run SESSIONS=10000 random sessions over bad networks, on each engine
 # make brokers     kill the brokers of silly.pubsub a hundred times under load and check that
 #                  nothing is lost without notice
@@ -24,7 +26,8 @@
 #                  moments, and check that nobody gets the answer to another's
 # make fuzz        fuzz reading, headers, requests and frames, for SECONDS=1200 each (needs Python 3.11 or 3.12)
 # make autobahn    run the Autobahn test suite of WebSockets, as server and client, on both engines;
-#                  CASES="'1.*' '5.*'" selects some (needs Python 2.7: PYTHON27=/path/to/python2.7)
+#                  CASES="'1.*' '5.*'" selects some; RESULTS="--results FILE" adds to earlier
+#                  results (needs Python 2.7: PYTHON27=/path/to/python2.7)
 # make clean       remove everything that these commands made
 #
 # Variables: PYTHON=python3.12 selects the interpreter, VENV=DIR the virtual environment,
@@ -41,7 +44,7 @@ PIP = $(VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-versi
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: lint docs docs-open smoke wheel wheels check-wheel check-python
-.PHONY: run test bench bench-full bench-web soak brokers machines restarts asan coverage stress sessions cancellations fuzz autobahn clean
+.PHONY: run test bench bench-full bench-web bench-websocket soak brokers machines restarts asan coverage stress sessions cancellations fuzz autobahn clean
 .SILENT:
 
 run: $(VENV)/.installed-cli
@@ -125,6 +128,9 @@ bench-full: $(VENV)/.installed-bench
 bench-web: $(VENV)/.installed-bench
 	$(VENV)/bin/python benchmarks/web.py
 
+bench-websocket: $(VENV)/.installed-bench
+	$(VENV)/bin/python benchmarks/websocket.py
+
 soak: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/soak.py $(SOAK)
 	$(VENV)/bin/python benchmarks/soak_tls.py $(SOAK_TLS)
@@ -153,24 +159,9 @@ asan: $(VENV)/.installed-dev
 	  LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ../../$(VENV)/bin/python -m pytest -q \
 	  tests/engine tests/net/test_tcp.py -k "not failing_system_calls"
 
-# All tests run on the portable engine; on the native one, whose lines are slow to trace, those
-# that use it directly. The report is printed although tests fail, and then this fails, too. Tests
-# may fail where they depend on speed or messages, because each line is traced. The coverage of
-# programs that are killed is lost.
 coverage: $(VENV)/.installed-dev
 	$(PIP) 'coverage>=7.10' 'Cython>=3.1' 'setuptools>=77'
-	rm -rf build/coverage && mkdir -p -m a+rwx build/coverage  # for programs that give up their rights
-	cp -r src tests docs examples benchmarks experiments fuzz setup.py pyproject.toml LICENSE *.md build/coverage
-	rm -f build/coverage/src/silly/_engine/native/*.so
-	set -e; failed=0; cd build/coverage; export PYTHONPATH=$$PWD/src; python=$$OLDPWD/$(VENV)/bin/python; \
-	SILLY_BUILD_NATIVE=1 SILLY_CFLAGS="-O1 -DCYTHON_TRACE=1" $$python setup.py -q build_ext --inplace; \
-	cp build/src/silly/_engine/native/*.c src/silly/_engine/native; \
-	SILLY_ENGINE=portable $$python -m coverage run -m pytest --quiet --numprocesses 6 --dist worksteal || failed=1; \
-	$$python -m coverage run -m pytest --quiet --numprocesses 6 --dist worksteal tests/engine tests/net tests/streams \
-	  tests/testing || failed=1; \
-	$$python -m coverage combine --quiet; \
-	$$python -m coverage report --show-missing --sort=cover; \
-	exit $$failed
+	nice -n 15 .ci/coverage $(VENV)/bin/python $(PARTS)
 
 # Each version of Python has its own build and environment. Failures print their seed.
 stress: SECONDS ?= 60
@@ -210,12 +201,14 @@ AUTOBAHN = build/autobahn/environment
 CASES ?= '*'
 
 autobahn: $(VENV)/.installed-dev $(AUTOBAHN)/bin/wstest
-	$(VENV)/bin/python benchmarks/autobahn.py --wstest $(AUTOBAHN)/bin/wstest --cases $(CASES) $(WRITE)
+	$(VENV)/bin/python benchmarks/autobahn.py --wstest $(AUTOBAHN)/bin/wstest --cases $(CASES) \
+	  $(RESULTS) $(WRITE)
 
 $(AUTOBAHN)/bin/wstest: benchmarks/autobahn-requirements.txt
 	$(PIP) --target build/autobahn/virtualenv 'virtualenv==20.21.1'
 	PYTHONPATH=build/autobahn/virtualenv $(VENV)/bin/python -m virtualenv -q -p $(PYTHON27) $(AUTOBAHN)
 	$(AUTOBAHN)/bin/pip install -q -r benchmarks/autobahn-requirements.txt
+	$(AUTOBAHN)/bin/pip install -q wsaccel==0.6.6 || echo "without wsaccel: the suite is slower" >&2
 	$(AUTOBAHN)/bin/pip install -q --no-deps autobahntestsuite
 
 fuzz: SECONDS ?= 1200

@@ -59,6 +59,7 @@ def extensions() -> list[Extension]:
         modules,
         include_path=["src"],
         force=is_any_header_newer(),
+        nthreads=os.cpu_count() or 1,
         build_dir="build",
         compiler_directives={
             "language_level": "3",
@@ -68,7 +69,6 @@ def extensions() -> list[Extension]:
             "cdivision": True,
             "annotation_typing": False,  # types are in .pxd files, also of the shared sources
             "auto_pickle": False,
-            "linetrace": "CYTHON_TRACE" in os.environ.get("SILLY_CFLAGS", ""),  # for coverage
             "binding": False,  # otherwise, unbound methods do not check the type of self
         },
     )
@@ -163,5 +163,6 @@ class BuildAllOrNone(build_ext):
             super().copy_extensions_to_source()
 
 
-options: dict[str, Any] = {"cmdclass": {"build_ext": BuildAllOrNone}}
-setup(ext_modules=extensions(), **options)
+if __name__ == "__main__":  # not in a process that Cython starts
+    options: dict[str, Any] = {"cmdclass": {"build_ext": BuildAllOrNone}}
+    setup(ext_modules=extensions(), **options)

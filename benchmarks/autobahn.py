@@ -5,7 +5,8 @@
 
 The suite (https://github.com/crossbario/autobahn-testsuite) needs Python 2.7: `make autobahn`
 installs it. Every case must be OK, and the connection must end as the suite expects; the exit
-code is 1 if one is not. ``--write FILE`` writes the table of results.
+code is 1 if one is not. ``--write FILE`` writes the table of results. It can run in parts:
+``--results FILE`` keeps the results, and adds to those that are there.
 """
 
 from __future__ import annotations
@@ -153,6 +154,19 @@ def results_of(reports: Path) -> dict[str, str]:
     return results
 
 
+def read_results(path: Path | None) -> dict[tuple[str, str], dict[str, str]]:
+    """Return the results in the file at *path*, if there are any."""
+    if path is None or not path.exists():
+        return {}
+    kept = json.loads(path.read_text())
+    return {(role, engine): results for role, engine, results in kept}
+
+
+def write_results(path: Path, all_results: dict[tuple[str, str], dict[str, str]]) -> None:
+    kept = [(role, engine, results) for (role, engine), results in all_results.items()]
+    path.write_text(json.dumps(kept, indent=1))
+
+
 def by_section(results: dict[str, str]) -> dict[str, Counter[str]]:
     sections: dict[str, Counter[str]] = defaultdict(Counter)
     for case, how in results.items():
@@ -186,6 +200,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=["*"], help="which to run, such as '1.*'")
     parser.add_argument("--engines", nargs="+", default=["native", "portable"])
     parser.add_argument("--roles", nargs="+", default=["server", "client"])
+    parser.add_argument("--results", type=Path, help="a file of results to add to")
     parser.add_argument("--write", type=Path, help="a page whose table of results to replace")
     options = parser.parse_args()
     if options.serve:
@@ -194,7 +209,7 @@ def main() -> None:
     if options.ask:
         asyncio.run(ask(*options.ask))
         return
-    all_results = {}
+    all_results = read_results(options.results)
     for role in options.roles:
         test = test_server if role == "server" else test_client
         for engine in options.engines:
@@ -202,7 +217,9 @@ def main() -> None:
                 reports = Path(directory, "reports")
                 reports.mkdir()
                 test(options.wstest, options.cases, engine, reports)
-                all_results[role, engine] = results_of(reports)
+                all_results.setdefault((role, engine), {}).update(results_of(reports))
+            if options.results:
+                write_results(options.results, all_results)
     print(table(all_results), end="")
     wrong = {
         (role, engine, case): how

@@ -1,6 +1,6 @@
 /* A load generator that checks every byte: closed-loop, or at a given rate.
  *
- *     load PORT CONNECTIONS DEPTH SIZE SECONDS [reconnect | resume | udp | RATE]
+ *     load PORT CONNECTIONS DEPTH SIZE SECONDS [reconnect | resume | udp | websocket | broadcast | RATE]
  *
  * Each connection sends DEPTH lines of SIZE bytes in one call, waits until all
  * of them have come back, and goes on. It never sleeps: a server that had to wake
@@ -8,10 +8,11 @@
  * other machines is not. With "reconnect", each exchange has a
  * connection of its own. Compiled with -DTLS, it speaks TLS, and with "resume" each connection
  * but the first continues a session. With "udp", each connection is a UDP socket, and each
- * exchange one datagram. With RATE, so many exchanges a second are due whatever the
+ * exchange one datagram. With "websocket", each line is a binary message of a WebSocket; with
+ * "broadcast", the first of them sends it to all, which is one message for each. With RATE, so many exchanges a second are due whatever the
  * server does, and latencies count from when one was due. Prints "ready" when the measurement
  * begins: once each connection has had an exchange, if they stay open. Then prints one JSON object; exits 1 at the first wrong
- * byte, lost connection or stall of five seconds.
+ * byte, lost connection or stall of twenty seconds.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -34,7 +35,7 @@ static SSL_SESSION *session;
 enum { EVENTS = 256, RECEIVE = 262144, SLOTS = 64 * 64 };
 
 struct conn {
-    int fd, connecting, warm;
+    int fd, connecting, opening, warm;
 #ifdef TLS
     SSL *ssl;
 #endif
@@ -42,13 +43,15 @@ struct conn {
     uint64_t number, begun;
 };
 
-static int ep, depth, size, reconnect, resume, udp;
+static int ep, depth, size, reconnect, resume, udp, websocket, broadcast, missing;
 static uint64_t rate, due; /* the next exchange's, if there is a rate */
 static struct conn **idle; /* a ring of the connections that wait for one */
 static size_t idle_first, idle_count, idle_size;
-static size_t exchange;
+static struct conn *conns;
+static int count;
+static size_t exchange, sent_exchange; /* bytes that come back, and that are sent */
 static struct sockaddr_in addr = {.sin_family = AF_INET};
-static char *pattern, buffer[RECEIVE];
+static char *pattern, *sent_pattern, buffer[RECEIVE];
 static uint64_t messages, slots[SLOTS], deadline, slowest;
 static int ready, cold; /* connections without an exchange yet */
 
@@ -113,15 +116,19 @@ static void stop(struct conn *c) { close(c->fd); }
 #endif
 
 /* Bytes of an exchange: the pattern of all exchanges, from a place that depends on its number. */
-static const char *expected(struct conn *c) { return pattern + (c->number % 61) * size; }
+static const char *expected(struct conn *c) { return pattern + (c->number % 61) * (exchange / depth); }
+
+static const char *unsent(struct conn *c) {
+    return sent_pattern + (c->number % 61) * (sent_exchange / depth) + sent_exchange - c->unsent;
+}
 
 static void pump(struct conn *c) {
-    ssize_t n = put(c, expected(c) + exchange - c->unsent, c->unsent);
+    ssize_t n = put(c, unsent(c), c->unsent);
     if (n < 0 && errno != EAGAIN) die("send");
     if (n > 0) c->unsent -= n;
     int full = c->unsent != 0;
 #ifdef TLS
-    while (n > 0 && c->unsent && (n = put(c, expected(c) + exchange - c->unsent, c->unsent)) > 0) c->unsent -= n;
+    while (n > 0 && c->unsent && (n = put(c, unsent(c), c->unsent)) > 0) c->unsent -= n;
     full = c->unsent && SSL_is_init_finished(c->ssl);
 #endif
     struct epoll_event e = {.events = EPOLLIN | (full ? EPOLLOUT : 0), .data.ptr = c};
@@ -131,8 +138,13 @@ static void pump(struct conn *c) {
 }
 
 static void begin(struct conn *c) {
+    if (broadcast) {
+        missing = count;
+        for (int i = 1; i < count; i++) conns[i].number++, conns[i].unread = exchange;
+    }
     c->number++;
-    c->unsent = c->unread = exchange;
+    c->unsent = sent_exchange;
+    c->unread = exchange;
     if (!reconnect && !rate) c->begun = now();
     pump(c);
 }
@@ -149,6 +161,15 @@ static void pace(uint64_t t) {
     }
 }
 
+/* Open a WebSocket; the key is the one in RFC 6455, section 1.3. */
+static void ask(struct conn *c) {
+    static const char request[] =
+        "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    c->opening = 1;
+    if (put(c, request, sizeof request - 1) != sizeof request - 1) die("send");
+}
+
 static void open_conn(struct conn *c) {
     int one = 1;
     c->begun = now();
@@ -159,7 +180,16 @@ static void open_conn(struct conn *c) {
     if (c->connecting && errno != EINPROGRESS) die("connect");
     struct epoll_event e = {.events = c->connecting ? EPOLLOUT : EPOLLIN, .data.ptr = c};
     epoll_ctl(ep, EPOLL_CTL_ADD, c->fd, &e);
-    if (!c->connecting) start(c), rate ? rest(c) : begin(c);
+    if (!c->connecting) start(c), websocket ? ask(c) : rate ? rest(c) : begin(c);
+}
+
+static void opened(struct conn *c) {
+    ssize_t n = get(c, buffer, sizeof buffer);
+    if (n < 12 || memcmp(buffer, "HTTP/1.1 101", 12) || memcmp(buffer + n - 4, "\r\n\r\n", 4))
+        errno = EPROTO, die("no WebSocket was opened");
+    c->opening = 0;
+    if (!broadcast) begin(c);
+    else if (--missing == 0) begin(&conns[0]);
 }
 
 static void connected(struct conn *c) {
@@ -171,7 +201,7 @@ static void connected(struct conn *c) {
     struct epoll_event e = {.events = EPOLLIN, .data.ptr = c};
     epoll_ctl(ep, EPOLL_CTL_MOD, c->fd, &e);
     start(c);
-    rate ? rest(c) : begin(c);
+    websocket ? ask(c) : rate ? rest(c) : begin(c);
 }
 
 static void receive(struct conn *c, uint64_t t) {
@@ -186,9 +216,11 @@ static void receive(struct conn *c, uint64_t t) {
     if ((size_t)n > c->unread) errno = EPROTO, die("more came back than was sent");
     if (memcmp(buffer, expected(c) + exchange - c->unread, n)) errno = EPROTO, die("a wrong byte came back");
     if (c->unread -= n) return;
-    messages += depth;
-    record(now() - c->begun);
     if (!c->warm) c->warm = 1, cold--;
+    messages += depth;
+    if (broadcast && --missing) return;
+    if (broadcast) c = &conns[0];
+    record(now() - c->begun);
     if (t > deadline) return;
     if (reconnect) {
         stop(c);
@@ -199,13 +231,40 @@ static void receive(struct conn *c, uint64_t t) {
         begin(c);
 }
 
+/* Write the header of a frame at *at*, which is masked or not; return where it ends. */
+static char *header(char *at, int is_masked) {
+    *at++ = (char)0x82;
+    *at++ = (char)((is_masked ? 128 : 0) | (size < 126 ? size : size < 65536 ? 126 : 127));
+    for (int i = size < 126 ? 0 : size < 65536 ? 2 : 8; i--;) *at++ = (char)((uint64_t)size >> 8 * i);
+    if (is_masked) memcpy(at, "\x37\xfa\x21\x3d", 4), at += 4;
+    return at;
+}
+
+/* Put each line of the pattern into a frame, with and without a mask. */
+static void frame_all(void) {
+    int lines = 61 + depth;
+    char *line = pattern, *head = buffer, *key = header(buffer, 1) - 4;
+    size_t head_size = (size_t)(key - head);
+    char *to = pattern = malloc((size_t)lines * (head_size + size));
+    char *sent = sent_pattern = malloc((size_t)lines * (head_size + 4 + size));
+    for (int i = 0; i < lines; i++, line += size) {
+        to = header(to, 0), sent = header(sent, 1);
+        for (int k = 0; k < size; k++) *to++ = line[k], *sent++ = line[k] ^ key[k & 3];
+    }
+    exchange = depth * (head_size + size), sent_exchange = depth * (head_size + 4 + size);
+}
+
 int main(int argc, char **argv) {
-    if (argc < 6) return fprintf(stderr, "usage: load PORT CONNECTIONS DEPTH SIZE SECONDS [reconnect | resume | udp | RATE]\n"), 2;
-    int count = atoi(argv[2]);
+    if (argc < 6)
+        return fprintf(stderr, "usage: load PORT CONNECTIONS DEPTH SIZE SECONDS "
+                               "[reconnect | resume | udp | websocket | broadcast | RATE]\n"), 2;
+    count = missing = atoi(argv[2]);
     addr.sin_port = htons(atoi(argv[1]));
     addr.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    depth = atoi(argv[3]), size = atoi(argv[4]), exchange = (size_t)depth * size;
+    depth = atoi(argv[3]), size = atoi(argv[4]), exchange = sent_exchange = (size_t)depth * size;
     udp = argc > 6 && !strcmp(argv[6], "udp");
+    broadcast = argc > 6 && !strcmp(argv[6], "broadcast");
+    websocket = broadcast || (argc > 6 && !strcmp(argv[6], "websocket"));
     resume = argc > 6 && !strcmp(argv[6], "resume");
     reconnect = resume || (argc > 6 && !strcmp(argv[6], "reconnect"));
 #ifdef TLS
@@ -216,20 +275,21 @@ int main(int argc, char **argv) {
 #endif
     rate = argc > 6 ? strtoull(argv[6], NULL, 10) : 0;
     idle = calloc(idle_size = count, sizeof *idle);
-    pattern = malloc((size_t)(61 + depth) * size);
+    pattern = sent_pattern = malloc((size_t)(61 + depth) * size);
     for (int i = 0; i < 61 + depth; i++) {
         for (int k = 0; k < size - 1; k++) pattern[(size_t)i * size + k] = 'a' + (i * 7 + k) % 26;
         pattern[(size_t)(i + 1) * size - 1] = '\n';
     }
+    if (websocket) frame_all();
     ep = epoll_create1(0);
-    struct conn *conns = calloc(count, sizeof *conns);
+    conns = calloc(count, sizeof *conns);
     deadline = ~0ull;
-    for (int i = 0; i < count; i++) conns[i].number = i, open_conn(&conns[i]);
+    for (int i = 0; i < count; i++) conns[i].number = broadcast ? 0 : i, open_conn(&conns[i]);
     uint64_t start = now(), end = start + (uint64_t)(atof(argv[5]) * 1e9);
     deadline = end;
     due = start + 100000000; /* when all are connected */
     cold = reconnect || rate ? 0 : count;
-    for (uint64_t t = start, moved = start; t < end;) {
+    for (uint64_t t = start, moved = start; t < end || (broadcast && missing);) {
         if (!ready && cold <= 0) {
             ready = 1;
             puts("ready");
@@ -245,10 +305,11 @@ int main(int argc, char **argv) {
         t = now();
         if (rate) pace(t);
         if (n > 0) moved = t;
-        else if (t - moved > 5000000000ull) errno = ETIMEDOUT, die("nothing came back for five seconds");
+        else if (t - moved > 20000000000ull) errno = ETIMEDOUT, die("nothing came back for twenty seconds");
         for (int i = 0; i < n; i++) {
             struct conn *c = events[i].data.ptr;
             if (c->connecting) connected(c);
+            else if (c->opening) opened(c);
             else {
                 if (events[i].events & EPOLLOUT) pump(c);
                 if (events[i].events & ~EPOLLOUT) receive(c, t);

@@ -348,6 +348,9 @@ class Stream(Protocol):
     def _note_limit(self, limit: str) -> None:
         """Note that *limit*, which a protocol enforces, is what ends the connection."""
 
+    def _retain(self, count: int) -> None:
+        """Note that a protocol keeps *count* of the bytes that it has read: they count as held."""
+
     def _end_for_limit(self, limit: str, error: OSError) -> None:
         """End the connection because of *limit*, unless it is ending already.
 

@@ -93,6 +93,7 @@ class Lifecycle:
         "_owner",
         "_paused",
         "_reader_notified",
+        "_retained",
         "_room_waiters",
         "_state",
         "_timer",
@@ -116,6 +117,7 @@ class Lifecycle:
     _consumer: Consumer | None
     _budget: Budget | None
     _accounted: int  # bytes reported to the budget
+    _retained: int  # bytes that a protocol above has read, and keeps
     _linger: float
     _timer: Any  # the linger timer if closing, else the idle timer
     _bytes_in: int
@@ -141,7 +143,7 @@ class Lifecycle:
         self._addresses = None
         self._consumer = None
         self._budget = budget
-        self._accounted = 0
+        self._accounted = self._retained = 0
         self._linger = linger
         self._timer = None
         self._bytes_in = self._bytes_out = 0
@@ -256,26 +258,29 @@ class Lifecycle:
         """Report the change in the memory that this connection holds to the budget."""
         raise NotImplementedError
 
-    # `Filtered` overrides the next five (filter.py).
+    # ------------------------------------------------------------ implemented by `Filtered`
 
     def _finish_filter(self) -> None:
         """Send the filter's last message."""
+        raise NotImplementedError
 
     def _received(self) -> int:
         """Return how many bytes were received for the program."""
-        return self._bytes_in
+        raise NotImplementedError
 
     def _written(self) -> int:
         """Return how many bytes the program has written."""
-        return self._bytes_out + self._batched_bytes()
+        raise NotImplementedError
 
     def _sent(self) -> int:
         """Return how many of the program's bytes the operating system took."""
-        return self._bytes_out - self._unsent()
+        raise NotImplementedError
 
     def _unfinished(self) -> int:
         """Return how many bytes of the incomplete read have arrived."""
-        return self._unread()
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------------------
 
     def _notify_owner(self, owner: Owner) -> None:
         owner.conn_closed(self)
@@ -510,6 +515,7 @@ class Lifecycle:
         self._full = False
         self._discard_batch()
         self._stop_timer()
+        self._retain(0)
 
     def _stop_timer(self) -> None:
         timer = self._timer
@@ -542,6 +548,13 @@ class Lifecycle:
         """Note that *limit*, which a protocol enforces, is what ends the connection."""
         if self._ended_by is None:
             self._ended_by = limit
+
+    def _retain(self, count: int) -> None:
+        """Note that a protocol keeps *count* of the bytes that it has read: they count as held."""
+        count = 0 if self._socket_is_closed() else count
+        if count != self._retained:
+            self._retained = count
+            self._account()
 
     def _acknowledged(self) -> int:
         """Return how many of the written bytes the peer acknowledged."""
@@ -577,10 +590,6 @@ class Lifecycle:
     @property
     def unread_bytes(self) -> int:
         return self._unread()
-
-    @property
-    def unsent_bytes(self) -> int:
-        return self._batched_bytes() + self._unsent()
 
     @property
     def _wire_counts(self) -> tuple[int, int]:

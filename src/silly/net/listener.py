@@ -112,7 +112,8 @@ class ListenerStats:
     unread_bytes: int
     """Bytes received but not yet read by the handlers, on all connections."""
     held_bytes: int
-    """Memory held now for such bytes, as counted for `Limits.memory_budget`."""
+    """Memory held now for such bytes, and for messages of WebSockets that are incomplete or wait
+    for their handler, as counted for `Limits.memory_budget`."""
     memory_budget: int | None
     """The limit of `held_bytes`, in bytes; None: no limit."""
     backlog_used: int | None

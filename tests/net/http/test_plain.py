@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from silly._engine import engine
 from silly.net import http
-from silly.net.http import server
+from silly.net.http import connection, server
 from silly.net.http.response import Response
 from silly.net.http.session import ServerSession
 from silly.net.limits import Limits
@@ -20,7 +20,7 @@ from tests.net.http.sessions import DEFAULTS, taken
 pytestmark = pytest.mark.no_engine
 
 Counts: Any = vars(server)["Counts"]  # those in use
-encoded: Any = vars(server)["encoded"]
+encoded: Any = vars(connection)["encoded"]
 
 GET: Final = b"GET /a?b=1 HTTP/1.1\r\nHost: a:80\r\n\r\n"
 native = pytest.mark.skipif(engine.NAME != "native", reason="only the native engine does that")

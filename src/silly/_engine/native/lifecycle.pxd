@@ -25,7 +25,7 @@ cdef class Lifecycle(Source):
     cdef object _addresses
     cdef public object _consumer
     cdef object _budget
-    cdef int64_t _accounted
+    cdef int64_t _accounted, _retained
     cdef double _linger
     cdef object _timer
     cdef int64_t _bytes_in, _bytes_out
@@ -88,6 +88,7 @@ cdef class Lifecycle(Source):
     cdef int _stop_timer(self) except -1
     cdef int _fail_by(self, object error) except -1
     cdef int _end(self, object limit, object error) except -1
+    cpdef int _retain(self, int64_t count) except -1
     cdef int64_t _acknowledged(self) noexcept
     cdef int _account(self) except -1
 

@@ -20,6 +20,7 @@ cdef class Sending(Receiving):
     cdef bint put(self, const void *data, size_t length) except -1
     cdef bint append(self, const void *data, size_t length) except -1
     cdef int release_outgoing(self) except -1
+    cdef object write_bytes(self, bytes data)
     cdef object write_buffer(self, object data)
     cdef object write_at_once(self, bytes owner, const uint8_t *data, size_t length)
     cdef object write_plaintext(self, bytes data)

@@ -66,21 +66,23 @@ cdef class Sending(Receiving):
     """The part of a stream that sends."""
 
     def write(self, data):
-        cdef size_t length, batched
         if type(data) is not bytes:
             if is_long_buffer(data):
                 return self.write_buffer(data)
             data = joined(data)
-        length = <size_t>PyBytes_GET_SIZE(<bytes>data)
+        return self.write_bytes(<bytes>data)
+
+    cdef object write_bytes(self, bytes data):
+        """Write *data*: `write` for protocols that are native."""
+        cdef size_t length = <size_t>PyBytes_GET_SIZE(data)
+        cdef size_t batched
         if self._state != OPEN:
             raise self._writer_error()
         batched = self.batched + length
         if self._full or length > LARGE or batched > self.batch_threshold:
-            return self.write_at_once(
-                <bytes>data, <const uint8_t *>PyBytes_AS_STRING(<bytes>data), length
-            )
+            return self.write_at_once(data, <const uint8_t *>PyBytes_AS_STRING(data), length)
         if length:
-            if not self.put(PyBytes_AS_STRING(<bytes>data), length):
+            if not self.put(PyBytes_AS_STRING(data), length):
                 raise MemoryError
             self.batched = batched
             if not self.flush_scheduled:

@@ -171,7 +171,9 @@ cdef class Stream(Sending):
 
         Exceptions are only printed: the callers have freed memory that they still refer to.
         """
-        cdef int64_t held = <int64_t>(self.in_capacity + self.out_capacity) + self._held_size()
+        cdef int64_t held = (
+            <int64_t>(self.in_capacity + self.out_capacity) + self._held_size() + self._retained
+        )
         cdef int64_t change = held - self._accounted
         if self._budget is not None and change:
             self._accounted = held
@@ -278,7 +280,7 @@ cdef class Stream(Sending):
 
     @property
     def _held_bytes(self):
-        return self.in_capacity + self.out_capacity + self._held_size()
+        return self.in_capacity + self.out_capacity + self._held_size() + self._retained
 
     @property
     def _waits_for(self):

@@ -344,7 +344,7 @@ class Stream(Filtered):
     def _account(self) -> None:
         """Report the change in unread and unsent bytes to the budget."""
         if self._budget is not None:
-            held = len(self._incoming) + self._unsent() + self._held_size()
+            held = len(self._incoming) + self._unsent() + self._held_size() + self._retained
             change = held - self._accounted
             if change:
                 self._accounted = held

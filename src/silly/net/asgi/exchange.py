@@ -23,10 +23,10 @@ from silly.net.asgi.extensions import (
 )
 from silly.net.asgi.types import Message
 from silly.net.http import HTTPError, Response
+from silly.net.http.connection import HANDED_OVER
 from silly.net.http.disk import FilePieces
 from silly.net.http.errors import reason_of
 from silly.net.http.response import BODILESS, check_status, http_date
-from silly.net.http.server import HANDED_OVER
 
 if TYPE_CHECKING or engine.NAME != "native":
     from silly.net.asgi.bases import Cycle, RawAnswer

@@ -43,7 +43,6 @@ cdef bytes NOTHING = b""
 cdef class Cycle:
     """Steps an application through one request; the base of `Exchange`."""
 
-    cdef dict __dict__
     cdef object __weakref__
     cdef public object _request, _response, outcome, scope, _owner, _watching
     cdef public bint is_complete, is_handed_over, _is_over
@@ -332,7 +331,6 @@ cdef class RawAnswer(Answer):
 cdef class Caller:
     """Calls an application; the base of `ApplicationHandler`."""
 
-    cdef dict __dict__
     cdef object __weakref__
     cdef object app
     cdef dict state

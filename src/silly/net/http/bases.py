@@ -7,16 +7,32 @@ them are used makes no difference but for the time it takes.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-from silly._engine.drain import DRAINED
+from collections.abc import (
+    AsyncIterable,
+    Generator,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from silly.net.http.errors import HTTPError
     from silly.net.limits import Limits
 
-__all__ = ["DRAINED", "Answer", "Body", "Counts", "Head", "Headers", "PlainRequests", "encoded"]
+__all__ = [
+    "UNASKED",
+    "Answer",
+    "Body",
+    "Counts",
+    "Handling",
+    "Head",
+    "Headers",
+    "PlainRequests",
+    "encoded",
+]
+
+UNASKED: Final = object()
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 Body = str | bytes | bytearray | memoryview | Iterable[bytes | str] | AsyncIterable[bytes | str]
@@ -61,6 +77,7 @@ class PlainRequests:
         "ends",
         "error",
         "in_head",
+        "is_draining",
         "is_paused",
         "is_waiting",
         "requests",
@@ -71,7 +88,7 @@ class PlainRequests:
         self._max_pipelined = limits.max_pipelined
         self.requests: list[Any] = []
         self.error: HTTPError | None = None
-        self.ends = self.is_paused = self.in_head = False
+        self.ends = self.is_paused = self.in_head = self.is_draining = False
         self._receiving: Any = None
         self.is_waiting = False
         self.taken = 0
@@ -110,6 +127,47 @@ class PlainRequests:
         self.is_waiting = False
         self.taken += 1
         return request
+
+
+class Handling:
+    """Deals with the requests of one connection, until one needs something special.
+
+    Awaiting it returns that request. In place of it, None: the connection is idle, and draining.
+    False: its session does not simply wait for a request.
+
+    Attributes:
+        request: which is not answered yet.
+        response: what its handler has returned. `UNASKED`: the handler was not called: here
+            always; natively, while somebody observes requests.
+        error: what its handler has raised.
+    """
+
+    __slots__ = ("_conn", "_connection", "_session", "error", "request", "response")
+
+    def __init__(
+        self,
+        connection: Any,
+        conn: Any,
+        session: PlainRequests,
+        service: Any,  # noqa: ARG002 - see handling.pyx
+        observers: list[Any],  # noqa: ARG002
+    ) -> None:
+        self._connection = connection
+        self._conn = conn
+        self._session = session
+        self.request: Any = None
+        self.response: Any = UNASKED
+        self.error: Exception | None = None
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        session = self._session
+        self.request = None
+        while True:
+            request = session.take(self._conn, self._connection)
+            if request is not None or session.is_draining:
+                self.request = request or None
+                return request
+            session.feed((yield from self._conn.read().__await__()))
 
 
 class Answer:

@@ -1,5 +1,7 @@
+from libc.stdint cimport uint8_t
+
+
 cdef class Head:
-    cdef dict __dict__
     cdef object __weakref__
     cdef public object method, version, content_length
     cdef public object conn, _connection, _body
@@ -12,8 +14,27 @@ cdef class Head:
     cdef bint is_simple(self) except -1
 
 
+cdef class PlainRequests:
+    cdef public list requests
+    cdef Head first  # comes before `requests`, and costs less
+    cdef public object error
+    cdef public bint ends, is_paused, in_head, is_draining
+    cdef readonly bint is_waiting
+    cdef readonly size_t taken
+    cdef public object _receiving
+    cdef object kind  # of requests
+    cdef Py_ssize_t left  # bytes of the body that is being received, of a plain request
+    cdef Py_ssize_t max_head, max_target, max_fields, max_body, max_pipelined
+    cdef bytes host  # the last one that was valid
+
+    cdef int parse(self, bytes data) except -1
+    cdef Py_ssize_t take_body(self, bytes data, Py_ssize_t at) except -1
+    cdef Py_ssize_t take_head(self, bytes data, Py_ssize_t start) except -1
+    cdef object next(self, conn, connection)
+    cdef bint is_host(self, const uint8_t *text, Py_ssize_t size) except -1
+
+
 cdef class Answer:
-    cdef dict __dict__
     cdef object __weakref__
     cdef public object body, status, content_type, _fields
 

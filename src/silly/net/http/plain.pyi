@@ -1,4 +1,3 @@
-from silly.net.http.bases import DRAINED as DRAINED
 from silly.net.http.bases import Answer as Answer
 from silly.net.http.bases import Counts as Counts
 from silly.net.http.bases import Head as Head

@@ -17,7 +17,6 @@ from libc.time cimport time, time_t
 
 from email.utils import formatdate
 
-from silly._engine.native.sending import drained as DRAINED
 from silly.net.http.errors import reason_of
 
 cdef extern from "Python.h":
@@ -41,6 +40,7 @@ cdef enum:
 cdef uint8_t KINDS[256]
 cdef uint8_t LOWER[256]
 
+cdef object OK = 200
 cdef str VERSION = "1.1"
 cdef str GET = "GET", HEAD = "HEAD", POST = "POST", PUT = "PUT", PATCH = "PATCH"
 cdef str DELETE = "DELETE", OPTIONS = "OPTIONS"
@@ -114,18 +114,6 @@ cdef class Head:
 cdef class PlainRequests:
     """The part of a session that recognises plain requests; the base of `ServerSession`."""
 
-    cdef public list requests
-    cdef Head first  # comes before `requests`, and costs less
-    cdef public object error
-    cdef public bint ends, is_paused, in_head
-    cdef readonly bint is_waiting
-    cdef readonly size_t taken
-    cdef public object _receiving
-    cdef object kind  # of requests
-    cdef Py_ssize_t left  # bytes of the body that is being received, of a plain request
-    cdef Py_ssize_t max_head, max_target, max_fields, max_body, max_pipelined
-    cdef bytes host  # the last one that was valid
-
     def __init__(self, kind, limits):
         self.kind = kind
         self.requests = []
@@ -136,11 +124,14 @@ cdef class PlainRequests:
         self.max_pipelined = capped(limits.max_pipelined)
 
     def feed(self, bytes data not None):
+        self.parse(data)
+
+    cdef int parse(self, bytes data) except -1:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
         cdef Py_ssize_t at = 0
         cdef Py_ssize_t end
         if self.error is not None:
-            return
+            return 0
         if self.left:
             at = self.take_body(data, 0)
         while at < size and not (
@@ -154,6 +145,7 @@ cdef class PlainRequests:
             self._feed(data if at == 0 else piece(data, at, size))
         if len(self.requests) + (self.first is not None) > self.max_pipelined:
             self._refuse_pipelined()
+        return 0
 
     cdef Py_ssize_t take_body(self, bytes data, Py_ssize_t at) except -1:
         """Take what is in *data* of the body; return where it ends."""
@@ -308,6 +300,9 @@ cdef class PlainRequests:
         return len(self.requests) + (self.first is not None)
 
     def take(self, conn, connection):
+        return self.next(conn, connection)
+
+    cdef object next(self, conn, connection):
         cdef Head request = self.first
         if request is not None:
             self.first = None
@@ -366,18 +361,14 @@ cdef class Answer:
 
     cdef bytes encode(self, Head request):
         """Return all of it, encoded as an answer to *request*; None: in another way."""
-        cdef long status
         cdef const char *body = NULL
-        cdef const char *kind
-        cdef Py_ssize_t size = 0, kind_size = 0, whole, left, count
+        cdef Py_ssize_t size = 0, whole, left, count
         cdef char digits[DIGITS_OF_SIZE]
         cdef char *length
-        cdef bytes line, dated, reply
+        cdef object kind = self.content_type
+        cdef bytes head, reply
         cdef char *end
         if not request.is_simple():
-            return None
-        status = checked_status(self.status)
-        if status < 0 or status == 204 or status == 205 or status == 304:
             return None
         if type(self.body) is str:
             try:
@@ -391,19 +382,14 @@ cdef class Answer:
             return None
         if size > JOINED:
             return None
-        if self.content_type is None:
-            line = TEXT if type(self.body) is str else BYTES
-            kind = PyBytes_AS_STRING(line)
-            kind_size = PyBytes_GET_SIZE(line)
-        elif is_value(self.content_type):
-            kind = PyUnicode_AsUTF8AndSize(self.content_type, &kind_size)
-        else:
+        if kind is None:
+            kind = TEXT if type(self.body) is str else BYTES
+        head = head_of(self.status, kind)
+        if head is None:
             return None
-        line = status_line(<int>status)
         whole = fields_size(self._fields)
         if whole < 0:
             return None
-        dated = date()
         length = digits + DIGITS_OF_SIZE
         left = size
         while True:
@@ -413,13 +399,9 @@ cdef class Answer:
             if left == 0:
                 break
         count = digits + DIGITS_OF_SIZE - length
-        whole += PyBytes_GET_SIZE(line) + PyBytes_GET_SIZE(dated) + kind_size + count + size + 36
+        whole += PyBytes_GET_SIZE(head) + count + size + 4
         reply = PyBytes_FromStringAndSize(NULL, whole)
-        end = put(PyBytes_AS_STRING(reply), PyBytes_AS_STRING(line), PyBytes_GET_SIZE(line))
-        end = put(end, PyBytes_AS_STRING(dated), PyBytes_GET_SIZE(dated))
-        end = put(end, "content-type: ", 14)
-        end = put(end, kind, kind_size)
-        end = put(end, "\r\ncontent-length: ", 18)
+        end = put(PyBytes_AS_STRING(reply), PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head))
         end = put(end, length, count)
         end = put(end, "\r\n", 2)
         for name, value in self._fields:
@@ -430,6 +412,42 @@ cdef class Answer:
         end = put(end, "\r\n", 2)
         put(end, body, size)
         return reply
+
+
+cdef class HeadBlock:
+    """The head of responses of one kind, made in one second."""
+
+    cdef object status, kind
+    cdef time_t made
+    cdef bytes text
+
+
+cdef list blocks = [HeadBlock.__new__(HeadBlock) for _ in range(16)]  # by addresses
+
+
+cdef bytes head_of(object status, object kind):
+    """Return the head of a response up to its length; None: it must be encoded in another way.
+
+    *kind*, its content type, is bytes, or text that a program has given.
+    """
+    cdef size_t index = (<size_t><void *>status >> 4) ^ (<size_t><void *>kind >> 4)
+    cdef HeadBlock block = <HeadBlock>blocks[index & 15]
+    cdef time_t now = time(NULL)
+    cdef long value
+    if block.status is status and block.kind is kind and block.made == now:
+        return block.text
+    value = checked_status(status)
+    if value < 0 or value == 204 or value == 205 or value == 304:
+        return None
+    if type(kind) is not bytes and not is_value(kind):
+        return None
+    block.made = 0  # while it is neither
+    block.status, block.kind = status, kind
+    block.text = b"%b%bcontent-type: %b\r\ncontent-length: " % (
+        status_line(<int>value), date(), kind if type(kind) is bytes else kind.encode("ascii")
+    )
+    block.made = now
+    return block.text
 
 
 def encoded(Head request not None, response, Counts counts not None):
@@ -469,6 +487,8 @@ cdef class Counts:
 cdef long checked_status(status) except -2:
     """Return the status; -1 if it is none."""
     cdef long value = -1
+    if status is OK:
+        return 200
     if type(status) is int:
         try:
             value = <long>status

@@ -86,6 +86,7 @@ class Request(Head):
     _pieces: list[bytes]  # of the body, received and not read
     _raw_trailers: list[tuple[bytes, bytes]]
     _received = 0  # bytes of the body
+    _waited = 0.0  # seconds for it
     _form: Form | None = None
     _error: HTTPError | None = None  # why the rest of the body will not come
 

@@ -27,6 +27,7 @@ from silly.net.sweep import CHECKS
 from silly.net.websocket.errors import WebSocketClosed, is_sendable
 from silly.net.websocket.handshake import Agreement
 from silly.net.websocket.keepalive import keepalive, silent, too_slow
+from silly.net.websocket.kinds import framed
 from silly.net.websocket.session import Encoder, Message, Session
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = ["WebSocket", "checked_close"]
 
-AWAY: Final = 65536  # bytes that are taken while nobody reads
+AWAY: Final = 65536  # bytes of memory for messages that are taken while nobody reads
+EACH: Final = 64  # bytes that a message takes beside its own
 IN_A_ROW: Final = 1000  # messages without waiting, before other tasks run
-WHOLE: Final = 16384  # bytes: a longer frame is not copied behind what was written before
 
 _NORMAL: Final = frozenset((1000, 1001))
 _NOTHING: Final[Sequence[Any]] = ()
@@ -75,6 +76,7 @@ class WebSocket:
         "_in_a_row",
         "_is_pinged",
         "_is_reading",
+        "_kept",
         "_messages",
         "_partial",
         "_pings",
@@ -106,7 +108,8 @@ class WebSocket:
         self.request = request
         self.subprotocol = agreement.subprotocol
         self._messages: Sequence[Any] = _NOTHING  # received, the next one last
-        self._held = 0  # bytes that were taken while nobody read
+        self._kept = 0  # bytes of memory that these take
+        self._held = 0  # and with an incomplete message, as the connection knows
         self._in_a_row = 0
         self._is_reading = False
         self._pings: dict[bytes, asyncio.Future[None]] | None = None
@@ -140,7 +143,7 @@ class WebSocket:
         messages = self._messages
         while not messages:
             session = self._session
-            if session.has_news or session.is_ending:
+            if session.has_news or session.end_received is not None:
                 self._settle()
             if session.is_over:
                 if session.code in _NORMAL:
@@ -163,17 +166,18 @@ class WebSocket:
                 self._consume()  # what has arrived meanwhile
                 raise
             self._is_reading = False
-            received = session.receive(data)
-            if len(received) == 1 and not session.has_news:  # as most of the time
-                only: Message = received[0]
-                return only
-            self._keep(received)
+            parser = session.parser
+            received = parser.receive(data)
+            if len(received) == 1 and parser.is_quiet and not (self._held or session.is_closing):
+                return received[0]  # as most of the time
+            self._keep(session.take(received))
             messages = self._messages
         self._in_a_row += 1
         message: Message = messages.pop()  # type: ignore[attr-defined] # it is a list
         if not messages:
             self._messages = _NOTHING
-            self._held = 0
+            self._kept = 0
+            self._hold()
         return message
 
     async def recv(self, timeout: float | None = None) -> Message:
@@ -198,7 +202,7 @@ class WebSocket:
             raise self._closed() from None
 
     def _take(self, data: bytes) -> None:
-        """Take *data*, which was received; there is no message before those in it."""
+        """Take *data*, which was received."""
         self._keep(self._session.receive(data))
 
     def _keep(self, messages: list[Message]) -> None:
@@ -206,7 +210,10 @@ class WebSocket:
         session = self._session
         if messages:
             messages.reverse()
-            self._messages = messages
+            before = self._messages
+            self._messages = [*messages, *before] if before else messages
+            self._kept += sum(map(len, messages)) + EACH * len(messages)
+        self._hold()
         if session.has_news:
             self._heed()
         if session.is_ending:
@@ -215,23 +222,23 @@ class WebSocket:
             else:
                 self._settle()
 
+    def _hold(self) -> None:
+        """Report the memory for what was received, and waits for the program or for its rest."""
+        held = self._kept + self._session.parser.held
+        if held != self._held:
+            self._held = held
+            self._conn._retain(held)
+
     def _consume(self) -> None:
         """Take what has arrived while nobody reads (called by the connection)."""
         if self._is_reading:
             return
         conn, session = self._conn, self._session
         try:
-            while self._held < AWAY or session.is_closing:
+            while self._kept < AWAY or session.is_closing:
                 if not conn.unread_bytes and conn.is_alive and not conn._is_ended:
                     return
-                data = _read_now(conn)
-                before = self._messages
-                self._messages = _NOTHING
-                self._take(data)
-                if before:
-                    self._messages = [*self._messages, *before]
-                if self._messages:
-                    self._held += len(data)
+                self._take(_read_now(conn))
         except (EndOfStream, OSError):
             self._lose()
 
@@ -284,6 +291,8 @@ class WebSocket:
             session.lose()
             session.has_news = False
             self._fail_pings()
+        if self._conn._ended_by == "memory_budget":  # nothing stays unread
+            self._messages, self._kept = _NOTHING, 0
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -313,9 +322,8 @@ class WebSocket:
         session, conn = self._session, self._conn
         if session.is_closing or session.is_over:
             raise self._closed()
-        framed = session.message(message)
         try:
-            return conn.write(framed)
+            return conn.write(framed(message) if session.is_plain else session.message(message))
         except OSError as error:
             raise self._closed() from error
 
@@ -407,10 +415,10 @@ class WebSocket:
         session = self._session
         if session.is_closing or session.is_over:
             return
-        framed = session.close(code, reason)
+        frame = session.close(code, reason)
         self._start_timer()
         try:
-            self._conn.write(framed)
+            self._conn.write(frame)
         except WriteQueueFull:
             self._conn._note_limit("max_unsent")
             self._conn.abort()

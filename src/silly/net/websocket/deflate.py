@@ -30,6 +30,7 @@ _WINDOW: Final = 12  # bits: 4 KiB, for compressing; with _MEMORY, it takes 32 K
 _MEMORY: Final = 5
 _LEVEL: Final = 6
 _ANY_WINDOW: Final = 15  # bits, for decompressing
+_STATE: Final = 40 * 1024  # bytes that it takes (zlib.h: the window, and 7 KiB)
 _PIECE: Final = 65536  # bytes that are decompressed in one call
 
 _END: Final = b"\x00\x00\xff\xff"  # what is left out at the end of a message (section 7.2.1)
@@ -63,6 +64,11 @@ class Inflater:
     """Decompresses messages; see `silly.net.websocket.frames.Inflating`."""
 
     __slots__ = ("_keeps_window", "_zlib")
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that it takes now."""
+        return 0 if self._zlib is None else _STATE
 
     def __init__(self, keeps_window: bool) -> None:
         self._keeps_window = keeps_window

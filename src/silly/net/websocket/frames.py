@@ -24,7 +24,7 @@ from silly.net.websocket.codes import (
     Failure,
 )
 
-__all__ = ["Parser", "frame", "masked", "new_key"]
+__all__ = ["Parser", "frame", "framed", "masked", "new_key", "plain"]
 
 _MAX_CONTROL: Final = 125  # bytes of the payload of a control frame
 _LONGEST_HEADER: Final = 14
@@ -32,6 +32,10 @@ _LONGEST_HEADER: Final = 14
 
 class Inflating(Protocol):
     """Decompresses messages."""
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that it takes now."""
 
     def feed(self, data: bytes, most: int) -> bytes:
         """Return what *data* continues; more than *most* bytes, but not much more, if it is."""
@@ -92,6 +96,26 @@ def frame(first: int, payload: str | bytes, key: bytes | None = None) -> bytes:
     return head + payload if key is None else head + key + masked(payload, key)
 
 
+def framed(message: Any) -> bytes:
+    """Return the frame of *message*, neither masked nor compressed.
+
+    Raises:
+        TypeError: it is neither a `str` nor bytes-like.
+        UnicodeEncodeError: it has surrogates.
+    """
+    payload, first = plain(message)
+    return frame(first, payload)
+
+
+def plain(message: Any) -> tuple[str | bytes, int]:
+    """Return *message* as a plain `str` or `bytes`, and the first byte of its frame."""
+    if isinstance(message, str):
+        return str.__str__(message), FIN | TEXT
+    if isinstance(message, bytes | bytearray | memoryview):
+        return bytes(message), FIN | BINARY
+    raise TypeError(f"a message is a str, or bytes-like, not {type(message).__name__}")
+
+
 def header(first: int, length: int, *, is_masked: bool = False) -> bytes:
     """Return the header of a frame, without its key."""
     mask = 0x80 if is_masked else 0
@@ -117,6 +141,8 @@ class Parser:
         failure: what is wrong with what was received; nothing more is parsed then, nor after
             a close frame.
         is_partial: a message or a frame has begun, and is incomplete.
+        is_quiet: nothing is incomplete, there are no controls, and no failure.
+        held: about how many bytes of memory what is incomplete takes.
         received: how many messages were returned.
     """
 
@@ -169,6 +195,23 @@ class Parser:
     def is_partial(self) -> bool:
         """Whether a message or a frame has begun, and is incomplete."""
         return self._opcode != 0 or bool(self._pending)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing but whole messages was received."""
+        return self.controls is None and self.failure is None and not self.is_partial
+
+    @property
+    def held(self) -> int:
+        """About how many bytes of memory what is incomplete takes."""
+        inflater = 0 if self._inflater is None else self._inflater.held
+        return len(self._parts) + len(self._pending) + inflater
+
+    def close(self) -> None:
+        """Forget what is incomplete, and parse nothing more."""
+        self._is_open = False
+        self._pending = b""
+        self._forget_message()
 
     def receive(self, data: bytes) -> list[str | bytes]:
         """Return the messages that *data*, which was received, completes."""

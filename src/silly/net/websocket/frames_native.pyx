@@ -15,6 +15,7 @@ from libc.string cimport memcpy
 import os
 
 from silly.net.websocket.codes import Failure
+from silly.net.websocket.frames import plain
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
@@ -107,11 +108,11 @@ os.register_at_fork(after_in_child=_forget_keys)
 # -------------------------------------------------------------------------- frames
 
 
-def frame(int first, payload, bytes key=None):
+cpdef bytes frame(int first, payload, bytes key=None):
     cdef const uint8_t *data
     cdef Py_ssize_t length
     cdef size_t size
-    cdef bytes framed
+    cdef bytes made
     cdef uint8_t *out
     cdef uint8_t mask = 0 if key is None else 0x80
     cdef int i
@@ -123,10 +124,10 @@ def frame(int first, payload, bytes key=None):
     else:
         raise TypeError("a payload is a str or bytes")
     size = 2 if length < 126 else 4 if length < 0x10000 else 10
-    framed = PyBytes_FromStringAndSize(
+    made = PyBytes_FromStringAndSize(
         NULL, length + <Py_ssize_t>size + (4 if mask else 0)
     )
-    out = <uint8_t *>PyBytes_AS_STRING(framed)
+    out = <uint8_t *>PyBytes_AS_STRING(made)
     out[0] = <uint8_t>first
     if length < 126:
         out[1] = mask | <uint8_t>length
@@ -148,7 +149,16 @@ def frame(int first, payload, bytes key=None):
         )
     else:
         memcpy(out, data, <size_t>length)
-    return framed
+    return made
+
+
+def framed(message):
+    if type(message) is bytes:
+        return frame(FIN | BINARY, message)
+    if type(message) is str:
+        return frame(FIN | TEXT, message)
+    payload, first = plain(message)
+    return frame(first, payload)
 
 
 # --------------------------------------------------------------------------- UTF-8
@@ -239,6 +249,27 @@ cdef class Parser:
         self._max_fragments = min(max_fragments, 1 << 30)
         self._inflater = inflater
         self._is_open = True
+
+    @property
+    def is_quiet(self):
+        return (
+            self.controls is None and self.failure is None
+            and self._opcode == 0 and self._pending is None
+        )
+
+    @property
+    def held(self):
+        cdef Py_ssize_t size = 0 if self._inflater is None else self._inflater.held
+        if self._parts is not None:
+            size += PyByteArray_GET_SIZE(self._parts)
+        if self._pending is not None:
+            size += PyBytes_GET_SIZE(self._pending)
+        return size
+
+    def close(self):
+        self._is_open = False
+        self._pending = None
+        self.forget_message()
 
     @property
     def is_partial(self):

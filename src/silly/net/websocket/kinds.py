@@ -9,13 +9,14 @@ from silly._engine import engine
 from silly.net.websocket import frames
 
 if TYPE_CHECKING:
-    from silly.net.websocket.frames import Parser, frame, masked, new_key
+    from silly.net.websocket.frames import Parser, frame, framed, masked, new_key
 else:
     name = "silly.net.websocket.frames_native"
     _kind: Any = importlib.import_module(name) if engine.NAME == "native" else frames
-    Parser, frame, masked, new_key = _kind.Parser, _kind.frame, _kind.masked, _kind.new_key
+    Parser, frame, framed = _kind.Parser, _kind.frame, _kind.framed
+    masked, new_key = _kind.masked, _kind.new_key
 
-__all__ = ["Parser", "available", "frame", "masked", "new_key"]
+__all__ = ["Parser", "available", "frame", "framed", "masked", "new_key"]
 
 
 def available() -> dict[str, Any]:

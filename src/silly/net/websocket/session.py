@@ -19,9 +19,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from silly.net.limits import Limits
-from silly.net.websocket.codes import BINARY, CLOSE, FIN, PING, PONG, RSV1, TEXT, Failure
+from silly.net.websocket.codes import CLOSE, FIN, PING, PONG, RSV1, Failure
 from silly.net.websocket.deflate import LEAST, Deflate
 from silly.net.websocket.errors import is_sendable
+from silly.net.websocket.frames import plain
 from silly.net.websocket.kinds import Parser, frame, new_key
 
 __all__ = ["Encoder", "Message", "Session"]
@@ -40,9 +41,12 @@ class Session:
         clock: returns the time, in seconds.
 
     Attributes:
+        parser: returns the messages in what is received; what else it has found, `take` takes.
+        is_plain: messages are sent as they are: not masked, not compressed.
         outgoing: what is to be sent now; the user takes it away.
         pongs: the payloads of pongs that were received; likewise.
         has_news: one of them, or `is_over`, may have changed; the user clears it.
+        end_received: what there is to settle: the payload of the peer's close frame, or its fault.
         is_closing: the close frame was sent.
         is_over: no message will come any more ...
         has_failed: ... because of the peer's fault.
@@ -55,17 +59,18 @@ class Session:
         "_control_count",
         "_control_since",
         "_deflate",
-        "_end_received",
         "_max_control_rate",
-        "_parser",
         "code",
+        "end_received",
         "has_failed",
         "has_news",
         "is_client",
         "is_closing",
         "is_over",
+        "is_plain",
         "limit",
         "outgoing",
+        "parser",
         "pongs",
         "reason",
     )
@@ -79,9 +84,10 @@ class Session:
         clock: Callable[[], float],
     ) -> None:
         self.is_client = is_client
+        self.is_plain = deflate is None and not is_client
         self._clock = clock
         self._deflate = deflate
-        self._parser = Parser(
+        self.parser = Parser(
             not is_client,
             limits.max_message_bytes,
             limits.max_fragments,
@@ -94,8 +100,7 @@ class Session:
         self.pongs: list[bytes] | None = None
         self.has_news = self.is_closing = self.is_over = False
         self.has_failed = False
-        # The payload of the peer's close frame, or its fault, until it is settled.
-        self._end_received: bytes | Failure | None = None
+        self.end_received: bytes | Failure | None = None
         self.code = 0
         self.reason = ""
         self.limit: str | None = None
@@ -104,8 +109,11 @@ class Session:
 
     def receive(self, data: bytes) -> list[Message]:
         """Return the messages that *data*, which was received, completes."""
-        parser, is_closing = self._parser, self.is_closing
-        messages: list[Message] = parser.receive(data)
+        return self.take(self.parser.receive(data))
+
+    def take(self, messages: list[Message]) -> list[Message]:
+        """Return those of *messages* that count; take what else the parser has found with them."""
+        parser, is_closing = self.parser, self.is_closing
         if parser.controls is not None:
             self._take_controls(parser.controls)
         if parser.failure is not None and not self.is_over:
@@ -117,11 +125,11 @@ class Session:
     @property
     def received(self) -> int:
         """How many messages have been received."""
-        return int(self._parser.received)
+        return int(self.parser.received)
 
     def settle(self) -> None:
         """Answer the close frame that was received, or tell the peer about its fault."""
-        end, self._end_received = self._end_received, None
+        end, self.end_received = self.end_received, None
         if self.is_over:
             return
         if isinstance(end, bytes):
@@ -132,15 +140,15 @@ class Session:
     @property
     def is_ending(self) -> bool:
         """Whether there is something to settle."""
-        return self._end_received is not None
+        return self.end_received is not None
 
     @property
     def is_partial(self) -> bool:
         """Whether a message has begun, and is incomplete."""
-        return bool(self._parser.is_partial)
+        return bool(self.parser.is_partial)
 
     def _take_controls(self, controls: list[tuple[int, bytes]]) -> None:
-        self._parser.controls = None
+        self.parser.controls = None
         self.has_news = True
         if self._exceed_rate(len(controls)):
             text = f"more than {self._max_control_rate:g} control frames in a second"
@@ -154,7 +162,7 @@ class Session:
             elif opcode == PONG:
                 self.pongs = [*(self.pongs or ()), payload]
             else:  # it is the last frame
-                self._end_received = payload
+                self.end_received = payload
         self.outgoing += b"".join(replies)
 
     def _exceed_rate(self, number: int) -> bool:
@@ -195,7 +203,7 @@ class Session:
 
     def _fail(self, failure: Failure) -> None:
         self.has_news = True
-        self._end_received = failure
+        self.end_received = failure
 
     def _tell(self, failure: Failure) -> None:
         """Tell the peer what is wrong with what it sent (section 7.1.7)."""
@@ -207,6 +215,7 @@ class Session:
 
     def lose(self) -> None:
         """Note that the connection ended."""
+        self.parser.close()
         if not self.is_over:
             self._end(_LOST, "")
 
@@ -227,19 +236,11 @@ class Session:
             TypeError: it is neither a `str` nor bytes-like.
             UnicodeEncodeError: it has surrogates.
         """
-        if type(message) is str:
-            first = FIN | TEXT
-        elif type(message) is bytes:
-            first = FIN | BINARY
-        else:
-            message, first = plain(message)
+        message, first = plain(message)
         if self._deflate is not None and len(message) >= LEAST:
             data = message.encode() if isinstance(message, str) else message
             return self._frame(first | RSV1, self._deflate.compress(data))
-        if self.is_client:
-            return self._frame(first, message)
-        framed: bytes = frame(first, message)
-        return framed
+        return self._frame(first, message)
 
     def encoded(self, encoder: Encoder) -> bytes:
         """Return the frame of the message in *encoder*."""
@@ -256,15 +257,6 @@ class Session:
         self.is_closing = True
         self.code, self.reason = code, reason
         return self._frame(FIN | CLOSE, code.to_bytes(2, "big") + reason.encode())
-
-
-def plain(message: Any) -> tuple[Message, int]:
-    """Return *message* as a plain `str` or `bytes`, and the first byte of its frame."""
-    if isinstance(message, str):
-        return str.__str__(message), FIN | TEXT
-    if isinstance(message, bytes | bytearray | memoryview):
-        return bytes(message), FIN | BINARY
-    raise TypeError(f"a message is a str, or bytes-like, not {type(message).__name__}")
 
 
 class Encoder:

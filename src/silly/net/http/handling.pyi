@@ -1,0 +1,1 @@
+from silly.net.http.bases import Handling as Handling

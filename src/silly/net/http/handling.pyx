@@ -1,0 +1,276 @@
+"""Calls the handler of requests, and sends its responses; the native `Handling` of `bases.py`.
+
+Most requests and most responses are plain (see plain.pyx). Those are dealt with here, without a
+frame of Python but the handler's. A `Handling` is what a connection's coroutine awaits: stepping
+it steps what it awaits itself, a read, the handler, or a drain. Everything else ends the wait:
+what is to be answered in another way, what failed, and all of it while somebody observes requests.
+"""
+
+from cpython.list cimport PyList_GET_SIZE
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+
+from cpython.tuple cimport PyTuple_GET_SIZE
+
+from silly._engine.native.linux cimport PyType_Modified, PyTypeObject, stop_iteration
+from silly._engine.native.read cimport Read, new_read, raise_thrown
+from silly._engine.native.sending cimport Sending
+from silly._engine.native.wanted cimport ALL, DONE, NEW
+from silly.net.http.plain cimport Answer, Counts, Head, PlainRequests
+
+from silly._engine.native.sending import drained
+from silly.net.http.bases import UNASKED
+
+cdef extern from *:
+    """
+    /* Returns what to step for an awaitable; NULL without an exception: see PEP 492. */
+    static inline PyObject *silly_stepped(PyObject *awaitable) {
+        PyAsyncMethods *methods = Py_TYPE(awaitable)->tp_as_async;
+        if (PyCoro_CheckExact(awaitable)) return Py_NewRef(awaitable);
+        if (methods == NULL || methods->am_await == NULL) return NULL;
+        return methods->am_await(awaitable);
+    }
+    """
+    PyObject *stepped "silly_stepped"(object awaitable) noexcept
+
+cdef extern from "Python.h":
+    PyObject *call "PyObject_CallOneArg"(object callable, object argument) noexcept
+    PyObject *PyErr_Occurred() noexcept
+    int step "PyIter_Send"(object iterator, object value, PyObject **result) noexcept
+
+cdef enum:  # what is awaited
+    NOTHING = 0
+    READ = 1
+    HANDLER = 2
+    DRAIN = 3
+
+cdef object DRAINED = drained
+
+
+cdef class Handling:
+    """Deals with the requests of one connection, until one needs something special."""
+
+    cdef readonly object request  # which is not answered yet ...
+    cdef readonly object response  # ... what the handler has returned ...
+    cdef readonly object error  # ... or raised
+    cdef object connection, conn, handler
+    cdef Sending stream  # the connection, if it is one of this engine ...
+    cdef Read read  # ... and what reads from it
+    cdef list observers
+    cdef tuple watchers
+    cdef PlainRequests session
+    cdef Counts counts
+    cdef object awaited
+    cdef unsigned char kind  # of it
+    cdef object result  # once the wait is over
+
+    def __cinit__(
+        self, connection, conn, PlainRequests session not None, service, list observers not None
+    ):
+        self.connection = connection
+        self.conn = conn
+        if isinstance(conn, Sending):
+            self.stream = <Sending>conn
+            self.read = new_read(self.stream, ALL)
+            self.read.state = DONE
+        self.session = session
+        self.handler = service.handler
+        self.counts = service.counts
+        self.watchers = service.watchers.own
+        self.observers = observers
+
+    cdef int step(self, void **out) except -1:
+        """Go on; set *out* to the result and return 0, or to what to wait on and return 1."""
+        cdef PyObject *given = NULL
+        cdef object result
+        cdef int kind
+        while True:
+            while self.kind == NOTHING:
+                if self.begin():
+                    return self.end(out)
+            if self.awaited is self.read:
+                kind = self.read.step(<void **>&given)
+            else:
+                kind = step(self.awaited, None, &given)
+            if kind == 1:
+                out[0] = <void *>given
+                return 1
+            if kind < 0:
+                if self.has_failed():
+                    return self.end(out)
+            else:
+                result = <object>given
+                Py_DECREF(result)
+                if self.take(result):
+                    return self.end(out)
+
+    cdef bint begin(self) except -1:
+        """Begin with the next request, or to wait for it; return whether the wait is over."""
+        cdef object request, awaitable
+        cdef PyObject *started
+        self.request = self.response = self.error = None
+        request = self.session.next(self.conn, self.connection)
+        if request is None and not self.session.is_draining:
+            if self.stream is None:
+                return self.await_(READ, self.conn.read())
+            self.read.state = NEW
+            self.awaited = self.read
+            self.kind = READ
+            return False
+        if request is None or request is False:
+            self.result = request
+            return True
+        self.request = request
+        if PyTuple_GET_SIZE(self.watchers) or PyList_GET_SIZE(self.observers):
+            self.result = request
+            self.response = UNASKED
+            return True
+        self.kind = HANDLER
+        started = call(self.handler, request)
+        if started == NULL:
+            return self.has_failed()
+        awaitable = <object>started
+        Py_DECREF(awaitable)
+        return self.await_(HANDLER, awaitable)
+
+    cdef bint await_(self, unsigned char kind, object awaitable) except -1:
+        """Await *awaitable*; return whether that has failed, and the wait is over."""
+        cdef PyObject *iterator = stepped(awaitable)
+        self.kind = kind
+        if iterator == NULL and PyErr_Occurred() == NULL:
+            iterator = stepped(_await(awaitable))
+        if iterator == NULL:
+            return self.has_failed()
+        self.awaited = <object>iterator
+        Py_DECREF(self.awaited)
+        return False
+
+    cdef bint take(self, object result) except -1:
+        """Take what was awaited; return whether the wait is over."""
+        cdef unsigned char kind = self.kind
+        cdef bytes reply
+        self.awaited = None
+        self.kind = NOTHING
+        if kind == READ:
+            self.session.parse(<bytes?>result)
+        elif kind == HANDLER:
+            reply = None
+            if isinstance(result, Answer) and not self.session.is_draining:
+                reply = (<Answer>result).encode(<Head>self.request)
+            if reply is None:
+                self.result = self.request
+                self.response = result
+                return True
+            self.counts.add((<Head>self.request).method, (<Answer>result).status)
+            self.request = None
+            if self.stream is None:
+                result = self.conn.write(reply)
+            else:
+                result = self.stream.write_bytes(reply)
+            if result is not DRAINED:
+                return self.await_(DRAIN, result)
+        return False
+
+    cdef bint has_failed(self) except -1:
+        """Deal with the exception that is set; return True if the handler has raised it."""
+        try:
+            raise_again()
+        except BaseException as error:
+            if not self.fail(error):
+                raise
+        return True
+
+    cdef bint fail(self, error) except -1:
+        """Take the *error* that was raised; return whether the handler is to be answered for it."""
+        cdef bint is_answered = self.kind == HANDLER and isinstance(error, Exception)
+        self.awaited = None
+        self.kind = NOTHING
+        if is_answered:
+            self.result = self.request
+            self.error = error
+        return is_answered
+
+    cdef int end(self, void **out) except -1:
+        cdef object result = self.result
+        self.result = None
+        Py_INCREF(result)
+        out[0] = <void *>result
+        return 0
+
+    # ----------------------------------------------------------------------- as awaitable
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):  # replaced, see below
+        return self.advance()
+
+    cdef object advance(self):
+        cdef void *out = NULL
+        cdef int kind = self.step(&out)
+        result = <object>out
+        Py_DECREF(result)
+        if kind == 1:
+            return result
+        raise StopIteration(result)
+
+    def send(self, value):
+        return self.advance()
+
+    def throw(self, kind, value=None, traceback=None):
+        throw = getattr(self.awaited, "throw", None)
+        try:
+            if throw is None:
+                raise_thrown(kind, value, traceback)
+            if value is None and traceback is None:
+                return throw(kind)
+            return throw(kind, value, traceback)
+        except StopIteration as end:
+            is_over = self.take(end.value)
+        except BaseException as error:
+            is_over = self.fail(error)
+            if not is_over:
+                raise
+        if is_over:
+            result, self.result = self.result, None
+            raise StopIteration(result)
+        return self.advance()
+
+    def close(self):
+        close = getattr(self.awaited, "close", None)
+        if close is not None:
+            close()
+
+    @property
+    def cr_await(self):
+        return self.awaited
+
+
+cdef int raise_again() except -1:
+    """Raise the exception that is set already."""
+    return -1
+
+
+async def _await(awaitable):
+    return await awaitable
+
+
+cdef int _send(Handling self, object value, void **out) except -1:
+    return self.step(out)
+
+
+cdef PyObject *_next(Handling self) except? NULL:
+    # Without a traceback for each end (see silly/_engine/native/read.pyx).
+    cdef void *out = NULL
+    if self.step(&out) == 0:
+        stop_iteration(<PyObject *>out)
+        return NULL
+    return <PyObject *>out
+
+
+cdef PyTypeObject *_slots = <PyTypeObject *>Handling
+_slots.tp_as_async.am_send = <void *>_send
+_slots.tp_iternext = <void *>_next
+PyType_Modified(_slots)
