@@ -9,8 +9,9 @@ assumption                                           what differs
 ===================================================  ==========================================
 The GIL is on (native: its objects have no locks).   builds without one, since 3.13
 `_enter_task` and `_leave_task` make a task the      since 3.14 there is one current task for
-current one (trampolines).                           each thread, not for each loop, and the
-                                                     loop must be the running one
+current one (trampolines). If there is a dictionary  each thread, not for each loop, and the
+`_current_tasks`, that is all they do (native        loop must be the running one; there is no
+trampolines).                                        dictionary
 A task waits on anything that has                    since 3.14 asyncio's call graphs, which
 `_asyncio_future_blocking`. It calls                 list what awaits a future, omit such
 `add_done_callback(f, context=)`, and is stepped     objects
@@ -26,8 +27,8 @@ the task's next step calls `result` of it.
 ===================================================  ==========================================
 
 What is said of 3.14 was read in its sources, not tried. Not assumed, but used where it is
-there: `_selector`, `_ready`, `_scheduled` and `_stopping` of a stock loop; without all of them
-the reactor does not wait inside it.
+there: `_selector`, `_ready` and `_scheduled` of a stock loop; without all of them the reactor
+does not wait inside it.
 """
 
 from __future__ import annotations
@@ -132,12 +133,16 @@ def _why_no_current_task(loop: Any) -> str | None:
     task: Any = object()
     tasks._enter_task(loop, task)
     try:
-        entered = asyncio.current_task(loop) is task
+        entered = asyncio.current_task(loop) is task and _kept(loop) in (task, None)
     finally:
         tasks._leave_task(loop, task)
-    if entered and asyncio.current_task(loop) is None:
+    if entered and asyncio.current_task(loop) is _kept(loop) is None:
         return None
     return "asyncio.tasks._enter_task and _leave_task do not set the current task"
+
+
+def _kept(loop: Any) -> Any:
+    return getattr(tasks, "_current_tasks", {}).get(loop)
 
 
 def _why_no_step(loop: Any, start_task: _StartTask, rehearse: Rehearse) -> str | None:

@@ -161,6 +161,24 @@ async def test_failures_at_the_end(end: Any, text: str, caplog: pytest.LogCaptur
     assert text in caplog.messages[0]
 
 
+async def test_the_traceback_of_a_failed_end_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send(
+            {"type": "lifespan.shutdown.failed", "message": "Traceback ...\n  x\nError: y\n"}
+        )
+        raise ValueError("y")  # as Starlette
+
+    await (await asgi.listen(ANY, app)).close()
+    first, last = caplog.messages
+    assert first == "the lifespan of the application failed"
+    assert last == "the application did not end as it should: Error: y"
+
+
 async def test_a_second_close_does_not_wait_for_the_application(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

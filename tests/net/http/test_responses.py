@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -22,6 +23,28 @@ def test_json() -> None:
         http.json(float("nan"))
     with pytest.raises(TypeError, match="not JSON serializable"):
         http.json({1, 2})
+    with pytest.raises(ValueError, match="Circular"):
+        circle: list[Any] = []
+        circle.append(circle)
+        http.json(circle)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers(), inner),
+        max_leaves=10,
+    )
+)
+def test_json_is_that_of_the_standard_library(value: Any) -> None:
+    try:
+        expected = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        encoded = expected.encode()
+    except ValueError:  # infinite, or half of a surrogate pair
+        with pytest.raises(ValueError, match=r"."):
+            http.json(value)
+    else:
+        assert http.json(value).body == encoded
 
 
 def test_bodies_of_other_types_become_text_or_bytes() -> None:

@@ -168,6 +168,7 @@ cdef extern from "Python.h":
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
     int PyIter_Send(object iterator, object value, PyObject **result) except -1
+    int send_none "PyIter_Send"(object iterator, object none, PyObject **result) noexcept
     ctypedef struct PyAsyncMethods:
         void *am_send
     ctypedef struct PyTypeObject:
@@ -201,7 +202,7 @@ cdef extern from *:
         PyType_Modified(kind);
     }
 
-    /* These two return whether they succeeded, instead of raising. */
+    /* These return whether they succeeded, or nothing, instead of raising. */
     static inline int silly_call_two(PyObject *callable, PyObject *first, PyObject *second) {
         PyObject *arguments[3] = {NULL, first, second};
         PyObject *result = PyObject_Vectorcall(
@@ -213,10 +214,35 @@ cdef extern from *:
         Py_DECREF(result);
         return 1;
     }
+    static inline PyObject *silly_set_default(PyObject *dict, PyObject *key, PyObject *value) {
+        PyObject *found = PyDict_SetDefault(dict, key, value);
+        if (found == NULL) PyErr_Clear();
+        return found;
+    }
+    static inline void silly_discard(PyObject *dict, PyObject *key) {
+        if (PyDict_DelItem(dict, key) < 0) PyErr_Clear();
+    }
+    static inline void silly_leave_context(PyObject *context) {
+        if (PyContext_Exit(context) < 0) PyErr_WriteUnraisable(context);
+    }
     static inline int silly_enter_context(PyObject *context) {
         if (PyContext_Enter(context) == 0) return 1;
         PyErr_Clear();
         return 0;
+    }
+
+    static inline PyObject *silly_take_raised(void) {
+    #if PY_VERSION_HEX >= 0x030C0000
+        return PyErr_GetRaisedException();
+    #else
+        PyObject *kind, *value, *traceback;
+        PyErr_Fetch(&kind, &value, &traceback);
+        PyErr_NormalizeException(&kind, &value, &traceback);
+        if (traceback != NULL) PyException_SetTraceback(value, traceback);
+        Py_XDECREF(kind);
+        Py_XDECREF(traceback);
+        return value;
+    #endif
     }
 
     static inline int silly_stop_async_iteration(void) {
@@ -250,6 +276,10 @@ cdef extern from *:
     void forbid_instantiation "silly_forbid_instantiation"(PyTypeObject *kind) noexcept
     bint call_two "silly_call_two"(object callable, object first, object second) noexcept
     bint enter_context "silly_enter_context"(object context) noexcept
+    void leave_context "silly_leave_context"(object context) noexcept
+    PyObject *set_default "silly_set_default"(dict kept, object key, object value) noexcept
+    void discard "silly_discard"(dict kept, object key) noexcept
+    object take_raised "silly_take_raised"()
     int stop_async_iteration "silly_stop_async_iteration"() noexcept
     void stop_iteration "silly_stop_iteration"(PyObject *value) noexcept
 

@@ -39,8 +39,10 @@ cdef class Reactor:
     cdef int entrance  # that of the set of connections that are being set up; -1: none ...
     cdef bint entrance_is_ready  # ... and whether it was ready in this poll
     cdef object selector  # the loop's, if the reactor waits inside it; None: nested
-    cdef dict loop_state  # ... and the loop's attributes
     cdef bint loop_is_ready  # ... and whether the loop's own set was ready in this wait
+    cdef list timers  # ... and the heap of the loop's timers
+    cdef object next_timer  # ... the first of them, if its time is known ...
+    cdef double next_time  # ... which is this
     cdef object context  # the context that the loop calls the reactor in; None: unknown
     cdef list table  # sources by descriptor
     cdef int sources
@@ -52,7 +54,9 @@ cdef class Reactor:
     cdef int weight  # events that datagrams count as, each, in this batch
     cdef bint custom_clock  # the loop has its own clock
 
-    cdef list written  # sources whose end_of_turn is to be called
+    cdef list written  # sources whose end_of_turn is to be called ...
+    cdef Py_ssize_t written_count  # ... are the first so many ...
+    cdef Py_ssize_t flushed  # ... without the first so many, for which that was done
     cdef bint flushing  # ... by a scheduled callback
 
     cdef list last  # callbacks for when all that is ready has been served ...
@@ -62,6 +66,8 @@ cdef class Reactor:
     cdef size_t received_bytes  # how many bytes that is
     cdef uint8_t *scratch  # holds those bytes
     cdef size_t scratch_used
+    cdef PyObject *matching  # the read being woken, which ...
+    cdef Py_ssize_t matched  # ... will return this many bytes, unless it finds less
     cdef uint8_t *send_buffer  # holds what the sources in `written` will send
     cdef size_t send_buffer_used
     cdef PyObject *send_buffer_tail  # the source whose bytes are last in it, and can be appended to
@@ -90,6 +96,7 @@ cdef class Reactor:
     cdef int remove(self, Source source) except -1
     cdef int flush_later(self, Source source) except -1
     cdef int schedule_flush(self) except -1
+    cdef int queue_flush(self, Source source) except -1
     cdef int flush(self) except -1
     cdef int batch(self, step=*) except -1
     cdef int begin_batch(self) except -1
@@ -101,7 +108,8 @@ cdef class Reactor:
     cdef int do_last(self) except -1
     cdef int include_loop(self, int epoll) except -1
     cdef int serve(self, double seconds) except -1
-    cdef double time_left(self) except? -1
+    cdef double time_left(self, double now) except? -1
+    cdef int leave(self) noexcept
     cdef int spin(self, double seconds) except -1
     cdef int receive_hot(self) except -1
     cdef uint8_t *scratch_space(self) except NULL
@@ -112,4 +120,5 @@ cdef class Reactor:
 
 
 cdef Reactor reactor_of(object loop)
+cdef int wait_inside(object kind) except -1
 cdef int allow_instances(object kind) except -1

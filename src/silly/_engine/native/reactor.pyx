@@ -78,7 +78,7 @@ cdef uint64_t LOOP = <uint64_t>-1  # the event of the loop's own epoll set
 cdef uint64_t ENTRANCE = <uint64_t>-2  # that of the entrance; others are less
 cdef double NEVER = 1e6  # seconds that the loop waits if it has no timer
 cdef double DAY = 86400  # seconds of one wait, at most
-cdef frozenset INSIDE = frozenset(("_ready", "_scheduled", "_stopping"))  # tell when to leave it
+cdef frozenset INSIDE = frozenset(("_ready", "_scheduled"))  # tell when to leave it
 
 
 class WaitError(OSError):
@@ -114,6 +114,16 @@ def _forked():
 
 pthread_atfork(&_forking, NULL, NULL)
 os.register_at_fork(after_in_child=_forked)
+
+
+cdef object _tells_of_stops = ()  # the kind of loop that calls `leave` when it is stopped
+
+
+cdef int wait_inside(object kind) except -1:
+    """Let reactors wait inside loops of this *kind*."""
+    global _tells_of_stops
+    _tells_of_stops = kind
+    return 0
 
 
 cdef tuple _concrete = ()  # the kinds of sources that are whole
@@ -244,9 +254,12 @@ cdef class Reactor:
         PyMem_RawFree(PyMem_RawMalloc(64 * RECEIVE))
         self.loop_queue = getattr(loop, "_ready", None)
         selector = getattr(loop, "_selector", None)
-        if isinstance(selector, Selector) and INSIDE <= loop.__dict__.keys():
+        if (
+            isinstance(selector, Selector)
+            and isinstance(loop, _tells_of_stops)
+            and INSIDE <= loop.__dict__.keys()
+        ):
             self.selector = selector
-            self.loop_state = loop.__dict__  # looked into for each batch
         # A loop with its own clock (a virtual one, for example) is asked for the time.
         time = getattr(type(loop), "time", None)
         self.custom_clock = time is not asyncio.BaseEventLoop.time and not (
@@ -335,7 +348,7 @@ cdef class Reactor:
         if self.sources == 0 and self.epoll >= 0:
             if self.selector is not None:
                 self.selector.reactor = None
-                if PyList_GET_SIZE(self.written) > 0 and not (self.in_batch or self.flushing):
+                if self.written_count > 0 and not (self.in_batch or self.flushing):
                     self.schedule_flush()
             elif not self.loop.is_closed():
                 self.loop.remove_reader(self.epoll)
@@ -383,7 +396,7 @@ cdef class Reactor:
             if step is not None:
                 self.batch_time = monotonic()
                 step()
-                if PyList_GET_SIZE(self.written) > 0:
+                if self.written_count > 0:
                     self.flush()
             # Polling again costs less than an iteration of the loop.
             while served < EVENTS and self.epoll >= 0:
@@ -409,7 +422,7 @@ cdef class Reactor:
         if PyList_GET_SIZE(self.received) > 0:  # left over after an exception
             self.save_all_unread()
             self.loop.call_soon(self._deliver)
-        if PyList_GET_SIZE(self.written) > 0 and not self.flushing:  # likewise
+        if self.written_count > 0 and not self.flushing:  # likewise
             self.schedule_flush()
         if PyList_GET_SIZE(self.last) > 0 and self.selector is None:
             self.schedule_last()
@@ -436,7 +449,7 @@ cdef class Reactor:
             if count < 0 and milliseconds != 0:
                 self.batch_time = monotonic()
                 PyErr_CheckSignals()
-                if PyList_GET_SIZE(self.written) > 0:  # by a signal handler
+                if self.written_count > 0:  # by a signal handler
                     self.flush()
             if PyList_GET_SIZE(self.last) > 0:
                 self.do_last()
@@ -464,7 +477,7 @@ cdef class Reactor:
             self.last_event = self.batch_time
         if PyList_GET_SIZE(self.received) > 0:
             self.deliver()
-        if PyList_GET_SIZE(self.written) > 0:
+        if self.written_count > 0:
             self.flush()
         if self.entrance_is_ready:
             self.serve_entrance()
@@ -508,7 +521,7 @@ cdef class Reactor:
         self.last.pop(0)()
         if PyList_GET_SIZE(self.received) > 0:
             self.deliver()
-        if PyList_GET_SIZE(self.written) > 0:
+        if self.written_count > 0:
             self.flush()
         return 0
 
@@ -534,12 +547,13 @@ cdef class Reactor:
         cdef bint nested = self.in_batch
         cdef double now = monotonic(), until = now + seconds, left = seconds
         cdef bint spins
+        self.timers = self.loop._scheduled  # a pass of the loop may have replaced it
         self.begin_batch()
         try:
-            if PyList_GET_SIZE(self.written) > 0:  # by tasks that the loop stepped
+            if self.written_count > 0:  # by tasks that the loop stepped
                 self.batch_time = now
                 self.flush()
-                left = min(left, self.time_left())  # it may have stepped others
+                left = min(left, self.time_left(now))  # it may have stepped others
             spins = left > 0 and now - self.last_event < self.busy_poll
             while self.epoll >= 0 and not spins:
                 if PyList_GET_SIZE(self.last) > 0:
@@ -548,31 +562,41 @@ cdef class Reactor:
                     self.poll(-1)
                 else:
                     self.poll(<int>(min(max(left, 0), DAY) * 1e3 + 0.999))
-                if self.loop_is_ready or left <= 0:
-                    break
-                left = self.time_left()
                 if left <= 0:
                     break
+                now = monotonic()
+                left = self.time_left(now)
                 if seconds != NEVER:
-                    left = min(left, until - monotonic())
-                spins = self.busy_poll > 0 and monotonic() - self.last_event < self.busy_poll
+                    left = min(left, until - now)
+                if left <= 0:
+                    break
+                spins = self.busy_poll > 0 and now - self.last_event < self.busy_poll
         finally:
+            self.next_timer = None  # it may be done, and what it holds is not ours to keep
             self.end_batch(nested)
         if spins:
             self.spin(min(left, LONG_SPIN))
         return 0
 
-    cdef double time_left(self) except? -1:
+    cdef double time_left(self, double now) except? -1:
         """Return how many seconds the loop has nothing to do; `NEVER` if it has no timer."""
-        cdef object timers
-        if len(self.loop_queue) > 0 or self.loop_state["_stopping"]:
+        cdef object timer
+        if self.loop_is_ready or len(self.loop_queue) > 0:
             return 0
-        timers = self.loop_state["_scheduled"]
-        if PyList_GET_SIZE(<list?>timers) == 0:
+        if PyList_GET_SIZE(self.timers) == 0:
             return NEVER
-        return (<object>PyList_GET_ITEM(timers, 0))._when - (
-            self.loop.time() if self.custom_clock else monotonic()
-        )
+        timer = <object>PyList_GET_ITEM(self.timers, 0)
+        if timer is not self.next_timer:
+            self.next_timer = timer
+            self.next_time = timer._when
+        if self.custom_clock:
+            now = self.loop.time()
+        return self.next_time - now
+
+    cdef int leave(self) noexcept:
+        """Let the loop run: it is to stop."""
+        self.loop_is_ready = True
+        return 0
 
     # ------------------------------------------------------------------- groups
 
@@ -601,7 +625,7 @@ cdef class Reactor:
             i += 1
         received.clear()
         self.scratch_used = self.received_bytes = 0
-        if PyList_GET_SIZE(self.written) > 0:
+        if self.written_count > 0:
             self.flush()
         return 0
 
@@ -621,7 +645,17 @@ cdef class Reactor:
         """Schedule *source*'s end_of_turn before the loop's later callbacks."""
         if not self.in_batch and not self.flushing and self.selector is None:
             self.schedule_flush()
-        self.written.append(source)
+        self.queue_flush(source)
+        return 0
+
+    cdef int queue_flush(self, Source source) except -1:
+        # The list keeps its places, which are None: allocating them again would cost more than
+        # all else here.
+        if self.written_count < PyList_GET_SIZE(self.written):
+            self.written[self.written_count] = source
+        else:
+            self.written.append(source)
+        self.written_count += 1
         return 0
 
     cdef int schedule_flush(self) except -1:
@@ -634,17 +668,20 @@ cdef class Reactor:
         self.flush()
 
     cdef int flush(self) except -1:
-        cdef list written = self.written
-        self.written = []
-        try:
-            for entry in written:
-                (<Source>entry).end_of_turn()
-        except BaseException:
-            self.written += written
-            raise
-        if PyList_GET_SIZE(self.written) == 0:  # nothing was written meanwhile
-            self.send_buffer_used = 0
-            self.send_buffer_tail = NULL
+        """Call the end_of_turn of all that were written to; of those meanwhile, too."""
+        cdef Source source
+        while self.flushed < self.written_count:
+            source = <Source>PyList_GET_ITEM(self.written, self.flushed)
+            self.written[self.flushed] = None
+            self.flushed += 1
+            try:
+                source.end_of_turn()
+            except BaseException:
+                self.queue_flush(source)
+                raise
+        self.flushed = self.written_count = 0
+        self.send_buffer_used = 0
+        self.send_buffer_tail = NULL
         return 0
 
     # -------------------------------------------------------------- busy polling
@@ -700,6 +737,7 @@ cdef class Reactor:
         if self.selector is not None:
             self.selector.reactor = None
         self.written = []
+        self.flushed = self.written_count = 0
         self.received = []
         self.last = []
         self.hot = None

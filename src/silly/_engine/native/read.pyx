@@ -16,6 +16,7 @@ from silly._engine.native.linux cimport (
 )
 from silly._engine.native.lifecycle cimport CLOSING
 from silly._engine.native.receiving cimport INCOMPLETE, MAX_READS_IN_A_ROW, TOO_LONG, Receiving
+from silly._engine.native.reactor cimport Reactor
 from silly._engine.native.waiter cimport PENDING, new_waiter
 from silly._engine.native.wanted cimport COUNT, DELIMITER, DONE, LINE, NEW, WAITING, Wanted
 
@@ -76,7 +77,7 @@ cdef class Read(Wanted):
                 raise stream_errors.already_awaited()
             count = INCOMPLETE
             if stream._state < CLOSING:
-                count = stream.match(self)
+                count = self.matched()
                 if count == INCOMPLETE and not stream._ended and stream._loss is None:
                     if self.timed_out:
                         self.finish()
@@ -103,6 +104,16 @@ cdef class Read(Wanted):
         Py_INCREF(taken)
         out[0] = <void *>taken
         return 0
+
+    cdef Py_ssize_t matched(self) except -2:
+        """Return what `match` does; what was received last has been searched already."""
+        cdef Receiving stream = <Receiving>self.stream
+        cdef Reactor reactor = stream.reactor
+        if reactor.matching == <PyObject *>self:
+            reactor.matching = NULL
+            if 0 < reactor.matched <= <Py_ssize_t>(stream.in_end - stream.in_start):
+                return reactor.matched
+        return stream.match(self)
 
     cdef Py_ssize_t last_item(self) except -1:
         """Return how many bytes an incomplete read returns at the end of the stream, or raise.

@@ -388,6 +388,8 @@ cdef class Receiving(Filtered):
 
     cdef int deliver(self) except -1:
         """Step the reader if what was received completes its read."""
+        cdef Reactor reactor = self.reactor
+        cdef Py_ssize_t count
         cdef Wanted reader = self.reader
         if self._filter is not None and self._filter.waiter is not None:
             Filtered._wake_handshake(self)
@@ -396,12 +398,16 @@ cdef class Receiving(Filtered):
             return self._discard_unread()
         try:
             if reader is not None and reader.is_pending():
-                if self.match(reader) == INCOMPLETE:
+                count = self.match(reader)
+                if count == INCOMPLETE:
                     return 0
-                reader.waiter.wake(self.reactor)
+                reactor.matching = <PyObject *>reader
+                reactor.matched = count
+                reader.waiter.wake(reactor)
             elif self._consumer is not None:
                 self.tell_consumer()
         finally:
+            reactor.matching = NULL
             self.save_unread()
             self.control_flow()
         return 0

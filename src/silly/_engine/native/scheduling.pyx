@@ -5,12 +5,13 @@ that would be a callback, and a pass of the loop, for a handler that the reactor
 once. So while the engine makes such a task, `call_soon` leaves the step to the reactor.
 """
 
-from silly._engine.native.reactor cimport Reactor
+from silly._engine.native.reactor cimport Reactor, wait_inside
 
 import asyncio
 
 cdef object Handle = asyncio.Handle
 cdef object stock_call_soon = asyncio.BaseEventLoop.call_soon
+cdef object stock_stop = asyncio.BaseEventLoop.stop
 
 cdef Reactor catching = None  # the reactor to leave the first step of the next task to
 
@@ -33,6 +34,16 @@ cdef class Scheduling:
     def get_debug(self):
         """See `asyncio.loop.get_debug`."""
         return self._debug
+
+    def stop(self):
+        """See `asyncio.loop.stop`; called by a handler, it ends the wait in the reactor."""
+        stock_stop(self)
+        reactor = getattr(self, "_silly_reactor", None)
+        if reactor is not None:
+            (<Reactor>reactor).leave()
+
+
+wait_inside(Scheduling)
 
 
 cdef int catch_first_step(Reactor reactor) except -1:

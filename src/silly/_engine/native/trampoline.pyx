@@ -9,12 +9,16 @@ back. A trampoline saves that.
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from silly._engine.native.linux cimport (
-    PyContext_Exit,
     PyIter_Send,
     PyTypeObject,
     call_two,
+    discard,
     enter_context,
     forbid_instantiation,
+    leave_context,
+    send_none,
+    set_default,
+    take_raised,
 )
 from silly._engine.native.reactor cimport Reactor, reactor_of
 from silly._engine.native.scheduling cimport catch_first_step, stop_catching
@@ -39,6 +43,9 @@ cdef object leave_task = getattr(tasks, "_leave_task", None)
 cdef object current_task = (
     asyncio.current_task if sys.version_info >= (3, 12) else tasks._current_tasks.get
 )
+
+# What the two do, without the calls: until 3.13, they are kept in a dictionary by loop.
+cdef dict current_tasks = getattr(tasks, "_current_tasks", None)
 
 cdef object Task = asyncio.Task
 # Whether a new task calls nothing in Python before it schedules its first step.
@@ -67,22 +74,20 @@ cdef class Trampoline(ForeignFuture):
         cdef object context = self.context
         cdef object task = self.task  # the handler may use this trampoline, which forgets its task
         cdef int result
+        cdef bint waits
         self.set_outcome(NO_OUTCOME, None)
         if not reactor.direct or self.callback is None or not self.enter(context):
             return ForeignFuture.wake(self, reactor)
         reactor.direct = False
         self.running = True
-        try:
-            result = PyIter_Send(self.coroutine, None, &out)
-            if self.take_outcome(result, out) and not self.cancel_requested:
-                return 0
-        except BaseException as error:
-            self.set_outcome(RAISED, error)
-        finally:
-            PyContext_Exit(context)
-            call_two(leave_task, self.loop, task)
-            self.running = self.cancel_requested = False
-            reactor.direct = True
+        result = send_none(self.coroutine, None, &out)
+        waits = self.take_outcome(result, out) and not self.cancel_requested
+        leave_context(context)
+        leave(self.loop, task)
+        self.running = self.cancel_requested = False
+        reactor.direct = True
+        if waits:
+            return 0
         if self.outcome_kind == YIELDED:
             return ForeignFuture.wake(self, reactor)
         return self.end(reactor)
@@ -118,29 +123,34 @@ cdef class Trampoline(ForeignFuture):
 
     cdef bint enter(self, object context) noexcept:
         """Enter the task and its context; return whether this succeeded."""
-        if not call_two(enter_task, self.loop, self.task):
+        if not enter(self.loop, self.task):
             return False  # an eager task is running (asyncio.eager_task_factory)
         if enter_context(context):
             return True
-        call_two(leave_task, self.loop, self.task)
+        leave(self.loop, self.task)
         return False
 
-    cdef bint take_outcome(self, int result, PyObject *out) except -1:
+    cdef bint take_outcome(self, int result, PyObject *out) noexcept:
         """Store the outcome of a step; return whether the coroutine waits in a read."""
-        cdef object outcome = <object>out
+        cdef object outcome
+        if result < 0:
+            self.set_outcome(RAISED, take_raised())
+            return False
+        outcome = <object>out
         Py_DECREF(outcome)
         if result == 0:
             self.set_outcome(RETURNED, outcome)
-        elif not self.park(outcome):
+        elif self.park(outcome):
+            return True
+        else:
             self.set_outcome(YIELDED, outcome)
-        return self.outcome_kind == WAITER
+        return False
 
-    cdef int set_outcome(self, unsigned char outcome_kind, object outcome) except -1:
+    cdef void set_outcome(self, unsigned char outcome_kind, object outcome) noexcept:
         self.outcome_kind = outcome_kind
         self.outcome = outcome
-        return 0
 
-    cdef bint park(self, object awaited) except -1:
+    cdef bint park(self, object awaited) noexcept:
         """Wait on *awaited*, if it is a `Waiter` of the same loop; return whether it is."""
         cdef Waiter waiter
         if type(awaited) is not Waiter:
@@ -232,7 +242,8 @@ cdef class Trampoline(ForeignFuture):
         """Discard the outcome; stop waiting."""
         if self.outcome_kind == WAITER:
             (<Waiter>self.outcome).trampoline = None
-        return self.set_outcome(NO_OUTCOME, None)
+        self.set_outcome(NO_OUTCOME, None)
+        return 0
 
     def close(self):
         self.forget_outcome()
@@ -300,6 +311,20 @@ cdef class Trampoline(ForeignFuture):
 
 cdef int _send(Trampoline self, object value, PyObject **out) except -1:
     return self.step(value, out)
+
+
+cdef bint enter(object loop, object task) noexcept:
+    """Make *task* the current one of *loop*; return False if there is one already."""
+    if current_tasks is None:
+        return call_two(enter_task, loop, task)
+    return set_default(current_tasks, loop, task) == <PyObject *>task
+
+
+cdef void leave(object loop, object task) noexcept:
+    if current_tasks is None:
+        call_two(leave_task, loop, task)
+    else:
+        discard(current_tasks, loop)
 
 
 def start_task(loop, coroutine, ended, name, context, ended_context):

@@ -17,7 +17,7 @@ from silly.cli.arguments import ENV_FILE, OPTIONS
 from silly.cli.options import ADDR, LIMITS, Option
 from silly.net.networks import NETWORKS, checked_networks
 
-__all__ = ["TABLE", "Refusal", "split"]
+__all__ = ["KNOWN_ELSEWHERE", "TABLE", "Refusal", "split"]
 
 ALL_NETWORKS: Final = ("0.0.0.0/0", "::/0", "unix")
 
@@ -137,6 +137,8 @@ REFUSED: Final = MappingProxyType(
         "--ssl-version": f"{_CIPHERS} to asgi.listen(tls=...)",
     }
 )
+KNOWN_ELSEWHERE: Final = (*RENAMED, *(each.flag for each in (*OPTIONS, *LIMITS)))
+"""The flags, besides those of `TABLE`, that `split` understands."""
 _LEVELS: Final = MappingProxyType({"critical": "error", "trace": "debug"})
 
 
