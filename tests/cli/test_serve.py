@@ -116,7 +116,7 @@ def test_options_and_several_addresses(tmp_path: Path) -> None:
         *("main:make", "--factory", "--app-dir", "apps", "--uds", "app.sock", "--port", "0"),
         *("--ssl-certfile", cert, "--ssl-keyfile", key, "--header", "X-A: 1", "--server-header"),
         *("--ssl-ca-certs", certificates.ca_file(), "--ssl-cert-reqs", "1", "--lifespan", "on"),
-        *("--timeout-keep-alive", "5", "--limit-concurrency", "10", "--loop", "uvloop"),
+        *("--timeout-keep-alive", "5", "--limit-concurrency", "10", "--loop", "auto"),
         *("--env-file", "shop.env", "--log-config", "log.json", "--access-log"),
     )
     addr = listening(process)
