@@ -108,7 +108,7 @@ def test_block_serves(block: str, port: int, tmp_path: Path) -> None:
         for source, name in zip(certificates.pair(), ("cert.pem", "key.pem"), strict=True):
             shutil.copy(source, tmp_path / name)
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "silly", "--log-level", "warning", str(path)],
+        [sys.executable, "-u", "-m", "silly", "--log-level", "error", str(path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -269,7 +269,7 @@ def test_a_failing_module_leaves_its_own_frames_only(module: str) -> None:
 def test_the_extra_is_named_if_it_is_missing(module: str) -> None:
     program = (
         "import sys; sys.modules['httptools'] = None;"
-        "from silly.cli import main; sys.exit(main(['serve', 'made:raw']))"
+        "from silly.cli import main; sys.exit(main(['serve', 'made:raw', '--log-level', 'error']))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=module, capture_output=True, text=True, check=False
