@@ -222,7 +222,8 @@ def test_commands_of_silly_bench_are_run(tmp_path: Path, service: str) -> None:
     cert, key = certificates.pair()
     shutil.copy(certificates.ca_file(), tmp_path / "ca.pem")
     encryption = (cert, "--tls-key", key) if service == "--tls-cert" else ()
-    with Echo("127.0.0.1:0", *filter(None, (service,)), *encryption) as server:
+    more = (*filter(None, (service,)), *encryption)
+    with Echo("127.0.0.1:0", *more, deadline=50.0 * len(commands)) as server:
         for command in commands:
             # The same command, but each second is 10 ms, and the address is the server's.
             quick = re.sub(r"\b(\d+)s\b", r"\g<1>0ms", command).replace("250ms", "4ms")
