@@ -14,7 +14,8 @@
 # make asan        run the engines' tests under AddressSanitizer (needs gcc)
 # make stress      run random programs under AddressSanitizer (needs gcc);
 #                  SECONDS=60 sets the time, SEED=n repeats one program
-# make coverage    list the lines and branches that no test reaches, on both engines (needs gcc)
+# make coverage    list the lines and branches that no test reaches, on both engines (needs gcc);
+#                  PARTS="tests/net tests/cli" runs some of the tests
 # make sessions    run SESSIONS=10000 random sessions over bad networks, on each engine
 # make brokers     kill the brokers of silly.pubsub a hundred times under load and check that
 #                  nothing is lost without notice
@@ -157,24 +158,9 @@ asan: $(VENV)/.installed-dev
 	  LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ../../$(VENV)/bin/python -m pytest -q \
 	  tests/engine tests/net/test_tcp.py -k "not failing_system_calls"
 
-# All tests run on the portable engine; on the native one, whose lines are slow to trace, those
-# that use it directly. The report is printed although tests fail, and then this fails, too. Tests
-# may fail where they depend on speed or messages, because each line is traced. The coverage of
-# programs that are killed is lost.
 coverage: $(VENV)/.installed-dev
 	$(PIP) 'coverage>=7.10' 'Cython>=3.1' 'setuptools>=77'
-	rm -rf build/coverage && mkdir -p -m a+rwx build/coverage  # for programs that give up their rights
-	cp -r src tests docs examples benchmarks experiments fuzz setup.py pyproject.toml LICENSE *.md build/coverage
-	rm -f build/coverage/src/silly/_engine/native/*.so
-	set -e; failed=0; cd build/coverage; export PYTHONPATH=$$PWD/src; python=$$OLDPWD/$(VENV)/bin/python; \
-	SILLY_BUILD_NATIVE=1 SILLY_CFLAGS="-O1 -DCYTHON_TRACE=1" $$python setup.py -q build_ext --inplace; \
-	cp build/src/silly/_engine/native/*.c src/silly/_engine/native; \
-	SILLY_ENGINE=portable $$python -m coverage run -m pytest --quiet --numprocesses 6 --dist worksteal || failed=1; \
-	$$python -m coverage run -m pytest --quiet --numprocesses 6 --dist worksteal tests/engine tests/net tests/streams \
-	  tests/testing || failed=1; \
-	$$python -m coverage combine --quiet; \
-	$$python -m coverage report --show-missing --sort=cover; \
-	exit $$failed
+	nice -n 15 .ci/coverage $(VENV)/bin/python $(PARTS)
 
 # Each version of Python has its own build and environment. Failures print their seed.
 stress: SECONDS ?= 60

@@ -69,7 +69,6 @@ def extensions() -> list[Extension]:
             "cdivision": True,
             "annotation_typing": False,  # types are in .pxd files, also of the shared sources
             "auto_pickle": False,
-            "linetrace": "CYTHON_TRACE" in os.environ.get("SILLY_CFLAGS", ""),  # for coverage
             "binding": False,  # otherwise, unbound methods do not check the type of self
         },
     )

@@ -6,8 +6,8 @@ from silly import task, time
 async def tick(name: str, count: int, seconds: float) -> None:
     """Print *count* lines, *seconds* apart."""
     for number in range(1, count + 1):
-        print(f"[{name}] {number}: {number * seconds:.1f} s", flush=True)
         await time.sleep(seconds)
+        print(f"[{name}] {number}: {number * seconds:.1f} s", flush=True)
 
 
 async def end() -> None:

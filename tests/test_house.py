@@ -179,6 +179,7 @@ NEEDS = {
     "cli/env_file.py": {"dotenv"},
     "cli/log_config.py": {"yaml"},
     "cli/top.py": {"click", "rich"},
+    "cli/live_view.py": {"rich"},
     "cli/topping/view.py": {"rich"},
     "cli/run.py": {"uvloop"},
     "bench/view.py": {"rich"},

@@ -38,6 +38,16 @@ def test_the_sdist_takes_what_readme_links_to() -> None:
             assert name == "app.py" or (ROOT / name).exists(), name
 
 
+def test_the_container_has_all_extras() -> None:
+    containerfile = (ROOT / "Containerfile").read_text()
+    (stated,) = re.findall(r"/src\[(.*)\]", containerfile)
+    extras = PROJECT["project"]["optional-dependencies"]
+    has = set(stated.split(","))
+    for needed in re.findall(r"silly-net\[(.*?)\]", str([extras[each] for each in sorted(has)])):
+        has |= set(needed.split(","))
+    assert has == set(extras) - {"bench", "dev", "docs", "fuzz", "tls-dev"}  # for work on silly
+
+
 def test_workflows_call_targets_that_there_are() -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([\w-]+):", makefile, re.MULTILINE))

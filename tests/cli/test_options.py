@@ -172,7 +172,9 @@ def test_errors_are_the_same_in_every_parser(
         option.parse("bad")
     with pytest.raises(SystemExit):
         run._parser().parse_args([option.flag, "bad", "x.py"])
-    assert f"argument {option.flag}: {refused.value}\n" in capsys.readouterr().err
+    assert (
+        f"argument {option.flag}: {refused.value} (see: silly --help)\n" in capsys.readouterr().err
+    )
     assert echo.main([option.flag, "bad"]) == 2
     assert f"'{option.flag}': {refused.value} (see: " in capsys.readouterr().err
     variable = f"SILLY_{option.name.upper()}"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from silly._logs.tracebacks import strip
 from silly.cli import serve
 from silly.cli.arguments import OPTIONS
 from silly.cli.serving.application import Unusable, load
@@ -44,7 +46,9 @@ HOWTO = Path(__file__).parents[2] / "docs" / "howto"
             "m:a --env-file b",
             "--reload-dir a --log-config log.ini",
         ),
-        ("m:a --loop uvloop --http=h11 --ws none --no-use-colors", "m:a", ""),
+        ("m:a --loop auto --http=h11 --ws none --no-use-colors", "m:a", ""),
+        ("m:a --loop uvloop :80", "m:a :80", "--uvloop"),
+        ("m:a --loop=uvloop", "m:a", "--uvloop"),
         ("m:a --log-format json", "m:a --log-format json", "--log-format json"),
         ("m:a --access-log --host 0.0.0.0", "m:a --access-log --host 0.0.0.0", ""),
         ("m:a --workers", "m:a", "--workers"),
@@ -142,8 +146,29 @@ def test_wrong_values(given: str, text: str, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("--prot 80", "--prot 80 (did you mean --port?)"),
+        ("--worker=4", "--worker=4 (did you mean --workers?)"),
+        ("--timeout-keepalive 1", "1 (did you mean --timeout-keep-alive?)"),
+        ("-p 80", "-p 80 (see: silly serve --help)"),
+    ],
+)
+def test_an_unknown_option_is_one_line_with_a_suggestion(
+    given: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parsed(f"m:a {given}")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("silly serve: unrecognized arguments: ")
+    assert line.endswith(hint)
+
+
+@pytest.mark.parametrize(
     ("given", "text"),
     [
+        ("", "expected MODULE:APP, such as main:app"),
+        ("--workers 4", "expected MODULE:APP, such as main:app"),
         ("main", "expected MODULE:APP, such as main:app, not 'main'"),
         ("main.py", "expected MODULE:APP, such as main:app, not 'main.py'"),
         ("site/main.py:api", "expected MODULE:APP, such as site.main:api, not 'site/main.py:api'"),
@@ -211,6 +236,7 @@ def test_an_application_is_found(module: str, text: str) -> None:
         ("made.sub:app", "there is no module 'made.sub' in "),
         ("made:rav", r"made has no 'rav'; did you mean made:raw\?"),
         ("made:nested.app", "made has no 'nested.app'"),
+        ("made:create", r"made has no 'create'; did you mean made:app\?"),
         ("made:text", "made:text is no application, but of type str"),
         ("made:make", "made:make takes no arguments: if it returns the application, add --factory"),
         ("made:wsgi", "does not take scope, receive and send: a WSGI application, such as"),
@@ -231,10 +257,19 @@ def test_what_is_none_is_said_in_a_line(module: str, text: str, why: str) -> Non
     assert "\n" not in str(raised.value)
 
 
+def test_a_failing_module_leaves_its_own_frames_only(module: str) -> None:
+    (Path(module) / "failing.py").write_text("raise OSError('a failure of the test')")
+    with pytest.raises(OSError, match="a failure of the test") as raised:
+        load("failing:app", directory=module, is_factory=False)
+    strip(raised.value)
+    frames = traceback.extract_tb(raised.value.__traceback__)
+    assert [Path(frame.filename).name for frame in frames] == [Path(__file__).name, "failing.py"]
+
+
 def test_the_extra_is_named_if_it_is_missing(module: str) -> None:
     program = (
         "import sys; sys.modules['httptools'] = None;"
-        "from silly.cli import main; sys.exit(main(['serve', 'made:raw']))"
+        "from silly.cli import main; sys.exit(main(['serve', 'made:raw', '--log-level', 'error']))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=module, capture_output=True, text=True, check=False

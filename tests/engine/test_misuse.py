@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(silly.engine() != "native", reason="native engin
 # every way that they offer, with arguments of every kind, in two orders.
 PROGRAM = r"""
 import asyncio, copy, gc, pickle, socket, sys, types, warnings
-from silly.net import tcp
+from silly.net import tcp, udp
 
 warnings.simplefilter("ignore")
 REVERSED = sys.argv[1] == "backwards"
@@ -45,6 +45,13 @@ async def reachable(conn, listener):
         yield thing
         yield type(thing)
     read.close()
+    async with udp.bind("127.0.0.1:0") as sock:
+        receive = sock.recv()
+        waiter = receive.send(None)
+        for thing in (sock.recv(), receive, waiter, aiter(sock), sock):
+            yield thing
+            yield type(thing)
+        receive.close()
 
 
 def misuse(thing):
@@ -103,6 +110,7 @@ async def main():
         attempt(conn.abort)
         attempt(listener.close, 0)
         await asyncio.sleep(0)
+    print("misused")
 
 
 attempt(asyncio.run, main())
@@ -134,4 +142,4 @@ def test_misuse_does_not_crash(order: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.endswith("alive\n"), done.stderr[-3000:]
+    assert done.stdout.endswith("misused\nalive\n"), done.stderr[-3000:]

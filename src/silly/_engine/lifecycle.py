@@ -258,26 +258,29 @@ class Lifecycle:
         """Report the change in the memory that this connection holds to the budget."""
         raise NotImplementedError
 
-    # `Filtered` overrides the next five (filter.py).
+    # ------------------------------------------------------------ implemented by `Filtered`
 
     def _finish_filter(self) -> None:
         """Send the filter's last message."""
+        raise NotImplementedError
 
     def _received(self) -> int:
         """Return how many bytes were received for the program."""
-        return self._bytes_in
+        raise NotImplementedError
 
     def _written(self) -> int:
         """Return how many bytes the program has written."""
-        return self._bytes_out + self._batched_bytes()
+        raise NotImplementedError
 
     def _sent(self) -> int:
         """Return how many of the program's bytes the operating system took."""
-        return self._bytes_out - self._unsent()
+        raise NotImplementedError
 
     def _unfinished(self) -> int:
         """Return how many bytes of the incomplete read have arrived."""
-        return self._unread()
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------------------
 
     def _notify_owner(self, owner: Owner) -> None:
         owner.conn_closed(self)
@@ -587,10 +590,6 @@ class Lifecycle:
     @property
     def unread_bytes(self) -> int:
         return self._unread()
-
-    @property
-    def unsent_bytes(self) -> int:
-        return self._batched_bytes() + self._unsent()
 
     @property
     def _wire_counts(self) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
 import re
 import types
@@ -22,6 +23,7 @@ PACKAGE: Final = f"{Path(__file__).absolute().parents[1]}{os.sep}"
 """How the file names of this package begin."""
 
 _ASYNCIO: Final = os.path.dirname(os.path.abspath(asyncio.__file__)) + os.sep  # noqa: PTH100, PTH120
+_IMPORTING: Final = ("<frozen importlib", importlib.__file__)
 _CYTHON: Final = ("src/silly/", "silly/_engine/")  # file names in Cython's frames
 _MAX_FRAMES: Final = 3
 _MAX_MEMBERS: Final = 3
@@ -58,7 +60,7 @@ def _mistake(error: BaseException) -> str | None:
 
 
 def strip(error: BaseException) -> None:
-    """Remove the frames of this package and of asyncio from the traceback of *error*.
+    """Remove the frames of this package, of asyncio and of imports from the traceback of *error*.
 
     This includes its causes, contexts and group members. An exception without other
     frames keeps them: it is a bug in this package.
@@ -110,5 +112,5 @@ def _place(error: BaseException) -> str:
 
 
 def is_internal(filename: str) -> bool:
-    """Return whether *filename* belongs to this package or to asyncio."""
-    return filename.startswith((PACKAGE, _ASYNCIO, *_CYTHON))
+    """Return whether *filename* belongs to this package, to asyncio or to the import system."""
+    return filename.startswith((PACKAGE, _ASYNCIO, *_IMPORTING, *_CYTHON))

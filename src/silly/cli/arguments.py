@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, NoReturn
 
 from silly._values.kinds import FILE, PERIOD, Kind
 from silly.cli.options import (
@@ -23,7 +23,15 @@ from silly.cli.options import (
     Option,
 )
 
-__all__ = ["ENV_FILE", "OPTIONS", "add_option", "add_options", "split", "unknown_variables"]
+__all__ = [
+    "ENV_FILE",
+    "OPTIONS",
+    "Parser",
+    "add_option",
+    "add_options",
+    "split",
+    "unknown_variables",
+]
 
 _PATTERN: Final = Kind("PATTERN", str)
 _TABLE: Final = (
@@ -92,6 +100,34 @@ def unknown_variables() -> list[str]:
             hint = f"; did you mean {meant[0]}?" if meant else ""
             lines.append(f"ignoring {name}: no such variable{hint}")
     return lines
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, which suggests the option that was meant.
+
+    *others* are flags that another parser knows.
+    """
+
+    def __init__(self, prog: str, *, others: Iterable[str] = (), **settings: Any) -> None:
+        super().__init__(
+            prog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            **settings,
+        )
+        self._others = others
+
+    def error(self, message: str) -> NoReturn:
+        """Print *message* as one line, and exit."""
+        flag = message.partition("unrecognized arguments: ")[2].partition(" ")[0].partition("=")[0]
+        meant = []
+        if flag.startswith("--"):
+            import difflib  # noqa: PLC0415 - rarely needed
+
+            known = [*self._option_string_actions, *self._others]
+            meant = difflib.get_close_matches(flag, known, n=1)
+        hint = f"did you mean {meant[0]}?" if meant else f"see: {self.prog} --help"
+        self.exit(2, f"{self.prog}: {message} ({hint})\n")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

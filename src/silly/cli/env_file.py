@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from silly._values.extras import install_command
-from silly.cli.arguments import ENV_FILE, add_option
+from silly.cli.arguments import ENV_FILE, Parser, add_option
 
 __all__ = ["load_env_file"]
 
@@ -20,7 +19,7 @@ def load_env_file(arguments: Sequence[str]) -> None:
     Raises:
         ValueError: the file cannot be read, or python-dotenv is missing.
     """
-    parser = argparse.ArgumentParser(prog="silly", add_help=False, allow_abbrev=False)
+    parser = Parser("silly", add_help=False)
     add_option(parser, ENV_FILE, ENV_FILE.from_environment())
     path = parser.parse_known_args(arguments)[0].env_file
     if path is None:

@@ -17,7 +17,7 @@ import silly
 from silly import stdio
 from silly._engine import why_not_native
 from silly._values.extras import install_command
-from silly.cli.arguments import OPTIONS, add_options, split, unknown_variables
+from silly.cli.arguments import OPTIONS, Parser, add_options, split, unknown_variables
 from silly.cli.env_file import load_env_file
 from silly.cli.options import LIMITS, set_limits
 from silly.log import dropping_last_resort
@@ -70,17 +70,11 @@ exit codes:
 
 
 def _parser() -> argparse.ArgumentParser:
-    flags = " ".join(
-        f"[{option.flag} {option.kind.metavar}]" if option.kind else f"[{option.flag}]"
-        for option in OPTIONS
-    )
-    parser = argparse.ArgumentParser(
-        prog="silly",
-        usage=f"silly [-h] [--version] {flags} [LIMIT ...] FILE.py [ARG ...]",
+    parser = Parser(
+        "silly",
+        usage="silly [OPTION ...] FILE.py [ARG ...]",
         description="Run a Python script as a TCP service or client.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
         add_help=False,
     )
     parser.add_argument("file", metavar="FILE.py", help="The script, or MODULE:FUNCTION.")

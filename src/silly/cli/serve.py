@@ -14,10 +14,10 @@ from typing import Any, Final, NoReturn
 
 from silly import stdio
 from silly.cli import run
-from silly.cli.arguments import add_option
+from silly.cli.arguments import Parser, add_option
 from silly.cli.env_file import load_env_file
 from silly.cli.serving.application import Unusable, load
-from silly.cli.serving.options import TABLE, split
+from silly.cli.serving.options import KNOWN_ELSEWHERE, TABLE, split
 from silly.net.tls.config import Server
 from silly.runtime.program import has_reported
 from silly.text import printable
@@ -55,15 +55,14 @@ exit codes:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="silly serve",
+    parser = Parser(
+        "silly serve",
         usage="silly serve [OPTION ...] MODULE:APP [ADDR ...]",
         description="Serve an ASGI application over HTTP/1.1.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        others=KNOWN_ELSEWHERE,
     )
-    parser.add_argument("app", metavar="MODULE:APP", help="The application.")
+    parser.add_argument("app", metavar="MODULE:APP", nargs="?", default="", help="The application.")
     parser.add_argument(
         "addrs",
         metavar="ADDR",
@@ -90,8 +89,9 @@ def main(arguments: Sequence[str]) -> int:
     module, _, path = options.app.partition(":")
     if not (module and path) or module.endswith(".py"):
         guess = module.removesuffix(".py").replace("/", ".").strip(".") or "main"
-        example = f"{guess}:{path or 'app'}"
-        return _said(f"expected MODULE:APP, such as {example}, not {options.app!r}", USAGE_ERROR)
+        given = f", not {options.app!r}" if options.app else ""
+        text = f"expected MODULE:APP, such as {guess}:{path or 'app'}{given}"
+        return _said(text, USAGE_ERROR)
     try:
         _encryption(options)
     except (OSError, ValueError) as error:

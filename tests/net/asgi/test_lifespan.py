@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from typing import Any
 
 import pytest
@@ -159,6 +160,48 @@ async def test_failures_at_the_end(end: Any, text: str, caplog: pytest.LogCaptur
     await listener.close()
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     assert text in caplog.messages[0]
+
+
+async def test_the_traceback_of_a_failed_end_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send(
+            {"type": "lifespan.shutdown.failed", "message": "Traceback ...\n  x\nError: y\n"}
+        )
+        raise ValueError("y")  # as Starlette
+
+    await (await asgi.listen(ANY, app)).close()
+    first, last = caplog.messages
+    assert first == "the lifespan of the application failed"
+    assert last == "the application did not end as it should: Error: y"
+
+
+async def test_an_application_ends_although_listening_fails_and_is_cancelled(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ending, may_end = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        ending.set()
+        await may_end.wait()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        addr = f"127.0.0.1:{sock.getsockname()[1]}"
+        listening = asyncio.create_task(asgi.listen(addr, app))
+        await ending.wait()
+        listening.cancel()
+        may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await listening
+    assert not caplog.messages
 
 
 async def test_a_second_close_does_not_wait_for_the_application(

@@ -13,6 +13,7 @@ from typing import Any, Final
 import pytest
 
 from silly.net import http
+from tests.net.http.programs import nginx
 from tests.net.tls import certificates
 
 pytestmark = [
@@ -21,60 +22,41 @@ pytestmark = [
 ]
 
 CONFIG: Final = """\
-daemon off;
-master_process off;
-pid {directory}/pid;
-error_log /dev/null;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {directory}/1;
-    proxy_temp_path {directory}/2;
-    fastcgi_temp_path {directory}/3;
-    uwsgi_temp_path {directory}/4;
-    scgi_temp_path {directory}/5;
-    gzip on;
-    gzip_types *;
-    keepalive_timeout {keepalive};
-    keepalive_requests 5;
-    server {{
-        listen 127.0.0.1:{port} {tls};
-        server_name localhost;
-        ssl_certificate {cert};
-        ssl_certificate_key {key};
-        root {directory};
-        location = /hello {{ return 200 "hello $request_method $http_host"; }}
-        location = /elsewhere {{ return 302 /hello; }}
-        location = /none {{ return 204; }}
-    }}
+gzip on;
+gzip_types *;
+keepalive_timeout {keepalive};
+keepalive_requests 5;
+server {{
+    listen 127.0.0.1:{port} {tls};
+    server_name localhost;
+    ssl_certificate {cert};
+    ssl_certificate_key {key};
+    root {directory};
+    location = /hello {{ return 200 "hello $request_method $http_host"; }}
+    location = /elsewhere {{ return 302 /hello; }}
+    location = /none {{ return 204; }}
 }}
 """
 TEXT: Final = b"".join(b"line %d\n" % number for number in range(300_000))
 
 
 @contextlib.asynccontextmanager
-async def nginx(
+async def running(
     directory: Path, port: int, *, tls: bool = False, keepalive: str = "75s"
 ) -> AsyncIterator[str]:
     """Run nginx; yield its URL once it answers."""
     (directory / "text").write_bytes(TEXT)
     cert, key = certificates.pair()
-    config = directory / "nginx.conf"
-    config.write_text(
-        CONFIG.format(
-            directory=directory,
-            port=port,
-            tls="ssl" if tls else "",
-            keepalive=keepalive,
-            cert=cert,
-            key=key,
-        )
-    )
-    process = await asyncio.create_subprocess_exec(
-        "nginx", "-c", str(config), stderr=asyncio.subprocess.DEVNULL
+    config = CONFIG.format(
+        directory=directory,
+        port=port,
+        tls="ssl" if tls else "",
+        keepalive=keepalive,
+        cert=cert,
+        key=key,
     )
     url = f"http{'s' if tls else ''}://localhost:{port}"
-    try:
+    async with nginx(directory, config):
         async with client(tls=tls) as one, asyncio.timeout(20):
             while True:
                 try:
@@ -83,9 +65,6 @@ async def nginx(
                 except ConnectionError:  # it is starting
                     await asyncio.sleep(0.01)
         yield url
-    finally:
-        process.terminate()
-        await process.wait()
 
 
 def client(*, tls: bool, **options: Any) -> http.Client:
@@ -94,7 +73,7 @@ def client(*, tls: bool, **options: Any) -> http.Client:
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 async def test_requests(port: int, tmp_path: Path, tls: bool) -> None:
-    async with nginx(tmp_path, port, tls=tls) as url, client(tls=tls) as one:
+    async with running(tmp_path, port, tls=tls) as url, client(tls=tls) as one:
         for number in range(12):  # nginx closes each connection after 5
             reply = await one.get(f"{url}/hello")
             assert await reply.text() == f"hello GET localhost:{port}", number
@@ -121,7 +100,7 @@ async def test_requests(port: int, tmp_path: Path, tls: bool) -> None:
 
 async def test_connections_that_nginx_closes_meanwhile(port: int, tmp_path: Path) -> None:
     """Requests come just when the server closes idle connections; none is lost."""
-    async with nginx(tmp_path, port, keepalive="1ms") as url, client(tls=False) as one:
+    async with running(tmp_path, port, keepalive="1ms") as url, client(tls=False) as one:
         for number in range(200):
             assert (await one.get(f"{url}/hello")).ok
             due = time.perf_counter() + 0.00001 * number

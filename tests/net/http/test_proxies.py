@@ -18,6 +18,7 @@ import pytest
 from silly.errors import EndOfStream
 from silly.net import http, tcp
 from silly.net.conn import Conn
+from tests.net.http.programs import nginx, program
 from tests.net.http.wire import ANY, TIME, reply
 
 pytestmark = pytest.mark.heavy
@@ -38,28 +39,15 @@ backend app
 """
 
 NGINX: Final = """\
-daemon off;
-master_process off;
-pid {directory}/pid;
-error_log /dev/null;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {directory}/1;
-    proxy_temp_path {directory}/2;
-    fastcgi_temp_path {directory}/3;
-    uwsgi_temp_path {directory}/4;
-    scgi_temp_path {directory}/5;
-    upstream app {{ server {addr}; keepalive 8; }}
-    server {{
-        listen 127.0.0.1:{port};
-        location /secret {{ return 403; }}
-        location / {{
-            proxy_pass http://app;
-            proxy_http_version 1.1;
-            proxy_request_buffering off;
-            {headers}
-        }}
+upstream app {{ server {addr}; keepalive 8; }}
+server {{
+    listen 127.0.0.1:{port};
+    location /secret {{ return 403; }}
+    location / {{
+        proxy_pass http://app;
+        proxy_http_version 1.1;
+        proxy_request_buffering off;
+        {headers}
     }}
 }}
 """
@@ -146,18 +134,6 @@ def post(*fields: bytes) -> bytes:
     return b"\r\n".join((b"POST / HTTP/1.1", b"Host: a", *fields, b"", b""))
 
 
-@contextlib.asynccontextmanager
-async def program(*command: str) -> AsyncIterator[None]:
-    running = await asyncio.create_subprocess_exec(
-        *command, stderr=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL
-    )
-    try:
-        yield
-    finally:
-        running.terminate()
-        await running.wait()
-
-
 async def dialled(addr: str) -> Conn:
     async with asyncio.timeout(TIME):
         while True:
@@ -210,9 +186,8 @@ async def test_behind_haproxy(port: int, tmp_path: Path) -> None:
 )
 async def test_behind_nginx(port: int, tmp_path: Path, headers: str) -> None:
     async with server() as (addr, seen):
-        config = tmp_path / "nginx.conf"
-        config.write_text(NGINX.format(port=port, addr=addr, directory=tmp_path, headers=headers))
-        async with program("nginx", "-c", str(config), "-p", str(tmp_path)):
+        config = NGINX.format(port=port, addr=addr, headers=headers)
+        async with nginx(tmp_path, config):
             await under_attack(f"127.0.0.1:{port}", seen)
 
 

@@ -6,16 +6,15 @@ It fits any terminal, also one below 80 by 24: the least important parts are lef
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from rich.console import Console, Group
-from rich.live import Live
 from rich.text import Text
 
 from silly._values.units import size_text, text_of_count
 from silly.bench.view import sparkline
 from silly.cli.echoing.meter import Meter, Peer, Sample
+from silly.cli.live_view import LiveView, cut
 
 __all__ = ["View"]
 
@@ -25,7 +24,7 @@ _PEERS: Final = 10  # rows at most
 _LOW: Final = 20  # rows, below which there are no empty ones
 
 
-class View:
+class View(LiveView):
     """Shows *meter*, in ``with``; `refresh` redraws it."""
 
     def __init__(
@@ -39,32 +38,13 @@ class View:
         clock: Callable[[], float],
         refused: Callable[[], int],
     ) -> None:
-        self._console = console
+        super().__init__(console)
         self._meter = meter
         self._title = title
         self._addrs = addrs
         self._unit = unit
         self._clock = clock
         self._refused = refused
-        self._live = Live(self, console=console, auto_refresh=False, transient=True)
-
-    def __enter__(self) -> Self:
-        self._live.start(refresh=True)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._live.stop()
-
-    def refresh(self) -> None:
-        """Redraw the view."""
-        self._live.refresh()
-
-    # ------------------------------------------------------------------ the picture
 
     def __rich__(self) -> Group:
         width, height = self._console.size
@@ -87,7 +67,7 @@ class View:
         rows = rows[: max(1, height - 3)] + ([_EMPTY] if height >= _LOW else [])
         # The last row is short, because the terminal echoes ^C there.
         rows.append(Text("Ctrl-C stops", style="dim"))
-        return Group(*(_cut(row) for row in rows))
+        return Group(*map(cut, rows))
 
     def _heading(self, width: int) -> Text:
         clock = _clock(self._clock() - self._meter.started)
@@ -165,12 +145,6 @@ def _peer_row(width: int, cells: tuple[str, str, str, str], style: str = "") -> 
 
 def _host(peer: Peer) -> str:
     return "Unix clients" if peer.host == "unix:" else peer.host
-
-
-def _cut(text: Text) -> Text:
-    text.no_wrap = True
-    text.overflow = "ellipsis"
-    return text
 
 
 def _clock(seconds: float) -> str:

@@ -12,12 +12,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
+from silly._logs.tracebacks import is_internal
+
 __all__ = ["Unusable", "load"]
 
 _WSGI: Final = (
     "a WSGI application, such as one of Flask, needs a wrapper: "
     "asgiref.wsgi.WsgiToAsgi, or a2wsgi.WSGIMiddleware"
 )
+
+_USUAL: Final = ("app", "application", "api")  # names of applications
 
 
 class Unusable(Exception):  # noqa: N818 - named by what the application is
@@ -37,7 +41,9 @@ def load(text: str, *, directory: str, is_factory: bool) -> Any:
     found = _import(name, directory)
     for attribute in path.split("."):
         if not hasattr(found, attribute):
-            meant = _suggestion(attribute, vars(found) if hasattr(found, "__dict__") else ())
+            names = vars(found) if hasattr(found, "__dict__") else ()
+            meant = _suggestion(attribute, names)
+            meant = meant or next((each for each in _USUAL if each in names), "")
             raise Unusable(f"{name} has no {path!r}{meant and f'; did you mean {name}:{meant}?'}")
         found = getattr(found, attribute)
     if is_factory:
@@ -65,9 +71,8 @@ def _failed(name: str, error: Exception) -> str:
     """Return why the module *name* cannot be imported, and which line of the program asked."""
     if isinstance(error, SyntaxError):
         return f"cannot import {name}: {error.msg} ({error.filename}, line {error.lineno})"
-    internal = ("<frozen", __file__, importlib.__file__)
     trace = traceback.extract_tb(error.__traceback__)
-    frames = [each for each in trace if not each.filename.startswith(internal)]
+    frames = [each for each in trace if not is_internal(each.filename)]
     place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return f"cannot import {name}: {error}{place}"
 

@@ -17,7 +17,7 @@ from silly.cli.arguments import ENV_FILE, OPTIONS
 from silly.cli.options import ADDR, LIMITS, Option
 from silly.net.networks import NETWORKS, checked_networks
 
-__all__ = ["TABLE", "Refusal", "split"]
+__all__ = ["KNOWN_ELSEWHERE", "TABLE", "Refusal", "split"]
 
 ALL_NETWORKS: Final = ("0.0.0.0/0", "::/0", "unix")
 
@@ -124,8 +124,8 @@ WITHOUT_EFFECT: Final = MappingProxyType(
         "--ws-per-message-deflate": 1,
     }
 )
-"""How many values each has. There is one HTTP parser, one loop, and no colour; the kernel tells
-when a file changes."""
+"""How many values each has. There is one HTTP parser, and no colour; the kernel tells when a file
+changes. Of loops there are two: ``--loop uvloop`` is ``--uvloop``."""
 
 _CIPHERS: Final = "TLS 1.2 and 1.3 with forward secrecy are offered; for others, pass an SSLContext"
 REFUSED: Final = MappingProxyType(
@@ -137,6 +137,8 @@ REFUSED: Final = MappingProxyType(
         "--ssl-version": f"{_CIPHERS} to asgi.listen(tls=...)",
     }
 )
+KNOWN_ELSEWHERE: Final = (*RENAMED, *(each.flag for each in (*OPTIONS, *LIMITS)))
+"""The flags, besides those of `TABLE`, that `split` understands."""
 _LEVELS: Final = MappingProxyType({"critical": "error", "trace": "debug"})
 
 
@@ -164,6 +166,8 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         if flag in REFUSED:
             raise Refusal(f"{flag}: {REFUSED[flag]}")
         if flag in WITHOUT_EFFECT:
+            if (flag, given) == ("--loop", ["uvloop"]):
+                others.append("--uvloop")
             at += bool(WITHOUT_EFFECT[flag]) and not equals
         elif flag not in runners:
             ours.append(arguments[at - 1])

@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console, Group
-from rich.live import Live
 from rich.text import Text
 
 from silly._values.units import duration_text
+from silly.cli.live_view import LiveView, cut
 from silly.cli.topping.tables import heading, tables
 
 __all__ = ["View"]
 
 
-class View:
+class View(LiveView):
     """Shows the latest sample, in ``with``."""
 
     def __init__(self, console: Console, addr: str) -> None:
-        self._console = console
+        super().__init__(console)
         self._addr = addr
         self._sample: dict[str, Any] | None = None
         self._silent = 0.0
-        self._live = Live(self, console=console, auto_refresh=False, transient=True)
-
-    def __enter__(self) -> Self:
-        self._live.start(refresh=True)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._live.stop()
 
     def show(self, sample: dict[str, Any] | None, silent: float) -> None:
         """Show *sample* (None: the one before), and that there was no answer for *silent* s."""
         self._sample = sample or self._sample
         self._silent = silent
-        self._live.refresh()
+        self.refresh()
 
     def __rich__(self) -> Group:
         width, height = self._console.size
@@ -55,9 +41,7 @@ class View:
             rows.append(Text(silent, style="bold red"))
         rows = rows[: max(1, height - 2)]
         rows.append(Text("Ctrl-C leaves", style="dim"))
-        for row in rows:
-            row.no_wrap, row.overflow = True, "ellipsis"
-        return Group(*rows)
+        return Group(*map(cut, rows))
 
 
 def _entry(line: str) -> Text:

@@ -123,14 +123,16 @@ class Lifespan:
             return
         try:
             answer = await self._ask("shutdown")
+            if answer is not None:
+                await asyncio.wait({self._task})
         except asyncio.CancelledError:
             logger.error("the application did not end in time")  # noqa: TRY400
             raise
         if answer is not None and answer["type"] == "lifespan.shutdown.failed":
             text = str(answer.get("message", "")).strip() or "it does not say why"
+            if self._error is not None:  # logged already, with the traceback that this may be
+                text = text.splitlines()[-1]
             logger.error("the application did not end as it should: %s", text)
-        elif answer is not None:
-            await asyncio.wait({self._task})
 
     async def _ask(self, phase: str) -> Message | None:
         """Send a message; return the answer, or None if the application has ended instead."""

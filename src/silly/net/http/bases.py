@@ -132,16 +132,17 @@ class PlainRequests:
 class Handling:
     """Deals with the requests of one connection, until one needs something special.
 
-    Awaiting it returns that request, what its handler has returned, and the error that it has
-    raised; or `UNASKED`: the handler was not called. (Here always; natively, while somebody
-    observes requests.) In place of a request: None: the connection is idle, and draining. False:
-    its session does not simply wait for a request.
+    Awaiting it returns that request. In place of it, None: the connection is idle, and draining.
+    False: its session does not simply wait for a request.
 
     Attributes:
         request: which is not answered yet.
+        response: what its handler has returned. `UNASKED`: the handler was not called: here
+            always; natively, while somebody observes requests.
+        error: what its handler has raised.
     """
 
-    __slots__ = ("_conn", "_connection", "_session", "request")
+    __slots__ = ("_conn", "_connection", "_session", "error", "request", "response")
 
     def __init__(
         self,
@@ -155,15 +156,17 @@ class Handling:
         self._conn = conn
         self._session = session
         self.request: Any = None
+        self.response: Any = UNASKED
+        self.error: Exception | None = None
 
-    def __await__(self) -> Generator[Any, None, tuple[Any, Any, Exception | None]]:
+    def __await__(self) -> Generator[Any, None, Any]:
         session = self._session
         self.request = None
         while True:
             request = session.take(self._conn, self._connection)
             if request is not None or session.is_draining:
                 self.request = request or None
-                return request, UNASKED, None
+                return request
             session.feed((yield from self._conn.read().__await__()))
 
 

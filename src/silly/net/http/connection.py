@@ -190,13 +190,14 @@ class ServerConnection:
         handling = Handling(self, self._conn, self._session, service, of_requests)
         try:
             while True:
-                request, response, error = await handling
+                request = await handling
                 if request is None:
                     return
                 if request is False:
                     if not await self._read_on():
                         return
                     continue
+                response, error = handling.response, handling.error
                 if response is UNASKED:
                     watch = None
                     if own_watchers or of_requests:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable, Mapping
-from json import JSONEncoder
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from json import JSONEncoder, encoder
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -14,9 +14,50 @@ __all__ = ["Content", "Data", "Fields", "Pairs", "content_of", "fields_of", "jso
 Fields = Mapping[str, str] | Iterable[tuple[str, str]]
 Pairs = Mapping[str, Any] | Iterable[tuple[str, Any]]
 # RFC 8259 has no NaN. The encoder is made once: `json.dumps` makes one in each call with options.
-json_text: Final = JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_ENCODER: Final = JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 Data = bytes | bytearray | memoryview | str | Pairs | AsyncIterable[bytes]
+
+
+def json_text(value: Any) -> str:
+    """Return *value* as JSON.
+
+    Raises:
+        TypeError, ValueError: it cannot be written as JSON.
+    """
+    if _pieces_of is not None:
+        try:
+            return "".join(_pieces_of(value, 0))
+        except (TypeError, ValueError, RecursionError):  # the encoder says what is wrong
+            pass
+    return _ENCODER.encode(value)
+
+
+def _native_encoder() -> Callable[[Any, int], Iterable[str]] | None:
+    """Return what `JSONEncoder.encode` makes for each call; None if it is not as expected.
+
+    It notes no containers to recognise circles: those end in `RecursionError`.
+    """
+    make: Any = getattr(encoder, "c_make_encoder", None)
+    try:
+        made: Callable[[Any, int], Iterable[str]] = make(
+            None,
+            _ENCODER.default,
+            encoder.encode_basestring,
+            None,
+            _ENCODER.key_separator,
+            _ENCODER.item_separator,
+            _ENCODER.sort_keys,
+            _ENCODER.skipkeys,
+            _ENCODER.allow_nan,
+        )
+        example = {"a": [1, None, "\u00e9"], "": 1.5}
+        return made if "".join(made(example, 0)) == _ENCODER.encode(example) else None
+    except Exception:  # noqa: BLE001 - it belongs to CPython's implementation
+        return None
+
+
+_pieces_of: Final = _native_encoder()
 
 
 class Content:

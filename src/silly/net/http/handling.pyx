@@ -49,7 +49,9 @@ cdef object DRAINED = drained
 cdef class Handling:
     """Deals with the requests of one connection, until one needs something special."""
 
-    cdef readonly object request  # which is not answered yet
+    cdef readonly object request  # which is not answered yet ...
+    cdef readonly object response  # ... what the handler has returned ...
+    cdef readonly object error  # ... or raised
     cdef object connection, conn, handler
     cdef Sending stream  # the connection, if it is one of this engine ...
     cdef Read read  # ... and what reads from it
@@ -59,7 +61,7 @@ cdef class Handling:
     cdef Counts counts
     cdef object awaited
     cdef unsigned char kind  # of it
-    cdef tuple result  # once the wait is over
+    cdef object result  # once the wait is over
 
     def __cinit__(
         self, connection, conn, PlainRequests session not None, service, list observers not None
@@ -105,7 +107,7 @@ cdef class Handling:
         """Begin with the next request, or to wait for it; return whether the wait is over."""
         cdef object request, awaitable
         cdef PyObject *started
-        self.request = None
+        self.request = self.response = self.error = None
         request = self.session.next(self.conn, self.connection)
         if request is None and not self.session.is_draining:
             if self.stream is None:
@@ -115,11 +117,12 @@ cdef class Handling:
             self.kind = READ
             return False
         if request is None or request is False:
-            self.result = (request, None, None)
+            self.result = request
             return True
         self.request = request
         if PyTuple_GET_SIZE(self.watchers) or PyList_GET_SIZE(self.observers):
-            self.result = (request, UNASKED, None)
+            self.result = request
+            self.response = UNASKED
             return True
         self.kind = HANDLER
         started = call(self.handler, request)
@@ -154,7 +157,8 @@ cdef class Handling:
             if isinstance(result, Answer) and not self.session.is_draining:
                 reply = (<Answer>result).encode(<Head>self.request)
             if reply is None:
-                self.result = (self.request, result, None)
+                self.result = self.request
+                self.response = result
                 return True
             self.counts.add((<Head>self.request).method, (<Answer>result).status)
             self.request = None
@@ -181,11 +185,12 @@ cdef class Handling:
         self.awaited = None
         self.kind = NOTHING
         if is_answered:
-            self.result = (self.request, None, error)
+            self.result = self.request
+            self.error = error
         return is_answered
 
     cdef int end(self, void **out) except -1:
-        cdef tuple result = self.result
+        cdef object result = self.result
         self.result = None
         Py_INCREF(result)
         out[0] = <void *>result

@@ -103,6 +103,27 @@ class _Node:
             ]
         return self.by_kind[kind]
 
+    def only(self, segments: list[str]) -> tuple[_Routes, tuple[Any, ...]] | None:
+        """Return what matches *segments*, if it is plain that nothing else does; else None."""
+        node = self
+        values: tuple[Any, ...] = ()
+        for segment in segments:
+            if node.mount is not None or node.rest:
+                return None
+            if not node.converted:
+                if segment not in node.literal:
+                    return None
+                node = node.literal[segment]
+            elif len(node.converted) > 1 or segment in node.literal:
+                return None
+            else:
+                convert, node = node.converted[0]
+                value = convert(segment)
+                if value is None:
+                    return None
+                values = (*values, value)
+        return node.routes, values
+
     def find(self, segments: list[str]) -> Iterator[_Found]:
         """Yield what matches *segments*, the most special first."""
         node, at = self, 0
@@ -366,15 +387,15 @@ class Router:
         raw = request.raw_sub_path
         pieces = raw[1:].split("/")
         segments = pieces if "%" not in raw else [decoded_path(piece) for piece in pieces]
+        only = self._root.only(segments)
+        if only is not None and method in only[0]:
+            return _answered(request, only[0][method], only[1])
         allowed: set[str] = set()
         for found, at, values in self._root.find(segments):
             if isinstance(found, _Mount):
                 return _descend(request, found, pieces[:at])
-            route = found.get(method)
-            if route is not None:
-                request.route = request._mount_route + route.pattern
-                request.route_params.update(zip(route.names, values, strict=True))
-                return route.handler(request)
+            if method in found:
+                return _answered(request, found[method], values)
             allowed.update(found)
         if not allowed:
             raise HTTPError(404)
@@ -382,6 +403,14 @@ class Router:
         if method == "OPTIONS":
             return _allow(allowed)
         raise HTTPError(405, headers={"allow": _list(allowed)})
+
+
+def _answered(request: Request, route: _Route, values: tuple[Any, ...]) -> Awaitable[Any]:
+    request.route = request._mount_route + route.pattern
+    params = dict(zip(route.names, values, strict=True))
+    known = request._route_params
+    request._route_params = params if known is None else known | params
+    return route.handler(request)
 
 
 async def _descend(request: Request, mount: _Mount, pieces: list[str]) -> Any:
