@@ -110,8 +110,9 @@ class Client:
             raise ValueError(head.decode())
         found = re.search(rb"(?i)content-length: (\d+)", head)
         assert found is not None
-        self.size = (len(head) + int(found[1])) * depth
-        self.socks[0].recv(self.size, socket.MSG_WAITALL)
+        size = len(head) + int(found[1])
+        self.socks[0].recv(size, socket.MSG_WAITALL)
+        self.size = size * depth
 
     def run(self, turns: int) -> None:
         for _ in range(turns):

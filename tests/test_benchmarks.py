@@ -30,6 +30,22 @@ def network(path: Path | str) -> str:
     return done.stdout.strip()
 
 
+def test_a_crowd_of_websockets_is_served_and_the_deaf_are_skipped() -> None:
+    pytest.importorskip("httptools")
+    sizes = ("--idle", "60", "--receivers", "12", "--deaf", "2")
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "crowd.py"), *sizes],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "60 idle WebSockets in 1 server " in done.stdout
+    assert "to 12 receivers, 2 of whom do not read" in done.stdout
+    assert "12 are still open" in done.stdout
+
+
 def test_without_the_command_the_network_is_shared(tmp_path: Path) -> None:
     assert network(tmp_path) == "the machine's, shared (no unshare command)"
 

@@ -216,6 +216,29 @@ async def test_what_opens_a_websocket_is_as_asked_for() -> None:
     assert seen == [("/room0?x=/", "c0", "http://o"), ("b", "silly-bench", None)]
 
 
+@pytest.mark.parametrize("is_binary", [False, True])
+async def test_compressed_messages(is_binary: bool) -> None:
+    wire: list[int] = []
+
+    async def handler(ws: websocket.WebSocket) -> None:
+        async for message in ws:
+            assert isinstance(message, bytes) is is_binary
+            await ws.send(message)
+        wire.append(ws._conn._counts[0])
+
+    async with websocket.listen(ANY, handler) as listener:
+        figures, _ = await load(
+            listener.local_addr,
+            compresses=True,
+            is_binary=is_binary,
+            template=b"x" * 10_000,
+            requests=3,
+            connections=1,
+        )
+    assert (figures.requests, sum(figures.errors.values())) == (3, 0)
+    assert wire[0] < 1000
+
+
 # ------------------------------------------------------------------------------- failures
 
 
@@ -504,6 +527,7 @@ async def test_the_command_measures_wss(tmp_path: Path) -> None:
         "binary": False,
         "headers": [],
         "subprotocols": [],
+        "compression": False,
     }
     assert result["websocket"]["opened"]["count"] == result["tls"]["full"]["count"] == 2
     assert "secret" not in json.dumps(result["plan"])

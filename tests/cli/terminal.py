@@ -145,9 +145,12 @@ class Terminal:
 
 
 class Echo:
-    """``silly echo`` in the background, with ``--json`` for its addresses and summary."""
+    """``silly echo`` in the background, with ``--json`` for its addresses and summary.
 
-    def __init__(self, *args: str, **env: str) -> None:
+    It is killed after *deadline* seconds.
+    """
+
+    def __init__(self, *args: str, deadline: float = DEADLINE, **env: str) -> None:
         self.process = subprocess.Popen(
             [*SILLY, "echo", "--json", *args],
             stdout=subprocess.PIPE,
@@ -155,7 +158,7 @@ class Echo:
             text=True,
             env=environment(**env),
         )
-        self._watchdog = threading.Timer(DEADLINE, self.process.kill)
+        self._watchdog = threading.Timer(deadline, self.process.kill)
         self._watchdog.start()
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

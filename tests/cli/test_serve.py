@@ -100,7 +100,7 @@ def test_an_application_is_served(folder: Path, options: tuple[str, ...]) -> Non
 
 @pytest.mark.parametrize(("app", "text"), [("nothing:app", "there is no module 'nothing' here")])
 def test_what_cannot_be_served_is_said_in_a_line(folder: Path, app: str, text: str) -> None:
-    process = run(folder, app, "127.0.0.1:0")
+    process = run(folder, app, "127.0.0.1:0", "--log-level", "error")
     assert process.communicate(timeout=30)[1] == f"silly serve: {text}\n"
     assert process.returncode == 2
 
@@ -116,7 +116,7 @@ def test_options_and_several_addresses(tmp_path: Path) -> None:
         *("main:make", "--factory", "--app-dir", "apps", "--uds", "app.sock", "--port", "0"),
         *("--ssl-certfile", cert, "--ssl-keyfile", key, "--header", "X-A: 1", "--server-header"),
         *("--ssl-ca-certs", certificates.ca_file(), "--ssl-cert-reqs", "1", "--lifespan", "on"),
-        *("--timeout-keep-alive", "5", "--limit-concurrency", "10", "--loop", "uvloop"),
+        *("--timeout-keep-alive", "5", "--limit-concurrency", "10", "--loop", "auto"),
         *("--env-file", "shop.env", "--log-config", "log.json", "--access-log"),
     )
     addr = listening(process)
@@ -141,7 +141,7 @@ def test_options_and_several_addresses(tmp_path: Path) -> None:
 
 def test_an_application_that_does_not_start(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(FAILING)
-    process = run(tmp_path, "main:app", "127.0.0.1:0")
+    process = run(tmp_path, "main:app", "127.0.0.1:0", "--log-level", "error")
     _, err = process.communicate(timeout=60)
     *traceback, line = err.splitlines()
     assert traceback == ["Traceback of the framework", "Failure: no database"]
@@ -152,7 +152,7 @@ def test_an_application_that_does_not_start(tmp_path: Path) -> None:
 def test_an_address_that_is_in_use(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         addr = f"127.0.0.1:{sock.getsockname()[1]}"
-        process = run(folder, "main:app", addr)
+        process = run(folder, "main:app", addr, "--log-level", "error")
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (1, "started\nended\n")
     (line,) = err.splitlines()

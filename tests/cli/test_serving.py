@@ -46,7 +46,9 @@ HOWTO = Path(__file__).parents[2] / "docs" / "howto"
             "m:a --env-file b",
             "--reload-dir a --log-config log.ini",
         ),
-        ("m:a --loop uvloop --http=h11 --ws none --no-use-colors", "m:a", ""),
+        ("m:a --loop auto --http=h11 --ws none --no-use-colors", "m:a", ""),
+        ("m:a --loop uvloop :80", "m:a :80", "--uvloop"),
+        ("m:a --loop=uvloop", "m:a", "--uvloop"),
         ("m:a --log-format json", "m:a --log-format json", "--log-format json"),
         ("m:a --access-log --host 0.0.0.0", "m:a --access-log --host 0.0.0.0", ""),
         ("m:a --workers", "m:a", "--workers"),
@@ -267,7 +269,7 @@ def test_a_failing_module_leaves_its_own_frames_only(module: str) -> None:
 def test_the_extra_is_named_if_it_is_missing(module: str) -> None:
     program = (
         "import sys; sys.modules['httptools'] = None;"
-        "from silly.cli import main; sys.exit(main(['serve', 'made:raw']))"
+        "from silly.cli import main; sys.exit(main(['serve', 'made:raw', '--log-level', 'error']))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=module, capture_output=True, text=True, check=False

@@ -11,6 +11,7 @@ import pytest
 
 import silly
 from silly import task
+from silly._engine.drain import DRAINED, Draining
 from silly.net import tcp
 from silly.net.tcp import Conn
 
@@ -282,3 +283,25 @@ async def test_a_traceback_has_only_the_programs_frames(
 def logged(caplog: pytest.LogCaptureFixture) -> str:
     errors: list[Any] = [record.exc_info for record in caplog.records if record.exc_info]
     return "\n".join("".join(traceback.format_exception(*error)) for error in errors)
+
+
+@pytest.mark.no_engine
+async def test_a_write_is_a_coroutine_object() -> None:
+    waiting = asyncio.Event()
+    ends: list[str] = []
+
+    async def drain() -> None:
+        try:
+            await waiting.wait()
+        finally:
+            ends.append("ended")
+
+    for write in (DRAINED, Draining(drain)):
+        write.close()
+        with pytest.raises(ZeroDivisionError):
+            write.throw(ZeroDivisionError())
+    assert not ends  # it had not begun
+    begun = Draining(drain)
+    begun.send(None)
+    begun.close()
+    assert ends == ["ended"]

@@ -181,12 +181,25 @@ async def test_what_is_known_about_a_connection() -> None:
         assert writer.get_extra_info("sockname") == sock.getsockname()
         assert sock.getpeername() == writer.transport.get_extra_info("peername")
         assert (sock.family, sock.type) == (socket.AF_INET, socket.SOCK_STREAM)
+        assert sock.proto in {0, socket.IPPROTO_TCP}
+        assert not sock.get_inheritable()
+        assert repr(sock) == f"<BorrowedSocket fd={sock.fileno()}>"
+        assert sock.gettimeout() == 0
+        sock.settimeout(0)
+        sock.setblocking(False)
+        with pytest.raises(ValueError, match="only 0 timeout"):
+            sock.settimeout(1)
+        with pytest.raises(ValueError, match="cannot be blocking"):
+            sock.setblocking(True)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         assert writer.get_extra_info("sslcontext") is None
         assert writer.get_extra_info("cipher", "none") == "none"
         assert writer.can_write_eof()
         assert not writer.transport.is_closing()
+        assert writer.transport.is_reading()  # type: ignore[attr-defined]
+        low, high = writer.transport.get_write_buffer_limits()
+        assert 0 < low < high
         with sock.dup() as copy:
             assert copy.getsockname() == sock.getsockname()
         writer.close()
@@ -303,6 +316,14 @@ async def test_an_address_and_a_socket_or_neither_are_refused() -> None:
                 await streams.open_connection(**wrong)
             with pytest.raises(ValueError, match="specified"):
                 await streams.start_server(echo, **wrong)
+
+
+async def test_sockets_of_datagrams_are_refused() -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        with pytest.raises(ValueError, match="A Stream Socket was expected"):
+            await streams.open_connection(sock=sock)
+        with pytest.raises(ValueError, match="A Stream Socket was expected"):
+            await streams.start_server(echo, sock=sock)
 
 
 async def test_asyncio_serves_connections_with_options_that_silly_lacks() -> None:

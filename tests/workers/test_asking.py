@@ -13,7 +13,16 @@ from typing import Any
 import pytest
 
 from silly.workers import Supervisor
-from silly.workers.answers import _providers, provide
+from silly.workers.answers import (
+    _obey,
+    _providers,
+    act,
+    answer,
+    answer_all,
+    answer_later,
+    obey,
+    provide,
+)
 from tests.workers.harness import ECHO, script
 
 pytestmark = pytest.mark.no_engine
@@ -112,3 +121,38 @@ async def test_answers_of_ended_workers_can_be_merged(tmp_path: Path, merging: N
         assert found[2] == {"accepted": 5}
     supervisor.stop()
     assert await run == 0
+
+
+async def test_what_a_worker_is_told_to_do(caplog: pytest.LogCaptureFixture) -> None:
+    async def does(command: str) -> str:
+        if command == "bad":
+            raise ValueError("no such command: bad")
+        return command[{"first": 0}[command]]
+
+    assert not _obey
+    assert await act("first") == (None, "this worker takes no commands")
+    obey(does)
+    try:
+        assert await act("first") == ("f", None)
+        assert await act("bad") == (None, "no such command: bad")
+        assert await act("other") == (None, "cannot do it (KeyError): see the log")
+        assert [record.getMessage() for record in caplog.records] == ["cannot do 'other'"]
+        obey(str.upper)
+        assert await act("first") == ("FIRST", None)
+    finally:
+        _obey.clear()
+
+
+async def test_answers_that_fail(caplog: pytest.LogCaptureFixture) -> None:
+    async def later() -> int:
+        return 1 // 0
+
+    provide("broken", later, meanwhile=later)
+    try:
+        assert await answer_later("broken") == (False, None)
+        provide("broken", lambda: 1 // 0)
+        assert answer("broken") == (False, None)
+        assert "broken" not in answer_all()
+    finally:
+        del _providers["broken"]
+    assert {record.getMessage() for record in caplog.records} == {"cannot answer for 'broken'"}

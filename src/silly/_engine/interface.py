@@ -213,12 +213,11 @@ class Filter(Protocol):
 class Stream(Protocol):
     """One connection: the methods that `silly.net.conn.Conn` documents, and internal ones."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - keywords cost each connection more
         self,
         carrier: Any,
         loop: asyncio.AbstractEventLoop,
         owner: Owner,
-        *,
         read_limit: int = ...,
         max_unsent: int = ...,
         linger: float = ...,

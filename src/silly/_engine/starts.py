@@ -45,7 +45,7 @@ class Starts(Ends):
     is_auxiliary: bool  # if True, its connections are not observed
     _loop: asyncio.AbstractEventLoop
     _make_conn: Callable[..., Any]
-    _options: dict[str, Any]  # for `_make_conn`
+    _options: tuple[Any, ...]  # for `_make_conn`: by position, which costs less than keywords
     _prefaces: tuple[Any, ...]
     _proxies: Any  # the networks of proxies; None: there are none
     _observers: tuple[Any, ...]
@@ -94,7 +94,7 @@ class Starts(Ends):
 
     def start(self, carrier: Any) -> Any:
         """Make a connection of *carrier*, which the engine's server accepted."""
-        conn = self._make_conn(carrier, self._loop, self, **self._options)
+        conn = self._make_conn(carrier, self._loop, self, *self._options)
         if self._is_draining and self._is_too_late(conn):
             return conn
         try:

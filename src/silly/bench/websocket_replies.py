@@ -73,8 +73,14 @@ class Opener:
             if error.body:
                 text += f": {printable(error.body.decode('utf-8', 'replace').strip())[:100]}"
             raise Refused(f"refused {error.status}", text) from None
-        session = Session(self._limits, agreement.deflate, is_client=True, clock=monotonic)
-        channel = Channel(session, conn.write, is_binary=self._target.is_binary)
+        deflate = agreement.deflate
+        session = Session(self._limits, deflate, is_client=True, clock=monotonic)
+        channel = Channel(
+            session,
+            conn.write,
+            is_binary=self._target.is_binary,
+            compresses=deflate is not None,
+        )
         return WebSocketReplies(channel, self._messages(number))
 
 
@@ -91,20 +97,31 @@ class Channel:
         session: what makes and parses frames.
         write: sends bytes: what the session answers to control frames.
         is_binary: whether messages are binary ones, not text.
+        compresses: whether they are compressed, as the session has agreed.
     """
 
-    __slots__ = ("_first", "_write", "end", "is_binary", "session")
+    __slots__ = ("_compresses", "_first", "_write", "end", "is_binary", "session")
 
-    def __init__(self, session: Session, write: Callable[[bytes], Any], *, is_binary: bool) -> None:
+    def __init__(
+        self,
+        session: Session,
+        write: Callable[[bytes], Any],
+        *,
+        is_binary: bool,
+        compresses: bool = False,
+    ) -> None:
         self.session = session
         self._write = write
         self.is_binary = is_binary
+        self._compresses = compresses
         self._first = FIN | (BINARY if is_binary else TEXT)  # of each frame
         self.end: tuple[str, str] | None = None
         """The kind of error that ended it, and a description."""
 
     def frame(self, payload: bytes) -> bytes:
         """Return the frame of a message."""
+        if self._compresses:
+            return self.session.message(payload if self.is_binary else payload.decode())
         made: bytes = frame(self._first, payload, new_key())
         return made
 

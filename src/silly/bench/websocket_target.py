@@ -29,6 +29,8 @@ class WebSocketTarget:
     """Whether messages are binary ones, not text."""
     headers: tuple[tuple[str, str], ...] = ()
     subprotocols: tuple[str, ...] = ()
+    compresses: bool = False
+    """Whether messages are compressed, if the server agrees."""
 
     def check(self) -> None:
         """Raise ValueError, with a line that names the option, if it cannot be asked for."""
@@ -79,7 +81,7 @@ class WebSocketTarget:
             [*fields, *(pair for pair in self.headers if pair[0].lower() != "origin")],
             origins[-1] if origins else None,
             self.limits,
-            compression=False,
+            compression=self.compresses,
         )
         request = with_places(made.request.decode("latin-1")).encode("latin-1")
         made.request = filled(request, conn, conn)
@@ -92,4 +94,5 @@ class WebSocketTarget:
             "binary": self.is_binary,
             "headers": [name for name, _ in self.headers],
             "subprotocols": list(self.subprotocols),
+            "compression": self.compresses,
         }

@@ -213,6 +213,8 @@ _COMMON: Final = (
         Option("--binary", "Send binary messages; without it, text", dest="is_binary"),
         Option("--subprotocol", "A subprotocol to ask for. Repeat it for several, the best first",
                Kind("NAME", str), dest="subprotocols", is_repeatable=True),
+        Option("--compression", "Offer permessage-deflate; if the server agrees, messages of 128 "
+               "bytes or more are compressed", dest="compresses"),
         Option("--fan-out",
                "One more connection sends, and each of the --connections must receive every "
                "message once, in order; --depth and --rate are those of the messages, latencies "
@@ -286,7 +288,7 @@ def _plan_of(addr: str, target: HttpRequest | WebSocketTarget | None, options: A
 
 _HTTP_ONLY: Final = ("method", "body", "expect_status", "expect_body", "expect_match")
 _HTTP: Final = ("headers", *_HTTP_ONLY)
-_WEBSOCKET: Final = ("is_binary", "subprotocols")
+_WEBSOCKET: Final = ("is_binary", "subprotocols", "compresses")
 _BYTES_ONLY: Final = ("framing", "sizes", "seed")
 
 
@@ -317,7 +319,9 @@ def _websocket(url: str, values: dict[str, Any]) -> WebSocketTarget:
     """Return the WebSocket server at *url*, of the options *values*. Raises Failure."""
     if _was_given("framing"):
         raise Failure("--framing and a URL: a WebSocket has messages")
-    target = WebSocketTarget(url, values["is_binary"], values["headers"], values["subprotocols"])
+    target = WebSocketTarget(
+        url, values["is_binary"], values["headers"], values["subprotocols"], values["compresses"]
+    )
     try:
         target.check()
     except (ImportError, ValueError) as error:  # ImportError: httptools is missing
@@ -373,6 +377,7 @@ def _flag(name: str) -> str:
         "headers": "header",
         "is_binary": "binary",
         "subprotocols": "subprotocol",
+        "compresses": "compression",
     }
     return f"--{names.get(name, name).replace('_', '-')}"
 

@@ -134,14 +134,14 @@ class Course(Starts):
         self._on_handled = self._handled
         self._on_prefaced = self._prefaced
         self._handled_context = contextvars.copy_context()
-        self._options = {
-            "read_limit": limits.read_limit,
-            "max_unsent": limits.max_unsent,
-            "linger": limits.linger,
-            "idle_timeout": limits.idle_timeout,
-            "idle_swept": True,
-            "budget": self.budget,
-        }
+        self._options = (
+            limits.read_limit,
+            limits.max_unsent,
+            limits.linger,
+            limits.idle_timeout,
+            True,  # idle_swept
+            self.budget,
+        )
 
     def _is_too_late(self, conn: EngineConn) -> bool:
         if self._loop.time() < self._closes_at:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from typing import Any
 
 import pytest
@@ -177,6 +178,30 @@ async def test_the_traceback_of_a_failed_end_is_logged_once(
     first, last = caplog.messages
     assert first == "the lifespan of the application failed"
     assert last == "the application did not end as it should: Error: y"
+
+
+async def test_an_application_ends_although_listening_fails_and_is_cancelled(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ending, may_end = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        ending.set()
+        await may_end.wait()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        addr = f"127.0.0.1:{sock.getsockname()[1]}"
+        listening = asyncio.create_task(asgi.listen(addr, app))
+        await ending.wait()
+        listening.cancel()
+        may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await listening
+    assert not caplog.messages
 
 
 async def test_a_second_close_does_not_wait_for_the_application(

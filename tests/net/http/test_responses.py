@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from silly.net import http
+from silly.testing import ask
 
 pytestmark = pytest.mark.no_engine
 
@@ -125,3 +126,45 @@ def test_no_field_can_end_itself(name: str, value: str) -> None:
     head = response._head(1, "")
     assert head.count(b"\r\n") == head.count(b"\n") == head.count(b"\r")
     assert head.count(b"\r\n") == http.Response("x")._head(1, "").count(b"\r\n") + 1
+
+
+@pytest.mark.parametrize("status", [True, "200", 404.0])
+def test_statuses_of_another_type(status: Any) -> None:
+    with pytest.raises(TypeError, match="status must be an int"):
+        http.Response(status=status)
+
+
+async def test_bodies_that_are_not_what_they_should_be() -> None:
+    async def handler(request: http.Request) -> str:
+        return await request.text() if request.path == "/text" else str(await request.json())
+
+    for url, body, kind, text in (
+        ("/text", b"\xff", "text/plain", "the body is not text in utf-8"),
+        ("/text", b"a", "text/plain; charset=none", "the body is not text in none"),
+        ("/json", b"{", "application/json", "the body is not valid JSON"),
+        ("/json", b"[" * 100_000, "application/json", "the body is not valid JSON"),
+    ):
+        fields = {"content-type": kind}
+        reply = await ask(handler, "POST", url, data=body, headers=fields)
+        assert (reply.status, await reply.text()) == (400, f"{text}\n")
+
+
+async def test_fields_of_a_request_as_a_mapping() -> None:
+    async def handler(request: http.Request) -> str:
+        headers = request.headers
+        assert len(headers) == len(list(headers))
+        assert repr(headers) == f"Headers({dict(headers)!r})"
+        with pytest.raises(KeyError):
+            headers["x-none"]
+        return headers["x-one"]
+
+    reply = await ask(handler, "GET", "/", headers={"X-One": "1"})
+    assert await reply.text() == "1"
+
+
+async def test_methods_of_a_client_that_are_refused() -> None:
+    async with http.Client() as client:
+        with pytest.raises(ValueError, match="CONNECT is for proxies"):
+            await client.request("connect", "http://127.0.0.1/")
+        with pytest.raises(ValueError, match="method must be a name such as 'GET'"):
+            await client.request("GET /", "http://127.0.0.1/")

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from silly.net import tls
+from silly.net.tls.certificates import first_certificate
 from silly.net.tls.config import as_client, as_server
+from silly.net.tls.x509 import distinguished_name
 from tests.net.tls import certificates
 
 pytestmark = pytest.mark.no_engine
@@ -146,3 +148,22 @@ def test_wrong_authorities(
 def test_names_with_other_letters_are_compared_as_they_are_sent() -> None:
     server = tls.Server(CERT, KEY, sni={"BÜCHER.test.": certificates.pair("b.test")})
     assert list(server._by_name) == ["xn--bcher-kva.test"]
+
+
+def test_a_context_of_the_programs_own() -> None:
+    """Nothing is known of its files: there is nothing to read again."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server = as_server(context)
+    assert server.expires_at is None
+    assert server.reload()
+    assert context.options & ssl.OP_NO_RENEGOTIATION
+    assert repr(server) == f"tls.Server({context!r})"
+
+
+def test_what_is_no_certificate(tmp_path: Path) -> None:
+    path = tmp_path / "key.pem"
+    path.write_text("no certificate\n")
+    with pytest.raises(ValueError, match=r"key\.pem has no certificate in PEM format"):
+        first_certificate(str(path))
+    with pytest.raises(ValueError, match="the certificate is not valid DER"):
+        distinguished_name(b"")

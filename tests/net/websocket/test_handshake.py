@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
+from silly.net import websocket
 from silly.net.http.errors import HTTPError
 from silly.net.http.fields import Headers
 from silly.net.http.session import ServerSession
 from silly.net.limits import Limits
 from silly.net.websocket.deflate import Deflate, accept, agreed
-from silly.net.websocket.handshake import Agreement, ClientHandshake, answer
+from silly.net.websocket.handshake import Agreement, ClientHandshake, answer, checked_subprotocols
 
 pytestmark = pytest.mark.no_engine
 
@@ -247,3 +249,30 @@ def test_every_window_that_can_be_asked_for() -> None:
     for bits in range(8, 16):
         inflater = Deflate(bits).inflater()
         assert inflater.feed(Deflate(bits).compress(data), 1 << 20) + inflater.finish(0) == data
+
+
+@pytest.mark.parametrize(
+    ("names", "error"),
+    [
+        ("chat", TypeError("a sequence of names, such as ('chat',), not a str")),
+        ((b"chat",), TypeError("subprotocols must be of type str, not bytes")),
+        (("a b",), ValueError("not the name of a subprotocol: 'a b'")),
+        (("a", "b", "a"), ValueError("the same subprotocol is given twice")),
+    ],
+)
+def test_subprotocols_that_are_none(names: Any, error: Exception) -> None:
+    with pytest.raises(type(error), match=re.escape(str(error))):
+        checked_subprotocols(names)
+
+
+async def test_arguments_that_are_refused() -> None:
+    async def handler(_: websocket.WebSocket) -> None:
+        raise AssertionError
+
+    with pytest.raises(TypeError, match="origins must be a sequence of origins, not a str"):
+        websocket.listen("127.0.0.1:0", handler, origins="https://a")
+    with pytest.raises(TypeError, match="origins must be a sequence of origins, not a str"):
+        await websocket.accept(asked(), origins="https://a")
+    for name in ("Upgrade", "Sec-WebSocket-Accept"):
+        with pytest.raises(ValueError, match=f"{name} is set by the server"):
+            await websocket.accept(asked(), headers={name: "x"})

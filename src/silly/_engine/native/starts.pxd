@@ -9,7 +9,7 @@ cdef class Starts(Ends):
     cdef public int64_t accepted
     cdef public bint is_auxiliary
     cdef public object _proxies, _loop, _make_conn, _handler, _start_task
-    cdef public dict _options
+    cdef public tuple _options
     cdef public tuple _prefaces, _observers
     cdef public list _registered_observers
     cdef public object _task_name, _on_handled, _handled_context

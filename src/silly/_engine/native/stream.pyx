@@ -64,7 +64,6 @@ cdef class Stream(Sending):
         int link,
         loop,
         owner,
-        *,
         read_limit=READ_LIMIT,
         max_unsent=MAX_UNSENT,
         double linger=LINGER,

@@ -84,12 +84,11 @@ class Stream(Filtered):
         "_wanted",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - see `interface.Stream`
         self,
         link: Link,
         loop: asyncio.AbstractEventLoop,
         owner: Owner,
-        *,
         read_limit: int = READ_LIMIT,
         max_unsent: int = MAX_UNSENT,
         linger: float = LINGER,

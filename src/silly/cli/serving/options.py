@@ -124,8 +124,8 @@ WITHOUT_EFFECT: Final = MappingProxyType(
         "--ws-per-message-deflate": 1,
     }
 )
-"""How many values each has. There is one HTTP parser, one loop, and no colour; the kernel tells
-when a file changes."""
+"""How many values each has. There is one HTTP parser, and no colour; the kernel tells when a file
+changes. Of loops there are two: ``--loop uvloop`` is ``--uvloop``."""
 
 _CIPHERS: Final = "TLS 1.2 and 1.3 with forward secrecy are offered; for others, pass an SSLContext"
 REFUSED: Final = MappingProxyType(
@@ -166,6 +166,8 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         if flag in REFUSED:
             raise Refusal(f"{flag}: {REFUSED[flag]}")
         if flag in WITHOUT_EFFECT:
+            if (flag, given) == ("--loop", ["uvloop"]):
+                others.append("--uvloop")
             at += bool(WITHOUT_EFFECT[flag]) and not equals
         elif flag not in runners:
             ours.append(arguments[at - 1])

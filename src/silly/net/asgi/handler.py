@@ -128,7 +128,7 @@ class ApplicationHandler(Caller):
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
             "http_version": "1.1",
-            "method": "",
+            "method": "GET",
             "scheme": "https" if is_encrypted(conn) else "http",
             "path": "",
             "raw_path": b"",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine
 from typing import Any, Final
 
 from silly._values.arguments import positive_seconds
@@ -70,7 +72,7 @@ async def listen(
         listener = http.listen(addr, handler, **options)
     except BaseException:
         if life is not None:
-            await life.leave()
+            await _although_cancelled(life.leave())
         raise
 
     async def end() -> None:
@@ -80,3 +82,13 @@ async def listen(
 
     listener._extend(handler.running, end)
     return listener
+
+
+async def _although_cancelled(leaving: Coroutine[Any, Any, None]) -> None:
+    """Await *leaving* to its end although this task is cancelled meanwhile, as by a stop; once."""
+    task = asyncio.ensure_future(leaving)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise

@@ -34,7 +34,7 @@ cdef enum:
 cdef str TYPE = "type", START = "http.response.start", BODY = "http.response.body"
 cdef str STATUS = "status", HEADERS = "headers", TRAILERS = "trailers", MORE_BODY = "more_body"
 cdef str KEY_OF_BODY = "body"
-cdef str METHOD = "method", PATH = "path", RAW_PATH = "raw_path", QUERY = "query_string"
+cdef str GET = "GET", METHOD = "method", PATH = "path", RAW_PATH = "raw_path", QUERY = "query_string"
 cdef str ROUTE = "route"  # of frameworks
 cdef str STATE = "state", CLIENT = "client", EXTENSIONS = "extensions"
 cdef bytes NOTHING = b""
@@ -65,17 +65,19 @@ cdef class Cycle:
     cdef bint take(self, dict message) except -1:
         """Take a *message* of the usual kind; return whether it was one."""
         cdef object kind = message.get(TYPE)
-        if kind == START:
-            return self._response is None and self.take_start(message)
-        if kind == BODY:
-            return self._response is not None and self.take_body(message)
-        return False
+        if type(kind) is not str:
+            return False
+        if self._response is None:
+            return <str>kind == START and self.take_start(message)
+        return <str>kind == BODY and self.take_body(message)
 
     cdef bint take_start(self, dict message) except -1:
         cdef object status = message.get(STATUS)
         cdef object fields = message.get(HEADERS)
         cdef RawAnswer response
-        if fields is None or checked_status(status) < 0 or TRAILERS in message:
+        if fields is None or checked_status(status) < 0:
+            return False
+        if len(message) > 3 and TRAILERS in message:  # beside type, status and headers
             return False
         if type(fields) is not list:
             return False
@@ -90,8 +92,8 @@ cdef class Cycle:
         return True
 
     cdef bint take_body(self, dict message) except -1:
-        cdef object body = message.get(KEY_OF_BODY, NOTHING)
-        cdef object more = message.get(MORE_BODY, False)
+        cdef object body = message.get(KEY_OF_BODY)
+        cdef object more = False if len(message) == 2 else message.get(MORE_BODY, False)
         cdef RawAnswer response = <RawAnswer>self._response
         if (
             more is not False or type(body) is not bytes
@@ -384,10 +386,12 @@ cdef dict plain_scope(tuple memo, Head request, dict state):
         at += 1
     scope = (<dict>memo[0]).copy()
     scope[CLIENT] = memo[1]
-    scope[METHOD] = request.method
+    if request.method is not GET:  # which a template has
+        scope[METHOD] = request.method
     scope[PATH] = PyUnicode_DecodeASCII(text, at, NULL)
     scope[RAW_PATH] = PyBytes_FromStringAndSize(text, at)
-    scope[QUERY] = PyBytes_FromStringAndSize(text + at + 1, size - at - 1) if at < size else NOTHING
+    if at < size:
+        scope[QUERY] = PyBytes_FromStringAndSize(text + at + 1, size - at - 1)
     scope[HEADERS] = fields
     scope[EXTENSIONS] = (<dict>scope[EXTENSIONS]).copy()
     scope[STATE] = state.copy()
@@ -414,7 +418,7 @@ cdef inline bint is_name(const char *text, const char *name, Py_ssize_t size) no
 cdef inline bint has_line_break(const char *text, Py_ssize_t size) noexcept:
     cdef Py_ssize_t at
     for at in range(size):
-        if text[at] == c"\n" or text[at] == c"\r":
+        if text[at] <= c"\r" and (text[at] == c"\n" or text[at] == c"\r"):
             return True
     return False
 
