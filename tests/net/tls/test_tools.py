@@ -53,12 +53,13 @@ async def run(
     process = await asyncio.create_subprocess_exec(
         *command,
         env={**os.environ, **(environment or {})},
-        stdin=asyncio.subprocess.PIPE,
+        # Without a pipe for nothing: uvloop cannot write to one whose program has ended.
+        stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
     try:
-        output, _ = await process.communicate(stdin)
+        output, _ = await process.communicate(stdin or None)
     except BaseException:
         process.kill()
         await process.wait()
