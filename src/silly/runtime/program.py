@@ -433,10 +433,12 @@ def _notify(message: str, *args: object, always: bool = False) -> None:
     """Report what the program does, in its log or on standard error, without blocking.
 
     If the program neither configures logging nor is run by ``silly FILE.py``, only
-    messages with *always* are printed.
+    messages with *always* are printed. Handlers of silly's loggers that only take warnings are
+    no such configuration (`silly echo` has them).
     """
     last = logging.lastResort
-    if logging.getLogger("silly.runtime").hasHandlers():
+    ours = logging.getLogger("silly.runtime")
+    if logging.getLogger().handlers or (ours.hasHandlers() and ours.isEnabledFor(logging.INFO)):
         logger.info(message, *args)
     elif isinstance(last, DroppingHandler):
         if last.level <= logging.INFO:  # regardless of the loggers' levels

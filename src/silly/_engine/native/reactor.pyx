@@ -500,7 +500,7 @@ cdef class Reactor:
                 source.ready(events[i].events)
         if PyList_GET_SIZE(self.received) > 0:
             self.deliver()
-        if PyList_GET_SIZE(self.written) > 0:
+        if self.written_count > 0:
             self.flush()
         return 0
 
