@@ -1,9 +1,10 @@
 """How tests run: coroutine tests run on each kind of loop and must clean up.
 
 A test that is a coroutine function runs on the stock loop, on the loop that `silly.run`
-uses if that is another, on that in debug mode, and on uvloop. Afterwards, no task may be
-running, no descriptor may be leaked, and the loop's exception handler must not have been
-called.
+uses if that is another, on that in debug mode, and on uvloop. A test of what lies above
+engines, connections and streams runs on the loop of `silly.run`, and on one of the others,
+which its name selects. Afterwards, no task may be running, no descriptor may be leaked, and
+the loop's exception handler must not have been called.
 
 Each test has a deadline: SIGALRM interrupts whatever the main thread waits for.
 
@@ -19,7 +20,9 @@ import inspect
 import os
 import resource
 import signal
+import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -40,6 +43,8 @@ FACTORIES: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 }
 if silly.engine() != "native":
     del FACTORIES["inside"]  # the stock loop
+TESTS = Path(__file__).parent
+ON_EACH_LOOP = {TESTS / "engine", TESTS / "net", TESTS / "streams"}
 DEADLINE = 120.0  # seconds for one coroutine test
 TEST_DEADLINE = 300  # seconds for any test
 
@@ -97,6 +102,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         # Debug mode checks the program's use of the loop: the same on the other engine.
         without_debug = heavy or metafunc.config.getoption("--engine-only")
         kinds = [kind for kind in FACTORIES if not (without_debug and kind == "debug")]
+        if metafunc.definition.path.parent not in ON_EACH_LOOP:
+            others = [kind for kind in kinds if kind != "inside"]
+            selected = others[zlib.crc32(metafunc.definition.nodeid.encode()) % len(others)]
+            kinds = [kind for kind in kinds if kind in {"inside", selected}]
         metafunc.fixturenames.append("loop_kind")
         metafunc.parametrize("loop_kind", kinds)
 
