@@ -129,10 +129,11 @@ async def test_what_a_worker_is_told_to_do(caplog: pytest.LogCaptureFixture) -> 
             raise ValueError("no such command: bad")
         return command[{"first": 0}[command]]
 
-    assert not _obey
-    assert await act("first") == (None, "this worker takes no commands")
-    obey(does)
+    before = _obey[:]  # of another test's program
+    _obey.clear()
     try:
+        assert await act("first") == (None, "this worker takes no commands")
+        obey(does)
         assert await act("first") == ("f", None)
         assert await act("bad") == (None, "no such command: bad")
         assert await act("other") == (None, "cannot do it (KeyError): see the log")
@@ -140,7 +141,7 @@ async def test_what_a_worker_is_told_to_do(caplog: pytest.LogCaptureFixture) -> 
         obey(str.upper)
         assert await act("first") == ("FIRST", None)
     finally:
-        _obey.clear()
+        _obey[:] = before
 
 
 async def test_answers_that_fail(caplog: pytest.LogCaptureFixture) -> None:
