@@ -7,7 +7,8 @@ ranges that overlap). Its slowest request in a hundred may take three times as l
 quiet, and none may fail. The attack's connections may take a piece of a file each, and none may be
 left when it is over.
 
-slowhttptest is a package of Debian. Client and server share the machine with the attacker.
+slowhttptest is a package of Debian. It shares the machine with client and server, and gets what
+they leave of it.
 """
 
 from __future__ import annotations
@@ -197,6 +198,8 @@ def attack(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    # slowhttptest asks about each of its sockets all the time, with a whole processor.
+    os.sched_setscheduler(attacker.pid, os.SCHED_IDLE, os.sched_param(0))
     try:
         times = asyncio.run(honest(server.addr, options.seconds * 0.9))
         held, grown = server.sockets() - sockets, server.memory() - memory
