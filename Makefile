@@ -253,7 +253,7 @@ $(VENV)/.installed-cli: $(VENV)/bin/python pyproject.toml
 $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml
 	echo "Installing silly and what its tests need into $(VENV)"
 	$(VENV)/bin/python -c '$(NEEDS)' dev >$(VENV)/dev.txt
-	$(PIP) --editable . & $(PIP) --requirement $(VENV)/dev.txt && wait $$!  # at the same time: half a minute
+	$(PIP) --editable . & $(PIP) --requirement $(VENV)/dev.txt && wait $$!  # at the same time
 	touch $(VENV)/.installed $@
 
 $(VENV)/.installed-bench: $(VENV)/bin/python pyproject.toml
