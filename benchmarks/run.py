@@ -18,7 +18,6 @@ import os
 import resource
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -30,11 +29,11 @@ from typing import Any
 
 import machine
 import report
+from comparison import chosen, idle_memory, options
 
 HERE = Path(__file__).parent
 SERVERS = HERE / "servers"
 SERVER_CORE, LOAD_CORE = 0, 1
-WARM, IDLE = 500, 4000  # connections
 REDIS_REQUESTS = 60_000  # per second of a measurement: redis-benchmark takes a number of requests
 
 
@@ -256,11 +255,7 @@ def available(kind: Kind) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
-    parser.add_argument("--seconds", type=float, default=0.7, help="per measurement; default: 0.7")
-    parser.add_argument("--only", default="", help="servers: parts of their names, with commas")
-    parser.add_argument("--jobs", default="", help="jobs: parts of their names, with commas")
+    parser = options(__doc__, 0.7)
     parser.add_argument("--report", action="store_true", help="write RESULTS.md and its charts")
     parser.add_argument("--out", type=Path, help="write the results to this file, as JSON")
     args = parser.parse_args()
@@ -272,10 +267,6 @@ def main() -> None:
         args.out.write_text(json.dumps(results, indent=1))
     if args.report:
         report.write(results)
-
-
-def chosen(name: str, parts: str) -> bool:
-    return not parts or any(part.strip().lower() in name.lower() for part in parts.split(","))
 
 
 def run(args: argparse.Namespace, built: Path) -> dict[str, Any]:
@@ -327,19 +318,9 @@ def memory(kind: Kind) -> float:
     """Return the resident KiB per idle connection that has echoed a line."""
     server = Server(kind, "")
     server.resume()
-    socks = []
     try:
-        for number in range(WARM + IDLE):
-            if number == WARM:
-                before = server.rss()
-            socks.append(sock := socket.create_connection(("127.0.0.1", server.port), timeout=10))
-            sock.sendall(b"hello\n")
-            if sock.recv(100) != b"hello\n":
-                raise RuntimeError(f"{kind.name} did not echo")
-        return (server.rss() - before) / IDLE / 1024
+        return idle_memory(kind.name, server.port, server.rss, b"hello\n", b"hello\n".__eq__) / 1024
     finally:
-        for sock in socks:
-            sock.close()
         server.end()
 
 

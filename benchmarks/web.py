@@ -9,7 +9,6 @@ installed is skipped, and the first lines say so.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import re
@@ -28,10 +27,10 @@ from pathlib import Path
 from typing import Final
 
 import machine
+from comparison import chosen, idle_memory, options
 
 SERVERS: Final = Path(__file__).parent / "servers"
 SERVER_CORE, LOAD_CORE = "0", "1"
-WARM, IDLE = 500, 4000  # connections
 FILE_SIZE = 1 << 20
 BASE: Final = "nginx"
 PY = sys.executable
@@ -252,34 +251,21 @@ def median(values: list[float]) -> float:
     return statistics.median(values)
 
 
-def idle_memory(kind: Kind, folder: Path) -> float:
+def memory(kind: Kind, folder: Path) -> float:
     """Return KiB for each connection that waits for its second request."""
     server = Server(kind, folder)
     server.signal(signal.SIGCONT)
-    socks = []
-    before = 0
+    request = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     try:
-        for number in range(WARM + IDLE):
-            if number == WARM:
-                before = server.memory()
-            socks.append(sock := socket.create_connection(("127.0.0.1", server.port), timeout=10))
-            sock.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-            if b" 200 " not in sock.recv(1000):
-                raise RuntimeError(f"{kind.name} did not answer")
-        return (server.memory() - before) / IDLE
+        return idle_memory(
+            kind.name, server.port, server.memory, request, lambda reply: b" 200 " in reply
+        )
     finally:
-        for sock in socks:
-            sock.close()
         server.end()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
-    parser.add_argument("--seconds", type=float, default=1, help="per measurement; default: 1")
-    parser.add_argument("--only", default="", help="servers: parts of their names, with commas")
-    parser.add_argument("--jobs", default="", help="jobs: parts of their names, with commas")
-    args = parser.parse_args()
+    args = options(__doc__, 1).parse_args()
     if shutil.which("wrk") is None:
         sys.exit("web.py needs wrk (apt install wrk)")
     about = machine.description(machine.own_network())
@@ -310,11 +296,7 @@ def main() -> None:
             print("\nmemory for each idle keep-alive connection")
             for kind in able:
                 if "hello" in kind.jobs:
-                    print(f"  {kind.name:20} {idle_memory(kind, folder):6.1f} KiB", flush=True)
-
-
-def chosen(name: str, parts: str) -> bool:
-    return not parts or any(part.strip().lower() in name.lower() for part in parts.split(","))
+                    print(f"  {kind.name:20} {memory(kind, folder):6.1f} KiB", flush=True)
 
 
 if __name__ == "__main__":

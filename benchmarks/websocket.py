@@ -8,10 +8,7 @@ its figures are for each of them. Then: KiB of memory for each idle WebSocket.
 
 from __future__ import annotations
 
-import argparse
 import os
-import resource
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -20,6 +17,7 @@ from typing import Final
 import machine
 import report
 import run
+from comparison import chosen, idle_memory, options
 from run import PY, SERVERS, Job, Kind
 
 REQUEST: Final = (
@@ -67,48 +65,38 @@ def memory(kind: Kind, extension: bytes) -> float:
     """Return the resident KiB per idle WebSocket that has been opened."""
     server = run.Server(kind, "websocket")
     server.resume()
-    socks = []
-    before = 0
+    request = REQUEST + extension + b"\r\n"
     try:
-        for number in range(run.WARM + run.IDLE):
-            if number == run.WARM:
-                before = server.rss()
-            socks.append(sock := socket.create_connection(("127.0.0.1", server.port), timeout=10))
-            sock.sendall(REQUEST + extension + b"\r\n")
-            if not sock.recv(4096).startswith(b"HTTP/1.1 101"):
-                raise RuntimeError(f"{kind.name} did not open a WebSocket")
-        return (server.rss() - before) / run.IDLE / 1024
+        taken = idle_memory(
+            kind.name,
+            server.port,
+            server.rss,
+            request,
+            lambda reply: reply.startswith(b"HTTP/1.1 101"),
+        )
+        return taken / 1024
     finally:
-        for sock in socks:
-            sock.close()
         server.end()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
-    parser.add_argument("--seconds", type=float, default=0.7, help="per measurement; default: 0.7")
-    parser.add_argument("--only", default="", help="servers: parts of their names, with commas")
-    parser.add_argument("--jobs", default="", help="jobs: parts of their names, with commas")
-    args = parser.parse_args()
+    args = options(__doc__, 0.7).parse_args()
     about = machine.description(machine.own_network())
     print(", ".join(f"{what} {value}" for what, value in about.items()))
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     with tempfile.TemporaryDirectory() as name:
         built = Path(name)
         build_yardstick(built)
         able = []
         for kind in kinds(built):
-            if kind.name != report.YARDSTICK and not run.chosen(kind.name, args.only):
+            if kind.name != report.YARDSTICK and not chosen(kind.name, args.only):
                 continue
             if run.available(kind):
                 able.append(kind)
             else:
                 print(f"{kind.name}: skipped, {kind.needs} is not installed")
-        jobs = [job for job in JOBS if run.chosen(job.name, args.jobs)]
+        jobs = [job for job in JOBS if chosen(job.name, args.jobs)]
         run.compare(able, jobs, args.rounds, args.seconds, built)
-        if run.chosen("memory", args.jobs):
+        if chosen("memory", args.jobs):
             print("\nKiB for each idle WebSocket; and with deflate agreed on")
             for kind in able:
                 plain, deflated = memory(kind, b""), memory(kind, DEFLATE)

@@ -30,6 +30,7 @@ sys.path.insert(0, str(HERE.parent / "benchmarks"))
 
 import machine  # noqa: E402 - found through sys.path
 import run  # noqa: E402
+from comparison import chosen  # noqa: E402
 
 EVENTS = 256  # serve this many, then let the loop run
 
@@ -146,7 +147,7 @@ def main() -> None:
         return
     print(f"network: {machine.own_network()}")
     kinds = [run.Kind(way, (run.PY, __file__, "--serve", way)) for way in WAYS]
-    jobs = [job for job in run.JOBS if run.chosen(job.name, args.jobs)]
+    jobs = [job for job in run.JOBS if chosen(job.name, args.jobs)]
     with tempfile.TemporaryDirectory() as built:
         run.compare(kinds, jobs, args.rounds, args.seconds, Path(built))
 

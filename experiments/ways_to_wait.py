@@ -16,6 +16,7 @@ sys.path.insert(0, str(HERE.parent / "benchmarks"))
 
 import machine  # noqa: E402 - found through sys.path
 import run  # noqa: E402
+from comparison import chosen  # noqa: E402
 
 WAYS = ("lt", "et", "groups", "batches", "uring")
 
@@ -27,7 +28,7 @@ def main() -> None:
     parser.add_argument("--jobs", default="ping-pong", help="parts of names; default: ping-pong")
     args = parser.parse_args()
     print(f"network: {machine.own_network()}")
-    jobs = [job for job in run.JOBS if run.chosen(job.name, args.jobs)]
+    jobs = [job for job in run.JOBS if chosen(job.name, args.jobs)]
     with tempfile.TemporaryDirectory() as built:
         binary = Path(built) / "ways_to_wait"
         subprocess.run(["gcc", "-O2", "-o", binary, HERE / "ways_to_wait.c"], check=True)
