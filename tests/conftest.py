@@ -31,6 +31,7 @@ import pytest
 import uvloop
 
 import silly
+from tests import fork_server
 from tests.ports import held_port
 
 gc.disable()  # until all tests are collected, which takes a third less time
@@ -65,6 +66,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 for _number in (signal.SIGQUIT, signal.SIGHUP):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, lambda *_: None)
+
+fork_server.install()
 
 _first = uvloop.new_event_loop()  # the first loop opens a pipe that stays open
 _first.run_until_complete(asyncio.sleep(0))

@@ -74,8 +74,9 @@ BROKEN = {
 def run(script: str, **variables: str) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if name != "SILLY_ENGINE"}
     return subprocess.run(
-        [sys.executable, "-c", script], env={**env, **variables}, capture_output=True, text=True,
-        timeout=50, check=False,
+        # With -B, since a program from the fork server has imported silly already.
+        [sys.executable, "-B", "-c", script], env={**env, **variables}, capture_output=True,
+        text=True, timeout=50, check=False,
     )  # fmt: skip
 
 
