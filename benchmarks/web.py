@@ -206,7 +206,7 @@ def main() -> None:
         (folder / "logs").mkdir()
         source = str(SERVERS / "web_yardstick.c")
         if shutil.which("gcc"):
-            command = ["gcc", "-O2", "-D_GNU_SOURCE", "-o", str(folder / "web_yardstick"), source]
+            command = ["gcc", "-O2", "-o", str(folder / "web_yardstick"), source]
             subprocess.run(command, check=True)
         able = []
         for kind in kinds(folder):
