@@ -319,6 +319,7 @@ def go_client(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.heavy
+@pytest.mark.no_engine
 @pytest.mark.skipif(shutil.which("go") is None, reason="needs go")
 async def test_go(go_client: str) -> None:
     server = certificates.server(alpn=("echo",))
