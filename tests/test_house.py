@@ -168,6 +168,7 @@ def test_extras_are_those_of_the_project() -> None:
 NEEDS = {
     "cli/command.py": {"click"},
     "cli/bench.py": {"click", "rich"},
+    "cli/benching/planning.py": {"click"},
     "cli/connect.py": {"click"},
     "cli/connecting/prompt.py": {"prompt_toolkit"},
     "cli/echo.py": {"click", "rich"},
