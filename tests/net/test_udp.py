@@ -22,7 +22,8 @@ from silly import task
 from silly._loop.live import Live
 from silly.errors import ConcurrentRead, ConnectionClosed, WriteQueueFull
 from silly.net import udp
-from silly.net.datagrams import EngineSocket, totals
+from silly.net.datagrams import EngineSocket
+from silly.net.opening import totals
 
 ANY = "127.0.0.1:0"
 DEADLINE = 20.0
@@ -776,7 +777,8 @@ async def test_groups_are_checked() -> None:
 ECHO = """
 import sys, silly
 from silly.net import udp
-from silly.net.datagrams import EngineSocket, totals
+from silly.net.datagrams import EngineSocket
+from silly.net.opening import totals
 
 async def main():
     sock = udp.bind(sys.argv[1])
