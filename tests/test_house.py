@@ -33,7 +33,7 @@ MODULES = sorted(
 LAYERS = (
     (
         *("silly.errors", "silly.text", "silly.stdio", "silly.systemd", "silly.log"),
-        *("silly._values", "silly._logs", "silly._loop"),
+        *("silly._values", "silly._logs", "silly._loop", "silly._terminal"),
     ),
     ("silly._engine", "silly.task", "silly.crypto"),
     ("silly.net", "silly.time"),
@@ -179,7 +179,7 @@ NEEDS = {
     "cli/env_file.py": {"dotenv"},
     "cli/log_config.py": {"yaml"},
     "cli/top.py": {"click", "rich"},
-    "cli/live_view.py": {"rich"},
+    "_terminal/live_view.py": {"rich"},
     "cli/topping/view.py": {"rich"},
     "cli/run.py": {"uvloop"},
     "bench/view.py": {"rich"},
