@@ -58,14 +58,19 @@ def gone() -> Iterator[int]:
     os.close(writing)
 
 
+def fill(descriptor: int) -> None:
+    """Write until it would block."""
+    os.set_blocking(descriptor, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(descriptor, bytes(4096)):
+            pass
+    os.set_blocking(descriptor, True)
+
+
 @contextlib.contextmanager
 def unread() -> Iterator[int]:
     reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    with contextlib.suppress(BlockingIOError):
-        while os.write(writing, bytes(4096)):
-            pass
-    os.set_blocking(writing, True)
+    fill(writing)
     yield writing
     os.close(writing)
     os.close(reading)
@@ -81,11 +86,7 @@ def full() -> Iterator[int]:
 @contextlib.contextmanager
 def unread_terminal() -> Iterator[int]:
     ours, theirs = pty.openpty()
-    os.set_blocking(theirs, False)
-    with contextlib.suppress(BlockingIOError):
-        while os.write(theirs, bytes(4096)):
-            pass
-    os.set_blocking(theirs, True)
+    fill(theirs)
     yield theirs
     os.close(theirs)
     os.close(ours)

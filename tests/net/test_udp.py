@@ -559,43 +559,43 @@ async def test_a_wait_for_room_ends_with_the_socket() -> None:
         assert stats.send_dropped > 10
 
 
+class Turns:
+    """Counts the turns that another task gets."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        while True:
+            self.count += 1
+            await asyncio.sleep(0)
+
+    def stop(self) -> None:
+        self._task.cancel()
+
+
 async def test_sending_without_end_lets_others_run() -> None:
     async with pair() as (_, client):
-        turns = 0
-
-        async def count() -> None:
-            nonlocal turns
-            while True:
-                turns += 1
-                await asyncio.sleep(0)
-
-        counting = asyncio.create_task(count())
+        turns = Turns()
         for _ in range(5000):
             await client.send(b"x")
-        assert turns > 2
-        counting.cancel()
+        assert turns.count > 2
+        turns.stop()
 
 
 async def test_receiving_without_end_lets_others_run() -> None:
     async with pair() as (sock, client):
-        turns = 0
-
-        async def count() -> None:
-            nonlocal turns
-            while True:
-                turns += 1
-                await asyncio.sleep(0)
-
         for _ in range(2500):
             client.send(b"x")
             await until(lambda: client.stats.unsent == 0)
         await until(lambda: arrived(sock.stats) == 2500)
         unread = sock.stats.unread
-        counting = asyncio.create_task(count())
+        turns = Turns()
         for _ in range(unread):
             await sock.recv()
-        assert unread < 1100 or turns >= 1
-        counting.cancel()
+        assert unread < 1100 or turns.count >= 1
+        turns.stop()
 
 
 @pytest.mark.heavy
