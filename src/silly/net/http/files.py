@@ -143,7 +143,8 @@ class _FileResponse(Response):
         self._modified = modified
         self._is_prepared = False
         self.body = FilePieces(opened, 0, size)
-        self._fields = (*self._fields, *_fields(size, modified))
+        known = _fields(size, modified)
+        self._fields = (*self._fields, *known) if self._fields else known  # encoded only once
 
     def _length(self) -> int | None:
         return self._size
