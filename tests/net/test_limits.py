@@ -83,6 +83,7 @@ def reset(sock: socket.socket) -> None:
 # -------------------------------------------------------------------- definitions
 
 
+@pytest.mark.no_engine
 def test_every_field_can_be_set_in_the_environment() -> None:
     assert Limits.from_env({}) == Limits()
     said = {each.env: each.default_text for each in Limits.fields()}
@@ -112,6 +113,7 @@ BAD: list[tuple[str, Any]] = [
 ]
 
 
+@pytest.mark.no_engine
 @pytest.mark.parametrize(("name", "value"), BAD)
 def test_bad_values_are_refused(name: str, value: Any) -> None:
     arguments: dict[str, Any] = {name: value}
@@ -119,6 +121,7 @@ def test_bad_values_are_refused(name: str, value: Any) -> None:
         Limits(**arguments)
 
 
+@pytest.mark.no_engine
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -134,6 +137,7 @@ def test_bad_environment_variables_are_refused(name: str, text: str) -> None:
         Limits.from_env({name: text})
 
 
+@pytest.mark.no_engine
 def test_reference_has_the_table_of_the_limits() -> None:
     reference = Path(__file__).parent.parent.parent / "docs" / "reference.md"
     assert table() in reference.read_text(), "python -m silly.net.limits prints the table"
