@@ -9,7 +9,7 @@ from typing import Final
 from silly._engine.interface import Stream
 from silly.net.tls.session import HEADER, RECORD
 
-__all__ = ["read_hello"]
+__all__ = ["Hello", "read_hello"]
 
 MAX_HELLO: Final = 16 * 1024  # bytes; that of a browser has about 2,000
 
@@ -20,31 +20,62 @@ _RECORD_HEADER: Final = struct.Struct(">BBxH").unpack  # its type, version, leng
 _EXTENSION_HEADER: Final = struct.Struct(">HH").unpack_from  # its type and length
 
 
-async def read_hello(conn: Stream) -> tuple[bytes, str | None]:
-    """Read a ClientHello; what is in it is checked by OpenSSL.
-
-    Returns:
-        Its records, and the host name that the client asks for (SNI); None if there is none.
+async def read_hello(conn: Stream) -> Hello:
+    """Read a ClientHello, and what may have arrived after it.
 
     Raises:
-        ssl.SSLError: it is not one, or it asks for a name that cannot be one.
+        ssl.SSLError: see `Hello.feed`.
         EndOfStream: the client finished.
     """
-    header = await conn.read(HEADER)
-    message = await conn.read(_length_of_record(header))
-    records = header + message
-    while not _is_complete(message):
-        header = await conn.read(HEADER)
-        record = await conn.read(_length_of_record(header))
-        records += header + record
-        message += record
-    name = server_name(message)
-    if not name.isascii():  # the `ssl` module would print a traceback, for each
-        raise _error("BAD_EXTENSION", "the client asked for a name that is not ASCII")
-    return records, name.decode() or None
+    hello = Hello()
+    while not hello.feed(await conn.read()):
+        pass
+    return hello
 
 
-def _length_of_record(header: bytes) -> int:
+class Hello:
+    """A ClientHello that arrives in pieces; what is in it is checked by OpenSSL."""
+
+    __slots__ = ("_at", "_message", "name", "received")
+
+    def __init__(self) -> None:
+        self.received: bytes | bytearray = b""
+        self._at = 0  # where the next record begins
+        self._message = b""  # what the records before it have
+        self.name: str | None = None  # the host name that the client asks for (SNI), once complete
+
+    def feed(self, piece: bytes) -> bool:
+        """Add *piece*; return whether the message is complete.
+
+        Raises:
+            ssl.SSLError: it is none, or it asks for a name that cannot be one.
+        """
+        received = self.received
+        if not received:
+            self.received = received = piece
+        else:
+            if isinstance(received, bytes):
+                self.received = received = bytearray(received)
+            received += piece
+        is_complete = False
+        while not is_complete:
+            begin = self._at + HEADER
+            if len(received) < begin:
+                return False
+            end = begin + _length_of_record(received[self._at : begin])
+            if len(received) < end:
+                return False
+            self._message += received[begin:end]
+            self._at = end
+            is_complete = _is_complete(self._message)
+        name = server_name(self._message)
+        if not name.isascii():  # the `ssl` module would print a traceback, for each
+            raise _error("BAD_EXTENSION", "the client asked for a name that is not ASCII")
+        self.name = name.decode() or None
+        return True
+
+
+def _length_of_record(header: bytes | bytearray) -> int:
     kind, version, length = _RECORD_HEADER(header)
     if kind != _HANDSHAKE or version != 3 or not 0 < length <= RECORD:
         raise _not_tls(header)
@@ -82,12 +113,14 @@ def server_name(hello: bytes) -> bytes:
     return b""
 
 
-def _not_tls(header: bytes) -> ssl.SSLError:
+def _not_tls(header: bytes | bytearray) -> ssl.SSLError:
     if header[0] & 0x80 and header[2] == 1:
         return _error("UNSUPPORTED_PROTOCOL", "the client speaks SSL 2.0")
     if header.partition(b" ")[0] in _METHODS or header in _LONG_METHODS:
         return _error("HTTP_REQUEST", "the client speaks HTTP without TLS")
-    return _error("WRONG_VERSION_NUMBER", f"the client does not speak TLS: it sent {header!r}")
+    return _error(
+        "WRONG_VERSION_NUMBER", f"the client does not speak TLS: it sent {bytes(header)!r}"
+    )
 
 
 def _error(reason: str, text: str) -> ssl.SSLError:
