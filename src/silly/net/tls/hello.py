@@ -16,7 +16,6 @@ MAX_HELLO: Final = 16 * 1024  # bytes; that of a browser has about 2,000
 _HANDSHAKE: Final = 22  # the type of a record (RFC 8446, section 5.1)
 _CLIENT_HELLO: Final = 1  # the type of a message
 _SERVER_NAME: Final = 0  # the type of an extension (RFC 6066, section 3)
-_RECORD_HEADER: Final = struct.Struct(">BBxH").unpack  # its type, version, length
 _EXTENSION_HEADER: Final = struct.Struct(">HH").unpack_from  # its type and length
 
 
@@ -59,10 +58,14 @@ class Hello:
             received += piece
         is_complete = False
         while not is_complete:
-            begin = self._at + HEADER
+            at = self._at
+            begin = at + HEADER
             if len(received) < begin:
                 return False
-            end = begin + _length_of_record(received[self._at : begin])
+            length = received[at + 3] << 8 | received[at + 4]
+            if received[at] != _HANDSHAKE or received[at + 1] != 3 or not 0 < length <= RECORD:
+                raise _not_tls(bytes(received[at:begin]))
+            end = begin + length
             if len(received) < end:
                 return False
             self._message += received[begin:end]
@@ -73,13 +76,6 @@ class Hello:
             raise _error("BAD_EXTENSION", "the client asked for a name that is not ASCII")
         self.name = name.decode() or None
         return True
-
-
-def _length_of_record(header: bytes | bytearray) -> int:
-    kind, version, length = _RECORD_HEADER(header)
-    if kind != _HANDSHAKE or version != 3 or not 0 < length <= RECORD:
-        raise _not_tls(header)
-    return int(length)
 
 
 def _is_complete(message: bytes) -> bool:
@@ -113,14 +109,12 @@ def server_name(hello: bytes) -> bytes:
     return b""
 
 
-def _not_tls(header: bytes | bytearray) -> ssl.SSLError:
+def _not_tls(header: bytes) -> ssl.SSLError:
     if header[0] & 0x80 and header[2] == 1:
         return _error("UNSUPPORTED_PROTOCOL", "the client speaks SSL 2.0")
     if header.partition(b" ")[0] in _METHODS or header in _LONG_METHODS:
         return _error("HTTP_REQUEST", "the client speaks HTTP without TLS")
-    return _error(
-        "WRONG_VERSION_NUMBER", f"the client does not speak TLS: it sent {bytes(header)!r}"
-    )
+    return _error("WRONG_VERSION_NUMBER", f"the client does not speak TLS: it sent {header!r}")
 
 
 def _error(reason: str, text: str) -> ssl.SSLError:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import ssl
-from typing import Final
+from typing import Any, Final
 
 from silly._engine import engine
 from silly.net.conn import StreamConn
@@ -54,9 +54,7 @@ class Handshakes:
         waiter = engine.new_waiter(self.loop)
         errors: list[BaseException | None] = []
 
-        def ended(
-            _: Steps, refused: PrefaceError | None, defect: BaseException | None, _c: bool
-        ) -> None:
+        def ended(_: Steps, refused: Exception | None, defect: Any, _cancelled: bool) -> None:
             errors.append(refused or defect)
             if not waiter.done():  # cancelled
                 waiter.set_result(None)

@@ -9,7 +9,6 @@ The others wait.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 
 from silly._engine import engine
 
@@ -24,8 +23,9 @@ class Turns:
         self._loop = loop
         self._most = most
         self._running: dict[bytes, int] = {}
-        self._waiting: dict[bytes, OrderedDict[asyncio.Future[None], None]] = {}
-        self._ready: OrderedDict[bytes, None] = OrderedDict()  # those waiting that may run
+        # Sets would not keep their order.
+        self._waiting: dict[bytes, dict[asyncio.Future[None], None]] = {}
+        self._ready: dict[bytes, None] = {}  # those waiting that may run
         self._is_due = False  # `_next` will be called
         self.put_off = 0  # handshakes that had to wait for others
 
@@ -41,7 +41,7 @@ class Turns:
         if key in self._waiting:
             self._waiting[key][turn] = None
         else:
-            self._waiting[key] = OrderedDict({turn: None})
+            self._waiting[key] = {turn: None}
         if may_run:
             self._be_ready(key)
 
@@ -72,9 +72,11 @@ class Turns:
         self._is_due = False
         if not self._ready:  # those that waited are over
             return
-        key, _ = self._ready.popitem(last=False)
+        key = next(iter(self._ready))
+        del self._ready[key]
         turns = self._waiting[key]
-        turn, _ = turns.popitem(last=False)
+        turn = next(iter(turns))
+        del turns[turn]
         self._running[key] = self._running.get(key, 0) + 1
         if not turns:
             del self._waiting[key]
