@@ -23,6 +23,7 @@ cdef extern from "<sys/epoll.h>" nogil:
         EPOLLOUT
         EPOLLERR
         EPOLLHUP
+        EPOLLET
 
 
 cdef extern from "<time.h>" nogil:
@@ -30,6 +31,18 @@ cdef extern from "<time.h>" nogil:
     cdef struct timespec:
         time_t tv_sec
         long tv_nsec
+    cdef struct itimerspec:
+        timespec it_interval
+        timespec it_value
+
+
+cdef extern from "<sys/timerfd.h>" nogil:
+    int timerfd_create(int clock, int flags)
+    int timerfd_settime(int fd, int flags, const itimerspec *due, itimerspec *before)
+    enum:
+        TFD_CLOEXEC
+        TFD_NONBLOCK
+        TFD_TIMER_ABSTIME
 
 
 cdef extern from "<sys/uio.h>" nogil:
