@@ -5,6 +5,7 @@ an exception. ``async for`` uses one `Lines` object for all its lines, and one `
 object for all its batches.
 """
 
+from cpython.list cimport PyList_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport uint8_t
 
@@ -124,17 +125,21 @@ cdef class Read(Wanted):
 
     cdef int suspend(self) except -1:
         cdef Receiving stream = <Receiving>self.stream
-        if stream._batched_bytes() and not stream.reactor.in_batch:
+        cdef Reactor reactor = stream.reactor
+        # Nothing else will be sent in this turn: the peer need not wait for its end.
+        if stream._batched_bytes() and (
+            not reactor.in_batch or PyList_GET_SIZE(reactor.received) == 1
+        ):
             stream._flush()
         if stream._paused:
             stream._resume()
         if self.waiter is None:
-            self.waiter = new_waiter(stream.reactor.loop)
+            self.waiter = new_waiter(reactor.loop)
         self.waiter.purpose = self
         stream.reads_in_a_row = 0
         self.waiter.wait()
         if self.timeout is not None:
-            self.timer = stream.reactor.loop.call_later(self.timeout, self._time_out)
+            self.timer = reactor.loop.call_later(self.timeout, self._time_out)
         self.state = WAITING
         stream.reader = self
         return 0
