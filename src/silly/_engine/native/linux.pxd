@@ -178,6 +178,7 @@ cdef extern from "Python.h":
     int _PyBytes_Resize(PyObject **bytes, Py_ssize_t size) except -1
     object PyObject_CallNoArgs(object callable)
     object PyObject_CallOneArg(object callable, object arg)
+    Py_ssize_t Py_REFCNT(object counted) noexcept
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
     int PyIter_Send(object iterator, object value, PyObject **result) except -1
@@ -192,6 +193,11 @@ cdef extern from "Python.h":
         pass
     ctypedef struct PyMethodDescrObject:
         PyMethodDef *d_method
+    ctypedef struct PyCFunctionObject:
+        PyMethodDef *m_ml
+        PyObject *m_self
+    bint PyCFunction_CheckExact(object callable) noexcept
+    object PyCFunction_New(PyMethodDef *method, object owner)
     object PyDescr_NewMethod(PyTypeObject *type, PyMethodDef *method)
 
 

@@ -66,6 +66,7 @@ cdef class Reactor:
 
     cdef list received  # the group: sources whose bytes were not delivered yet
     cdef size_t received_bytes  # how many bytes that is
+    cdef object spare  # a waiter that no read uses (waiter.pyx); or None
     cdef uint8_t *scratch  # holds those bytes
     cdef size_t scratch_used
     cdef PyObject *matching  # the read being woken, which ...

@@ -19,6 +19,7 @@ Invariants:
 - Sources receive in groups, one after the other in the scratch buffer. Then each
   source's bytes are delivered, which steps its reader. Then everything that the readers
   wrote is sent. So each kind of work finds its code and data in the processor's caches.
+  (In a group of one, what was written is sent when the reader waits again.)
   Bytes left unread are moved to memory of the stream's own before the scratch buffer is
   used again. If other sources receive before that (a loop run inside a handler), all of
   the group save their bytes first.
@@ -129,6 +130,7 @@ cdef int wait_inside(object kind) except -1:
 
 
 cdef tuple _concrete = ()  # the kinds of sources that are whole
+cdef object _last_made = None  # ... or derive from one: the last of which an instance was made
 
 
 cdef int allow_instances(object kind) except -1:
@@ -142,9 +144,12 @@ cdef class Source:
     """An object with a descriptor in a reactor; the base of `Stream` and `Server`."""
 
     def __cinit__(self):
+        global _last_made
         self.fd = -1
-        if not isinstance(self, _concrete):  # a part of one: it would lack the rest
-            raise TypeError(f"cannot create '{type(self).__name__}' instances")
+        if type(self) is not _last_made:
+            if not isinstance(self, _concrete):  # a part of one: it would lack the rest
+                raise TypeError(f"cannot create '{type(self).__name__}' instances")
+            _last_made = type(self)
 
     def __dealloc__(self):
         # Still open only if its loop was collected, and its reactor with it.

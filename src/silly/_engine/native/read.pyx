@@ -18,7 +18,7 @@ from silly._engine.native.linux cimport (
 from silly._engine.native.lifecycle cimport CLOSING
 from silly._engine.native.receiving cimport INCOMPLETE, MAX_READS_IN_A_ROW, TOO_LONG, Receiving
 from silly._engine.native.reactor cimport Reactor
-from silly._engine.native.waiter cimport PENDING, new_waiter
+from silly._engine.native.waiter cimport ForeignFuture, Waiter, spare_waiter
 from silly._engine.native.wanted cimport COUNT, DELIMITER, DONE, LINE, NEW, WAITING, Wanted
 
 import warnings
@@ -69,9 +69,7 @@ cdef class Read(Wanted):
             count = stream.match(self)
             if count == INCOMPLETE and not stream._ended and stream._loss is None:
                 self.suspend()
-                Py_INCREF(self.waiter)
-                out[0] = <void *>self.waiter
-                return 1
+                return self.wait(out)
             stream.reads_in_a_row += 1
         elif self.state == WAITING:
             if self.waiter.is_pending():  # another task awaits it already
@@ -87,10 +85,7 @@ cdef class Read(Wanted):
                         )
                     if stream._paused:
                         stream._resume()
-                    self.waiter.wait()  # a spurious wake-up
-                    Py_INCREF(self.waiter)
-                    out[0] = <void *>self.waiter
-                    return 1
+                    return self.wait(out)  # a spurious wake-up
             self.finish()
         else:
             raise RuntimeError("cannot reuse already awaited read")
@@ -133,22 +128,30 @@ cdef class Read(Wanted):
             stream._flush()
         if stream._paused:
             stream._resume()
-        if self.waiter is None:
-            self.waiter = new_waiter(reactor.loop)
-        self.waiter.purpose = self
         stream.reads_in_a_row = 0
-        self.waiter.wait()
         if self.timeout is not None:
             self.timer = reactor.loop.call_later(self.timeout, self._time_out)
         self.state = WAITING
         stream.reader = self
         return 0
 
+    cdef int wait(self, void **out) except -1:
+        """Set *out* to what to wait on, and return 1."""
+        cdef Waiter waiter = spare_waiter((<Receiving>self.stream).reactor)
+        waiter.purpose = self
+        waiter.wait()
+        self.waiter = waiter
+        Py_INCREF(waiter)
+        out[0] = <void *>waiter
+        return 1
+
     cdef int finish(self) except -1:
         """Let the next reader use the stream."""
         self.state = NEW if self.kind == LINE else DONE
         (<Receiving>self.stream).reader = None
-        self.waiter.purpose = None
+        if type(self.waiter) is Waiter:
+            (<Waiter>self.waiter).purpose = None
+        self.waiter = None
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
@@ -198,11 +201,12 @@ cdef class Read(Wanted):
 
     cdef int abandon(self) except -1:
         """End the read without a result."""
+        cdef ForeignFuture waiter = self.waiter
         if self.state == WAITING:
             self.finish()
             (<Receiving>self.stream).control_flow()
-            if self.waiter.is_pending():  # something other than the waiting task ended this
-                self.waiter.wake((<Receiving>self.stream).reactor)
+            if waiter.is_pending():  # something other than the waiting task ended this
+                waiter.wake((<Receiving>self.stream).reactor)
         elif self.kind != LINE:
             self.state = DONE
         return 0
