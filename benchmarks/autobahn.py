@@ -36,6 +36,7 @@ SECTIONS = {
     "12": "compression: messages",
     "13": "compression: parameters",
 }
+PASSED = {"OK", "INFORMATIONAL"}
 BEGIN, END = "<!-- begin of the table -->", "<!-- end of the table -->"
 LIMITS: Any = {"max_message_bytes": 64 * 1024 * 1024, "max_fragments": 1_000_000}
 
@@ -140,16 +141,16 @@ def wait_for(port: int, suite: subprocess.Popen[bytes]) -> None:
 
 
 def results_of(reports: Path) -> dict[str, str]:
-    """Return what became of each case."""
+    """Return what became of each case; print why, where that is not OK."""
     results = {}
     for cases in json.loads((reports / "index.json").read_text()).values():
         for case, result in cases.items():
             how = result["behavior"]
-            if how in {"OK", "INFORMATIONAL"} and result["behaviorClose"] not in {
-                "OK",
-                "INFORMATIONAL",
-            }:
+            if how in PASSED and result["behaviorClose"] not in PASSED:
                 how = f"close {result['behaviorClose']}"
+            if how not in PASSED:
+                report = json.loads((reports / result["reportfile"]).read_text())
+                print(f"case {case}: {how}: {report['result']} {report['resultClose']}")
             results[case] = how
     return results
 
@@ -225,7 +226,7 @@ def main() -> None:
         (role, engine, case): how
         for (role, engine), results in all_results.items()
         for case, how in results.items()
-        if how not in {"OK", "INFORMATIONAL"}
+        if how not in PASSED
     }
     for (role, engine, case), how in wrong.items():
         print(f"{role}, {engine}: case {case}: {how}")

@@ -7,6 +7,8 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
+from server import Server
+
 WARM: Final = 500  # connections that are opened before memory is first measured
 IDLE: Final = 4000  # and those that are measured
 
@@ -27,25 +29,19 @@ def chosen(name: str, parts: str) -> bool:
     return not parts or any(part.strip().lower() in name.lower() for part in parts.split(","))
 
 
-def idle_memory(
-    name: str,
-    port: int,
-    memory: Callable[[], float],
-    request: bytes,
-    is_answer: Callable[[bytes], bool],
-) -> float:
-    """Return how much *memory* of the server *name* each connection takes that has an answer."""
+def idle_memory(server: Server, request: bytes, is_answer: Callable[[bytes], bool]) -> float:
+    """Return KiB of *server* for each connection that waits after an answer to its *request*."""
     socks = []
-    before = 0.0
+    before = 0
     try:
         for number in range(WARM + IDLE):
             if number == WARM:
-                before = memory()
-            socks.append(sock := socket.create_connection(("127.0.0.1", port), timeout=10))
+                before = server.memory()
+            socks.append(sock := socket.create_connection(("127.0.0.1", server.port), timeout=10))
             sock.sendall(request)
             if not is_answer(sock.recv(4096)):
-                raise RuntimeError(f"{name} did not answer")
-        return (memory() - before) / IDLE
+                raise RuntimeError(f"{server.name} did not answer")
+        return (server.memory() - before) / IDLE
     finally:
         for sock in socks:
             sock.close()

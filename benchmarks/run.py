@@ -17,7 +17,6 @@ import json
 import os
 import resource
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -30,10 +29,11 @@ from typing import Any
 import machine
 import report
 from comparison import chosen, idle_memory, options
+from server import Server, is_installed
 
 HERE = Path(__file__).parent
 SERVERS = HERE / "servers"
-SERVER_CORE, LOAD_CORE = 0, 1
+LOAD_CORE = "1"
 REDIS_REQUESTS = 60_000  # per second of a measurement: redis-benchmark takes a number of requests
 
 
@@ -77,7 +77,7 @@ JOBS = (
 class Kind:
     name: str
     command: tuple[str, ...]
-    needs: str = ""  # a module, or "go"
+    needs: str = ""  # a program or a module
     environment: tuple[tuple[str, str], ...] = ()
     does: tuple[str, ...] = ("tcp",)  # which jobs
 
@@ -119,48 +119,10 @@ def kinds(built: Path) -> list[Kind]:
     ]
 
 
-class Server:
-    """One server process, pinned and stopped until it is measured."""
-
-    def __init__(self, kind: Kind, option: str) -> None:
-        self.name = kind.name
-        self.process = subprocess.Popen(
-            ["taskset", "-c", str(SERVER_CORE), *kind.command, *([option] if option else [])],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # peers log each connection that the load resets
-            text=True,
-            env={**os.environ, "GOMAXPROCS": "1", **dict(kind.environment)},
-        )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line.strip().isdigit():
-            raise RuntimeError(f"{kind.name} did not print its port: {line!r}")
-        self.port = int(line)
-        self.stop()
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
-
-    def cpu(self) -> float:
-        """Return the processor time used so far by all threads, in seconds."""
-        total = 0
-        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
-            total += int((task / "schedstat").read_text().split()[0])
-        return total / 1e9
-
-    def rss(self) -> int:
-        """Return the resident set size in bytes."""
-        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024
-        return 0
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
+def started(kind: Kind, option: str) -> Server:
+    """Start a server, which stops until it is measured."""
+    command = [*kind.command, *([option] if option else [])]
+    return Server(kind.name, command, {"GOMAXPROCS": "1", **dict(kind.environment)})
 
 
 @dataclass
@@ -193,7 +155,7 @@ def measure_once(built: Path, server: Server, job: Job, seconds: float) -> Measu
         load += [str(job.size), str(seconds), *([job.mode] if job.mode else [])]
     server.resume()
     with subprocess.Popen(
-        ["taskset", "-c", str(LOAD_CORE), *load],
+        ["taskset", "-c", LOAD_CORE, *load],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -245,15 +207,6 @@ def build(into: Path) -> None:
         )
 
 
-def available(kind: Kind) -> bool:
-    if kind.needs == "go":
-        return shutil.which("go") is not None
-    if not kind.needs:
-        return True
-    done = subprocess.run([PY, "-c", f"import {kind.needs}"], capture_output=True, check=False)
-    return done.returncode == 0
-
-
 def main() -> None:
     parser = options(__doc__, 0.7)
     parser.add_argument("--report", action="store_true", help="write RESULTS.md and its charts")
@@ -273,7 +226,8 @@ def run(args: argparse.Namespace, built: Path) -> dict[str, Any]:
     servers = [
         kind
         for kind in kinds(built)
-        if kind.name == report.YARDSTICK or (chosen(kind.name, args.only) and available(kind))
+        if kind.name == report.YARDSTICK
+        or (chosen(kind.name, args.only) and is_installed(kind.needs))
     ]
     results: dict[str, Any] = {"rounds": args.rounds}
     jobs = [job for job in JOBS if chosen(job.name, args.jobs)]
@@ -299,7 +253,7 @@ def compare(
         if not able or (job.what == "tls" and not (built / "tls_load").exists()):
             print(f"\n{job.name}: skipped, the headers of OpenSSL (libssl-dev) are not installed")
             continue
-        running = {kind.name: Server(kind, job.server) for kind in able}
+        running = {kind.name: started(kind, job.server) for kind in able}
         try:
             for server in running.values():
                 measure_once(built, server, job, 0.2)  # to warm up
@@ -316,10 +270,10 @@ def compare(
 
 def memory(kind: Kind) -> float:
     """Return the resident KiB per idle connection that has echoed a line."""
-    server = Server(kind, "")
+    server = started(kind, "")
     server.resume()
     try:
-        return idle_memory(kind.name, server.port, server.rss, b"hello\n", b"hello\n".__eq__) / 1024
+        return idle_memory(server, b"hello\n", b"hello\n".__eq__)
     finally:
         server.end()
 

@@ -9,18 +9,13 @@ installed is skipped, and the first lines say so.
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import re
 import resource
 import shutil
-import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +23,10 @@ from typing import Final
 
 import machine
 from comparison import chosen, idle_memory, options
+from server import Server, free_port, is_installed
 
 SERVERS: Final = Path(__file__).parent / "servers"
-SERVER_CORE, LOAD_CORE = "0", "1"
+LOAD_CORE = "1"
 FILE_SIZE = 1 << 20
 BASE: Final = "nginx"
 PY = sys.executable
@@ -120,81 +116,15 @@ def kinds(folder: Path) -> list[Kind]:
     ]
 
 
-class Server:
-    """One server with its child processes, pinned, and stopped until it is measured."""
-
-    def __init__(self, kind: Kind, folder: Path) -> None:
-        self.name = kind.name
-        port = free_port()
-        (folder / f"{port}.conf").write_text(NGINX.format(folder=folder, port=port))
-        command = [part.replace("{port}", str(port)) for part in kind.command]
-        prints = not any("{port}" in part for part in kind.command)
-        self.process = subprocess.Popen(
-            ["taskset", "-c", SERVER_CORE, *command],
-            stdout=subprocess.PIPE if prints else subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            cwd=SERVERS,
-            env={**os.environ, "FILE": str(folder / "file")},
-            start_new_session=True,
-        )
-        if prints:
-            assert self.process.stdout is not None
-            port = int(self.process.stdout.readline())
-        self.port = port
-        until = time.monotonic() + 30
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=5).close()
-                break
-            except OSError:
-                if self.process.poll() is not None or time.monotonic() > until:
-                    raise RuntimeError(f"{kind.name} did not start") from None
-                time.sleep(0.05)
-        self.signal(signal.SIGSTOP)
-
-    def signal(self, number: int) -> None:
-        os.killpg(self.process.pid, number)
-
-    def processes(self) -> list[Path]:
-        """Return the directories of its processes in /proc."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*"):
-            try:
-                if os.getsid(int(path.name)) == self.process.pid:
-                    found.append(path)
-            except OSError:
-                continue
-        return found
-
-    def cpu(self) -> float:
-        """Return the processor time used so far, in seconds."""
-        tasks = (task for path in self.processes() for task in (path / "task").iterdir())
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
-
-    def memory(self) -> int:
-        """Return the memory that is its own (unique set size) in KiB."""
-        texts = ((path / "smaps_rollup").read_text() for path in self.processes())
-        return sum(int(kib) for text in texts for kib in re.findall(r"Private_\w+: +(\d+)", text))
-
-    def end(self) -> None:
-        self.signal(signal.SIGCONT)
-        self.signal(signal.SIGKILL)
-        self.process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
-def missing(kind: Kind) -> str:
-    """Return what is not installed; empty if nothing."""
-    if not kind.needs or shutil.which(kind.needs) or importlib.util.find_spec(kind.needs):
-        return ""
-    return kind.needs
+def started(kind: Kind, folder: Path) -> Server:
+    """Start a server, which stops until it is measured."""
+    environment = {"FILE": str(folder / "file")}
+    if not any("{port}" in part for part in kind.command):
+        return Server(kind.name, kind.command, environment, cwd=SERVERS)
+    port = free_port()
+    (folder / f"{port}.conf").write_text(NGINX.format(folder=folder, port=port))
+    command = [part.replace("{port}", str(port)) for part in kind.command]
+    return Server(kind.name, command, environment, port=port, cwd=SERVERS)
 
 
 @dataclass
@@ -208,7 +138,7 @@ def measure(server: Server, job: Job, folder: Path, seconds: float) -> Measured:
     script.write_text(job.script)
     load = ["wrk", "-t1", f"-c{32 if job.path == '/file' else 100}", f"-d{seconds:g}s"]
     load += ["-s", str(script)] if job.script else []
-    server.signal(signal.SIGCONT)
+    server.resume()
     before = server.cpu()
     done = subprocess.run(
         ["taskset", "-c", LOAD_CORE, *load, f"http://127.0.0.1:{server.port}{job.path}"],
@@ -217,7 +147,7 @@ def measure(server: Server, job: Job, folder: Path, seconds: float) -> Measured:
         check=True,
     )
     used = server.cpu() - before
-    server.signal(signal.SIGSTOP)
+    server.stop()
     found = re.search(r"(\d+) requests in ([\d.]+)(m?s)", done.stdout)
     if found is None or "Non-2xx" in done.stdout or int(found[1]) == 0:
         raise RuntimeError(f"{server.name}, {job.name}: {done.stdout}")
@@ -227,7 +157,7 @@ def measure(server: Server, job: Job, folder: Path, seconds: float) -> Measured:
 
 def compare(able: list[Kind], job: Job, folder: Path, rounds: int, seconds: float) -> None:
     figures: dict[str, list[Measured]] = defaultdict(list)
-    running = [Server(kind, folder) for kind in able]
+    running = [started(kind, folder) for kind in able]
     try:
         for server in running:
             measure(server, job, folder, 1)  # to warm up
@@ -253,13 +183,11 @@ def median(values: list[float]) -> float:
 
 def memory(kind: Kind, folder: Path) -> float:
     """Return KiB for each connection that waits for its second request."""
-    server = Server(kind, folder)
-    server.signal(signal.SIGCONT)
+    server = started(kind, folder)
+    server.resume()
     request = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     try:
-        return idle_memory(
-            kind.name, server.port, server.memory, request, lambda reply: b" 200 " in reply
-        )
+        return idle_memory(server, request, lambda reply: b" 200 " in reply)
     finally:
         server.end()
 
@@ -278,16 +206,16 @@ def main() -> None:
         (folder / "logs").mkdir()
         source = str(SERVERS / "web_yardstick.c")
         if shutil.which("gcc"):
-            command = ["gcc", "-O2", "-D_GNU_SOURCE", "-o", str(folder / "web_yardstick"), source]
+            command = ["gcc", "-O2", "-o", str(folder / "web_yardstick"), source]
             subprocess.run(command, check=True)
         able = []
         for kind in kinds(folder):
             if kind.name != BASE and not chosen(kind.name, args.only):
                 continue
-            if lacking := missing(kind):
-                print(f"{kind.name}: skipped, {lacking} is not installed")
-            else:
+            if is_installed(kind.needs):
                 able.append(kind)
+            else:
+                print(f"{kind.name}: skipped, {kind.needs} is not installed")
         for job in JOBS:
             takes_part = [kind for kind in able if job.name in kind.jobs]
             if chosen(job.name, args.jobs) and takes_part:

@@ -19,6 +19,7 @@ import report
 import run
 from comparison import chosen, idle_memory, options
 from run import PY, SERVERS, Job, Kind
+from server import is_installed
 
 REQUEST: Final = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -63,18 +64,11 @@ def build_yardstick(into: Path) -> None:
 
 def memory(kind: Kind, extension: bytes) -> float:
     """Return the resident KiB per idle WebSocket that has been opened."""
-    server = run.Server(kind, "websocket")
+    server = run.started(kind, "websocket")
     server.resume()
     request = REQUEST + extension + b"\r\n"
     try:
-        taken = idle_memory(
-            kind.name,
-            server.port,
-            server.rss,
-            request,
-            lambda reply: reply.startswith(b"HTTP/1.1 101"),
-        )
-        return taken / 1024
+        return idle_memory(server, request, lambda reply: reply.startswith(b"HTTP/1.1 101"))
     finally:
         server.end()
 
@@ -90,7 +84,7 @@ def main() -> None:
         for kind in kinds(built):
             if kind.name != report.YARDSTICK and not chosen(kind.name, args.only):
                 continue
-            if run.available(kind):
+            if is_installed(kind.needs):
                 able.append(kind)
             else:
                 print(f"{kind.name}: skipped, {kind.needs} is not installed")

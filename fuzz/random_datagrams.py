@@ -4,7 +4,7 @@ The invariant: whatever a program and its peers do, the interpreter does not cra
 datagram that is received is one that was sent, whole. Afterwards, no descriptor is open, and
 a new socket works.
 
-As in random_programs.py, whose processes run these programs, too, all depends only on the seed.
+As in random_programs.py, all depends only on the seed.
 """
 
 from __future__ import annotations
@@ -12,18 +12,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import gc
-import os
 import random
-import signal
 import socket
 import sys
 import time
-from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-from random_programs import (
+import runner
+from runner import (
     ANY,
     EXPECTED,
     NATIVE,
@@ -33,15 +30,13 @@ from random_programs import (
     SHORT,
     STOPS,
     Failure,
-    NestableLoop,
     Op,
-    descriptors,
-    drive,
-    guarded,
     main,
+    new_loop,
     pick,
-    selector,
+    run_world,
     set_faults,
+    with_leaks,
 )
 
 import silly
@@ -141,20 +136,15 @@ def make_program(seed: int, _kind: str | None = None) -> Program:
     return program
 
 
-class World:
+class World(runner.World):
     """A running program, and the objects that it created."""
 
     def __init__(self, program: Program, loop: asyncio.AbstractEventLoop) -> None:
-        self.program, self.loop = program, loop
+        super().__init__(program, loop)
         self.socks: list[udp.Socket] = []
         self.listeners: list[udp.PeerListener] = []
         self.peers: list[socket.socket] = []  # bare ones
-        self.tasks: list[asyncio.Future[Any]] = []
         self.sizes: list[int] = []  # of the datagrams that were sent, by number
-        self.counter = self.depth = 0
-        self.over = False
-        self.problems: list[str] = []
-        self.pids: list[int] = []
 
     # ---------------------------------------------------------------- datagrams
 
@@ -163,16 +153,12 @@ class World:
         self.sizes.append(size)
         return number.to_bytes(8) + bytes([number % 251]) * (size - 8)
 
-    def check(self, data: bytes) -> None:
+    def received(self, data: bytes) -> None:
         """Check that *data* was sent so."""
         number = int.from_bytes(data[:8])
         sent = number < len(self.sizes) and (self.sizes[number], number % 251)
         if sent is False or len(data) != sent[0] or data[8:].strip(bytes([sent[1]])):
             self.problems.append(f"received {len(data)} bytes that nobody sent: {data[:40]!r}")
-
-    def next(self, of: list[Any]) -> Any:
-        self.counter += 1
-        return of[self.counter * 7 % len(of)] if of else None
 
     def address(self) -> str | None:
         """Return the address of a socket that receives from anyone."""
@@ -182,13 +168,6 @@ class World:
 
     def all(self) -> list[udp.Socket | udp.PeerListener]:
         return [*self.socks, *self.listeners]
-
-    def keep(self, task: asyncio.Future[Any]) -> None:
-        task.add_done_callback(lambda task: task.cancelled() or task.exception())
-        self.tasks.append(task)
-
-    def spawn(self, coroutine: Coroutine[Any, Any, object]) -> None:
-        self.keep(self.loop.create_task(coroutine))
 
     def on_loop_error(self, _loop: object, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -285,13 +264,6 @@ class World:
             while await conn.read():  # of datagrams that may have been joined
                 await self.follow(conn, [("send", 0, 100), ("later", 0, 0)])
 
-    def do_cancel(self, _sock: Any, _: int) -> None:
-        if self.tasks:
-            self.next(self.tasks).cancel()
-
-    def do_collect(self, _sock: Any, generation: int) -> None:
-        gc.collect(generation)
-
     def do_look(self, _sock: Any, _: int) -> None:
         for each in self.all():
             assert repr(each)
@@ -304,47 +276,26 @@ class World:
         if (op := self.next(ops))[0] in PLAIN_OPS and op[0] not in ("later", "nest"):
             self.loop.call_later(seconds, self.do, op)
 
-    def do_raise(self, _sock: Any, name: str) -> None:
-        if not self.over:
-            raise RAISED[name]()
-
-    def do_nest(self, _sock: Any, turns: int) -> None:
-        if self.depth < 3 and not self.over and isinstance(self.loop, NestableLoop):
-            self.depth += 1
-            try:
-                self.loop.run_inside(turns)
-            finally:
-                self.depth -= 1
-
     def do_fork(self, _sock: Any, _: int) -> None:
-        if len(self.pids) > 3:
-            return
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                signal.alarm(int(PATIENCE))
-                for sock in self.socks:
-                    with contextlib.suppress(Exception):
-                        assert repr(sock)
-                        assert sock.stats
-                        sock.send(b"x")
-                        sock.close()
-                gc.collect()
-                status = 0
-            finally:
-                os._exit(status)
-        self.pids.append(pid)
+        self.fork(self.touch)
+
+    def touch(self) -> None:
+        for sock in self.socks:
+            with contextlib.suppress(Exception):
+                assert repr(sock)
+                assert sock.stats
+                sock.send(b"x")
+                sock.close()
 
     async def recv(self, sock: udp.Socket, timeout: float | None) -> None:
         async with asyncio.timeout(0.05):
             data, _ = await sock.recv(timeout=timeout)
-        self.check(data)
+        self.received(data)
 
     async def iterate(self, sock: udp.Socket, count: int) -> None:
         async with asyncio.timeout(0.05):
             async for data, _ in sock:
-                self.check(data)
+                self.received(data)
                 count -= 1
                 if count == 0 or self.over:
                     break
@@ -352,7 +303,7 @@ class World:
     async def answer(self, sock: udp.Socket, count: int) -> None:
         async with asyncio.timeout(0.05):
             async for data, peer in sock:
-                self.check(data)
+                self.received(data)
                 sock.send(data, peer)
                 count -= 1
                 if count == 0 or self.over:
@@ -410,6 +361,13 @@ class World:
             if stats.received < 0 or stats.sent < 0:
                 self.problems.append(f"wrong counts: {stats}")
 
+    async def check_new(self) -> None:
+        await check_new_socket(random.Random(self.program.seed))
+
+    def close(self) -> None:
+        for peer in self.peers:
+            peer.close()
+
 
 PLAIN_OPS: Final = frozenset(name[3:] for name in dir(World) if name.startswith("do_"))
 
@@ -430,47 +388,10 @@ async def check_new_socket(rng: random.Random) -> None:
             raise Failure("a new socket gets wrong bytes")
 
 
-def run_program(program: Program) -> list[str]:
-    """Run *program*; return the problems found."""
-    kind = NestableLoop if program.loop == "nested" else asyncio.SelectorEventLoop
-    loop = kind(selector(program))
-    asyncio.set_event_loop(loop)
-    loop.set_debug(program.loop == "debug")
-    world = World(program, loop)
-    loop.set_exception_handler(world.on_loop_error)
-    try:
-        drive(loop, guarded(world.run()), "the program")
-        drive(loop, guarded(world.end_all()), "its end")
-        drive(loop, check_new_socket(random.Random(program.seed)), "a new socket")
-    except (Exception, asyncio.CancelledError) as error:
-        world.problems.append(f"on its loop: {error!r}")
-    finally:
-        set_faults(0, 0)
-    for peer in world.peers:
-        peer.close()
-    with contextlib.suppress(Exception, SystemExit, KeyboardInterrupt):
-        loop.run_until_complete(loop.shutdown_default_executor())
-    with contextlib.suppress(*STOPS):  # raised by tasks that end here
-        loop.close()
-    asyncio.set_event_loop(None)
-    for pid in world.pids:
-        _, status = os.waitpid(pid, 0)
-        if status:
-            world.problems.append(f"a forked child ended with {status:#x}")
-    loop.set_exception_handler(None)
-    return world.problems
-
-
 def check(program: Program) -> list[str]:
     """Run *program*; return the problems found, including leaks."""
-    before = descriptors()
-    problems = run_program(program)
-    for _ in range(3):
-        gc.collect()
-    if left := descriptors() - before:
-        problems.append(f"descriptors left: {sorted(left)}")
-    return problems
+    return with_leaks(lambda: run_world(World(program, new_loop(program))))
 
 
 if __name__ == "__main__":
-    sys.exit(main(make_program, check))
+    sys.exit(main(make_program, check, __doc__))

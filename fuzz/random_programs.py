@@ -7,9 +7,7 @@ counted, no descriptor is open, and a new connection works.
 A program consists of one or two listeners, handlers, clients and bare sockets in one
 process. Its connections are plain ones, or encrypted ones, or are encrypted at some moment
 (`start_tls`; then, an end may receive what is not plaintext, and bytes are not checked). All of
-them follow scripts that depend only on the seed. Programs run in child
-processes, several in each, so that crashes and hangs are detected. For a failure, its
-seed, the program and the child's output are printed.
+them follow scripts that depend only on the seed. runner.py runs them.
 
 ``make stress`` builds the native engine with AddressSanitizer. The tests run a few
 programs without it, on each engine.
@@ -17,24 +15,16 @@ programs without it, on each engine.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import contextvars
 import copy
-import ctypes
 import dataclasses
-import faulthandler
 import functools
-import gc
-import heapq
-import logging
 import os
 import pickle
 import random
-import selectors
 import shutil
-import signal
 import socket
 import ssl
 import struct
@@ -43,49 +33,41 @@ import sys
 import tempfile
 import threading
 import time
-import warnings
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, cast
+
+import runner
+from runner import (
+    ANY,
+    EXPECTED,
+    NATIVE,
+    ON_PURPOSE,
+    PATIENCE,
+    RAISED,
+    SHORT,
+    STOPS,
+    BaseBoom,
+    Boom,
+    Failure,
+    Op,
+    main,
+    new_loop,
+    pick,
+    print_nothing,
+    run_world,
+    set_faults,
+    with_leaks,
+)
 
 import silly
 from silly.errors import SillyError
 from silly.net import tcp, tls
 from silly.net.tcp import Conn, Limits, Listener
 
-NATIVE: Final = silly.engine() == "native"
-EAGER: Final = getattr(asyncio, "eager_task_factory", None)
-ANY: Final = "127.0.0.1:0"
-PER_CHILD: Final = 25  # programs that one process runs
-DEADLINE: Final = 40.0  # seconds for one program, on a busy machine
 KINDS: Final = ("plain", "tls", "start_tls")
-PATIENCE: Final = 10.0  # seconds for anything that should happen at once
-MAX_FAILURES: Final = 10
+EAGER: Final = getattr(asyncio, "eager_task_factory", None)
 
-
-class Boom(Exception):  # noqa: N818
-    """An error that a program raises on purpose."""
-
-
-class BaseBoom(BaseException):
-    """The same, but not an `Exception`."""
-
-
-RAISED: Final[dict[str, Callable[[], BaseException]]] = {
-    "Boom": Boom,
-    "BaseBoom": BaseBoom,
-    "SystemExit": lambda: SystemExit(3),
-    "KeyboardInterrupt": KeyboardInterrupt,
-    "GeneratorExit": GeneratorExit,
-    "CancelledError": asyncio.CancelledError,
-    "StopAsyncIteration": StopAsyncIteration,
-    "TimeoutError": TimeoutError,
-    "MemoryError": MemoryError,
-}
-ON_PURPOSE: Final = (Boom, BaseBoom, GeneratorExit, StopAsyncIteration, MemoryError)
-STOPS: Final = (SystemExit, KeyboardInterrupt)  # errors that stop the loop
-EXPECTED: Final = (SillyError, OSError, TimeoutError, Boom, ExceptionGroup)
 
 # --------------------------------------------------------------------- the data
 
@@ -145,7 +127,6 @@ SIZES: Final = (
 FEW: Final = (0, 1, 2, 5, 100, 4096, 20_000)
 COUNTS: Final = (0, 1, 2, 3, 100, 4096, 16_383, 20_000, 131_072, 300_000)
 MOMENTS: Final = (0, 0, 0.0, 0.001, 0.003)  # seconds
-SHORT: Final = (0, 0.0005, 0.002, 0.01)
 READS: Final = (
     *((None, None, t) for t in (None, 0, 0.001, 0.02)),
     *((count, None, t) for count in COUNTS for t in (None, 0.01)),
@@ -196,7 +177,6 @@ AWAITED: Final[dict[str, tuple[float, tuple[Any, ...]]]] = {
     "wait_closed": (0.5, SHORT),
     "read_after_cancel": (1, READS),
 }
-Op = tuple[str, int, Any]  # name, connection (0: the script's own), value
 
 
 @dataclass
@@ -243,11 +223,6 @@ class Program:
                 else:
                     lines.append(f"  {each.name}: {value}")
         return "\n".join(lines)
-
-
-def pick(rng: random.Random, table: dict[str, tuple[float, tuple[Any, ...]]]) -> Op:
-    name = rng.choices(list(table), [weight for weight, _ in table.values()])[0]
-    return name, rng.choice((0, 0, rng.randrange(100))), rng.choice(table[name][1])
 
 
 def make_program(seed: int, kind: str | None = None) -> Program:
@@ -374,50 +349,6 @@ def fill_buffers(program: Program, rng: random.Random) -> None:
         program.steps += [(first, 0.003), (then, pause)]
 
 
-# --------------------------------------------------------------------- the loop
-
-
-class NestableLoop(asyncio.SelectorEventLoop):
-    """A loop that can run inside its own callbacks, as with nest_asyncio."""
-
-    _ready: Any
-    _scheduled: Any
-
-    def _run_once(self) -> None:
-        ready, scheduled = self._ready, self._scheduled
-        while scheduled and scheduled[0]._cancelled:
-            heapq.heappop(scheduled)._scheduled = False
-        timeout = None
-        if ready or self._stopping:  # type: ignore[attr-defined]
-            timeout = 0.0
-        elif scheduled:
-            timeout = max(0.0, scheduled[0]._when - self.time())
-        self._process_events(self._selector.select(timeout))  # type: ignore[attr-defined]
-        end = self.time() + self._clock_resolution  # type: ignore[attr-defined]
-        while scheduled and scheduled[0]._when < end:
-            handle = heapq.heappop(scheduled)
-            handle._scheduled = False
-            ready.append(handle)
-        for _ in range(len(ready)):
-            if not ready:  # a nested run took them
-                break
-            handle = ready.popleft()
-            if not handle._cancelled:
-                handle._run()
-
-    def run_inside(self, turns: int) -> None:
-        task = asyncio.current_task(self)
-        if task is not None:
-            asyncio.tasks._leave_task(self, task)
-        try:
-            for _ in range(turns):
-                self.call_soon(int)
-                self._run_once()
-        finally:
-            if task is not None:
-                asyncio.tasks._enter_task(self, task)
-
-
 # ---------------------------------------------------------------------------- TLS
 
 
@@ -452,34 +383,25 @@ def client_hello() -> bytes:
     return outgoing.read()
 
 
-class Failure(AssertionError):  # noqa: N818
-    """The invariant does not hold."""
-
-
 # ----------------------------------------------------------------- running programs
 
 
-class World:
+class World(runner.World):
     """A running program, and the objects that it created."""
 
     def __init__(self, program: Program, loop: asyncio.AbstractEventLoop, folder: str) -> None:
-        self.program = program
-        self.loop = loop
+        super().__init__(program, loop)
+        self.rng = random.Random(program.seed)
         self.folder = folder
         self.stream = data_with_lines(program.lines)
         self.ends: list[End] = []
         self.conns: list[Conn] = []
         self.end_of: dict[Conn, End] = {}
         self.peers: list[tuple[socket.socket, End]] = []
-        self.tasks: list[asyncio.Future[Any]] = []
         self.threads: list[threading.Thread] = []
         self.listeners: list[Listener] = []
         self.old: list[Listener] = []
-        self.served = self.callbacks = self.counter = self.opened = 0
-        self.depth = 0
-        self.over = False
-        self.problems: list[str] = []
-        self.pids: list[int] = []
+        self.served = self.callbacks = self.opened = 0
 
     # ---------------------------------------------------------------- objects
 
@@ -498,10 +420,6 @@ class World:
         if which == 0 and conn is not None:
             return conn
         return self.conns[which % len(self.conns)] if self.conns else conn
-
-    def keep(self, task: asyncio.Future[Any]) -> None:
-        task.add_done_callback(_retrieve_exception)
-        self.tasks.append(task)
 
     def listen(self, kind: str) -> Listener:
         self.opened += 1
@@ -635,14 +553,6 @@ class World:
         if conn is not None:
             conn.idle_timeout = value
 
-    def do_cancel(self, _conn: Conn | None, _: int) -> None:
-        self.counter += 1
-        if self.tasks:
-            self.tasks[self.counter * 7 % len(self.tasks)].cancel()
-
-    def do_collect(self, _conn: Conn | None, generation: int) -> None:
-        gc.collect(generation)
-
     def do_look(self, conn: Conn | None, _: int) -> None:
         if conn is not None:
             repr(conn)
@@ -658,29 +568,9 @@ class World:
             repr(listener)
             assert listener.stats
 
-    def do_raise(self, _conn: Conn | None, name: str) -> None:
-        if not self.over:
-            raise RAISED[name]()
-
-    def do_nest(self, _conn: Conn | None, turns: int) -> None:
-        if self.depth < 3 and not self.over and isinstance(self.loop, NestableLoop):
-            self.depth += 1
-            try:
-                self.loop.run_inside(turns)
-            finally:
-                self.depth -= 1
-
     def do_read_other(self, conn: Conn | None, wanted: tuple[Any, Any, Any]) -> None:
         if conn is not None and len(self.tasks) < 500:
             self.spawn(self.read(conn, *wanted))
-
-    def spawn(self, coroutine: Coroutine[Any, Any, object]) -> None:
-        try:
-            task = self.loop.create_task(coroutine)
-        except BaseException:
-            coroutine.close()
-            raise
-        self.keep(task)
 
     def do_relisten(self, _conn: Conn | None, grace: float) -> None:
         if len(self.old) < 5 and not self.over and self.listeners:
@@ -743,28 +633,19 @@ class World:
         thread.start()
 
     def do_fork(self, _conn: Conn | None, _: int) -> None:
-        if len(self.pids) > 3:  # enough children
-            return
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                signal.alarm(int(PATIENCE))
-                for number, conn in enumerate(self.conns):
-                    with contextlib.suppress(Exception):
-                        repr(conn)
-                        assert conn.stats
-                        if number % 3 == 0:
-                            conn.write(b"x")
-                        if number % 3 == 1:
-                            conn.close()
-                        if number % 5 == 2:
-                            conn.abort()
-                gc.collect()
-                status = 0
-            finally:
-                os._exit(status)
-        self.pids.append(pid)
+        self.fork(self.touch)
+
+    def touch(self) -> None:
+        for number, conn in enumerate(self.conns):
+            with contextlib.suppress(Exception):
+                repr(conn)
+                assert conn.stats
+                if number % 3 == 0:
+                    conn.write(b"x")
+                if number % 3 == 1:
+                    conn.close()
+                if number % 5 == 2:
+                    conn.abort()
 
     def do_misuse(self, conn: Conn | None, number: int) -> None:
         self.counter += 1
@@ -1000,7 +881,13 @@ class World:
             if pending and not self.program.threads:
                 self.problems.append(f"tasks do not end: {pending}")
 
-    def close_peers(self) -> None:
+    async def check_new(self) -> None:
+        if not self.program.abandoned and not self.program.misuse:
+            await check_new_connection(self.rng)
+
+    def close(self) -> None:
+        for thread in self.threads:
+            thread.join(PATIENCE)
         for sock, end in self.peers:
             with contextlib.suppress(OSError):
                 while piece := sock.recv(1 << 20):
@@ -1009,7 +896,7 @@ class World:
                 sock.close()
         self.peers.clear()
 
-    def check_bytes(self) -> None:
+    def check(self) -> None:
         """Check that each end received a prefix of what a different end wrote."""
         if self.program.kind == "start_tls":
             return
@@ -1060,11 +947,6 @@ class _Observer:
 
 
 _PLAIN_OPS: Final = frozenset(name[3:] for name in dir(World) if name.startswith("do_"))
-
-
-def _retrieve_exception(task: asyncio.Future[Any]) -> None:
-    if not task.cancelled():
-        task.exception()
 
 
 def set_factory(world: World) -> None:
@@ -1169,37 +1051,6 @@ def _argument(objects: list[Any], rng: random.Random) -> Any:
     )
 
 
-def print_nothing(*_: object) -> None:
-    """A callback."""
-
-
-# ----------------------------------------------------------------------- faults
-
-_faults: Any = None
-
-
-def set_faults(seed: int, per_mille: int) -> None:
-    """Make system calls fail from now on, if faults.c is preloaded."""
-    global _faults  # noqa: PLW0603
-    if _faults is None:
-        try:
-            _faults = ctypes.CDLL(None).silly_faults
-        except AttributeError:
-            _faults = print_nothing
-    _faults(seed, per_mille)
-
-
-# --------------------------------------------------------------------- a program
-
-
-def descriptors() -> set[str]:
-    found = set()
-    for number in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            found.add(f"{number.name} -> {number.readlink()}")
-    return found
-
-
 async def check_new_connection(rng: random.Random) -> None:
     """Check that a new connection works: a line, then possibly more bytes than the read limit."""
     read_limit = rng.choice((64, 4096, 70_000))
@@ -1223,98 +1074,27 @@ async def check_new_connection(rng: random.Random) -> None:
         raise Failure(f"still counted: {listener!r}")
 
 
-def drive(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None], what: str) -> None:
-    """Run *main* to its end, and restart the loop whenever it is stopped."""
-    task = loop.create_task(main)
-    stops = 0
-    while not task.done():
-        try:
-            loop.run_until_complete(asyncio.wait([task], timeout=PATIENCE * 2))
-        except (*ON_PURPOSE, *STOPS, asyncio.CancelledError):
-            stops += 1
-            if stops < 1000:
-                continue
-        except RuntimeError as error:
-            if "Event loop stopped before" in str(error):
-                continue
-            raise
-        if not task.done():
-            raise Failure(f"{what} does not end: {task!r}, stopped {stops} times")
-    if not task.cancelled():
-        task.result()
-
-
-def selector(program: Any) -> selectors.BaseSelector:
-    if not program.inside:
-        return selectors.DefaultSelector()
-    from silly._engine.native.selector import Selector  # noqa: PLC0415 - not everywhere
-
-    return Selector()
-
-
 def run_program(program: Program) -> list[str]:
     """Run *program*; return the problems found."""
-    kind = NestableLoop if program.loop == "nested" else asyncio.SelectorEventLoop
-    loop = kind(selector(program))
-    rng = random.Random(program.seed)
-    asyncio.set_event_loop(loop)
-    loop.set_debug(program.loop == "debug")
-    problems: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
-        world = World(program, loop, folder)
-        loop.set_exception_handler(world.on_loop_error)
-        try:
-            drive(loop, guarded(world.run()), "the program")
-            loop.set_task_factory(None)
-            drive(loop, guarded(world.end_all()), "its end")
-            if not program.abandoned and not program.misuse:
-                drive(loop, check_new_connection(rng), "a new connection")
-        except (Exception, asyncio.CancelledError) as error:
-            problems.append(f"on its loop: {error!r}")
-        finally:
-            set_faults(0, 0)
-            loop.set_task_factory(None)
-        for thread in world.threads:
-            thread.join(PATIENCE)
-        world.close_peers()
-        with contextlib.suppress(Exception, SystemExit, KeyboardInterrupt):
-            loop.run_until_complete(loop.shutdown_default_executor())
-        with contextlib.suppress(*STOPS):  # raised by tasks that end here
-            loop.close()
-        asyncio.set_event_loop(None)
-        world.check_bytes()
-        problems += world.problems
-        for pid in world.pids:
-            _, status = os.waitpid(pid, 0)
-            if status:
-                problems.append(f"a forked child ended with {status:#x}")
-    loop.set_exception_handler(None)
+        problems = run_world(World(program, new_loop(program), folder))
     return [] if program.misuse else problems  # misused objects need not work, but must not crash
 
 
-async def guarded(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run *coroutine*; ignore cancellations and errors that the program causes."""
-    try:
-        await coroutine
-    except (*ON_PURPOSE, *STOPS, OSError, SillyError, asyncio.CancelledError):
-        pass
+def run_somewhere(program: Program) -> list[str]:
+    """Run *program*, possibly in a thread; return the problems found."""
+    if not program.in_thread:
+        return run_program(program)
+    problems: list[str] = []
+    thread = threading.Thread(target=lambda: problems.extend(run_program(program)))
+    thread.start()
+    thread.join()
+    return problems
 
 
 def check(program: Program) -> list[str]:
-    """Run *program*, possibly in a thread; return the problems found, including leaks."""
-    before = descriptors()
-    problems: list[str] = []
-    if program.in_thread:
-        thread = threading.Thread(target=lambda: problems.extend(run_program(program)))
-        thread.start()
-        thread.join()
-    else:
-        problems = run_program(program)
-    for _ in range(3):
-        gc.collect()
-    left = descriptors() - before
-    if left and not program.misuse:
-        problems.append(f"descriptors left: {sorted(left)}")
+    """Run *program*; return the problems found, including leaks."""
+    problems = with_leaks(lambda: run_somewhere(program), counts=not program.misuse)
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
         try:
             runner.run(check_new_connection(random.Random(program.seed + 1)))
@@ -1323,154 +1103,5 @@ def check(program: Program) -> list[str]:
     return problems
 
 
-# --------------------------------------------------------------- child and parent
-
-Make = Callable[[int, str | None], Any]  # returns the program of a seed, of a kind
-Check = Callable[[Any], list[str]]  # runs it, and returns the problems found
-
-
-def run_child(first: int, count: int, kind: str | None, make: Make, check: Check) -> None:
-    """Run programs one after the other; report each on standard output."""
-    warnings.simplefilter("ignore")
-    logging.disable(logging.CRITICAL)
-    faulthandler.enable()
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
-    sys.unraisablehook = print_nothing
-    threading.excepthook = print_nothing
-    for seed in range(first, first + count):
-        print("begin", seed, flush=True)
-        problems = check(make(seed, kind))
-        if problems:
-            print(*problems, sep="\n", file=sys.stderr, flush=True)
-            print("fail", seed, flush=True)
-            break  # the process may be damaged
-        print("end", seed, flush=True)
-    sys.stdout.flush()
-    os._exit(0)  # whatever the programs left behind
-
-
-@dataclass
-class Child:
-    """A process that runs programs."""
-
-    first: int
-    count: int
-    process: subprocess.Popen[bytes]
-    errors: Any
-
-    @classmethod
-    def start(cls, first: int, count: int, kind: str | None) -> Child:
-        errors = tempfile.TemporaryFile()  # noqa: SIM115
-        process = subprocess.Popen(
-            [
-                *(sys.executable, sys.argv[0], "--child", str(first), str(count)),
-                *(() if kind is None else ("--kind", kind)),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-        )
-        return cls(first, count, process, errors)
-
-    def messages(self, deadline: float) -> Iterator[tuple[str, int]]:
-        """Yield the child's messages, and "hang" if none arrives for *deadline* seconds."""
-        assert self.process.stdout is not None
-        output = self.process.stdout
-        held = b""
-        with selectors.DefaultSelector() as selector:
-            selector.register(output, selectors.EVENT_READ)
-            while True:
-                if not selector.select(deadline):
-                    self.process.send_signal(signal.SIGUSR1)
-                    time.sleep(1)
-                    yield "hang", 0
-                    return
-                piece = os.read(output.fileno(), 65536)
-                if not piece:
-                    return
-                *lines, held = (held + piece).split(b"\n")
-                for line in lines:
-                    word, _, number = line.decode().partition(" ")
-                    if word in ("begin", "end", "fail"):
-                        yield word, int(number)
-
-    def output(self) -> str:
-        self.errors.seek(0)
-        text: str = self.errors.read().decode(errors="replace")
-        lines = [line[:2000] for line in text.splitlines()]
-        return "\n".join(lines[:150])
-
-    def stop(self) -> int:
-        self.process.kill()
-        return self.process.wait()
-
-
-def run_some(first: int, count: int, kind: str | None, make: Make) -> tuple[int, str | None]:
-    """Run *count* programs in one process; return how many ran, and what failed."""
-    child = Child.start(first, count, kind)
-    seed, running, why = first, False, None
-    try:
-        for word, number in child.messages(DEADLINE):
-            if word == "begin":
-                seed, running = number, True
-            elif word == "end":
-                running = False
-            elif word == "fail":
-                running, why = False, "failed"
-            else:
-                why = f"did not end in {DEADLINE:g} seconds"
-        if why is None:
-            status = child.process.wait(DEADLINE)
-            if running or status:
-                why = f"ended its process (status {status})"
-    finally:
-        child.stop()
-    if why is None:
-        return count, None
-    before = f" (after {first} to {seed - 1} in the same process)" if seed > first else ""
-    return (
-        seed - first + 1,
-        f"seed {seed} {why}{before}\n{make(seed, kind)}\n{child.output()}",
-    )
-
-
-def main(make: Make = make_program, check: Check = check) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=60, help="how long to run (default 60)")
-    parser.add_argument("--seed", type=int, help="seed of the first program (default random)")
-    parser.add_argument(
-        "--programs", type=int, help="number of programs (default: as many as time allows)"
-    )
-    parser.add_argument("--kind", choices=KINDS, help="of connections (default: any)")
-    parser.add_argument(
-        "--show", action="store_true", help="print the program instead of running it"
-    )
-    parser.add_argument("--child", type=int, nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.child:
-        first, count = options.child
-        run_child(first, count, options.kind, make, check)
-    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**9)
-    if options.show:
-        print(make(seed, options.kind))
-        return 0
-    print(
-        f"stress: {silly.engine()}, Python {sys.version.split()[0]}, from seed {seed}", flush=True
-    )
-    end = time.monotonic() + options.seconds
-    ran, failures = 0, 0
-    kind = "" if options.kind is None else f" KIND={options.kind}"
-    while time.monotonic() < end and (options.programs is None or ran < options.programs):
-        left = PER_CHILD if options.programs is None else options.programs - ran
-        count, failure = run_some(seed + ran, min(left, PER_CHILD), options.kind, make)
-        ran += count
-        if failure is not None:
-            failures += 1
-            print(f"\n{failure}\nreplay it: make stress SEED={seed + ran - 1}{kind}\n", flush=True)
-            if failures == MAX_FAILURES:
-                break
-    print(f"stress: programs: {ran}, failures: {failures}", flush=True)
-    return 1 if failures else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(make_program, check, __doc__, KINDS))

@@ -80,8 +80,15 @@ class Client:
         with theirs:
             command = [sys.executable, __file__, str(theirs.fileno())]
             null = subprocess.DEVNULL
-            subprocess.Popen(command, stdin=null, stdout=null, pass_fds=[theirs.fileno()])
-        atexit.register(self._sock.close)
+            self._server = subprocess.Popen(
+                command, stdin=null, stdout=null, pass_fds=[theirs.fileno()]
+            )
+        atexit.register(self._stop)
+
+    def _stop(self) -> None:
+        if os.getpid() == self._pid:
+            self._sock.close()
+            self._server.wait(timeout=30)
 
     def fork_exec(self, *args: Any) -> int:
         """Start a program as `_posixsubprocess.fork_exec` does, by the server if it can."""

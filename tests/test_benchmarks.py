@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -68,3 +69,27 @@ def test_its_own_network_has_the_settings() -> None:
         pytest.skip("network namespaces are not allowed")
     report = network(os.environ["PATH"])
     assert report.startswith("own namespace, tcp_congestion_control reno, tcp_max_tw_buckets 0, ")
+
+
+STARTS_A_SERVER = """
+import server
+print(server.Server("one", ["sh", "-c", "echo 9; sleep 1000 & wait"], {}).process.pid, flush=True)
+input()
+"""
+
+
+def test_a_killed_benchmark_leaves_no_stopped_server_behind() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", STARTS_A_SERVER],
+        env={**os.environ, "PYTHONPATH": python_path(BENCHMARKS)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as benchmark:
+        assert benchmark.stdout is not None
+        server = os.pidfd_open(int(benchmark.stdout.readline()))
+        try:
+            benchmark.kill()
+            assert select.select([server], [], [], 30)[0], "it is still there"
+        finally:
+            os.close(server)

@@ -99,6 +99,7 @@ def ask_over_websocket(port: int) -> None:
     assert asyncio.run(ask()) == "hello"
 
 
+@pytest.mark.no_engine
 @pytest.mark.parametrize("block", BLOCKS)
 def test_block_serves(block: str, port: int, tmp_path: Path) -> None:
     path = tmp_path / "block.py"

@@ -33,7 +33,7 @@ MODULES = sorted(
 LAYERS = (
     (
         *("silly.errors", "silly.text", "silly.stdio", "silly.systemd", "silly.log"),
-        *("silly._values", "silly._logs", "silly._loop"),
+        *("silly._values", "silly._logs", "silly._loop", "silly._terminal"),
     ),
     ("silly._engine", "silly.task", "silly.crypto"),
     ("silly.net", "silly.time"),
@@ -168,6 +168,7 @@ def test_extras_are_those_of_the_project() -> None:
 NEEDS = {
     "cli/command.py": {"click"},
     "cli/bench.py": {"click", "rich"},
+    "cli/benching/planning.py": {"click"},
     "cli/connect.py": {"click"},
     "cli/connecting/prompt.py": {"prompt_toolkit"},
     "cli/echo.py": {"click", "rich"},
@@ -179,7 +180,7 @@ NEEDS = {
     "cli/env_file.py": {"dotenv"},
     "cli/log_config.py": {"yaml"},
     "cli/top.py": {"click", "rich"},
-    "cli/live_view.py": {"rich"},
+    "_terminal/live_view.py": {"rich"},
     "cli/topping/view.py": {"rich"},
     "cli/run.py": {"uvloop"},
     "bench/view.py": {"rich"},

@@ -17,6 +17,8 @@ import pytest
 from tests import test_examples
 from tests.test_examples import EXAMPLES, Running
 
+pytestmark = pytest.mark.no_engine
+
 
 @dataclass
 class Answer:

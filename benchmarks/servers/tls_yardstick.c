@@ -1,23 +1,18 @@
-/* The yardstick of TLS: a line echo server in plain C with OpenSSL. One thread, one
- * level-triggered epoll set; one SSL_write for all lines that an SSL_read completes.
+/* The yardstick of TLS: a line echo server in plain C with OpenSSL. One SSL_write for all lines
+ * that an SSL_read completes.
  *
- *     tls_yardstick CERT KEY     prints its port and serves until it is killed
+ *     tls_yardstick CERT KEY
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
-enum { EVENTS = 256, RECORD = 16384, MOST = 1 << 22 };
+#include "loop.h"
+
+enum { RECORD = 16384, MOST = 1 << 22 };
 
 struct conn {
     SSL *ssl;
@@ -27,7 +22,7 @@ struct conn {
 };
 
 static struct conn conns[1 << 20];
-static int ep;
+static SSL_CTX *context;
 
 static void drop(int fd) {
     SSL_free(conns[fd].ssl);
@@ -35,11 +30,6 @@ static void drop(int fd) {
     conns[fd] = (struct conn){0};
     close(fd);
     ERR_clear_error();
-}
-
-static void watch(int fd, uint32_t events, int op) {
-    struct epoll_event e = {.events = events, .data.fd = fd};
-    epoll_ctl(ep, op, fd, &e);
 }
 
 /* whether *result* of an SSL call means that it is to be tried again */
@@ -90,46 +80,27 @@ static void readable(int fd) {
     put(fd);
 }
 
+static void opened(int fd) {
+    conns[fd].ssl = SSL_new(context);
+    SSL_set_fd(conns[fd].ssl, fd);
+}
+
+static void ready(int fd, uint32_t events) {
+    if (events & EPOLLOUT) {
+        watch(fd, EPOLLIN, EPOLL_CTL_MOD);
+        put(fd);
+    } else
+        readable(fd);
+}
+
 int main(int argc, char **argv) {
     if (argc < 3) return fprintf(stderr, "usage: tls_yardstick CERT KEY\n"), 2;
-    SSL_CTX *context = SSL_CTX_new(TLS_server_method());
+    context = SSL_CTX_new(TLS_server_method());
     SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER |
                                   SSL_MODE_RELEASE_BUFFERS);
     if (SSL_CTX_use_certificate_chain_file(context, argv[1]) != 1 ||
         SSL_CTX_use_PrivateKey_file(context, argv[2], SSL_FILETYPE_PEM) != 1)
         return ERR_print_errors_fp(stderr), 1;
     signal(SIGPIPE, SIG_IGN); /* OpenSSL writes without MSG_NOSIGNAL */
-    int one = 1, listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t length = sizeof addr;
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    setsockopt(listener, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    if (bind(listener, (void *)&addr, sizeof addr) || listen(listener, 4096)) return perror("bind"), 1;
-    getsockname(listener, (void *)&addr, &length);
-    printf("%d\n", ntohs(addr.sin_port));
-    fflush(stdout);
-    ep = epoll_create1(0);
-    watch(listener, EPOLLIN, EPOLL_CTL_ADD);
-    for (;;) {
-        struct epoll_event events[EVENTS];
-        int n = epoll_wait(ep, events, EVENTS, -1);
-        for (int i = 0; i < n; i++) {
-            int fd = events[i].data.fd;
-            if (fd != listener) {
-                if (events[i].events & EPOLLOUT) {
-                    watch(fd, EPOLLIN, EPOLL_CTL_MOD);
-                    put(fd);
-                } else
-                    readable(fd);
-                continue;
-            }
-            for (int k = 0; k < 64; k++) {
-                int made = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
-                if (made < 0) break;
-                conns[made].ssl = SSL_new(context);
-                SSL_set_fd(conns[made].ssl, made);
-                watch(made, EPOLLIN, EPOLL_CTL_ADD);
-            }
-        }
-    }
+    serve(opened, ready);
 }

@@ -1,22 +1,16 @@
-/* The yardstick for WebSockets: an epoll loop that unmasks each frame and sends its payload back,
+/* The yardstick of WebSockets: it unmasks each frame and sends its payload back,
  * or, with "broadcast", to every connection: one send each. It checks of frames only what it
  * needs to find their ends, and knows the key of one client: load.c.
  *
- *     websocket_yardstick [broadcast]   prints its port and serves until it is killed
+ *     websocket_yardstick [broadcast]
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/tcp.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
-enum { EVENTS = 256, RECEIVE = 65536, CONNS = 1 << 20 };
+#include "loop.h"
+
+enum { RECEIVE = 65536, CONNS = 1 << 20 };
 
 struct conn {
     char *in, *out; /* an unfinished frame; unsent bytes */
@@ -25,17 +19,12 @@ struct conn {
 };
 
 static struct conn conns[CONNS];
-static int all[CONNS], count, ep, broadcast;
+static int all[CONNS], count, broadcast;
 static char *in, *out;
 static size_t room = 4 * RECEIVE, queued;
 static const char answer[] =
     "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-
-static void watch(int fd, uint32_t events, int op) {
-    struct epoll_event e = {.events = events, .data.fd = fd};
-    epoll_ctl(ep, op, fd, &e);
-}
 
 static void drop(int fd) {
     struct conn *c = &conns[fd];
@@ -143,35 +132,14 @@ static void readable(int fd) {
     for (int i = 0; queued && broadcast && i < count; i++) put(all[i], out, queued);
 }
 
+static void ready(int fd, uint32_t events) {
+    if (events & EPOLLOUT) writable(fd);
+    if (events & ~EPOLLOUT) readable(fd);
+}
+
 int main(int argc, char **argv) {
     broadcast = argc > 1 && !strcmp(argv[1], "broadcast");
     in = malloc(RECEIVE);
     out = malloc(room);
-    int one = 1, listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t length = sizeof addr;
-    setsockopt(listener, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    if (bind(listener, (void *)&addr, sizeof addr) || listen(listener, 4096)) return perror("bind"), 1;
-    getsockname(listener, (void *)&addr, &length);
-    printf("%d\n", ntohs(addr.sin_port));
-    fflush(stdout);
-    ep = epoll_create1(0);
-    watch(listener, EPOLLIN, EPOLL_CTL_ADD);
-    for (;;) {
-        struct epoll_event events[EVENTS];
-        int n = epoll_wait(ep, events, EVENTS, -1);
-        for (int i = 0; i < n; i++) {
-            int fd = events[i].data.fd;
-            if (fd != listener) {
-                if (events[i].events & EPOLLOUT) writable(fd);
-                if (events[i].events & ~EPOLLOUT) readable(fd);
-                continue;
-            }
-            for (int k = 0; k < 64; k++) {
-                int made = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
-                if (made < 0) break;
-                watch(made, EPOLLIN, EPOLL_CTL_ADD);
-            }
-        }
-    }
+    serve(NULL, ready);
 }

@@ -1,23 +1,16 @@
-/* The yardstick: a line echo server ("raw": byte echo) in plain C. One thread, one
- * level-triggered epoll set, one shared receive buffer, and one send for all lines
- * that a receive completes. With "ping", the answer to each line is "+PONG". With "udp", it
- * echoes datagrams: as many as are there with one recvmmsg and one sendmmsg.
+/* The yardstick: a line echo server ("raw": byte echo) in plain C. One shared receive buffer, and
+ * one send for all lines that a receive completes. With "ping", the answer to each line is "+PONG".
+ * With "udp", it echoes datagrams: as many as are there with one recvmmsg and one sendmmsg.
  *
- *     yardstick [raw|ping|udp|tls]   prints its port and serves until it is killed
+ *     yardstick [raw|ping|udp|tls]
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netinet/tcp.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
-enum { EVENTS = 256, RECEIVE = 65536 };
+#include "loop.h"
+
+enum { RECEIVE = 65536 };
 
 struct conn {
     char *rest; /* unsent bytes, then an unfinished line */
@@ -27,7 +20,7 @@ struct conn {
 static struct conn conns[1 << 20];
 static char in[RECEIVE], *out;
 static size_t capacity = 4 * RECEIVE;
-static int ep, raw, ping;
+static int raw, ping;
 
 static void drop(int fd) {
     free(conns[fd].rest);
@@ -41,11 +34,6 @@ static void keep(int fd, const char *data, size_t size, size_t unsent) {
     if (size) memcpy(rest, data, size);
     free(c->rest);
     *c = (struct conn){rest, size, unsent};
-}
-
-static void watch(int fd, uint32_t events, int op) {
-    struct epoll_event e = {.events = events, .data.fd = fd};
-    epoll_ctl(ep, op, fd, &e);
 }
 
 /* writes an answer to out for each newline in the n received bytes */
@@ -114,22 +102,20 @@ static void writable(int fd) {
     }
 }
 
+static void ready(int fd, uint32_t events) {
+    (void)events;
+    if (conns[fd].unsent) writable(fd);
+    else readable(fd);
+}
+
 static int datagrams(void) {
     enum { BATCH = 64, SIZE = 2048 };
     static char data[BATCH][SIZE];
     static struct sockaddr_in peers[BATCH];
     static struct iovec places[BATCH];
     static struct mmsghdr all[BATCH];
-    int buffer = 4 << 20, fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK, 0);
-    struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t length = sizeof addr;
+    int buffer = 4 << 20, fd = bound(SOCK_DGRAM);
     setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &buffer, sizeof buffer);
-    if (bind(fd, (void *)&addr, sizeof addr)) return perror("bind"), 1;
-    getsockname(fd, (void *)&addr, &length);
-    printf("%d\n", ntohs(addr.sin_port));
-    fflush(stdout);
-    ep = epoll_create1(0);
-    watch(fd, EPOLLIN, EPOLL_CTL_ADD);
     for (;;) {
         struct epoll_event event;
         if (epoll_wait(ep, &event, 1, -1) < 1) continue;
@@ -155,32 +141,5 @@ int main(int argc, char **argv) {
     raw = argc > 1 && !strcmp(argv[1], "raw");
     ping = argc > 1 && !strcmp(argv[1], "ping");
     out = malloc(capacity);
-    int one = 1, listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
-    struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t length = sizeof addr;
-    setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    setsockopt(listener, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    if (bind(listener, (void *)&addr, sizeof addr) || listen(listener, 4096)) return perror("bind"), 1;
-    getsockname(listener, (void *)&addr, &length);
-    printf("%d\n", ntohs(addr.sin_port));
-    fflush(stdout);
-    ep = epoll_create1(0);
-    watch(listener, EPOLLIN, EPOLL_CTL_ADD);
-    for (;;) {
-        struct epoll_event events[EVENTS];
-        int n = epoll_wait(ep, events, EVENTS, -1);
-        for (int i = 0; i < n; i++) {
-            int fd = events[i].data.fd;
-            if (fd != listener) {
-                if (conns[fd].unsent) writable(fd);
-                else readable(fd);
-                continue;
-            }
-            for (int k = 0; k < 64; k++) {
-                int made = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
-                if (made < 0) break;
-                watch(made, EPOLLIN, EPOLL_CTL_ADD);
-            }
-        }
-    }
+    serve(NULL, ready);
 }

@@ -22,7 +22,7 @@ from silly.bench.plan import Plan
 from silly.bench.recorder import AFTER, Interval
 from silly.bench.schedule import Ramp, Schedule, Stage
 from silly.bench.sizes import Sizes
-from silly.cli.bench import _Search
+from silly.cli.benching.search import Search
 
 pytestmark = pytest.mark.no_engine
 
@@ -423,7 +423,7 @@ def test_why_a_rate_fails(is_limit: int, errors: int, by: str) -> None:
 
 def test_a_client_that_is_the_limit_has_a_verdict_and_an_exit_code() -> None:
     for is_limit, code in ((True, 5), (False, 1)):
-        found = _Search()
+        found = Search()
         result: dict[str, Any] = {
             "rate": 50.0, "errors": {"total": 0, "wrong": 0}, "client": {"is_limit": is_limit},
             "open_loop": {"asked_rate": 100.0, "scheduled": 100, "unsent": 0},

@@ -19,10 +19,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from silly._terminal.graph import sparkline
 from silly.bench.plan import Plan
 from silly.bench.recorder import AFTER, Interval
 from silly.bench.schedule import Stage
-from silly.bench.view import View, sparkline
+from silly.bench.view import View
 from tests.bench import servers
 from tests.bench.servers import serving
 from tests.cli.terminal import python_path

@@ -26,6 +26,8 @@ import pytest
 from tests.bench import servers
 from tests.cli.terminal import DEADLINE, SILLY, Terminal, dialled, environment
 
+pytestmark = pytest.mark.no_engine
+
 SCRIPT = """
 import os, sys
 from silly.net import tcp
@@ -56,14 +58,19 @@ def gone() -> Iterator[int]:
     os.close(writing)
 
 
+def fill(descriptor: int) -> None:
+    """Write until it would block."""
+    os.set_blocking(descriptor, False)
+    with contextlib.suppress(BlockingIOError):
+        while os.write(descriptor, bytes(4096)):
+            pass
+    os.set_blocking(descriptor, True)
+
+
 @contextlib.contextmanager
 def unread() -> Iterator[int]:
     reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    with contextlib.suppress(BlockingIOError):
-        while os.write(writing, bytes(4096)):
-            pass
-    os.set_blocking(writing, True)
+    fill(writing)
     yield writing
     os.close(writing)
     os.close(reading)
@@ -79,11 +86,7 @@ def full() -> Iterator[int]:
 @contextlib.contextmanager
 def unread_terminal() -> Iterator[int]:
     ours, theirs = pty.openpty()
-    os.set_blocking(theirs, False)
-    with contextlib.suppress(BlockingIOError):
-        while os.write(theirs, bytes(4096)):
-            pass
-    os.set_blocking(theirs, True)
+    fill(theirs)
     yield theirs
     os.close(theirs)
     os.close(ours)
@@ -347,7 +350,6 @@ def commands(
 NAMES = ["connect", "bench --json", "bench", "compare", "--help"]
 
 
-@pytest.mark.no_engine
 @pytest.mark.parametrize("name", NAMES)
 def test_data_on_a_non_blocking_pipe_is_whole(name: str, commands: dict[str, Any]) -> None:
     args, check = commands[name]
@@ -361,7 +363,6 @@ def test_data_on_a_non_blocking_pipe_is_whole(name: str, commands: dict[str, Any
         assert started.wait(DEADLINE) == 0
 
 
-@pytest.mark.no_engine
 @pytest.mark.parametrize(
     ("state", "words"),
     [(closed, r"closed|must be open"), (gone, ""), (full, "No space left on device")],
@@ -382,7 +383,6 @@ def test_lost_data_is_reported(
     assert name == "bench --json" or lines == told  # that prints its summary there
 
 
-@pytest.mark.no_engine
 @pytest.mark.parametrize("state", [closed, gone, unread, unread_terminal, full])
 @pytest.mark.parametrize("name", ["connect", "bench --json"])
 def test_unread_messages_do_not_hold_up_data(
@@ -399,7 +399,6 @@ def test_unread_messages_do_not_hold_up_data(
         assert started.wait(DEADLINE) == 0
 
 
-@pytest.mark.no_engine
 @pytest.mark.parametrize("state", [closed, unread], ids=["closed", "unread"])
 @pytest.mark.parametrize(
     ("args", "code"),

@@ -242,6 +242,7 @@ def until_asked(process: subprocess.Popen[str]) -> None:
     raise AssertionError("it has ended before")
 
 
+@pytest.mark.no_engine
 @pytest.mark.parametrize(
     ("args", "code"),
     [
@@ -261,6 +262,7 @@ def test_ctrl_c_ends_a_command(tmp_path: Path, args: tuple[str, ...], code: int)
     assert "Traceback" not in errors
 
 
+@pytest.mark.no_engine
 @pytest.mark.parametrize("verb", ["connect", "bench"])
 def test_a_timeout_ends_a_command(tmp_path: Path, verb: str) -> None:
     with started(tmp_path, verb, "x.silent:80", "--timeout", "20ms") as process:
@@ -296,6 +298,7 @@ await client.wait_closed()
 """
 
 
+@pytest.mark.no_engine
 @pytest.mark.parametrize("options", [(), ("--workers", "1"), ("--uvloop",)], ids=" ".join)
 @pytest.mark.parametrize("text", [UPSTREAM, LISTENING, LATE], ids=["upstream", "listen", "later"])
 def test_sigterm_ends_a_service(tmp_path: Path, text: str, options: tuple[str, ...]) -> None:

@@ -64,6 +64,7 @@ class Scraping:
 
 
 @pytest.mark.heavy
+@pytest.mark.no_engine
 def test_workers_are_watched_as_one(tmp_path: Path) -> None:
     path = tmp_path / "admin.sock"
     options = ["--access-log", "--metrics", "127.0.0.1:0", "--admin", f"unix:{path}"]

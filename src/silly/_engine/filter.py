@@ -139,11 +139,14 @@ class Filtered(Timed):
         """
         if self._filter is not None or _sendfile is None or not self._is_open():
             return UNABLE
-        self._flush()
+        is_long = count > UNSENT_IN_KERNEL
+        if is_long:
+            self._flush()
+        else:  # what was written, such as its head, is in one packet with it
+            self._flush_ahead()
         target = self._direct_descriptor()
         if self._failed or self._unsent() or target < 0:
             return UNABLE
-        is_long = count > UNSENT_IN_KERNEL
         try:
             if is_long:  # at once: what the kernel holds of a file is in its cache already
                 self._allow_unsent(count)

@@ -205,6 +205,10 @@ class Lifecycle:
         """Send the batch."""
         raise NotImplementedError
 
+    def _flush_ahead(self) -> None:
+        """Send the batch; what is sent next, at once, may be in the same packet."""
+        self._flush()
+
     def _discard_batch(self) -> None:
         raise NotImplementedError
 

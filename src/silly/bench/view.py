@@ -6,36 +6,35 @@ Needs rich (the extra ``silly-net[cli]``).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import Final, Self
+from collections.abc import Iterator
+from typing import Final
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from silly._terminal.graph import graph
+from silly._terminal.live_view import LiveView, cut
 from silly._values.units import duration_text, text_of_count
 from silly.bench.plan import Plan
 from silly.bench.progress import Quiet, in_seconds
 from silly.bench.recorder import AFTER, Interval
 
-__all__ = ["View", "sparkline"]
+__all__ = ["View"]
 
-_BARS: Final = "▁▂▃▄▅▆▇█"
 _KEPT: Final = 400  # intervals that a graph may show
 _TALL: Final = 30  # rows of the terminal, from which graphs have more than one row
 _NARROW: Final = 60  # columns, below which a graph has its own line
 
 
-class View(Quiet):
+class View(LiveView, Quiet):
     """A live view: progress, totals, figures of the last interval, and graphs."""
 
     period = 0.25
 
     def __init__(self, console: Console, title: str) -> None:
-        self._console = console
+        super().__init__(console, redirects=False)
         self._title = title
         self._plan: Plan | None = None
         self._seconds = 0.0
@@ -44,31 +43,15 @@ class View(Quiet):
         self._silent = 0.0  # seconds without a reply
         self._rates: deque[float | None] = deque(maxlen=_KEPT)
         self._tails: deque[float | None] = deque(maxlen=_KEPT)
-        self._live = Live(
-            self, console=console, auto_refresh=False, transient=True, redirect_stderr=False,
-            redirect_stdout=False,
-        )  # fmt: skip
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._live.stop()
 
     def connecting(self) -> None:
         """Show that the workers are connecting."""
-        self._live.refresh()
+        self.refresh()
 
     def started(self, plan: Plan) -> None:
         """Start to show progress."""
         self._plan = plan
-        self._live.refresh()
+        self.refresh()
 
     def interval(self, interval: Interval) -> None:
         """Show the figures of *interval*."""
@@ -92,21 +75,21 @@ class View(Quiet):
     def tick(self, seconds: float) -> None:
         """Show the time that has passed."""
         self._seconds = seconds
-        self._live.refresh()
+        self.refresh()
 
     # ------------------------------------------------------------------ the picture
 
     def __rich__(self) -> RenderableType:
         width, height = self._console.size
-        rows: list[RenderableType] = [_cut(Text(self._title, style="bold"))]
+        rows: list[RenderableType] = [cut(Text(self._title, style="bold"))]
         if self._plan is None:
             return Group(*rows, Text("connecting …"))
         rows += [self._progress(self._plan, width), Text("")]
         rows += self._figures(self._plan, width)
         if self._silent:
-            rows.append(_cut(Text(f"no reply for {duration_text(self._silent)}", style="bold red")))
+            rows.append(cut(Text(f"no reply for {duration_text(self._silent)}", style="bold red")))
         rows.append(Text(""))
-        graph = max(8, width - 26) if width >= _NARROW else max(8, width - 2)
+        columns = max(8, width - 26) if width >= _NARROW else max(8, width - 2)
         tall = 1 if height < _TALL else min(8, (height - _TALL) // 4 + 2)
         last = self._last
         rate = text_of_count(last.rate) + " /s" if last else "-"
@@ -115,15 +98,15 @@ class View(Quiet):
             ("rate", rate, self._rates, "green"),
             ("p99", tail, self._tails, "yellow"),
         ):
-            bars = _graph(self._stretched(self._plan, list(values), graph), tall)
+            bars = graph(self._stretched(self._plan, list(values), columns), tall)
             label = f"{name:<6}{now:>14}  "
             if width < _NARROW:
-                rows.append(_cut(Text(label)))
+                rows.append(cut(Text(label)))
                 label = "  "
             for bar in bars:
                 is_last = bar is bars[-1]
                 line = Text(label if is_last else " " * len(label))
-                rows.append(_cut(line.append(bar, style=style)))
+                rows.append(cut(line.append(bar, style=style)))
         return Group(*rows)
 
     def _stretched(self, plan: Plan, values: list[float | None], width: int) -> list[float | None]:
@@ -149,7 +132,7 @@ class View(Quiet):
             text = f"{share:4.0%}  " + (f"about {_clock(left)} left" if left is not None else "")
         grid = Table.grid(padding=(0, 1))
         bar = max(6, min(50, width - len(text) - 2))
-        grid.add_row(ProgressBar(total=1, completed=share, width=bar), _cut(Text(text)))
+        grid.add_row(ProgressBar(total=1, completed=share, width=bar), cut(Text(text)))
         return grid
 
     def _figures(self, plan: Plan, width: int) -> Iterator[RenderableType]:
@@ -181,7 +164,7 @@ def _labelled(label: str, cells: list[tuple[str, Text]], width: int) -> Iterator
     """Yield *cells* after *label*, names above values; on a narrow terminal, in parts."""
     shown = len(cells) if width >= _NARROW else 3
     if width < _NARROW:
-        yield _cut(Text(label, style="dim"))
+        yield cut(Text(label, style="dim"))
     for at in range(0, len(cells), shown):
         grid = Table.grid(padding=(0, 2), pad_edge=False)
         part = cells[at : at + shown]
@@ -195,33 +178,9 @@ def _labelled(label: str, cells: list[tuple[str, Text]], width: int) -> Iterator
         yield grid
 
 
-def _cut(text: Text) -> Text:
-    text.no_wrap = True
-    text.overflow = "ellipsis"
-    return text
-
-
 def _clock(seconds: float) -> str:
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"
     hours, minutes = divmod(whole // 60, 60)
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
-
-
-def sparkline(values: Sequence[float | None]) -> str:
-    """Return a bar for each of *values*, scaled to the greatest; a gap for None."""
-    return _graph(values, 1)[0]
-
-
-def _graph(values: Sequence[float | None], rows: int) -> list[str]:
-    """Return *rows* lines of text, top first, with a bar for each of *values*."""
-    most = max((value for value in values if value is not None), default=0) or 1
-    levels = [None if value is None else int(value / most * (8 * rows - 0.001)) for value in values]
-    return [
-        "".join(
-            " " if level is None or (level < row * 8 and row) else _BARS[min(7, level - row * 8)]
-            for level in levels
-        )
-        for row in reversed(range(rows))
-    ]

@@ -5,23 +5,20 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
-import ssl
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from datetime import datetime
 from types import FrameType
 from typing import Any, Final
 
 import click
 
-from silly._engine.interface import HANDSHAKE_TIMEOUT
 from silly._loop.signals import handling, interrupt_wait
-from silly._values.extras import install_command
 from silly._values.kinds import DURATION, Kind, choice
-from silly.cli.command import INTERRUPTED, Failure, GroupedCommand, run, with_options
-from silly.cli.connecting.datagrams import Datagrams
+from silly.cli.command import Failure, GroupedCommand, run, with_options
+from silly.cli.connecting.notes import say, say_tls
+from silly.cli.connecting.opening import accept, dial, open_udp, open_websocket
 from silly.cli.connecting.pieces import AFTER_INPUT, Pieces
-from silly.cli.connecting.pipe import Sink, Source
 from silly.cli.connecting.shaping import (
     CRLF,
     HexDump,
@@ -32,20 +29,17 @@ from silly.cli.connecting.shaping import (
     bytes_per_row,
 )
 from silly.cli.connecting.speaking_http import Hint
-from silly.cli.connecting.starttls import PROTOCOLS, start_tls
+from silly.cli.connecting.starttls import PROTOCOLS
+from silly.cli.connecting.talking import FAILED, Session, on_terminal, pipe
 from silly.cli.options import Option, grouped
-from silly.cli.tls import CLIENT, Watched, check_name, client_of, described, described_chain
+from silly.cli.tls import CLIENT, Watched, check_name, client_of
 from silly.errors import ConnectionClosed, EndOfStream
 from silly.net import addr as addresses
-from silly.net import tcp, udp
 from silly.net.proxy import ProxyHeader
-from silly.net.tcp import Conn, Limits
+from silly.net.tcp import Conn
 from silly.net.tls.advice import advice
-from silly.text import printable
 
 __all__ = ["main"]
-
-FAILED: Final = 1
 
 _EPILOG: Final = """\
 Examples:
@@ -196,19 +190,19 @@ def _connect(
         has_tls=client is not None,
         is_wanted=not (listen or is_udp or is_websocket),
     )
-    session = _Session(shape, CRLF() if crlf else None, half_close=half_close, hint=hint)
-    talk = _interactive if is_typed else _pipe
+    session = Session(shape, CRLF() if crlf else None, half_close=half_close, hint=hint)
+    talk = on_terminal if is_typed else pipe
 
     async def program() -> int:
         taken: Conn | Pieces
         if is_websocket:
-            taken = await _open_websocket(addr, timeout, client, is_binary=binary, pings=ping)
+            taken = await open_websocket(addr, timeout, client, is_binary=binary, pings=ping)
         elif listen:
-            taken = await _accept(addr, timeout)
+            taken = await accept(addr, timeout)
         elif is_udp:
-            taken = await _open(addr, timeout)
+            taken = await open_udp(addr, timeout)
         else:
-            taken = await _dial(
+            taken = await dial(
                 addr,
                 timeout,
                 client=client,
@@ -219,13 +213,13 @@ def _connect(
         async with taken as conn:
             conn.idle_timeout = idle_timeout
             if client is not None and isinstance(conn, Conn):
-                _say_tls(conn, client)
+                say_tls(conn, client)
             if is_typed:
-                _say(
+                say(
                     f"{'Sending' if is_udp else 'Connected'} to {conn.remote_addr} "
                     "(Enter sends; Ctrl-D ends the input, Ctrl-C leaves)"
                 )
-                hint.begin(_say)
+                hint.begin(say)
             return await talk(conn, session, until_peer_ends=listen)
 
     return _run(program())
@@ -312,43 +306,6 @@ def _now() -> str:
     return f"{now:%H:%M:%S}.{now.microsecond // 1000:03}"
 
 
-def _say(text: str) -> None:
-    print(printable(text), file=sys.stderr, flush=True)
-
-
-def _say_tls(conn: Conn, client: Watched) -> None:
-    assert conn.tls is not None
-    assert client.session is not None
-    for line in described(conn.tls, client.session.peer_chain, verified=client.verifies):
-        _say(line)
-
-
-def _say_refused(client: Watched | None) -> None:
-    """Show the certificates that were not accepted."""
-    if client is not None and client.session is not None:
-        for line in described_chain(client.session.peer_chain, verified=False):
-            _say(line)
-
-
-class _Session:
-    """How bytes are converted before they are sent or shown, and how the input ends."""
-
-    def __init__(self, shape: Shape, crlf: CRLF | None, *, half_close: bool, hint: Hint) -> None:
-        self.shape = shape
-        self.hint = hint
-        self._crlf = crlf
-        self._half_close = half_close
-
-    def send(self, conn: Conn | Pieces, data: bytes) -> Awaitable[None]:
-        """Send *data*; awaiting the result waits for room."""
-        return conn.write(data if self._crlf is None else self._crlf.feed(data))
-
-    def end_input(self, conn: Conn | Pieces) -> None:
-        """Half-close the connection, unless ``--no-half-close`` was given."""
-        if self._half_close:
-            conn.close_write()
-
-
 # --------------------------------------------------------------------------- signals
 
 
@@ -387,211 +344,3 @@ def _error_text(error: Exception) -> str:
     else:
         text = str(error) or type(error).__name__
     return text + advice(error)
-
-
-# ------------------------------------------------------------------------ connections
-
-
-async def _dial(
-    addr: str,
-    timeout: float | None,
-    *,
-    client: Watched | None,
-    starttls: str | None,
-    header: ProxyHeader | None,
-    version: int,
-) -> Conn:
-    try:
-        connecting = tcp.connect(
-            addr,
-            timeout=timeout,
-            tls=client if client is not None and starttls is None else False,
-            proxy_header=header,
-            proxy_version=version,
-        )
-    except ValueError as error:
-        of = "" if header is None else "--proxy-header: "
-        raise Failure(f"{of}{error}") from None
-    try:
-        conn = await connecting
-        if client is not None and starttls is not None:
-            try:
-                await start_tls(conn, client, starttls, timeout or HANDSHAKE_TIMEOUT)
-            except BaseException:
-                conn.close()
-                raise
-    except ssl.SSLCertVerificationError:
-        _say_refused(client)
-        raise
-    return conn
-
-
-async def _open(addr: str, timeout: float | None) -> Datagrams:
-    return Datagrams(await udp.connect(addr, timeout=timeout))
-
-
-async def _open_websocket(
-    addr: str, timeout: float | None, client: Watched | None, *, is_binary: bool, pings: bool
-) -> Pieces:
-    try:
-        from silly.cli.connecting.messages import open_websocket  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise Failure(str(error)) from None
-    try:
-        return await open_websocket(
-            addr, timeout, client, is_binary=is_binary, pings=pings, say=_say
-        )
-    except ValueError as error:
-        raise Failure(str(error)) from None
-
-
-async def _accept(addr: str, timeout: float | None) -> Conn:
-    arrived: asyncio.Future[Conn] = asyncio.get_running_loop().create_future()
-
-    async def take(conn: Conn) -> None:
-        if arrived.done():
-            conn.abort()
-            return
-        listener.close(0)  # does not cancel the handler that calls it
-        arrived.set_result(conn)
-        await conn.wait_closed()
-
-    listener = tcp.listen(addr, take, limits=Limits.none(), proxy_protocol=(), tls=False)
-    for local in listener.local_addrs:
-        _say(f"Listening on {local}")
-    try:
-        async with asyncio.timeout(timeout):
-            return await arrived
-    except TimeoutError:
-        raise TimeoutError(f"{addr}: no client connected within {timeout:g} seconds") from None
-    finally:
-        if not arrived.done() or arrived.cancelled():
-            await listener.close(0)
-
-
-# ------------------------------------------------------------------------- as a pipe
-
-
-async def _pipe(conn: Conn | Pieces, session: _Session, *, until_peer_ends: bool) -> int:
-    source, sink = Source(sys.stdin.fileno()), Sink(sys.stdout.fileno())
-    lost: OSError | None = None  # why writing the output failed
-
-    async def send() -> None:
-        while data := await source.read():
-            await session.send(conn, data)
-        session.end_input(conn)
-
-    async def show(data: bytes) -> None:
-        nonlocal lost
-        try:
-            await sink.write(data)
-        except OSError as error:
-            lost = error
-            raise
-
-    async def receive() -> None:
-        await _receive(conn, session.shape, show)
-        sink.close()
-
-    sending, receiving = asyncio.create_task(send()), asyncio.create_task(receive())
-    tasks = {sending, receiving}
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if receiving.done() and (until_peer_ends or receiving.exception() is not None):
-            sending.cancel()
-        await asyncio.wait(tasks)
-    finally:
-        await _stopped(tasks)
-    if lost is not None:
-        conn.abort()
-        if isinstance(lost, BrokenPipeError):  # the reader has seen enough
-            return FAILED
-        raise Failure(f"cannot write standard output: {lost.strerror}", FAILED)
-    for task in (receiving, sending):
-        if not task.cancelled():
-            task.result()
-    return 0
-
-
-async def _stopped(tasks: set[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-
-
-async def _receive(
-    conn: Conn | Pieces,
-    shape: Shape,
-    show: Callable[[bytes], Awaitable[None]],
-    notice: Callable[[bytes], Awaitable[None]] | None = None,
-) -> None:
-    """Show what is received until the end of the stream; *notice* gets the first of it before.
-
-    Raises OSError or ConnectionClosed if the connection is lost.
-    """
-    end: Exception | None = None
-    while end is None:
-        try:
-            data = await conn.read()
-            if notice is not None:
-                await notice(data)
-                notice = None
-            shaped = shape.feed(data)
-        except (EndOfStream, ConnectionClosed, OSError) as error:
-            shaped, end = shape.finish(), error
-        await show(shaped)
-    if not isinstance(end, EndOfStream):
-        raise end
-
-
-# --------------------------------------------------------------------- on a terminal
-
-
-async def _interactive(conn: Conn | Pieces, session: _Session, *, until_peer_ends: bool) -> int:  # noqa: ARG001
-    try:
-        from silly.cli.connecting.prompt import Prompt  # noqa: PLC0415 - an extra
-    except ModuleNotFoundError:
-        raise Failure(
-            f"the line mode needs prompt_toolkit: {install_command('cli')} (in a pipe, "
-            "such as `cat | silly connect ADDR`, it is not needed)"
-        ) from None
-    prompt = Prompt()
-    left = False
-
-    async def ask() -> None:
-        nonlocal left
-        while True:
-            try:
-                line = await prompt.ask()
-            except EOFError:
-                session.end_input(conn)
-                return
-            except KeyboardInterrupt:
-                left = True
-                return
-            await session.send(conn, line.encode("utf-8", "surrogateescape") + b"\n")
-
-    async def show(data: bytes) -> None:
-        await prompt.show(data.decode())
-
-    async def notice(first: bytes) -> None:
-        await prompt.above(lambda: session.hint.notice(first, _say))
-
-    asking = asyncio.create_task(ask())
-    receiving = asyncio.create_task(_receive(conn, session.shape, show, notice))
-    try:
-        await asyncio.wait((asking, receiving), return_when=asyncio.FIRST_COMPLETED)
-        if left:
-            conn.abort()
-            return INTERRUPTED
-        if asking.done():
-            await asyncio.wait((receiving,))
-    finally:
-        await _stopped({asking, receiving})
-        prompt.finish()
-    receiving.result()
-    if not asking.cancelled():
-        asking.result()
-    if isinstance(conn, Conn):
-        _say("Connection closed by the peer")
-    return 0

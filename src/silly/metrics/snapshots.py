@@ -14,7 +14,7 @@ from silly._loop.live import Live
 from silly.metrics.merging import Snapshot
 from silly.metrics.meter import Meter
 from silly.net import tcp
-from silly.net.datagrams import totals
+from silly.net.opening import totals
 from silly.pubsub.bus import totals as totals_of_buses
 
 __all__ = ["snapshot", "snapshot_in_turns"]

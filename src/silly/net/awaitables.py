@@ -72,6 +72,9 @@ class Connecting(Coroutine[Any, Any, C], Generic[C]):
 
     __slots__ = ("_conn", "_steps")
 
+    _missing = "not connected"
+    _example = "conn = await tcp.connect(...)"
+
     def __init__(self, connecting: Coroutine[Any, Any, C]) -> None:
         self._steps = connecting
 
@@ -104,8 +107,8 @@ class Connecting(Coroutine[Any, Any, C], Generic[C]):
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
-            f"not connected yet, so there is no {name!r}: `await` is missing, as in "
-            "`conn = await tcp.connect(...)`",
+            f"{self._missing} yet, so there is no {name!r}: `await` is missing, as in "
+            f"`{self._example}`",
             name=name,
             obj=self,
         )

@@ -20,7 +20,8 @@ from silly._engine.portable.stream import Stream
 from silly._engine.stream_errors import Buffer
 from silly._values.arguments import positive_seconds, size
 from silly.net.conn import Conn, StreamConn
-from silly.net.datagrams import Peer, Socket, SocketStats, bind
+from silly.net.datagrams import Peer, Socket, SocketStats
+from silly.net.opening import bind
 from silly.task import fork
 
 __all__ = ["PeerListener", "listen"]

@@ -14,7 +14,8 @@ change that. It loses none without counting it: see `SocketStats`.
 
 from __future__ import annotations
 
-from silly.net.datagrams import Peer, Socket, SocketStats, bind, connect
+from silly.net.datagrams import Peer, Socket, SocketStats
+from silly.net.opening import bind, connect
 from silly.net.peers import PeerListener, listen
 
 __all__ = ["Peer", "PeerListener", "Socket", "SocketStats", "bind", "connect", "listen"]

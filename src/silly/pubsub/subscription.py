@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Protocol, Self
 
 from silly.errors import ConcurrentRead
@@ -124,12 +123,7 @@ class Subscription:
             raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Unsubscribe; messages that were not read are forgotten. This waits for nothing."""
         self._leave()
 

@@ -12,7 +12,8 @@ from silly._engine.portable.datagrams import Datagrams, Peer
 from silly._engine.portable.udp import DatagramEvents
 from silly._values.arguments import size
 from silly.net import udp
-from silly.net.datagrams import DatagramSocket, limits
+from silly.net.datagrams import DatagramSocket
+from silly.net.opening import limits
 from silly.testing.faults.datagrams import (
     NO_DATAGRAM_FAULTS,
     DatagramFaults,

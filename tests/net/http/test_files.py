@@ -242,16 +242,3 @@ async def test_a_client_that_reads_slowly_and_leaves_holds_little_memory(tmp_pat
     conn.abort()
     await listener.close()
     assert http.service_of(listener).crashes == 0
-
-
-@pytest.mark.no_engine
-async def test_a_file_that_is_not_in_memory_is_read_in_a_thread(
-    site: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> int:
-        raise BlockingIOError
-
-    monkeypatch.setattr(os, "preadv", refuse)
-    listener = listen(routes_of(site))
-    assert (await ask(listener, "GET", "/one")).body == (site / "big.bin").read_bytes()
-    await listener.close()

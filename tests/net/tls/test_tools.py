@@ -145,21 +145,29 @@ async def test_s_client_has_a_certificate(version: str, tmp_path: Path) -> None:
         assert listener.stats.refused == {"tls_certificate": 3}
 
 
+async def start_s_client(
+    listener: tcp.Listener, version: str
+) -> tuple[asyncio.subprocess.Process, asyncio.StreamWriter, asyncio.StreamReader]:
+    """Start it, and wait until its handshake is over."""
+    process = await asyncio.create_subprocess_exec(
+        *("openssl", "s_client", "-connect", listener.local_addr, version),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    await process.stdout.readuntil(b"---\n")
+    return process, process.stdin, process.stdout
+
+
 @needs_openssl
 async def test_s_client_cannot_renegotiate() -> None:
     seen = Seen()
     async with tcp.listen(ANY, seen.handler, tls=certificates.server()) as listener:
-        process = await asyncio.create_subprocess_exec(
-            *("openssl", "s_client", "-connect", listener.local_addr, "-tls1_2"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        await process.stdout.readuntil(b"---\n")
-        process.stdin.write(b"R\n")
-        output = await process.stdout.read()
+        process, stdin, stdout = await start_s_client(listener, "-tls1_2")
+        stdin.write(b"R\n")
+        output = await stdout.read()
         await process.wait()
         assert b"RENEGOTIATING" in output
         assert b"no renegotiation" in output
@@ -171,22 +179,14 @@ async def test_s_client_cannot_renegotiate() -> None:
 async def test_s_client_updates_its_keys() -> None:
     seen = Seen()
     async with tcp.listen(ANY, seen.handler, tls=certificates.server()) as listener:
-        process = await asyncio.create_subprocess_exec(
-            *("openssl", "s_client", "-connect", listener.local_addr, "-tls1_3"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        await process.stdout.readuntil(b"---\n")
+        process, stdin, stdout = await start_s_client(listener, "-tls1_3")
         for command, number in ((b"K", 1), (b"k", 2), (b"K", 3)):
-            process.stdin.write(command + b"\n")
-            await process.stdout.readuntil(b"KEYUPDATE\n")
-            process.stdin.write(b"line %d\n" % number)
-            await process.stdout.readuntil(b"LINE %d\n" % number)
-        process.stdin.write(b"quit\n")
-        assert b"bye\n" in await process.stdout.read()
+            stdin.write(command + b"\n")
+            await stdout.readuntil(b"KEYUPDATE\n")
+            stdin.write(b"line %d\n" % number)
+            await stdout.readuntil(b"LINE %d\n" % number)
+        stdin.write(b"quit\n")
+        assert b"bye\n" in await stdout.read()
         await process.wait()
 
 
@@ -319,6 +319,7 @@ def go_client(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.heavy
+@pytest.mark.no_engine
 @pytest.mark.skipif(shutil.which("go") is None, reason="needs go")
 async def test_go(go_client: str) -> None:
     server = certificates.server(alpn=("echo",))

@@ -47,6 +47,7 @@ cdef class Lifecycle(Source):
     cdef int64_t _unsent(self) noexcept
     cdef int64_t _in_flight(self) noexcept
     cdef int _flush(self) except -1
+    cdef int _flush_ahead(self) except -1
     cdef int _discard_batch(self) except -1
     cdef int _call_when_empty(self) except -1
     cdef int _direct_descriptor(self) noexcept

@@ -86,6 +86,7 @@ cdef extern from "<sys/socket.h>" nogil:
         AF_INET
         AF_INET6
         AF_UNIX
+        MSG_MORE
         MSG_NOSIGNAL
         MSG_TRUNC
         SHUT_WR

@@ -27,4 +27,5 @@ cdef class Sending(Receiving):
     cdef int flush_plaintext(self) except -1
     cdef int send_now(self, const uint8_t *data, size_t length) except -1
     cdef object drained_or_yield(self)
-    cdef int send_queue(self) except -1
+    cdef int send_batch(self, int flags) except -1
+    cdef int send_queue(self, int flags) except -1

@@ -28,6 +28,7 @@ from silly._engine.native.linux cimport (
     set_slots,
     EPOLLOUT,
     IPPROTO_TCP,
+    MSG_MORE,
     MSG_NOSIGNAL,
     SHUT_WR,
     TCP_NOTSENT_LOWAT,
@@ -252,7 +253,14 @@ cdef class Sending(Receiving):
         return Draining(self._drain)
 
     cdef int _flush(self) except -1:
-        """Send the batch."""
+        return self.send_batch(0)
+
+    cdef int _flush_ahead(self) except -1:
+        return self.send_batch(MSG_MORE)
+
+    @cython.final
+    cdef int send_batch(self, int flags) except -1:
+        """Send the batch, with the *flags* of send(2)."""
         cdef size_t batched = self.batched
         if batched == 0:
             return 0
@@ -264,16 +272,16 @@ cdef class Sending(Receiving):
         if self._failed:
             self.release_outgoing()
         elif self.out_end - self.out_start == batched:
-            self.send_queue()
+            self.send_queue(flags)
         elif self.out_end - self.out_start > self.high_water():
             self._full = True
         return 0
 
-    cdef int send_queue(self) except -1:
+    cdef int send_queue(self, int flags) except -1:
         """Send as much of the queue as the kernel accepts; watch for room if some is left."""
         cdef size_t unsent = self.out_end - self.out_start
         cdef ssize_t count = send(
-            self.fd, self.out_data + self.out_start, unsent, MSG_NOSIGNAL
+            self.fd, self.out_data + self.out_start, unsent, flags | MSG_NOSIGNAL
         )
         if count == <ssize_t>unsent:
             self.release_outgoing()

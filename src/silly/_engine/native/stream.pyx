@@ -273,7 +273,7 @@ cdef class Stream(Sending):
         if self.interest & EPOLLIN and events & (EPOLLIN | EPOLLERR | EPOLLHUP):
             self.receive()
         if self.interest & EPOLLOUT and events & (EPOLLOUT | EPOLLERR | EPOLLHUP):
-            self.send_queue()
+            self.send_queue(0)
             if self._full and self.out_end - self.out_start <= (
                 0 if self.call_when_empty else self.high_water() // 4
             ):

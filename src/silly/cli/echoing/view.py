@@ -11,10 +11,10 @@ from typing import Final
 from rich.console import Console, Group
 from rich.text import Text
 
+from silly._terminal.graph import sparkline
+from silly._terminal.live_view import LiveView, cut
 from silly._values.units import size_text, text_of_count
-from silly.bench.view import sparkline
 from silly.cli.echoing.meter import Meter, Peer, Sample
-from silly.cli.live_view import LiveView, cut
 
 __all__ = ["View"]
 

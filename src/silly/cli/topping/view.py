@@ -7,8 +7,8 @@ from typing import Any
 from rich.console import Console, Group
 from rich.text import Text
 
+from silly._terminal.live_view import LiveView, cut
 from silly._values.units import duration_text
-from silly.cli.live_view import LiveView, cut
 from silly.cli.topping.tables import heading, tables
 
 __all__ = ["View"]

@@ -180,7 +180,7 @@ class Exchange(Cycle):
         if response.size is None:
             response.size = size
             response.fields.append((b"content-length", b"%d" % size))
-        response.body = _Pieces(self, file.pieces(0, size))
+        response.body = _Pieces(self, FilePieces(file, 0, size))
         self.is_complete = True
         self._begin(response)
 

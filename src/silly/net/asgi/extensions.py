@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -70,11 +69,11 @@ def opened(message: Message) -> tuple[DiskFile, int]:
     if not os.path.isabs(path):  # noqa: PTH117 - any kind of path
         raise ValueError(f"ASGI: pathsend needs an absolute path, not {path!r}")
     file = DiskFile(os.open(path, _FLAGS))
-    status = file.stat()
-    if not stat.S_ISREG(status.st_mode):
+    is_regular, size, _ = file.status()
+    if not is_regular:
         file.close()
         raise ValueError(f"ASGI: pathsend needs a file, which {path!r} is not")
-    return file, status.st_size
+    return file, size
 
 
 def takes_trailers(request: Request) -> bool:

@@ -13,7 +13,7 @@ from silly.net.asgi.extensions import checked_fields
 from silly.net.asgi.types import Application, Message, Scope
 from silly.net.http import Request
 from silly.net.websocket import WebSocket, WebSocketClosed, accept
-from silly.net.websocket.connection import checked_close
+from silly.net.websocket.errors import checked_close
 from silly.net.websocket.handshake import answer
 
 __all__ = ["WebSocketExchange", "is_websocket", "websocket_scope"]

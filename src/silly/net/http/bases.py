@@ -7,6 +7,8 @@ them are used makes no difference but for the time it takes.
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import (
     AsyncIterable,
     Generator,
@@ -16,23 +18,32 @@ from collections.abc import (
 )
 from typing import TYPE_CHECKING, Any, Final
 
+from silly._engine.filter import UNABLE
+
 if TYPE_CHECKING:
     from silly.net.http.errors import HTTPError
     from silly.net.limits import Limits
 
 __all__ = [
+    "CACHED_ONLY",
+    "SENT",
     "UNASKED",
     "Answer",
     "Body",
     "Counts",
+    "Descriptor",
+    "FilePart",
     "Handling",
     "Head",
     "Headers",
+    "OpenFile",
     "PlainRequests",
     "encoded",
 ]
 
 UNASKED: Final = object()
+SENT: Final = 1024 * 1024  # bytes of a file that the kernel is asked to send at a time
+CACHED_ONLY: Final = getattr(os, "RWF_NOWAIT", 0)
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 Body = str | bytes | bytearray | memoryview | Iterable[bytes | str] | AsyncIterable[bytes | str]
@@ -226,3 +237,100 @@ class Counts:
     def items(self) -> dict[tuple[str, int], int]:
         """Return all counts."""
         return self._counts.copy()
+
+
+# -------------------------------------------------------------------------------- files
+
+
+class Descriptor:
+    """A descriptor that is closed when nothing refers to it any more.
+
+    A thread may still be in a system call when the task that waited for it has been cancelled,
+    and the descriptor's number must not be used again before the call has ended.
+    """
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.close(self.number)
+
+
+class OpenFile:
+    """An open file; the base of `DiskFile`. It is closed when nothing refers to it any more."""
+
+    __slots__ = ("_descriptor",)
+
+    def __init__(self, number: int) -> None:
+        """Own the descriptor *number*."""
+        self._descriptor: Descriptor | None = Descriptor(number)
+
+    @property
+    def _open(self) -> Descriptor:
+        if self._descriptor is None:
+            raise ValueError("the file is closed")
+        return self._descriptor
+
+    def close(self) -> None:
+        """Close the file, once no thread uses it."""
+        self._descriptor = None
+
+    def status(self) -> tuple[bool, int, int]:
+        """Return whether it is a regular file, its size in bytes, and when it has changed.
+
+        The time is in nanoseconds since 1970.
+        """
+        found = os.fstat(self._open.number)
+        return stat.S_ISREG(found.st_mode), found.st_size, found.st_mtime_ns
+
+
+class FilePart:
+    """A part of a file; the base of `FilePieces`.
+
+    Attributes:
+        file: whose part it is.
+        at: the offset of what is to be sent next.
+        left: how many bytes are left to be sent.
+        size: how many it had.
+        is_begun: whether the head of its response has been sent, and perhaps some of the part.
+    """
+
+    __slots__ = ("_cold_until", "at", "file", "is_begun", "left", "size")
+
+    def __init__(self, file: OpenFile, start: int, size: int) -> None:
+        self.file = file
+        self.at = start
+        self.size = self.left = size
+        self.is_begun = False
+        self._cold_until = 0  # an offset: what is before it was not in memory
+
+    def send(self, conn: Any) -> int:
+        """Have the kernel send some of what is left, if that is in memory.
+
+        Return what `Filtered._send_file` returns. What is not in memory is not sent so, because
+        that would block.
+        """
+        number = self.file._open.number
+        count = min(self.left, SENT)
+        # The last byte: what comes before it was read by the system, too. It is asked for only
+        # once, since the system then reads it, and it alone.
+        if self.at < self._cold_until:
+            return UNABLE
+        if not _is_cached(number, self.at + count - 1):
+            self._cold_until = self.at + count
+            return UNABLE
+        sent: int = conn._send_file(number, self.at, count)
+        if sent > 0:
+            self.at += sent
+            self.left -= sent
+        return sent
+
+
+def _is_cached(number: int, offset: int) -> bool:
+    """Return whether the system has this byte of a file in memory, if the file system can tell."""
+    try:
+        return bool(CACHED_ONLY) and os.preadv(number, [bytearray(1)], offset, CACHED_ONLY) == 1
+    except OSError:
+        return False

@@ -79,13 +79,8 @@ class Requesting(Connecting[Reply]):
 
     __slots__ = ()
 
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(
-            f"no reply yet, so there is no {name!r}: `await` is missing, as in "
-            "`reply = await client.get(...)`",
-            name=name,
-            obj=self,
-        )
+    _missing = "no reply"
+    _example = "reply = await client.get(...)"
 
 
 class _Request(NamedTuple):

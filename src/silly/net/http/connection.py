@@ -19,6 +19,7 @@ from silly._engine import engine, stream_errors
 from silly.errors import EndOfStream
 from silly.net.conn import Conn
 from silly.net.http.bases import UNASKED
+from silly.net.http.disk import FilePieces
 from silly.net.http.errors import HTTPError
 from silly.net.http.request import Request, Successor
 from silly.net.http.response import BODILESS, Response, as_response, response_of
@@ -431,7 +432,8 @@ class ServerConnection:
         try:
             if response.status == 205:
                 length = 0
-            await conn.write(response._head(length, connection, version=request.version))
+            if not (isinstance(pieces, FilePieces) and pieces.is_begun):
+                await conn.write(response._head(length, connection, version=request.version))
             if request.method == "HEAD" or response.status in BODILESS:
                 return 0
             if not is_chunked and hasattr(pieces, "send_to"):

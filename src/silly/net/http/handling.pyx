@@ -3,7 +3,8 @@
 Most requests and most responses are plain (see plain.pyx). Those are dealt with here, without a
 frame of Python but the handler's. A `Handling` is what a connection's coroutine awaits: stepping
 it steps what it awaits itself, a read, the handler, or a drain. Everything else ends the wait:
-what is to be answered in another way, what failed, and all of it while somebody observes requests.
+what is to be answered in another way, what failed, what is left of a file that could not be sent
+at once, and all of it while somebody observes requests.
 """
 
 from cpython.list cimport PyList_GET_SIZE
@@ -15,6 +16,7 @@ from silly._engine.native.linux cimport PyType_Modified, PyTypeObject, stop_iter
 from silly._engine.native.read cimport Read, new_read, raise_thrown
 from silly._engine.native.sending cimport Sending
 from silly._engine.native.wanted cimport ALL, DONE, NEW
+from silly.net.http.parts cimport FilePart
 from silly.net.http.plain cimport Answer, Counts, Head, PlainRequests
 
 from silly._engine.native.sending import drained
@@ -155,6 +157,8 @@ cdef class Handling:
         elif kind == HANDLER:
             reply = None
             if isinstance(result, Answer) and not self.session.is_draining:
+                if isinstance((<Answer>result).body, FilePart):
+                    return self.send_file(<Answer>result)
                 reply = (<Answer>result).encode(<Head>self.request)
             if reply is None:
                 self.result = self.request
@@ -169,6 +173,34 @@ cdef class Handling:
             if result is not DRAINED:
                 return self.await_(DRAIN, result)
         return False
+
+    cdef bint send_file(self, Answer answer) except -1:
+        """Answer with a file, if all of it can be sent at once; return whether the wait is over."""
+        cdef Head request = <Head>self.request
+        cdef FilePart part
+        cdef bytes head = None
+        cdef object drained = DRAINED
+        self.result = request
+        self.response = answer
+        if request.may_be_conditional():
+            answer._prepare(request)
+        if self.stream is not None and isinstance(answer.body, FilePart):
+            part = <FilePart>answer.body
+            if part.left == part.size:  # otherwise it was sent already
+                head = answer.encode_head(request, part.size)
+        if head is None:
+            return True
+        self.stream.write_bytes(head)
+        part.is_begun = True
+        if part.left:
+            part.send_some(self.stream)
+            drained = self.stream.drained_or_yield()
+        if part.left:
+            return True
+        part.file.close()
+        self.counts.add(request.method, answer.status)
+        self.result = self.request = self.response = None
+        return False if drained is DRAINED else self.await_(DRAIN, drained)
 
     cdef bint has_failed(self) except -1:
         """Deal with the exception that is set; return True if the handler has raised it."""

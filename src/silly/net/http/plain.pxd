@@ -12,6 +12,7 @@ cdef class Head:
 
     cdef list raw_fields(self)
     cdef bint is_simple(self) except -1
+    cdef bint may_be_conditional(self) except -1
 
 
 cdef class PlainRequests:
@@ -39,6 +40,8 @@ cdef class Answer:
     cdef public object body, status, content_type, _fields
 
     cdef bytes encode(self, Head request)
+    cdef bytes encode_head(self, Head request, Py_ssize_t length)
+    cdef bytes encode_as(self, object kind, const char *body, Py_ssize_t size, Py_ssize_t length)
 
 
 cdef class Counts:

@@ -106,6 +106,20 @@ cdef class Head:
             )
         ) and self.method is not HEAD
 
+    cdef bint may_be_conditional(self) except -1:
+        """Return whether it has a field whose name begins with ``if-`` or ``range``."""
+        cdef const uint8_t *line
+        if self.data is None or self.fields is not None:
+            return True  # or somebody has changed them
+        line = <const uint8_t *>PyBytes_AS_STRING(self.data) + self.fields_start
+        while line[0] != c"\r":  # of the line that ends the head
+            if is_name(line, b"if-", 3) or is_name(line, b"range", 5):
+                return True
+            while line[0] != c"\n":
+                line += 1
+            line += 1
+        return False
+
     @raw_headers.setter
     def raw_headers(self, value):
         self.fields = value
@@ -362,12 +376,8 @@ cdef class Answer:
     cdef bytes encode(self, Head request):
         """Return all of it, encoded as an answer to *request*; None: in another way."""
         cdef const char *body = NULL
-        cdef Py_ssize_t size = 0, whole, left, count
-        cdef char digits[DIGITS_OF_SIZE]
-        cdef char *length
+        cdef Py_ssize_t size = 0
         cdef object kind = self.content_type
-        cdef bytes head, reply
-        cdef char *end
         if not request.is_simple():
             return None
         if type(self.body) is str:
@@ -384,25 +394,40 @@ cdef class Answer:
             return None
         if kind is None:
             kind = TEXT if type(self.body) is str else BYTES
+        return self.encode_as(kind, body, size, size)
+
+    cdef bytes encode_head(self, Head request, Py_ssize_t length):
+        """Return the head of an answer to *request* whose body has this *length*; as `encode`."""
+        if not request.is_simple():
+            return None
+        return self.encode_as(
+            BYTES if self.content_type is None else self.content_type, NULL, 0, length
+        )
+
+    cdef bytes encode_as(self, object kind, const char *body, Py_ssize_t size, Py_ssize_t length):
+        """Return the head for a body of this *kind* and *length*, and *size* bytes of it."""
+        cdef Py_ssize_t whole, count
+        cdef char digits[DIGITS_OF_SIZE]
+        cdef char *digit = digits + DIGITS_OF_SIZE
+        cdef bytes head, reply
+        cdef char *end
         head = head_of(self.status, kind)
         if head is None:
             return None
         whole = fields_size(self._fields)
         if whole < 0:
             return None
-        length = digits + DIGITS_OF_SIZE
-        left = size
         while True:
-            length -= 1
-            length[0] = <char>(c"0" + left % 10)
-            left //= 10
-            if left == 0:
+            digit -= 1
+            digit[0] = <char>(c"0" + length % 10)
+            length //= 10
+            if length == 0:
                 break
-        count = digits + DIGITS_OF_SIZE - length
+        count = digits + DIGITS_OF_SIZE - digit
         whole += PyBytes_GET_SIZE(head) + count + size + 4
         reply = PyBytes_FromStringAndSize(NULL, whole)
         end = put(PyBytes_AS_STRING(reply), PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head))
-        end = put(end, length, count)
+        end = put(end, digit, count)
         end = put(end, "\r\n", 2)
         for name, value in self._fields:
             end = put_text(end, name)

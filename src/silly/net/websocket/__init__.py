@@ -23,7 +23,7 @@ On one port with HTTP: `accept`, in a handler of `silly.net.http`. One message t
 - `deflate`: compressed messages
 - `handshake`, `opening`: how a WebSocket is opened; a client's part of it on a connection
 - `session`: one end of a WebSocket, without I/O
-- `connection`, `keepalive`: `WebSocket`; what keeps it alive
+- `connection`, `keepalive`, `pings`: `WebSocket`; what keeps it alive; the pings of programs
 - `server`, `client`, `broadcast`: what programs call
 """
 

@@ -27,13 +27,8 @@ class Opening(Connecting[WebSocket]):
 
     __slots__ = ()
 
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(
-            f"not open yet, so there is no {name!r}: `await` is missing, as in "
-            "`ws = await websocket.connect(...)`",
-            name=name,
-            obj=self,
-        )
+    _missing = "not open"
+    _example = "ws = await websocket.connect(...)"
 
 
 def connect(

@@ -9,7 +9,6 @@ kept, up to `AWAY` bytes; beyond that they wait in the connection, which holds u
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -23,17 +22,17 @@ from silly.net.conn import StreamConn
 from silly.net.http.request import Request
 from silly.net.limits import Limits
 from silly.net.restarting import is_restarting
-from silly.net.sweep import CHECKS
-from silly.net.websocket.errors import WebSocketClosed, is_sendable
+from silly.net.websocket.errors import WebSocketClosed, checked_close
 from silly.net.websocket.handshake import Agreement
-from silly.net.websocket.keepalive import keepalive, silent, too_slow
+from silly.net.websocket.keepalive import Watched, keepalive
 from silly.net.websocket.kinds import framed
+from silly.net.websocket.pings import Pings, checked_ping
 from silly.net.websocket.session import Encoder, Message, Session
 
 if TYPE_CHECKING:
     from silly.net.tls.info import TLSInfo
 
-__all__ = ["WebSocket", "checked_close"]
+__all__ = ["WebSocket"]
 
 AWAY: Final = 65536  # bytes of memory for messages that are taken while nobody reads
 EACH: Final = 64  # bytes that a message takes beside its own
@@ -43,7 +42,7 @@ _NORMAL: Final = frozenset((1000, 1001))
 _NOTHING: Final[Sequence[Any]] = ()
 
 
-class WebSocket:
+class WebSocket(Watched):
     """One end of a WebSocket: made by `accept`, by `listen` (for its handler) and by `connect`.
 
     ::
@@ -71,20 +70,13 @@ class WebSocket:
 
     __slots__ = (
         "__weakref__",
-        "_conn",
         "_held",
         "_in_a_row",
-        "_is_pinged",
         "_is_reading",
         "_kept",
         "_messages",
-        "_partial",
         "_pings",
-        "_seen_at",
-        "_seen_bytes",
-        "_session",
         "_timer",
-        "limits",
         "request",
         "subprotocol",
     )
@@ -100,11 +92,8 @@ class WebSocket:
     ) -> None:
         """Take over *conn*, whose opening handshake is complete."""
         loop = asyncio.get_running_loop()
-        self._conn = conn
-        self._session = Session(
-            limits, agreement.deflate, is_client=is_client, clock=time.monotonic
-        )
-        self.limits = limits
+        session = Session(limits, agreement.deflate, is_client=is_client, clock=time.monotonic)
+        super().__init__(conn, session, limits)
         self.request = request
         self.subprotocol = agreement.subprotocol
         self._messages: Sequence[Any] = _NOTHING  # received, the next one last
@@ -112,14 +101,8 @@ class WebSocket:
         self._held = 0  # and with an incomplete message, as the connection knows
         self._in_a_row = 0
         self._is_reading = False
-        self._pings: dict[bytes, asyncio.Future[None]] | None = None
+        self._pings: Pings | None = None
         self._timer: asyncio.TimerHandle | None = None
-        # The rest is for `_check`.
-        self._seen_bytes = -1  # how many had come, when it was last found that some had ...
-        self._seen_at = 0.0  # ... and when that was, or a ping was sent because of silence
-        self._is_pinged = False
-        # An incomplete message: its number, when it was first found, how many bytes had come.
-        self._partial: tuple[int, float, int] | None = None
         conn._consumer = self
         conn.on_draining(self._drain)  # soon, if its listener is closing already
         conn.on_draining(None)
@@ -251,7 +234,8 @@ class WebSocket:
         self._send_controls()
         if session.pongs is not None:
             pongs, session.pongs = session.pongs, None
-            self._take_pongs(pongs)
+            if self._pings is not None:
+                self._pings.take(pongs)
         if session.is_over:
             self._is_now_over()
 
@@ -277,7 +261,8 @@ class WebSocket:
     def _is_now_over(self) -> None:
         """Let the connection end: no message will come any more."""
         session, conn = self._session, self._conn
-        self._fail_pings()
+        if self._pings is not None:
+            self._pings.fail(self._closed)
         if not session.is_client or session.has_failed:
             conn.close()
         else:  # the server closes it (RFC 6455, section 7.1.1); then `_consume` is called
@@ -290,7 +275,8 @@ class WebSocket:
         if not session.is_over:
             session.lose()
             session.has_news = False
-            self._fail_pings()
+            if self._pings is not None:
+                self._pings.fail(self._closed)
         if self._conn._ended_by == "memory_budget":  # nothing stays unread
             self._messages, self._kept = _NOTHING, 0
         if self._timer is not None:
@@ -346,20 +332,14 @@ class WebSocket:
             TimeoutError: *timeout* seconds passed.
             TypeError, ValueError: *data* is not bytes, too long, or in use.
         """
-        if not isinstance(data, bytes):
-            raise TypeError(f"data must be bytes, not {type(data).__name__}")
-        if len(data) > 125:
-            raise ValueError(f"a ping has up to 125 bytes, not {len(data)}")
+        checked_ping(data)
         timeout = seconds_or_none(timeout, "timeout")
         session = self._session
         if session.is_closing or session.is_over:
             raise self._closed()
-        data = data or os.urandom(4)
         if self._pings is None:
-            self._pings = {}
-        if data in self._pings:
-            raise ValueError("a ping with the same data is waiting for its pong")
-        pong = self._pings[data] = asyncio.get_running_loop().create_future()
+            self._pings = Pings()
+        data, pong = self._pings.begin(data)
         begun = time.perf_counter()
         try:
             try:
@@ -369,28 +349,8 @@ class WebSocket:
             async with asyncio.timeout(timeout):
                 await pong
         finally:
-            if self._pings is not None:
-                self._pings.pop(data, None)
+            self._pings.forget(data)
         return time.perf_counter() - begun
-
-    def _take_pongs(self, pongs: list[bytes]) -> None:
-        pings = self._pings
-        for payload in pongs:
-            if not pings or payload not in pings:
-                continue  # nobody waits for it
-            # A peer may answer the last of several pings only (RFC 6455, section 5.5.3).
-            for earlier in list(pings):
-                pong = pings.pop(earlier)
-                if not pong.done():
-                    pong.set_result(None)
-                if earlier == payload:
-                    break
-
-    def _fail_pings(self) -> None:
-        pings, self._pings = self._pings, None
-        for pong in (pings or {}).values():
-            if not pong.done():
-                pong.set_exception(self._closed())
 
     # ----------------------------------------------------------------------------- closing
 
@@ -477,45 +437,6 @@ class WebSocket:
             code, reason = session.code, session.reason
         return stream_errors.mark(conn, WebSocketClosed(code, reason, address=conn.remote_addr))
 
-    # ------------------------------------------------------------- called by `keepalive`
-
-    def _check(self, now: float) -> None:
-        """Ping the peer or give it up, if it has been silent for too long at the time *now*."""
-        conn, session, limits = self._conn, self._session, self.limits
-        received, _ = conn._counts
-        if received != self._seen_bytes or conn.unread_bytes:  # these may be its answer
-            self._seen_bytes, self._seen_at, self._is_pinged = received, now, False
-        elif session.is_closing:
-            return  # there is a timer
-        elif not self._is_pinged:
-            if limits.ping_interval is None:
-                pass
-            elif now - self._seen_at >= limits.ping_interval * (1 - 1 / CHECKS):
-                self._seen_at, self._is_pinged = now, True
-                session.outgoing += session.ping(b"")
-                self._send_controls()
-        elif limits.ping_timeout is None:
-            self._is_pinged = False
-        elif now - self._seen_at >= limits.ping_timeout:
-            conn._end_for_limit("ping_timeout", silent(limits.ping_timeout))
-            return
-        if limits.read_deadline is not None:
-            self._check_message(now, received, limits.read_deadline)
-
-    def _check_message(self, now: float, received: int, due: float) -> None:
-        """End the connection if a message is not complete in time."""
-        session, conn = self._session, self._conn
-        if not session.is_partial or conn.unread_bytes:
-            self._partial = None
-            return
-        if self._partial is None or self._partial[0] != session.received:
-            self._partial = session.received, now, received
-        _, since, before = self._partial
-        rate = self.limits.min_receive_rate
-        earned = (received - before) / rate if rate else 0.0
-        if now - since >= due + earned:
-            conn._end_for_limit("read_deadline", too_slow(due))
-
     # -------------------------------------------------------------------------- properties
 
     @property
@@ -556,18 +477,6 @@ class WebSocket:
     def __repr__(self) -> str:
         state = "closed" if self._session.is_over else "open" if self.is_open else "closing"
         return f"<WebSocket with {self._conn.remote_addr}, {state}>"
-
-
-def checked_close(code: object, reason: object) -> None:
-    """Check what a close frame is to say (`TypeError`, `ValueError`)."""
-    if isinstance(code, bool) or not isinstance(code, int):
-        raise TypeError(f"code must be an int, not {code!r}")
-    if not is_sendable(code):
-        raise ValueError(f"code must be 1000 to 1003, 1007 to 1014 or 3000 to 4999, not {code}")
-    if not isinstance(reason, str):
-        raise TypeError(f"reason must be a str, not {type(reason).__name__}")
-    if len(reason.encode()) > 123:
-        raise ValueError("reason must have up to 123 bytes as UTF-8")
 
 
 def _read_now(conn: StreamConn) -> bytes:

@@ -8,7 +8,7 @@ from silly.errors import SillyError
 from silly.net.http.fields import Headers
 from silly.text import printable
 
-__all__ = ["HandshakeFailed", "WebSocketClosed", "is_sendable", "meaning_of"]
+__all__ = ["HandshakeFailed", "WebSocketClosed", "checked_close", "is_sendable", "meaning_of"]
 
 _MEANINGS: Final = {
     1000: "normal closure",
@@ -38,6 +38,18 @@ def meaning_of(code: int) -> str:
 def is_sendable(code: int) -> bool:
     """Return whether a close frame may have *code* (RFC 6455, section 7.4, and its registry)."""
     return 3000 <= code < 5000 or (1000 <= code < 1015 and code not in _NEVER_SENT)
+
+
+def checked_close(code: object, reason: object) -> None:
+    """Check what a close frame is to say (`TypeError`, `ValueError`)."""
+    if isinstance(code, bool) or not isinstance(code, int):
+        raise TypeError(f"code must be an int, not {code!r}")
+    if not is_sendable(code):
+        raise ValueError(f"code must be 1000 to 1003, 1007 to 1014 or 3000 to 4999, not {code}")
+    if not isinstance(reason, str):
+        raise TypeError(f"reason must be a str, not {type(reason).__name__}")
+    if len(reason.encode()) > 123:
+        raise ValueError("reason must have up to 123 bytes as UTF-8")
 
 
 class WebSocketClosed(SillyError, ConnectionError):  # noqa: N818 - named by what happened

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import random
 from dataclasses import dataclass
 from typing import Final
 
 from silly._values.arguments import seconds
+from silly.testing.faults.arguments import check_seed, given
 
 __all__ = ["NO_DATAGRAM_FAULTS", "DatagramFaults", "DatagramFlow", "Way"]
 
@@ -48,16 +48,10 @@ class DatagramFaults:
         for name in ("reorder_by", "latency", "jitter"):
             if seconds(getattr(self, name), name) == math.inf:
                 raise ValueError(f"{name} must be finite; to lose all datagrams, use loss=1")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise TypeError(f"seed must be an int, not {type(self.seed).__name__} {self.seed!r}")
+        check_seed(self.seed)
 
     def __repr__(self) -> str:
-        given = (
-            f"{item.name}={getattr(self, item.name)!r}"
-            for item in dataclasses.fields(self)
-            if getattr(self, item.name) != item.default
-        )
-        return f"DatagramFaults({', '.join(given)})"
+        return given(self)
 
 
 NO_DATAGRAM_FAULTS: Final = DatagramFaults()

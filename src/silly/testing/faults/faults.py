@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import random
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from silly._values.arguments import seconds, size
+from silly.testing.faults.arguments import check_seed, given
 
 __all__ = ["NO_FAULTS", "Faults", "FaultsOf"]
 
@@ -78,16 +78,10 @@ class Faults:
             size(largest, "slice[1]", least=size(smallest, "slice[0]", least=1))
         elif self.slice is not None:
             size(self.slice, "slice", least=1)
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise TypeError(f"seed must be an int, not {type(self.seed).__name__} {self.seed!r}")
+        check_seed(self.seed)
 
     def __repr__(self) -> str:
-        given = (
-            f"{item.name}={getattr(self, item.name)!r}"
-            for item in dataclasses.fields(self)
-            if getattr(self, item.name) != item.default
-        )
-        return f"Faults({', '.join(given)})"
+        return given(self)
 
     @property
     def is_lossless(self) -> bool:

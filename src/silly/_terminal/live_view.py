@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Self
 
-from rich.console import Console, Group
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
@@ -15,27 +14,26 @@ __all__ = ["LiveView", "cut"]
 class LiveView:
     """Shows what a derived class draws, in ``with``; `refresh` redraws it."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, redirects: bool = True) -> None:
+        """Draw on *console*; what else is printed appears above the view if it *redirects*."""
         self._console = console
-        self._live = Live(self, console=console, auto_refresh=False, transient=True)
+        self._live = Live(
+            self, console=console, auto_refresh=False, transient=True, redirect_stdout=redirects,
+            redirect_stderr=redirects,
+        )  # fmt: skip
 
     def __enter__(self) -> Self:
         self._live.start(refresh=True)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._live.stop()
 
     def refresh(self) -> None:
         """Redraw the view."""
         self._live.refresh()
 
-    def __rich__(self) -> Group:
+    def __rich__(self) -> RenderableType:
         """Draw the view, as large as the console is now."""
         raise NotImplementedError
 

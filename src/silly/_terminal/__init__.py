@@ -1,0 +1,1 @@
+"""What is drawn on terminals, for the command and its benchmark."""
