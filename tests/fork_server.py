@@ -94,6 +94,7 @@ class Client:
         """Start a program as `_posixsubprocess.fork_exec` does, by the server if it can."""
         if (
             os.getpid() == self._pid
+            and self._sock.fileno() != -1
             and _inherited() == self._inherited
             and (asked := _plain_program(*args)) is not None
             and _read_at_start(asked[0].environ) == self._at_start
@@ -108,6 +109,9 @@ class Client:
             try:
                 socket.send_fds(self._sock, [request], descriptors)
                 reply = self._sock.recv(8)
+            except BaseException:
+                self._sock.close()  # the reply must not be taken for that to the next request
+                raise
             finally:
                 self._prctl(PR_SET_CHILD_SUBREAPER, 0)
         if not reply:

@@ -8,13 +8,9 @@ writing.
 
 from __future__ import annotations
 
-import re
 import unicodedata
-from typing import Final
 
 __all__ = ["printable"]
-
-_PLAIN: Final = re.compile(r"[ -~]*")
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -25,7 +21,7 @@ def printable(text: str, keep: str = "") -> str:
     are escaped as ``\x1b``, ``\u202e`` or ``\U000e0001``. Characters in *keep* are not.
     Backslashes are not doubled, so printable text is returned unchanged.
     """
-    if _PLAIN.fullmatch(text):
+    if text.isascii() and text.isprintable():
         return text
     return "".join(char if _is_shown(char) or char in keep else _escape(char) for char in text)
 

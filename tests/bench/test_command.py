@@ -72,8 +72,6 @@ def one_line(done: Any) -> str:
 @pytest.mark.parametrize(
     "options",
     [
-        [],
-        ["--depth", "7"],
         ["--connections", "20", "--workers", "2"],
         ["--size", "1"],
         ["--size", "3", "--depth", "5"],
@@ -87,12 +85,10 @@ def one_line(done: Any) -> str:
         ["--send", r"a{seq}\r\n", "--expect", r"a{seq}\r\n", "--send", "bb", "--expect", "bb"],
         ["--mode", "reconnect"],
         ["--mode", "reconnect", "--rate", "4k"],
-        ["--rate", "4k"],
         ["--rate", "4k", "--no-busy-poll", "--depth", "3"],
         ["--rate", "4k", "--workers", "2", "--size", "64-200"],
         ["--busy-poll"],
-        ["--connect-rate", "500"],
-        ["--timeout", "2s", "--max-errors", "5", "--interval", "20ms"],
+        ["--connect-rate", "500", "--timeout", "2s", "--max-errors", "5", "--interval", "20ms"],
     ],
 )
 def test_every_reply_is_counted(echo: str, options: list[str]) -> None:
@@ -183,12 +179,13 @@ def test_unix_sockets(tmp_path: Path) -> None:
         try:
             assert server.stdout is not None
             assert server.stdout.readline() == b"ready\n"
-            result = measured(f"unix:{path}", "-n", 200, "--pid", server.pid)
+            out = tmp_path / "result.json"
+            done = bench(f"unix:{path}", "-n", 200, "--pid", server.pid, "--json", out)
+            result = json.loads(out.read_text())
             assert result["requests"] == 200
             assert result["server"]["pid"] == server.pid
             assert result["server"]["rss"] > 1 << 20
             assert result["server"]["cpu_per_request"] >= 0
-            done = bench(f"unix:{path}", "-n", 20, "--pid", server.pid)
             assert re.search(
                 r"^server +\d.* cores, .* per request, .*B resident", done.stdout, re.MULTILINE
             )
@@ -326,7 +323,7 @@ def test_no_reply_in_time() -> None:
     )
 
 
-def test_a_stall_is_not_hidden_by_the_open_loop() -> None:
+def test_a_stall_is_not_hidden_by_the_open_loop(tmp_path: Path) -> None:
     # The server stalls once, for 200 ms, while some 100 requests are due: with a schedule,
     # all of them are late, and count with the time that they waited.
     def stalling(sock: socket.socket) -> None:
@@ -335,12 +332,13 @@ def test_a_stall_is_not_hidden_by_the_open_loop() -> None:
                 threading.Event().wait(0.2)
             sock.sendall(line)
 
+    path = tmp_path / "result.json"
     with serving(stalling) as addr:
-        result = measured(addr, "-n", 300, "-c", 1, "--rate", 500)
-        assert result["requests"] == 300
-        assert result["service"]["percentiles"]["90"] < result["latency"]["percentiles"]["90"]
-        assert result["open_loop"]["late"] > 50
-        done = bench(addr, "-n", 300, "-c", 1, "--rate", 500)
+        done = bench(addr, "-n", 300, "-c", 1, "--rate", 500, "--json", path)
+    result = json.loads(path.read_text())
+    assert result["requests"] == 300
+    assert result["service"]["percentiles"]["90"] < result["latency"]["percentiles"]["90"]
+    assert result["open_loop"]["late"] > 50
     assert re.search(r"^latency +from due time +from sending$", done.stdout, re.MULTILINE)
     assert "all connections were busy when" in done.stdout
 
@@ -639,16 +637,14 @@ def test_files_are_replaced_completely(echo: str, tmp_path: Path) -> None:
 
 @pytest.mark.no_engine
 def test_standard_output_has_only_the_data(echo: str, tmp_path: Path) -> None:
-    for name in ("-", "/dev/stdout"):
-        found = json.loads(bench(echo, "-n", 5, "--json", name).stdout)
-        assert found["requests"] == 5
-        search = ["find-max", echo, "--slo", "p99<10s", "--tries", "1", "-t", "100ms"]
-        done = subprocess.run(
-            [*BENCH, *search, "--json", name], check=False, capture_output=True, text=True,
-            timeout=30,
-        )  # fmt: skip
-        assert re.match(" +rate +answered", done.stderr)
-        assert not done.stdout or json.loads(done.stdout)["rate"] > 0
+    found = json.loads(bench(echo, "-n", 5, "--json", "/dev/stdout").stdout)
+    assert found["requests"] == 5
+    search = ["find-max", echo, "--slo", "p99<10s", "--tries", "1", "-t", "100ms", "--json", "-"]
+    done = subprocess.run(
+        [*BENCH, *search], check=False, capture_output=True, text=True, timeout=30
+    )  # fmt: skip
+    assert re.match(" +rate +answered", done.stderr)
+    assert not done.stdout or json.loads(done.stdout)["rate"] > 0
     path = tmp_path / "out.json"
     with path.open("w") as file:  # like a shell's redirection to the same file
         subprocess.run(

@@ -174,15 +174,34 @@ class Filtered(Timed):
         Raises:
             OSError: the connection was lost, or the handshake failed.
         """
+        while not self._is_ready(waiter := self._new_waiter()):
+            await waiter
+
+    def _is_ready(self, waiter: asyncio.Future[None]) -> bool:
+        """Return whether the filter's handshake is complete; if not, *waiter* is woken later.
+
+        Call it again then. It raises what `_wait_ready` raises.
+        """
         state = self._filter
         assert state is not None
-        while not state.filter.is_ready:
-            if not self._is_open():
-                raise self._writer_error()
-            if self._ended:
-                raise stream_errors.no_handshake(self)
-            state.waiter = self._new_waiter()
-            await state.waiter
+        if state.filter.is_ready:
+            return True
+        if not self._is_open():
+            raise self._writer_error()
+        if self._ended:
+            raise stream_errors.no_handshake(self)
+        state.waiter = waiter
+        return False
+
+    def _read_now(self) -> bytes:
+        """Return what has arrived, without waiting; ``b""`` if nothing has, but may.
+
+        Raises:
+            EndOfStream, OSError: nothing will, as a read raises it.
+        """
+        if not self._unread() and (self._ended or not self._is_active()):
+            raise self._reader_error(None, 0)
+        return self._take_unread()
 
     @property
     def _waits_for_filter(self) -> bool:

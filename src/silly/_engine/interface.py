@@ -369,6 +369,19 @@ class Stream(Protocol):
     def _filter_info(self) -> Any:
         """What the filter tells about itself."""
 
+    def _read_now(self) -> bytes:
+        """Return what has arrived, without waiting; ``b""`` if nothing has, but may.
+
+        Raises:
+            EndOfStream, OSError: nothing will, as a read raises it.
+        """
+
+    def _is_ready(self, waiter: asyncio.Future[None]) -> bool:
+        """Return whether the filter's handshake is complete; if not, *waiter* is woken later.
+
+        Call it again then. It raises what `_wait_ready` raises.
+        """
+
     async def _wait_ready(self) -> None:
         """Wait until the filter's handshake is complete."""
 
@@ -575,6 +588,18 @@ class Engine(Protocol):
         """Return a future that one task awaits.
 
         If the engine can, its `set_result` steps the task at once.
+        """
+
+    def new_callback(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        callback: Callable[[asyncio.Future[None]], object],
+        context: contextvars.Context,
+    ) -> asyncio.Future[None]:
+        """Return a future that calls *callback* with itself, in *context*, when it is done.
+
+        If the engine can, its `set_result` calls it at once; then a task that `start_task`
+        starts meanwhile takes its first step at once, too.
         """
 
     def specialize(self, kind: Any) -> None:

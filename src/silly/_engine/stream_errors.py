@@ -59,6 +59,7 @@ __all__ = [
 ]
 
 Buffer = bytes | bytearray | memoryview
+_LINE: Final = repr(b"\n")
 HANDSHAKE: Final = "handshake"  # what a task waits for, for people
 E = TypeVar("E", bound=Exception)
 
@@ -152,11 +153,14 @@ def already_awaited() -> RuntimeError:
 def end_of_stream(
     conn: object, delimiter: bytes | None, wanted: int, unread: bytes, *, truncated: bool
 ) -> EndOfStream:
+    # The most usual end of a connection, so its usual text is not put together of parts.
+    wanted_bytes = _LINE if delimiter == b"\n" else _wanted_bytes(delimiter, wanted)
+    left = _counted(len(unread), "byte") if unread else "0 bytes"
     kind, what = (
         (TruncatedStream, "stream cut off") if truncated else (EndOfStream, "end of stream")
     )
-    what += f" before {_wanted_bytes(delimiter, wanted)}, {_counted(len(unread), 'byte')} unread"
-    return mark(conn, kind(what, unread, address=_address(conn)))
+    text = f"{what} before {wanted_bytes}, {left} unread"
+    return mark(conn, kind(text, unread, address=_address(conn)))
 
 
 def limit_exceeded(conn: object, delimiter: bytes, limit: int) -> LimitExceeded:

@@ -34,7 +34,7 @@ from silly.net.limits import Limits
 from silly.net.networks import Networks
 from silly.net.observer import Observation, ObservedListener, Observer
 from silly.net.outcome import HANDLER_ERROR, outcome_of
-from silly.net.preface import Preface, PrefaceError, run_prefaces, too_late
+from silly.net.preface import Preface, PrefaceError, Stepped, Steps, run_prefaces, too_late
 from silly.net.proxy.preface import take_header
 from silly.net.sweep import CHECKS, Sweep, deadlines_of
 from silly.net.tally import count
@@ -71,8 +71,10 @@ class Course(Starts):
         "_logged_crashes",
         "_name",
         "_observer_failures",
+        "_on_preface_end",
         "_on_prefaced",
         "_prefaces_of_proxies",
+        "_stepped",
         "budget",
         "crashes",
         "drains",
@@ -101,11 +103,13 @@ class Course(Starts):
         self.handler_name = getattr(handler, "__qualname__", None) or repr(handler)
         self._task_name = f"{self.handler_name} on {name}"
         self._prefaces = tuple(prefaces)
+        first = self._prefaces[0] if len(self._prefaces) == 1 else None
+        self._stepped = first if isinstance(first, Stepped) else None
         self._prefaces_of_proxies: tuple[Preface, ...] = (take_header, *self._prefaces)
         self._proxies = proxies
         self._handshake_timeout = limits.handshake_timeout or math.inf
         self._handshake_interval = self._handshake_timeout / CHECKS
-        self._handshake_sweep = Sweep[asyncio.Task[Any]](
+        self._handshake_sweep = Sweep[Steps](
             loop, lambda: list(self.prefacing), self._check_preface
         )
         self._observers = observers
@@ -122,8 +126,8 @@ class Course(Starts):
         )
         # Each connection is in this during its prefaces, then in `handling`, then, if its handler
         # ends first, in `lingering`.
-        self.prefacing: dict[asyncio.Task[Any], EngineConn] = {}
-        self._late: set[asyncio.Task[Any]] = set()  # of `prefacing`: were cancelled by the sweep
+        self.prefacing: dict[Steps, EngineConn] = {}
+        self._late: set[Steps] = set()  # of `prefacing`: were cancelled by the sweep
         self.accepted = 0
         self.crashes: dict[str, int] = {}  # by type
         self._logged_crashes = Crashes(loop, logger, self._summarize_crashes)
@@ -133,6 +137,7 @@ class Course(Starts):
         self._closes_at = math.inf  # connections that come later are reset
         self._on_handled = self._handled
         self._on_prefaced = self._prefaced
+        self._on_preface_end = self._end_preface
         self._handled_context = contextvars.copy_context()
         self._options = (
             limits.read_limit,
@@ -158,43 +163,66 @@ class Course(Starts):
     # ---------------------------------------------------------------------- preface
 
     def _preface(self, conn: EngineConn, prefaces: Sequence[Preface]) -> None:
-        self._tickets[conn] = conn._client
-        coroutine = run_prefaces(conn, prefaces)
-        try:
-            task = self._start_task(
-                self._loop, coroutine, self._on_prefaced, _PREFACE_TASK, None, self._handled_context
-            )
-        except BaseException:
-            coroutine.close()
-            raise
-        self.prefacing[task] = conn
+        steps: Steps
+        if self._stepped is not None and prefaces is self._prefaces:
+            steps = self._stepped.start(conn, self._on_preface_end, self._handled_context)
+        else:
+            self._tickets[conn] = conn._client
+            coroutine = run_prefaces(conn, prefaces)
+            try:
+                steps = self._start_task(
+                    self._loop,
+                    coroutine,
+                    self._on_prefaced,
+                    _PREFACE_TASK,
+                    None,
+                    self._handled_context,
+                )
+            except BaseException:
+                coroutine.close()
+                raise
+        self.prefacing[steps] = conn
         if self._handshake_interval < self._handshake_sweep.interval:
             self._handshake_sweep.start(self._handshake_interval)
 
-    def _check_preface(self, task: asyncio.Task[Any], _now: float) -> bool:
-        """Cancel the preface's *task* if its time is over; return whether it is."""
-        conn = self.prefacing.get(task)
+    def _check_preface(self, steps: Steps, _now: float) -> bool:
+        """Cancel a preface if its time is over; return whether it is."""
+        conn = self.prefacing.get(steps)
         if conn is None or conn._age < self._handshake_timeout:
             return False
-        self._late.add(task)
-        task.cancel()
+        self._late.add(steps)
+        steps.cancel()
         return True
 
     def _prefaced(self, task: asyncio.Task[PrefaceError | None]) -> None:
-        conn = self.prefacing.pop(task)
-        is_late = bool(self._late) and task in self._late
+        if task.cancelled():
+            self._end_preface(task, None, None, True)
+        else:
+            defect = task.exception()
+            self._end_preface(task, None if defect else task.result(), defect, False)
+
+    def _end_preface(
+        self,
+        steps: Steps,
+        refused: PrefaceError | None,
+        defect: BaseException | None,
+        is_cancelled: bool,
+    ) -> None:
+        """See `silly.net.preface.Ended`."""
+        conn = self.prefacing.pop(steps)
+        is_late = bool(self._late) and steps in self._late
         if is_late:
-            self._late.discard(task)
-        defect = None if task.cancelled() else task.exception()
-        refused = None if task.cancelled() or defect else task.result()
+            self._late.discard(steps)
         log_it = False
         if defect is not None:
             refused = PrefaceError("preface_error", "a defect")
-        elif is_late and task.cancelled():
+        elif is_late and is_cancelled:
             refused = too_late(self._handshake_timeout)
-        elif task.cancelled() or refused is not None or not conn.is_alive:
+        elif is_cancelled or refused is not None or not conn.is_alive:
             pass
-        elif self._loop.time() < self._closes_at and self._change_ticket(conn):
+        elif (
+            self._closes_at == math.inf or self._loop.time() < self._closes_at
+        ) and self._change_ticket(conn):
             try:
                 conn._enter()
                 self._handle(conn)
@@ -219,6 +247,8 @@ class Course(Starts):
 
     def _change_ticket(self, conn: EngineConn) -> bool:
         """Charge *conn* to its present client, unless the gate refuses; return whether it did."""
+        if conn not in self._tickets:  # its preface cannot change that
+            return True
         ticket = self.gate.change_ticket(self._tickets[conn], conn._client)
         if ticket is None:
             return False

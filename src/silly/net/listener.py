@@ -442,7 +442,8 @@ class Listener:
             except TimeoutError:
                 return
 
-    def _running(self) -> set[asyncio.Task[Any]]:
+    def _running(self) -> set[Any]:
+        """Return the tasks of handlers and prefaces, or what prefaces have in place of one."""
         return {*self._course.prefacing, *self._course.handling, *self._beside}
 
     async def _do_last(self, grace_ends: float) -> None:

@@ -14,15 +14,46 @@ other exception is a defect, counted as ``"preface_error"`` and logged with its 
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 from silly._engine import stream_errors
 from silly.net.conn import StreamConn
 
-__all__ = ["Preface", "PrefaceError", "run_prefaces", "too_late"]
+__all__ = [
+    "Ended",
+    "Preface",
+    "PrefaceError",
+    "Stepped",
+    "Steps",
+    "refusal_of",
+    "run_prefaces",
+    "too_late",
+]
 
 Preface = Callable[[StreamConn], Awaitable[object]]
+
+
+class Steps(Protocol):
+    """A preface that is running: a task of `run_prefaces`, or what a `Stepped` one has started."""
+
+    def cancel(self) -> object:
+        """End it soon."""
+
+
+# Called at the end of a preface: why it refused the connection (None: it did not, or `cancel` ended
+# it), the defect that ended it, and whether `cancel` did.
+Ended = Callable[[Steps, "PrefaceError | None", BaseException | None, bool], object]
+
+
+@runtime_checkable
+class Stepped(Protocol):
+    """A preface that needs no task if it is the only one."""
+
+    def start(self, conn: StreamConn, ended: Ended, context: contextvars.Context) -> Steps:
+        """Start it for *conn*; *ended* is called, in *context*, at its end, but not yet."""
+
 
 CUT_OFF: Final = "handshake"
 
@@ -54,12 +85,20 @@ async def run_prefaces(conn: StreamConn, prefaces: Sequence[Preface]) -> Preface
     try:
         for preface in prefaces:
             await preface(conn)
-    except PrefaceError as error:
-        # A new one: the frames of this one, and of what led to it, hold the connection and this
+    except Exception as error:
+        refused = refusal_of(conn, error)
+        if refused is None:
+            raise
+        return refused
+    return None
+
+
+def refusal_of(conn: StreamConn, error: Exception) -> PrefaceError | None:
+    """Return why the *error* of a preface refused *conn*; None if it is a defect."""
+    if isinstance(error, PrefaceError):
+        # A new one: the frames of this one, and of what led to it, hold the connection and the
         # task, whose result it is: a cycle.
         return PrefaceError(error.reason, error.text)
-    except Exception as error:
-        if not stream_errors.belongs_to(conn, error):
-            raise
+    if stream_errors.belongs_to(conn, error):
         return PrefaceError(CUT_OFF, str(error))
     return None

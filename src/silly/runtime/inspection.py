@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from silly._engine import engine
+from silly._engine import engine, stream_errors
 from silly._engine.portable import stream as portable
 from silly._logs.tracebacks import PACKAGE
 from silly._loop.live import INTERNAL_TASK, Live
@@ -93,7 +93,8 @@ def connections(loop: asyncio.AbstractEventLoop, listed: int = LISTED) -> list[d
     found = []
     for listener in _listeners(loop):
         course = listener._course
-        with_task = ((conn, task) for task, conn in {**course.prefacing, **course.handling}.items())
+        running: dict[Any, StreamConn] = {**course.prefacing, **course.handling}
+        with_task = ((conn, task) for task, conn in running.items())
         lingering = ((conn, None) for conn in course.lingering)
         total = len(course.prefacing) + len(course.handling) + len(course.lingering)
         pairs = chain(with_task, lingering)
@@ -203,6 +204,8 @@ def _connection(conn: StreamConn, task: asyncio.Task[Any] | None, now: float) ->
 def _waiting(conn: StreamConn, task: asyncio.Task[Any] | None) -> tuple[str | None, str | None]:
     if task is None:
         return None, "the close to finish" if conn._is_closing else conn._waits_for
+    if not isinstance(task, asyncio.Task):
+        return None, conn._waits_for or stream_errors.HANDSHAKE
     return _suspended(task, conn._waits_for)
 
 

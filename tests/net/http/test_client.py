@@ -208,6 +208,7 @@ async def test_wrong_arguments_raise_at_the_call(
             client.get("http://127.0.0.1/", **options)
 
 
+@pytest.mark.no_engine
 @pytest.mark.parametrize(
     ("url", "text"),
     [
@@ -229,6 +230,7 @@ def test_urls_that_are_refused(url: str, text: str) -> None:
         URL.parse(url)
 
 
+@pytest.mark.no_engine
 @pytest.mark.parametrize(
     ("text", "host", "port", "target", "authority"),
     [

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import socket
 import ssl
 from collections.abc import Iterator
 
@@ -105,6 +106,52 @@ async def test_a_client_with_too_many_handshakes_waits() -> None:
         async with await task as conn:  # the other one is over
             await conn.write(b"x\n")
             assert await conn.read(b"\n") == b"x\n"
+
+
+async def test_clients_that_leave_while_they_wait_hold_up_nobody() -> None:
+    limits = Limits(max_handshakes_per_client=1)
+    async with tcp.listen(ANY, echo, tls=certificates.server(), limits=limits) as listener:
+        peer = await half(listener)
+        for _ in range(5):
+            other = await peers.client(listener.local_addr)
+            with pytest.raises(ssl.SSLWantReadError):
+                other.object.do_handshake()
+            await other.send()
+            await until(lambda: listener.connections == 2)
+            other.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            other.sock.close()
+            await until(lambda: listener.connections == 1)
+        peer.sock.close()
+        async with await tcp.connect(listener.local_addr, tls=certificates.client()) as conn:
+            await conn.write(b"x\n")
+            assert await conn.read(b"\n") == b"x\n"
+        assert listener.stats.refused == {"handshake": 6}
+
+
+async def test_a_handshake_has_no_task() -> None:
+    async with tcp.listen(ANY, echo, tls=certificates.server()) as listener:
+        before = asyncio.all_tasks()
+        peer = await half(listener)
+        with peer.sock:
+            assert asyncio.all_tasks() == before
+            assert listener.connections == 1
+
+
+async def test_a_first_message_longer_than_the_read_limit() -> None:
+    limits = Limits(read_limit=64)
+    async with tcp.listen(ANY, echo, tls=certificates.server(), limits=limits) as listener:
+        peer = await peers.client(listener.local_addr)
+        with peer.sock:
+            with pytest.raises(ssl.SSLWantReadError):
+                peer.object.do_handshake()
+            hello = peer.outgoing.read()
+            assert len(hello) > 2 * 64 + 100
+            await peer.send_wire(hello[:100])
+            await until(lambda: listener.stats.bytes_in >= 100)
+            await peer.send_wire(hello[100:])
+            await peer.handshake()
+            await peer.send(b"x\n")
+            assert await peer.read() == b"x\n"
 
 
 # -------------------------------------------------------------------------- cancelling

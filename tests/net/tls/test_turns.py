@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from silly.net import tcp
 from silly.net.conn import Conn
-from silly.net.tls import handshake
 from silly.net.tls.turns import Turns
 from silly.testing import run_virtual
 from tests.net.tls import certificates, peers
@@ -29,6 +28,7 @@ class Room:
         self.waiting: dict[bytes, list[asyncio.Task[None]]] = {}
         self.running: list[bytes] = []
         self.began: list[bytes] = []  # in order
+        self.turn_of: dict[bytes, list[asyncio.Future[None]]] = {}
 
     def ask(self, client: bytes) -> asyncio.Task[None]:
         task = asyncio.create_task(self._begin(client))
@@ -39,18 +39,22 @@ class Room:
         task = asyncio.current_task()
         assert task is not None
         self.waiting.setdefault(client, []).append(task)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.turns.wait(client, turn)
         try:
-            await self.turns.begin(client)
+            await asyncio.shield(turn)
         except asyncio.CancelledError:
             self.waiting[client].remove(task)
+            self.turns.end(client, turn)
             raise
         assert self.waiting[client].pop(0) is task  # first come, first served
         self.running.append(client)
         self.began.append(client)
+        self.turn_of.setdefault(client, []).append(turn)
 
     def end(self, client: bytes) -> None:
         self.running.remove(client)
-        self.turns.end(client)
+        self.turns.end(client, self.turn_of[client].pop(0))
 
     async def settle(self) -> None:
         for _ in range(2 * len(self.tasks) + 5):
@@ -187,12 +191,13 @@ async def test_a_live_connection_is_answered_before_a_flood_of_handshakes(
     begun = 0
     begun_before: list[int] = []
     accepted: list[Conn] = []
-    original = handshake.accept
+    server = certificates.server()
+    original = server.new_session
 
-    async def accept(*arguments: Any) -> None:
+    def new_session(name: str | None) -> Any:
         nonlocal begun
         begun += 1
-        await original(*arguments)
+        return original(name)
 
     async def handler(conn: Conn) -> None:
         accepted.append(conn)
@@ -200,8 +205,8 @@ async def test_a_live_connection_is_answered_before_a_flood_of_handshakes(
             begun_before.append(begun)
             await conn.write(line)
 
-    monkeypatch.setattr("silly.net.tls.preface.accept", accept)
-    async with tcp.listen("127.0.0.1:0", handler, tls=certificates.server()) as listener:
+    monkeypatch.setattr(server, "new_session", new_session)
+    async with tcp.listen("127.0.0.1:0", handler, tls=server) as listener:
         live = await peers.client(listener.local_addr)
         others = [await peers.client(listener.local_addr) for _ in range(20)]
         await live.handshake()

@@ -32,7 +32,7 @@ from silly._engine.native.reactor import call_last, spin
 from silly._engine.native.server import Server, adopt
 from silly._engine.native.starts import Starts
 from silly._engine.native.stream import Stream, specialize
-from silly._engine.native.trampoline import rehearse, start_task
+from silly._engine.native.trampoline import new_callback, rehearse, start_task
 from silly._engine.native.waiter import new_waiter
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "attach",
     "call_last",
     "disown",
+    "new_callback",
     "new_event_loop",
     "new_waiter",
     "serve",

@@ -11,4 +11,9 @@ def start_task(
     context: Context | None,
     ended_context: Context,
 ) -> asyncio.Task[Any]: ...
+def new_callback(
+    loop: asyncio.AbstractEventLoop,
+    callback: Callable[[asyncio.Future[None]], object],
+    context: Context,
+) -> asyncio.Future[None]: ...
 def rehearse(loop: Any) -> tuple[Callable[[], object], Callable[[object], object]]: ...

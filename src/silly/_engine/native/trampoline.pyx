@@ -116,24 +116,9 @@ cdef class Trampoline(ForeignFuture):
             ForeignFuture.wake(self, reactor)
         finally:
             # If the task goes on (a task factory may have wrapped this), the loop calls it.
-            if not task.done() or not self.call_ended(reactor, ended, task):
+            if not task.done() or not call_starting(reactor, ended, task, self.ended_context):
                 task.add_done_callback(ended, context=self.ended_context)
         return 0
-
-    cdef bint call_ended(self, Reactor reactor, object ended, object task) except -1:
-        """Call *ended*, and then the first step of a task that it started (see scheduling.pyx)."""
-        cdef object step, context
-        cdef bint called
-        reactor.starts_directly = True
-        try:
-            called = call_directly(reactor, ended, <PyObject *>task, self.ended_context)
-        finally:
-            reactor.starts_directly = False
-            step, reactor.first_step = reactor.first_step, None
-            context, reactor.first_context = reactor.first_context, None
-            if step is not None and not call_directly(reactor, step, NULL, context):
-                reactor.loop.call_soon(step, context=context)
-        return called
 
     cdef bint enter(self, object context) noexcept:
         """Enter the task and its context; return whether this succeeded."""
@@ -418,6 +403,47 @@ cdef bint creates_tasks_itself(object loop) except -1:
     )
 
 
+cdef bint call_starting(
+    Reactor reactor, object callback, object argument, object context
+) except -1:
+    """Do what `call_directly` does, then the first step of a task that was started meanwhile."""
+    cdef object step, step_context
+    cdef bint called
+    reactor.starts_directly = True
+    try:
+        called = call_directly(reactor, callback, <PyObject *>argument, context)
+    finally:
+        reactor.starts_directly = False
+        step, reactor.first_step = reactor.first_step, None
+        step_context, reactor.first_context = reactor.first_context, None
+        if step is not None and not call_directly(reactor, step, NULL, step_context):
+            reactor.loop.call_soon(step, context=step_context)
+    return called
+
+
+cdef class Callback(ForeignFuture):
+    """Calls a function when it is woken, instead of a task."""
+
+    cdef int call_back(self, Reactor reactor) except -1:
+        cdef object callback = self.callback
+        cdef object context = self.context
+        if callback is None or not reactor.direct:
+            return ForeignFuture.call_back(self, reactor)
+        self.callback = self.context = None
+        if not call_starting(reactor, callback, self, context):
+            self.call_later(callback, context)
+        return 0
+
+
+def new_callback(loop, callback, context):
+    """See `silly._engine.interface.Engine.new_callback`."""
+    cdef Callback future = Callback.__new__(Callback)
+    future.loop = loop
+    future.callback = callback
+    future.context = context
+    return future
+
+
 def rehearse(loop):
     """See `silly._engine.assumptions.Rehearse`."""
     cdef Reactor reactor = reactor_of(loop)
@@ -438,3 +464,4 @@ def rehearse(loop):
 cdef PyTypeObject *_slots = <PyTypeObject *>Trampoline
 _slots.tp_as_async.am_send = <void *>_send
 forbid_instantiation(_slots)
+forbid_instantiation(<PyTypeObject *>Callback)

@@ -122,6 +122,12 @@ cdef class ForeignFuture:
             raise asyncio.InvalidStateError("Result is not set.")
         return None
 
+    def set_result(self, result):
+        """Wake the waiting task."""
+        if self.state != PENDING:
+            raise asyncio.InvalidStateError("it is done already")
+        self.wake(reactor_of(self.loop))
+
     def exception(self):
         self.result()
 
@@ -157,12 +163,6 @@ cdef class Waiter(ForeignFuture):
             raise StopIteration
         self._asyncio_future_blocking = True
         return self
-
-    def set_result(self, result):
-        """Wake the waiting task."""
-        if self.state != PENDING:
-            raise asyncio.InvalidStateError("it is done already")
-        self.wake(reactor_of(self.loop))
 
     def __repr__(self):
         if self.state != PENDING:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import socket
 import sys
@@ -44,6 +45,7 @@ __all__ = [
     "attach",
     "call_last",
     "disown",
+    "new_callback",
     "new_event_loop",
     "new_waiter",
     "serve",
@@ -117,6 +119,17 @@ def call_last(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -
 def new_waiter(loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
     """Return a future (see `silly._engine.interface.Engine.new_waiter`)."""
     return loop.create_future()
+
+
+def new_callback(
+    loop: asyncio.AbstractEventLoop,
+    callback: Callable[[asyncio.Future[None]], object],
+    context: contextvars.Context,
+) -> asyncio.Future[None]:
+    """Return a future (see `silly._engine.interface.Engine.new_callback`)."""
+    future: asyncio.Future[None] = loop.create_future()
+    future.add_done_callback(callback, context=context)
+    return future
 
 
 def spin(loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None:  # noqa: ARG001

@@ -8,19 +8,14 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.string cimport memchr, memcpy
 
-from silly._engine.native.linux cimport (
-    PyContext_Enter,
-    PyContext_Exit,
-    PyIter_Send,
-    PyType_Modified,
-    PyTypeObject,
-    stop_iteration,
-)
+from silly._engine.native.linux cimport PyContext_Enter, PyContext_Exit, PyIter_Send
 from silly.net.http.plain cimport Answer, Head, checked_status, date, new, status_line
+from silly.net.http.stepped cimport Stepped
 
 from asyncio import iscoroutine
 
 from silly._engine.native.sending import drained as DRAINED
+from silly.net.http.stepped import set_slots
 
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
@@ -40,7 +35,7 @@ cdef str STATE = "state", CLIENT = "client", EXTENSIONS = "extensions"
 cdef bytes NOTHING = b""
 
 
-cdef class Cycle:
+cdef class Cycle(Stepped):
     """Steps an application through one request; the base of `Exchange`."""
 
     cdef object __weakref__
@@ -109,21 +104,6 @@ cdef class Cycle:
 
     # ----------------------------------------------------------------------- as awaitable
 
-    def __await__(self):
-        return self
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):  # replaced, see `use`
-        cdef void *out = NULL
-        cdef int kind = self.step(&out)
-        result = <object>out
-        Py_DECREF(result)
-        if kind == 1:
-            return result
-        raise StopIteration(result)
-
     def throw(self, kind, value=None, traceback=None):
         if self.coroutine is None:
             raise kind
@@ -152,7 +132,6 @@ cdef class Cycle:
             self.coroutine.close()
 
     cdef int step(self, void **out) except -1:
-        """Resume the application; return 0 and set *out* to the result, or 1 if it suspends."""
         cdef PyObject *yielded = NULL
         cdef object result, error
         cdef int kind
@@ -441,29 +420,13 @@ cdef inline char *put(char *end, bytes data) noexcept:
     return end + PyBytes_GET_SIZE(data)
 
 
-cdef int _send(Cycle self, object value, void **out) except -1:
-    return self.step(out)
-
-
-cdef PyObject *_next(Cycle self) except? NULL:
-    # Replaces the __next__ above: Cython would add a traceback to each StopIteration.
-    cdef void *out = NULL
-    if self.step(&out) == 0:
-        stop_iteration(<PyObject *>out)
-        return NULL
-    return <PyObject *>out
-
-
 cdef object EXCHANGE = None, RESPONSE = None
 
 
 def use(exchange, response):
     """Use these kinds, which derive from `Cycle` and `RawAnswer`."""
     global EXCHANGE, RESPONSE
-    cdef PyTypeObject *slots = <PyTypeObject *>exchange
     if not (issubclass(exchange, Cycle) and issubclass(response, RawAnswer)):
         raise TypeError("they derive from Cycle and RawAnswer")
     EXCHANGE, RESPONSE = exchange, response
-    slots.tp_as_async.am_send = <void *>_send
-    slots.tp_iternext = <void *>_next
-    PyType_Modified(slots)
+    set_slots(exchange)

@@ -12,12 +12,12 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from cpython.tuple cimport PyTuple_GET_SIZE
 
-from silly._engine.native.linux cimport PyType_Modified, PyTypeObject, stop_iteration
 from silly._engine.native.read cimport Read, new_read, raise_thrown
 from silly._engine.native.sending cimport Sending
 from silly._engine.native.wanted cimport ALL, DONE, NEW
 from silly.net.http.parts cimport FilePart
 from silly.net.http.plain cimport Answer, Counts, Head, PlainRequests
+from silly.net.http.stepped cimport Stepped
 
 from silly._engine.native.sending import drained
 from silly.net.http.bases import UNASKED
@@ -48,7 +48,7 @@ cdef enum:  # what is awaited
 cdef object DRAINED = drained
 
 
-cdef class Handling:
+cdef class Handling(Stepped):
     """Deals with the requests of one connection, until one needs something special."""
 
     cdef readonly object request  # which is not answered yet ...
@@ -81,7 +81,6 @@ cdef class Handling:
         self.observers = observers
 
     cdef int step(self, void **out) except -1:
-        """Go on; set *out* to the result and return 0, or to what to wait on and return 1."""
         cdef PyObject *given = NULL
         cdef object result
         cdef int kind
@@ -230,24 +229,6 @@ cdef class Handling:
 
     # ----------------------------------------------------------------------- as awaitable
 
-    def __await__(self):
-        return self
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):  # replaced, see below
-        return self.advance()
-
-    cdef object advance(self):
-        cdef void *out = NULL
-        cdef int kind = self.step(&out)
-        result = <object>out
-        Py_DECREF(result)
-        if kind == 1:
-            return result
-        raise StopIteration(result)
-
     def send(self, value):
         return self.advance()
 
@@ -287,22 +268,3 @@ cdef int raise_again() except -1:
 
 async def _await(awaitable):
     return await awaitable
-
-
-cdef int _send(Handling self, object value, void **out) except -1:
-    return self.step(out)
-
-
-cdef PyObject *_next(Handling self) except? NULL:
-    # Without a traceback for each end (see silly/_engine/native/read.pyx).
-    cdef void *out = NULL
-    if self.step(&out) == 0:
-        stop_iteration(<PyObject *>out)
-        return NULL
-    return <PyObject *>out
-
-
-cdef PyTypeObject *_slots = <PyTypeObject *>Handling
-_slots.tp_as_async.am_send = <void *>_send
-_slots.tp_iternext = <void *>_next
-PyType_Modified(_slots)

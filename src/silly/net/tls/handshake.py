@@ -15,17 +15,7 @@ from silly.net.tls.config import Server, as_client, as_server
 from silly.net.tls.hello import read_hello
 from silly.net.tls.kinds import Session
 
-__all__ = ["accept", "is_for_servers", "request", "start"]
-
-
-async def accept(conn: Stream, hello: bytes, name: str | None, server: Server) -> None:
-    """Do the handshake as the server, whose client began with *hello* and asked for *name*.
-
-    Raises:
-        ssl.SSLError, OSError: it failed, and the connection with it.
-    """
-    conn._put_filter(server.new_session(name), hello)
-    await conn._wait_ready()
+__all__ = ["is_for_servers", "request", "start"]
 
 
 async def request(conn: Stream, session: Session, named: str) -> None:
@@ -74,8 +64,9 @@ async def start(conn: Stream, tls: object, server_name: str | None, timeout: flo
 
 
 async def _accept(conn: Stream, server: Server) -> None:
-    hello, name = await read_hello(conn)
-    await accept(conn, hello, name, server)
+    hello = await read_hello(conn)
+    conn._put_filter(server.new_session(hello.name), bytes(hello.received))
+    await conn._wait_ready()
 
 
 def is_for_servers(tls: object) -> bool:

@@ -9,46 +9,73 @@ from typing import Final
 from silly._engine.interface import Stream
 from silly.net.tls.session import HEADER, RECORD
 
-__all__ = ["read_hello"]
+__all__ = ["Hello", "read_hello"]
 
 MAX_HELLO: Final = 16 * 1024  # bytes; that of a browser has about 2,000
 
 _HANDSHAKE: Final = 22  # the type of a record (RFC 8446, section 5.1)
 _CLIENT_HELLO: Final = 1  # the type of a message
 _SERVER_NAME: Final = 0  # the type of an extension (RFC 6066, section 3)
-_RECORD_HEADER: Final = struct.Struct(">BBxH").unpack  # its type, version, length
 _EXTENSION_HEADER: Final = struct.Struct(">HH").unpack_from  # its type and length
 
 
-async def read_hello(conn: Stream) -> tuple[bytes, str | None]:
-    """Read a ClientHello; what is in it is checked by OpenSSL.
-
-    Returns:
-        Its records, and the host name that the client asks for (SNI); None if there is none.
+async def read_hello(conn: Stream) -> Hello:
+    """Read a ClientHello, and what may have arrived after it.
 
     Raises:
-        ssl.SSLError: it is not one, or it asks for a name that cannot be one.
+        ssl.SSLError: see `Hello.feed`.
         EndOfStream: the client finished.
     """
-    header = await conn.read(HEADER)
-    message = await conn.read(_length_of_record(header))
-    records = header + message
-    while not _is_complete(message):
-        header = await conn.read(HEADER)
-        record = await conn.read(_length_of_record(header))
-        records += header + record
-        message += record
-    name = server_name(message)
-    if not name.isascii():  # the `ssl` module would print a traceback, for each
-        raise _error("BAD_EXTENSION", "the client asked for a name that is not ASCII")
-    return records, name.decode() or None
+    hello = Hello()
+    while not hello.feed(await conn.read()):
+        pass
+    return hello
 
 
-def _length_of_record(header: bytes) -> int:
-    kind, version, length = _RECORD_HEADER(header)
-    if kind != _HANDSHAKE or version != 3 or not 0 < length <= RECORD:
-        raise _not_tls(header)
-    return int(length)
+class Hello:
+    """A ClientHello that arrives in pieces; what is in it is checked by OpenSSL."""
+
+    __slots__ = ("_at", "_message", "name", "received")
+
+    def __init__(self) -> None:
+        self.received: bytes | bytearray = b""
+        self._at = 0  # where the next record begins
+        self._message = b""  # what the records before it have
+        self.name: str | None = None  # the host name that the client asks for (SNI), once complete
+
+    def feed(self, piece: bytes) -> bool:
+        """Add *piece*; return whether the message is complete.
+
+        Raises:
+            ssl.SSLError: it is none, or it asks for a name that cannot be one.
+        """
+        received = self.received
+        if not received:
+            self.received = received = piece
+        else:
+            if isinstance(received, bytes):
+                self.received = received = bytearray(received)
+            received += piece
+        is_complete = False
+        while not is_complete:
+            at = self._at
+            begin = at + HEADER
+            if len(received) < begin:
+                return False
+            length = received[at + 3] << 8 | received[at + 4]
+            if received[at] != _HANDSHAKE or received[at + 1] != 3 or not 0 < length <= RECORD:
+                raise _not_tls(bytes(received[at:begin]))
+            end = begin + length
+            if len(received) < end:
+                return False
+            self._message += received[begin:end]
+            self._at = end
+            is_complete = _is_complete(self._message)
+        name = server_name(self._message)
+        if not name.isascii():  # the `ssl` module would print a traceback, for each
+            raise _error("BAD_EXTENSION", "the client asked for a name that is not ASCII")
+        self.name = name.decode() or None
+        return True
 
 
 def _is_complete(message: bytes) -> bool:

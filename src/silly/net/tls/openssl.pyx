@@ -138,15 +138,18 @@ cdef class Session(Records):
     ):
         if self.ssl != NULL:
             raise RuntimeError("a session is initialized only once")
-        self.connection, self.owner = connection_of(
-            context,
-            UNUSED_IN,
-            UNUSED_OUT,
-            is_server=is_server,
-            server_name=server_name,
-            resumed_from=resumed_from,
-            is_plain=is_plain,
-        )
+        if is_plain:  # as the other does it, without its arguments
+            self.connection = context._wrap_bio(UNUSED_IN, UNUSED_OUT, is_server)
+        else:
+            self.connection, self.owner = connection_of(
+                context,
+                UNUSED_IN,
+                UNUSED_OUT,
+                is_server=is_server,
+                server_name=server_name,
+                resumed_from=resumed_from,
+                is_plain=False,
+            )
         self.negotiation = Negotiation(self.connection, server_name, remember)
         self.has_session_to_offer = remember is not None
         self.ssl = ssl_of(self.connection)

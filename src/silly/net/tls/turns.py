@@ -9,7 +9,6 @@ The others wait.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 
 from silly._engine import engine
 
@@ -24,33 +23,33 @@ class Turns:
         self._loop = loop
         self._most = most
         self._running: dict[bytes, int] = {}
-        self._waiting: dict[bytes, OrderedDict[asyncio.Future[None], None]] = {}
-        self._ready: OrderedDict[bytes, None] = OrderedDict()  # those waiting that may run
+        # Sets would not keep their order.
+        self._waiting: dict[bytes, dict[asyncio.Future[None], None]] = {}
+        self._ready: dict[bytes, None] = {}  # those waiting that may run
         self._is_due = False  # `_next` will be called
         self.put_off = 0  # handshakes that had to wait for others
 
-    async def begin(self, client: bytes) -> None:
-        """Wait for a turn of *client*; call `end` afterwards, unless this raises."""
-        key = _network(client)
-        turn = engine.new_waiter(self._loop)
+    def wait(self, client: bytes, turn: asyncio.Future[None]) -> None:
+        """Set the result of *turn* when a handshake of *client* may begin.
+
+        Do not cancel it: when the handshake is over, or no longer wanted, call `end`.
+        """
+        key = client if len(client) != 16 else client[:8]  # of IPv6, a /64 network
         may_run = self._may_run(key)
         if self._ready or not may_run:
             self.put_off += 1
-        self._waiting.setdefault(key, OrderedDict())[turn] = None
+        if key in self._waiting:
+            self._waiting[key][turn] = None
+        else:
+            self._waiting[key] = {turn: None}
         if may_run:
             self._be_ready(key)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.cancelled():
-                self._forget(key, turn)
-            else:
-                self.end(client)
-            raise
 
-    def end(self, client: bytes) -> None:
-        """Note that a handshake of *client* has ended."""
-        key = _network(client)
+    def end(self, client: bytes, turn: asyncio.Future[None]) -> None:
+        """Note that the handshake of *client* that got, or waits for, *turn* is over."""
+        key = client if len(client) != 16 else client[:8]
+        if key in self._waiting and self._forget(key, turn):
+            return
         left = self._running[key] - 1
         if left:
             self._running[key] = left
@@ -64,38 +63,37 @@ class Turns:
 
     def _be_ready(self, key: bytes) -> None:
         self._ready.setdefault(key)
-        self._be_due()
-
-    def _be_due(self) -> None:
         if not self._is_due:
             self._is_due = True
             engine.call_last(self._loop, self._next)
 
     def _next(self) -> None:
         """Begin the next handshake."""
-        self._is_due = begins = False
-        while self._ready and not begins:
-            key, _ = self._ready.popitem(last=False)
-            turns = self._waiting[key]
-            turn, _ = turns.popitem(last=False)
-            begins = not turn.cancelled()
-            if begins:
-                self._running[key] = self._running.get(key, 0) + 1
-            if not turns:
-                del self._waiting[key]
-            elif self._may_run(key):
-                self._ready[key] = None
+        self._is_due = False
+        if not self._ready:  # those that waited are over
+            return
+        key = next(iter(self._ready))
+        del self._ready[key]
+        turns = self._waiting[key]
+        turn = next(iter(turns))
+        del turns[turn]
+        self._running[key] = self._running.get(key, 0) + 1
+        if not turns:
+            del self._waiting[key]
+        elif self._may_run(key):
+            self._ready[key] = None
         if self._ready:
-            self._be_due()
-        if begins:
-            turn.set_result(None)  # last: this may do it at once
+            self._is_due = True
+            engine.call_last(self._loop, self._next)
+        turn.set_result(None)  # last: this may do it at once
 
-    def _forget(self, key: bytes, turn: asyncio.Future[None]) -> None:
-        turns = self._waiting.get(key)
-        if turns is not None and turns.pop(turn, turns) is None and not turns:
+    def _forget(self, key: bytes, turn: asyncio.Future[None]) -> bool:
+        """Let nobody wait for *turn*; return whether somebody did."""
+        turns = self._waiting[key]
+        if turn not in turns:
+            return False
+        del turns[turn]
+        if not turns:
             del self._waiting[key]
             self._ready.pop(key, None)
-
-
-def _network(client: bytes) -> bytes:
-    return client[:8] if len(client) == 16 else client  # of IPv6, a /64 network
+        return True

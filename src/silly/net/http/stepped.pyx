@@ -1,0 +1,55 @@
+"""Awaitables whose steps are C: no frame of Python, and no exception for a result."""
+
+from cpython.ref cimport Py_DECREF, PyObject
+
+from silly._engine.native.linux cimport PyType_Modified, PyTypeObject, stop_iteration
+
+
+cdef class Stepped:
+    """The base of what a coroutine awaits, and that is its own iterator."""
+
+    cdef int step(self, void **out) except -1:
+        """Go on; set *out* to the result and return 0, or to what to wait on and return 1."""
+        raise NotImplementedError
+
+    cdef object advance(self):
+        cdef void *out = NULL
+        cdef int kind = self.step(&out)
+        result = <object>out
+        Py_DECREF(result)
+        if kind == 1:
+            return result
+        raise StopIteration(result)
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):  # replaced by `_next`
+        return self.advance()
+
+
+cdef int _send(Stepped self, object value, void **out) except -1:
+    return self.step(out)
+
+
+cdef PyObject *_next(Stepped self) except? NULL:
+    # Cython would add a traceback to each StopIteration.
+    cdef void *out = NULL
+    if self.step(&out) == 0:
+        stop_iteration(<PyObject *>out)
+        return NULL
+    return <PyObject *>out
+
+
+def set_slots(kind):
+    """Let *kind*, a `Stepped`, be stepped in C; a class of Python does not inherit all of it."""
+    cdef PyTypeObject *slots = <PyTypeObject *>kind
+    slots.tp_as_async.am_send = <void *>_send
+    slots.tp_iternext = <void *>_next
+    PyType_Modified(slots)
+
+
+set_slots(Stepped)
