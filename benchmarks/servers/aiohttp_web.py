@@ -7,6 +7,8 @@ import os
 
 from aiohttp import web
 
+FILE = os.environ.get("FILE", "")
+
 
 async def hello(request: web.Request) -> web.StreamResponse:
     """Answer with a line."""
@@ -20,7 +22,7 @@ async def json(request: web.Request) -> web.StreamResponse:
 
 async def file(request: web.Request) -> web.StreamResponse:
     """Send a file."""
-    return web.FileResponse(os.environ["FILE"])
+    return web.FileResponse(FILE)
 
 
 async def post(request: web.Request) -> web.StreamResponse:

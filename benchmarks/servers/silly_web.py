@@ -6,6 +6,7 @@ import os
 
 from silly.net import http
 
+FILE = os.environ.get("FILE", "")
 routes = http.Router()
 
 
@@ -18,7 +19,7 @@ async def json(request: http.Request) -> http.Response:
 @routes.get("/file")
 async def file(request: http.Request) -> http.Response:
     """Send a file."""
-    return http.file(os.environ["FILE"])
+    return http.file(FILE)
 
 
 async def handler(request: http.Request) -> http.Response:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from typing import Any
+from typing import Any, Final
 
 from silly._engine import stream_errors
 from silly._engine.interface import UNSENT_IN_KERNEL, Filter
@@ -27,6 +27,7 @@ from .deadlines import Timed  # relative: each engine has a base of its own
 __all__ = ["NO_ROOM", "UNABLE", "Filtered"]
 
 NO_ROOM, UNABLE = -1, -2  # see `Filtered._send_file`
+IN_ONE_PACKET: Final = 64 * 1024  # bytes of a file that go with what was written before, its head
 _sendfile: Any = getattr(os, "sendfile", None)  # Linux, macOS and others
 
 
@@ -139,14 +140,14 @@ class Filtered(Timed):
         """
         if self._filter is not None or _sendfile is None or not self._is_open():
             return UNABLE
-        is_long = count > UNSENT_IN_KERNEL
-        if is_long:
-            self._flush()
-        else:  # what was written, such as its head, is in one packet with it
+        if count <= IN_ONE_PACKET:
             self._flush_ahead()
+        else:
+            self._flush()
         target = self._direct_descriptor()
         if self._failed or self._unsent() or target < 0:
             return UNABLE
+        is_long = count > UNSENT_IN_KERNEL
         try:
             if is_long:  # at once: what the kernel holds of a file is in its cache already
                 self._allow_unsent(count)

@@ -101,6 +101,8 @@ async def test_parts_and_conditions(site: Path) -> None:
         assert (reply.status, reply.body, reply.headers["etag"]) == (304, b"", tag)
         assert "content-length" not in reply.headers
     assert (await ask(listener, "GET", "/one", [("if-match", '"x"')])).status == 412
+    twice = [("If-None-Match", '"x"'), ("if-none-match", tag), ("if-other", "x")]
+    assert (await ask(listener, "GET", "/one", twice)).status == 304
     reply = await ask(listener, "GET", "/static/page.html", [("if-none-match", "*")])
     assert (reply.status, reply.headers["cache-control"]) == (304, "max-age=60")
     await listener.close()

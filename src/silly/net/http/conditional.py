@@ -9,18 +9,19 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-__all__ = ["Unsatisfiable", "is_conditional", "precondition", "requested_range"]
+__all__ = ["Unsatisfiable", "conditions", "precondition", "requested_range"]
 
-_CONDITIONS: Final = frozenset(
-    (
-        b"if-match",
-        b"if-modified-since",
-        b"if-none-match",
-        b"if-range",
-        b"if-unmodified-since",
-        b"range",
+_NAMES: Final = {
+    name.encode(): name
+    for name in (
+        "if-match",
+        "if-modified-since",
+        "if-none-match",
+        "if-range",
+        "if-unmodified-since",
+        "range",
     )
-)
+}
 
 _TAG: Final = re.compile(r'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 _RANGE: Final = re.compile(r"bytes=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.IGNORECASE)
@@ -30,16 +31,22 @@ class Unsatisfiable(Exception):  # noqa: N818
     """No byte of the range exists (416)."""
 
 
-def is_conditional(fields: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Return whether the header *fields* of a request have a precondition or a range."""
-    return not _CONDITIONS.isdisjoint([name for name, _ in fields])
+def conditions(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Return the preconditions and the range that are among the *fields* of a request."""
+    found: dict[str, str] = {}
+    for field, value in fields:
+        name = _NAMES.get(field)
+        if name is not None:
+            text = value.decode("latin-1")
+            found[name] = f"{found[name]}, {text}" if name in found else text
+    return found
 
 
 def precondition(headers: Mapping[str, str], tag: str, modified: int) -> int | None:
     """Return the status that answers a GET or HEAD without its content: 304, 412 or None.
 
     Args:
-        headers: of the request.
+        headers: of the request, or what `conditions` has returned.
         tag: the present entity tag, a strong one, with its quotes.
         modified: when the content has changed, in seconds since 1970.
     """

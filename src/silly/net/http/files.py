@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from silly.net.http.bases import Headers
-from silly.net.http.conditional import Unsatisfiable, is_conditional, precondition, requested_range
+from silly.net.http.conditional import Unsatisfiable, conditions, precondition, requested_range
 from silly.net.http.disk import DiskFile, FilePieces
 from silly.net.http.errors import HTTPError
 from silly.net.http.request import decoded_path
@@ -143,7 +143,8 @@ class _FileResponse(Response):
         self._modified = modified
         self._is_prepared = False
         self.body = FilePieces(opened, 0, size)
-        self._fields = (*self._fields, *_fields(size, modified))
+        known = _fields(size, modified)
+        self._fields = (*self._fields, *known) if self._fields else known  # encoded only once
 
     def _length(self) -> int | None:
         return self._size
@@ -154,30 +155,31 @@ class _FileResponse(Response):
         self._is_prepared = True
         if self.status != 200 or request.method not in {"GET", "HEAD"}:
             return
-        if not is_conditional(request.raw_headers):
+        asked = conditions(request.raw_headers)
+        if not asked:
             return
-        headers = request.headers
         tag = _fields(self._size, self._modified)[0][1]
         modified = self._modified // 1_000_000_000
-        status = precondition(headers, tag, modified)
+        status = precondition(asked, tag, modified)
         if status is not None:
             self._become(status)
         elif request.method == "GET":  # section 14.2
-            self._take_range(request, tag, modified)
+            self._take_range(asked, tag, modified)
 
-    def _take_range(self, request: Request, tag: str, modified: int) -> None:
+    def _take_range(self, asked: dict[str, str], tag: str, modified: int) -> None:
         size = self._size
         try:
-            found = requested_range(request.headers, tag, modified, size)
+            found = requested_range(asked, tag, modified, size)
         except Unsatisfiable:
             self._become(416)
-            self.add_header("content-range", f"bytes */{size}")
+            self._fields = (*self._fields, ("content-range", f"bytes */{size}"))
             return
         if found is not None:
             start, self._size = found
             self.status = 206
             self.body = FilePieces(self._file, start, self._size)
-            self.add_header("content-range", f"bytes {start}-{start + self._size - 1}/{size}")
+            text = f"bytes {start}-{start + self._size - 1}/{size}"
+            self._fields = (*self._fields, ("content-range", text))
 
     def _become(self, status: int) -> None:
         """Become a response without content."""

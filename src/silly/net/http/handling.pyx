@@ -178,7 +178,7 @@ cdef class Handling(Stepped):
         cdef Head request = <Head>self.request
         cdef FilePart part
         cdef bytes head = None
-        cdef object drained = DRAINED
+        cdef object drained
         self.result = request
         self.response = answer
         if request.may_be_conditional():
@@ -193,12 +193,12 @@ cdef class Handling(Stepped):
         part.is_begun = True
         if part.left:
             part.send_some(self.stream)
-            drained = self.stream.drained_or_yield()
-        if part.left:
-            return True
+            if part.left:
+                return True
         part.file.close()
         self.counts.add(request.method, answer.status)
         self.result = self.request = self.response = None
+        drained = self.stream.drained_or_yield()
         return False if drained is DRAINED else self.await_(DRAIN, drained)
 
     cdef bint has_failed(self) except -1:

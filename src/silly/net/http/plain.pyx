@@ -409,13 +409,13 @@ cdef class Answer:
         cdef Py_ssize_t whole, count
         cdef char digits[DIGITS_OF_SIZE]
         cdef char *digit = digits + DIGITS_OF_SIZE
-        cdef bytes head, reply
+        cdef bytes head, fields, reply
         cdef char *end
         head = head_of(self.status, kind)
         if head is None:
             return None
-        whole = fields_size(self._fields)
-        if whole < 0:
+        fields = encoded_fields(self._fields)
+        if fields is None:
             return None
         while True:
             digit -= 1
@@ -424,16 +424,12 @@ cdef class Answer:
             if length == 0:
                 break
         count = digits + DIGITS_OF_SIZE - digit
-        whole += PyBytes_GET_SIZE(head) + count + size + 4
+        whole = PyBytes_GET_SIZE(head) + count + PyBytes_GET_SIZE(fields) + size + 4
         reply = PyBytes_FromStringAndSize(NULL, whole)
         end = put(PyBytes_AS_STRING(reply), PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head))
         end = put(end, digit, count)
         end = put(end, "\r\n", 2)
-        for name, value in self._fields:
-            end = put_text(end, name)
-            end = put(end, ": ", 2)
-            end = put_text(end, value)
-            end = put(end, "\r\n", 2)
+        end = put(end, PyBytes_AS_STRING(fields), PyBytes_GET_SIZE(fields))
         end = put(end, "\r\n", 2)
         put(end, body, size)
         return reply
@@ -535,14 +531,34 @@ cdef bint is_value(text) except -1:
     return True
 
 
-cdef Py_ssize_t fields_size(fields) except -2:
-    """Return the length of the encoded *fields*; -1: they must be encoded in another way."""
+cdef tuple last_fields = ()  # which were encoded ...
+cdef bytes last_text = NOTHING  # ... to this
+
+
+cdef bytes encoded_fields(fields):
+    """Return the encoded *fields*; None: they must be encoded in another way."""
+    global last_fields, last_text
     cdef Py_ssize_t size = 0
+    cdef bytes text
+    cdef char *end
+    if fields is last_fields:
+        return last_text
     for name, value in fields:
         if not (is_value(name) and is_value(value)):
-            return -1
+            return None
         size += len(<str>name) + len(<str>value) + 4
-    return size
+    if size == 0:
+        return NOTHING
+    text = PyBytes_FromStringAndSize(NULL, size)
+    end = PyBytes_AS_STRING(text)
+    for name, value in fields:
+        end = put_text(end, name)
+        end = put(end, ": ", 2)
+        end = put_text(end, value)
+        end = put(end, "\r\n", 2)
+    if type(fields) is tuple:  # it cannot change
+        last_fields, last_text = <tuple>fields, text
+    return text
 
 
 cdef inline char *put(char *end, const char *data, Py_ssize_t size) noexcept:
