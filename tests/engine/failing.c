@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 
 static struct { char call[32]; int error, times; } planned[16];
 static int count;
@@ -45,6 +46,10 @@ int accept4(int fd, struct sockaddr *name, socklen_t *length, int flags) {
 
 int epoll_create1(int flags) {
     return fails("epoll_create1") ? -1 : REAL(epoll_create1)(flags);
+}
+
+int timerfd_create(int clock, int flags) {
+    return fails("timerfd_create") ? -1 : REAL(timerfd_create)(clock, flags);
 }
 
 /* Only where a socket is added: of a listener and of a connection apart. */

@@ -14,6 +14,7 @@ from contextvars import Context
 from errno import EAGAIN, ECONNABORTED, EMFILE, ENOMEM, ENOSPC
 from typing import TypeVarTuple
 
+import silly
 from silly.net import tcp
 from silly.net.tcp import Conn, Listener
 
@@ -204,7 +205,26 @@ async def memory() -> None:
             print(await conn.read(b"\n", timeout=10))
 
 
-PARTS = {part.__name__: part for part in (accepting, many, beginning, watching, memory)}
+async def timers() -> None:
+    """The reactor, in which the loop waits, cannot have a timer: it does without."""
+    loop = asyncio.get_running_loop()
+    fired = asyncio.Event()
+    async with (
+        tcp.listen(ANY, echo) as listener,
+        tcp.connect(listener.local_addr) as conn,
+        asyncio.timeout(10),
+    ):
+        fail("timerfd_create", EMFILE, 1)
+        loop.call_later(0.05, fired.set)
+        while not fired.is_set():
+            conn.write(b"x\n")
+            await conn.read(b"\n")
+        print(library.stop_failing(), "left")
 
-with asyncio.Runner(loop_factory=Impatient) as runner:
+
+PARTS = {part.__name__: part for part in (accepting, many, beginning, watching, memory, timers)}
+
+with asyncio.Runner(
+    loop_factory=silly.loop_factory if sys.argv[1] == "timers" else Impatient
+) as runner:
     runner.run(PARTS[sys.argv[1]]())

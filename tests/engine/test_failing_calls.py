@@ -102,3 +102,8 @@ def test_connections_cannot_be_watched(library: Path) -> None:
 )
 def test_there_is_no_memory_for_what_one_connection_holds(library: Path) -> None:
     assert printed(library, "memory") == MEMORY[silly.engine()]
+
+
+@native_only
+def test_the_reactor_cannot_have_a_timer(library: Path) -> None:
+    assert printed(library, "timers") == "0 left\n"

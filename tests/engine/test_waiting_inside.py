@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -270,6 +271,33 @@ def test_a_timer_made_by_a_handler_that_is_served_inside_fires() -> None:
 
     run(main)
     assert fired.is_set()
+
+
+def test_one_timer_of_the_kernel_is_enough_for_all_of_the_loop() -> None:
+    # For a timeout of each wait, the kernel would make and cancel one.
+    def held() -> int:
+        links = Path("/proc/self/fd").iterdir()
+        return sum(os.path.realpath(link).endswith("anon_inode:[timerfd]") for link in links)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        far = loop.call_later(3600, lambda: None)
+        async with flood() as busy:
+            await busy.more()
+            assert held() == 1
+            for delay in (0.02, 0.01, 0.03):
+                await asyncio.sleep(delay)
+                far.cancel()  # the next to be due may be a later one, too
+            far = loop.call_later(3600, lambda: None)
+            await busy.more()
+            assert held() == 1
+        while held():
+            await asyncio.sleep(0)
+        far.cancel()
+
+    assert held() == 0
+    run(main)
+    assert held() == 0
 
 
 def test_a_handler_that_reads_with_a_timeout_is_told() -> None:
@@ -588,6 +616,7 @@ def test_an_error_while_waiting_is_reported_and_the_loop_goes_on() -> None:
                 for line in (b"one\n", b"fail\n", b"two\n"):
                     await loop.sock_sendall(client, line)
                     assert await loop.sock_recv(client, 100) == line
+                client.close()
         assert errors == ["connections could not be served: no time"]
 
     run(main)

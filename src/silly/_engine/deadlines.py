@@ -38,15 +38,13 @@ class Timed(Lifecycle):
     __slots__ = (
         "_all_acked",
         "_deadline_state",
-        "_idle_swept",
         "_idle_timeout",
         "_unsent_seen",
     )
 
     _all_acked: int  # bytes known to be acknowledged, if that is all of them
     _deadline_state: DeadlineState | None
-    _idle_swept: bool  # `_check_deadlines` checks the idle timeout, not a timer
-    _idle_timeout: float  # 0: none
+    _idle_timeout: float  # 0: none; without a `_timer`, `_check_deadlines` checks it
     _unsent_seen: int
 
     def _set_timeouts(self, idle_timeout: float, idle_swept: bool) -> None:
@@ -54,7 +52,6 @@ class Timed(Lifecycle):
         self._all_acked = self._unsent_seen = 0
         self._deadline_state = None
         self._idle_timeout = idle_timeout
-        self._idle_swept = idle_swept
         if idle_timeout and not idle_swept:
             self._arm_idle_timer(self._last_activity + idle_timeout)
 
@@ -86,7 +83,6 @@ class Timed(Lifecycle):
     def idle_timeout(self, value: float | None) -> None:
         value = positive_seconds(value, "idle_timeout")
         self._idle_timeout = 0.0 if value is None else value
-        self._idle_swept = False
         if not self._is_active():
             return  # bounded by linger
         self._stop_timer()
@@ -130,7 +126,7 @@ class Timed(Lifecycle):
         state = self._deadline_state
         if state is not None and state.window_acked < 0 and state.partial < 0:
             self._deadline_state = None
-        if self._idle_swept and self._idle_timeout and now >= self._idle_until():
+        if self._idle_timeout and self._timer is None and now >= self._idle_until():
             self._end("idle_timeout", stream_errors.idle_timed_out(self._idle_timeout))
 
     def _check_send_rate(self, now: float, rate: float, window: float) -> bool:

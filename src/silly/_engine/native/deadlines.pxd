@@ -1,6 +1,6 @@
 """The types with which ``../deadlines.py`` is compiled for this engine."""
 
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t
 
 from silly._engine.native.lifecycle cimport Lifecycle
 
@@ -13,7 +13,6 @@ cdef class DeadlineState:
 cdef class Timed(Lifecycle):
     cdef int64_t _all_acked, _unsent_seen
     cdef DeadlineState _deadline_state
-    cdef uint8_t _idle_swept
     cdef double _idle_timeout
 
     cdef int _set_timeouts(self, double idle_timeout, bint idle_swept) except -1

@@ -23,6 +23,7 @@ cdef extern from "<sys/epoll.h>" nogil:
         EPOLLOUT
         EPOLLERR
         EPOLLHUP
+        EPOLLET
 
 
 cdef extern from "<time.h>" nogil:
@@ -30,6 +31,18 @@ cdef extern from "<time.h>" nogil:
     cdef struct timespec:
         time_t tv_sec
         long tv_nsec
+    cdef struct itimerspec:
+        timespec it_interval
+        timespec it_value
+
+
+cdef extern from "<sys/timerfd.h>" nogil:
+    int timerfd_create(int clock, int flags)
+    int timerfd_settime(int fd, int flags, const itimerspec *due, itimerspec *before)
+    enum:
+        TFD_CLOEXEC
+        TFD_NONBLOCK
+        TFD_TIMER_ABSTIME
 
 
 cdef extern from "<sys/uio.h>" nogil:
@@ -166,6 +179,7 @@ cdef extern from "Python.h":
     int _PyBytes_Resize(PyObject **bytes, Py_ssize_t size) except -1
     object PyObject_CallNoArgs(object callable)
     object PyObject_CallOneArg(object callable, object arg)
+    Py_ssize_t Py_REFCNT(object counted) noexcept
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
     int PyIter_Send(object iterator, object value, PyObject **result) except -1
@@ -180,6 +194,11 @@ cdef extern from "Python.h":
         pass
     ctypedef struct PyMethodDescrObject:
         PyMethodDef *d_method
+    ctypedef struct PyCFunctionObject:
+        PyMethodDef *m_ml
+        PyObject *m_self
+    bint PyCFunction_CheckExact(object callable) noexcept
+    object PyCFunction_New(PyMethodDef *method, object owner)
     object PyDescr_NewMethod(PyTypeObject *type, PyMethodDef *method)
 
 

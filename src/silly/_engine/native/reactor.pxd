@@ -1,6 +1,7 @@
 from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t
 
+from silly._engine.native.alarm cimport Alarm
 from silly._engine.native.linux cimport sockaddr_in6
 from silly._engine.native.records cimport Wire
 
@@ -43,6 +44,7 @@ cdef class Reactor:
     cdef list timers  # ... and the heap of the loop's timers
     cdef object next_timer  # ... the first of them, if its time is known ...
     cdef double next_time  # ... which is this
+    cdef Alarm alarm  # ... and what tells that it is due
     cdef object context  # the context that the loop calls the reactor in; None: unknown
     cdef list table  # sources by descriptor
     cdef int sources
@@ -64,6 +66,7 @@ cdef class Reactor:
 
     cdef list received  # the group: sources whose bytes were not delivered yet
     cdef size_t received_bytes  # how many bytes that is
+    cdef object spare  # a waiter that no read uses (waiter.pyx); or None
     cdef uint8_t *scratch  # holds those bytes
     cdef size_t scratch_used
     cdef PyObject *matching  # the read being woken, which ...
@@ -108,7 +111,7 @@ cdef class Reactor:
     cdef int do_last(self) except -1
     cdef int include_loop(self, int epoll) except -1
     cdef int serve(self, double seconds) except -1
-    cdef double time_left(self, double now) except? -1
+    cdef double time_left(self, double until) except? -1
     cdef int leave(self) noexcept
     cdef int spin(self, double seconds) except -1
     cdef int receive_hot(self) except -1

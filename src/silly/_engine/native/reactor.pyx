@@ -19,6 +19,7 @@ Invariants:
 - Sources receive in groups, one after the other in the scratch buffer. Then each
   source's bytes are delivered, which steps its reader. Then everything that the readers
   wrote is sent. So each kind of work finds its code and data in the processor's caches.
+  (In a group of one, what was written is sent when the reader waits again.)
   Bytes left unread are moved to memory of the stream's own before the scratch buffer is
   used again. If other sources receive before that (a loop run inside a handler), all of
   the group save their bytes first.
@@ -40,6 +41,7 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.errno cimport EEXIST, EINTR, errno
 from libc.stdint cimport uint32_t, uint64_t
 
+from silly._engine.native.alarm cimport new_alarm
 from silly._engine.native.linux cimport (
     EPOLL_CLOEXEC,
     EPOLL_CTL_ADD,
@@ -75,7 +77,8 @@ cdef double SPIN = 20e-6  # seconds of busy polling before the loop runs its cal
 cdef double LONG_SPIN = 200e-6  # ... if its queue can be checked meanwhile
 
 cdef uint64_t LOOP = <uint64_t>-1  # the event of the loop's own epoll set
-cdef uint64_t ENTRANCE = <uint64_t>-2  # that of the entrance; others are less
+cdef uint64_t ENTRANCE = <uint64_t>-2  # that of the entrance
+cdef uint64_t ALARM = <uint64_t>-3  # that of the alarm; others are less
 cdef double NEVER = 1e6  # seconds that the loop waits if it has no timer
 cdef double DAY = 86400  # seconds of one wait, at most
 cdef frozenset INSIDE = frozenset(("_ready", "_scheduled"))  # tell when to leave it
@@ -127,6 +130,7 @@ cdef int wait_inside(object kind) except -1:
 
 
 cdef tuple _concrete = ()  # the kinds of sources that are whole
+cdef object _last_made = None  # ... or derive from one: the last of which an instance was made
 
 
 cdef int allow_instances(object kind) except -1:
@@ -140,9 +144,12 @@ cdef class Source:
     """An object with a descriptor in a reactor; the base of `Stream` and `Server`."""
 
     def __cinit__(self):
+        global _last_made
         self.fd = -1
-        if not isinstance(self, _concrete):  # a part of one: it would lack the rest
-            raise TypeError(f"cannot create '{type(self).__name__}' instances")
+        if type(self) is not _last_made:
+            if not isinstance(self, _concrete):  # a part of one: it would lack the rest
+                raise TypeError(f"cannot create '{type(self).__name__}' instances")
+            _last_made = type(self)
 
     def __dealloc__(self):
         # Still open only if its loop was collected, and its reactor with it.
@@ -239,6 +246,7 @@ cdef class Reactor:
     def __cinit__(self, loop):
         self.loop = loop
         self.epoll = self.entrance = self.arriving = -1
+        self.alarm = new_alarm()
         self.table = []
         self.written = []
         self.received = []
@@ -354,6 +362,7 @@ cdef class Reactor:
                 self.loop.remove_reader(self.epoll)
             close(self.epoll)
             self.epoll = -1
+            self.alarm.close()
             if self.entrance >= 0:
                 close(self.entrance)
                 self.entrance = -1
@@ -457,12 +466,15 @@ cdef class Reactor:
         served = count
         self.batch_time = monotonic()
         for i in range(count):
-            if events[i].data.u64 >= ENTRANCE:
+            if events[i].data.u64 >= ALARM:
                 if events[i].data.u64 == ENTRANCE:
                     self.entrance_is_ready = True
+                    continue
+                served -= 1
+                if events[i].data.u64 == ALARM:
+                    self.alarm.forget()
                 else:
                     self.loop_is_ready = True
-                    served -= 1
                 continue
             source = source_of(self, events[i].data.u64)
             if source is not None:
@@ -548,29 +560,26 @@ cdef class Reactor:
         cdef double now = monotonic(), until = now + seconds, left = seconds
         cdef bint spins
         self.timers = self.loop._scheduled  # a pass of the loop may have replaced it
+        self.batch_time = now
         self.begin_batch()
         try:
             if self.written_count > 0:  # by tasks that the loop stepped
-                self.batch_time = now
                 self.flush()
-                left = min(left, self.time_left(now))  # it may have stepped others
+                left = self.time_left(until)  # it may have stepped others
             spins = left > 0 and now - self.last_event < self.busy_poll
             while self.epoll >= 0 and not spins:
                 if PyList_GET_SIZE(self.last) > 0:
                     self.poll(0)
-                elif left == NEVER:
+                elif left >= NEVER:
                     self.poll(-1)
                 else:
                     self.poll(<int>(min(max(left, 0), DAY) * 1e3 + 0.999))
                 if left <= 0:
                     break
-                now = monotonic()
-                left = self.time_left(now)
-                if seconds != NEVER:
-                    left = min(left, until - now)
+                left = self.time_left(until)
                 if left <= 0:
                     break
-                spins = self.busy_poll > 0 and now - self.last_event < self.busy_poll
+                spins = self.busy_poll > 0 and monotonic() - self.last_event < self.busy_poll
         finally:
             self.next_timer = None  # it may be done, and what it holds is not ours to keep
             self.end_batch(nested)
@@ -578,20 +587,28 @@ cdef class Reactor:
             self.spin(min(left, LONG_SPIN))
         return 0
 
-    cdef double time_left(self, double now) except? -1:
-        """Return how many seconds the loop has nothing to do; `NEVER` if it has no timer."""
+    cdef double time_left(self, double until) except? -1:
+        """Return how many seconds to wait; `NEVER` if the loop has no timer, or the alarm is set.
+
+        Not more than *until*; 0 if the loop has something to do.
+        """
         cdef object timer
+        cdef double due = until
         if self.loop_is_ready or len(self.loop_queue) > 0:
             return 0
-        if PyList_GET_SIZE(self.timers) == 0:
+        if PyList_GET_SIZE(self.timers) > 0:
+            timer = <object>PyList_GET_ITEM(self.timers, 0)
+            if timer is not self.next_timer:
+                self.next_timer = timer
+                self.next_time = timer._when
+            if self.custom_clock:
+                return min(until - monotonic(), self.next_time - self.loop.time())
+            due = min(until, self.next_time)
+        if due <= self.batch_time:
+            return 0
+        if due - self.batch_time > DAY or self.alarm.moment <= due:
             return NEVER
-        timer = <object>PyList_GET_ITEM(self.timers, 0)
-        if timer is not self.next_timer:
-            self.next_timer = timer
-            self.next_time = timer._when
-        if self.custom_clock:
-            now = self.loop.time()
-        return self.next_time - now
+        return NEVER if self.alarm.set(self.epoll, ALARM, due) else due - self.batch_time
 
     cdef int leave(self) noexcept:
         """Let the loop run: it is to stop."""
@@ -731,6 +748,7 @@ cdef class Reactor:
         if self.epoll >= 0:
             close(self.epoll)
             self.epoll = -1
+        self.alarm.close()
         if self.entrance >= 0:
             close(self.entrance)
             self.entrance = -1

@@ -10,6 +10,7 @@ cdef class Read(Wanted):
     cdef Py_ssize_t matched(self) except -2
     cdef Py_ssize_t last_item(self) except -1
     cdef int suspend(self) except -1
+    cdef int wait(self, void **out) except -1
     cdef int abandon(self) except -1
     cdef int finish(self) except -1
 

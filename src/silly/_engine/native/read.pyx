@@ -5,6 +5,7 @@ an exception. ``async for`` uses one `Lines` object for all its lines, and one `
 object for all its batches.
 """
 
+from cpython.list cimport PyList_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport uint8_t
 
@@ -17,7 +18,7 @@ from silly._engine.native.linux cimport (
 from silly._engine.native.lifecycle cimport CLOSING
 from silly._engine.native.receiving cimport INCOMPLETE, MAX_READS_IN_A_ROW, TOO_LONG, Receiving
 from silly._engine.native.reactor cimport Reactor
-from silly._engine.native.waiter cimport PENDING, new_waiter
+from silly._engine.native.waiter cimport ForeignFuture, Waiter, spare_waiter
 from silly._engine.native.wanted cimport COUNT, DELIMITER, DONE, LINE, NEW, WAITING, Wanted
 
 import warnings
@@ -68,9 +69,7 @@ cdef class Read(Wanted):
             count = stream.match(self)
             if count == INCOMPLETE and not stream._ended and stream._loss is None:
                 self.suspend()
-                Py_INCREF(self.waiter)
-                out[0] = <void *>self.waiter
-                return 1
+                return self.wait(out)
             stream.reads_in_a_row += 1
         elif self.state == WAITING:
             if self.waiter.is_pending():  # another task awaits it already
@@ -86,10 +85,7 @@ cdef class Read(Wanted):
                         )
                     if stream._paused:
                         stream._resume()
-                    self.waiter.wait()  # a spurious wake-up
-                    Py_INCREF(self.waiter)
-                    out[0] = <void *>self.waiter
-                    return 1
+                    return self.wait(out)  # a spurious wake-up
             self.finish()
         else:
             raise RuntimeError("cannot reuse already awaited read")
@@ -124,26 +120,38 @@ cdef class Read(Wanted):
 
     cdef int suspend(self) except -1:
         cdef Receiving stream = <Receiving>self.stream
-        if stream._batched_bytes() and not stream.reactor.in_batch:
+        cdef Reactor reactor = stream.reactor
+        # Nothing else will be sent in this turn: the peer need not wait for its end.
+        if stream._batched_bytes() and (
+            not reactor.in_batch or PyList_GET_SIZE(reactor.received) == 1
+        ):
             stream._flush()
         if stream._paused:
             stream._resume()
-        if self.waiter is None:
-            self.waiter = new_waiter(stream.reactor.loop)
-        self.waiter.purpose = self
         stream.reads_in_a_row = 0
-        self.waiter.wait()
         if self.timeout is not None:
-            self.timer = stream.reactor.loop.call_later(self.timeout, self._time_out)
+            self.timer = reactor.loop.call_later(self.timeout, self._time_out)
         self.state = WAITING
         stream.reader = self
         return 0
+
+    cdef int wait(self, void **out) except -1:
+        """Set *out* to what to wait on, and return 1."""
+        cdef Waiter waiter = spare_waiter((<Receiving>self.stream).reactor)
+        waiter.purpose = self
+        waiter.wait()
+        self.waiter = waiter
+        Py_INCREF(waiter)
+        out[0] = <void *>waiter
+        return 1
 
     cdef int finish(self) except -1:
         """Let the next reader use the stream."""
         self.state = NEW if self.kind == LINE else DONE
         (<Receiving>self.stream).reader = None
-        self.waiter.purpose = None
+        if type(self.waiter) is Waiter:
+            (<Waiter>self.waiter).purpose = None
+        self.waiter = None
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
@@ -193,11 +201,12 @@ cdef class Read(Wanted):
 
     cdef int abandon(self) except -1:
         """End the read without a result."""
+        cdef ForeignFuture waiter = self.waiter
         if self.state == WAITING:
             self.finish()
             (<Receiving>self.stream).control_flow()
-            if self.waiter.is_pending():  # something other than the waiting task ended this
-                self.waiter.wake((<Receiving>self.stream).reactor)
+            if waiter.is_pending():  # something other than the waiting task ended this
+                waiter.wake((<Receiving>self.stream).reactor)
         elif self.kind != LINE:
             self.state = DONE
         return 0

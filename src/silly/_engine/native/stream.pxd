@@ -8,8 +8,9 @@ cdef class Stream(Sending):
     cdef object __weakref__
     cdef uint8_t constructed, initialized
     cdef sockaddr_in6 peer
-    cdef object peer_name  # if `peer` is not an IP address
-    cdef object local_name  # None: not known yet; for an IP socket, a sockaddr_in6 in bytes
+    # of an IP socket, the local name: a sockaddr_in6 in bytes, or None: not known yet; of
+    # another, the names of both ends, of which the local one is known when it is closed
+    cdef object names
 
-    cdef object query_local_name(self)
+    cdef int know_local_name(self) except -1
     cdef bint has_inet_peer(self) noexcept

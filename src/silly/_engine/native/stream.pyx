@@ -83,11 +83,11 @@ cdef class Stream(Sending):
         if reactor.arriving == link and reactor.arriving_known:
             self.is_entering = reactor.arriving_last
             self.peer = reactor.arriving_peer
-            self.local_name = reactor.arriving_name
+            self.names = reactor.arriving_name
         elif getpeername(link, <sockaddr *>&self.peer, &length) < 0:
             memset(&self.peer, 0, sizeof(self.peer))
         if not self.has_inet_peer():
-            self.peer_name = socket_name(link, &getpeername)
+            self.names = (socket_name(link, &getpeername), None)
         self.fd = link
         self.reactor = reactor
         try:
@@ -217,8 +217,7 @@ cdef class Stream(Sending):
         return 0
 
     cdef int _release(self) except -1:
-        if self.local_name is None:
-            self.local_name = self.query_local_name()
+        self.know_local_name()
         self.release_outgoing()
         return self.release()
 
@@ -230,23 +229,28 @@ cdef class Stream(Sending):
             self.reactor.direct = direct
         return 0
 
-    cdef object query_local_name(self):
-        if self.has_inet_peer():
-            return raw_local_name(self.fd)
-        return socket_name(self.fd, &getsockname)
+    cdef int know_local_name(self) except -1:
+        if not self.has_inet_peer():
+            self.names = (self.names[0], socket_name(self.fd, &getsockname))
+        elif self.names is None:
+            self.names = raw_local_name(self.fd)
+        return 0
 
     cdef bint has_inet_peer(self) noexcept:
         return self.peer.sin6_family == AF_INET or self.peer.sin6_family == AF_INET6
 
     cdef object _peer_sockaddr(self):
-        return inet_sockaddr(&self.peer) if self.has_inet_peer() else self.peer_name
+        return inet_sockaddr(&self.peer) if self.has_inet_peer() else self.names[0]
 
     cdef object _own_sockaddr(self):
-        if self.fd >= 0 and self.local_name is None:
+        cdef bint inet = self.has_inet_peer()
+        if self.fd >= 0 and (self.names is None or not inet):
             return socket_name(self.fd, &getsockname)
-        if self.local_name is not None and self.has_inet_peer():
-            return inet_sockaddr(<sockaddr_in6 *>PyBytes_AS_STRING(self.local_name))
-        return self.local_name
+        if not inet:
+            return self.names[1]
+        if self.names is None:
+            return None
+        return inet_sockaddr(<sockaddr_in6 *>PyBytes_AS_STRING(self.names))
 
     cdef bytes _peer_ip(self):
         if self.peer.sin6_family == AF_INET:

@@ -9,7 +9,12 @@ back. A trampoline saves that.
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from silly._engine.native.linux cimport (
+    Py_REFCNT,
+    PyCFunction_CheckExact,
+    PyCFunction_New,
+    PyCFunctionObject,
     PyIter_Send,
+    PyMethodDef,
     PyTypeObject,
     call_two,
     discard,
@@ -20,7 +25,7 @@ from silly._engine.native.linux cimport (
     set_default,
     take_raised,
 )
-from silly._engine.native.reactor cimport Reactor, reactor_of
+from silly._engine.native.reactor cimport Reactor, Source, reactor_of
 from silly._engine.native.scheduling cimport catch_first_step, stop_catching
 from silly._engine.native.waiter cimport (
     CANCELLED,
@@ -31,6 +36,7 @@ from silly._engine.native.waiter cimport (
     call_directly,
     new_waiter,
 )
+from silly._engine.native.wanted cimport Wanted
 
 import asyncio
 import sys
@@ -47,6 +53,11 @@ cdef object current_task = (
 # What the two do, without the calls: until 3.13, they are kept in a dictionary by loop.
 cdef dict current_tasks = getattr(tasks, "_current_tasks", None)
 
+# What an `asyncio.Task` is woken with is a method of its own, in C. It is an object that takes
+# memory, and is made again when it is needed.
+cdef PyMethodDef *wakeup = NULL  # that method
+cdef object WAKEUP = object()  # stands for it
+
 cdef object Task = asyncio.Task
 # Whether a new task calls nothing in Python before it schedules its first step.
 cdef bint CATCHES = type(Task.__init__) is type(object.__init__)
@@ -54,10 +65,13 @@ cdef object stock_create_task = asyncio.BaseEventLoop.create_task
 
 cdef enum:  # kinds of outcome
     NO_OUTCOME = 0
-    WAITER = 1  # the coroutine waits on this
+    WAITER = 1  # the coroutine waits on this, which may be a read
     YIELDED = 2  # for the task, from the coroutine's last step: it yielded this ...
     RETURNED = 3  # ... or returned it ...
     RAISED = 4  # ... or raised it
+
+cdef enum:
+    AWAITED = 2  # references to what a step yielded if nothing else refers to it
 
 
 cdef class Trampoline(ForeignFuture):
@@ -136,17 +150,34 @@ cdef class Trampoline(ForeignFuture):
         self.outcome = outcome
 
     cdef bint park(self, object awaited) noexcept:
-        """Wait on *awaited*, if it is a `Waiter` of the same loop; return whether it is."""
+        """Wait on *awaited*, if it is a `Waiter` of the same loop; return whether it is.
+
+        If it is a read's, the read wakes this itself, and the waiter serves another read: so
+        connections that wait hold none.
+        """
         cdef Waiter waiter
+        cdef Wanted read
         if type(awaited) is not Waiter:
             return False
         waiter = <Waiter>awaited
         if waiter.loop is not self.loop or waiter.state != PENDING:
             return False
         waiter._asyncio_future_blocking = False
-        waiter.trampoline = self
-        self.set_outcome(WAITER, waiter)
+        if not waiter.serves_read:
+            waiter.trampoline = self
+            self.set_outcome(WAITER, waiter)
+            return True
+        read = <Wanted>waiter.purpose
+        read.waiter = self
+        waiter.purpose = None
+        self.set_outcome(WAITER, read)
+        if Py_REFCNT(waiter) <= AWAITED:
+            (<Source>read.stream).reactor.spare = waiter
         return True
+
+    cdef bint is_pending(self) noexcept:
+        """Return whether the read that it waits for is to wake it."""
+        return self.outcome_kind == WAITER and self.state != CANCELLED
 
     # ------------------------------------------ as the coroutine of the task
 
@@ -160,7 +191,7 @@ cdef class Trampoline(ForeignFuture):
         if outcome_kind != NO_OUTCOME:
             self.set_outcome(NO_OUTCOME, None)
             if outcome_kind != YIELDED:
-                self.task = None
+                self.forget_task()
             if outcome_kind == RAISED:
                 raise outcome
             Py_INCREF(outcome)
@@ -171,10 +202,10 @@ cdef class Trampoline(ForeignFuture):
         try:
             result = PyIter_Send(self.coroutine, value, out)
         except BaseException:
-            self.task = None  # finished: leave no cycle for the garbage collector
+            self.forget_task()  # finished: leave no cycle for the garbage collector
             raise
         if result == 0:
-            self.task = None
+            self.forget_task()
         elif self.park(<object>out[0]):
             Py_DECREF(<object>out[0])
             return self.wait_again(out)
@@ -215,7 +246,7 @@ cdef class Trampoline(ForeignFuture):
             else:
                 yielded = self.coroutine.throw(kind, value, traceback)
         except BaseException:
-            self.task = None
+            self.forget_task()
             self.wake_task()
             raise
         if self.park(yielded):
@@ -225,7 +256,7 @@ cdef class Trampoline(ForeignFuture):
 
     cdef int forget_outcome(self) except -1:
         """Discard the outcome; stop waiting."""
-        if self.outcome_kind == WAITER:
+        if self.outcome_kind == WAITER and type(self.outcome) is Waiter:
             (<Waiter>self.outcome).trampoline = None
         self.set_outcome(NO_OUTCOME, None)
         return 0
@@ -237,9 +268,8 @@ cdef class Trampoline(ForeignFuture):
 
     cdef int wake_task(self) except -1:
         """Wake the task, if it waits for a coroutine that something else has ended."""
-        cdef object callback = self.callback
+        cdef object callback = self.take_callback()
         if callback is not None:
-            self.callback = None
             self.state = WOKEN
             self.loop.call_soon(self._call_back, callback, self.context)
         return 0
@@ -250,14 +280,41 @@ cdef class Trampoline(ForeignFuture):
         if self.running:
             self.cancel_requested = True
             return False
-        if self.outcome_kind == WAITER:
+        if self.outcome_kind == WAITER and type(self.outcome) is Waiter:
             (<Waiter>self.outcome).state = CANCELLED
         return ForeignFuture.cancel(self, msg)
 
     def __repr__(self):
         if self.outcome_kind == WAITER:
-            return repr(self.outcome)
+            return repr(self.outcome) if type(self.outcome) is Waiter else f"<{self.outcome!r}>"
         return f"<Trampoline of {self.coroutine!r}>"
+
+    def add_done_callback(self, callback, *, context):
+        global wakeup
+        ForeignFuture.add_done_callback(self, callback, context=context)
+        if (
+            self.callback is not None
+            and PyCFunction_CheckExact(callback)
+            and (<PyCFunctionObject *>callback).m_self == <PyObject *>self.task
+            and type(self.task) is Task
+        ):
+            wakeup = (<PyCFunctionObject *>callback).m_ml
+            self.callback = WAKEUP
+
+    cdef object take_callback(self):
+        self.make_callback()
+        return ForeignFuture.take_callback(self)
+
+    cdef int make_callback(self) except -1:
+        if self.callback is WAKEUP:
+            self.callback = PyCFunction_New(wakeup, self.task)
+        return 0
+
+    cdef int forget_task(self) except -1:
+        """Forget the task; the callback may still be a method of it."""
+        self.make_callback()
+        self.task = None
+        return 0
 
     # ----------------------------------------------- attributes of coroutines
 

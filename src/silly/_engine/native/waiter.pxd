@@ -23,6 +23,7 @@ cdef class ForeignFuture:
     cdef bint is_pending(self) noexcept
     cdef int wake(self, Reactor reactor) except -1
     cdef int call_back(self, Reactor reactor) except -1
+    cdef object take_callback(self)
     cdef int call_later(self, object callback, object context) except -1
 
 
@@ -30,8 +31,10 @@ cdef bint call_directly(
     Reactor reactor, object callback, PyObject *argument, object context
 ) except -1
 cpdef Waiter new_waiter(object loop)
+cdef Waiter spare_waiter(Reactor reactor)
 
 
 cdef class Waiter(ForeignFuture):
-    cdef object purpose  # the waiting read, for repr
+    cdef object purpose  # the waiting read, for repr ...
+    cdef bint serves_read  # ... which is a `Wanted`
     cdef ForeignFuture trampoline  # waits on this instead of a task (trampoline.pyx)

@@ -50,16 +50,21 @@ cdef class ForeignFuture:
 
     cdef int call_back(self, Reactor reactor) except -1:
         """Step the waiting task, now or soon."""
-        cdef object callback = self.callback
+        cdef object callback = self.take_callback()
         cdef object context = self.context
         if callback is None:
             return 0
-        self.callback = self.context = None
+        self.context = None
         if not reactor.direct:
             self.loop.call_soon(self._call_back, callback, context)
         elif not call_directly(reactor, callback, <PyObject *>self, context):
             self.call_later(callback, context)
         return 0
+
+    cdef object take_callback(self):
+        """Return the callback, and forget it."""
+        callback, self.callback = self.callback, None
+        return callback
 
     cdef int call_later(self, object callback, object context) except -1:
         """Retry in a moment, because another thread is in *context*."""
@@ -102,7 +107,7 @@ cdef class ForeignFuture:
         if self.state != PENDING:
             return False
         self.state = CANCELLED
-        callback, self.callback = self.callback, None
+        callback = self.take_callback()
         if callback is not None:
             self.loop.call_soon(self._call_back, callback, self.context)
         self.context = msg
@@ -216,6 +221,17 @@ cdef bint call_directly(
     finally:
         reactor.direct = True
     return True
+
+
+cdef Waiter spare_waiter(Reactor reactor):
+    """Return a waiter for a read: the one that the last read was done with, or a new one."""
+    cdef Waiter waiter = <Waiter>reactor.spare
+    if waiter is None:
+        waiter = new_waiter(reactor.loop)
+        waiter.serves_read = True
+    else:
+        reactor.spare = None
+    return waiter
 
 
 cpdef Waiter new_waiter(object loop):

@@ -1,6 +1,6 @@
 from libc.stdint cimport uint8_t
 
-from silly._engine.native.waiter cimport Waiter
+from silly._engine.native.waiter cimport ForeignFuture
 
 cdef enum:  # kinds of `Wanted`
     ALL = 0
@@ -16,13 +16,13 @@ cdef enum:  # states of a `Wanted`
 
 cdef class Wanted:
     cdef object stream  # a `Receiving`
-    cdef Waiter waiter
+    cdef ForeignFuture waiter  # while it waits: a `Waiter`, or a trampoline
     cdef bytes delimiter
     cdef size_t wanted
     cdef uint8_t kind
     cdef uint8_t state
+    cdef uint8_t timed_out
     cdef object timeout
     cdef object timer
-    cdef uint8_t timed_out
 
     cdef bint is_pending(self) noexcept

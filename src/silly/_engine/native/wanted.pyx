@@ -2,12 +2,9 @@
 
 cimport cython
 
-from silly._engine.native.waiter cimport PENDING
-
-
 @cython.freelist(64)
 cdef class Wanted:
     """The base of `Read`, with all its fields: one freelist serves reads of every kind."""
 
     cdef bint is_pending(self) noexcept:
-        return self.state == WAITING and self.waiter.state == PENDING
+        return self.state == WAITING and self.waiter.is_pending()
