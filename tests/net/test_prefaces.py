@@ -222,10 +222,12 @@ async def test_a_drain_waits_for_prefaces_and_then_cancels_them() -> None:
     listener = tcp.listen(ANY, echo, preface=waits)
     one, two = [await tcp.connect(listener.local_addr) for _ in range(2)]
     await until(lambda: listener.connections == 2)
-    closing = listener.close(0.2)
+    closing = listener.close(60)
     await one.write(b"from 192.0.2.1 1\nlast words\n")
     assert await one.read(b"\n") == b"last words\n"
     one.close()
+    assert cancelled == []
+    listener.close(0)
     await closing
     assert cancelled == [two.local_addr]
     with pytest.raises(ConnectionResetError):
