@@ -90,3 +90,16 @@ async def test_connections() -> None:
     for conn, theirs in pairs:
         conn.abort()
         theirs.abort()
+
+
+@pytest.mark.heavy
+async def test_more_than_is_batched_for_all_connections() -> None:
+    pairs = [await tcp_pair() for _ in range(100)]
+    ours = [conn for conn, _ in pairs]
+    messages = [bytes([number]) * 1100 for number in range(4)]
+    for message in messages:
+        assert tcp.broadcast(ours, message) == len(ours)
+    for conn, theirs in pairs:
+        assert await theirs.read(4400, timeout=TIME) == b"".join(messages)
+        conn.abort()
+        theirs.abort()

@@ -58,6 +58,7 @@ from silly._values.arguments import size
 cdef enum:
     HIGH_WATER = 65536  # bytes: a larger batch is sent at once; writers wait above it
     KEPT = 262144  # bytes: a longer buffer for what a filter seals is freed after use
+    LONE = 1024  # bytes: as much is sent by itself where the send buffer is full
     LARGE_WRITE_COST = 50  # as many reads without waiting does a large write count
 
 cdef size_t MAX_JOINED = <size_t>1 << 40  # bytes: more are joined where overflows are checked
@@ -80,7 +81,14 @@ cdef class Sending(Receiving):
         if self._state != OPEN:
             raise self._writer_error()
         batched = self.batched + length
-        if self._full or length > LARGE or batched > self.batch_threshold:
+        if (
+            self._full or length > LARGE or batched > self.batch_threshold
+            # In a broadcast to many, for example: memory of its own would cost more.
+            or (
+                length >= LONE and self.out_data == NULL
+                and SEND_BUFFER - self.reactor.send_buffer_used < length
+            )
+        ):
             return self.write_at_once(data, <const uint8_t *>PyBytes_AS_STRING(data), length)
         if length:
             if not self.put(PyBytes_AS_STRING(data), length):

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from silly.errors import WriteQueueFull
 from silly.net.broadcasting import SLOW, Slow, checked_slow
 from silly.net.websocket.connection import WebSocket
-from silly.net.websocket.errors import WebSocketClosed
 from silly.net.websocket.session import Encoder
 
 __all__ = ["broadcast"]
@@ -39,15 +38,17 @@ def broadcast(
     encoder = Encoder(message)
     count = 0
     for websocket in list(sockets):
-        if not websocket.is_open:
+        # Not by `is_open` and `send`: their calls cost more than what they do.
+        session, conn = websocket._session, websocket._conn
+        if session.is_closing or session.is_over or not conn.is_alive:
             continue
-        if websocket.unsent_bytes > limit:
+        if conn.unsent_bytes > limit:
             if closes:
                 websocket._begin_close(1008, "too slow")
             continue
         try:
-            websocket._send_encoded(encoder)
-        except (WebSocketClosed, WriteQueueFull):
-            continue
+            conn.write(session.encoded(encoder))
+        except (OSError, WriteQueueFull):
+            continue  # it has ended
         count += 1
     return count

@@ -27,7 +27,7 @@ from silly.net.websocket.handshake import Agreement
 from silly.net.websocket.keepalive import Watched, keepalive
 from silly.net.websocket.kinds import framed
 from silly.net.websocket.pings import Pings, checked_ping
-from silly.net.websocket.session import Encoder, Message, Session
+from silly.net.websocket.session import Message, Session
 
 if TYPE_CHECKING:
     from silly.net.tls.info import TLSInfo
@@ -310,13 +310,6 @@ class WebSocket(Watched):
             raise self._closed()
         try:
             return conn.write(framed(message) if session.is_plain else session.message(message))
-        except OSError as error:
-            raise self._closed() from error
-
-    def _send_encoded(self, encoder: Encoder) -> None:
-        """Queue the message in *encoder* (for `broadcast`)."""
-        try:
-            self._conn.write(self._session.encoded(encoder))
         except OSError as error:
             raise self._closed() from error
 
