@@ -105,7 +105,8 @@ class Client:
 
     def _ask(self, request: bytes, descriptors: list[int]) -> int:
         with self._lock:
-            self._prctl(PR_SET_CHILD_SUBREAPER, 1)
+            if self._prctl(PR_SET_CHILD_SUBREAPER, 1):
+                raise RuntimeError("a process cannot take children here: run with FORK_SERVER=0")
             try:
                 socket.send_fds(self._sock, [request], descriptors)
                 reply = self._sock.recv(8)
