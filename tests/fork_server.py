@@ -61,7 +61,9 @@ class Program(NamedTuple):
 
 def install() -> None:
     """Have `subprocess` leave the start of Python programs to a server."""
-    if sys.platform == "linux" and os.environ.get("FORK_SERVER") != "0":
+    # The function that is replaced is private.
+    is_known = sys.platform == "linux" and sys.version_info < (3, 14)
+    if is_known and os.environ.get("FORK_SERVER") != "0":
         fork_exec = subprocess._fork_exec  # type: ignore[attr-defined]
         subprocess._fork_exec = Client(fork_exec).fork_exec  # type: ignore[attr-defined]
 
