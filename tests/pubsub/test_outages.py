@@ -171,9 +171,11 @@ async def test_connecting_can_be_cancelled(broker: Broker) -> None:
         connecting = asyncio.ensure_future(pubsub.connect(broker.url))
         for _ in range(passes):
             await asyncio.sleep(0)
-        connecting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await connecting
+        if connecting.cancel():
+            with pytest.raises(asyncio.CancelledError):
+                await connecting
+        else:  # a few passes of a busy loop were enough
+            await (await connecting).close()
 
 
 # ------------------------------------------------------------------ what brokers refuse
