@@ -69,6 +69,7 @@ def one_line(done: Any) -> str:
 # -------------------------------------------------------------------------- the load
 
 
+@pytest.mark.no_engine
 @pytest.mark.parametrize(
     "options",
     [

@@ -11,6 +11,7 @@ import pytest
 FUZZ = Path(__file__).parents[2] / "fuzz"
 
 
+@pytest.mark.no_engine
 @pytest.mark.parametrize(("programs", "count"), [("random_programs", 20), ("random_datagrams", 8)])
 def test_random_programs_leak_nothing_and_break_nothing(programs: str, count: int) -> None:
     done = subprocess.run(

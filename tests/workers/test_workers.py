@@ -53,6 +53,7 @@ def test_workers_share_one_chosen_port(tmp_path: Path) -> None:
                 dial(addrs[0])
 
 
+@pytest.mark.no_engine
 @pytest.mark.parametrize("options", [[], ["--uvloop"]])
 def test_rolling_restarts_under_load_lose_no_connection(tmp_path: Path, options: list[str]) -> None:
     with running("-m", "silly", "--workers", "2", *options, script(tmp_path)) as silly:
@@ -405,6 +406,7 @@ def test_port_chosen_in_a_handler_belongs_to_that_worker(tmp_path: Path) -> None
         silly.stop()
 
 
+@pytest.mark.no_engine
 def test_the_documented_program_supervises(tmp_path: Path) -> None:
     page = Path(__file__).parents[2] / "docs" / "howto" / "graceful-restarts.md"
     (block,) = re.findall(r"```python3\n(.*?)```", page.read_text(), re.DOTALL)
