@@ -609,7 +609,7 @@ def test_every_byte_is_accounted_for(kind: type[Sessions]) -> None:
         run_state_machine_as_test(
             kind,
             settings=settings(
-                max_examples=min(1000, SESSIONS or 60),
+                max_examples=min(1000, SESSIONS or 100),
                 stateful_step_count=25,
                 deadline=None,
                 derandomize=not SESSIONS,

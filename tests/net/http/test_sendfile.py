@@ -299,7 +299,8 @@ async def test_what_the_system_has_not_in_memory_is_read_in_a_thread(
     async with http.listen(ANY, sends(path)) as listener:
         got = await exchange(listener.local_addr, GET)
     assert got.partition(b"\r\n\r\n")[2] == CONTENT[:SIZE]
-    assert sizes
+    if not sizes:
+        pytest.skip("the system had kept the file in memory, or has read it ahead")
     assert max(sizes) <= PIECE
     assert all(call.offset >= SENT for call in calls)  # that it reads more ahead is its affair
 
