@@ -84,6 +84,13 @@ def is_known_in_memory(path: Path) -> bool:
             return False
 
 
+def forget(path: Path) -> None:
+    """Have the system write the file to the disk, and remove it from memory."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def sends(path: Path) -> http.Handler:
     """Return a handler that answers with the file, or to other requests with ``next``."""
 
@@ -290,17 +297,18 @@ async def test_what_the_system_has_not_in_memory_is_read_in_a_thread(
     monkeypatch.setattr(asyncio, "to_thread", noted)
     other = path.with_name("other")  # to ask the system about it makes it read a file
     other.write_bytes(path.read_bytes())
-    for each in (path, other):
-        with each.open("rb") as file:
-            os.fsync(file.fileno())
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    forget(other)
     if is_known_in_memory(other):
         pytest.skip("the file system keeps everything in memory")
     async with http.listen(ANY, sends(path)) as listener:
-        got = await exchange(listener.local_addr, GET)
-    assert got.partition(b"\r\n\r\n")[2] == CONTENT[:SIZE]
-    if not sizes:
-        pytest.skip("the system had kept the file in memory, or has read it ahead")
+        for _ in range(10):  # it may keep a file, or read it ahead
+            forget(path)
+            got = await exchange(listener.local_addr, GET)
+            assert got.partition(b"\r\n\r\n")[2] == CONTENT[:SIZE]
+            if sizes:
+                break
+            calls.clear()
+    assert sizes
     assert max(sizes) <= PIECE
     assert all(call.offset >= SENT for call in calls)  # that it reads more ahead is its affair
 
