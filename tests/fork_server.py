@@ -4,11 +4,12 @@ Tests start a thousand programs, and most of each start is importing what `impor
 `install` makes `subprocess`, and asyncio's subprocesses with it, leave a start that is plain
 enough to a server. The server forks twice, and the process in the middle ends, so that the
 program becomes a child of the process that asked, as if that had started it. With other options
-of the interpreter than -u, a `preexec_fn` or another PYTHONPATH, for example, a program starts
-as ever; with FORK_SERVER=0 all do.
+of the interpreter than -u and -P, a `preexec_fn` other than `take_terminal` or another PYTHONPATH,
+for example, a program starts as ever; with FORK_SERVER=0 all do.
 
-What such a program could notice: modules are in `sys.modules` before it imports them, and
-/proc/PID/cmdline is that of the server.
+What such a program could notice: modules are in `sys.modules` before it imports them, and what
+these hold is not released at its end; `sys.flags` are those of the server, and so is
+/proc/PID/cmdline.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -35,7 +37,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-MODULES = ("silly", "click")
+MODULES = (
+    "silly",
+    "click",
+    "silly.cli.bench",
+    "silly.cli.connect",
+    "silly.cli.echo",
+    "silly.cli.run",
+    "silly.metrics",
+    "silly.runtime.program",
+    "silly.workers",
+    "encodings.idna",
+)
 MAX_REQUEST = 100_000  # bytes
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 
@@ -46,14 +59,21 @@ READ_AT_START = (b"PYTHON", b"LC_", b"LANG", b"LD_", b"MALLOC_", b"OPENSSL_", b"
 class Program(NamedTuple):
     """A program to start, with what `subprocess` can give it."""
 
-    argv: list[str]  # without the interpreter and -u
+    argv: list[str]  # without the interpreter and its options
     is_unbuffered: bool  # -u
+    has_safe_path: bool  # -P
     cwd: str
     environ: dict[bytes, bytes]
     new_session: bool
+    takes_terminal: bool
     process_group: int
     umask: int
     descriptors: list[int]  # their numbers in the program
+
+
+def take_terminal() -> None:
+    """Make standard input the terminal of this session: a `preexec_fn` that the server knows."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 # ---------------------------------------------------------------------- the process that asks
@@ -142,7 +162,9 @@ def _plain_program(*args: Any) -> tuple[Program, list[int]] | None:
         return None
     command, executables, close_fds, kept, cwd, env, *pipes = args[:14]
     restore_signals, new_session, process_group, gid, gids, uid, umask, preexec_fn, _ = args[14:]
-    if not close_fds or not restore_signals or preexec_fn or (gid, gids, uid) != (None, None, None):
+    if not close_fds or not restore_signals or (gid, gids, uid) != (None, None, None):
+        return None
+    if preexec_fn not in {None, take_terminal}:
         return None
     name, *argv = map(os.fsdecode, command)
     if tuple(executables) != (os.fsencode(name),):
@@ -152,6 +174,8 @@ def _plain_program(*args: Any) -> tuple[Program, list[int]] | None:
     elif name != sys.executable:
         return None
     if is_unbuffered := argv[:1] == ["-u"]:
+        del argv[0]
+    if has_safe_path := argv[:1] == ["-P"]:
         del argv[0]
     directory = Path(os.fsdecode(cwd)) if cwd else Path.cwd()
     if not directory.is_dir() or not _can_run(argv, directory):
@@ -166,9 +190,11 @@ def _plain_program(*args: Any) -> tuple[Program, list[int]] | None:
     program = Program(
         argv,
         is_unbuffered,
+        has_safe_path,
         str(directory),
         environ,
         bool(new_session),
+        bool(preexec_fn),
         process_group,
         umask,
         numbers,
@@ -238,12 +264,15 @@ def become(program: Program) -> None:
     """Make this process what it would be after exec(2)."""
     if program.new_session:
         os.setsid()
+    if program.takes_terminal:
+        take_terminal()
     if program.process_group != -1:
         os.setpgid(0, program.process_group)
     if program.umask != -1:
         os.umask(program.umask)
     os.chdir(program.cwd)
-    sys.orig_argv = [sys.executable, *["-u"][: program.is_unbuffered], *program.argv]
+    options = ["-u"] * program.is_unbuffered + ["-P"] * program.has_safe_path
+    sys.orig_argv = [sys.executable, *options, *program.argv]
     os.environb.clear()
     os.environb.update(program.environ)
     time.tzset()
@@ -266,36 +295,51 @@ def become(program: Program) -> None:
         setattr(sys, f"__{name}__", text)
 
 
-def run(argv: Sequence[str]) -> None:
-    """Run the program that the interpreter would run with arguments *argv*."""
+def run(program: Program) -> None:
+    """Run the program that the interpreter would run."""
     sys.modules["__main__"] = main = ModuleType("__main__")
     main.__dict__["__builtins__"] = __builtins__
-    match argv:
-        case ["-m", name, *rest]:
+    match program.argv:
+        case ["-m", _, *rest]:
             sys.argv = ["-m", *rest]
-            sys.path[0] = str(Path.cwd())
-            runpy._run_module_as_main(name)  # type: ignore[attr-defined]
-        case ["-c", code, *rest]:
+            first = str(Path.cwd())
+        case ["-c", _, *rest]:
             sys.argv = ["-c", *rest]
-            sys.path[0] = ""
+            first = ""
+        case [path, *_]:
+            sys.argv = [*program.argv]
+            first = str(Path(path).resolve().parent)
+    sys.path[0:1] = [] if program.has_safe_path else [first]
+    match program.argv:
+        case ["-m", name, *_]:
+            runpy._run_module_as_main(name)  # type: ignore[attr-defined]
+        case ["-c", code, *_]:
             exec(compile(code, "<string>", "exec"), main.__dict__)
         case [path, *_]:
-            sys.argv = [*argv]
-            sys.path[0] = str(Path(path).resolve().parent)
             main.__file__ = str(Path.cwd() / path)
             exec(compile(Path(path).read_bytes(), path, "exec"), main.__dict__)
 
 
+def outlive(modules: set[str]) -> None:
+    """Keep *modules* out of the end of the interpreter, most of whose time they would take."""
+    for name in modules & {*sys.modules}:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(sys.modules.pop(name)))
+
+
 def main() -> None:
+    of_server: set[str] = set()
+    atexit.register(outlive, of_server)  # the first function that is registered is called last
+    of_interpreter = {*sys.modules}
     for name in MODULES:
         importlib.import_module(name)
+    of_server.update({*sys.modules} - of_interpreter)
     gc.collect()
     gc.freeze()  # a collection in a program copies no memory of the server
     with socket.socket(fileno=int(sys.argv[1])) as sock:
         program = serve(sock)
     become(program)
     try:
-        run(program.argv)
+        run(program)
     except Exception as error:
         traceback = error.__traceback__
         while traceback is not None and traceback.tb_frame.f_code.co_filename == __file__:

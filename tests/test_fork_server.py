@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -79,6 +80,9 @@ def test_a_module_and_a_script(same: Run, tmp_path: Path) -> None:
     assert same("shown.py", "2", cwd=tmp_path).returncode == 0
     assert same(str(tmp_path / "shown.py")).returncode == 0
     assert same("-u", "shown.py", cwd=tmp_path).returncode == 0
+    assert same("-P", "shown.py", cwd=tmp_path).returncode == 0
+    env = KEPT | {"PATH": os.environ["PATH"]}
+    assert b"No module named" in same("-u", "-P", "-m", "shown", cwd=tmp_path, env=env).stderr
 
 
 @pytest.mark.parametrize(
@@ -95,6 +99,17 @@ def test_a_module_and_a_script(same: Run, tmp_path: Path) -> None:
 )
 def test_options(same: Run, options: dict[str, Any]) -> None:
     assert same("-c", SHOW, **options).returncode == 0
+
+
+def test_terminal(same: Run) -> None:
+    ours, theirs = pty.openpty()
+    try:
+        code = "import os; print(os.tcgetpgrp(0) == os.getpid(), os.open('/dev/tty', os.O_RDWR))"
+        options = {"start_new_session": True, "preexec_fn": fork_server.take_terminal}
+        assert same("-c", code, stdin=theirs, **options).stdout == b"True 3\n"
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 def test_descriptors(same: Run) -> None:
@@ -119,6 +134,8 @@ def test_descriptors(same: Run) -> None:
         ("import os, signal; os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM),
         ("import atexit; atexit.register(print, 'at exit'); print('first')", 0),
         ("import threading; threading.Thread(target=print, args=['thread']).start()", 0),
+        ("class Kept:\n    def __del__(self): print('released')\nkept = Kept()", 0),
+        ("async def forgotten(): pass\nkept = forgotten()", 0),
     ],
 )
 def test_ends(same: Run, code: str, expected: int) -> None:

@@ -115,7 +115,7 @@ def test_no_imports_go_in_circles() -> None:
 def test_a_program_without_workers_imports_nothing_of_them(tmp_path: Path) -> None:
     path = tmp_path / "program.py"
     path.write_text("import sys\nprint([name for name in sys.modules if 'workers' in name])\n")
-    command = [sys.executable, "-m", "silly", str(path)]
+    command = [sys.executable, "-B", "-m", "silly", str(path)]  # -B: nothing is imported yet
     assert subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout == b"[]\n"
 
 

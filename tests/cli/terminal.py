@@ -26,6 +26,7 @@ from typing import Any, Self
 import pyte
 
 from silly.cli import main
+from tests.fork_server import take_terminal
 
 SILLY = [sys.executable, "-m", "silly"]
 DEADLINE = 40.0  # seconds, for anything that must happen
@@ -66,7 +67,7 @@ class Terminal:
             stderr=self._theirs,
             env=environment(**env),
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509
+            preexec_fn=take_terminal,  # noqa: PLW1509 - before any thread
         )
 
     def __enter__(self) -> Self:

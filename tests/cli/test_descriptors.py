@@ -117,11 +117,12 @@ def process(
     **env: str,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run *args* with these standard descriptors (None: closed); the others are pipes."""
-    closing = "".join(f" {number}>&-" for number, to in descriptors.items() if to is None)
+    command = [*command, *map(str, args)]
+    if closing := [f"{number}>&-" for number, to in descriptors.items() if to is None]:
+        command = ["sh", "-c", f'exec "$@" {" ".join(closing)}', "sh", *command]
     given = [descriptors.get(number, subprocess.PIPE) for number in range(3)]
     started = subprocess.Popen(
-        ["sh", "-c", f'exec "$@"{closing}', "sh", *command, *map(str, args)],
-        stdin=given[0], stdout=given[1], stderr=given[2], env=environment(**env),
+        command, stdin=given[0], stdout=given[1], stderr=given[2], env=environment(**env),
     )  # fmt: skip
     watchdog = threading.Timer(DEADLINE, started.kill)
     watchdog.start()

@@ -434,7 +434,7 @@ sys.exit(main(sys.argv[2:]))
 )
 def test_interrupted_during_startup(moment: str, code: int) -> None:
     """The signal comes while a module is imported: a moment that can be reproduced."""
-    command = [sys.executable, "-c", INTERRUPTING, moment]
+    command = [sys.executable, "-B", "-c", INTERRUPTING, moment]  # -B: nothing is imported yet
     with Terminal("echo", LOCAL, command=command) as terminal:
         assert terminal.end() == code
         assert ("silly echo: interrupted" if code else "connections: 0") in terminal.text

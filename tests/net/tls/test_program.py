@@ -177,7 +177,7 @@ def test_workers_encrypt_and_a_restart_reads_the_files_again(tmp_path: Path, fil
 def test_a_program_without_tls_loads_nothing_of_it(tmp_path: Path) -> None:
     text = "import sys\nprint([name for name in sys.modules if 'net.tls' in name])\n"
     path = script(tmp_path, text)
-    with running("-m", "silly", path) as silly:
+    with running("-B", "-m", "silly", path) as silly:  # -B: nothing is imported yet
         assert silly.rest() == "[]\n"
 
 
