@@ -54,6 +54,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]
 # ---------------------------------------------------------------- notifications
 
 
+@pytest.mark.no_engine
 def test_notify_is_one_datagram(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", manager.name)
     assert systemd.notify("READY=1", "STATUS=fine: é")
@@ -63,6 +64,7 @@ def test_notify_is_one_datagram(manager: Manager, monkeypatch: pytest.MonkeyPatc
             systemd.notify(wrong)
 
 
+@pytest.mark.no_engine
 def test_notify_without_a_manager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     assert not systemd.notify("READY=1")
@@ -71,6 +73,7 @@ def test_notify_without_a_manager(monkeypatch: pytest.MonkeyPatch) -> None:
         systemd.notify("READY=1")
 
 
+@pytest.mark.no_engine
 def test_watchdog_period(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WATCHDOG_PID", raising=False)
     for text, period in (("3000000", 3.0), ("0", None), ("soon", None), ("", None)):
@@ -115,6 +118,7 @@ def test_the_watchdog_gets_heartbeats_while_the_loop_runs(tmp_path: Path, manage
             silly.stop()
 
 
+@pytest.mark.no_engine
 def test_the_supervisor_notifies_for_all_workers(tmp_path: Path, manager: Manager) -> None:
     environ = environment(NOTIFY_SOCKET=manager.name)
     with running("-m", "silly", "--workers", "2", script(tmp_path), env=environ) as silly:
@@ -132,6 +136,7 @@ def test_the_supervisor_notifies_for_all_workers(tmp_path: Path, manager: Manage
         assert silly.process.returncode == 0
 
 
+@pytest.mark.no_engine
 def test_a_manager_that_does_not_listen_stops_nothing(tmp_path: Path) -> None:
     environ = environment(NOTIFY_SOCKET=str(tmp_path / "nobody"))
     with running("-m", "silly", script(tmp_path), env=environ) as silly:
@@ -221,6 +226,7 @@ def test_passed_sockets_are_used(tmp_path: Path, options: list[str], family: str
             assert path.exists()
 
 
+@pytest.mark.no_engine
 def test_passed_sockets_are_found_once_and_not_inherited(tmp_path: Path) -> None:
     text = """
         import os, subprocess, sys
@@ -278,6 +284,7 @@ def test_passed_datagram_sockets_are_used(tmp_path: Path, family: str) -> None:
         assert passed.getsockname()[1] == port
 
 
+@pytest.mark.no_engine
 def test_sockets_for_another_process_are_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,6 +324,7 @@ def test_real_socket_activation(port: int, tmp_path: Path, options: list[str]) -
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is missing")
+@pytest.mark.no_engine
 def test_units_are_valid(tmp_path: Path) -> None:
     for unit in UNITS.iterdir():
         text = unit.read_text().replace("/srv/echo/.venv/bin/silly", sys.executable)
