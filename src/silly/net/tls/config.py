@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from silly._logs.logger import Logger
 from silly._loop import reloading
+from silly.net.tls import kinds
 from silly.net.tls.certificates import expires_at, state_of_files
 from silly.net.tls.failures import explained, text_of
-from silly.net.tls import kinds
 
 if TYPE_CHECKING:
     from silly.net.tls.kinds import Session

@@ -229,7 +229,8 @@ cdef class Session(Records):
         BIO_set_data(self.bio, &call)
         SSL_shutdown(self.ssl)
         BIO_set_data(self.bio, NULL)
-        ERR_clear_error()
+        if ERR_peek_error():
+            ERR_clear_error()
         return self.pending()
 
     @property

@@ -150,18 +150,18 @@ class Handshake:
         if self.is_over:
             return
         conn, all_ = self._conn, self._all
-        try:
-            if not conn._is_ready(engine.new_callback(all_.loop, self._go_on, self._context)):
-                return
-        except Exception as error:  # noqa: BLE001 - likewise
-            loss = conn._loss
-            if isinstance(error, OSError) and isinstance(loss, ssl.SSLError):
-                error = PrefaceError(reason_of(loss), text_of(loss))
-            self._fail(error)
+        info = conn._filter_info
+        if info is None:
+            try:
+                conn._is_ready(engine.new_callback(all_.loop, self._go_on, self._context))
+            except Exception as error:  # noqa: BLE001 - likewise
+                loss = conn._loss
+                if isinstance(error, OSError) and isinstance(loss, ssl.SSLError):
+                    error = PrefaceError(reason_of(loss), text_of(loss))
+                self._fail(error)
             return
-        if (info := conn._filter_info) is not None:
-            what = f"{info.version} resumed" if info.resumed else info.version
-            all_.counts[what] = all_.counts.get(what, 0) + 1
+        what = f"{info.version} resumed" if info.resumed else info.version
+        all_.counts[what] = all_.counts.get(what, 0) + 1
         self.drop()
         self._ended(self, None, None, False)
 

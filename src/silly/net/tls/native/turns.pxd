@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t
 
 cdef class Turns:
     cdef object _loop, _most
-    cdef dict _running, _waiting, _ready
+    cdef readonly dict _running, _waiting, _ready
     cdef bint _is_due
     cdef readonly int64_t put_off
 
