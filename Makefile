@@ -53,8 +53,7 @@ run: $(VENV)/.installed-cli
 
 # Every test runs on every engine that was built; tests marked `no_engine` run once.
 test: $(VENV)/.installed-dev
-	$(MAKE) --no-print-directory --jobs 2 lint $(VENV)/.compiled
-	$(MAKE) --no-print-directory check-python
+	$(MAKE) --no-print-directory --jobs 2 lint check-python
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
