@@ -186,6 +186,7 @@ cdef extern from "Python.h":
     int PyIter_Send(object iterator, object value, PyObject **result) except -1
     int send_none "PyIter_Send"(object iterator, object none, PyObject **result) noexcept
     ctypedef struct PyAsyncMethods:
+        void *am_aiter
         void *am_send
     ctypedef struct PyTypeObject:
         PyAsyncMethods *tp_as_async

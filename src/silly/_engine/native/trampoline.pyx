@@ -211,10 +211,13 @@ cdef class Trampoline(Listed):
             raise
         if result == 0:
             self.forget_task()
-        elif self.park(<object>out[0]):
-            Py_DECREF(<object>out[0])
+            return 0
+        outcome = <object>out[0]
+        Py_DECREF(outcome)
+        if self.park(outcome):
             return self.wait_again(out)
-        return result
+        Py_INCREF(outcome)
+        return 1
 
     cdef int wait_again(self, PyObject **out) except -1:
         self.wait()
@@ -294,9 +297,9 @@ cdef class Trampoline(Listed):
             return repr(self.outcome) if type(self.outcome) is Waiter else f"<{self.outcome!r}>"
         return f"<Trampoline of {self.coroutine!r}>"
 
-    def add_done_callback(self, callback, *, context):
+    cdef int call_when_done(self, object callback, object context) except -1:
         global wakeup
-        ForeignFuture.add_done_callback(self, callback, context=context)
+        ForeignFuture.call_when_done(self, callback, context)
         if (
             self.callback is not None
             and PyCFunction_CheckExact(callback)
@@ -305,6 +308,7 @@ cdef class Trampoline(Listed):
         ):
             wakeup = (<PyCFunctionObject *>callback).m_ml
             self.callback = WAKEUP
+        return 0
 
     cdef int call_back(self, Reactor reactor) except -1:
         cdef object callback, done
