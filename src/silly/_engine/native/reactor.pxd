@@ -36,6 +36,7 @@ cdef class Source:
 cdef class Reactor:
     cdef object __weakref__
     cdef readonly object loop
+    cdef dict loop_attributes
     cdef int epoll  # its descriptor; -1: none
     cdef int entrance  # that of the set of connections that are being set up; -1: none ...
     cdef bint entrance_is_ready  # ... and whether it was ready in this poll

@@ -92,7 +92,7 @@ cdef object _reactors = weakref.WeakSet()  # in this process
 cdef bint _has_forked = False
 
 
-cdef Reactor _serving = None  # a reactor that is serving connections
+cdef Reactor _serving = None  # the one that serves a batch: `reactor_of` is called most for its loop
 
 
 cdef Reactor reactor_of(object loop):
@@ -252,6 +252,7 @@ cdef class Reactor:
 
     def __cinit__(self, loop):
         self.loop = loop
+        self.loop_attributes = getattr(loop, "__dict__", {})
         self.epoll = self.entrance = self.arriving = -1
         self.alarm = new_alarm()
         self.table = []
@@ -272,7 +273,7 @@ cdef class Reactor:
         if (
             isinstance(selector, Selector)
             and isinstance(loop, _tells_of_stops)
-            and INSIDE <= loop.__dict__.keys()
+            and INSIDE <= self.loop_attributes.keys()
         ):
             self.selector = selector
         # A loop with its own clock (a virtual one, for example) is asked for the time.
@@ -436,7 +437,7 @@ cdef class Reactor:
 
     cdef int end_batch(self, bint nested) except -1:
         global _serving
-        _serving = self if nested else None
+        _serving = None
         self.direct = False  # if nested, a task is running outside
         self.in_batch = nested
         if PyList_GET_SIZE(self.received) > 0:  # left over after an exception

@@ -402,8 +402,9 @@ def start_task(loop, coroutine, ended, name, context, ended_context):
     cdef Trampoline trampoline = Trampoline.__new__(Trampoline)
     trampoline.coroutine = coroutine
     trampoline.loop = loop
-    if creates_tasks_itself(loop):
-        task = new_task(reactor_of(loop), trampoline, name, context)
+    cdef Reactor reactor = reactor_of(loop)
+    if creates_tasks_itself(reactor):
+        task = new_task(reactor, trampoline, name, context)
     else:
         task = loop.create_task(trampoline, name=name, context=context)
     task.add_done_callback(ended, context=ended_context)
@@ -415,8 +416,10 @@ def start_task(loop, coroutine, ended, name, context, ended_context):
 cdef object new_task(Reactor reactor, Trampoline trampoline, object name, object context):
     cdef dict options = reactor.task_options
     if context is not None or options is None or reactor.task_name is not name:
-        options = {"loop": reactor.loop, "name": name, "context": context}
-        if context is None:  # as for most: making the dictionary costs more than keeping it
+        options = {"loop": reactor.loop, "name": name}
+        if context is not None:
+            options["context"] = context
+        else:  # as for most: making the dictionary costs more than keeping it
             reactor.task_options = options
             reactor.task_name = name
     if not (CATCHES and reactor.starts_directly):
@@ -428,12 +431,12 @@ cdef object new_task(Reactor reactor, Trampoline trampoline, object name, object
         stop_catching()
 
 
-cdef bint creates_tasks_itself(object loop) except -1:
-    """Return whether the `create_task` of *loop* only makes an `asyncio.Task`, in Python."""
+cdef bint creates_tasks_itself(Reactor reactor) except -1:
+    """Return whether the `create_task` of the loop only makes an `asyncio.Task`, in Python."""
     return (
-        getattr(type(loop), "create_task", None) is stock_create_task
-        and "create_task" not in <dict>loop.__dict__
-        and loop._task_factory is None
+        getattr(type(reactor.loop), "create_task", None) is stock_create_task
+        and "create_task" not in reactor.loop_attributes
+        and reactor.loop_attributes.get("_task_factory", False) is None
     )
 
 
