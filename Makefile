@@ -53,8 +53,7 @@ run: $(VENV)/.installed-cli
 
 # Every test runs on every engine that was built; tests marked `no_engine` run once.
 test: $(VENV)/.installed-dev
-	$(MAKE) --no-print-directory --jobs 2 lint $(VENV)/.compiled
-	$(MAKE) --no-print-directory check-python
+	$(MAKE) --no-print-directory --jobs 2 lint check-python
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
@@ -230,6 +229,11 @@ $(VENV)/bin/python:
 	  echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu:" >&2; \
 	  echo "apt-get install python3-venv" >&2; rm -rf $(VENV); exit 2; }
 
+# What the native engine is compiled from (setup.py): a change compiles it anew.
+HEADERS = $(wildcard src/silly/_engine/native/*.pxd src/silly/net/*/*.pxd src/silly/net/*/native/*.pxd)
+SHARED = $(subst /native/,/,$(HEADERS:.pxd=.py))
+NATIVE = setup.py $(HEADERS) $(wildcard $(SHARED) src/silly/_engine/native/*.pyx src/silly/net/*/*.pyx)
+
 # Each of these calls pip once, because each call compiles the native engine.
 
 WARN_IF_PORTABLE = \
@@ -237,26 +241,26 @@ WARN_IF_PORTABLE = \
 	  echo "silly: the native engine was not built (it needs Linux, gcc and Python's headers);"; \
 	  echo "silly: the portable engine is used instead: everything works, but more slowly"; fi
 
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml $(NATIVE)
 	echo "Installing silly into $(VENV)"
 	$(PIP) --editable .
 	$(WARN_IF_PORTABLE)
 	touch $@
 
 # The tools that the README uses next.
-$(VENV)/.installed-cli: $(VENV)/bin/python pyproject.toml
+$(VENV)/.installed-cli: $(VENV)/bin/python pyproject.toml $(NATIVE)
 	echo "Installing silly and its tools into $(VENV)"
 	if $(PIP) --editable '.[cli]'; then touch $(VENV)/.installed $@; $(WARN_IF_PORTABLE); else \
 	  echo "silly: not installed: what silly bench, silly connect and silly echo need" >&2; \
 	  $(MAKE) --no-print-directory $(VENV)/.installed; fi
 
-$(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml
+$(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml $(NATIVE)
 	echo "Installing silly and what its tests need into $(VENV)"
 	$(VENV)/bin/python -c '$(NEEDS)' dev >$(VENV)/dev.txt
 	$(PIP) --editable . & $(PIP) --requirement $(VENV)/dev.txt && wait $$!  # at the same time
 	touch $(VENV)/.installed $@
 
-$(VENV)/.installed-bench: $(VENV)/bin/python pyproject.toml
+$(VENV)/.installed-bench: $(VENV)/bin/python pyproject.toml $(NATIVE)
 	echo "Installing silly and its peers into $(VENV)"
 	$(PIP) --editable '.[bench]'
 	touch $(VENV)/.installed $@

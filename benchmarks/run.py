@@ -29,7 +29,7 @@ from typing import Any
 import machine
 import report
 from comparison import chosen, idle_memory, options
-from server import Server, is_installed
+from server import Server, build_go, is_installed
 
 HERE = Path(__file__).parent
 SERVERS = HERE / "servers"
@@ -115,7 +115,7 @@ def kinds(built: Path) -> list[Kind]:
         Kind("anyio", script("anyio_echo.py"), "anyio"),
         Kind("gevent", script("gevent_echo.py"), "gevent"),
         Kind("Twisted", script("twisted_echo.py"), "twisted"),
-        Kind("Go", (str(built / "go_echo"),), "go"),
+        Kind("Go", (str(built / "echo"),), "go"),
     ]
 
 
@@ -199,12 +199,7 @@ def build(into: Path) -> None:
     certificate += ["-out", str(into / "cert.pem")]
     subprocess.run(certificate, check=False, stderr=subprocess.DEVNULL)
     os.environ["CERT"], os.environ["KEY"] = str(into / "cert.pem"), str(into / "key.pem")
-    if shutil.which("go"):
-        subprocess.run(
-            ["go", "build", "-o", str(into / "go_echo"), str(SERVERS / "echo.go")],
-            check=True,
-            env={**os.environ, "GO111MODULE": "off", "GOFLAGS": ""},
-        )
+    build_go(SERVERS / "echo.go", into)
 
 
 def main() -> None:

@@ -110,6 +110,14 @@ class Server:
         self.process.wait()
 
 
+def build_go(source: Path, into: Path) -> None:
+    """Compile *source*, if Go is installed, to *into*/NAME."""
+    if shutil.which("go"):
+        environment = {**os.environ, "GO111MODULE": "off", "GOFLAGS": ""}
+        command = ["go", "build", "-o", str(into / source.stem), str(source)]
+        subprocess.run(command, check=True, env=environment)
+
+
 def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))

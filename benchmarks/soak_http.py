@@ -1,11 +1,11 @@
-"""Attack an HTTP server with slowhttptest: ``python benchmarks/soak_http.py --help``.
+"""Attack an HTTP server, mostly with slowhttptest: ``python benchmarks/soak_http.py --help``.
 
 The server has the default limits. It is a handler of `silly.net.http`, or, with --asgi, an
 application that `silly serve` runs. An honest client asks it for a small page all the time: quiet,
-and during each of slowhttptest's attacks (slow heads, slow bodies, slow reading of a file, and
-ranges that overlap). Its slowest request in a hundred may take three times as long as it does
-quiet, and none may fail. The attack's connections may take a piece of a file each, and none may be
-left when it is over.
+beside many idle keep-alive connections, and during each of slowhttptest's attacks (slow heads, slow
+bodies, slow reading of a file, and ranges that overlap). Its slowest request in a hundred may take
+three times as long as it does quiet, and none may fail. The attack's connections may take a piece
+of a file each, an idle one a few KiB, and none may be left when it is over.
 
 slowhttptest is a package of Debian. It shares the machine with client and server, and gets what
 they leave of it.
@@ -18,6 +18,8 @@ import asyncio
 import contextlib
 import os
 import re
+import resource
+import socket
 import statistics
 import subprocess
 import sys
@@ -43,6 +45,7 @@ FACTOR = 3.0
 NOISE = 0.005  # seconds that the machine itself may take
 GROWTH = 16 * 1024  # KiB, and for each connection of the attack:
 PER_CONNECTION = 320
+PER_IDLE = 4
 REQUEST = b"GET / HTTP/1.1\r\nHost: soak\r\n\r\n"
 
 
@@ -160,6 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--connections", type=int, default=900)
     parser.add_argument("--seconds", type=int, default=30, help="for each attack")
+    parser.add_argument("--idle", type=int, default=10_000, help="idle keep-alive connections")
     parser.add_argument("--asgi", action="store_true", help="attack `silly serve`")
     parser.add_argument("--serve", metavar="FILE", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -167,11 +171,14 @@ def main() -> None:
         asyncio.run(serve(options.serve))
         return
     report = Report()
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     with tempfile.NamedTemporaryFile() as file:
         file.write(os.urandom(2**20))
         file.flush()
         server = Server(file.name, is_asgi=options.asgi)
         try:
+            idle(server, report, options)
             for name, arguments in ATTACKS.items():
                 attack(
                     server,
@@ -184,6 +191,33 @@ def main() -> None:
             server.stop()
     if report.broken:
         raise SystemExit(f"soak_http: broken promises: {report.broken}")
+
+
+def idle(server: Server, report: Report, options: argparse.Namespace) -> None:
+    print("idle connections")
+    quiet = p99(asyncio.run(honest(server.addr, 5)))
+    sockets, memory = server.sockets(), server.memory()
+    host, port = server.addr.rsplit(":", 1)
+    with contextlib.ExitStack() as stack:
+        conns = [
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=30))
+            for _ in range(options.idle)
+        ]
+        answered = sum(is_answered(conn) for conn in conns)
+        grown = server.memory() - memory
+        times = asyncio.run(honest(server.addr, 10))
+        again = sum(is_answered(conn) for conn in conns)
+    report.promise("each is answered", f"{answered} of {options.idle}", answered == options.idle)
+    report.promise("and again later", f"{again} of {options.idle}", again == options.idle)
+    undisturbed(times, quiet, report)
+    most = GROWTH + PER_IDLE * options.idle
+    report.promise("memory is bounded", f"{grown} KiB more, of {most}", grown < most)
+    released(server, sockets, report)
+
+
+def is_answered(conn: socket.socket) -> bool:
+    conn.sendall(REQUEST)
+    return conn.recv(4096).startswith(b"HTTP/1.1 200")
 
 
 def attack(
@@ -206,16 +240,26 @@ def attack(
     finally:
         attacker.terminate()
         attacker.wait()
-    slowest = p99(times)
     print(f"          {held} connections held; {len(times)} honest requests")
+    undisturbed(times, quiet, report)
+    most = GROWTH + PER_CONNECTION * options.connections
+    report.promise("memory is bounded", f"{grown} KiB more, of {most}", grown < most)
+    released(server, sockets, report)
+
+
+def undisturbed(times: list[float], quiet: float, report: Report) -> None:
+    """Report how the requests of the honest client went."""
+    slowest = p99(times)
     report.promise("no request fails", str(times.count(float("inf"))), float("inf") not in times)
     report.promise(
         f"p99 is at most {FACTOR:g} times that of quiet",
         f"{slowest * 1e3:.2f} ms, quiet {quiet * 1e3:.2f} ms",
         slowest <= max(FACTOR * quiet, quiet + NOISE),
     )
-    most = GROWTH + PER_CONNECTION * options.connections
-    report.promise("memory is bounded", f"{grown} KiB more, of {most}", grown < most)
+
+
+def released(server: Server, sockets: int, report: Report) -> None:
+    """Wait until the server has no more than its own *sockets*, and report."""
     ends = time.monotonic() + 30
     while server.sockets() > sockets and time.monotonic() < ends:
         time.sleep(0.1)

@@ -23,7 +23,7 @@ from typing import Final
 
 import machine
 from comparison import chosen, idle_memory, options
-from server import Server, free_port, is_installed
+from server import Server, build_go, free_port, is_installed
 
 SERVERS: Final = Path(__file__).parent / "servers"
 LOAD_CORE = "1"
@@ -106,6 +106,7 @@ def kinds(folder: Path) -> list[Kind]:
         Kind("uvicorn, ASGI", uvicorn("raw"), "uvicorn", NO_FILE),
         Kind("granian, ASGI", granian("raw", "asgi"), "granian", NO_FILE),
         Kind("granian, RSGI", granian("rsgi", "rsgi"), "granian"),
+        Kind("Go", (str(folder / "web"),), "go"),
         Kind("aiohttp", (PY, str(SERVERS / "aiohttp_web.py")), "aiohttp"),
         Kind("silly, Starlette", serve("starlette"), "starlette", starlette),
         Kind("uvicorn, Starlette", uvicorn("starlette"), "uvicorn", starlette),
@@ -196,6 +197,8 @@ def main() -> None:
     args = options(__doc__, 1).parse_args()
     if shutil.which("wrk") is None:
         sys.exit("web.py needs wrk (apt install wrk)")
+    if args.seconds < 1 or args.seconds % 1:
+        sys.exit(f"web.py: --seconds must be a whole number, which wrk needs, not {args.seconds}")
     about = machine.description(machine.own_network())
     print(", ".join(f"{what} {value}" for what, value in about.items()))
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -208,6 +211,7 @@ def main() -> None:
         if shutil.which("gcc"):
             command = ["gcc", "-O2", "-o", str(folder / "web_yardstick"), source]
             subprocess.run(command, check=True)
+        build_go(SERVERS / "web.go", folder)
         able = []
         for kind in kinds(folder):
             if kind.name != BASE and not chosen(kind.name, args.only):

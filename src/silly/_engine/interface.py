@@ -11,7 +11,15 @@ import asyncio
 import contextlib
 import contextvars
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Iterable
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Hashable,
+    Iterable,
+    Sequence,
+)
 from typing import Any, Final, Protocol
 
 from silly._engine.account import Account as _Account
@@ -608,6 +616,14 @@ class Engine(Protocol):
         """Make calls of the methods of *kind* faster, a class derived from what an engine makes.
 
         For the class of most connections, or of most datagram sockets.
+        """
+
+    def write_each(self, streams: list[Any], data: bytes) -> Sequence[int]:
+        """Write *data* to those of *streams* that have nothing unsent; return the others' indexes.
+
+        For broadcasts: an engine that can does it faster than by each stream's `write`, and
+        without its result. Others are streams that are not open, or have a filter; what is not
+        a stream; and on an engine that cannot, all.
         """
 
     def start_task(  # noqa: PLR0917 - keywords would cost each connection

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, Literal
 
+from silly._engine import engine
 from silly._engine.stream_errors import Buffer
 from silly._values.arguments import size
 from silly.errors import WriteQueueFull
@@ -38,8 +39,11 @@ def broadcast(
     if not isinstance(data, bytes | bytearray | memoryview):
         raise TypeError(f"data must be bytes-like, not {type(data).__name__}")
     data = bytes(data)
-    count = 0
-    for conn in list(conns):
+    receivers = list(conns)
+    left = engine.write_each(receivers, data)
+    count = len(receivers) - len(left)
+    for index in left:
+        conn = receivers[index]
         if conn.unsent_bytes > limit:
             if closes:
                 conn.close()

@@ -10,7 +10,9 @@ import pytest
 from silly.net import tcp, websocket
 from silly.net.conn import Conn
 from silly.net.websocket import kinds, session
+from silly.testing import memory_pair
 from tests.net.http.wire import TIME
+from tests.net.tls.test_conn import tls_pair
 from tests.net.websocket.test_connections import Server, all_of
 from tests.pairs import tcp_pair
 
@@ -89,6 +91,41 @@ async def test_connections() -> None:
     assert not ours[1].is_alive
     for conn, theirs in pairs:
         conn.abort()
+        theirs.abort()
+
+
+async def test_each_gets_it_between_what_is_written_before_and_after() -> None:
+    idle, batched, full, finished, reset = [await tcp_pair() for _ in range(5)]
+    encrypted, memory = await tls_pair(), memory_pair()
+    before = {batched: b"before", full: bytes(3_000_000), encrypted: b"before"}
+    getting = [idle, batched, full, encrypted, memory]
+    for (ours, _), data in before.items():
+        ours.write(data)
+    finished[0].close_write()
+    reset[1].abort()  # which this end has not been told yet
+    receivers = [ours for ours, _ in (*getting, finished, reset)]
+    assert tcp.broadcast(receivers, b"hello", limit=1 << 30) in {len(getting), len(getting) + 1}
+    for pair in getting:
+        ours, theirs = pair
+        ours.write(b"after")
+        data = before.get(pair, b"") + b"helloafter"
+        assert await theirs.read(len(data), timeout=TIME) == data
+    for ours, theirs in (*getting, finished, reset):
+        ours.abort()
+        theirs.abort()
+        await ours.wait_closed()
+
+
+async def test_what_is_not_taken_at_once_is_sent_in_order() -> None:
+    pairs = [await tcp_pair() for _ in range(2)]
+    pieces = [bytes([number]) * 2_000_000 for number in range(3)]
+    for piece in pieces:
+        assert tcp.broadcast([ours for ours, _ in pairs], piece, limit=1 << 30) == 2
+    whole = b"".join(pieces)
+    for ours, theirs in pairs:
+        assert await theirs.read(len(whole), timeout=TIME) == whole
+        assert ours.stats.bytes_out == len(whole)
+        ours.abort()
         theirs.abort()
 
 

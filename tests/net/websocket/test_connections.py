@@ -123,8 +123,10 @@ async def test_http_and_websockets_on_one_port() -> None:
 
     @routes.get("/chat/{room}")
     async def chat(request: http.Request) -> None:
+        fields = request.headers.raw
         ws = await websocket.accept(request, subprotocols=["b", "a"], headers={"x-a": "1"})
         assert ws.request is request
+        assert request.headers.raw == fields
         await ws.send(f"{request.route_params['room']} {ws.subprotocol}")
         await ws.close(4000, "bye")
 

@@ -30,6 +30,7 @@ from silly._engine.native.all_tasks import list_with_trampolines
 from silly._engine.native.datagrams import Datagrams, Peer
 from silly._engine.native.loop import new_event_loop
 from silly._engine.native.reactor import call_last, spin
+from silly._engine.native.sending import write_each
 from silly._engine.native.server import Server, adopt
 from silly._engine.native.starts import Starts
 from silly._engine.native.stream import Stream, specialize
@@ -54,6 +55,7 @@ __all__ = [
     "specialize",
     "spin",
     "start_task",
+    "write_each",
 ]
 
 NAME: Final = "native"

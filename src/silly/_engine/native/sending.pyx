@@ -16,7 +16,7 @@ from cpython.bytes cimport (
     PyBytes_FromStringAndSize,
     PyBytes_GET_SIZE,
 )
-from cpython.list cimport PyList_GET_SIZE
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.ref cimport Py_INCREF, PyObject
 from cpython.sequence cimport PySequence_Fast_GET_SIZE, PySequence_Fast_ITEMS
@@ -59,7 +59,12 @@ cdef enum:
     HIGH_WATER = 65536  # bytes: a larger batch is sent at once; writers wait above it
     KEPT = 262144  # bytes: a longer buffer for what a filter seals is freed after use
     LONE = 1024  # bytes: as much is sent by itself where the send buffer is full
+    STREAM = 448  # bytes of a stream, about ...
+    CACHE_LINE = 64  # ... and those that are fetched from memory together
     LARGE_WRITE_COST = 50  # as many reads without waiting does a large write count
+
+cdef extern from *:
+    void prefetch "__builtin_prefetch"(const void *address) noexcept nogil
 
 cdef size_t MAX_JOINED = <size_t>1 << 40  # bytes: more are joined where overflows are checked
 
@@ -188,11 +193,6 @@ cdef class Sending(Receiving):
         *data* is in *owner*, if that is not None.
         """
         cdef size_t unsent = self.out_end - self.out_start
-        cdef size_t batched
-        cdef size_t sent = 0
-        cdef ssize_t count
-        cdef iovec pieces[2]
-        cdef msghdr message
         if self._filter is not None:
             if owner is None or <size_t>PyBytes_GET_SIZE(owner) != length:
                 owner = PyBytes_FromStringAndSize(<const char *>data, <Py_ssize_t>length)
@@ -207,13 +207,31 @@ cdef class Sending(Receiving):
                 raise MemoryError
             self._bytes_out += length
             self._last_activity = self.reactor.now()
+            if self.out_end - self.out_start > self.high_water():
+                self._full = True
+        elif not self.send_first(owner, data, length):
+            return Draining(self._drain)
+        return Draining(self._drain) if self._full else self.drained_or_yield()
+
+    cdef bint send_first(self, bytes owner, const uint8_t *data, size_t length) except -1:
+        """Send the batch and *data*, before which nothing else is unsent; queue the rest.
+
+        Return whether the connection works.
+        """
+        cdef size_t batched = self.batched
+        cdef size_t sent = 0
+        cdef ssize_t count
+        cdef iovec pieces[2]
+        cdef msghdr message
+        self.batched = 0
+        self._bytes_out += batched + length
+        self._last_activity = self.reactor.now()
+        if self._failed:  # the loop's next turn closes it
+            self.release_outgoing()
+            return False
+        if batched == 0:
+            count = send(self.fd, data, length, MSG_NOSIGNAL)
         else:
-            batched, self.batched = self.batched, 0
-            self._bytes_out += batched + length
-            self._last_activity = self.reactor.now()
-            if self._failed:  # the loop's next turn closes it
-                self.release_outgoing()
-                return Draining(self._drain)
             pieces[0].iov_base = self.out_data + self.out_start
             pieces[0].iov_len = batched
             pieces[1].iov_base = <void *>data
@@ -221,36 +239,52 @@ cdef class Sending(Receiving):
             memset(&message, 0, sizeof(message))
             message.msg_iov = pieces
             message.msg_iovlen = 2
-            if batched == 0:
-                count = send(self.fd, pieces[1].iov_base, length, MSG_NOSIGNAL)
-            else:
-                count = sendmsg(self.fd, &message, MSG_NOSIGNAL)
-            if count >= 0:
-                sent = <size_t>count
-            elif not is_transient(errno):
-                self.fail(errno)
-                return Draining(self._drain)
-            if sent >= batched:
+            count = sendmsg(self.fd, &message, MSG_NOSIGNAL)
+        if count >= 0:
+            sent = <size_t>count
+        elif not is_transient(errno):
+            self.fail(errno)
+            return False
+        if sent >= batched:
+            if self.out_data != NULL:
                 self.release_outgoing()
-                sent -= batched
-            else:
-                self.out_start += sent
-                sent = 0
-            if self.out_end == 0 and owner is not None and length - sent > LARGE:
-                self.out_piece = owner
-                self.out_data = <uint8_t *>data
-                self.out_start = sent
-                self.out_end = self.out_capacity = length
-                self._account()
-                self.watch(self.interest | EPOLLOUT)
-            elif sent < length or self.out_end:
-                if not self.append(data + sent, length - sent):
-                    self.fail(ENOMEM)
-                    return Draining(self._drain)
-                self.watch(self.interest | EPOLLOUT)
+            sent -= batched
+        else:
+            self.out_start += sent
+            sent = 0
+        if sent == length and not self.out_end:
+            return True
+        if self.out_end == 0 and owner is not None and length - sent > LARGE:
+            self.out_piece = owner
+            self.out_data = <uint8_t *>data
+            self.out_start = sent
+            self.out_end = self.out_capacity = length
+            self._account()
+        elif not self.append(data + sent, length - sent):
+            self.fail(ENOMEM)
+            return False
+        self.watch(self.interest | EPOLLOUT)
         if self.out_end - self.out_start > self.high_water():
             self._full = True
-        return Draining(self._drain) if self._full else self.drained_or_yield()
+        return True
+
+    cdef bint write_if_empty(self, bytes data, bint at_once) except -1:
+        """Write *data* if nothing but a batch is unsent, and there is no filter.
+
+        Return whether it was written.
+        """
+        if (
+            self._state != OPEN or self._full or self._filter is not None
+            or self.out_end - self.out_start != self.batched
+        ):
+            return False
+        if at_once:
+            self.send_first(
+                data, <const uint8_t *>PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data)
+            )
+        else:
+            self.write_bytes(data)
+        return True
 
     cdef object drained_or_yield(self):
         """Return what a large write returns: after some of them, other tasks run."""
@@ -535,6 +569,31 @@ cdef Drained DRAINED = Drained.__new__(Drained)
 drained = DRAINED  # for other modules
 
 set_slots(Drained, <void *>_send_none, NULL)
+
+
+def write_each(list streams not None, bytes data not None):
+    """See `silly._engine.interface.Engine.write_each`."""
+    cdef list left = []
+    cdef object stream
+    cdef Py_ssize_t index, length = PyBytes_GET_SIZE(data)
+    # To batch more than there is room for would take memory of each stream's own.
+    cdef bint at_once = length >= LONE and length * PyList_GET_SIZE(streams) > SEND_BUFFER
+    for index in range(PyList_GET_SIZE(streams)):
+        stream = streams[index]
+        if index + 1 < PyList_GET_SIZE(streams):
+            prefetch_stream(PyList_GET_ITEM(streams, index + 1))
+        if not (
+            isinstance(stream, Sending) and (<Sending>stream).write_if_empty(data, at_once)
+        ):
+            left.append(index)
+    return left
+
+
+cdef inline void prefetch_stream(const void *stream) noexcept:
+    """Have the processor fetch *stream* into its caches while it is busy with another one."""
+    cdef size_t offset
+    for offset in range(0, STREAM, CACHE_LINE):
+        prefetch(<const char *>stream + offset)
 
 
 cdef inline bint is_long_buffer(object data) except -1:

@@ -17,7 +17,7 @@ import contextvars
 import functools
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 from silly._engine import interface, stream_errors
@@ -52,6 +52,7 @@ __all__ = [
     "specialize",
     "spin",
     "start_task",
+    "write_each",
 ]
 
 NAME: Final = "portable"
@@ -135,6 +136,11 @@ def new_callback(
 def spin(loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None:  # noqa: ARG001
     """Call *step* once (see `silly._engine.interface.Engine.spin`)."""
     step()
+
+
+def write_each(streams: list[Any], data: bytes) -> Sequence[int]:  # noqa: ARG001
+    """Leave all of them (see `silly._engine.interface.Engine.write_each`)."""
+    return range(len(streams))
 
 
 def _conforms() -> tuple[type[Link], ...]:  # the type checker verifies that these are links

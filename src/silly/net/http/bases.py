@@ -73,6 +73,9 @@ class Head:
         if not content_length:
             self._body = b""
 
+    def _join_fields(self) -> None:
+        """Keep the fields in little memory: as they are (see plain.pyx)."""
+
     def _compact(self) -> None:
         """Keep no more than the head, in one piece; it was not for a handler to add anything."""
         for name in ("_headers", "_path", "_successor", "_continuation", "upgrade"):

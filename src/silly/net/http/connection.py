@@ -361,6 +361,7 @@ class ServerConnection:
         service.count(request.method, 101)
         if self._watch is not None:
             self._watch.done(101, 0)
+        service.connections.discard(self)  # they are watched over for HTTP
         request._connection = None  # type: ignore[assignment] # its body is complete
         return self._session.retire(), service.limits
 

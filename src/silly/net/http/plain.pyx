@@ -62,8 +62,8 @@ cdef class Head:
         if not content_length:
             self._body = NOTHING
 
-    def _compact(self):
-        """Keep no more than the head, in one piece; it was not for a handler to add anything."""
+    def _join_fields(self):
+        """Keep the fields in one piece, in less memory, until somebody asks for them."""
         cdef list pieces = []
         if self.fields is not None:
             for name, value in self.fields:
@@ -73,6 +73,10 @@ cdef class Head:
             self.fields_start = 0
             self.target = self.raw_target
             self.fields = None
+
+    def _compact(self):
+        """Keep no more than the head, in one piece; it was not for a handler to add anything."""
+        self._join_fields()
         if self.version == VERSION:
             self.version = VERSION  # the one that all share
         getattr(self, "__dict__").clear()

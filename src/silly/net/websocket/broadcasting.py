@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from silly._engine import engine
 from silly.errors import WriteQueueFull
 from silly.net.broadcasting import SLOW, Slow, checked_slow
 from silly.net.websocket.connection import WebSocket
@@ -36,8 +37,12 @@ def broadcast(
     """
     closes = checked_slow(slow, limit)
     encoder = Encoder(message)
-    count = 0
-    for websocket in list(sockets):
+    receivers = list(sockets)
+    conns = [each._conn if each._session.is_plain else None for each in receivers]
+    left = engine.write_each(conns, encoder.frame(None))
+    count = len(receivers) - len(left)
+    for index in left:
+        websocket = receivers[index]
         # Not by `is_open` and `send`: their calls cost more than what they do.
         session, conn = websocket._session, websocket._conn
         if session.is_closing or session.is_over or not conn.is_alive:

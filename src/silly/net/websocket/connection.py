@@ -306,10 +306,14 @@ class WebSocket(Watched):
             UnicodeEncodeError: a `str` has surrogates, which cannot be sent.
         """
         session, conn = self._session, self._conn
-        if session.is_closing or session.is_over:
+        if session.is_plain:
+            frame = framed(message)
+        elif session.is_closing or session.is_over:
             raise self._closed()
+        else:
+            frame = session.message(message)
         try:
-            return conn.write(framed(message) if session.is_plain else session.message(message))
+            return conn.write(frame)
         except OSError as error:
             raise self._closed() from error
 

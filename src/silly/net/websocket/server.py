@@ -76,6 +76,8 @@ async def accept(
     rest, limits = request._connection.switch(request)
     websocket = WebSocket(conn, agreement, limits, is_client=False, request=request)
     request._successor = websocket
+    request._headers = None  # an idle WebSocket would keep what they take
+    request._join_fields()
     conn.write("\r\n".join((*lines, "", "")).encode("latin-1"))
     websocket._start(rest)
     return websocket

@@ -42,7 +42,7 @@ class Session:
 
     Attributes:
         parser: returns the messages in what is received; what else it has found, `take` takes.
-        is_plain: messages are sent as they are: not masked, not compressed.
+        is_plain: messages can be sent, and as they are: not masked, not compressed.
         outgoing: what is to be sent now; the user takes it away.
         pongs: the payloads of pongs that were received; likewise.
         has_news: one of them, or `is_over`, may have changed; the user clears it.
@@ -199,6 +199,7 @@ class Session:
     def _answer_close(self, payload: bytes) -> None:
         if not self.is_closing:
             self.is_closing = True
+            self.is_plain = False
             self.outgoing += self._frame(FIN | CLOSE, payload)
 
     def _fail(self, failure: Failure) -> None:
@@ -221,6 +222,7 @@ class Session:
 
     def _end(self, code: int, reason: str) -> None:
         self.is_over = self.has_news = True
+        self.is_plain = False
         self.code, self.reason = code, reason
 
     # ----------------------------------------------------------------------------- sending
@@ -255,6 +257,7 @@ class Session:
     def close(self, code: int, reason: str = "") -> bytes:
         """Return the close frame, and begin to close."""
         self.is_closing = True
+        self.is_plain = False
         self.code, self.reason = code, reason
         return self._frame(FIN | CLOSE, code.to_bytes(2, "big") + reason.encode())
 
