@@ -98,9 +98,9 @@ class Ends:
         if self._observed:
             self._notify_if_over(conn)
 
-    def _linger(self, conn: Stream) -> None:
+    def _linger(self, conn: Any) -> None:
         """Record that the task of *conn* has ended; its socket may still be open."""
-        if not conn._is_closed:
+        if not conn._socket_is_closed():
             self.lingering.add(conn)
         if self._is_draining:
             self.changed.set()
