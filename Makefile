@@ -230,8 +230,8 @@ $(VENV)/bin/python:
 	  echo "apt-get install python3-venv" >&2; rm -rf $(VENV); exit 2; }
 
 # What the native engine is compiled from (setup.py): a change compiles it anew.
-HEADERS = $(wildcard src/silly/_engine/native/*.pxd)
-SHARED = $(HEADERS:src/silly/_engine/native/%.pxd=src/silly/_engine/%.py)
+HEADERS = $(wildcard src/silly/_engine/native/*.pxd src/silly/net/*/*.pxd src/silly/net/*/native/*.pxd)
+SHARED = $(subst /native/,/,$(HEADERS:.pxd=.py))
 NATIVE = setup.py $(HEADERS) $(wildcard $(SHARED) src/silly/_engine/native/*.pyx src/silly/net/*/*.pyx)
 
 # Each of these calls pip once, because each call compiles the native engine.

@@ -18,10 +18,16 @@ from typing import Any, Self
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-NATIVE = Path("src/silly/_engine/native")
-SHARED = [NATIVE.parent / f"{header.stem}.py" for header in NATIVE.glob("*.pxd")]
-SHARED = sorted(source for source in SHARED if source.exists())  # compiled a second time
-PROTOCOLS = sorted(Path("src/silly/net").rglob("*.pyx"))  # what is native in protocols
+PACKAGE = Path("src/silly")
+HEADERS = sorted(PACKAGE.rglob("*.pxd"))
+# Compiled a second time, as modules of the package ``native`` beside them, which has the types.
+SHARED = [
+    source
+    for header in HEADERS
+    if header.parent.name == "native"
+    and (source := header.parent.parent / f"{header.stem}.py").exists()
+]
+NATIVE = sorted(PACKAGE.rglob("*.pyx"))
 COMPILING_NOTHING = ("sdist", "egg_info", "dist_info")  # what pip and build run first
 BUILD_NATIVE = os.environ.get("SILLY_BUILD_NATIVE", "")
 
@@ -40,20 +46,17 @@ def extensions() -> list[Extension]:
     # Without debugging information (-g0), compiling takes three quarters of the time.
     options = ["-O2", "-g0", "-fno-semantic-interposition"]
     options += os.environ.get("SILLY_CFLAGS", "").split()
-    engine = [
-        (f"silly._engine.native.{source.stem}", source)
-        for source in sorted(NATIVE.glob("*.pyx")) + SHARED
-    ]
-    protocols = [(".".join(source.with_suffix("").parts[1:]), source) for source in PROTOCOLS]
+    compiled = [(source, source) for source in NATIVE]
+    compiled += [(source, source.parent / "native" / source.name) for source in SHARED]
     modules = [
         Extension(
-            name,
+            ".".join(module.with_suffix("").parts[1:]),
             [str(source)],
-            depends=[str(header) for header in NATIVE.glob("*.pxd")],
+            depends=[str(header) for header in HEADERS],
             extra_compile_args=options,
             extra_link_args=os.environ.get("SILLY_LDFLAGS", "").split(),
         )
-        for name, source in engine + protocols
+        for source, module in compiled
     ]
     return cythonize(  # type: ignore[no-any-return]
         modules,
@@ -81,7 +84,7 @@ def is_any_header_newer() -> bool:
     """
     generated = [Path("build", source.with_suffix(".c")) for source in SHARED]
     made = [path.stat().st_mtime for path in generated if path.exists()]
-    return bool(made) and min(made) < max(path.stat().st_mtime for path in NATIVE.glob("*.pxd"))
+    return bool(made) and min(made) < max(path.stat().st_mtime for path in HEADERS)
 
 
 def skip_native(error: BaseException) -> None:

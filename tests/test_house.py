@@ -84,8 +84,8 @@ def imported(name: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             module = node.module or ""
             if node.level:
-                shared = path.parent == source_of("silly._engine").parent  # compiled twice
-                assert shared, f"{name}: a relative import"
+                types = path.parent / "native" / f"{path.stem}.pxd"
+                assert types.exists(), f"{name}: a relative import, but it is not compiled twice"
                 module = f"{package}.{module}"
             for alias in node.names:
                 full = f"{module}.{alias.name}"

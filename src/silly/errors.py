@@ -71,7 +71,7 @@ class EndOfStream(SillyError, EOFError):  # noqa: N818 - named by what happened
     partial: bytes
 
     def __init__(self, message: str, partial: bytes = b"", *, address: str = "") -> None:
-        super().__init__(message, address=address)
+        SillyError.__init__(self, message, address=address)
         self.partial = partial
 
 

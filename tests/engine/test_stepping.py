@@ -890,6 +890,40 @@ async def test_callbacks_of_a_handlers_task() -> None:
         client.close()
 
 
+async def test_handlers_are_among_all_tasks() -> None:
+    """From before their first step until they are done, as other tasks."""
+    before = asyncio.all_tasks()
+    seen: list[bool] = []
+
+    async def handler(conn: Conn) -> None:
+        task = asyncio.current_task()
+        seen.append(task in asyncio.all_tasks())
+        async for _ in conn:
+            seen.append(task in asyncio.all_tasks())
+            conn.write(b"reply\n")
+
+    async with tcp.listen(ANY, handler) as listener:
+        clients = [await tcp.connect(listener.local_addr) for _ in range(3)]
+        for client in clients:
+            client.write(b"line\n")
+            assert await client.read(b"\n") == b"reply\n"
+        handlers = set(listener._course.handling)
+        assert asyncio.all_tasks() == before | handlers
+        assert seen == [True] * 6
+        kept: Any = getattr(asyncio.tasks, "_all_tasks", None)  # until Python 3.12
+        if kept is not None:
+            assert set(kept) >= handlers
+            assert len(kept) == len(list(kept))
+            assert all(task in kept for task in handlers)
+            assert object() not in kept
+        next(iter(handlers)).cancel()
+        clients[0].close()
+        clients[1].abort()
+        clients[2].close()
+        await asyncio.wait(handlers)
+        assert asyncio.all_tasks() == before
+
+
 async def test_a_defect_after_a_handler_goes_to_the_loops_exception_handler(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -28,7 +28,8 @@ the task's next step calls `result` of it.
 
 What is said of 3.14 was read in its sources, not tried. Not assumed, but used where it is
 there: `_selector`, `_ready` and `_scheduled` of a stock loop; without all of them the reactor
-does not wait inside it.
+does not wait inside it. The `WeakSet` of all tasks, which there is until 3.14: handlers' tasks
+are listed without an entry in it (native: all_tasks.pyx).
 """
 
 from __future__ import annotations

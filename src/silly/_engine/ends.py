@@ -13,7 +13,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from silly._engine import stream_errors
 from silly._engine.interface import Stream
+from silly.errors import EndOfStream
 
 from .admission import Admission  # relative: each engine has one of its own
 
@@ -81,7 +83,10 @@ class Ends:
         """Record that the handler's *task* is done, and close its connection."""
         conn: Stream = self.handling.pop(task)
         error = None if task.cancelled() else task.exception()
-        how, log_it = (None, False) if error is None else self._count_error(conn, error)
+        is_usual = isinstance(error, EndOfStream) and stream_errors.belongs_to(conn, error)
+        how, log_it = None, False
+        if error is not None and not is_usual:
+            how, log_it = self._count_error(conn, error)
         if self._observed and (observation := self._observed.get(conn)):
             observation.handled(task, how)
         try:
@@ -93,9 +98,9 @@ class Ends:
         if self._observed:
             self._notify_if_over(conn)
 
-    def _linger(self, conn: Stream) -> None:
+    def _linger(self, conn: Any) -> None:
         """Record that the task of *conn* has ended; its socket may still be open."""
-        if not conn._is_closed:
+        if not conn._socket_is_closed():
             self.lingering.add(conn)
         if self._is_draining:
             self.changed.set()

@@ -133,6 +133,8 @@ class Gate(Protocol):
 
     A *client* is the peer's IP address as packed bytes, 4 for IPv4 or 16 for IPv6;
     empty if it has none (a Unix socket).
+
+    It derives from the engine's `Admission`.
     """
 
     def enter(self, client: bytes) -> bool:

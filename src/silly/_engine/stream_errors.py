@@ -160,7 +160,9 @@ def end_of_stream(
         (TruncatedStream, "stream cut off") if truncated else (EndOfStream, "end of stream")
     )
     text = f"{what} before {wanted_bytes}, {left} unread"
-    return mark(conn, kind(text, unread, address=_address(conn)))
+    error = kind(text, unread, address=conn.remote_addr)  # type: ignore[attr-defined]
+    error._conn = id(conn)  # type: ignore[attr-defined] # as `mark` does it
+    return error
 
 
 def limit_exceeded(conn: object, delimiter: bytes, limit: int) -> LimitExceeded:

@@ -26,11 +26,12 @@ ENDS_PROGRAM: Final = (SystemExit, KeyboardInterrupt)
 class Logger:
     """A guard around the standard logger *name*. Messages are %-formatted."""
 
-    __slots__ = ("_has_failed", "_logger")
+    __slots__ = ("_has_failed", "_logger", "is_enabled_for")
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
         self._has_failed = False
+        self.is_enabled_for = self._logger.isEnabledFor
 
     def debug(self, message: str, *args: object) -> None:
         self._log(logging.DEBUG, message, args)
@@ -50,9 +51,6 @@ class Logger:
 
     def log(self, level: int, message: str, *args: object) -> None:
         self._log(level, message, args)
-
-    def is_enabled_for(self, level: int) -> bool:
-        return self._logger.isEnabledFor(level)
 
     def _log(
         self,

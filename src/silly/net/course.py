@@ -220,9 +220,9 @@ class Course(Starts):
             refused = too_late(self._handshake_timeout)
         elif is_cancelled or refused is not None or not conn.is_alive:
             pass
-        elif (
-            self._closes_at == math.inf or self._loop.time() < self._closes_at
-        ) and self._change_ticket(conn):
+        elif (self._closes_at == math.inf or self._loop.time() < self._closes_at) and (
+            conn not in self._tickets or self._change_ticket(conn)
+        ):
             try:
                 conn._enter()
                 self._handle(conn)
@@ -246,9 +246,10 @@ class Course(Starts):
                 self.gate.log_refused(refused.reason, conn.remote_addr, str(refused))
 
     def _change_ticket(self, conn: EngineConn) -> bool:
-        """Charge *conn* to its present client, unless the gate refuses; return whether it did."""
-        if conn not in self._tickets:  # its preface cannot change that
-            return True
+        """Charge *conn* to its present client, unless the gate refuses; return whether it did.
+
+        Connections whose prefaces cannot change the client have no ticket.
+        """
         ticket = self.gate.change_ticket(self._tickets[conn], conn._client)
         if ticket is None:
             return False

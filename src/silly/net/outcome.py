@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from silly._engine import stream_errors
-from silly.errors import EndOfStream, LimitExceeded, WriteQueueFull
+from silly.errors import LimitExceeded, WriteQueueFull
 from silly.net.conn import Conn
 
 __all__ = ["HANDLER_ERROR", "outcome_of"]
@@ -20,8 +20,6 @@ def outcome_of(conn: Conn, error: BaseException) -> str | None:
     its explicit cause does. An error that merely followed the loss, or that is about
     another connection, is a handler error.
     """
-    if isinstance(error, EndOfStream) and stream_errors.belongs_to(conn, error):
-        return None  # the usual end, of which this is all there is to know
     ends: list[BaseException] = []
     try:
         if not _consists_of_ends(conn, error, ends, {}):

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from silly._engine import engine
 from silly._engine.interface import HANDSHAKE_TIMEOUT, LINGER, MAX_UNSENT, READ_LIMIT
 from silly._values.arguments import positive_seconds, seconds, seconds_or_none, size
 from silly.net import addr as addresses
@@ -230,8 +231,10 @@ def server_of(tls: object) -> TLSServer | None:
 
 def handshakes_of(loop: asyncio.AbstractEventLoop, server: TLSServer, limits: Limits) -> Handshakes:
     """Return the preface that encrypts the connections of a listener."""
-    from silly.net.tls.preface import Handshakes  # noqa: PLC0415 - see `_tls_config`
-
+    if engine.NAME == "native":  # see `_tls_config`
+        from silly.net.tls.native.preface import Handshakes  # noqa: PLC0415
+    else:
+        from silly.net.tls.preface import Handshakes  # noqa: PLC0415
     return Handshakes(loop, server, limits)
 
 

@@ -10,20 +10,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from silly._engine import engine
 from silly.net import tcp
 from silly.net.conn import Conn
 from silly.net.tls.turns import Turns
 from silly.testing import run_virtual
 from tests.net.tls import certificates, peers
 
+KINDS: list[Any] = [Turns]
+if engine.NAME == "native":
+    from silly.net.tls.native import turns
+
+    KINDS.append(turns.Turns)
 CLIENTS = [bytes([10, 0, 0, number]) for number in range(4)]
 
 
 class Room:
     """Handshakes that begin in turns, and what has happened to them."""
 
-    def __init__(self, most: int | None) -> None:
-        self.turns = Turns(asyncio.get_running_loop(), most)
+    def __init__(self, kind: Any, most: int | None) -> None:
+        self.turns = kind(asyncio.get_running_loop(), most)
         self.tasks: list[asyncio.Task[None]] = []
         self.waiting: dict[bytes, list[asyncio.Task[None]]] = {}
         self.running: list[bytes] = []
@@ -62,9 +68,10 @@ class Room:
 
 
 @pytest.mark.no_engine
-def test_a_client_with_too_many_holds_up_nobody_else() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_client_with_too_many_holds_up_nobody_else(kind: Any) -> None:
     async def main() -> None:
-        room = Room(2)
+        room = Room(kind, 2)
         for _ in range(5):
             room.ask(CLIENTS[0])
         await room.settle()
@@ -82,9 +89,10 @@ def test_a_client_with_too_many_holds_up_nobody_else() -> None:
 
 
 @pytest.mark.no_engine
-def test_clients_take_turns() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_clients_take_turns(kind: Any) -> None:
     async def main() -> None:
-        room = Room(None)
+        room = Room(kind, None)
         for client in CLIENTS[:1] * 50 + CLIENTS[1:2] * 2 + CLIENTS[2:3]:
             room.ask(client)
         await room.settle()
@@ -95,9 +103,10 @@ def test_clients_take_turns() -> None:
 
 
 @pytest.mark.no_engine
-def test_one_begins_in_each_pass() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_begins_in_each_pass(kind: Any) -> None:
     async def main() -> None:
-        room = Room(100)
+        room = Room(kind, 100)
         for _ in range(20):
             room.ask(CLIENTS[0])
         for passed in range(20):
@@ -110,9 +119,10 @@ def test_one_begins_in_each_pass() -> None:
 
 
 @pytest.mark.no_engine
-def test_a_network_of_ipv6_is_one_client() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_network_of_ipv6_is_one_client(kind: Any) -> None:
     async def main() -> None:
-        room = Room(1)
+        room = Room(kind, 1)
         room.ask(bytes(8) + b"one addr")
         await room.settle()
         other = room.ask(bytes(8) + b"another.")
@@ -125,9 +135,10 @@ def test_a_network_of_ipv6_is_one_client() -> None:
 
 
 @pytest.mark.no_engine
-def test_clients_without_an_address_are_not_limited() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_clients_without_an_address_are_not_limited(kind: Any) -> None:
     async def main() -> None:
-        room = Room(1)
+        room = Room(kind, 1)
         for _ in range(5):
             room.ask(b"")
         await room.settle()
@@ -147,10 +158,12 @@ steps = st.one_of(
 
 
 @pytest.mark.no_engine
-@given(st.sampled_from([1, 2, 3, None]), st.lists(steps, max_size=60))
-def test_whoever_may_begin_does(most: int | None, script: list[tuple[object, ...]]) -> None:
+@given(st.sampled_from(KINDS), st.sampled_from([1, 2, 3, None]), st.lists(steps, max_size=60))
+def test_whoever_may_begin_does(
+    kind: Any, most: int | None, script: list[tuple[object, ...]]
+) -> None:
     async def main() -> None:
-        room = Room(most)
+        room = Room(kind, most)
         for what, *values in script:
             value = values[0] if values else 0
             if what == "ask":

@@ -26,6 +26,7 @@ from silly._engine.assumptions import why_not_native
 from silly._engine.interface import Accept, Gate, tune
 from silly._engine.native.account import Account
 from silly._engine.native.admission import Admission
+from silly._engine.native.all_tasks import list_with_trampolines
 from silly._engine.native.datagrams import Datagrams, Peer
 from silly._engine.native.loop import new_event_loop
 from silly._engine.native.reactor import call_last, spin
@@ -61,6 +62,7 @@ NAME: Final = "native"
 
 if unmet := why_not_native(start_task, rehearse):
     raise ImportError(unmet)
+list_with_trampolines()
 
 
 def serve(

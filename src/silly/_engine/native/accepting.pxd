@@ -1,5 +1,6 @@
 """The types with which ``../accepting.py`` is compiled for this engine."""
 
+from silly._engine.native.admission cimport Admission
 from silly._engine.native.reactor cimport Source
 
 cdef int ACCEPT_BATCH, SOMAXCONN
@@ -7,12 +8,12 @@ cdef double BACK_OFF
 
 
 cdef class Accepting(Source):
-    cdef object _gate
+    cdef Admission _gate
     cdef int _reserve
     cdef object _timer
     cdef object _turned_away
 
-    cdef int _begin(self, object gate) except -1
+    cdef int _begin(self, Admission gate) except -1
     cdef int _accept_one(self) except -1
     cdef int _turn_away_one(self) except -1
     cdef bint _is_listening(self) noexcept

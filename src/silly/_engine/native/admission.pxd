@@ -15,6 +15,8 @@ cdef class Admission:
     cdef readonly double _tokens
     cdef double _rate, _burst, _refilled
 
+    @cython.locals(key=bytes, held=int64_t)
+    cpdef bint enter(self, bytes client) except -1
     cpdef leave(self, bytes ticket)
     @cython.locals(key=bytes)
     cdef int _discharge(self, bytes ticket) except -1

@@ -17,7 +17,7 @@ cdef class Ends:
     cdef readonly dict _tickets, _observed
     cdef public dict _on_draining
 
-    @cython.locals(conn=Filtered, log_it=bint)
+    @cython.locals(conn=Filtered, log_it=bint, is_usual=bint)
     cpdef _handled(self, task)
     cpdef _linger(self, Filtered conn)
     @cython.locals(log_it=bint)

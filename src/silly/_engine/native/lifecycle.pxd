@@ -74,6 +74,7 @@ cdef class Lifecycle(Source):
     cdef object _room_waiter(self)
     cdef int _wake_writers(self) except -1
     cdef int _has_room(self) except -1
+    cpdef close(self)
     cdef bint _is_open(self) noexcept
     cdef bint _is_active(self) noexcept
     cdef bint _is_lingering(self) noexcept

@@ -177,6 +177,7 @@ cdef extern from "<time.h>" nogil:
 cdef extern from "Python.h":
     PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *data, Py_ssize_t size) except NULL
     int _PyBytes_Resize(PyObject **bytes, Py_ssize_t size) except -1
+    object PyObject_Call(object callable, tuple args, dict kwargs)
     object PyObject_CallNoArgs(object callable)
     object PyObject_CallOneArg(object callable, object arg)
     Py_ssize_t Py_REFCNT(object counted) noexcept
@@ -185,6 +186,7 @@ cdef extern from "Python.h":
     int PyIter_Send(object iterator, object value, PyObject **result) except -1
     int send_none "PyIter_Send"(object iterator, object none, PyObject **result) noexcept
     ctypedef struct PyAsyncMethods:
+        void *am_aiter
         void *am_send
     ctypedef struct PyTypeObject:
         PyAsyncMethods *tp_as_async

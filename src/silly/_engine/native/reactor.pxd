@@ -36,6 +36,7 @@ cdef class Source:
 cdef class Reactor:
     cdef object __weakref__
     cdef readonly object loop
+    cdef dict loop_attributes
     cdef int epoll  # its descriptor; -1: none
     cdef int entrance  # that of the set of connections that are being set up; -1: none ...
     cdef bint entrance_is_ready  # ... and whether it was ready in this poll
@@ -86,6 +87,9 @@ cdef class Reactor:
     # its handler's task, if it may be started as soon as it is set up
     cdef bint starts_directly
     cdef object first_step, first_context  # of the task
+    cdef dict task_options  # of the last task that was started without a context ...
+    cdef object task_name  # ... and had this name
+    cdef object done  # a future that is done, without a result; or None (trampoline.pyx)
 
     cdef double busy_poll
     cdef double last_event

@@ -92,8 +92,13 @@ cdef object _reactors = weakref.WeakSet()  # in this process
 cdef bint _has_forked = False
 
 
+cdef Reactor _serving = None  # the one that serves a batch: `reactor_of` is called most for its loop
+
+
 cdef Reactor reactor_of(object loop):
     """Return the reactor of *loop*; create it if there is none."""
+    if _serving is not None and _serving.loop is loop:
+        return _serving
     # An attribute of the loop, not a dictionary by loop: the reactor refers to its loop, so a
     # dictionary would keep both alive forever.
     reactor = getattr(loop, "_silly_reactor", None)
@@ -109,6 +114,8 @@ cdef void _forking() noexcept nogil:
 
 
 def _forked():
+    global _serving
+    _serving = None
     for reactor in list(_reactors):
         reactor.loop._silly_reactor = None
         (<Reactor>reactor).disown()
@@ -245,6 +252,7 @@ cdef class Reactor:
 
     def __cinit__(self, loop):
         self.loop = loop
+        self.loop_attributes = getattr(loop, "__dict__", {})
         self.epoll = self.entrance = self.arriving = -1
         self.alarm = new_alarm()
         self.table = []
@@ -265,7 +273,7 @@ cdef class Reactor:
         if (
             isinstance(selector, Selector)
             and isinstance(loop, _tells_of_stops)
-            and INSIDE <= loop.__dict__.keys()
+            and INSIDE <= self.loop_attributes.keys()
         ):
             self.selector = selector
         # A loop with its own clock (a virtual one, for example) is asked for the time.
@@ -418,6 +426,8 @@ cdef class Reactor:
         return served
 
     cdef int begin_batch(self) except -1:
+        global _serving
+        _serving = self
         if self.in_batch:  # a nested loop, run by a handler
             self.direct = False
             self.save_all_unread()
@@ -426,6 +436,8 @@ cdef class Reactor:
         return 0
 
     cdef int end_batch(self, bint nested) except -1:
+        global _serving
+        _serving = None
         self.direct = False  # if nested, a task is running outside
         self.in_batch = nested
         if PyList_GET_SIZE(self.received) > 0:  # left over after an exception

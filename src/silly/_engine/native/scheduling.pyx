@@ -19,6 +19,8 @@ cdef Reactor catching = None  # the reactor to leave the first step of the next 
 cdef class Scheduling:
     """A base of the loop: what tasks and futures call most, without calls of Python functions."""
 
+    cdef public bint _closed, _debug  # set by the loop's other bases
+
     def call_soon(self, callback, *args, context=None):
         """See `asyncio.loop.call_soon`."""
         if catching is not None and catching.loop is self:

@@ -35,6 +35,7 @@ from silly._engine.native.linux cimport (
     sockaddr_in6,
     socklen_t,
 )
+from silly._engine.native.ends cimport Ends
 from silly._engine.native.names cimport inet_sockaddr, raw_local_name, socket_name
 from silly._engine.native.reactor cimport Reactor, Source, allow_instances, reactor_of
 from silly._engine.native.read cimport Read, new_batches, new_lines, new_read
@@ -224,7 +225,10 @@ cdef class Stream(Sending):
     cdef int _notify_owner(self, object owner) except -1:
         direct, self.reactor.direct = self.reactor.direct, False  # Python code
         try:
-            owner.conn_closed(self)
+            if isinstance(owner, Ends):
+                (<Ends>owner).conn_closed(self)
+            else:
+                owner.conn_closed(self)
         finally:
             self.reactor.direct = direct
         return 0
@@ -313,6 +317,8 @@ def specialize(kind):
                 <PyTypeObject *>kind, (<PyMethodDescrObject *>method).d_method
             )
             setattr(kind, method.__name__, own)
+    if issubclass(kind, Stream):
+        (<PyTypeObject *>kind).tp_as_async.am_aiter = (<PyTypeObject *>Stream).tp_as_async.am_aiter
 
 
 cdef void tell_budget(object budget, int64_t change) noexcept:

@@ -8,6 +8,7 @@ back. A trampoline saves that.
 
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
+from silly._engine.native.all_tasks cimport Listed
 from silly._engine.native.linux cimport (
     Py_REFCNT,
     PyCFunction_CheckExact,
@@ -15,6 +16,7 @@ from silly._engine.native.linux cimport (
     PyCFunctionObject,
     PyIter_Send,
     PyMethodDef,
+    PyObject_Call,
     PyTypeObject,
     call_two,
     discard,
@@ -58,6 +60,7 @@ cdef dict current_tasks = getattr(tasks, "_current_tasks", None)
 cdef PyMethodDef *wakeup = NULL  # that method
 cdef object WAKEUP = object()  # stands for it
 
+cdef object Future = asyncio.Future
 cdef object Task = asyncio.Task
 # Whether a new task calls nothing in Python before it schedules its first step.
 cdef bint CATCHES = type(Task.__init__) is type(object.__init__)
@@ -74,12 +77,14 @@ cdef enum:
     AWAITED = 2  # references to what a step yielded if nothing else refers to it
 
 
-cdef class Trampoline(ForeignFuture):
+cdef class Trampoline(Listed):
     cdef object coroutine
-    cdef object task
     cdef object ended  # a callback of the task ...
     cdef object ended_context  # ... and its context
     cdef object outcome
+
+    def __dealloc__(self):
+        self.unlink()
 
     # ------------------------------------------- stepping the coroutine directly
 
@@ -206,10 +211,13 @@ cdef class Trampoline(ForeignFuture):
             raise
         if result == 0:
             self.forget_task()
-        elif self.park(<object>out[0]):
-            Py_DECREF(<object>out[0])
+            return 0
+        outcome = <object>out[0]
+        Py_DECREF(outcome)
+        if self.park(outcome):
             return self.wait_again(out)
-        return result
+        Py_INCREF(outcome)
+        return 1
 
     cdef int wait_again(self, PyObject **out) except -1:
         self.wait()
@@ -289,9 +297,9 @@ cdef class Trampoline(ForeignFuture):
             return repr(self.outcome) if type(self.outcome) is Waiter else f"<{self.outcome!r}>"
         return f"<Trampoline of {self.coroutine!r}>"
 
-    def add_done_callback(self, callback, *, context):
+    cdef int call_when_done(self, object callback, object context) except -1:
         global wakeup
-        ForeignFuture.add_done_callback(self, callback, context=context)
+        ForeignFuture.call_when_done(self, callback, context)
         if (
             self.callback is not None
             and PyCFunction_CheckExact(callback)
@@ -300,6 +308,19 @@ cdef class Trampoline(ForeignFuture):
         ):
             wakeup = (<PyCFunctionObject *>callback).m_ml
             self.callback = WAKEUP
+        return 0
+
+    cdef int call_back(self, Reactor reactor) except -1:
+        cdef object callback, done
+        cdef object context = self.context
+        if self.callback is not WAKEUP or not reactor.direct:
+            return ForeignFuture.call_back(self, reactor)
+        # A task only asks the future for its result: one of asyncio's is asked without a call.
+        callback, done = self.take_callback(), done_future(reactor)
+        self.context = None
+        if not call_directly(reactor, callback, <PyObject *>done, context):
+            self.call_later(callback, context)
+        return 0
 
     cdef object take_callback(self):
         self.make_callback()
@@ -314,7 +335,7 @@ cdef class Trampoline(ForeignFuture):
         """Forget the task; the callback may still be a method of it."""
         self.make_callback()
         self.task = None
-        return 0
+        return self.unlink()
 
     # ----------------------------------------------- attributes of coroutines
 
@@ -355,6 +376,13 @@ cdef int _send(Trampoline self, object value, PyObject **out) except -1:
     return self.step(value, out)
 
 
+cdef object done_future(Reactor reactor):
+    if reactor.done is None:
+        reactor.done = Future(loop=reactor.loop)
+        reactor.done.set_result(None)
+    return reactor.done
+
+
 cdef bint enter(object loop, object task) noexcept:
     """Make *task* the current one of *loop*; return False if there is one already."""
     if current_tasks is None:
@@ -374,8 +402,9 @@ def start_task(loop, coroutine, ended, name, context, ended_context):
     cdef Trampoline trampoline = Trampoline.__new__(Trampoline)
     trampoline.coroutine = coroutine
     trampoline.loop = loop
-    if creates_tasks_itself(loop):
-        task = new_task(loop, trampoline, name, context)
+    cdef Reactor reactor = reactor_of(loop)
+    if creates_tasks_itself(reactor):
+        task = new_task(reactor, trampoline, name, context)
     else:
         task = loop.create_task(trampoline, name=name, context=context)
     task.add_done_callback(ended, context=ended_context)
@@ -384,22 +413,30 @@ def start_task(loop, coroutine, ended, name, context, ended_context):
     return task
 
 
-cdef object new_task(object loop, Trampoline trampoline, object name, object context):
-    cdef Reactor reactor = reactor_of(loop)
+cdef object new_task(Reactor reactor, Trampoline trampoline, object name, object context):
+    cdef dict options = reactor.task_options
+    if context is not None or options is None or reactor.task_name is not name:
+        options = {"loop": reactor.loop, "name": name}
+        if context is not None:
+            options["context"] = context
+        else:  # as for most: making the dictionary costs more than keeping it
+            reactor.task_options = options
+            reactor.task_name = name
     if not (CATCHES and reactor.starts_directly):
-        return Task(trampoline, loop=loop, name=name, context=context)
+        return PyObject_Call(Task, (trampoline,), options)
     catch_first_step(reactor)
     try:
-        return Task(trampoline, loop=loop, name=name, context=context)
+        return PyObject_Call(Task, (trampoline,), options)
     finally:
         stop_catching()
 
 
-cdef bint creates_tasks_itself(object loop) except -1:
-    """Return whether the `create_task` of *loop* only makes an `asyncio.Task`, in Python."""
+cdef bint creates_tasks_itself(Reactor reactor) except -1:
+    """Return whether the `create_task` of the loop only makes an `asyncio.Task`, in Python."""
     return (
-        getattr(loop.create_task, "__func__", None) is stock_create_task
-        and loop._task_factory is None
+        getattr(type(reactor.loop), "create_task", None) is stock_create_task
+        and "create_task" not in reactor.loop_attributes
+        and reactor.loop_attributes.get("_task_factory", False) is None
     )
 
 

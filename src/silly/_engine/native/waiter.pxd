@@ -23,6 +23,7 @@ cdef class ForeignFuture:
     cdef bint is_pending(self) noexcept
     cdef int wake(self, Reactor reactor) except -1
     cdef int call_back(self, Reactor reactor) except -1
+    cdef int call_when_done(self, object callback, object context) except -1
     cdef object take_callback(self)
     cdef int call_later(self, object callback, object context) except -1
 

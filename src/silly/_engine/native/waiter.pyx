@@ -89,13 +89,17 @@ cdef class ForeignFuture:
         return self.loop
 
     def add_done_callback(self, callback, *, context):
+        self.call_when_done(callback, context)
+
+    cdef int call_when_done(self, object callback, object context) except -1:
         if self.callback is not None:
             raise RuntimeError("only one task can wait on this")
         if self.state != PENDING:
             self.loop.call_soon(self._call_back, callback, context)
-            return
+            return 0
         self.callback = callback
         self.context = context
+        return 0
 
     def remove_done_callback(self, callback):
         if self.callback is None or self.callback != callback:

@@ -14,13 +14,16 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from silly._logs.logger import Logger
 from silly._loop import reloading
+from silly.net.tls import kinds
 from silly.net.tls.certificates import expires_at, state_of_files
 from silly.net.tls.failures import explained, text_of
-from silly.net.tls.kinds import Session, new_session
+
+if TYPE_CHECKING:
+    from silly.net.tls.kinds import Session
 
 __all__ = [
     "Client",
@@ -168,7 +171,8 @@ class Server:
         context = self._context
         if self._contexts and name is not None:
             context = self._context_for(name.lower())
-        return new_session(context, is_server=True, server_name=name, is_plain=True)
+        session: Session = kinds.kind(context, is_server=True, server_name=name, is_plain=True)
+        return session
 
     def _context_for(self, name: str) -> ssl.SSLContext:
         contexts = self._contexts
@@ -227,7 +231,8 @@ class _GivenServer(Server):
         return True
 
     def new_session(self, name: str | None) -> Session:
-        return new_session(self._context, is_server=True, server_name=name)
+        session: Session = kinds.kind(self._context, is_server=True, server_name=name)
+        return session
 
     def __repr__(self) -> str:
         return f"tls.Server({self._context!r})"
@@ -334,13 +339,14 @@ class Client:
 
         # Used once: then connections cannot be linked by it (RFC 8446, appendix C.4).
         earlier = self._sessions.pop(key, None)
-        return new_session(
+        session: Session = kinds.kind(
             self._context,
             is_server=False,
             server_name=server_name,
             resumed_from=earlier,
             remember=remember,
         )
+        return session
 
 
 class _GivenClient(Client):

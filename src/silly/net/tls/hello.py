@@ -1,9 +1,11 @@
-"""The message with which a client begins, the ClientHello (RFC 8446, section 4.1.2)."""
+"""The message with which a client begins, the ClientHello (RFC 8446, section 4.1.2).
+
+This file is compiled a second time for the native engine.
+"""
 
 from __future__ import annotations
 
 import ssl
-import struct
 from typing import Final
 
 from silly._engine.interface import Stream
@@ -16,7 +18,7 @@ MAX_HELLO: Final = 16 * 1024  # bytes; that of a browser has about 2,000
 _HANDSHAKE: Final = 22  # the type of a record (RFC 8446, section 5.1)
 _CLIENT_HELLO: Final = 1  # the type of a message
 _SERVER_NAME: Final = 0  # the type of an extension (RFC 6066, section 3)
-_EXTENSION_HEADER: Final = struct.Struct(">HH").unpack_from  # its type and length
+_RANDOM_END: Final = 4 + 2 + 32  # type and length of the message, version, random bytes
 
 
 async def read_hello(conn: Stream) -> Hello:
@@ -83,7 +85,7 @@ def _is_complete(message: bytes) -> bool:
         return True  # which OpenSSL refuses
     if len(message) < 4:
         return False
-    size = 4 + int.from_bytes(message[1:4])
+    size = 4 + (message[1] << 16) + _number(message, 2)
     if size > MAX_HELLO:
         raise _error("EXCESSIVE_MESSAGE_SIZE", f"the first message has {size:,} bytes")
     return len(message) >= size
@@ -91,22 +93,27 @@ def _is_complete(message: bytes) -> bool:
 
 def server_name(hello: bytes) -> bytes:
     """Return the host name that the client asks for (SNI); ``b""`` if there is none."""
-    at = 4 + 2 + 32  # type and length of the message, version, random bytes
-    end = len(hello) - 4  # where the last extension begins, at most
-    try:
-        at += 1 + hello[at]  # the session ...
-        at += 2 + (hello[at] << 8 | hello[at + 1])  # ... the cipher suites ...
-        at += 1 + hello[at]  # ... the compression methods ...
-    except IndexError:
-        return b""
-    at += 2  # ... and the length of the extensions
-    while at <= end:
-        kind, length = _EXTENSION_HEADER(hello, at)
+    end = len(hello)
+    at = _RANDOM_END
+    for width in (1, 2, 1):  # of the lengths of the session, cipher suites and compressions
+        at += width
+        if at > end:
+            return b""
+        at += hello[at - 1] if width == 1 else _number(hello, at - 2)
+    at += 2  # the length of the extensions
+    while at + 4 <= end:
+        kind = _number(hello, at)
+        length = _number(hello, at + 2)
         at += 4
         if kind == _SERVER_NAME:
             return hello[at + 5 : at + length]  # length of the list, type and length of the name
         at += length
     return b""
+
+
+def _number(data: bytes, at: int) -> int:
+    """Return the two bytes at *at*, which must be there, as a number."""
+    return data[at] << 8 | data[at + 1]
 
 
 def _not_tls(header: bytes) -> ssl.SSLError:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 else:
     Session = PlainSession
 
-__all__ = ["Session", "available", "new_session", "use"]
+__all__ = ["Session", "available", "kind", "use"]
 
 
 def available() -> dict[str, Any]:
@@ -28,16 +28,10 @@ def available() -> dict[str, Any]:
     return kinds
 
 
-_kind: Any = next(iter(available().values()))
+kind: Any = next(iter(available().values()))  # the class; see `silly.net.tls.session.Session`
 
 
-def use(kind: str) -> None:
-    """Use the sessions that `available` has under the name *kind*, for tests."""
-    global _kind  # noqa: PLW0603 - one per process
-    _kind = available()[kind]
-
-
-def new_session(*arguments: Any, **options: Any) -> Session:
-    """Return a new session; the arguments are those of `silly.net.tls.session.Session`."""
-    session: Session = _kind(*arguments, **options)
-    return session
+def use(name: str) -> None:
+    """Use the sessions that `available` has under *name*, for tests."""
+    global kind  # noqa: PLW0603 - one per process
+    kind = available()[name]

@@ -22,7 +22,8 @@ import os
 import ssl
 
 from silly.net.tls.failures import explained
-from silly.net.tls.session import Negotiation, connection_of
+from silly.net.tls.info import TLSInfo
+from silly.net.tls.session import chain_of, connection_of
 
 cdef extern from "<dlfcn.h>" nogil:
     enum:
@@ -56,6 +57,11 @@ cdef:
     void (*SSL_set_bio)(void *, void *, void *) noexcept nogil
     void (*SSL_set_read_ahead)(void *, int) noexcept nogil
     void *(*SSL_get_SSL_CTX)(const void *) noexcept nogil
+    const char *(*SSL_get_version)(const void *) noexcept nogil
+    const void *(*SSL_get_current_cipher)(const void *) noexcept nogil
+    const char *(*SSL_CIPHER_get_name)(const void *) noexcept nogil
+    void (*SSL_get0_alpn_selected)(const void *, const char **, unsigned int *) noexcept nogil
+    int (*SSL_session_reused)(const void *) noexcept nogil
     unsigned long (*ERR_peek_error)() noexcept nogil
     void (*ERR_clear_error)() noexcept nogil
     void *(*BIO_new)(void *) noexcept nogil
@@ -107,6 +113,7 @@ cdef int bio_create(void *bio) noexcept nogil:
     return 1
 
 
+cdef object new_tuple = tuple.__new__
 cdef object UNUSED_IN = ssl.MemoryBIO()  # a session replaces them at once
 cdef object UNUSED_OUT = ssl.MemoryBIO()
 
@@ -116,8 +123,9 @@ cdef class Session(Records):
 
     cdef object connection  # the `ssl` module's, and what it needs
     cdef object owner
-    cdef object negotiation
-    cdef bint has_session_to_offer
+    cdef readonly object info  # what was negotiated; None until the handshake is complete
+    cdef object server_name
+    cdef object remember
     cdef void *ssl  # belongs to the connection
     cdef void *bio  # belongs to ssl
     cdef Wire answer
@@ -150,8 +158,8 @@ cdef class Session(Records):
                 resumed_from=resumed_from,
                 is_plain=False,
             )
-        self.negotiation = Negotiation(self.connection, server_name, remember)
-        self.has_session_to_offer = remember is not None
+        self.server_name = server_name
+        self.remember = remember
         self.ssl = ssl_of(self.connection)
         self.bio = BIO_new(bio_method)
         if self.bio == NULL:
@@ -221,18 +229,14 @@ cdef class Session(Records):
         BIO_set_data(self.bio, &call)
         SSL_shutdown(self.ssl)
         BIO_set_data(self.bio, NULL)
-        ERR_clear_error()
+        if ERR_peek_error():
+            ERR_clear_error()
         return self.pending()
 
     @property
-    def info(self):
-        """What was negotiated; None until the handshake is complete."""
-        return self.negotiation.info
-
-    @property
     def peer_chain(self):
-        """See `Negotiation.peer_chain`."""
-        return self.negotiation.peer_chain
+        """See `session.chain_of`."""
+        return chain_of(self.connection)
 
     @property
     def unopened(self):
@@ -255,7 +259,7 @@ cdef class Session(Records):
             count = self.read_all(&call, place, room)
         finally:
             BIO_set_data(self.bio, NULL)
-        if self.has_session_to_offer and (count or self.is_ended):
+        if self.remember is not None and (count or self.is_ended):
             self.offer_session()
         return count
 
@@ -304,8 +308,22 @@ cdef class Session(Records):
                 self.error = self.failure(self.connection.do_handshake)
             return False
         self.is_ready = True
-        self.negotiation.settle()
+        self.info = self.negotiated()
         return True
+
+    cdef object negotiated(self):
+        """See `session.negotiated`."""
+        cdef const char *alpn = NULL
+        cdef unsigned int length = 0
+        SSL_get0_alpn_selected(self.ssl, &alpn, &length)
+        return new_tuple(TLSInfo, (
+            SSL_get_version(self.ssl).decode(),
+            SSL_CIPHER_get_name(SSL_get_current_cipher(self.ssl)).decode(),
+            alpn[:length].decode() if length else None,
+            self.server_name,
+            self.connection.getpeercert(True),
+            SSL_session_reused(self.ssl) == 1,
+        ))
 
     cdef Py_ssize_t read_all(self, Call *call, uint8_t *place, size_t room) except -1:
         """Put the plaintext of all records that are complete at *place*; return its length."""
@@ -340,8 +358,10 @@ cdef class Session(Records):
         return ssl.SSLError(ssl.SSL_ERROR_SSL, "the connection failed")
 
     cdef int offer_session(self) except -1:
-        if self.has_session_to_offer:
-            self.has_session_to_offer = not self.negotiation.offer_session()
+        """See `session.Session`."""
+        if self.remember is not None and (session := self.connection.session) is not None:
+            remember, self.remember = self.remember, None
+            remember(session)
         return 0
 
     cdef int count(self, const uint8_t *wire, size_t size) except -1:
@@ -428,6 +448,11 @@ cdef int find_all(void *library) except -1:
     find(library, b"SSL_set_bio", <void **>&SSL_set_bio)
     find(library, b"SSL_set_read_ahead", <void **>&SSL_set_read_ahead)
     find(library, b"SSL_get_SSL_CTX", <void **>&SSL_get_SSL_CTX)
+    find(library, b"SSL_get_version", <void **>&SSL_get_version)
+    find(library, b"SSL_get_current_cipher", <void **>&SSL_get_current_cipher)
+    find(library, b"SSL_CIPHER_get_name", <void **>&SSL_CIPHER_get_name)
+    find(library, b"SSL_get0_alpn_selected", <void **>&SSL_get0_alpn_selected)
+    find(library, b"SSL_session_reused", <void **>&SSL_session_reused)
     find(library, b"ERR_peek_error", <void **>&ERR_peek_error)
     find(library, b"ERR_clear_error", <void **>&ERR_clear_error)
     find(library, b"BIO_new", <void **>&BIO_new)

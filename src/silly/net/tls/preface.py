@@ -1,4 +1,7 @@
-"""The preface of listeners with TLS: the handshake, before the handler starts."""
+"""The preface of listeners with TLS: the handshake, before the handler starts.
+
+This file is compiled a second time for the native engine.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ from silly._engine import engine
 from silly.net.conn import StreamConn
 from silly.net.limits import Limits
 from silly.net.preface import Ended, PrefaceError, Steps, refusal_of
-from silly.net.tally import count
 from silly.net.tls.config import Server
 from silly.net.tls.failures import reason_of, text_of
-from silly.net.tls.hello import Hello
-from silly.net.tls.turns import Turns
+
+from .hello import Hello  # relative: each engine has its own
+from .turns import Turns
 
 __all__ = ["Handshake", "Handshakes"]
 
@@ -147,17 +150,18 @@ class Handshake:
         if self.is_over:
             return
         conn, all_ = self._conn, self._all
-        try:
-            if not conn._is_ready(engine.new_callback(all_.loop, self._go_on, self._context)):
-                return
-        except Exception as error:  # noqa: BLE001 - likewise
-            loss = conn._loss
-            if isinstance(error, OSError) and isinstance(loss, ssl.SSLError):
-                error = PrefaceError(reason_of(loss), text_of(loss))
-            self._fail(error)
+        info = conn._filter_info
+        if info is None:
+            try:
+                conn._is_ready(engine.new_callback(all_.loop, self._go_on, self._context))
+            except Exception as error:  # noqa: BLE001 - likewise
+                loss = conn._loss
+                if isinstance(error, OSError) and isinstance(loss, ssl.SSLError):
+                    error = PrefaceError(reason_of(loss), text_of(loss))
+                self._fail(error)
             return
-        if (info := conn._filter_info) is not None:
-            count(all_.counts, f"{info.version} resumed" if info.resumed else info.version)
+        what = f"{info.version} resumed" if info.resumed else info.version
+        all_.counts[what] = all_.counts.get(what, 0) + 1
         self.drop()
         self._ended(self, None, None, False)
 

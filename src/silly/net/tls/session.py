@@ -15,7 +15,7 @@ from typing import Any
 from silly.net.tls.failures import explained
 from silly.net.tls.info import TLSInfo
 
-__all__ = ["HEADER", "RECORD", "Negotiation", "Records", "Session", "connection_of"]
+__all__ = ["HEADER", "RECORD", "Records", "Session", "chain_of", "connection_of", "negotiated"]
 
 HEADER = 5  # bytes
 RECORD = 16 * 1024  # bytes of plaintext in a record, at most (RFC 8446, section 5.1)
@@ -87,56 +87,23 @@ def _length(header: bytes) -> int:
     return header[3] << 8 | header[4]
 
 
-class Negotiation:
-    """What was negotiated on a connection, and how a client continues its session later.
+def negotiated(connection: Any, server_name: str | None) -> TLSInfo:
+    """Return what was negotiated on a *connection* of the `ssl` module (its inner object)."""
+    cipher, version = connection.cipher(), connection.version()
+    return TLSInfo(
+        version=version or "",
+        cipher=cipher[0] if cipher else "",
+        alpn=connection.selected_alpn_protocol(),
+        server_name=server_name,
+        peer_certificate=connection.getpeercert(True),
+        resumed=bool(connection.session_reused),
+    )
 
-    Args:
-        connection: the `ssl` module's inner object for it.
-        server_name: the name that the server's certificate must have.
-        remember: for clients, called with the session that a later one may continue.
-    """
 
-    __slots__ = ("_connection", "_remember", "_server_name", "info")
-
-    def __init__(
-        self,
-        connection: Any,
-        server_name: str | None,
-        remember: Callable[[ssl.SSLSession], None] | None,
-    ) -> None:
-        self._connection = connection
-        self._server_name = server_name
-        self._remember = remember
-        self.info: TLSInfo | None = None  # set by `settle`
-
-    def settle(self) -> None:
-        """Take down what was negotiated: OpenSSL forgets it if the connection fails."""
-        connection = self._connection
-        cipher, version = connection.cipher(), connection.version()
-        self.info = TLSInfo(
-            version=version or "",
-            cipher=cipher[0] if cipher else "",
-            alpn=connection.selected_alpn_protocol(),
-            server_name=self._server_name,
-            peer_certificate=connection.getpeercert(True),
-            resumed=bool(connection.session_reused),
-        )
-
-    @property
-    def peer_chain(self) -> tuple[bytes, ...]:
-        """The certificates that the peer sent, its own first, as DER bytes."""
-        chain = self._connection.get_unverified_chain() or ()
-        return tuple(each.public_bytes(_ssl.ENCODING_DER) for each in chain)
-
-    def offer_session(self) -> bool:
-        """Let a later connection continue the session, once the server has sent a ticket.
-
-        Return whether that is done.
-        """
-        if self._remember is not None and (session := self._connection.session) is not None:
-            self._remember(session)
-            self._remember = None
-        return self._remember is None
+def chain_of(connection: Any) -> tuple[bytes, ...]:
+    """Return the certificates that the peer sent, its own first, as DER bytes."""
+    chain = connection.get_unverified_chain() or ()
+    return tuple(each.public_bytes(_ssl.ENCODING_DER) for each in chain)
 
 
 class Session:
@@ -153,12 +120,14 @@ class Session:
 
     __slots__ = (
         "_incoming",
-        "_negotiation",
         "_object",
         "_outgoing",
         "_owner",
         "_records",
+        "_remember",
+        "_server_name",
         "error",
+        "info",
         "is_ended",
         "is_ready",
     )
@@ -184,8 +153,10 @@ class Session:
             resumed_from=resumed_from,
             is_plain=is_plain,
         )
-        self._negotiation = Negotiation(self._object, server_name, remember)
+        self._server_name = server_name
+        self._remember = remember
         self._records = Records()
+        self.info: TLSInfo | None = None  # what was negotiated, once the handshake is complete
         self.is_ready = False
         self.is_ended = False
         self.error: OSError | None = None
@@ -207,7 +178,7 @@ class Session:
         except ssl.SSLError as error:
             self.error = explained(error)
         if pieces or self.is_ended:
-            self._negotiation.offer_session()
+            self._offer_session()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def seal(self, plaintext: bytes) -> bytes:
@@ -228,20 +199,15 @@ class Session:
 
     def finish(self) -> bytes:
         """Return the alert "close_notify" (RFC 8446, section 6.1)."""
-        self._negotiation.offer_session()
+        self._offer_session()
         with contextlib.suppress(ssl.SSLError):  # the peer has not finished yet, and need not
             self._object.shutdown()
         return self._outgoing.read()
 
     @property
-    def info(self) -> TLSInfo | None:
-        """What was negotiated; None until the handshake is complete."""
-        return self._negotiation.info
-
-    @property
     def peer_chain(self) -> tuple[bytes, ...]:
-        """See `Negotiation.peer_chain`."""
-        return self._negotiation.peer_chain
+        """See `chain_of`."""
+        return chain_of(self._object)
 
     @property
     def unopened(self) -> int:
@@ -257,7 +223,14 @@ class Session:
         except ssl.SSLWantReadError:
             return
         self.is_ready = True
-        self._negotiation.settle()
+        # Now: OpenSSL forgets it if the connection fails.
+        self.info = negotiated(self._object, self._server_name)
+
+    def _offer_session(self) -> None:
+        """Let a later connection continue the session, once the server has sent a ticket."""
+        if self._remember is not None and (session := self._object.session) is not None:
+            remember, self._remember = self._remember, None
+            remember(session)
 
     def _read(self, pieces: list[bytes]) -> None:
         """Append the plaintext of all records that are complete to *pieces*."""

@@ -4,6 +4,8 @@ A handshake takes as much processor time as hundreds of messages. So only one be
 after all else that is ready has been served (`Engine.call_last`). Clients take turns, however
 many handshakes each of them wants, and the handshakes in progress are limited for each client.
 The others wait.
+
+This file is compiled a second time for the native engine.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ class Turns:
 
         Do not cancel it: when the handshake is over, or no longer wanted, call `end`.
         """
-        key = client if len(client) != 16 else client[:8]  # of IPv6, a /64 network
+        key = _network(client)
         may_run = self._may_run(key)
         if self._ready or not may_run:
             self.put_off += 1
@@ -47,7 +49,7 @@ class Turns:
 
     def end(self, client: bytes, turn: asyncio.Future[None]) -> None:
         """Note that the handshake of *client* that got, or waits for, *turn* is over."""
-        key = client if len(client) != 16 else client[:8]
+        key = _network(client)
         if key in self._waiting and self._forget(key, turn):
             return
         left = self._running[key] - 1
@@ -97,3 +99,8 @@ class Turns:
             del self._waiting[key]
             self._ready.pop(key, None)
         return True
+
+
+def _network(client: bytes) -> bytes:
+    """Return what shares the turns of *client*: of IPv6, a /64 network."""
+    return client if len(client) != 16 else client[:8]

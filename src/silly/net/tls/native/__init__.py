@@ -1,0 +1,1 @@
+"""What of the handshakes of a listener is compiled for the native engine, from the files above."""

@@ -1,0 +1,1 @@
+from silly.net.tls.hello import Hello as Hello

@@ -1,0 +1,1 @@
+from silly.net.tls.preface import Handshakes as Handshakes

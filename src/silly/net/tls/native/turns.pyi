@@ -1,0 +1,1 @@
+from silly.net.tls.turns import Turns as Turns
