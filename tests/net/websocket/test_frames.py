@@ -78,6 +78,8 @@ def test_text_is_encoded_and_surrogates_are_refused(kind: Any) -> None:
         (frame(CONTINUATION, b"x"), 1002),
         (frame(TEXT, b"a", fin=False) + frame(TEXT, b"b"), 1002),
         (b"\x82\x7f\x80\0\0\0\0\0\0\0", 1002),
+        (b"\x82\x7e\0\x7d" + bytes(125), 1002),  # not the shortest form of its length
+        (b"\x82\x7f\0\0\0\0\0\0\xff\xff", 1002),
         (from_client(TEXT, b"a"), 1002),
         (frame(TEXT, b"\xff"), 1007),
         (frame(TEXT, b"\xc3"), 1007),

@@ -264,7 +264,7 @@ class Parser:
             if left < 2 + extended:
                 return start
             length = int.from_bytes(data[start + 2 : start + 2 + extended], "big")
-            if length >> 63:
+            if length >> 63 or length < (126 if extended == 2 else 0x10000):
                 raise Failure(1002, "invalid length of a frame")
         self._check_size(opcode, first, length)
         if left < size:

@@ -351,7 +351,7 @@ cdef class Parser:
             length = 0
             for i in range(extended):
                 length = length << 8 | start[2 + i]
-            if length >> 63:
+            if length >> 63 or length < (126 if extended == 2 else 0x10000):
                 raise Failure(1002, "invalid length of a frame")
         self.check_size(opcode, first, length)
         if left < size:
