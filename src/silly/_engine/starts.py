@@ -25,20 +25,26 @@ class Starts(Ends):
     __slots__ = (
         "_handled_context",
         "_handler",
+        "_handshake_interval",
+        "_handshake_sweep",
+        "_late",
         "_loop",
         "_make_conn",
         "_observers",
         "_on_handled",
+        "_on_preface_end",
         "_options",
         "_prefaces",
         "_proxies",
         "_registered_observers",
         "_start_task",
+        "_stepped",
         "_sweep",
         "_sweep_interval",
         "_task_name",
         "accepted",
         "is_auxiliary",
+        "prefacing",
     )
 
     accepted: int
@@ -47,6 +53,11 @@ class Starts(Ends):
     _make_conn: Callable[..., Any]
     _options: tuple[Any, ...]  # for `_make_conn`: by position, which costs less than keywords
     _prefaces: tuple[Any, ...]
+    _stepped: Any  # the only preface, if it needs no task (silly.net.preface.Stepped)
+    prefacing: dict[Any, Any]  # connections by the steps of their prefaces
+    _late: set[Any]  # of `prefacing`: were cancelled by the sweep
+    _handshake_sweep: Any
+    _handshake_interval: float
     _proxies: Any  # the networks of proxies; None: there are none
     _observers: tuple[Any, ...]
     _registered_observers: Sequence[Any]  # those of all listeners
@@ -56,6 +67,7 @@ class Starts(Ends):
     # method or a context for each would be a tenth of their memory.
     _task_name: str
     _on_handled: Callable[[asyncio.Task[Any]], None]
+    _on_preface_end: Callable[..., None]
     _handled_context: contextvars.Context
     _sweep: Any  # silly.net.sweep.Sweep
     _sweep_interval: float
@@ -70,8 +82,14 @@ class Starts(Ends):
         """Return the prefaces of *conn*, which may come from a proxy."""
         raise NotImplementedError
 
-    def _preface(self, conn: Any, prefaces: tuple[Any, ...]) -> None:
-        """Start *prefaces* of *conn*."""
+    def _start_prefaces(self, conn: Any, prefaces: tuple[Any, ...]) -> Any:
+        """Start *prefaces* of *conn* in a task; return it."""
+        raise NotImplementedError
+
+    def _preface_ended(
+        self, conn: Any, steps: Any, refused: Any, defect: Any, is_cancelled: bool
+    ) -> None:
+        """Let in, or refuse, a *conn* that was not simply let in."""
         raise NotImplementedError
 
     def _observe(self, conn: Any) -> contextvars.Context | None:
@@ -107,6 +125,37 @@ class Starts(Ends):
             conn.abort()
             raise
         return conn
+
+    def _preface(self, conn: Any, prefaces: tuple[Any, ...]) -> None:
+        """Start *prefaces* of *conn*."""
+        if self._stepped is not None and prefaces is self._prefaces:
+            steps = self._stepped.start(conn, self._on_preface_end, self._handled_context)
+        else:
+            steps = self._start_prefaces(conn, prefaces)
+        self.prefacing[steps] = conn
+        if self._handshake_interval < self._handshake_sweep.interval:
+            self._handshake_sweep.start(self._handshake_interval)
+
+    def _end_preface(self, steps: Any, refused: Any, defect: Any, is_cancelled: bool) -> None:
+        """See `silly.net.preface.Ended`."""
+        conn = self.prefacing.pop(steps)
+        has_failed = refused is not None or defect is not None or is_cancelled
+        if has_failed or self._late or self._is_draining or conn in self._tickets:
+            self._preface_ended(conn, steps, refused, defect, is_cancelled)
+        elif conn.is_alive:
+            self._let_in(conn)
+        else:
+            self._linger(conn)
+
+    def _let_in(self, conn: Any) -> None:
+        """Handle *conn*, which has passed its prefaces."""
+        try:
+            conn._enter()
+            self._handle(conn)
+        except BaseException:
+            conn.abort()
+            self._linger(conn)
+            raise
 
     def _handle(self, conn: Any) -> None:
         """Notify the observers of *conn*, and run the handler for it."""

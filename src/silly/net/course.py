@@ -63,25 +63,19 @@ class Course(Starts):
     __slots__ = (
         "_closes_at",
         "_deadlines",
-        "_handshake_interval",
-        "_handshake_sweep",
         "_handshake_timeout",
-        "_late",
         "_listener",
         "_logged_crashes",
         "_name",
         "_observer_failures",
-        "_on_preface_end",
         "_on_prefaced",
         "_prefaces_of_proxies",
-        "_stepped",
         "budget",
         "crashes",
         "drains",
         "gate",
         "handler_name",
         "logs",
-        "prefacing",
     )
 
     def __init__(
@@ -127,7 +121,7 @@ class Course(Starts):
         # Each connection is in this during its prefaces, then in `handling`, then, if its handler
         # ends first, in `lingering`.
         self.prefacing: dict[Steps, EngineConn] = {}
-        self._late: set[Steps] = set()  # of `prefacing`: were cancelled by the sweep
+        self._late: set[Steps] = set()
         self.accepted = 0
         self.crashes: dict[str, int] = {}  # by type
         self._logged_crashes = Crashes(loop, logger, self._summarize_crashes)
@@ -162,28 +156,16 @@ class Course(Starts):
 
     # ---------------------------------------------------------------------- preface
 
-    def _preface(self, conn: EngineConn, prefaces: Sequence[Preface]) -> None:
-        steps: Steps
-        if self._stepped is not None and prefaces is self._prefaces:
-            steps = self._stepped.start(conn, self._on_preface_end, self._handled_context)
-        else:
-            self._tickets[conn] = conn._client
-            coroutine = run_prefaces(conn, prefaces)
-            try:
-                steps = self._start_task(
-                    self._loop,
-                    coroutine,
-                    self._on_prefaced,
-                    _PREFACE_TASK,
-                    None,
-                    self._handled_context,
-                )
-            except BaseException:
-                coroutine.close()
-                raise
-        self.prefacing[steps] = conn
-        if self._handshake_interval < self._handshake_sweep.interval:
-            self._handshake_sweep.start(self._handshake_interval)
+    def _start_prefaces(self, conn: EngineConn, prefaces: Sequence[Preface]) -> Steps:
+        self._tickets[conn] = conn._client
+        coroutine = run_prefaces(conn, prefaces)
+        try:
+            return self._start_task(
+                self._loop, coroutine, self._on_prefaced, _PREFACE_TASK, None, self._handled_context
+            )
+        except BaseException:
+            coroutine.close()
+            raise
 
     def _check_preface(self, steps: Steps, _now: float) -> bool:
         """Cancel a preface if its time is over; return whether it is."""
@@ -201,15 +183,14 @@ class Course(Starts):
             defect = task.exception()
             self._end_preface(task, None if defect else task.result(), defect, False)
 
-    def _end_preface(
+    def _preface_ended(
         self,
+        conn: EngineConn,
         steps: Steps,
         refused: PrefaceError | None,
         defect: BaseException | None,
         is_cancelled: bool,
     ) -> None:
-        """See `silly.net.preface.Ended`."""
-        conn = self.prefacing.pop(steps)
         is_late = bool(self._late) and steps in self._late
         if is_late:
             self._late.discard(steps)
@@ -223,13 +204,7 @@ class Course(Starts):
         elif (self._closes_at == math.inf or self._loop.time() < self._closes_at) and (
             conn not in self._tickets or self._change_ticket(conn)
         ):
-            try:
-                conn._enter()
-                self._handle(conn)
-            except BaseException:
-                conn.abort()
-                self._linger(conn)
-                raise
+            self._let_in(conn)
             return
         if refused is not None:
             log_it = self.gate.refused.add(refused.reason)

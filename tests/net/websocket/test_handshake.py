@@ -12,7 +12,7 @@ from silly.net.http.errors import HTTPError
 from silly.net.http.fields import Headers
 from silly.net.http.session import ServerSession
 from silly.net.limits import Limits
-from silly.net.websocket.deflate import Deflate, accept, agreed
+from silly.net.websocket.deflate import Deflate, accept, agreed, shared
 from silly.net.websocket.handshake import Agreement, ClientHandshake, answer, checked_subprotocols
 
 pytestmark = pytest.mark.no_engine
@@ -158,7 +158,7 @@ def test_what_a_client_asks_for() -> None:
 def test_valid_replies() -> None:
     assert replied() == Agreement(None, None)
     assert replied("a", "b", sec_websocket_protocol="b") == Agreement("b", None)
-    assert replied(sec_websocket_extensions="permessage-deflate").deflate == Deflate(12, True)
+    assert replied(sec_websocket_extensions="permessage-deflate").deflate == shared(12, True)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_replies_that_are_wrong(changed: dict[str, Any], text: str) -> None:
 )
 def test_offers_that_are_accepted(offer: str, bits: int, answered: str) -> None:
     both = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
-    assert accept([offer]) == (Deflate(bits), both + answered)
+    assert accept([offer]) == (shared(bits, False), both + answered)
 
 
 @pytest.mark.parametrize(
@@ -227,11 +227,11 @@ def test_offers_that_are_declined(offer: str) -> None:
     ("reply", "expected"),
     [
         ("", None),
-        ("permessage-deflate", Deflate(12, True)),
-        ("permessage-deflate; server_no_context_takeover", Deflate(12, False)),
-        ("permessage-deflate; client_max_window_bits=9", Deflate(9, True)),
-        ("permessage-deflate; client_max_window_bits=15", Deflate(12, True)),
-        ("permessage-deflate; client_no_context_takeover", Deflate(12, True)),
+        ("permessage-deflate", shared(12, True)),
+        ("permessage-deflate; server_no_context_takeover", shared(12, False)),
+        ("permessage-deflate; client_max_window_bits=9", shared(9, True)),
+        ("permessage-deflate; client_max_window_bits=15", shared(12, True)),
+        ("permessage-deflate; client_no_context_takeover", shared(12, True)),
     ],
 )
 def test_replies_that_a_client_accepts(reply: str, expected: Deflate | None) -> None:

@@ -591,9 +591,10 @@ def write_each(list streams not None, bytes data not None):
 
 cdef inline void prefetch_stream(const void *stream) noexcept:
     """Have the processor fetch *stream* into its caches while it is busy with another one."""
-    cdef size_t offset
-    for offset in range(0, STREAM, CACHE_LINE):
+    cdef size_t offset = 0
+    while offset < STREAM:
         prefetch(<const char *>stream + offset)
+        offset += CACHE_LINE
 
 
 cdef inline bint is_long_buffer(object data) except -1:

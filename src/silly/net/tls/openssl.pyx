@@ -34,7 +34,6 @@ cdef extern from "Python.h":
 
 cdef enum:  # bytes
     HEADER = 5
-    RECORD = 16384 + 512  # a record, with what encryption adds
     MOST = 1 << 30  # in one call
 
 cdef enum:  # of OpenSSL: ssl.h and bio.h
@@ -176,7 +175,8 @@ cdef class Session(Records):
 
     def open(self, bytes wire):
         """See `silly._engine.interface.Filter.open`."""
-        cdef size_t room = <size_t>PyBytes_GET_SIZE(wire) + RECORD
+        # Plaintext is never longer than what has arrived for it.
+        cdef size_t room = self.partial + <size_t>PyBytes_GET_SIZE(wire)
         cdef const uint8_t *data = <const uint8_t *>PyBytes_AS_STRING(wire)
         cdef Call call
         cdef PyObject *plaintext

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 
 from silly._engine import engine
 from silly.errors import WriteQueueFull
 from silly.net.broadcasting import SLOW, Slow, checked_slow
 from silly.net.websocket.connection import WebSocket
-from silly.net.websocket.session import Encoder
+from silly.net.websocket.session import PLAIN, Encoder
 
 __all__ = ["broadcast"]
 
@@ -37,12 +37,13 @@ def broadcast(
     """
     closes = checked_slow(slow, limit)
     encoder = Encoder(message)
-    receivers = list(sockets)
-    conns = [each._conn if each._session.is_plain else None for each in receivers]
-    left = engine.write_each(conns, encoder.frame(None))
-    count = len(receivers) - len(left)
-    for index in left:
-        websocket = receivers[index]
+    left = list(sockets)
+    count = len(left)
+    left = _write(left, PLAIN, encoder)
+    for encoding in {each._session.encoding for each in left} - {PLAIN, None}:
+        left = _write(left, encoding, encoder)
+    count -= len(left)
+    for websocket in left:
         # Not by `is_open` and `send`: their calls cost more than what they do.
         session, conn = websocket._session, websocket._conn
         if session.is_closing or session.is_over or not conn.is_alive:
@@ -57,3 +58,9 @@ def broadcast(
             continue  # it has ended
         count += 1
     return count
+
+
+def _write(websockets: list[WebSocket], encoding: Hashable, encoder: Encoder) -> list[WebSocket]:
+    """Write to those with this *encoding* that have nothing unsent; return the others."""
+    conns = [each._conn if each._session.encoding is encoding else None for each in websockets]
+    return [websockets[index] for index in engine.write_each(conns, encoder.frame(encoding))]

@@ -27,7 +27,7 @@ from silly.net.websocket.handshake import Agreement
 from silly.net.websocket.keepalive import Watched, keepalive
 from silly.net.websocket.kinds import framed
 from silly.net.websocket.pings import Pings, checked_ping
-from silly.net.websocket.session import Message, Session
+from silly.net.websocket.session import PLAIN, Message, Session
 
 if TYPE_CHECKING:
     from silly.net.tls.info import TLSInfo
@@ -306,7 +306,7 @@ class WebSocket(Watched):
             UnicodeEncodeError: a `str` has surrogates, which cannot be sent.
         """
         session, conn = self._session, self._conn
-        if session.is_plain:
+        if session.encoding is PLAIN:
             frame = framed(message)
         elif session.is_closing or session.is_over:
             raise self._closed()

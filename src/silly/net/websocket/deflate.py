@@ -11,6 +11,7 @@ holds it for as long as a call takes, and what is sent to many is compressed onl
 
 from __future__ import annotations
 
+import functools
 import re
 import zlib
 from collections.abc import Iterable
@@ -19,7 +20,7 @@ from typing import Any, Final
 
 from silly.net.websocket.codes import Failure
 
-__all__ = ["LEAST", "OFFER", "Deflate", "Inflater", "accept", "agreed"]
+__all__ = ["LEAST", "OFFER", "Deflate", "Inflater", "accept", "agreed", "shared"]
 
 NAME: Final = "permessage-deflate"
 OFFER: Final = f"{NAME}; client_max_window_bits"  # what a client asks for
@@ -38,9 +39,9 @@ _BITS: Final = re.compile(r"[89]|1[0-5]")
 _SWITCHES: Final = ("server_no_context_takeover", "client_no_context_takeover")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Deflate:
-    """What the two ends agreed on, for one of them."""
+    """What the two ends agreed on, for one of them; `shared` makes one for all that agree on it."""
 
     bits: int = _WINDOW
     """The size of the window that this end compresses with."""
@@ -58,6 +59,9 @@ class Deflate:
     def inflater(self) -> Inflater:
         """Return what decompresses the messages of the peer."""
         return Inflater(self.keeps_window)
+
+
+shared: Final = functools.cache(Deflate)
 
 
 class Inflater:
@@ -116,7 +120,7 @@ def accept(offers: Iterable[str]) -> tuple[Deflate, str] | None:
         answer = f"{NAME}; {_SWITCHES[0]}; {_SWITCHES[1]}"
         if "server_max_window_bits" in parameters:
             answer += f"; server_max_window_bits={bits}"
-        return Deflate(bits), answer
+        return shared(bits, False), answer
     return None
 
 
@@ -135,7 +139,7 @@ def agreed(answers: Iterable[str]) -> Deflate | None:
     if parameters is None or not _is_known(parameters) or None in _windows(parameters):
         raise ValueError(f"invalid parameters of {NAME}")
     bits = min(int(parameters.get("client_max_window_bits") or _WINDOW), _WINDOW)
-    return Deflate(bits, _SWITCHES[0] not in parameters)
+    return shared(bits, _SWITCHES[0] not in parameters)
 
 
 def _is_offer(parameters: dict[str, str | None]) -> bool:

@@ -15,7 +15,7 @@ over           the peer's close frame was received and answered; or the peer was
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Final
 
 from silly.net.limits import Limits
@@ -25,9 +25,11 @@ from silly.net.websocket.errors import is_sendable
 from silly.net.websocket.frames import plain
 from silly.net.websocket.kinds import Parser, frame, new_key
 
-__all__ = ["Encoder", "Message", "Session"]
+__all__ = ["PLAIN", "Encoder", "Message", "Session"]
 
 Message = str | bytes
+
+PLAIN: Final = "plain"
 
 _NO_CODE: Final = 1005
 _LOST: Final = 1006
@@ -42,7 +44,8 @@ class Session:
 
     Attributes:
         parser: returns the messages in what is received; what else it has found, `take` takes.
-        is_plain: messages can be sent, and as they are: not masked, not compressed.
+        encoding: how messages are framed, if as on all others with the same: `PLAIN`, or compressed
+            by this `Deflate`; None: each is masked with a key of its own, or no more can be sent.
         outgoing: what is to be sent now; the user takes it away.
         pongs: the payloads of pongs that were received; likewise.
         has_news: one of them, or `is_over`, may have changed; the user clears it.
@@ -61,13 +64,13 @@ class Session:
         "_deflate",
         "_max_control_rate",
         "code",
+        "encoding",
         "end_received",
         "has_failed",
         "has_news",
         "is_client",
         "is_closing",
         "is_over",
-        "is_plain",
         "limit",
         "outgoing",
         "parser",
@@ -84,7 +87,7 @@ class Session:
         clock: Callable[[], float],
     ) -> None:
         self.is_client = is_client
-        self.is_plain = deflate is None and not is_client
+        self.encoding: Hashable | None = None if is_client else deflate or PLAIN
         self._clock = clock
         self._deflate = deflate
         self.parser = Parser(
@@ -199,7 +202,7 @@ class Session:
     def _answer_close(self, payload: bytes) -> None:
         if not self.is_closing:
             self.is_closing = True
-            self.is_plain = False
+            self.encoding = None
             self.outgoing += self._frame(FIN | CLOSE, payload)
 
     def _fail(self, failure: Failure) -> None:
@@ -222,7 +225,7 @@ class Session:
 
     def _end(self, code: int, reason: str) -> None:
         self.is_over = self.has_news = True
-        self.is_plain = False
+        self.encoding = None
         self.code, self.reason = code, reason
 
     # ----------------------------------------------------------------------------- sending
@@ -246,9 +249,9 @@ class Session:
 
     def encoded(self, encoder: Encoder) -> bytes:
         """Return the frame of the message in *encoder*."""
-        if self.is_client:  # each frame has a key of its own
+        if self.encoding is None:
             return self.message(encoder.message)
-        return encoder.frame(self._deflate)
+        return encoder.frame(self.encoding)
 
     def ping(self, payload: bytes) -> bytes:
         """Return a ping frame."""
@@ -257,7 +260,7 @@ class Session:
     def close(self, code: int, reason: str = "") -> bytes:
         """Return the close frame, and begin to close."""
         self.is_closing = True
-        self.is_plain = False
+        self.encoding = None
         self.code, self.reason = code, reason
         return self._frame(FIN | CLOSE, code.to_bytes(2, "big") + reason.encode())
 
@@ -274,17 +277,17 @@ class Encoder:
 
     def __init__(self, message: Any) -> None:
         self.message, self._first = plain(message)
-        self._frames: dict[Deflate | None, bytes] = {None: frame(self._first, self.message)}
+        self._frames: dict[Hashable, bytes] = {PLAIN: frame(self._first, self.message)}
 
-    def frame(self, deflate: Deflate | None) -> bytes:
-        """Return the frame for a session that has agreed to *deflate*."""
-        if deflate is not None and len(self.message) < LEAST:
-            deflate = None
-        found = self._frames.get(deflate)
+    def frame(self, encoding: Hashable) -> bytes:
+        """Return the frame for sessions with this *encoding*."""
+        if len(self.message) < LEAST:
+            encoding = PLAIN
+        found = self._frames.get(encoding)
         if found is None:
-            assert deflate is not None
+            assert isinstance(encoding, Deflate)
             message = self.message
             data = message.encode() if isinstance(message, str) else message
-            found = frame(self._first | RSV1, deflate.compress(data))
-            self._frames[deflate] = found
+            found = frame(self._first | RSV1, encoding.compress(data))
+            self._frames[encoding] = found
         return found
