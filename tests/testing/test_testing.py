@@ -41,12 +41,8 @@ async def test_tcp(check: Check) -> None:
     await socket_pairs(check, "127.0.0.1:0")
 
 
-UNIX_CHECKS = [check for check in CONN_CHECKS if check.__name__ != "abort_resets"]
-
-
-@pytest.mark.parametrize("check", UNIX_CHECKS, ids=lambda check: check.__name__)
+@CHECKS
 async def test_unix(check: Check, tmp_path: Path) -> None:
-    # Unix sockets have no reset: the peer of an abort sees the end of the stream.
     await socket_pairs(check, f"unix:{tmp_path}/x.sock")
 
 

@@ -72,6 +72,10 @@ class Ends:
     def _log_error(self, conn: Any, error: BaseException, how: str | None, log_it: bool) -> None:
         raise NotImplementedError
 
+    def _cancelled(self, task: asyncio.Task[Any]) -> Exception | None:
+        """Return the error of a handler that ended by a cancellation; None if it was meant."""
+        raise NotImplementedError
+
     def _count_limit(self, limit: str) -> bool:
         """Count a connection that *limit* ended; return whether to log it."""
         raise NotImplementedError
@@ -84,7 +88,7 @@ class Ends:
     def _handled(self, task: asyncio.Task[Any]) -> None:
         """Record that the handler's *task* is done, and close its connection."""
         conn = self.handling.pop(task)
-        error = None if task.cancelled() else task.exception()
+        error = self._cancelled(task) if task.cancelled() else task.exception()
         how, log_it = None, False
         if error is not None:
             is_usual = isinstance(error, EndOfStream) and stream_errors.belongs_to(conn, error)

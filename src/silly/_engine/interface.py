@@ -618,8 +618,10 @@ class Engine(Protocol):
         For the class of most connections, or of most datagram sockets.
         """
 
-    def write_each(self, streams: list[Any], data: bytes) -> Sequence[int]:
+    def write_each(self, streams: list[Any], data: bytes, limit: int) -> Sequence[int]:
         """Write *data* to those of *streams* that have nothing unsent; return the others' indexes.
+
+        They may have a batch that is sent later in this turn of the loop, of up to *limit* bytes.
 
         For broadcasts: an engine that can does it faster than by each stream's `write`, and
         without its result. Others are streams that are not open, or have a filter; what is not

@@ -173,9 +173,10 @@ def limit_exceeded(conn: object, delimiter: bytes, limit: int) -> LimitExceeded:
 def read_timed_out(
     conn: object, delimiter: bytes | None, wanted: int, timeout: float
 ) -> TimeoutError:
+    what = _wanted_bytes(delimiter, wanted).removeprefix("a ")
     return TimeoutError(
         errno.ETIMEDOUT,
-        f"No {_wanted_bytes(delimiter, wanted)} within {_counted(timeout, 'second')}",
+        f"No {what} within {_counted(timeout, 'second')}",
         _address(conn),
     )
 

@@ -40,7 +40,7 @@ def broadcast(
         raise TypeError(f"data must be bytes-like, not {type(data).__name__}")
     data = bytes(data)
     receivers = list(conns)
-    left = engine.write_each(receivers, data)
+    left = engine.write_each(receivers, data, limit)
     count = len(receivers) - len(left)
     for index in left:
         conn = receivers[index]

@@ -33,7 +33,7 @@ from silly.net.gate import Gate
 from silly.net.limits import Limits
 from silly.net.networks import Networks
 from silly.net.observer import Observation, ObservedListener, Observer
-from silly.net.outcome import HANDLER_ERROR, outcome_of
+from silly.net.outcome import HANDLER_ERROR, crash_of, outcome_of
 from silly.net.preface import Preface, PrefaceError, Stepped, Steps, run_prefaces, too_late
 from silly.net.proxy.preface import take_header
 from silly.net.sweep import CHECKS, Sweep, deadlines_of
@@ -264,6 +264,15 @@ class Course(Starts):
         return conn._ended_by is not None
 
     # -------------------------------------------------------------------------- end
+
+    def _cancelled(self, task: asyncio.Task[Any]) -> Exception | None:
+        if task.cancelling():
+            return None  # without asking for its exception, which it gives only once
+        try:
+            task.result()
+        except asyncio.CancelledError as error:
+            return crash_of(error, task)
+        return None
 
     def _count_error(self, conn: EngineConn, error: BaseException) -> tuple[str | None, bool]:
         how = outcome_of(conn, error)

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from silly._engine import stream_errors
 from silly.errors import LimitExceeded, WriteQueueFull
 from silly.net.conn import Conn
 
-__all__ = ["HANDLER_ERROR", "outcome_of"]
+__all__ = ["HANDLER_ERROR", "crash_of", "outcome_of"]
 
 HANDLER_ERROR = "handler_error"
+
+
+def crash_of(error: BaseException, task: asyncio.Task[object] | None = None) -> Exception | None:
+    """Return the exception of a handler that has raised *error*, in *task* or in the current one.
+
+    None if it is to go on: the task is cancelled, or the program ends. A cancellation that
+    nobody has asked for is an error: of something that the handler awaited.
+    """
+    if isinstance(error, Exception):
+        return error
+    if isinstance(error, asyncio.CancelledError):
+        task = task or asyncio.current_task()
+        if task is None or not task.cancelling():
+            crash = RuntimeError("what the handler awaited was cancelled, not the handler")
+            crash.__cause__ = error
+            return crash
+    return None
 
 
 def outcome_of(conn: Conn, error: BaseException) -> str | None:

@@ -108,3 +108,16 @@ async def test_a_websocket_that_was_refused_is_disconnected() -> None:
         {"type": "websocket.connect"},
         {"type": "websocket.disconnect", "code": 1006, "reason": ""},
     ]
+
+
+async def test_an_application_that_returns_without_a_response(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
+        pass
+
+    async with Server(nothing) as server:
+        await server.conn.write(GET)
+        assert await server.conn.read(b"\r\n") == b"HTTP/1.1 500 Internal Server Error\r\n"
+    assert "returned before its response was complete" in caplog.text
+    assert "StopIteration" not in caplog.text

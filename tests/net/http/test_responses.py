@@ -66,6 +66,11 @@ def test_other_makers() -> None:
     assert http.html("<p>").content_type == "text/html; charset=utf-8"
     response = http.redirect("/elsewhere")
     assert (response.status, response.headers) == (303, [("location", "/elsewhere")])
+    for location, sent in (
+        ("/é?€=%20 ü", "/%C3%A9?%E2%82%AC=%20 %C3%BC"),
+        ("http://a/b#c", "http://a/b#c"),
+    ):
+        assert http.redirect(location).headers == [("location", sent)]
     with pytest.raises(ValueError, match="status must be 301"):
         http.redirect("/", 200)
     with pytest.raises(ValueError, match="not the value of a header field"):

@@ -7,6 +7,7 @@ import gc
 import json
 import logging
 import shutil
+import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from silly.net import http, tcp
 from silly.net.conn import Conn
+from silly.net.http import connection
 from silly.net.limits import Limits
 from tests.net.http.wire import ANY, TIME, ask, exchange, reply, rest
 from tests.net.tls import certificates
@@ -765,6 +767,40 @@ async def test_draining() -> None:
         assert (got.body, got.ends) == (b"done", True)
         assert await rest(busy) == b""
         await closing
+    assert listener.stats.handler_errors == 0
+
+
+@pytest.mark.parametrize("state", ["in the backlog", "new", "used"])
+async def test_requests_on_their_way_when_draining_begins(
+    state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are answered, and the connection ends."""
+    monkeypatch.setattr(connection, "IN_FLIGHT", TIME)
+    monkeypatch.setattr(connection, "FIRST_REQUEST", TIME)
+    loop = asyncio.get_running_loop()
+    listener = http.listen(ANY, anything)
+    host, _, port = listener.local_addr.rpartition(":")
+    with socket.create_connection((host, int(port))) as sock:
+        sock.setblocking(False)
+        if state != "in the backlog":
+            await until(lambda: listener.stats.accepted == 1)
+        if state == "used":
+            await loop.sock_sendall(sock, GET)
+            assert await loop.sock_recv(sock, 65536)
+        if state == "in the backlog":
+            sock.send(GET)
+        closing = listener.close(grace=TIME)
+        if state != "in the backlog":
+            await until(lambda: http.service_of(listener).is_draining)
+            sock.send(GET[:9])
+            await asyncio.sleep(0)
+            sock.send(GET[9:])
+        received = b""
+        while piece := await loop.sock_recv(sock, 65536):
+            received += piece
+        assert received.startswith(b"HTTP/1.1 200 ")
+        assert b"\r\nconnection: close\r\n" in received
+    await closing
     assert listener.stats.handler_errors == 0
 
 

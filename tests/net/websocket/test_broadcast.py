@@ -64,6 +64,27 @@ async def test_slow_receivers_are_skipped_or_closed() -> None:
         slow.abort()
 
 
+async def test_what_this_turn_has_written_counts_as_unsent() -> None:
+    pairs = [await tcp_pair() for _ in range(2)]
+    ours, theirs = [one for one, _ in pairs], [other for _, other in pairs]
+    ours[0].write(b"abc")
+    assert tcp.broadcast(ours, b"def", limit=0) == 1
+    assert tcp.broadcast(ours, b"ghi", limit=3) == 2
+    assert tcp.broadcast(ours, b"jkl", slow="close", limit=5) == 0
+    assert not any(conn.is_alive for conn in ours)
+    assert [await conn.read(6) for conn in theirs] == [b"abcghi", b"defghi"]
+    for conn in theirs:
+        conn.close()
+
+    async with Server() as server:
+        client, ws = await server.pair(compression=False)
+        ws.send("first")
+        assert websocket.broadcast([ws], "second", limit=0) == 0
+        assert websocket.broadcast([ws], "third", limit=100) == 1
+        assert [await client.recv(TIME), await client.recv(TIME)] == ["first", "third"]
+        client.abort()
+
+
 async def test_wrong_arguments() -> None:
     wrong: Any = 1
     with pytest.raises(TypeError, match="a message is"):

@@ -425,18 +425,20 @@ async def test_pings_that_wait_end_with_the_connection() -> None:
         with pytest.raises(websocket.WebSocketClosed, match="4000"):
             await pinging
         assert (await rest(conn)).endswith(frame(CLOSE, b"\x0f\xa0"))
-        with pytest.raises(TimeoutError):
-            client, ws = await server.pair()
-            client._conn._consumer = None  # it answers nothing
+        client, ws = await server.pair()
+        client._conn._consumer = None  # it answers nothing
+        with pytest.raises(TimeoutError, match=r"No pong within 0\.001 seconds") as late:
             await ws.ping(timeout=0.001)
+        assert late.value.filename == ws.remote_addr
         client.abort()
 
 
 async def test_reads_that_end_early_lose_nothing() -> None:
     async with Server() as server:
         client, ws = await server.pair()
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match=r"No message within 0\.001 seconds") as late:
             await ws.recv(timeout=0.001)
+        assert late.value.filename == ws.remote_addr
         receiving = asyncio.create_task(ws.recv())
         await asyncio.sleep(0)
         with pytest.raises(ConcurrentRead, match="already receiving"):

@@ -24,7 +24,7 @@ cdef class Sending(Receiving):
     cdef object write_buffer(self, object data)
     cdef object write_at_once(self, bytes owner, const uint8_t *data, size_t length)
     cdef bint send_first(self, bytes owner, const uint8_t *data, size_t length) except -1
-    cdef bint write_if_empty(self, bytes data, bint at_once) except -1
+    cdef bint write_if_empty(self, bytes data, bint at_once, size_t limit) except -1
     cdef object write_plaintext(self, bytes data)
     cdef int flush_plaintext(self) except -1
     cdef int send_now(self, const uint8_t *data, size_t length) except -1

@@ -268,14 +268,15 @@ cdef class Sending(Receiving):
             self._full = True
         return True
 
-    cdef bint write_if_empty(self, bytes data, bint at_once) except -1:
-        """Write *data* if nothing but a batch is unsent, and there is no filter.
+    cdef bint write_if_empty(self, bytes data, bint at_once, size_t limit) except -1:
+        """Write *data* if no more than a batch of *limit* bytes is unsent, and there is no filter.
 
         Return whether it was written.
         """
         if (
             self._state != OPEN or self._full or self._filter is not None
-            or self.out_end - self.out_start != self.batched
+            or self.out_end - self.out_start != self.batched or self.batched > limit
+            or self.batched + <size_t>PyBytes_GET_SIZE(data) > self.max_queued
         ):
             return False
         if at_once:
@@ -571,7 +572,7 @@ drained = DRAINED  # for other modules
 set_slots(Drained, <void *>_send_none, NULL)
 
 
-def write_each(list streams not None, bytes data not None):
+def write_each(list streams not None, bytes data not None, size_t limit):
     """See `silly._engine.interface.Engine.write_each`."""
     cdef list left = []
     cdef object stream
@@ -583,7 +584,7 @@ def write_each(list streams not None, bytes data not None):
         if index + 1 < PyList_GET_SIZE(streams):
             prefetch_stream(PyList_GET_ITEM(streams, index + 1))
         if not (
-            isinstance(stream, Sending) and (<Sending>stream).write_if_empty(data, at_once)
+            isinstance(stream, Sending) and (<Sending>stream).write_if_empty(data, at_once, limit)
         ):
             left.append(index)
     return left

@@ -138,7 +138,7 @@ def spin(loop: asyncio.AbstractEventLoop, step: Callable[[], object]) -> None:  
     step()
 
 
-def write_each(streams: list[Any], data: bytes) -> Sequence[int]:  # noqa: ARG001
+def write_each(streams: list[Any], data: bytes, limit: int) -> Sequence[int]:  # noqa: ARG001
     """Leave all of them (see `silly._engine.interface.Engine.write_each`)."""
     return range(len(streams))
 

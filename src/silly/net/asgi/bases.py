@@ -95,12 +95,13 @@ class Cycle:
 
     def _step(self, step: Any, *arguments: Any) -> Any:
         self._is_running = True
+        error: BaseException | None = None
         try:
             yielded = self._context.run(step, *arguments)
         except StopIteration:
-            result = self._finished(None)
-        except BaseException as error:  # noqa: BLE001 - `_finished` raises it, or logs it
-            result = self._finished(error)
+            pass
+        except BaseException as failed:  # noqa: BLE001 - `_finished` raises it, or logs it
+            error = failed
         else:
             if self.outcome is not None and not self.is_handed_over:
                 self._hand_over()
@@ -108,6 +109,10 @@ class Cycle:
         finally:
             self._is_running = False
             del arguments
+        try:
+            result = self._finished(error)
+        finally:
+            error = None  # its traceback refers to this frame
         raise StopIteration(result)
 
 

@@ -27,6 +27,7 @@ from silly.net.http.connection import HANDED_OVER
 from silly.net.http.disk import FilePieces
 from silly.net.http.errors import reason_of
 from silly.net.http.response import BODILESS, check_status, http_date
+from silly.net.outcome import crash_of
 
 if TYPE_CHECKING or engine.NAME != "native":
     from silly.net.asgi.bases import Cycle, RawAnswer
@@ -273,6 +274,8 @@ class Exchange(Cycle):
 
         Return the response, or that it is sent by another task; or raise what is to be answered.
         """
+        if error is not None:
+            error = crash_of(error) or error
         is_dealt_with = self.ended(error)
         if error is not None:
             if not isinstance(error, Exception):

@@ -178,7 +178,7 @@ class Handling:
         self.request = None
         while True:
             request = session.take(self._conn, self._connection)
-            if request is not None or session.is_draining:
+            if request is not None or (session.is_draining and session.taken):
                 self.request = request or None
                 return request
             session.feed((yield from self._conn.read().__await__()))

@@ -27,7 +27,7 @@ from silly.net.http.session import ServerSession
 from silly.net.http.watching import GONE, Watch, Watchers
 from silly.net.limits import Limits
 from silly.net.observer import of_requests
-from silly.net.sweep import CHECKS
+from silly.net.outcome import crash_of
 
 if TYPE_CHECKING or engine.NAME != "native":
     from silly.net.http.bases import Counts, Handling, encoded
@@ -44,6 +44,10 @@ HANDED_OVER: Final = object()  # what a handler returns after `ServerConnection.
 DISCARDED: Final = 256 * 1024  # bytes of a body that nobody read, before the connection is closed
 DISCARD_TIME: Final = 5.0  # seconds for that
 JOINED: Final = 64 * 1024  # bytes: a longer body is not copied behind its head
+
+# Seconds after the listener has begun to close, in which requests that were on their way are taken:
+IN_FLIGHT: Final = 0.02  # after others on the connection
+FIRST_REQUEST: Final = 0.25  # the first, which comes a round trip after the connection
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -93,7 +97,6 @@ class ServerConnection:
         self._service = service
         self._conn = conn
         self._session = ServerSession(service.limits)
-        self._session.is_draining = service.is_draining
         self._left_to: Successor | None = None  # handled without us
         self._idle_since = 0.0  # when the sweep first found it so ...
         self._idle_after = 0  # ... after how many requests
@@ -105,8 +108,15 @@ class ServerConnection:
     # -------------------------------------------------------------- idle and draining
 
     def drain(self) -> None:
-        """The listener is closing: end when the running request is answered."""
+        """The listener is closing: end when the running request is answered.
+
+        So is one that is on its way now.
+        """
         self._session.is_draining = True
+        wait = IN_FLIGHT if self._session.taken else FIRST_REQUEST
+        self._service.loop.call_later(wait, self._end_if_idle)
+
+    def _end_if_idle(self) -> None:
         if self._session.is_waiting:
             self._conn.close()
 
@@ -118,7 +128,7 @@ class ServerConnection:
         elif not self._idle_since or session.taken != self._idle_after:
             self._idle_since = now
             self._idle_after = session.taken
-        elif now - self._idle_since >= self._service.limits.keep_alive_timeout * (1 - 1 / CHECKS):
+        elif now - self._idle_since >= self._service.limits.keep_alive_timeout:
             self._conn.close()
             return True
         return False
@@ -128,6 +138,8 @@ class ServerConnection:
     async def serve(self) -> None:
         """Serve the requests, until the connection ends or has to."""
         self._service.add(self)
+        if self._service.is_draining:
+            self.drain()
         try:
             await self._serve()
             if self._done is not None and (error := await self._done) is not None:
@@ -146,12 +158,13 @@ class ServerConnection:
         if successor is not None:
             service = self._service
             del self  # and with it, what only HTTP needs
+            crash = None
             try:  # in this frame: one more for each idle WebSocket would be memory
                 await successor.request._go_on(successor)
-            except Exception as error:  # noqa: BLE001 - it is logged
-                await service.end(successor, error)
-            else:
-                await service.end(successor, None)
+            except BaseException as error:
+                if (crash := crash_of(error)) is None:
+                    raise
+            await service.end(successor, crash)
 
     def hand_over(
         self, request: Request, outcome: Coroutine[Any, Any, Response]
@@ -227,8 +240,9 @@ class ServerConnection:
         try:
             try:
                 response = await handler(request)
-            except Exception as failed:  # noqa: BLE001 - it is logged
-                error = failed
+            except BaseException as failed:
+                if (error := crash_of(failed)) is None:
+                    raise
             if response is HANDED_OVER:
                 watch = None  # the other task notifies them
                 return False
@@ -240,7 +254,8 @@ class ServerConnection:
     async def _read_on(self) -> bool:
         """Receive what is missing of a head; return whether the connection goes on."""
         session = self._session
-        if session.error is None and not session.ends and not session.is_draining:
+        goes_on = session.in_head or not session.is_draining
+        if session.error is None and not session.ends and goes_on:
             await self._read_head()
             return True
         if session.error is not None:
@@ -482,12 +497,13 @@ def _end(request: Request) -> None:
 
 async def _run(service: Owner, successor: Successor) -> None:
     """Run the handler of *successor*."""
+    crash = None
     try:
         await successor.request._go_on(successor)
-    except Exception as error:  # noqa: BLE001 - it is logged
-        await service.end(successor, error)
-    else:
-        await service.end(successor, None)
+    except BaseException as error:
+        if (crash := crash_of(error)) is None:
+            raise
+    await service.end(successor, crash)
 
 
 def _encoded(piece: Any) -> bytes:

@@ -7,6 +7,7 @@ memory at first, and in one temporary file when there is much of it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import tempfile
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
@@ -218,6 +219,9 @@ class _MultipartReader:
                 "on_end": self._finish,
             },
         )
+        # It would log what a client has got wrong, as often as a client likes.
+        self._parser.logger = logging.getLogger(f"{__name__}.parser")
+        self._parser.logger.disabled = True
         self.spool = _Spool()
         self._is_finished = False
         self._number = 0  # of parts

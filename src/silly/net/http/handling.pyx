@@ -21,6 +21,7 @@ from silly.net.http.stepped cimport Stepped
 
 from silly._engine.native.sending import drained
 from silly.net.http.bases import UNASKED
+from silly.net.outcome import crash_of
 
 cdef extern from *:
     """
@@ -110,7 +111,7 @@ cdef class Handling(Stepped):
         cdef PyObject *started
         self.request = self.response = self.error = None
         request = self.session.next(self.conn, self.connection)
-        if request is None and not self.session.is_draining:
+        if request is None and not (self.session.is_draining and self.session.taken):
             if self.stream is None:
                 return self.await_(READ, self.conn.read())
             self.read.state = NEW
@@ -212,13 +213,14 @@ cdef class Handling(Stepped):
 
     cdef bint fail(self, error) except -1:
         """Take the *error* that was raised; return whether the handler is to be answered for it."""
-        cdef bint is_answered = self.kind == HANDLER and isinstance(error, Exception)
+        cdef object crash = crash_of(error) if self.kind == HANDLER else None
         self.awaited = None
         self.kind = NOTHING
-        if is_answered:
-            self.result = self.request
-            self.error = error
-        return is_answered
+        if crash is None:
+            return False
+        self.result = self.request
+        self.error = crash
+        return True
 
     cdef int end(self, void **out) except -1:
         cdef object result = self.result

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 from silly._engine import engine
 from silly.net.http import bases
@@ -29,6 +30,7 @@ __all__ = ["Response", "check_status", "event", "events", "html", "json", "redir
 
 _OURS: Final = frozenset(("content-length", "transfer-encoding", "connection", "date"))
 BODILESS: Final = frozenset((204, 205, 304))
+_NOT_ASCII: Final = re.compile(r"[^\x00-\x7f]+")
 
 TEXT: Final = "text/plain; charset=utf-8"
 BYTES: Final = "application/octet-stream"
@@ -254,6 +256,7 @@ def redirect(location: str, status: int = 303) -> Response:
     """Return a response that sends the client to *location*.
 
     Args:
+        location: a URL, absolute or relative; what is not ASCII is percent-encoded (RFC 3987).
         status: 303 (the client uses GET there), 302, 301 (permanent), or 307 and 308, which
             keep the method.
 
@@ -262,6 +265,7 @@ def redirect(location: str, status: int = 303) -> Response:
     """
     if status not in (301, 302, 303, 307, 308):
         raise ValueError(f"status must be 301, 302, 303, 307 or 308, not {status}")
+    location = _NOT_ASCII.sub(lambda found: quote(found[0]), location)
     return Response(b"", status, {"location": location}, TEXT)
 
 

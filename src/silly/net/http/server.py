@@ -139,7 +139,7 @@ class Service:
         return ServerConnection(self, conn).serve()
 
     def drain(self) -> None:
-        """The listener is closing: close idle connections, and the others after their response."""
+        """The listener is closing: so do connections, after the responses that are due."""
         self.is_draining = True
         for connection in list(self.connections):
             connection.drain()

@@ -39,9 +39,9 @@ def broadcast(
     encoder = Encoder(message)
     left = list(sockets)
     count = len(left)
-    left = _write(left, PLAIN, encoder)
+    left = _write(left, PLAIN, encoder, limit)
     for encoding in {each._session.encoding for each in left} - {PLAIN, None}:
-        left = _write(left, encoding, encoder)
+        left = _write(left, encoding, encoder, limit)
     count -= len(left)
     for websocket in left:
         # Not by `is_open` and `send`: their calls cost more than what they do.
@@ -60,7 +60,10 @@ def broadcast(
     return count
 
 
-def _write(websockets: list[WebSocket], encoding: Hashable, encoder: Encoder) -> list[WebSocket]:
+def _write(
+    websockets: list[WebSocket], encoding: Hashable, encoder: Encoder, limit: int
+) -> list[WebSocket]:
     """Write to those with this *encoding* that have nothing unsent; return the others."""
     conns = [each._conn if each._session.encoding is encoding else None for each in websockets]
-    return [websockets[index] for index in engine.write_each(conns, encoder.frame(encoding))]
+    left = engine.write_each(conns, encoder.frame(encoding), limit)
+    return [websockets[index] for index in left]

@@ -9,6 +9,7 @@ kept, up to `AWAY` bytes; beyond that they wait in the connection, which holds u
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -183,6 +184,12 @@ class WebSocket(Watched):
                 return await self.__anext__()
         except StopAsyncIteration:
             raise self._closed() from None
+        except TimeoutError:
+            raise self._late("message", timeout) from None
+
+    def _late(self, what: str, timeout: float | None) -> TimeoutError:
+        text = f"No {what} within {timeout:g} seconds"
+        return TimeoutError(errno.ETIMEDOUT, text, self._conn.remote_addr)
 
     def _take(self, data: bytes) -> None:
         """Take *data*, which was received."""
@@ -345,6 +352,8 @@ class WebSocket(Watched):
                 raise self._closed() from error
             async with asyncio.timeout(timeout):
                 await pong
+        except TimeoutError:
+            raise self._late("pong", timeout) from None
         finally:
             self._pings.forget(data)
         return time.perf_counter() - begun
