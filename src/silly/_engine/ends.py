@@ -4,7 +4,8 @@ They happen in either order. The connection is counted, closed and forgotten fir
 raise or take long (logging, observers) comes last, in the listener's course, which derives
 from this.
 
-As `lifecycle`, this file is compiled a second time for the native engine.
+As `lifecycle`, this file is compiled a second time for the native engine. Some methods are called
+through their class, because nothing overrides them: a compiled call need not look for that then.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from silly._engine.interface import Stream
 from silly.errors import EndOfStream
 
 from .admission import Admission  # relative: each engine has one of its own
+from .filter import Filtered
 
 __all__ = ["Ends"]
 
@@ -85,18 +87,19 @@ class Ends:
 
     def _handled(self, task: asyncio.Task[Any]) -> None:
         """Record that the handler's *task* is done, and close its connection."""
-        conn: Stream = self.handling.pop(task)
+        conn = self.handling.pop(task)
         error = self._cancelled(task) if task.cancelled() else task.exception()
-        is_usual = isinstance(error, EndOfStream) and stream_errors.belongs_to(conn, error)
         how, log_it = None, False
-        if error is not None and not is_usual:
-            how, log_it = self._count_error(conn, error)
+        if error is not None:
+            is_usual = isinstance(error, EndOfStream) and stream_errors.belongs_to(conn, error)
+            if not is_usual:
+                how, log_it = self._count_error(conn, error)
         if self._observed and (observation := self._observed.get(conn)):
             observation.handled(task, how)
         try:
-            conn.close()
+            Filtered.close(conn)
         finally:
-            self._linger(conn)
+            Ends._linger(self, conn)
         if error is not None:
             self._log_error(conn, error, how, log_it)
         if self._observed:
@@ -112,7 +115,7 @@ class Ends:
     def conn_closed(self, conn: Any) -> None:
         """Record that the socket of *conn* is closed; called by its stream."""
         ticket = self._tickets.pop(conn, None) if self._tickets else None
-        self._admission.leave(conn._packed_client() if ticket is None else ticket)
+        Admission.leave(self._admission, conn._packed_client() if ticket is None else ticket)
         limit = conn._ended_by
         log_it = limit is not None and self._count_limit(limit)
         self.past_bytes_in += conn._received()

@@ -519,7 +519,7 @@ class Lifecycle:
         self._full = False
         self._discard_batch()
         self._stop_timer()
-        self._retain(0)
+        Lifecycle._retain(self, 0)
 
     def _stop_timer(self) -> None:
         timer = self._timer

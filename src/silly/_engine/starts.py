@@ -120,7 +120,7 @@ class Starts(Ends):
             if prefaces:
                 self._preface(conn, prefaces)
             else:
-                self._handle(conn)
+                Starts._handle(self, conn)
         except BaseException:
             conn.abort()
             raise

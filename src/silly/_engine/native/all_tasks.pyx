@@ -1,7 +1,7 @@
 """Lists the tasks of handlers in `asyncio.all_tasks`, without an entry for each.
 
 Until Python 3.14, asyncio keeps references to all tasks in a `weakref.WeakSet`. For each task, that
-costs two calls of functions in Python and about 130 bytes. The task of a trampoline is listed by
+costs two calls of functions in Python and about 100 bytes. The task of a trampoline is listed by
 that instead: trampolines are linked to each other, as all tasks are since 3.14.
 """
 

@@ -33,6 +33,7 @@ from silly._engine.native.linux cimport (
     socklen_t,
     tcp_info,
 )
+from silly._engine.native.admission cimport Admission
 from silly._engine.native.accepting cimport ACCEPT_BATCH, Accepting
 from silly._engine.native.reactor cimport Reactor, Source, allow_instances, reactor_of
 from silly._engine.native.names cimport raw_local_name
@@ -147,7 +148,7 @@ cdef class Server(Accepting):
         try:
             try:
                 client = packed_ip(peer)
-                entered = self._gate.enter(client)
+                entered = Admission.enter(self._gate, client)
                 if entered:
                     self.accept(fd)
             finally:

@@ -226,7 +226,7 @@ cdef class Stream(Sending):
         direct, self.reactor.direct = self.reactor.direct, False  # Python code
         try:
             if isinstance(owner, Ends):
-                (<Ends>owner).conn_closed(self)
+                Ends.conn_closed(<Ends>owner, self)
             else:
                 owner.conn_closed(self)
         finally:
