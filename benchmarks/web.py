@@ -227,8 +227,12 @@ def main() -> None:
         if chosen("memory", args.jobs):
             print("\nmemory for each idle keep-alive connection")
             for kind in able:
-                if "hello" in kind.jobs:
+                if "hello" not in kind.jobs:
+                    continue
+                try:
                     print(f"  {kind.name:20} {memory(kind, folder):6.1f} KiB", flush=True)
+                except OSError as error:
+                    print(f"  {kind.name:20} does not serve so many: {error}", flush=True)
 
 
 if __name__ == "__main__":

@@ -24,12 +24,12 @@ from silly._engine.interface import UNSENT_IN_KERNEL, Filter
 
 from .deadlines import Timed  # relative: each engine has a base of its own
 
-__all__ = ["HELD_BY_KERNEL", "NO_ROOM", "UNABLE", "Filtered"]
+__all__ = ["NO_ROOM", "UNABLE", "Filtered"]
 
 NO_ROOM, UNABLE = -1, -2  # see `Filtered._send_file`
 IN_ONE_PACKET: Final = 64 * 1024  # bytes of a file that go with what was written before, its head
-# The kernel takes 64 KiB of a file at a time (splice(2)): more than this is on its way already.
-HELD_BY_KERNEL: Final = UNSENT_IN_KERNEL + 64 * 1024  # bytes
+# With a smaller window, packets are small, too: thousands, if the kernel took all of a long file.
+WIDE: Final = 16 * 1024  # bytes
 _sendfile: Any = getattr(os, "sendfile", None)  # Linux, macOS and others
 
 
@@ -149,33 +149,22 @@ class Filtered(Timed):
         target = self._direct_descriptor()
         if self._failed or self._unsent() or target < 0:
             return UNABLE
+        is_whole = count > UNSENT_IN_KERNEL and self._peer_window() >= WIDE
         try:
+            if is_whole:  # at once: what the kernel holds of a file is in its cache already
+                self._allow_unsent(count)
             sent: int = _sendfile(target, file, offset, count)
         except BlockingIOError:
             self._call_when_writable()
             return NO_ROOM
         except OSError:  # of the file, or the connection is lost, which the usual way reports
             return UNABLE
-        if HELD_BY_KERNEL < sent < count:
-            sent += self._send_more(target, file, offset + sent, count - sent)
+        finally:
+            if is_whole:
+                self._allow_unsent(UNSENT_IN_KERNEL)
         self._bytes_out += sent
         self._last_activity = self._now()
         return sent
-
-    def _send_more(self, target: int, file: int, offset: int, count: int) -> int:
-        """Have the kernel take *count* more bytes of a file for a peer that reads fast.
-
-        It costs a fraction of sending them in pieces, and the pages of a file are in memory
-        already. For a peer that does not read, it would cost a lot: packets of the size of its
-        window, thousands of them.
-        """
-        try:
-            self._allow_unsent(count)
-            return int(_sendfile(target, file, offset, count))
-        except OSError:  # what it says, the next call says
-            return 0
-        finally:
-            self._allow_unsent(UNSENT_IN_KERNEL)
 
     @property
     def _filter_info(self) -> Any:

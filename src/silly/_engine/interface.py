@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import contextvars
 import socket
+import sys
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -49,6 +50,7 @@ __all__ = [
     "Stream",
     "allow_unsent",
     "packed_ip",
+    "peer_window",
     "tune",
 ]
 
@@ -100,6 +102,15 @@ def allow_unsent(sock: socket.socket, size: int) -> None:
     """
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, size)
+
+
+def peer_window(sock: socket.socket) -> int:
+    """Return how many bytes the peer of a TCP socket said last that it can receive; 0: unknown."""
+    try:  # tcpi_snd_wnd of struct tcp_info, in linux/tcp.h (Linux 5.4)
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 232)
+    except (AttributeError, OSError):
+        return 0
+    return int.from_bytes(info[228:232], sys.byteorder)
 
 
 Deadlines = tuple[float, float, float, float, float]

@@ -220,6 +220,10 @@ class Lifecycle:
         """Return the socket's descriptor, if bytes may be sent past the queue; else -1."""
         raise NotImplementedError
 
+    def _peer_window(self) -> int:
+        """Return how many bytes the peer said last that it can receive; 0: unknown."""
+        raise NotImplementedError
+
     def _allow_unsent(self, size: int) -> None:
         """Let the kernel accept up to *size* bytes that it cannot send yet."""
         raise NotImplementedError

@@ -51,6 +51,7 @@ cdef class Lifecycle(Source):
     cdef int _discard_batch(self) except -1
     cdef int _call_when_empty(self) except -1
     cdef int _direct_descriptor(self) noexcept
+    cdef int64_t _peer_window(self) noexcept
     cdef int _allow_unsent(self, int size) noexcept
     cdef int _call_when_writable(self) except -1
     cdef bint _has_unread_in_kernel(self) noexcept

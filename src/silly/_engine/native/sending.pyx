@@ -31,8 +31,10 @@ from silly._engine.native.linux cimport (
     MSG_MORE,
     MSG_NOSIGNAL,
     SHUT_WR,
+    TCP_INFO,
     TCP_NOTSENT_LOWAT,
     TIOCOUTQ,
+    getsockopt,
     ioctl,
     iovec,
     msghdr,
@@ -40,6 +42,7 @@ from silly._engine.native.linux cimport (
     sendmsg,
     setsockopt,
     shutdown,
+    socklen_t,
 )
 from silly._engine.native.filter cimport FilterState
 from silly._engine.native.lifecycle cimport OPEN
@@ -391,6 +394,13 @@ cdef class Sending(Receiving):
 
     cdef int _direct_descriptor(self) noexcept:
         return self.fd
+
+    cdef int64_t _peer_window(self) noexcept:
+        cdef uint32_t info[58]  # struct tcp_info of linux/tcp.h up to tcpi_snd_wnd (Linux 5.4)
+        cdef socklen_t size = sizeof(info)
+        if getsockopt(self.fd, IPPROTO_TCP, TCP_INFO, info, &size) or size < sizeof(info):
+            return 0
+        return info[57]
 
     cdef int _allow_unsent(self, int size) noexcept:
         return setsockopt(self.fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &size, sizeof(size))

@@ -13,7 +13,7 @@ import socket
 from collections import deque
 from typing import Any, Final
 
-from silly._engine.interface import Accept, allow_unsent
+from silly._engine.interface import Accept, allow_unsent, peer_window
 from silly._engine.portable.link import (
     NO_STREAM,
     RESET_ON_CLOSE,
@@ -170,6 +170,10 @@ class SocketLink(KernelQueues):
     def call_when_empty(self) -> None:
         self._high = self._low = 0
         self._control_flow()
+
+    def peer_window(self) -> int:
+        """Return how many bytes the peer said last that it can receive; 0: unknown."""
+        return peer_window(self._socket)
 
     def allow_unsent(self, size: int) -> None:
         """Let the kernel accept up to *size* bytes that it cannot send yet."""

@@ -529,6 +529,10 @@ class Stream(Filtered):
         link = self._link
         return link.fileno() if isinstance(link, SocketLink) and not link._is_lost else -1
 
+    def _peer_window(self) -> int:
+        assert isinstance(self._link, SocketLink)
+        return self._link.peer_window()
+
     def _allow_unsent(self, size: int) -> None:
         assert isinstance(self._link, SocketLink)
         self._link.allow_unsent(size)
