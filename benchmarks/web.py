@@ -182,13 +182,15 @@ def median(values: list[float]) -> float:
     return statistics.median(values)
 
 
-def memory(kind: Kind, folder: Path) -> float:
-    """Return KiB for each connection that waits for its second request."""
+def memory(kind: Kind, folder: Path) -> str:
+    """Return the memory for each connection that waits for its second request."""
     server = started(kind, folder)
     server.resume()
     request = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     try:
-        return idle_memory(server, request, lambda reply: b" 200 " in reply)
+        return f"{idle_memory(server, request, lambda reply: b' 200 ' in reply):6.1f} KiB"
+    except OSError as error:
+        return f"does not serve so many: {error}"
     finally:
         server.end()
 
@@ -227,12 +229,8 @@ def main() -> None:
         if chosen("memory", args.jobs):
             print("\nmemory for each idle keep-alive connection")
             for kind in able:
-                if "hello" not in kind.jobs:
-                    continue
-                try:
-                    print(f"  {kind.name:20} {memory(kind, folder):6.1f} KiB", flush=True)
-                except OSError as error:
-                    print(f"  {kind.name:20} does not serve so many: {error}", flush=True)
+                if "hello" in kind.jobs:
+                    print(f"  {kind.name:20} {memory(kind, folder)}", flush=True)
 
 
 if __name__ == "__main__":
