@@ -127,6 +127,13 @@ def test_the_rate_of_control_frames_is_limited() -> None:
     assert not unlimited.is_over
 
 
+def test_a_close_frame_after_as_many_pings_as_are_allowed_is_answered() -> None:
+    session = server(Clock(), max_control_rate=10)
+    session.receive(from_client(PING) * 10 + from_client(CLOSE, b"\x03\xe8"))
+    session.settle()
+    assert (session.is_over, session.code, session.limit) == (True, 1000, None)
+
+
 def test_a_lost_connection() -> None:
     session = server()
     session.lose()

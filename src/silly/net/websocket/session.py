@@ -98,7 +98,7 @@ class Session:
         )
         self._max_control_rate = limits.max_control_rate
         self._control_since: float | None = None  # when the present second began ...
-        self._control_count = 0  # ... and how many control frames have come in it
+        self._control_count = 0  # ... and how many pings and pongs have come in it
         self.outgoing = b""
         self.pongs: list[bytes] | None = None
         self.has_news = self.is_closing = self.is_over = False
@@ -153,7 +153,7 @@ class Session:
     def _take_controls(self, controls: list[tuple[int, bytes]]) -> None:
         self.parser.controls = None
         self.has_news = True
-        if self._exceed_rate(len(controls)):
+        if self._exceed_rate(sum(opcode != CLOSE for opcode, _ in controls)):
             text = f"more than {self._max_control_rate:g} control frames in a second"
             self._fail(Failure(1008, text, "max_control_rate"))
             return
