@@ -196,7 +196,7 @@ cdef class Handling(Stepped):
             part.send_some(self.stream)
             if part.left:
                 return True
-        part.file.close()
+        part.file.shut()
         self.counts.add(request.method, answer.status)
         self.result = self.request = self.response = None
         drained = self.stream.drained_or_yield()
