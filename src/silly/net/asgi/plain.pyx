@@ -33,6 +33,7 @@ cdef extern from "Python.h":
     bint PyUnicode_IS_COMPACT_ASCII(object text) noexcept
     Py_ssize_t PyUnicode_GET_LENGTH(object text) noexcept
     const void *PyUnicode_DATA(object text) noexcept
+    Py_ssize_t references "Py_REFCNT"(PyObject *counted) noexcept
     object PyMethod_New(object function, object owner)
 
 cdef extern from *:
@@ -62,7 +63,7 @@ cdef class Cycle(Answering):
 
     cdef object __weakref__
     cdef public object _request, scope, _owner, _watching
-    cdef public bint is_complete, is_handed_over, _is_over
+    cdef public bint is_complete, is_handed_over, _is_over, _has_received
     cdef readonly bint _is_running  # the application itself, not a task of its
     cdef object app, coroutine, context
     cdef bint is_slow  # something was left to `Exchange`
@@ -72,6 +73,7 @@ cdef class Cycle(Answering):
     cdef About about
     cdef bytes body
     cdef object made, decided  # `_response` and `outcome`, once they are set or asked for
+    cdef object to_receive, to_send  # what the application calls
 
     def __init__(self, owner, app, Head request not None, scope):
         self._owner = owner
@@ -171,9 +173,27 @@ cdef class Cycle(Answering):
         return True
 
     cdef bytes encoded(self, Head request):
-        if self.decided is not None:  # or another one than was taken here
-            return None
-        return encoded_answer(request, self.status, self.text, &self.about, self.body)
+        cdef bytes reply = None
+        if self.decided is None:  # otherwise another one than was taken here may be
+            reply = encoded_answer(request, self.status, self.text, &self.about, self.body)
+        if reply is None or not self.put_back():
+            self.to_receive = self.to_send = None
+        return reply
+
+    cdef bint put_back(self) except -1:
+        """Let the next request use this, if nobody else can; return whether it will."""
+        cdef Caller owner = <Caller?>self._owner
+        if not (
+            owner.spare is None and self.made is None and not self._has_received
+            and references(<PyObject *>self.to_receive) == 1
+            and references(<PyObject *>self.to_send) == 1
+            and references(<PyObject *>self) == 3  # theirs, and that of whoever steps it
+        ):
+            return False
+        self._request = self.scope = self._owner = self.context = self.text = self.body = None
+        self.is_complete = self._is_over = self.is_asked = False
+        owner.spare = self
+        return True
 
     cdef object response(self):
         return self.outcome
@@ -204,6 +224,7 @@ cdef class Cycle(Answering):
         raise StopIteration(result)
 
     def close(self):
+        self.to_receive = self.to_send = None
         if self.coroutine is not None:
             self.coroutine.close()
 
@@ -242,11 +263,10 @@ cdef class Cycle(Answering):
         return 0
 
     cdef int begin(self) except -1:
-        started = self.app(
-            self.scope,
-            PyMethod_New(RECEIVE, self),
-            PyCFunction_New((<PyMethodDescrObject *>SEND).d_method, self),
-        )
+        if self.to_send is None:
+            self.to_receive = PyMethod_New(RECEIVE, self)
+            self.to_send = PyCFunction_New((<PyMethodDescrObject *>SEND).d_method, self)
+        started = self.app(self.scope, self.to_receive, self.to_send)
         if PyCoro_CheckExact(started) or iscoroutine(started):
             self.coroutine = started
         else:
@@ -263,7 +283,11 @@ cdef class Cycle(Answering):
         if error is None and not self.is_slow and self.is_complete and not self.is_handed_over:
             self._is_over = True
             if self._watching is None:
-                return UNENCODED if self.is_asked else self.outcome
+                if self.is_asked:
+                    return UNENCODED
+                self.to_receive = self.to_send = None
+                return self.outcome
+        self.to_receive = self.to_send = None
         return self._finished(error)
 
 
@@ -420,6 +444,7 @@ cdef class Caller(Starter):
     cdef object app
     cdef dict state
     cdef bint is_mounted
+    cdef Cycle spare  # for the next request; None: it is used
 
     def __init__(self, app, str root_path not None, dict state not None):
         self.app = app
@@ -427,32 +452,34 @@ cdef class Caller(Starter):
         self.is_mounted = bool(root_path)
 
     def __call__(self, Head request not None):
-        cdef Cycle exchange = self.begun(request)
+        cdef Cycle exchange = self.begun(request, request._connection.memo)
         return self._call(request) if exchange is None else exchange
 
-    cdef Answering start(self, Head request):
-        cdef Cycle exchange = self.begun(request)
+    cdef Answering start(self, Head request, object memo):
+        cdef Cycle exchange = self.begun(request, memo)
         if exchange is not None:
             exchange.is_asked = True
         return exchange
 
-    cdef Cycle begun(self, Head request):
+    cdef Cycle begun(self, Head request, object memo):
         """Return an exchange for a plain *request*; None: it must be made in another way."""
-        cdef object template
         cdef dict scope
         cdef Cycle exchange
-        if request.data is not None and not self.is_mounted:
-            template = request._connection.memo
-            if type(template) is tuple:
-                scope = plain_scope(<tuple>template, request, self.state)
-                if scope is not None:
-                    exchange = <Cycle>new(EXCHANGE)
-                    exchange._owner = self
-                    exchange.app = self.app
-                    exchange._request = request
-                    exchange.scope = scope
-                    return exchange
-        return None
+        if request.data is None or self.is_mounted or type(memo) is not tuple:
+            return None
+        scope = plain_scope(<tuple>memo, request, self.state)
+        if scope is None:
+            return None
+        exchange = self.spare
+        if exchange is None:
+            exchange = <Cycle>new(EXCHANGE)
+        else:
+            self.spare = None
+        exchange._owner = self
+        exchange.app = self.app
+        exchange._request = request
+        exchange.scope = scope
+        return exchange
 
 
 cdef dict plain_scope(tuple memo, Head request, dict state):

@@ -56,7 +56,8 @@ cdef class Handling(Stepped):
     cdef readonly object response  # ... what the handler has returned ...
     cdef readonly object error  # ... or raised
     cdef object connection, conn, handler
-    cdef Starter starter  # the handler, if it is one
+    cdef Starter starter  # the handler, if it is one ...
+    cdef object memo  # ... and what it keeps
     cdef Sending stream  # the connection, if it is one of this engine ...
     cdef Read read  # ... and what reads from it
     cdef list observers
@@ -132,7 +133,9 @@ cdef class Handling(Stepped):
         self.kind = HANDLER
         if self.starter is not None:
             try:
-                self.awaited = self.starter.start(<Head>request)
+                if self.memo is None:
+                    self.memo = self.connection.memo
+                self.awaited = self.starter.start(<Head>request, self.memo)
             except BaseException as error:
                 if not self.fail(error):
                     raise

@@ -14,7 +14,7 @@ cdef class Answering(Stepped):
 
 
 cdef class Starter:
-    cdef Answering start(self, Head request)
+    cdef Answering start(self, Head request, object memo)
 
 
 cdef object UNENCODED

@@ -52,8 +52,11 @@ cdef class Answering(Stepped):
 cdef class Starter:
     """A handler that is called natively."""
 
-    cdef Answering start(self, Head request):
-        """Begin to answer *request*; None: call the handler."""
+    cdef Answering start(self, Head request, object memo):
+        """Begin to answer *request*; None: call the handler.
+
+        *memo* is what it has kept in the connection.
+        """
         raise NotImplementedError
 
 
