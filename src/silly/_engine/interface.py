@@ -177,6 +177,14 @@ class Owner(Protocol):
     def on_draining(self, conn: Any, callback: Callable[[], object] | None) -> None:
         """See `silly.net.conn.Conn.on_draining`."""
 
+    @property
+    def count_handshake(self) -> Callable[[Any, str, str | None], object] | None:
+        """Counts the handshakes that its handlers do as the server (`start_tls`).
+
+        Called with the connection, with what to count it as, such as ``"TLSv1.3"``, and with
+        None; if it failed, with the reason, and with what was wrong. None: nobody counts them.
+        """
+
 
 class Filter(Protocol):
     """Converts a program's bytes (plaintext) to a connection's bytes (on the wire), and back.
@@ -270,6 +278,8 @@ class Stream(Protocol):
     def abort(self) -> None: ...
     async def wait_closed(self) -> None: ...
     def on_draining(self, callback: Callable[[], object] | None) -> None: ...
+    @property
+    def _count_handshake(self) -> Callable[[Any, str, str | None], object] | None: ...
 
     idle_timeout: float | None
     linger: float

@@ -331,6 +331,10 @@ class Lifecycle:
         if owner is not None:
             owner.on_draining(self, callback)
 
+    @property
+    def _count_handshake(self) -> Callable[[Any, str, str | None], object] | None:
+        return None if self._owner is None else self._owner.count_handshake
+
     # ------------------------------------------------------------------------------- errors
 
     def _reader_error(self, delimiter: bytes | None, wanted: int) -> Exception:

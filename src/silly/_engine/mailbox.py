@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from silly._engine.drain import Draining
 from silly._engine.interface import DatagramLimits, Drain
+from silly._values.units import in_seconds
 from silly.errors import ConcurrentRead, ConnectionClosed, WriteQueueFull, at_address
 
 __all__ = ["BATCH", "IN_A_ROW", "Mailbox"]
@@ -305,8 +306,8 @@ class Mailbox:
         return ConcurrentRead("another task is receiving", address=self._name())
 
     def _timeout_error(self, timeout: float) -> TimeoutError:
-        what = f"{timeout:g} second" if timeout == 1 else f"{timeout:g} seconds"
-        return TimeoutError(errno.ETIMEDOUT, f"No datagram within {what}", self._name())
+        text = f"No datagram within {in_seconds(timeout)}"
+        return TimeoutError(errno.ETIMEDOUT, text, self._name())
 
     # --------------------------------------------------------------------- the counts
 

@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 from silly._logs.tracebacks import AWAIT_IS_MISSING
 from silly._values.arguments import seconds_or_none, size
+from silly._values.units import in_seconds
 from silly.errors import (
     ConcurrentRead,
     ConnectionClosed,
@@ -176,7 +177,7 @@ def read_timed_out(
     what = _wanted_bytes(delimiter, wanted).removeprefix("a ")
     return TimeoutError(
         errno.ETIMEDOUT,
-        f"No {what} within {_counted(timeout, 'second')}",
+        f"No {what} within {in_seconds(timeout)}",
         _address(conn),
     )
 
@@ -260,20 +261,20 @@ def connection_lost(conn: object, error: OSError, *, repeated: bool) -> OSError:
 
 
 def idle_timed_out(timeout: float) -> TimeoutError:
-    return TimeoutError(errno.ETIMEDOUT, f"Idle for {_counted(timeout, 'second')}, closed")
+    return TimeoutError(errno.ETIMEDOUT, f"Idle for {in_seconds(timeout)}, closed")
 
 
 def first_byte_timed_out(timeout: float) -> TimeoutError:
     return TimeoutError(
         errno.ETIMEDOUT,
-        f"No first byte within {_counted(timeout, 'second')} (first_byte_timeout), closed",
+        f"No first byte within {in_seconds(timeout)} (first_byte_timeout), closed",
     )
 
 
 def read_deadline_passed(unread: int, deadline: float) -> TimeoutError:
     return TimeoutError(
         errno.ETIMEDOUT,
-        f"Read not complete within {_counted(deadline, 'second')} (read_deadline), "
+        f"Read not complete within {in_seconds(deadline)} (read_deadline), "
         f"{_counted(unread, 'byte')} unread, closed",
     )
 
@@ -281,13 +282,13 @@ def read_deadline_passed(unread: int, deadline: float) -> TimeoutError:
 def send_rate_too_low(rate: float, window: float) -> TimeoutError:
     return TimeoutError(
         errno.ETIMEDOUT,
-        f"Peer took fewer than {rate:g} bytes per second over {_counted(window, 'second')} "
+        f"Peer took fewer than {rate:g} bytes per second over {in_seconds(window)} "
         "(min_send_rate), reset",
     )
 
 
 def deadline_passed(seconds: float) -> TimeoutError:
-    return TimeoutError(errno.ETIMEDOUT, f"Exceeded the deadline of {_counted(seconds, 'second')}")
+    return TimeoutError(errno.ETIMEDOUT, f"Exceeded the deadline of {in_seconds(seconds)}")
 
 
 def over_budget(held: int) -> OSError:

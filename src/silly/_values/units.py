@@ -19,6 +19,7 @@ __all__ = [
     "exact_duration",
     "exact_share",
     "exact_size",
+    "in_seconds",
     "number",
     "rate",
     "size",
@@ -124,6 +125,14 @@ def duration_text(seconds: float | None) -> str:
         if abs(seconds) >= least * 0.9995:
             return f"{_three_digits(seconds * by)} {unit}"
     return "0 s" if seconds == 0 else f"{_three_digits(seconds * 1e9)} ns"
+
+
+def in_seconds(seconds: float | None) -> str:
+    """Return a time limit as a program gave it: ``"1 second"``, ``"0.5 seconds"``.
+
+    None, no limit, is accepted for the sake of callers whose limit has passed.
+    """
+    return f"{seconds or 0:g} second{'' if seconds == 1 else 's'}"
 
 
 def size_text(size: float) -> str:

@@ -128,6 +128,14 @@ METRICS: Final = (
     ),
     MetricDef(
         "listener",
+        "failed_handshakes",
+        "silly_tls_handshakes_failed",
+        COUNTER,
+        "Handshakes of TLS that failed in a handler (start_tls); others are refused connections",
+        "reason",
+    ),
+    MetricDef(
+        "listener",
         "handshakes_put_off",
         "silly_tls_handshakes_put_off",
         COUNTER,

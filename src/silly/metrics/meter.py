@@ -188,6 +188,7 @@ def _counts(stats: tcp.ListenerStats) -> dict[str, Any]:
         "limits": dict(stats.ended),
         "handshakes": _by_version(stats.handshakes, ("", _RESUMED)),
         "resumptions": _by_version(stats.handshakes, (_RESUMED,)),
+        "failed_handshakes": dict(stats.failed_handshakes),
         "handshakes_put_off": stats.handshakes_put_off,
         "certificate_expires_at": stats.certificate_expires_at,
         "handler_errors": dict(stats.handler_errors_by_type),

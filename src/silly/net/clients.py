@@ -19,6 +19,8 @@ class _Dialed:
 
     __slots__ = ("host", "live")
 
+    count_handshake = None
+
     def __init__(self, live: Live, host: str | None) -> None:
         self.live = live
         self.host = host

@@ -75,6 +75,7 @@ class Course(Starts):
         "drains",
         "gate",
         "handler_name",
+        "handshakes",
         "logs",
     )
 
@@ -127,6 +128,7 @@ class Course(Starts):
         self._logged_crashes = Crashes(loop, logger, self._summarize_crashes)
         self._observer_failures = Repeats(loop, self._summarize_observer_failures)
         self.logs: list[Callable[[], None]] = []  # others to be closed with it
+        self.handshakes: dict[str, int] = {}  # complete ones of TLS, such as "TLSv1.3 resumed"
         self.drains: list[Callable[[], object]] = []  # called when it begins to drain
         self._closes_at = math.inf  # connections that come later are reset
         self._on_handled = self._handled
@@ -346,6 +348,13 @@ class Course(Starts):
             self._loop.call_soon(callback)
         else:
             self._on_draining[conn] = callback
+
+    def count_handshake(self, conn: EngineConn, what: str, why: str | None) -> None:
+        """See `silly._engine.interface.Owner.count_handshake`."""
+        if why is None:
+            count(self.handshakes, what)
+        elif self.gate.failed_handshakes.add(what):
+            self.gate.log_failed_handshake(what, conn.remote_addr, why)
 
     def count_crash(self, error: BaseException) -> None:
         """Count an *error* of the program in what a handler serves, such as a request."""

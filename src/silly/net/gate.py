@@ -21,9 +21,12 @@ from silly.net.networks import Networks
 from silly.net.tally import Tally
 from silly.text import printable
 
-__all__ = ["Gate"]
+__all__ = ["CUT_OFF", "TOO_LATE", "Gate"]
 
 logger = Logger("silly.net")
+
+CUT_OFF: Final = "handshake"  # the connection ended before its handshake did, or its preface
+TOO_LATE: Final = "handshake_timeout"
 
 # Explanations of the reasons, for the log.
 _REFUSED: Final = {
@@ -77,6 +80,7 @@ class Gate(Admission):
         self._name = name
         self.refused = Tally(loop, self._summarize_refused)
         self.ended = Tally(loop, self._summarize_ended)
+        self.failed_handshakes = Tally(loop, self._summarize_failed_handshakes)
         self.stalls = Tally(loop, lambda _error, _count: None)
         exempt = Networks(limits.exempt_networks)
         self._begin(
@@ -118,9 +122,13 @@ class Gate(Admission):
         level, why = _ENDED[reason]
         logger.log(level, "%s: ended %s: %s (%s)", self._name, client, reason, why)
 
+    def log_failed_handshake(self, reason: str, client: str, why: str) -> None:
+        """Log that `start_tls` failed in the handler of a connection of *client*."""
+        logger.warning("%s: no TLS with %s: %s (%s)", self._name, client, reason, printable(why))
+
     def close(self) -> None:
         """Log the counts that were not logged yet."""
-        for tally in (self.refused, self.ended, self.stalls):
+        for tally in (self.refused, self.ended, self.failed_handshakes, self.stalls):
             tally.close()
 
     # --------------------------------------------------------------------- internals
@@ -142,6 +150,9 @@ class Gate(Admission):
             reason,
             _REFUSED.get(reason, "before its handler started"),
         )
+
+    def _summarize_failed_handshakes(self, reason: str, count: int) -> None:
+        logger.warning("%s: no TLS with %s: %s", self._name, counted(count, "more client"), reason)
 
     def _summarize_ended(self, reason: str, count: int) -> None:
         level, why = _ENDED[reason]

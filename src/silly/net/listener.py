@@ -83,8 +83,10 @@ class ListenerStats:
     """Handshakes of TLS that were completed, by version, such as ``"TLSv1.3"``.
 
     Those that continued an earlier session count as ``"TLSv1.3 resumed"``. Those that failed
-    are in `refused`.
+    are in `refused`, or in `failed_handshakes`.
     """
+    failed_handshakes: Mapping[str, int]
+    """Handshakes of `Conn.start_tls` that failed, by reason: those of `refused`."""
     handshakes_put_off: int
     """Handshakes of TLS that had to wait for others: one begins at a time.
 
@@ -180,6 +182,8 @@ class Listener:
             proxies=proxies,
             observers=observers,
         )
+        if handshakes is not None:
+            self._course.handshakes = handshakes.counts
         if start:
             self._start()
 
@@ -307,7 +311,8 @@ class Listener:
             connections=gate.connections,
             peak_connections=gate.peak,
             refused=dict(gate.refused.counts),
-            handshakes={} if self._handshakes is None else dict(self._handshakes.counts),
+            handshakes=dict(course.handshakes),
+            failed_handshakes=dict(gate.failed_handshakes.counts),
             handshakes_put_off=0 if self._handshakes is None else self._handshakes.put_off,
             certificate_expires_at=(
                 None if self._handshakes is None else self._handshakes.server.expires_at

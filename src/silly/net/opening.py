@@ -12,6 +12,7 @@ from silly._engine.interface import DatagramLimits
 from silly._loop.live import Live
 from silly._loop.registry import PerLoop
 from silly._values.arguments import seconds_or_none, size
+from silly._values.units import in_seconds
 from silly.net.addr import TCPAddress
 from silly.net.awaitables import Connecting
 from silly.net.binding import Group, SocketOptions, find, group, is_everywhere, open_bound, open_to
@@ -241,7 +242,7 @@ async def _connect(
             own = None if local is None else await find(local)
     except TimeoutError:
         if limit.expired():
-            what = f"Not resolved within {timeout:g} seconds"
+            what = f"Not resolved within {in_seconds(timeout)}"
             raise TimeoutError(errno.ETIMEDOUT, what, str(address)) from None
         raise
     return _adopt(loop, open_to(address, found, own, options), bounds)

@@ -123,6 +123,7 @@ class _Owner:
     """Nobody else needs to know when such a connection is closed."""
 
     host: str | None = None
+    count_handshake = None
 
     def conn_closed(self, conn: Any) -> None: ...
     def on_draining(self, conn: Any, callback: Callable[[], object] | None) -> None: ...

@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from silly._engine import stream_errors
+from silly._values.units import in_seconds
 from silly.net.conn import StreamConn
+from silly.net.gate import CUT_OFF, TOO_LATE
 
 __all__ = [
     "Ended",
@@ -55,9 +57,6 @@ class Stepped(Protocol):
         """Start it for *conn*; *ended* is called, in *context*, at its end, but not yet."""
 
 
-CUT_OFF: Final = "handshake"
-
-
 class PrefaceError(Exception):
     """Raised by a preface to refuse the connection.
 
@@ -77,7 +76,7 @@ class PrefaceError(Exception):
 
 def too_late(timeout: float) -> PrefaceError:
     """Return the reason to refuse a connection whose prefaces took more than *timeout* seconds."""
-    return PrefaceError("handshake_timeout", f"not complete within {timeout:g} seconds")
+    return PrefaceError(TOO_LATE, f"not complete within {in_seconds(timeout)}")
 
 
 async def run_prefaces(conn: StreamConn, prefaces: Sequence[Preface]) -> PrefaceError | None:

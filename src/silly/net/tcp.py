@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from silly._engine import engine
 from silly._engine.interface import HANDSHAKE_TIMEOUT, LINGER, MAX_UNSENT, READ_LIMIT
 from silly._values.arguments import positive_seconds, seconds, seconds_or_none, size
+from silly._values.units import in_seconds
 from silly.net import addr as addresses
 from silly.net.access_log import AccessLog
 from silly.net.addr import TCPAddress, UnixAddress
@@ -357,7 +358,7 @@ async def _connect(
     except TimeoutError:
         if limit.expired():
             raise TimeoutError(
-                errno.ETIMEDOUT, f"{stage} within {timeout:g} seconds", str(address)
+                errno.ETIMEDOUT, f"{stage} within {in_seconds(timeout)}", str(address)
             ) from None
         raise
 

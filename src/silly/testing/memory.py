@@ -29,6 +29,7 @@ class _Owner:
     """Nobody needs to know when such a connection is closed."""
 
     host: str | None = None
+    count_handshake = None
 
     def conn_closed(self, conn: MemoryConn) -> None: ...
     def on_draining(self, conn: MemoryConn, callback: Callable[[], object] | None) -> None: ...

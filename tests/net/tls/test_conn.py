@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
@@ -232,6 +233,43 @@ async def test_starttls_checks_the_host_that_was_connected_to() -> None:
         assert conn.tls.server_name == "localhost"
         assert await conn.read(b"\n") == b"hello\n"
         conn.abort()
+
+
+async def test_the_listener_counts_what_starttls_has_done(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def handler(conn: Conn) -> None:
+        await conn.start_tls(certificates.server(), timeout=float(await conn.read(b"\n")))
+
+    async with tcp.listen(ANY, handler, limits=tcp.Limits()) as listener:
+
+        async def client() -> Conn:
+            return await tcp.connect(listener.local_addr)
+
+        async with await client() as conn:
+            conn.write(b"10\n")
+            await conn.start_tls(certificates.client(), server_name=certificates.NAME)
+            with pytest.raises(EndOfStream):
+                await conn.read()
+        for timeout, then in (("10", b"neither\n"), ("10", b""), ("0.01", None)):
+            async with await client() as conn:
+                conn.write(f"{timeout}\n".encode())
+                if then:
+                    conn.write(then)
+                if then is not None:
+                    conn.close_write()
+                with contextlib.suppress(OSError, EOFError):
+                    await conn.read(b"never")
+        while listener.connections:
+            await asyncio.sleep(0)
+        stats = listener.stats
+    assert stats.handshakes == {"TLSv1.3": 1}
+    assert stats.failed_handshakes == {"not_tls": 1, "handshake": 1, "handshake_timeout": 1}
+    assert (stats.accepted, stats.refused, stats.handler_errors) == (4, {}, 0)
+    logged = [each.getMessage() for each in caplog.records if "no TLS with" in each.getMessage()]
+    assert [line.partition(" (")[0].rpartition(": ")[2] for line in logged] == list(
+        stats.failed_handshakes
+    )
 
 
 async def test_starttls_has_a_deadline() -> None:

@@ -11,6 +11,7 @@ cdef enum:
     GROUP = 32  # sources that receive before bytes are delivered to the first of them
     GROUP_BYTES = 65536  # a group is delivered after this much: more would leave the cache
     SCRATCH = 2 * GROUP_BYTES + HEADROOM + RECEIVE  # size of the scratch buffer, for a group
+    STREAM = 448  # bytes of a stream, about
     SEND_BUFFER = 131072  # size of the send buffer, for the bytes that handlers write
 
 
@@ -27,6 +28,8 @@ cdef class Source:
     cdef int release(self) except -1
     cdef int ready(self, uint32_t events) except -1
     cdef int try_receive(self) except -1
+    cdef void fetch_reader(self) noexcept
+    cdef void fetch_handler(self) noexcept
     cdef int deliver(self) except -1
     cdef int end_of_turn(self) except -1
     cdef int save_unread(self) except -1

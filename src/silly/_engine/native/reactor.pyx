@@ -56,6 +56,7 @@ from silly._engine.native.linux cimport (
     epoll_ctl,
     epoll_event,
     epoll_wait,
+    fetch,
     forbid_instantiation,
     monotonic,
     pthread_atfork,
@@ -224,6 +225,12 @@ cdef class Source:
     cdef int try_receive(self) except -1:
         """Receive without a preceding event; return whether there was anything."""
         return 0
+
+    cdef void fetch_reader(self) noexcept:
+        """Fetch into the processor's caches what waits for the received bytes ..."""
+
+    cdef void fetch_handler(self) noexcept:
+        """... and, later, what that will step."""
 
     cdef int deliver(self) except -1:
         """Step the reader that waits for the received bytes."""
@@ -488,6 +495,8 @@ cdef class Reactor:
                 else:
                     self.loop_is_ready = True
                 continue
+            if i + 1 < count:
+                fetch_source(self, events[i + 1].data.u64)
             source = source_of(self, events[i].data.u64)
             if source is not None:
                 if self.busy_poll > 0:
@@ -649,6 +658,10 @@ cdef class Reactor:
         cdef Source source
         cdef Py_ssize_t i = 0
         while i < PyList_GET_SIZE(received):  # a nested loop may deliver the rest
+            if i + 2 < PyList_GET_SIZE(received):
+                (<Source>PyList_GET_ITEM(received, i + 2)).fetch_reader()
+            if i + 1 < PyList_GET_SIZE(received):
+                (<Source>PyList_GET_ITEM(received, i + 1)).fetch_handler()
             source = <Source>PyList_GET_ITEM(received, i)
             source.deliver()
             i += 1
@@ -793,6 +806,13 @@ cdef inline Source source_of(Reactor reactor, uint64_t event):
     if entry is None or (<Source>entry).generation != <uint32_t>(event >> 32):
         return None
     return <Source>entry
+
+
+cdef inline void fetch_source(Reactor reactor, uint64_t event) noexcept:
+    """Fetch the source that *event* is for into the processor's caches."""
+    cdef uint32_t fd = <uint32_t>event
+    if fd < <uint32_t>PyList_GET_SIZE(reactor.table):
+        fetch(<const void *>PyList_GET_ITEM(reactor.table, fd), STREAM)
 
 
 def call_last(loop, callback):

@@ -19,6 +19,7 @@ from libc.string cimport memcmp, memcpy
 from silly._engine.native.linux cimport (
     EPOLLIN,
     _PyBytes_Resize,
+    fetch,
     memchr,
     memmem,
     new_bytes,
@@ -40,6 +41,8 @@ cdef enum:
     LONGEST_RECEIVE = 4 * RECEIVE  # bytes per receive of a long read, at most
     MIN_RECEIVE = 4096  # bytes: a smaller read limit does not reduce receives below this
     RECORD = 16384 + 512  # bytes: a filter's record is not longer (RFC 8446, section 5.2)
+    TRAMPOLINE = 128  # bytes of one, about
+    WANTED = 96  # bytes of one, about
     GROWTH = 4  # the result of a long read grows to at most this much of what has arrived
 
 
@@ -293,6 +296,7 @@ cdef class Receiving(Filtered):
             self._last_activity = reactor.now()
             reactor.received.append(self)
             reactor.received_bytes += <size_t>count
+            fetch(<const void *>self.reader, WANTED)
         elif count == 0:
             self.receive_end()
         elif errno == EAGAIN or errno == EINTR:
@@ -389,6 +393,14 @@ cdef class Receiving(Filtered):
 
     cdef int try_receive(self) except -1:
         return self.receive() if self.interest & EPOLLIN else 0
+
+    cdef void fetch_reader(self) noexcept:
+        if self.reader is not None:
+            fetch(<const void *>self.reader.waiter, TRAMPOLINE)
+
+    cdef void fetch_handler(self) noexcept:
+        if self.reader is not None and self.reader.waiter is not None:
+            self.reader.waiter.fetch_coroutine()
 
     cdef int deliver(self) except -1:
         """Step the reader if what was received completes its read."""

@@ -34,6 +34,7 @@ from silly._engine.native.linux cimport (
     TCP_INFO,
     TCP_NOTSENT_LOWAT,
     TIOCOUTQ,
+    fetch,
     getsockopt,
     ioctl,
     iovec,
@@ -46,7 +47,7 @@ from silly._engine.native.linux cimport (
 )
 from silly._engine.native.filter cimport FilterState
 from silly._engine.native.lifecycle cimport OPEN
-from silly._engine.native.reactor cimport SEND_BUFFER, Reactor, Source
+from silly._engine.native.reactor cimport SEND_BUFFER, STREAM, Reactor, Source
 from silly._engine.native.read cimport raise_thrown
 from silly._engine.native.records cimport Records, Wire, free_wire
 from silly._engine.native.receiving cimport LARGE, MAX_READS_IN_A_ROW, Receiving, capped
@@ -62,12 +63,7 @@ cdef enum:
     HIGH_WATER = 65536  # bytes: a larger batch is sent at once; writers wait above it
     KEPT = 262144  # bytes: a longer buffer for what a filter seals is freed after use
     LONE = 1024  # bytes: as much is sent by itself where the send buffer is full
-    STREAM = 448  # bytes of a stream, about ...
-    CACHE_LINE = 64  # ... and those that are fetched from memory together
     LARGE_WRITE_COST = 50  # as many reads without waiting does a large write count
-
-cdef extern from *:
-    void prefetch "__builtin_prefetch"(const void *address) noexcept nogil
 
 cdef size_t MAX_JOINED = <size_t>1 << 40  # bytes: more are joined where overflows are checked
 
@@ -592,20 +588,12 @@ def write_each(list streams not None, bytes data not None, size_t limit):
     for index in range(PyList_GET_SIZE(streams)):
         stream = streams[index]
         if index + 1 < PyList_GET_SIZE(streams):
-            prefetch_stream(PyList_GET_ITEM(streams, index + 1))
+            fetch(PyList_GET_ITEM(streams, index + 1), STREAM)
         if not (
             isinstance(stream, Sending) and (<Sending>stream).write_if_empty(data, at_once, limit)
         ):
             left.append(index)
     return left
-
-
-cdef inline void prefetch_stream(const void *stream) noexcept:
-    """Have the processor fetch *stream* into its caches while it is busy with another one."""
-    cdef size_t offset = 0
-    while offset < STREAM:
-        prefetch(<const char *>stream + offset)
-        offset += CACHE_LINE
 
 
 cdef inline bint is_long_buffer(object data) except -1:

@@ -10,6 +10,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from silly._engine.native.all_tasks cimport Listed
 from silly._engine.native.linux cimport (
+    CACHE_LINE,
     Py_REFCNT,
     PyCFunction_CheckExact,
     PyCFunction_New,
@@ -21,6 +22,7 @@ from silly._engine.native.linux cimport (
     call_two,
     discard,
     enter_context,
+    fetch,
     forbid_instantiation,
     leave_context,
     send_none,
@@ -74,6 +76,7 @@ cdef enum:  # kinds of outcome
     RAISED = 4  # ... or raised it
 
 cdef enum:
+    COROUTINE = 256  # bytes of a coroutine with its frame, about
     AWAITED = 2  # references to what a step yielded if nothing else refers to it
 
 
@@ -110,6 +113,11 @@ cdef class Trampoline(Listed):
         if self.outcome_kind == YIELDED:
             return ForeignFuture.wake(self, reactor)
         return self.end(reactor)
+
+    cdef void fetch_coroutine(self) noexcept:
+        fetch(<const void *>self.coroutine, COROUTINE)
+        fetch(<const void *>self.task, CACHE_LINE)
+        fetch(<const void *>self.context, CACHE_LINE)
 
     cdef int end(self, Reactor reactor) except -1:
         """Wake the task for its last step, and call `ended` without a turn of the loop."""

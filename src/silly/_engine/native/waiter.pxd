@@ -25,6 +25,7 @@ cdef class ForeignFuture:
     cdef int call_back(self, Reactor reactor) except -1
     cdef int call_when_done(self, object callback, object context) except -1
     cdef object take_callback(self)
+    cdef void fetch_coroutine(self) noexcept
     cdef int call_later(self, object callback, object context) except -1
 
 

@@ -61,6 +61,9 @@ cdef class ForeignFuture:
             self.call_later(callback, context)
         return 0
 
+    cdef void fetch_coroutine(self) noexcept:
+        """Fetch what this wakes into the processor's caches, if it is known."""
+
     cdef object take_callback(self):
         """Return the callback, and forget it."""
         callback, self.callback = self.callback, None

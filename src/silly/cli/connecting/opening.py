@@ -6,6 +6,7 @@ import asyncio
 import ssl
 
 from silly._engine.interface import HANDSHAKE_TIMEOUT
+from silly._values.units import in_seconds
 from silly.cli.command import Failure
 from silly.cli.connecting.datagrams import Datagrams
 from silly.cli.connecting.notes import say, say_refused
@@ -94,7 +95,7 @@ async def accept(addr: str, timeout: float | None) -> Conn:
         async with asyncio.timeout(timeout):
             return await arrived
     except TimeoutError:
-        raise TimeoutError(f"{addr}: no client connected within {timeout:g} seconds") from None
+        raise TimeoutError(f"{addr}: no client connected within {in_seconds(timeout)}") from None
     finally:
         if not arrived.done() or arrived.cancelled():
             await listener.close(0)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from silly._values.units import in_seconds
 from silly.errors import EndOfStream
 from silly.net.tcp import Conn
 from silly.net.tls.config import Client
@@ -28,7 +29,7 @@ async def start_tls(conn: Conn, client: Client, protocol: str, timeout: float | 
             await PROTOCOLS[protocol](conn)
             await conn.start_tls(client, timeout=None)
     except TimeoutError:
-        raise TimeoutError(f"{conn.remote_addr}: no TLS within {timeout:g} seconds") from None
+        raise TimeoutError(f"{conn.remote_addr}: no TLS within {in_seconds(timeout)}") from None
     except (EndOfStream, ValueError) as error:
         raise ConnectionError(f"{conn.remote_addr}: no TLS for {protocol}: {error}") from None
 

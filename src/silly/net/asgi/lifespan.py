@@ -13,6 +13,7 @@ from typing import Any, Final
 from silly._logs.logger import Logger
 from silly._loop.live import AFTER_CANCEL
 from silly._loop.registry import PerLoop
+from silly._values.units import in_seconds
 from silly.errors import SillyError
 from silly.net.asgi.types import Application, Message
 
@@ -102,7 +103,9 @@ class Lifespan:
             async with asyncio.timeout(timeout):
                 answer = await self._ask("startup")
         except TimeoutError:
-            raise StartupError(f"the application did not start within {timeout:g} s") from None
+            raise StartupError(
+                f"the application did not start within {in_seconds(timeout)}"
+            ) from None
         if answer is None:
             self._note_absence(is_required=is_required)
         elif answer["type"] == "lifespan.startup.failed":

@@ -21,6 +21,7 @@ from dataclasses import replace
 from typing import Any, Final, Literal, NamedTuple, Self, TypedDict, Unpack
 
 from silly._values.arguments import positive_seconds, size
+from silly._values.units import in_seconds
 from silly.net import addr as addresses
 from silly.net import tcp
 from silly.net.awaitables import Connecting
@@ -347,7 +348,7 @@ class Client:
             if not limit.expired():
                 raise
             raise TimeoutError(
-                errno.ETIMEDOUT, f"no whole reply within {timeout:g} seconds", first
+                errno.ETIMEDOUT, f"no whole reply within {in_seconds(timeout)}", first
             ) from error.__cause__
 
     async def _read_whole(self, reply: Reply) -> None:

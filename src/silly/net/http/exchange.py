@@ -7,6 +7,7 @@ import errno
 from collections.abc import AsyncIterable
 from typing import Any
 
+from silly._values.units import in_seconds
 from silly.errors import ConnectionClosed, EndOfStream, TruncatedStream, at_address
 from silly.net.conn import Conn
 from silly.net.http.client_session import ClientSession
@@ -125,7 +126,8 @@ class Exchange:
                 if sender is not None and not sender.done() and not conn.unsent_bytes:
                     continue  # it waits for the program's next piece
                 raise TimeoutError(
-                    errno.ETIMEDOUT, f"no byte from the server within {self._read_timeout:g} s"
+                    errno.ETIMEDOUT,
+                    f"no byte from the server within {in_seconds(self._read_timeout)}",
                 ) from None
 
     # ------------------------------------------------------------------------ the end

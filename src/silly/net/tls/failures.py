@@ -46,9 +46,9 @@ def reason_of(error: BaseException) -> str:
     return _REASONS.get(reason, "tls_protocol")
 
 
-def text_of(error: OSError) -> str:
+def text_of(error: OSError | EOFError) -> str:
     """Return what went wrong, without a number."""
-    return error.strerror or str(error)
+    return getattr(error, "strerror", None) or str(error)
 
 
 def explained(error: ssl.SSLError) -> ssl.SSLError:

@@ -9,9 +9,12 @@ import ssl
 from silly._engine import stream_errors
 from silly._engine.interface import Stream
 from silly._values.arguments import seconds_or_none
-from silly.errors import ConcurrentRead, at_address
+from silly._values.units import in_seconds
+from silly.errors import ConcurrentRead, EndOfStream, at_address
 from silly.net.addr import format_sockaddr
+from silly.net.gate import CUT_OFF, TOO_LATE
 from silly.net.tls.config import Server, as_client, as_server
+from silly.net.tls.failures import reason_of, text_of
 from silly.net.tls.hello import read_hello
 from silly.net.tls.kinds import Session
 
@@ -38,10 +41,12 @@ async def start(conn: Stream, tls: object, server_name: str | None, timeout: flo
     if conn._has_filter:
         raise RuntimeError("the connection is encrypted already")
     named = format_sockaddr(conn._remote_sockaddr)
+    count = None
     if is_for_servers(tls):
         if server_name is not None:
             raise ValueError("server_name is for clients")
-        handshake = _accept(conn, as_server(tls))
+        handshake = _accept(conn, as_server(tls), named)
+        count = conn._count_handshake  # the owner leaves a connection that fails
     else:
         client = as_client(tls)
         name = client.name_for(server_name or conn._host)
@@ -53,18 +58,36 @@ async def start(conn: Stream, tls: object, server_name: str | None, timeout: flo
     except ConcurrentRead:
         raise
     except BaseException as error:
-        if isinstance(error, OSError) and not limit.expired():
+        failure: BaseException = error
+        is_late = limit.expired() and isinstance(error, TimeoutError)
+        if is_late and timeout is not None:
+            text = f"No TLS within {in_seconds(timeout)}"
+            failure = stream_errors.mark(conn, TimeoutError(errno.ETIMEDOUT, text, named))
+        if isinstance(failure, OSError) and not is_late:
             conn.close()  # what is queued, an alert, is still sent
-            raise
-        conn.abort()
-        if limit.expired() and isinstance(error, TimeoutError):
-            late = TimeoutError(errno.ETIMEDOUT, f"No TLS within {timeout:g} seconds", named)
-            raise stream_errors.mark(conn, late) from None
+        else:
+            conn.abort()
+        if count is not None and isinstance(failure, OSError | EndOfStream):
+            why = text_of(failure).removeprefix(f"{named}: ")
+            count(conn, _reason(failure, is_late), why)
+        if failure is not error:
+            raise failure from None
         raise
+    if count is not None:
+        count(conn, conn._filter_info.counted_as, None)
 
 
-async def _accept(conn: Stream, server: Server) -> None:
-    hello = await read_hello(conn)
+def _reason(error: BaseException, is_late: bool) -> str:
+    if is_late:
+        return TOO_LATE
+    return reason_of(error) if isinstance(error, ssl.SSLError) else CUT_OFF
+
+
+async def _accept(conn: Stream, server: Server, named: str) -> None:
+    try:
+        hello = await read_hello(conn)
+    except ssl.SSLError as error:
+        raise stream_errors.mark(conn, at_address(error, named)) from None
     conn._put_filter(server.new_session(hello.name), bytes(hello.received))
     await conn._wait_ready()
 

@@ -28,3 +28,8 @@ class TLSInfo(NamedTuple):
     """
     resumed: bool
     """Whether an earlier session was continued, without certificates (RFC 8446, section 2.2)."""
+
+    @property
+    def counted_as(self) -> str:
+        """As what a listener counts the handshake, such as ``"TLSv1.3 resumed"``."""
+        return f"{self.version} resumed" if self.resumed else self.version

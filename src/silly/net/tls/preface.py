@@ -160,7 +160,7 @@ class Handshake:
                     error = PrefaceError(reason_of(loss), text_of(loss))
                 self._fail(error)
             return
-        what = f"{info.version} resumed" if info.resumed else info.version
+        what = info.counted_as
         all_.counts[what] = all_.counts.get(what, 0) + 1
         self.drop()
         self._ended(self, None, None, False)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from silly._values.arguments import positive_seconds
+from silly._values.units import in_seconds
 from silly.net import tcp
 from silly.net.awaitables import Connecting
 from silly.net.conn import StreamConn
@@ -115,7 +116,7 @@ class _Opening:
             if not limit.expired():
                 raise
             raise TimeoutError(
-                errno.ETIMEDOUT, f"no WebSocket within {timeout:g} seconds", str(self._url)
+                errno.ETIMEDOUT, f"no WebSocket within {in_seconds(timeout)}", str(self._url)
             ) from error.__cause__
 
     async def _open(self) -> WebSocket:

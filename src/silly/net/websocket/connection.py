@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from silly._engine import stream_errors
 from silly._engine.interface import Drain
 from silly._values.arguments import seconds_or_none
+from silly._values.units import in_seconds
 from silly.errors import ConcurrentRead, EndOfStream, WriteQueueFull
 from silly.net.conn import StreamConn
 from silly.net.http.request import Request
@@ -188,7 +189,7 @@ class WebSocket(Watched):
             raise self._late("message", timeout) from None
 
     def _late(self, what: str, timeout: float | None) -> TimeoutError:
-        text = f"No {what} within {timeout:g} seconds"
+        text = f"No {what} within {in_seconds(timeout)}"
         return TimeoutError(errno.ETIMEDOUT, text, self._conn.remote_addr)
 
     def _take(self, data: bytes) -> None:

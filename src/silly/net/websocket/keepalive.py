@@ -13,6 +13,7 @@ import math
 from typing import Final
 
 from silly._loop.registry import PerLoop
+from silly._values.units import in_seconds
 from silly.net.conn import StreamConn
 from silly.net.limits import Limits
 from silly.net.sweep import CHECKS, MAX_INTERVAL, Sweep
@@ -137,11 +138,11 @@ keepalive: Final = PerLoop("websockets", Keepalive)
 
 def _silent(seconds: float) -> OSError:
     """Return the error of a connection whose peer does not answer pings."""
-    text = f"No answer to a ping within {seconds:g} seconds (ping_timeout), closed"
+    text = f"No answer to a ping within {in_seconds(seconds)} (ping_timeout), closed"
     return TimeoutError(errno.ETIMEDOUT, text)
 
 
 def _too_slow(seconds: float) -> OSError:
     """Return the error of a connection whose peer does not complete a message."""
-    text = f"A message not complete within {seconds:g} seconds (read_deadline), closed"
+    text = f"A message not complete within {in_seconds(seconds)} (read_deadline), closed"
     return TimeoutError(errno.ETIMEDOUT, text)
