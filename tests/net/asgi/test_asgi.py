@@ -193,6 +193,130 @@ async def test_header_injection_is_refused() -> None:
         assert b"cookie" not in head
 
 
+PLAIN = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("more", [False, True])
+async def test_header_fields_are_those_that_were_sent(*, more: bool) -> None:
+    """Not those that the application's list has when the response is complete."""
+
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"x-first", b"1"), (b"X-Second", b"a: b"), (b"x-empty", b"")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        headers[0] = (b"x-first", b"1\r\nset-cookie: a=b")
+        headers.append((b"x-long", b"x" * 1_000_000))
+        if more:
+            await send({"type": "http.response.body", "body": b"hel", "more_body": True})
+            await send({"type": "http.response.body", "body": b"lo"})
+        else:
+            await send({"type": "http.response.body", "body": b"hello"})
+
+    async with Server(part) as server:
+        for _ in range(3):
+            head, body = await server.ask(PLAIN)
+            fields = head.split(b"\r\n")[1:-2]
+            assert fields[:3] == [b"x-first: 1", b"X-Second: a: b", b"x-empty: "]
+            assert len(fields) == 5  # and the date, and the length of the body
+            assert body == b"hello"
+
+
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+async def test_a_plain_response_to_any_request(method: bytes, version: bytes) -> None:
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, b"hello", status=202, headers=[(b"X-a", b"b"), (b"x-a", b"c: d")])
+
+    options: list[dict[str, Any]] = [{}, {"access_log": True}]
+    for option in options:
+        async with Server(part, **option) as server:
+            for _ in range(2):
+                await server.conn.write(b"%b / HTTP/%b\r\nHost: x\r\n\r\n" % (method, version))
+                head = await server.conn.read(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 202 Accepted\r\nX-a: b\r\nx-a: c: d\r\n")
+                if method == b"GET":
+                    assert await server.conn.read(5) == b"hello"
+                if version == b"1.0":
+                    break
+            assert http.service_of(server.listener).responses == {
+                (method.decode(), 202): 1 if version == b"1.0" else 2
+            }
+
+
+async def test_what_an_application_keeps_of_a_request_is_of_that_request() -> None:
+    kept: list[tuple[Scope, Receive, Send]] = []
+    errors: list[str] = []
+
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if path == "/kept":
+            kept.append((scope, receive, send))
+        for _, its_receive, its_send in kept if path == "/late" else ():
+            assert await its_receive() == {"type": "http.disconnect"}
+            for kind in ("start", "body", "unknown"):
+                with pytest.raises((RuntimeError, ValueError)) as raised:
+                    await respond(its_send, b"late", headers=[])
+                errors.append(str(raised.value))
+                with pytest.raises((RuntimeError, ValueError)) as raised:
+                    await its_send({"type": f"http.response.{kind}", "body": b"late"})
+                errors.append(str(raised.value))
+        await respond(send, path.encode(), headers=[])
+
+    async with Server(part) as server:
+        for path in (b"/1", b"/kept", b"/2", b"/late", b"/3", b"/kept", b"/late", b"/4"):
+            request = PLAIN.replace(b"/ ", path + b" ", 1)
+            assert (await server.ask(request))[1] == path
+    assert [scope["path"] for scope, _, _ in kept] == ["/kept", "/kept"]
+    start = "ASGI: a second http.response.start"
+    late = "ASGI: http.response.body after the last one"
+    unknown = "ASGI: 'http.response.unknown' is not understood"
+    assert errors == [start, start, start, late, start, unknown] * 3
+
+
+async def test_requests_at_the_same_time_do_not_meet() -> None:
+    came: list[str] = []
+    all_came = asyncio.Event()
+
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if path != "/":
+            came.append(path)
+            if len(came) == 5:
+                all_came.set()
+            await all_came.wait()
+        await respond(send, f"{path} {scope['path']}".encode(), headers=[])
+
+    async def ask(server: Server, number: int) -> None:
+        async with tcp.connect(server.listener.local_addr) as conn:
+            for path in ("/", f"/{number}", "/"):
+                await conn.write(PLAIN.replace(b"/ ", path.encode() + b" ", 1))
+                head = await conn.read(b"\r\n\r\n")
+                assert head.startswith(b"HTTP/1.1 200 ")
+                body = f"{path} {path}".encode()
+                assert await conn.read(len(body)) == body
+
+    async with Server(part) as server, asyncio.TaskGroup() as group:
+        for number in range(5):
+            group.create_task(ask(server, number))
+
+
+@pytest.mark.parametrize("when", ["before", "between", "after"])
+async def test_receiving_around_a_plain_response(when: str) -> None:
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        if when == "before":
+            assert await receive() == {"type": "http.request", "body": b"", "more_body": False}
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        if when == "between":
+            assert await receive() == {"type": "http.request", "body": b"", "more_body": False}
+        await send({"type": "http.response.body", "body": b"hello"})
+        if when == "after":
+            assert await receive() == {"type": "http.request", "body": b"", "more_body": False}
+            assert await receive() == {"type": "http.disconnect"}
+
+    async with Server(part) as server:
+        for _ in range(3):
+            assert (await server.ask(PLAIN))[1] == b"hello"
+
+
 async def hello(scope: Scope, receive: Receive, send: Send) -> None:
     await respond(send, b"hello")
 

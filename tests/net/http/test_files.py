@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -205,6 +207,51 @@ def test_a_file_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(http.HTTPError, match="403"):
         http.file(tmp_path / "x")
+
+
+def test_what_is_known_of_a_path_is_that_of_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "page.txt"
+    path.write_text("first")
+    first = dict(http.file(path).headers)
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    older = dict(http.file(path).headers)
+    assert older["last-modified"] == "Tue, 14 Nov 2023 22:13:20 GMT"
+    path.write_text("another")
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    longer = dict(http.file(path).headers)
+    assert len({first["etag"], older["etag"], longer["etag"]}) == 3
+    given = http.file(path, content_type="text/x-page", headers={"cache-control": "no-store"})
+    assert given.content_type == "text/x-page"
+    assert dict(given.headers) == {**longer, "cache-control": "no-store"}
+    assert dict(http.file(path).headers) == longer
+    assert http.file(path).content_type == "text/plain; charset=utf-8"
+    with pytest.raises(ValueError, match="content_type"):
+        http.file(path, content_type="text/plain\r\nx: y")
+    with pytest.raises(ValueError, match="set by the server"):
+        http.file(path, headers={"content-length": "1"})
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system does not list them")
+def test_what_is_no_file_leaves_no_descriptor(site: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for name in ("docs", "fifo", "missing", "page.html/page", "page.html\0"):
+        with pytest.raises(http.HTTPError):
+            http.file(f"{site}/{name}")
+    del http.file(site / "page.html").body
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_what_opens_files_is_audited(site: Path) -> None:
+    """PEP 578: as of all files that Python opens."""
+    program = (
+        "import sys; from silly.net import http\n"
+        "seen = []\n"
+        "sys.addaudithook(lambda name, about: name == 'open' and seen.append(about[0]))\n"
+        "http.file(sys.argv[1])\n"
+        "assert sys.argv[1] in seen, seen\n"
+    )
+    command = [sys.executable, "-c", program, str(site / "page.html")]
+    subprocess.run(command, check=True, timeout=30)
 
 
 async def test_a_file_that_becomes_shorter_cuts_the_connection(tmp_path: Path) -> None:

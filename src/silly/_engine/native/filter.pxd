@@ -1,9 +1,13 @@
 """The types with which ``../filter.py`` is compiled for this engine."""
 
+cimport cython
 from libc.stdint cimport int64_t
 
 from silly._engine.native.deadlines cimport Timed
 from silly._engine.native.records cimport Records
+
+
+cdef int64_t NO_ROOM, UNABLE, IN_ONE_PACKET, WIDE, UNSENT_IN_KERNEL
 
 
 cdef class FilterState:
@@ -39,3 +43,5 @@ cdef class Filtered(Timed):
     cdef int _heed_filter(self) except -1
     cdef int _handle_fin(self) except -1
     cdef int64_t _held_size(self) noexcept
+    @cython.locals(target=int, is_whole=bint, sent=int64_t)
+    cpdef int64_t _send_file(self, int file, int64_t offset, int64_t count) except? -3

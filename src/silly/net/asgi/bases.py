@@ -34,6 +34,7 @@ class Cycle:
     is_handed_over = False
     _is_running = False  # the application itself, not a task of its
     _is_over = False  # the response was sent, or the client is gone
+    _has_received = False  # the application has called `receive`
     _response: Any = None
     _watching: asyncio.Task[None] | None = None  # whether the client has left
     _coroutine: Any = None

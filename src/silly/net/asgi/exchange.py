@@ -104,6 +104,7 @@ class Exchange(Cycle):
 
     async def receive(self) -> Message:
         """Return the next piece of the body; then wait for the client to leave."""
+        self._has_received = True
         if self._has_body and not self._is_over:
             return await self._receive_body()
         if not self._is_over:

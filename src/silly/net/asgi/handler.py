@@ -96,8 +96,9 @@ class ApplicationHandler(Caller):
         connection = request._connection
         if connection.memo is None:
             client = _host_and_port(request.conn._remote_sockaddr)  # type: ignore[attr-defined]
-            connection.memo = self._template(request), client
-        template, client = connection.memo
+            template = self._template(request)
+            connection.memo = template, client, template["extensions"]
+        template, client, _ = connection.memo
         scope: dict[str, Any] = template.copy()
         scope["client"] = client
         if (reported := self._proxies.reported(request)) is not None:

@@ -5,12 +5,21 @@ These are taken here, and sent as one piece. Everything else is left to `Exchang
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.dict cimport PyDict_Next
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.string cimport memchr, memcpy
+from cpython.tuple cimport PyTuple_GET_SIZE
+from libc.stdint cimport uint64_t
+from libc.string cimport memchr, memcmp, memcpy
 
-from silly._engine.native.linux cimport PyContext_Enter, PyContext_Exit, PyIter_Send
+from silly._engine.native.linux cimport (
+    PyCFunction_New,
+    PyContext_Enter,
+    PyContext_Exit,
+    PyIter_Send,
+    PyMethodDescrObject,
+)
 from silly.net.http.plain cimport Answer, Head, checked_status, date, new, status_line
-from silly.net.http.stepped cimport Stepped
+from silly.net.http.stepped cimport UNENCODED, Answering, Starter
 
 from asyncio import iscoroutine
 
@@ -21,35 +30,83 @@ cdef extern from "Python.h":
     object PyContext_CopyCurrent()
     bint PyCoro_CheckExact(object value) noexcept
     object PyUnicode_DecodeASCII(const char *data, Py_ssize_t size, const char *errors)
+    bint PyUnicode_IS_COMPACT_ASCII(object text) noexcept
+    Py_ssize_t PyUnicode_GET_LENGTH(object text) noexcept
+    const void *PyUnicode_DATA(object text) noexcept
+    Py_ssize_t references "Py_REFCNT"(PyObject *counted) noexcept
+    object PyMethod_New(object function, object owner)
+
+cdef extern from *:
+    """
+    #define SILLY_ONES UINT64_C(0x0101010101010101)
+    """
+    const uint64_t ONES "SILLY_ONES"
 
 cdef enum:
     JOINED = 65536  # bytes: a longer body is not copied behind its head
     DIGITS_OF_SIZE = 20
 
-cdef str TYPE = "type", START = "http.response.start", BODY = "http.response.body"
-cdef str STATUS = "status", HEADERS = "headers", TRAILERS = "trailers", MORE_BODY = "more_body"
-cdef str KEY_OF_BODY = "body"
+cdef struct About:  # fields
+    Py_ssize_t length  # what they say of the body; -1: nothing
+    bint has_date
+
+cdef str TYPE = "type", STATUS = "status", HEADERS = "headers"  # as those of all programs: interned
+cdef str BODY = "body", MORE_BODY = "more_body"
 cdef str GET = "GET", METHOD = "method", PATH = "path", RAW_PATH = "raw_path", QUERY = "query_string"
 cdef str ROUTE = "route"  # of frameworks
 cdef str STATE = "state", CLIENT = "client", EXTENSIONS = "extensions"
 cdef bytes NOTHING = b""
 
 
-cdef class Cycle(Stepped):
+cdef class Cycle(Answering):
     """Steps an application through one request; the base of `Exchange`."""
 
     cdef object __weakref__
-    cdef public object _request, _response, outcome, scope, _owner, _watching
-    cdef public bint is_complete, is_handed_over, _is_over
+    cdef public object _request, scope, _owner, _watching
+    cdef public bint is_complete, is_handed_over, _is_over, _has_received
     cdef readonly bint _is_running  # the application itself, not a task of its
     cdef object app, coroutine, context
     cdef bint is_slow  # something was left to `Exchange`
+    cdef bint is_asked  # for `UNENCODED`, by whoever steps it
+    # What was taken of the response, of which there may be no object yet.
+    cdef bytes text  # its fields, encoded
+    cdef About about
+    cdef bytes body
+    cdef object made, decided  # `_response` and `outcome`, once they are set or asked for
+    cdef object to_receive, to_send  # what the application calls
 
     def __init__(self, owner, app, Head request not None, scope):
         self._owner = owner
         self.app = app
         self._request = request
         self.scope = scope
+
+    @property
+    def _response(self):
+        cdef RawAnswer response
+        if self.made is None and self.text is not None:
+            response = <RawAnswer>new(RESPONSE)
+            response.status = self.status
+            response.text = self.text
+            response.about = self.about
+            response.fields = fields_of(self.text)
+            response.body = NOTHING if self.body is None else self.body
+            self.made = response
+        return self.made
+
+    @_response.setter
+    def _response(self, value):
+        self.made = value
+
+    @property
+    def outcome(self):
+        if self.decided is None and self.body is not None:
+            self.decided = self._response
+        return self.decided
+
+    @outcome.setter
+    def outcome(self, value):
+        self.decided = value
 
     def send(self, message):
         if not self.is_slow and type(message) is dict and self.take(<dict>message):
@@ -59,48 +116,87 @@ cdef class Cycle(Stepped):
 
     cdef bint take(self, dict message) except -1:
         """Take a *message* of the usual kind; return whether it was one."""
-        cdef object kind = message.get(TYPE)
-        if type(kind) is not str:
+        cdef PyObject *key
+        cdef PyObject *value
+        cdef PyObject *kind = NULL
+        cdef PyObject *status = NULL
+        cdef PyObject *fields = NULL
+        cdef PyObject *body = NULL
+        cdef Py_ssize_t at = 0
+        while PyDict_Next(message, &at, &key, &value):
+            if key == <PyObject *>TYPE:
+                kind = value
+            elif key == <PyObject *>STATUS:
+                status = value
+            elif key == <PyObject *>HEADERS:
+                fields = value
+            elif key == <PyObject *>BODY:
+                body = value
+            elif key != <PyObject *>MORE_BODY or value != <PyObject *>False:
+                return False
+        if kind == NULL:
             return False
-        if self._response is None:
-            return <str>kind == START and self.take_start(message)
-        return <str>kind == BODY and self.take_body(message)
+        if self.text is None:
+            return (
+                status != NULL and fields != NULL
+                and is_text(<object>kind, b"http.response.start", 19)
+                and self.take_start(<object>status, <object>fields)
+            )
+        return (
+            body != NULL and is_text(<object>kind, b"http.response.body", 18)
+            and self.take_body(<object>body)
+        )
 
-    cdef bint take_start(self, dict message) except -1:
-        cdef object status = message.get(STATUS)
-        cdef object fields = message.get(HEADERS)
-        cdef RawAnswer response
-        if fields is None or checked_status(status) < 0:
+    cdef bint take_start(self, object status, object fields) except -1:
+        if self.made is not None or checked_status(status) < 0 or type(fields) is not list:
             return False
-        if len(message) > 3 and TRAILERS in message:  # beside type, status and headers
+        self.text = encoded_fields(<list>fields, &self.about)
+        if self.text is None:
             return False
-        if type(fields) is not list:
-            return False
-        response = <RawAnswer>new(RESPONSE)
-        response.body = NOTHING
-        response.status = status
-        if not response.take(<list>fields):
-            return False
-        if ROUTE in self.scope:
+        self.status = status
+        if ROUTE in <dict?>self.scope:
             self._note_route()
-        self._response = response
         return True
 
-    cdef bint take_body(self, dict message) except -1:
-        cdef object body = message.get(KEY_OF_BODY)
-        cdef object more = False if len(message) == 2 else message.get(MORE_BODY, False)
-        cdef RawAnswer response = <RawAnswer>self._response
+    cdef bint take_body(self, object body) except -1:
         if (
-            more is not False or type(body) is not bytes
-            or self.is_complete or self._is_over or self.outcome is not None
-            or not self._is_running
-            or (response.length >= 0 and response.length != PyBytes_GET_SIZE(<bytes>body))
+            type(body) is not bytes or self.made is not None or self.decided is not None
+            or self.is_complete or self._is_over or not self._is_running
+            or (
+                self.about.length >= 0
+                and self.about.length != PyBytes_GET_SIZE(<bytes>body)
+            )
         ):
             return False
-        response.body = body
+        self.body = <bytes>body
         self.is_complete = True
-        self.outcome = response
         return True
+
+    cdef bytes encoded(self, Head request):
+        cdef bytes reply = None
+        if self.decided is None:  # otherwise another one than was taken here may be
+            reply = encoded_answer(request, self.status, self.text, &self.about, self.body)
+        if reply is None or not self.put_back():
+            self.to_receive = self.to_send = None
+        return reply
+
+    cdef bint put_back(self) except -1:
+        """Let the next request use this, if nobody else can; return whether it will."""
+        cdef Caller owner = <Caller?>self._owner
+        if not (
+            owner.spare is None and self.made is None and not self._has_received
+            and references(<PyObject *>self.to_receive) == 1
+            and references(<PyObject *>self.to_send) == 1
+            and references(<PyObject *>self) == 3  # theirs, and that of whoever steps it
+        ):
+            return False
+        self._request = self.scope = self._owner = self.context = self.text = self.body = None
+        self.is_complete = self._is_over = self.is_asked = False
+        owner.spare = self
+        return True
+
+    cdef object response(self):
+        return self.outcome
 
     # ----------------------------------------------------------------------- as awaitable
 
@@ -128,6 +224,7 @@ cdef class Cycle(Stepped):
         raise StopIteration(result)
 
     def close(self):
+        self.to_receive = self.to_send = None
         if self.coroutine is not None:
             self.coroutine.close()
 
@@ -166,7 +263,10 @@ cdef class Cycle(Stepped):
         return 0
 
     cdef int begin(self) except -1:
-        started = self.app(self.scope, self.receive, self.send)
+        if self.to_send is None:
+            self.to_receive = PyMethod_New(RECEIVE, self)
+            self.to_send = PyCFunction_New((<PyMethodDescrObject *>SEND).d_method, self)
+        started = self.app(self.scope, self.to_receive, self.to_send)
         if PyCoro_CheckExact(started) or iscoroutine(started):
             self.coroutine = started
         else:
@@ -174,7 +274,7 @@ cdef class Cycle(Stepped):
         return 0
 
     cdef int suspend(self) except -1:
-        if self.outcome is not None and not self.is_handed_over:
+        if not self.is_handed_over and self.outcome is not None:
             self._hand_over()
         return 0
 
@@ -183,7 +283,11 @@ cdef class Cycle(Stepped):
         if error is None and not self.is_slow and self.is_complete and not self.is_handed_over:
             self._is_over = True
             if self._watching is None:
+                if self.is_asked:
+                    return UNENCODED
+                self.to_receive = self.to_send = None
                 return self.outcome
+        self.to_receive = self.to_send = None
         return self._finished(error)
 
 
@@ -195,12 +299,11 @@ cdef class RawAnswer(Answer):
     """A response whose header fields are those of the application; the base of `RawResponse`."""
 
     cdef public list fields
-    cdef Py_ssize_t length  # what the application says of its body; -1: nothing
-    cdef Py_ssize_t encoded_size  # of the fields; -1: they must be encoded in another way
-    cdef bint has_date
+    cdef bytes text  # the same, encoded; None: that must be done in another way
+    cdef About about
 
     def __cinit__(self):
-        self.length = self.encoded_size = -1
+        self.about.length = -1
 
     def __init__(self, status, list fields not None):
         self.status = status
@@ -209,113 +312,139 @@ cdef class RawAnswer(Answer):
 
     @property
     def size(self):
-        return None if self.length < 0 else self.length
+        return None if self.about.length < 0 else self.about.length
 
     @size.setter
     def size(self, value):
-        self.length = -1 if value is None else value
-        self.encoded_size = -1
-
-    cdef bint take(self, list fields) except -1:
-        """Take the *fields*, if they are of the usual kind; return whether they are."""
-        cdef Py_ssize_t size = 0
-        cdef Py_ssize_t length = -1
-        cdef Py_ssize_t name_size, value_size
-        cdef const char *name
-        cdef const char *value
-        for pair in fields:
-            if not (type(pair) is tuple and len(<tuple>pair) == 2):
-                return False
-            if not (type((<tuple>pair)[0]) is bytes and type((<tuple>pair)[1]) is bytes):
-                return False
-            name = PyBytes_AS_STRING(<bytes>(<tuple>pair)[0])
-            value = PyBytes_AS_STRING(<bytes>(<tuple>pair)[1])
-            name_size = PyBytes_GET_SIZE(<bytes>(<tuple>pair)[0])
-            value_size = PyBytes_GET_SIZE(<bytes>(<tuple>pair)[1])
-            if has_line_break(name, name_size) or has_line_break(value, value_size):
-                return False
-            if name_size == 4:
-                self.has_date = self.has_date or is_name(name, b"date", 4)
-            elif name_size == 10:
-                if is_name(name, b"connection", 10):
-                    return False
-            elif name_size == 14:
-                if is_name(name, b"content-length", 14):
-                    if length >= 0:
-                        return False
-                    length = number(value, value_size)
-                    if length < 0:
-                        return False
-            elif name_size == 17:
-                if is_name(name, b"transfer-encoding", 17):
-                    return False
-            size += name_size + value_size + 4
-        self.fields = fields
-        self.length = length
-        self.encoded_size = size
-        return True
+        self.about.length = -1 if value is None else value
+        self.text = None
 
     cdef bytes encode(self, Head request):
-        cdef long status
-        cdef Py_ssize_t size, whole, left
-        cdef char digits[DIGITS_OF_SIZE]
-        cdef char *length = digits + DIGITS_OF_SIZE
-        cdef bytes line, dated = NOTHING, body, reply
-        cdef char *end
-        if self.encoded_size < 0 or not request.is_simple() or type(self.body) is not bytes:
+        if self.text is None or type(self.body) is not bytes:
             return None
-        status = checked_status(self.status)
-        if status < 0 or status == 204 or status == 205 or status == 304:
+        return encoded_answer(request, self.status, self.text, &self.about, <bytes>self.body)
+
+
+cdef bytes encoded_fields(list fields, About *about):
+    """Return *fields*, encoded, if they are of the usual kind; else None.
+
+    They are the application's, which may change the list before the response is complete.
+    """
+    cdef Py_ssize_t size = 0
+    cdef Py_ssize_t name_size, value_size
+    cdef const char *name
+    cdef const char *value
+    cdef char *end
+    cdef bytes text
+    about.length = -1
+    about.has_date = False
+    for pair in fields:
+        if not (type(pair) is tuple and PyTuple_GET_SIZE(pair) == 2):
             return None
-        body = <bytes>self.body
-        size = PyBytes_GET_SIZE(body)
-        if size > JOINED:
+        if not (type((<tuple>pair)[0]) is bytes and type((<tuple>pair)[1]) is bytes):
             return None
-        line = status_line(<int>status)
-        if not self.has_date:
-            dated = date()
-        whole = PyBytes_GET_SIZE(line) + self.encoded_size + PyBytes_GET_SIZE(dated) + size + 2
-        if self.length < 0:
-            left = size
-            while True:
-                length -= 1
-                length[0] = <char>(c"0" + left % 10)
-                left //= 10
-                if left == 0:
-                    break
-            whole += (digits + DIGITS_OF_SIZE - length) + 18
-        reply = PyBytes_FromStringAndSize(NULL, whole)
-        end = put(PyBytes_AS_STRING(reply), line)
-        for pair in self.fields:
-            end = put(end, <bytes>(<tuple>pair)[0])
-            end[0] = c":"
-            end[1] = c" "
-            end = put(end + 2, <bytes>(<tuple>pair)[1])
-            end[0] = c"\r"
-            end[1] = c"\n"
-            end += 2
-        end = put(end, dated)
-        if self.length < 0:
-            memcpy(end, b"content-length: ", 16)
-            end += 16
-            memcpy(end, length, <size_t>(digits + DIGITS_OF_SIZE - length))
-            end += digits + DIGITS_OF_SIZE - length
-            end[0] = c"\r"
-            end[1] = c"\n"
-            end += 2
+        name = PyBytes_AS_STRING(<bytes>(<tuple>pair)[0])
+        value = PyBytes_AS_STRING(<bytes>(<tuple>pair)[1])
+        name_size = PyBytes_GET_SIZE(<bytes>(<tuple>pair)[0])
+        value_size = PyBytes_GET_SIZE(<bytes>(<tuple>pair)[1])
+        if has_line_break(name, name_size) or has_line_break(value, value_size):
+            return None
+        if name_size == 4:
+            about.has_date = about.has_date or is_name(name, b"date", 4)
+        elif name_size == 10:
+            if is_name(name, b"connection", 10):
+                return None
+        elif name_size == 14:
+            if memcmp(name, b"content-length", 14) == 0 or is_name(name, b"content-length", 14):
+                if about.length >= 0:
+                    return None
+                about.length = number(value, value_size)
+                if about.length < 0:
+                    return None
+        elif name_size == 17:
+            if is_name(name, b"transfer-encoding", 17):
+                return None
+        size += name_size + value_size + 4
+    text = PyBytes_FromStringAndSize(NULL, size)
+    end = PyBytes_AS_STRING(text)
+    for pair in fields:
+        end = put(end, <bytes>(<tuple>pair)[0])
+        end[0] = c":"
+        end[1] = c" "
+        end = put(end + 2, <bytes>(<tuple>pair)[1])
         end[0] = c"\r"
         end[1] = c"\n"
-        put(end + 2, body)
-        return reply
+        end += 2
+    return text
 
 
-cdef class Caller:
+cdef list fields_of(bytes text):
+    """Return what `encoded_fields` has encoded."""
+    cdef list fields = []
+    cdef list lines = text.split(b"\r\n")
+    lines.pop()  # what is after the last line
+    for line in lines:
+        name, _, value = line.partition(b": ")
+        fields.append((name, value))
+    return fields
+
+
+cdef bytes encoded_answer(
+    Head request, object status, bytes fields, const About *about, bytes body
+):
+    """Return an answer with these encoded *fields*; None: it must be encoded in another way."""
+    cdef long number
+    cdef Py_ssize_t size, whole, left
+    cdef char digits[DIGITS_OF_SIZE]
+    cdef char *length = digits + DIGITS_OF_SIZE
+    cdef bytes line, dated = NOTHING, reply
+    cdef char *end
+    if not request.is_simple():
+        return None
+    number = checked_status(status)
+    if number < 0 or number == 204 or number == 205 or number == 304:
+        return None
+    size = PyBytes_GET_SIZE(body)
+    if size > JOINED:
+        return None
+    line = status_line(<int>number)
+    if not about.has_date:
+        dated = date()
+    whole = PyBytes_GET_SIZE(line) + PyBytes_GET_SIZE(fields) + PyBytes_GET_SIZE(dated) + size + 2
+    if about.length < 0:
+        left = size
+        while True:
+            length -= 1
+            length[0] = <char>(c"0" + left % 10)
+            left //= 10
+            if left == 0:
+                break
+        whole += (digits + DIGITS_OF_SIZE - length) + 18
+    reply = PyBytes_FromStringAndSize(NULL, whole)
+    end = put(PyBytes_AS_STRING(reply), line)
+    end = put(put(end, fields), dated)
+    if about.length < 0:
+        memcpy(end, b"content-length: ", 16)
+        end += 16
+        memcpy(end, length, <size_t>(digits + DIGITS_OF_SIZE - length))
+        end += digits + DIGITS_OF_SIZE - length
+        end[0] = c"\r"
+        end[1] = c"\n"
+        end += 2
+    end[0] = c"\r"
+    end[1] = c"\n"
+    put(end + 2, body)
+    return reply
+
+
+cdef class Caller(Starter):
     """Calls an application; the base of `ApplicationHandler`."""
 
     cdef object __weakref__
     cdef object app
     cdef dict state
     cdef bint is_mounted
+    cdef Cycle spare  # for the next request; None: it is used
 
     def __init__(self, app, str root_path not None, dict state not None):
         self.app = app
@@ -323,21 +452,34 @@ cdef class Caller:
         self.is_mounted = bool(root_path)
 
     def __call__(self, Head request not None):
-        cdef object template
+        cdef Cycle exchange = self.begun(request, request._connection.memo)
+        return self._call(request) if exchange is None else exchange
+
+    cdef Answering start(self, Head request, object memo):
+        cdef Cycle exchange = self.begun(request, memo)
+        if exchange is not None:
+            exchange.is_asked = True
+        return exchange
+
+    cdef Cycle begun(self, Head request, object memo):
+        """Return an exchange for a plain *request*; None: it must be made in another way."""
         cdef dict scope
         cdef Cycle exchange
-        if request.data is not None and not self.is_mounted:
-            template = request._connection.memo
-            if type(template) is tuple:
-                scope = plain_scope(<tuple>template, request, self.state)
-                if scope is not None:
-                    exchange = <Cycle>new(EXCHANGE)
-                    exchange._owner = self
-                    exchange.app = self.app
-                    exchange._request = request
-                    exchange.scope = scope
-                    return exchange
-        return self._call(request)
+        if request.data is None or self.is_mounted or type(memo) is not tuple:
+            return None
+        scope = plain_scope(<tuple>memo, request, self.state)
+        if scope is None:
+            return None
+        exchange = self.spare
+        if exchange is None:
+            exchange = <Cycle>new(EXCHANGE)
+        else:
+            self.spare = None
+        exchange._owner = self
+        exchange.app = self.app
+        exchange._request = request
+        exchange.scope = scope
+        return exchange
 
 
 cdef dict plain_scope(tuple memo, Head request, dict state):
@@ -372,7 +514,7 @@ cdef dict plain_scope(tuple memo, Head request, dict state):
     if at < size:
         scope[QUERY] = PyBytes_FromStringAndSize(text + at + 1, size - at - 1)
     scope[HEADERS] = fields
-    scope[EXTENSIONS] = (<dict>scope[EXTENSIONS]).copy()
+    scope[EXTENSIONS] = (<dict>memo[2]).copy()
     scope[STATE] = state.copy()
     return scope
 
@@ -394,12 +536,35 @@ cdef inline bint is_name(const char *text, const char *name, Py_ssize_t size) no
     return True
 
 
+cdef inline bint is_text(object value, const char *text, Py_ssize_t size) noexcept:
+    """Return whether *value* is this *text*, which is ASCII."""
+    return (
+        type(value) is str and PyUnicode_IS_COMPACT_ASCII(value)
+        and PyUnicode_GET_LENGTH(value) == size
+        and memcmp(PyUnicode_DATA(value), text, <size_t>size) == 0
+    )
+
+
+cdef inline uint64_t has_zero(uint64_t word) noexcept:
+    """Return not zero, if one of the eight bytes is zero."""
+    return (word - ONES) & ~word & (ONES << 7)
+
+
 cdef inline bint has_line_break(const char *text, Py_ssize_t size) noexcept:
-    cdef Py_ssize_t at
-    for at in range(size):
-        if text[at] <= c"\r" and (text[at] == c"\n" or text[at] == c"\r"):
+    cdef Py_ssize_t at = 0
+    cdef uint64_t word
+    if size < 8:
+        for at in range(size):
+            if text[at] == c"\n" or text[at] == c"\r":
+                return True
+        return False
+    while True:
+        memcpy(&word, text + at, 8)
+        if has_zero(word ^ (ONES * 10)) | has_zero(word ^ (ONES * 13)):  # LF, CR
             return True
-    return False
+        if at == size - 8:
+            return False
+        at = min(at + 8, size - 8)
 
 
 cdef Py_ssize_t number(const char *text, Py_ssize_t size) noexcept:
@@ -421,12 +586,14 @@ cdef inline char *put(char *end, bytes data) noexcept:
 
 
 cdef object EXCHANGE = None, RESPONSE = None
+cdef object RECEIVE = None, SEND = None  # what applications call
 
 
 def use(exchange, response):
     """Use these kinds, which derive from `Cycle` and `RawAnswer`."""
-    global EXCHANGE, RESPONSE
+    global EXCHANGE, RESPONSE, RECEIVE, SEND
     if not (issubclass(exchange, Cycle) and issubclass(response, RawAnswer)):
         raise TypeError("they derive from Cycle and RawAnswer")
     EXCHANGE, RESPONSE = exchange, response
+    RECEIVE, SEND = exchange.receive, Cycle.send
     set_slots(exchange)

@@ -39,6 +39,7 @@ __all__ = [
     "OpenFile",
     "PlainRequests",
     "encoded",
+    "plain_file",
 ]
 
 UNASKED: Final = object()
@@ -55,6 +56,8 @@ class Head:
     conn: Any
     _connection: Any
     _body: bytes | None = None
+    route = ""
+    root_path = ""
 
     def __init__(
         self,
@@ -72,6 +75,11 @@ class Head:
         self.is_plain = self.is_complete = not content_length
         if not content_length:
             self._body = b""
+
+    @property
+    def target(self) -> str:
+        """What the client asked for, undecoded: path and query."""
+        return self.raw_target.decode("ascii")
 
     def _join_fields(self) -> None:
         """Keep the fields in little memory: as they are (see plain.pyx)."""
@@ -264,10 +272,11 @@ class Descriptor:
 class OpenFile:
     """An open file; the base of `DiskFile`. It is closed when nothing refers to it any more."""
 
-    __slots__ = ("_descriptor",)
+    __slots__ = ("_descriptor", "modified")
 
     def __init__(self, number: int) -> None:
         """Own the descriptor *number*."""
+        self.modified = 0  # what `status` said when it was opened, if that was asked
         self._descriptor: Descriptor | None = Descriptor(number)
 
     @property
@@ -329,6 +338,11 @@ class FilePart:
             self.at += sent
             self.left -= sent
         return sent
+
+
+def plain_file(path: str, flags: int) -> Any:  # noqa: ARG001 - see parts.pyx
+    """Return a response with the file at *path*; None: it must be opened in another way."""
+    return None
 
 
 def _is_cached(number: int, offset: int) -> bool:

@@ -14,12 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
+from silly._engine import engine
 from silly.net.http.bases import Headers
 from silly.net.http.conditional import Unsatisfiable, conditions, precondition, requested_range
 from silly.net.http.disk import DiskFile, FilePieces
 from silly.net.http.errors import HTTPError
 from silly.net.http.request import decoded_path
 from silly.net.http.response import Response
+
+if TYPE_CHECKING or engine.NAME != "native":
+    from silly.net.http.bases import plain_file
+else:
+    from silly.net.http.parts import plain_file
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -83,8 +89,20 @@ def file(
 def _opened(
     path: str, flags: int, content_type: str | None, download: str | None, headers: Headers
 ) -> _FileResponse:
+    response = plain_file(path, _FLAGS | flags) or _opened_file(path, _FLAGS | flags)
+    if content_type:
+        response.content_type = content_type
+    if content_type or headers:
+        response._check(headers)
+    if download is not None:
+        name = quote(download, safe="")
+        response.add_header("content-disposition", f"attachment; filename*=UTF-8''{name}")
+    return response
+
+
+def _opened_file(path: str, flags: int) -> _FileResponse:
     try:
-        opened = DiskFile(os.open(path, _FLAGS | flags))
+        opened = DiskFile(os.open(path, flags))
     except ValueError:  # it has a NUL
         raise HTTPError(404) from None
     except PermissionError:
@@ -93,13 +111,12 @@ def _opened(
         if error.errno in _ABSENT:
             raise HTTPError(404) from None
         raise
-    is_regular, size, modified = opened.status()
+    is_regular, size, opened.modified = opened.status()
     if not is_regular:
         raise HTTPError(404)
-    response = _FileResponse(opened, size, modified, content_type or _type_of(path), headers)
-    if download is not None:
-        name = quote(download, safe="")
-        response.add_header("content-disposition", f"attachment; filename*=UTF-8''{name}")
+    response = _FileResponse(b"", content_type=_type_of(path))
+    response.body = FilePieces(opened, 0, size)
+    response._fields = _fields(size, opened.modified)
     return response
 
 
@@ -125,60 +142,49 @@ def _fields(size: int, modified: int) -> tuple[tuple[str, str], ...]:
 
 
 class _FileResponse(Response):
-    """A file, until `_prepare` makes it what a request asks for.
+    """A file, until `_prepare` makes it what a request asks for."""
 
-    Args:
-        size: bytes.
-        modified: nanoseconds since 1970.
-    """
-
-    __slots__ = ("_file", "_is_prepared", "_modified", "_size")
-
-    def __init__(
-        self, opened: DiskFile, size: int, modified: int, content_type: str, headers: Headers
-    ) -> None:
-        Response.__init__(self, b"", 200, headers, content_type)  # super() takes 4 times as long
-        self._file = opened
-        self._size = size
-        self._modified = modified
-        self._is_prepared = False
-        self.body = FilePieces(opened, 0, size)
-        known = _fields(size, modified)
-        self._fields = (*self._fields, *known) if self._fields else known  # encoded only once
+    _is_prepared = False
 
     def _length(self) -> int | None:
-        return self._size
+        return self.body.size if isinstance(self.body, FilePieces) else None
 
     def _prepare(self, request: Request) -> None:
         if self._is_prepared:
             return
         self._is_prepared = True
-        if self.status != 200 or request.method not in {"GET", "HEAD"}:
+        part = self.body
+        if (
+            self.status != 200
+            or request.method not in {"GET", "HEAD"}
+            or not isinstance(part, FilePieces)
+        ):
             return
         asked = conditions(request.raw_headers)
         if not asked:
             return
-        tag = _fields(self._size, self._modified)[0][1]
-        modified = self._modified // 1_000_000_000
+        tag = _fields(part.size, part.file.modified)[0][1]
+        modified = part.file.modified // 1_000_000_000
         status = precondition(asked, tag, modified)
         if status is not None:
             self._become(status)
         elif request.method == "GET":  # section 14.2
-            self._take_range(asked, tag, modified)
+            self._take_range(asked, tag, modified, part)
 
-    def _take_range(self, asked: dict[str, str], tag: str, modified: int) -> None:
-        size = self._size
+    def _take_range(
+        self, asked: dict[str, str], tag: str, modified: int, whole: FilePieces
+    ) -> None:
         try:
-            found = requested_range(asked, tag, modified, size)
+            found = requested_range(asked, tag, modified, whole.size)
         except Unsatisfiable:
             self._become(416)
-            self._fields = (*self._fields, ("content-range", f"bytes */{size}"))
+            self._fields = (*self._fields, ("content-range", f"bytes */{whole.size}"))
             return
         if found is not None:
-            start, self._size = found
+            start, size = found
             self.status = 206
-            self.body = FilePieces(self._file, start, self._size)
-            text = f"bytes {start}-{start + self._size - 1}/{size}"
+            self.body = FilePieces(whole.file, start, size)
+            text = f"bytes {start}-{start + size - 1}/{whole.size}"
             self._fields = (*self._fields, ("content-range", text))
 
     def _become(self, status: int) -> None:
@@ -285,3 +291,9 @@ def _inside(root: Path, path: Path) -> Path:
 def _redirect(request: Request) -> Response:
     path, mark, query = request.target.partition("?")
     return Response(b"", 308, {"location": f"{path}/{mark}{query}"})
+
+
+if engine.NAME == "native":
+    from silly.net.http import parts
+
+    parts.use(_FileResponse, DiskFile, FilePieces, _type_of, _fields, _REMEMBERED)

@@ -17,7 +17,7 @@ from silly._engine.native.sending cimport Sending
 from silly._engine.native.wanted cimport ALL, DONE, NEW
 from silly.net.http.parts cimport FilePart
 from silly.net.http.plain cimport Answer, Counts, Head, PlainRequests
-from silly.net.http.stepped cimport Stepped
+from silly.net.http.stepped cimport UNENCODED, Answering, Starter, Stepped
 
 from silly._engine.native.sending import drained
 from silly.net.http.bases import UNASKED
@@ -56,6 +56,8 @@ cdef class Handling(Stepped):
     cdef readonly object response  # ... what the handler has returned ...
     cdef readonly object error  # ... or raised
     cdef object connection, conn, handler
+    cdef Starter starter  # the handler, if it is one ...
+    cdef object memo  # ... and what it keeps
     cdef Sending stream  # the connection, if it is one of this engine ...
     cdef Read read  # ... and what reads from it
     cdef list observers
@@ -77,6 +79,8 @@ cdef class Handling(Stepped):
             self.read.state = DONE
         self.session = session
         self.handler = service.handler
+        if isinstance(self.handler, Starter):
+            self.starter = <Starter>self.handler
         self.counts = service.counts
         self.watchers = service.watchers.own
         self.observers = observers
@@ -127,6 +131,17 @@ cdef class Handling(Stepped):
             self.response = UNASKED
             return True
         self.kind = HANDLER
+        if self.starter is not None:
+            try:
+                if self.memo is None:
+                    self.memo = self.connection.memo
+                self.awaited = self.starter.start(<Head>request, self.memo)
+            except BaseException as error:
+                if not self.fail(error):
+                    raise
+                return True
+            if self.awaited is not None:
+                return False
         started = call(self.handler, request)
         if started == NULL:
             return self.has_failed()
@@ -150,21 +165,29 @@ cdef class Handling(Stepped):
         """Take what was awaited; return whether the wait is over."""
         cdef unsigned char kind = self.kind
         cdef bytes reply
+        cdef object awaited = self.awaited, status = None
         self.awaited = None
         self.kind = NOTHING
         if kind == READ:
             self.session.parse(<bytes?>result)
         elif kind == HANDLER:
             reply = None
-            if isinstance(result, Answer) and not self.session.is_draining:
+            if result is UNENCODED:
+                if not self.session.is_draining:
+                    reply = (<Answering>awaited).encoded(<Head>self.request)
+                    status = (<Answering>awaited).status
+                if reply is None:
+                    result = (<Answering>awaited).response()
+            elif isinstance(result, Answer) and not self.session.is_draining:
                 if isinstance((<Answer>result).body, FilePart):
                     return self.send_file(<Answer>result)
                 reply = (<Answer>result).encode(<Head>self.request)
+                status = (<Answer>result).status
             if reply is None:
                 self.result = self.request
                 self.response = result
                 return True
-            self.counts.add((<Head>self.request).method, (<Answer>result).status)
+            self.counts.add((<Head>self.request).method, status)
             self.request = None
             if self.stream is None:
                 result = self.conn.write(reply)
@@ -196,7 +219,7 @@ cdef class Handling(Stepped):
             part.send_some(self.stream)
             if part.left:
                 return True
-        part.file.close()
+        part.file.shut()
         self.counts.add(request.method, answer.status)
         self.result = self.request = self.response = None
         drained = self.stream.drained_or_yield()

@@ -7,8 +7,10 @@ cdef class Descriptor:
 
 cdef class OpenFile:
     cdef Descriptor descriptor  # None: it is closed
+    cdef public int64_t modified  # nanoseconds since 1970
 
     cdef Descriptor open(self)
+    cdef int shut(self) except -1
 
 
 cdef class FilePart:

@@ -6,7 +6,8 @@ cdef class Head:
     cdef public object method, version, content_length
     cdef public object conn, _connection, _body
     cdef public bint is_plain, is_complete
-    cdef object target, fields
+    cdef object matched, mount  # `route` and `root_path`; None: empty
+    cdef object raw, fields
     cdef bytes data  # ... where both are, until somebody asks for them
     cdef Py_ssize_t target_start, target_end, fields_start
 

@@ -22,6 +22,7 @@ from silly.net.http.errors import reason_of
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
     bint PyUnicode_IS_COMPACT_ASCII(object text) noexcept
+    object PyUnicode_DecodeASCII(const char *data, Py_ssize_t size, const char *errors)
     ctypedef struct PyTypeObject:
         object (*tp_new)(PyTypeObject *kind, object arguments, PyObject *keywords)
 
@@ -41,7 +42,7 @@ cdef uint8_t KINDS[256]
 cdef uint8_t LOWER[256]
 
 cdef object OK = 200
-cdef str VERSION = "1.1"
+cdef str VERSION = "1.1", EMPTY = ""
 cdef str GET = "GET", HEAD = "HEAD", POST = "POST", PUT = "PUT", PATCH = "PATCH"
 cdef str DELETE = "DELETE", OPTIONS = "OPTIONS"
 cdef bytes NOTHING = b""
@@ -54,7 +55,7 @@ cdef class Head:
 
     def __init__(self, method, raw_target, version, raw_headers, content_length):
         self.method = method
-        self.target = raw_target
+        self.raw = raw_target
         self.version = version
         self.fields = raw_headers
         self.content_length = content_length
@@ -71,7 +72,7 @@ cdef class Head:
             pieces.append(b"\r\n")
             self.data = b"".join(pieces)
             self.fields_start = 0
-            self.target = self.raw_target
+            self.raw = self.raw_target
             self.fields = None
 
     def _compact(self):
@@ -83,13 +84,39 @@ cdef class Head:
 
     @property
     def raw_target(self):
-        if self.target is None:
-            self.target = piece(self.data, self.target_start, self.target_end)
-        return self.target
+        if self.raw is None:
+            self.raw = piece(self.data, self.target_start, self.target_end)
+        return self.raw
 
     @raw_target.setter
     def raw_target(self, value):
-        self.target = value
+        self.raw = value
+
+    @property
+    def target(self):
+        if self.raw is None:
+            return PyUnicode_DecodeASCII(
+                PyBytes_AS_STRING(self.data) + self.target_start,
+                self.target_end - self.target_start,
+                NULL,
+            )
+        return self.raw.decode("ascii")
+
+    @property
+    def route(self):
+        return EMPTY if self.matched is None else self.matched
+
+    @route.setter
+    def route(self, value):
+        self.matched = value
+
+    @property
+    def root_path(self):
+        return EMPTY if self.mount is None else self.mount
+
+    @root_path.setter
+    def root_path(self, value):
+        self.mount = value
 
     @property
     def raw_headers(self):

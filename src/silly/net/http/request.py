@@ -55,6 +55,7 @@ class Request(Head):
 
     Attributes:
         method: such as ``"GET"``.
+        target: what the client asked for, undecoded: path and query.
         version: ``"1.1"`` or ``"1.0"``.
         route: the router's pattern that matched, such as ``"/users/{id:int}"``; or empty.
         route_params: the parts of the path that the pattern names.
@@ -72,8 +73,6 @@ class Request(Head):
     _successor: Successor | None = None  # that protocol, once the handler has agreed to it
     # What handles that, if the handler of the request only opens it: nothing of HTTP is kept then.
     _continuation: Callable[[Any], Awaitable[object]] | None = None
-    route = ""
-    root_path = ""
     _reported_client: str | None = None  # who the client is, as a proxy that we trust says
     _mount_route = ""  # the prefixes of `root_path`
     _mounted = 0  # length of `root_path` before it was decoded
@@ -104,11 +103,6 @@ class Request(Head):
             self._begin_body()
 
     # -------------------------------------------------------------------------- the head
-
-    @property
-    def target(self) -> str:
-        """What the client asked for, undecoded: path and query."""
-        return self.raw_target.decode("ascii")
 
     @property
     def path(self) -> str:

@@ -31,6 +31,35 @@ cdef class Stepped:
         return self.advance()
 
 
+cdef object UNENCODED = object()
+
+
+cdef class Answering(Stepped):
+    """Steps what answers one request; `Handling` asks it for the answer, encoded.
+
+    Its result is `UNENCODED`, if the answer is likely to be one that it can encode.
+    """
+
+    cdef bytes encoded(self, Head request):
+        """Return the answer, encoded, and set `status`; None: it must be sent in another way."""
+        raise NotImplementedError
+
+    cdef object response(self):
+        """Return the answer as a response."""
+        raise NotImplementedError
+
+
+cdef class Starter:
+    """A handler that is called natively."""
+
+    cdef Answering start(self, Head request, object memo):
+        """Begin to answer *request*; None: call the handler.
+
+        *memo* is what it has kept in the connection.
+        """
+        raise NotImplementedError
+
+
 cdef int _send(Stepped self, object value, void **out) except -1:
     return self.step(out)
 
