@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import (
     AsyncIterable,
+    Awaitable,
     Generator,
     Iterable,
     Mapping,
@@ -32,6 +33,7 @@ __all__ = [
     "Body",
     "Counts",
     "Descriptor",
+    "Dispatcher",
     "FilePart",
     "Handling",
     "Head",
@@ -88,6 +90,42 @@ class Head:
         """Keep no more than the head, in one piece; it was not for a handler to add anything."""
         for name in ("_headers", "_path", "_successor", "_continuation", "upgrade"):
             self.__dict__.pop(name, None)
+
+
+class Dispatcher:
+    """Finds the handlers of paths without parameters; the base of `Router`."""
+
+    def __init__(self) -> None:
+        # By path, and then by method: a handler, and its pattern.
+        self._literal: dict[bytes, dict[str, Any]] = {}
+        self._handle: Any = None  # calls `_dispatch` within middleware; None: there is none
+
+    def __call__(self, request: Any) -> Awaitable[Any]:
+        """Answer *request*.
+
+        Raises:
+            HTTPError: 404 or 405, if there is neither middleware nor `render`.
+        """
+        answer: Awaitable[Any] = (self._handle or self._dispatch)(request)
+        return answer
+
+    def _dispatch(self, request: Any) -> Awaitable[Any]:
+        if not request.root_path:
+            target = request.raw_target
+            routes = self._literal.get(target)
+            if routes is None and b"?" in target:
+                routes = self._literal.get(target.partition(b"?")[0])
+            if routes is not None:
+                route = routes.get(request.method)
+                if route is not None:
+                    handler, request.route = route[:2]
+                    answer: Awaitable[Any] = handler(request)
+                    return answer
+        return self._search(request)
+
+    def _search(self, request: Any) -> Awaitable[Any]:
+        """Answer *request*, whose path may have parameters."""
+        raise NotImplementedError
 
 
 class PlainRequests:

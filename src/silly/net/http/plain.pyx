@@ -156,6 +156,38 @@ cdef class Head:
         self.fields = value
 
 
+cdef class Dispatcher:
+    """Finds the handlers of paths without parameters; the base of `Router`."""
+
+    cdef object __weakref__
+    cdef readonly dict _literal
+    cdef public object _handle
+
+    def __init__(self):
+        self._literal = {}
+
+    def __call__(self, Head request not None):
+        return self.dispatch(request) if self._handle is None else self._handle(request)
+
+    def _dispatch(self, Head request not None):
+        return self.dispatch(request)
+
+    cdef object dispatch(self, Head request):
+        cdef bytes target
+        cdef object routes, route
+        if request.mount is None or not request.mount:
+            target = request.raw_target
+            routes = self._literal.get(target)
+            if routes is None and b"?" in target:
+                routes = self._literal.get(target.partition(b"?")[0])
+            if routes is not None:
+                route = (<dict>routes).get(request.method)
+                if route is not None:
+                    request.matched = route[1]
+                    return route[0](request)
+        return self._search(request)
+
+
 cdef class PlainRequests:
     """The part of a session that recognises plain requests; the base of `ServerSession`."""
 

@@ -12,12 +12,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from typing import Any, Final, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
 from uuid import UUID
 
+from silly._engine import engine
 from silly.net.http.errors import HTTPError
 from silly.net.http.request import Request, decoded_path
 from silly.net.http.response import Response, as_response, response_of
+
+if TYPE_CHECKING or engine.NAME != "native":
+    from silly.net.http.bases import Dispatcher
+else:
+    from silly.net.http.plain import Dispatcher
 
 __all__ = ["Middleware", "Router"]
 
@@ -159,7 +165,7 @@ class _Node:
 _Found = tuple[_Routes | _Mount, int, tuple[Any, ...]]
 
 
-class Router:
+class Router(Dispatcher):
     r"""A handler that chooses another by the method and the path of the request.
 
     ::
@@ -197,12 +203,11 @@ class Router:
     """
 
     def __init__(self, *, render: Render | None = None) -> None:
+        super().__init__()
         self._root = _Node()
-        self._literal: dict[bytes, _Routes] = {}  # of patterns without parameters, by path
         self._methods: set[str] = set()
         self._middleware: list[Middleware] = []
         self._render = render
-        self._handle: Handler = self._dispatch
         if render is not None:
             self._chain()
 
@@ -358,27 +363,6 @@ class Router:
         return caught
 
     # --------------------------------------------------------------------------- requests
-
-    def __call__(self, request: Request) -> Awaitable[Any]:
-        """Answer *request*.
-
-        Raises:
-            HTTPError: 404 or 405, if there is neither middleware nor *render*.
-        """
-        return self._handle(request)
-
-    def _dispatch(self, request: Request) -> Awaitable[Any]:
-        if not request.root_path:
-            target = request.raw_target
-            routes = self._literal.get(target)
-            if routes is None and b"?" in target:
-                routes = self._literal.get(target.partition(b"?")[0])
-            if routes is not None:
-                route = routes.get(request.method)
-                if route is not None:
-                    request.route = route.pattern
-                    return route.handler(request)
-        return self._search(request)
 
     def _search(self, request: Request) -> Awaitable[Any]:
         method = request.method
