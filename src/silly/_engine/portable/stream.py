@@ -479,6 +479,8 @@ class Stream(Filtered):
 
     def lost(self, error: OSError | None) -> None:
         """Handle the end of the link."""
+        if error is not None:
+            error.__traceback__ = None  # which refers to the link, and so to this
         self._tear_down(error)
 
     # ------------------------------------------------------------ see lifecycle.py

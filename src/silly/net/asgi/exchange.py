@@ -286,15 +286,16 @@ class Exchange(Cycle):
                 raise error
             if not is_dealt_with:
                 self._owner.log(self, error)
+            error = None  # its traceback may refer to this frame
         if self.is_handed_over:
             return HANDED_OVER
         if self._watching is not None:
             self._hand_over()
             return HANDED_OVER
-        outcome = self.outcome
-        if isinstance(outcome, Exception):
+        if isinstance(self.outcome, Exception):
             self._leave()
-            raise outcome
+            raise self._taken_error()
+        outcome = self.outcome
         if outcome is not None and type(outcome.body) is bytes:
             self._leave()
         return outcome
@@ -305,14 +306,21 @@ class Exchange(Cycle):
 
     async def _answer(self) -> Response:
         """Return the outcome, in another task than the application's."""
-        outcome = self.outcome
-        if isinstance(outcome, Exception):
+        if isinstance(self.outcome, Exception):
             await self.end()
-            raise outcome
+            raise self._taken_error()
+        outcome = self.outcome
         assert outcome is not None
         if type(outcome.body) is bytes:
             await self.end()
         return outcome
+
+    def _taken_error(self) -> Exception:
+        """Return the outcome, an error, and forget it: its traceback may refer to this."""
+        error = self.outcome
+        assert isinstance(error, Exception)
+        self.outcome = RawResponse(500, [])  # about what is answered
+        return error
 
     def _leave(self) -> None:
         """Note that nothing more can be received or sent."""
@@ -328,6 +336,7 @@ class Exchange(Cycle):
         if watching is not None:
             watching.cancel()
             await asyncio.wait({watching})
+            self._watching = None  # its traceback refers to this
 
     async def _streamed(self) -> AsyncGenerator[bytes, None]:
         assert self._pieces is not None
@@ -336,7 +345,10 @@ class Exchange(Cycle):
             if self._taken is not None:
                 self._taken.set()
         if self._error is not None:
-            raise self._error
+            try:
+                raise self._error
+            finally:
+                self._error = None  # its traceback refers to this
 
     async def _watch(self) -> None:
         """Wait until the client has finished."""
@@ -352,7 +364,7 @@ class _Pieces:
     def __init__(
         self, exchange: Exchange, pieces: AsyncGenerator[bytes, None] | FilePieces
     ) -> None:
-        self._exchange = exchange
+        self._exchange: Exchange | None = exchange
         self._pieces = pieces
         if isinstance(pieces, FilePieces):
             self.send_to = pieces.send_to
@@ -364,10 +376,12 @@ class _Pieces:
         return await anext(self._pieces)
 
     async def aclose(self) -> None:
+        exchange, self._exchange = self._exchange, None  # which refers to this: no cycle is left
         try:
             await self._pieces.aclose()
         finally:
-            await self._exchange.end()
+            if exchange is not None:
+                await exchange.end()
 
 
 if engine.NAME == "native":

@@ -140,20 +140,23 @@ class ServerConnection:
         self._service.add(self)
         if self._service.is_draining:
             self.drain()
+        lost = None
         try:
             await self._serve()
-            if self._done is not None and (error := await self._done) is not None:
-                raise error
+            if self._done is not None and (lost := await self._done) is not None:
+                raise lost
         except EndOfStream:
             if not self._session.is_waiting:
                 raise
         finally:
+            lost = self._done = None  # its traceback refers to this frame
             if self._next_task is not None:
                 self._next_task.cancel()
             self._service.connections.discard(self)
             if self._session.limit is not None:
                 conn: Any = self._conn
                 conn._note_limit(self._session.limit)
+            self._session.retire()  # its parser refers to it
         successor = self._left_to
         if successor is not None:
             service = self._service
@@ -164,7 +167,10 @@ class ServerConnection:
             except BaseException as error:
                 if (crash := crash_of(error)) is None:
                     raise
-            await service.end(successor, crash)
+            try:
+                await service.end(successor, crash)
+            finally:
+                crash = None  # its traceback refers to this frame
 
     def hand_over(
         self, request: Request, outcome: Coroutine[Any, Any, Response]
@@ -197,6 +203,7 @@ class ServerConnection:
                 self._conn.close()
                 if not self._done.done():
                     self._done.set_result(error)
+            error = None  # its traceback refers to this frame
 
     async def _serve(self) -> None:
         service = self._service
@@ -248,6 +255,7 @@ class ServerConnection:
                 return False
             return await self._answer(request, response, error, watch)
         finally:
+            error = None  # its traceback refers to this frame
             if watch is not None:
                 watch.done(GONE, -1)
 
@@ -324,7 +332,7 @@ class ServerConnection:
             try:
                 return as_response(response), None
             except Exception as failed:  # noqa: BLE001 - it is logged
-                error = failed
+                return self._outcome(request, response, failed)
         if isinstance(error, HTTPError) and request._successor is None:
             return response_of(error), None
         if stream_errors.belongs_to(self._conn, error):
@@ -343,29 +351,33 @@ class ServerConnection:
         Return whether the connection goes on.
         """
         service = self._service
-        response, crash = self._outcome(request, response, error)
-        if request._successor is not None:
-            return await self._end_successor(request, request._successor, crash)
-        if watch is not None and crash is None and not self._session.is_draining:
-            reply = encoded(request, response, service.counts)
-            if reply is not None:
-                await self._conn.write(reply)
-                watch.done(response.status, len(_encoded(response.body)))
-                return True
-        keeps = self._keeps(request)
+        crash = None
         try:
-            size = await self._send(request, response, "" if keeps else "close")
-        except Exception as failed:  # noqa: BLE001 - it is logged
-            self._conn.abort()  # the client must not take it for the whole response
-            keeps, size = False, -1
-            if failed is not request._error and not stream_errors.belongs_to(self._conn, failed):
-                crash = failed
-        service.count(request.method, response.status)
-        if crash is not None:
-            service.log_crash(request, crash)
-        if watch is not None:
-            watch.done(response.status, size, crash)
-        return keeps and (request.is_plain or await self._go_on_after(request))
+            response, crash = self._outcome(request, response, error)
+            if request._successor is not None:
+                return await self._end_successor(request, request._successor, crash)
+            if watch is not None and crash is None and not self._session.is_draining:
+                reply = encoded(request, response, service.counts)
+                if reply is not None:
+                    await self._conn.write(reply)
+                    watch.done(response.status, len(_encoded(response.body)))
+                    return True
+            keeps = self._keeps(request)
+            try:
+                size = await self._send(request, response, "" if keeps else "close")
+            except Exception as failed:  # noqa: BLE001 - it is logged
+                self._conn.abort()  # the client must not take it for the whole response
+                keeps, size = False, -1
+                ends = failed is request._error or stream_errors.belongs_to(self._conn, failed)
+                crash = crash if ends else failed
+            service.count(request.method, response.status)
+            if crash is not None:
+                service.log_crash(request, crash)
+            if watch is not None:
+                watch.done(response.status, size, crash)
+            return keeps and (request.is_plain or await self._go_on_after(request))
+        finally:
+            error = crash = None  # their tracebacks refer to this frame
 
     def switch(self, request: Request) -> tuple[bytes, Limits]:
         """Give up HTTP: *request* is answered with 101, and another protocol follows.
