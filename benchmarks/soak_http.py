@@ -80,7 +80,7 @@ async def serve(path: str) -> None:
     async def file(request: http.Request) -> http.Response:
         return http.file(path)
 
-    listener = http.listen(ANY, routes)
+    listener = http.listen(ANY, routes, 4096)  # not a SYN of ten thousand is to be sent again
     print(f"listening on {listener.local_addr}", flush=True)
     await asyncio.Event().wait()
 
@@ -91,6 +91,7 @@ class Server:
         if is_asgi:
             application = f"{Path(__file__).stem}:app"
             options = ["--app-dir", str(Path(__file__).parent), "--lifespan", "off"]
+            options += ["--backlog", "4096"]
             command = [sys.executable, "-m", "silly", "serve", application, ANY, *options]
         self._process = subprocess.Popen(
             command,

@@ -86,7 +86,7 @@ TABLE: Final = (
            "takes the place", COUNT),
     Option("--limit-max-requests-jitter", "Add up to this many to it, at random, so that not all "
            "workers stop together", NUMBER, 0),
-    Option("--backlog", "Connections that wait to be accepted", COUNT, 128),
+    Option("--backlog", "Connections that may wait to be accepted", COUNT, 2048),
     Option("--access-log", "Log a line for each request (silly.access)", has_negation=True),
     Option("--ssl-certfile", "As --tls-cert", FILE),
     Option("--ssl-keyfile", "As --tls-key", FILE),
