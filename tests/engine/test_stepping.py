@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import gc
 import socket
 import struct
 import sys
@@ -25,6 +24,7 @@ from silly._engine.portable.stream import MAX_READS_IN_A_ROW
 from silly.errors import ConcurrentRead, ConnectionClosed, EndOfStream
 from silly.net import tcp
 from silly.net.tcp import Conn
+from tests.garbage import collecting
 
 ANY = "127.0.0.1:0"
 
@@ -395,10 +395,9 @@ async def test_a_closed_connection_leaves_no_reference_cycles(end: str) -> None:
                     pass
 
     async with tcp.listen(ANY, handler) as listener:
-        gc.collect()
-        gc.disable()
-        gc.set_debug(gc.DEBUG_SAVEALL)
-        try:
+        with collecting(
+            lambda each: isinstance(each, CoroutineType) and each.cr_code is handler.__code__
+        ) as left:
             for _ in range(3):
                 reader, writer = await asyncio.open_connection(*host_and_port(listener))
                 writer.write(b"x\n")
@@ -416,18 +415,7 @@ async def test_a_closed_connection_leaves_no_reference_cycles(end: str) -> None:
                     await asyncio.sleep(0)
                 writer.close()
             await rest()
-            gc.collect()
-            ours = [
-                repr(each)
-                for each in gc.garbage
-                if type(each).__module__.startswith("silly.")
-                or (isinstance(each, CoroutineType) and each.cr_code is handler.__code__)
-            ]
-        finally:
-            gc.set_debug(0)
-            gc.garbage.clear()
-            gc.enable()
-        assert ours == []
+            assert not left()
 
 
 @pytest.mark.parametrize("how", ["lines", "delimiter", "count"])

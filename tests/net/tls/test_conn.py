@@ -18,6 +18,7 @@ from silly.errors import ConcurrentRead, EndOfStream, TruncatedStream
 from silly.net import tcp, tls
 from silly.net.conn import Conn
 from silly.testing import CONN_CHECKS, memory_pair, run_check, run_virtual
+from tests.garbage import collecting
 from tests.net.tls import certificates, peers
 from tests.pairs import tcp_pair
 
@@ -241,7 +242,7 @@ async def test_the_listener_counts_what_starttls_has_done(
     async def handler(conn: Conn) -> None:
         await conn.start_tls(certificates.server(), timeout=float(await conn.read(b"\n")))
 
-    async with tcp.listen(ANY, handler, limits=tcp.Limits()) as listener:
+    async with tcp.listen(ANY, handler) as listener:
 
         async def client() -> Conn:
             return await tcp.connect(listener.local_addr)
@@ -270,6 +271,30 @@ async def test_the_listener_counts_what_starttls_has_done(
     assert [line.partition(" (")[0].rpartition(": ")[2] for line in logged] == list(
         stats.failed_handshakes
     )
+
+
+@pytest.mark.parametrize("then", [b"neither\n", b"", None], ids=["not TLS", "ends", "late"])
+async def test_starttls_that_fails_leaves_nothing_to_the_collector(then: bytes | None) -> None:
+    async def handler(conn: Conn) -> None:
+        await conn.start_tls(certificates.server(), timeout=10 if then is not None else 0.001)
+
+    async def visit(listener: tcp.Listener) -> None:
+        reader, writer = await asyncio.open_connection(*listener.local_addr.rsplit(":", 1))
+        if then is not None:
+            writer.write(then)
+            writer.write_eof()
+        with contextlib.suppress(OSError):
+            await reader.read()
+        writer.close()
+        while listener.connections:
+            await asyncio.sleep(0)
+
+    async with tcp.listen(ANY, handler) as listener:
+        await visit(listener)  # what is kept is made
+        with collecting() as left:
+            for _ in range(3):
+                await visit(listener)
+            assert not left()
 
 
 async def test_starttls_has_a_deadline() -> None:

@@ -177,6 +177,9 @@ cdef extern from "<time.h>" nogil:
 cdef extern from "Python.h":
     PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *data, Py_ssize_t size) except NULL
     int _PyBytes_Resize(PyObject **bytes, Py_ssize_t size) except -1
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+    object PyUnicode_DecodeASCII(const char *data, Py_ssize_t size, const char *errors)
+    bint PyUnicode_IS_COMPACT_ASCII(object text) noexcept
     object PyObject_Call(object callable, tuple args, dict kwargs)
     object PyObject_CallNoArgs(object callable)
     object PyObject_CallOneArg(object callable, object arg)

@@ -17,6 +17,8 @@ from silly._engine.native.linux cimport (
     PyContext_Exit,
     PyIter_Send,
     PyMethodDescrObject,
+    PyUnicode_DecodeASCII,
+    PyUnicode_IS_COMPACT_ASCII,
 )
 from silly.net.http.plain cimport Answer, Head, checked_status, date, new, status_line
 from silly.net.http.stepped cimport UNENCODED, Answering, Starter
@@ -29,8 +31,6 @@ from silly.net.http.stepped import set_slots
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
     bint PyCoro_CheckExact(object value) noexcept
-    object PyUnicode_DecodeASCII(const char *data, Py_ssize_t size, const char *errors)
-    bint PyUnicode_IS_COMPACT_ASCII(object text) noexcept
     Py_ssize_t PyUnicode_GET_LENGTH(object text) noexcept
     const void *PyUnicode_DATA(object text) noexcept
     Py_ssize_t references "Py_REFCNT"(PyObject *counted) noexcept

@@ -11,6 +11,12 @@ from libc.stdint cimport int64_t
 from libc.string cimport strlen
 
 from silly._engine.native.filter cimport Filtered
+from silly._engine.native.linux cimport (
+    PyUnicode_AsUTF8AndSize,
+    PyUnicode_IS_COMPACT_ASCII,
+    close,
+    open_file,
+)
 from silly.net.http.plain cimport Answer, new
 
 from silly._engine import filter
@@ -39,15 +45,7 @@ cdef extern from *:
     bint is_cached "silly_is_cached"(int file, int64_t offset) noexcept nogil
 
 cdef extern from "Python.h":
-    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
-    bint PyUnicode_IS_COMPACT_ASCII(object text) noexcept
     int PySys_Audit(const char *event, const char *types, ...) except -1
-
-cdef extern from "<fcntl.h>" nogil:
-    int open_file "open"(const char *path, int flags)
-
-cdef extern from "<unistd.h>" nogil:
-    int close(int file)
 
 cdef extern from "<sys/stat.h>" nogil:
     cdef struct timespec:

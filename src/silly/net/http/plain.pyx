@@ -15,14 +15,17 @@ from libc.stdint cimport uint8_t
 from libc.string cimport memcmp, memcpy
 from libc.time cimport time, time_t
 
+from silly._engine.native.linux cimport (
+    PyUnicode_AsUTF8AndSize,
+    PyUnicode_DecodeASCII,
+    PyUnicode_IS_COMPACT_ASCII,
+)
+
 from email.utils import formatdate
 
 from silly.net.http.errors import reason_of
 
 cdef extern from "Python.h":
-    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
-    bint PyUnicode_IS_COMPACT_ASCII(object text) noexcept
-    object PyUnicode_DecodeASCII(const char *data, Py_ssize_t size, const char *errors)
     ctypedef struct PyTypeObject:
         object (*tp_new)(PyTypeObject *kind, object arguments, PyObject *keywords)
 

@@ -51,6 +51,7 @@ async def start(conn: Stream, tls: object, server_name: str | None, timeout: flo
         client = as_client(tls)
         name = client.name_for(server_name or conn._host)
         handshake = request(conn, client.new_session(name, named), named)
+    late = ""
     limit = asyncio.timeout(timeout)
     try:
         async with limit:
@@ -58,28 +59,24 @@ async def start(conn: Stream, tls: object, server_name: str | None, timeout: flo
     except ConcurrentRead:
         raise
     except BaseException as error:
-        failure: BaseException = error
-        is_late = limit.expired() and isinstance(error, TimeoutError)
-        if is_late and timeout is not None:
-            text = f"No TLS within {in_seconds(timeout)}"
-            failure = stream_errors.mark(conn, TimeoutError(errno.ETIMEDOUT, text, named))
-        if isinstance(failure, OSError) and not is_late:
+        if limit.expired() and isinstance(error, TimeoutError):
+            late = f"No TLS within {in_seconds(timeout)}"
+        # The task may keep the error, whose traceback refers to this frame: it must not refer back.
+        del limit
+        if isinstance(error, OSError) and not late:
             conn.close()  # what is queued, an alert, is still sent
         else:
             conn.abort()
-        if count is not None and isinstance(failure, OSError | EndOfStream):
-            why = text_of(failure).removeprefix(f"{named}: ")
-            count(conn, _reason(failure, is_late), why)
-        if failure is not error:
-            raise failure from None
-        raise
-    if count is not None:
-        count(conn, conn._filter_info.counted_as, None)
+        if count is not None and isinstance(error, OSError | EndOfStream):
+            why = late or text_of(error).removeprefix(f"{named}: ")
+            count(conn, TOO_LATE if late else _reason(error), why)
+        if not late:
+            raise
+    if late:
+        raise stream_errors.mark(conn, TimeoutError(errno.ETIMEDOUT, late, named))
 
 
-def _reason(error: BaseException, is_late: bool) -> str:
-    if is_late:
-        return TOO_LATE
+def _reason(error: BaseException) -> str:
     return reason_of(error) if isinstance(error, ssl.SSLError) else CUT_OFF
 
 
@@ -90,6 +87,9 @@ async def _accept(conn: Stream, server: Server, named: str) -> None:
         raise stream_errors.mark(conn, at_address(error, named)) from None
     conn._put_filter(server.new_session(hello.name), bytes(hello.received))
     await conn._wait_ready()
+    count = conn._count_handshake
+    if count is not None:
+        count(conn, conn._filter_info.counted_as, None)
 
 
 def is_for_servers(tls: object) -> bool:

@@ -12,13 +12,12 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from silly._engine.native.linux cimport PyUnicode_AsUTF8AndSize
+
 import os
 
 from silly.net.websocket.codes import Failure
 from silly.net.websocket.frames import plain
-
-cdef extern from "Python.h":
-    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
 
 cdef enum:
     CONTINUATION = 0
