@@ -414,9 +414,25 @@ async def test_fork_takes_functions_and_coroutines() -> None:
     assert await task.fork(add, 1, 2) == 3
     assert await task.fork(add(1, 2)) == 3
     assert await task.fork(max, 1, 2) == 2
+    with pytest.raises(TypeError, match=r"fork\(fn, \*args\) or fork\(fn\(\*args\)\)"):
+        task.fork(add(1, 2), 3)  # type: ignore[call-overload]
     for wrong in (None, 5):
         with pytest.raises(TypeError, match="fn"):
             task.fork(wrong)  # type: ignore[call-overload]
+
+
+def test_tasks_and_timers_need_a_running_loop() -> None:
+    async def nothing() -> None: ...
+
+    for make in (
+        lambda: task.fork(nothing),
+        lambda: task.fork(nothing()),  # which is closed
+        lambda: time.after(0, print),
+    ):
+        with pytest.raises(RuntimeError, match=r"needs a running event loop: start .* silly\.run"):
+            make()
+    with pytest.raises(TypeError, match=r"must be a Timer made by time\.after\(\), not int"):
+        time.cancel(5)  # type: ignore[arg-type]
 
 
 async def test_timers_fire_and_can_be_cancelled(caplog: pytest.LogCaptureFixture) -> None:

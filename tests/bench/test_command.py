@@ -390,6 +390,9 @@ def test_requests_that_are_never_sent_are_reported() -> None:
         (["--send", "x", "--expect", ""], "must not be empty"),
         (["--send", r"\q", "--expect", "y"], "unknown backslash escape"),
         (["--template", "x", "--size", "5"], "--template and --size"),
+        (["--template", "x", "--send", "x", "--expect", "y"], "--template: give one of them"),
+        (["--udp", "--data", __file__], "--udp and --data: each payload needs its number"),
+        (["--interval", "100us"], "--interval must be"),
         (["--template", "x", "--framing", "length-prefix"], "use --data"),
         (["--template", r"x\ny"], "makes two lines"),
         (["--data", "/missing"], "--data: cannot read '/missing': No such file"),
@@ -543,6 +546,25 @@ def test_interrupted_while_connecting(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert errors == "silly bench: interrupted while connecting\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_usage_of_a_server_that_ends_is_that_until_then(echo: str) -> None:
+    with subprocess.Popen(["sleep", "100"]) as server:
+        with subprocess.Popen(
+            [*BENCH, echo, "-t", "400ms", "--interval", "50ms", "--pid", str(server.pid),
+             "--json", "-"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:  # fmt: skip
+            assert process.stderr is not None
+            assert "/s" in process.stderr.readline()
+            server.kill()
+            server.wait()
+            output, _ = process.communicate(timeout=30)
+    result = json.loads(output)
+    VALIDATOR.validate(result)
+    assert result["server"]["pid"] == server.pid
 
 
 def _until_waiting(pid: int) -> None:

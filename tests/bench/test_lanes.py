@@ -324,9 +324,9 @@ async def test_a_lane_that_crashes_ends_the_run(monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_what_fails_while_it_polls_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(OpenLane, "send_due", Mock(side_effect=ZeroDivisionError))
+    monkeypatch.setattr(Dispatcher, "_send_what_is_due", Mock(side_effect=ZeroDivisionError))
     async with tcp.listen(ANY, silent) as listener:
-        load = Load(Plan(listener.local_addr, connections=2, rate=1000.0, busy_poll=True))
+        load = Load(Plan(listener.local_addr, connections=2, rate=1e3, busy_poll=True, timeout=0.1))
         with pytest.raises(ZeroDivisionError):
             await load.run()
 

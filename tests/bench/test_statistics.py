@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from silly._values import units
+from silly.bench import plan as plans_module
 from silly.bench import result as results
+from silly.bench import summary
 from silly.bench.asserts import Claim
 from silly.bench.compare import compare, differences
 from silly.bench.encryption import Encryption
@@ -472,6 +474,7 @@ def test_a_run_says_what_makes_its_figures_doubtful() -> None:
     dropped, busy = results._warnings(result, Interval(0))
     assert "this machine dropped 2 datagrams" in dropped
     assert "all connections were busy when 1 request was due" in busy
+    assert results._busy(Plan("x:1"), Interval(0), 0.0) == 0.0
     (nothing,) = results._warnings({"duration": 0}, Interval(0))
     assert nothing == "the run ended before it measured anything"
 
@@ -495,6 +498,21 @@ def test_the_scheme_of_a_url_says_whether_it_is_encrypted(scheme: str) -> None:
         else Plan.of_websocket(WebSocketTarget(url))
     )
     assert plan.tls == (Encryption() if scheme in {"https", "wss"} else None)
+
+
+def test_requests_that_were_sent_again_are_in_the_summary() -> None:
+    http = {"statuses": {"200": 5}, "repeated": 2}
+    (line,) = summary._statuses({"http": http})
+    assert line.split(maxsplit=1) == [
+        "statuses", "200: 5, sent again after the end of a connection: 2"
+    ]  # fmt: skip
+
+
+def test_messages_of_websockets_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans_module, "MOST", 10)
+    plan = Plan.of_websocket(WebSocketTarget("ws://h:1/"), data=b"x" * 11)
+    with pytest.raises(ValueError, match="--data: a message has 10 bytes at most"):
+        plan.check()
 
 
 def test_empty_intervals_have_rows() -> None:
