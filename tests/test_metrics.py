@@ -288,7 +288,7 @@ def test_ctrl_c_is_no_bad_collector(failures: int) -> None:
 
 def test_a_registry_of_another_kind_that_fails() -> None:
     failures: list[BaseException] = []
-    assert registered_families(Fails(1), failures) == []  # type: ignore[arg-type]
+    assert registered_families(Fails(1), failures) == []
     assert [type(each) for each in failures] == [ZeroDivisionError]
 
 

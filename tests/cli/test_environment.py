@@ -126,11 +126,16 @@ def test_logging_is_as_the_file_says(tmp_path: Path) -> None:
     (tmp_path / "list.yml").write_text("- 1")
     unknown = {**SETTINGS, "handlers": {"out": {"class": "nothing.Here"}}}
     (tmp_path / "unknown.json").write_text(json.dumps(unknown))
-    names = ("bad.json", "list.yml", "unknown.json", "none.ini", "log.ini", "log.json", "log.yaml")
+    (tmp_path / "unknown.ini").write_text(INI.replace("class=", "class=nothing."))
+    names = (
+        "bad.json", "list.yml", "unknown.json", "unknown.ini", "none.ini", "log.ini", "log.json",
+        "log.yaml",
+    )  # fmt: skip
     assert configured(tmp_path, *names, "howto.yaml", "off.json") == [
         "--log-config: 'bad.json': Expecting ',' delimiter: line 1 column 3 (char 2)",
         "--log-config: 'list.yml': expected a mapping",
         f"--log-config: 'unknown.json': {UNKNOWN}",
+        "--log-config: 'unknown.ini': No module named 'nothing'",
         "--log-config: cannot read 'none.ini': No such file or directory",
         "from log.ini",
         "from log.json",
