@@ -22,7 +22,7 @@ import silly
 from silly import task, time
 from silly._loop import signals
 from silly.net import tcp
-from silly.runtime import inspection
+from silly.runtime import blocking, inspection
 from tests.workers.harness import running, script
 
 SERVER = """
@@ -262,6 +262,23 @@ def test_blocking_code_is_reported(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------ silly.run
+
+
+def test_a_loop_that_is_closed_is_not_watched() -> None:
+    loop = asyncio.new_event_loop()
+    loop.close()
+    blocking._Watch(loop, threading.get_ident()).run()  # returns
+
+
+def test_a_module_whose_own_import_fails_has_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("import nothing\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "silly", "broken:main"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert 'broken.py", line 1' in done.stderr
+    assert "ModuleNotFoundError: No module named 'nothing'" in done.stderr
 
 
 def test_run_returns_the_result_after_tasks_and_timers() -> None:

@@ -215,6 +215,7 @@ class app:
 async def raw(scope, receive, send): ...
 class nested: raw = raw
 text = "x"
+builtin = max
 def make(): return raw
 def make_text(): return "x"
 async def make_later(): return raw
@@ -271,6 +272,10 @@ def test_what_is_none_is_said_in_a_line(module: str, text: str, why: str) -> Non
     with pytest.raises(Unusable, match=why) as raised:
         load(text, directory=module, is_factory=bool(factory))
     assert "\n" not in str(raised.value)
+
+
+def test_a_function_that_does_not_say_what_it_takes_is_an_application(module: str) -> None:
+    assert load("made:builtin", directory=module, is_factory=False) is max
 
 
 def test_a_failing_module_leaves_its_own_frames_only(module: str) -> None:

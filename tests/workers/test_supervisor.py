@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
-from silly.workers import Supervisor, restarts
+from silly.workers import Supervisor, lending, restarts
+from silly.workers.channel import Open, Refused
 from silly.workers.process import Worker
 from tests.workers.harness import script
 
@@ -125,3 +128,18 @@ async def test_a_worker_that_does_not_even_abort_is_killed(tmp_path: Path) -> No
         os.kill(worker.process.pid, signal.SIGSTOP)
         await ready(supervisor, worker.process.pid)
         assert worker.process.returncode == -signal.SIGKILL
+
+
+async def test_names_that_take_too_long_to_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lending, "_RESOLVE_TIMEOUT", 0.0)
+    lender = lending.Lender(Mock())
+
+    async def resolve(*_: object) -> None:
+        await asyncio.sleep(600)
+
+    monkeypatch.setattr(lender._sockets, "resolve", resolve)
+    worker = Mock()
+    await lender.open(worker, Open("host.example:80", 0, 100, reuse_port=False, mode=None))
+    worker.channel.send.assert_called_once_with(
+        Refused(socket.EAI_AGAIN, "No name server answered", "host.example:80", unresolved=True)
+    )
