@@ -42,10 +42,11 @@ class Setup:
     def __init__(self) -> None:
         conn, self.server = memory_pair(window=10_000, read_limit=10_000)
         self.conn: Any = conn
-        self.pool: Any = Pool()
+        self.pool = Pool()
         self.session = ClientSession("POST")
+        pool: Any = self.pool
         self.exchange = Exchange(
-            conn, self.pool, "", self.session, place="POST http://a/", read_timeout=10
+            conn, pool, "", self.session, place="POST http://a/", read_timeout=10
         )
 
     async def receive(self) -> None:

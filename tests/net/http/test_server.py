@@ -339,8 +339,8 @@ async def test_what_is_strange_in_a_request() -> None:
     got = await told(get("/", "Cookie: a=1; b@c=2; d=3", "Cookie: a=4"))
     assert got["cookies"] == {"a": "4", "d": "3"}
     async with http.listen(ANY, anything) as listener:
-        got, _ = await ask(listener.local_addr, get("/?" + "a&" * 1001))
-        assert (got.status, got.body) == (400, b"the query: Max number of fields exceeded\n")
+        reply, _ = await ask(listener.local_addr, get("/?" + "a&" * 1001))
+        assert (reply.status, reply.body) == (400, b"the query: Max number of fields exceeded\n")
 
 
 async def test_what_a_handler_has_of_a_request() -> None:
