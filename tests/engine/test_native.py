@@ -12,7 +12,9 @@ import subprocess
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import anyio
@@ -23,7 +25,7 @@ from aiohttp import ClientSession, web
 import silly
 from silly._engine import engine
 from silly.errors import ConnectionClosed, EndOfStream
-from silly.net import tcp
+from silly.net import tcp, udp
 from silly.net.conn import EngineConn
 from silly.net.tcp import Conn
 
@@ -488,6 +490,129 @@ async def test_a_coroutine_that_somebody_steps_by_hand() -> None:
         assert stop.value.value == b"1\n"
         for conn in (by_hand, other):
             conn.close()
+
+
+@native_only
+async def test_reads_that_somebody_steps_by_hand() -> None:
+    async with tcp.listen(ANY, echo) as listener, udp.bind(ANY) as sock:
+        (conn,) = await connected(listener, 1)
+        datagram = (b"x", sock_peer(sock))
+
+        def line() -> None:
+            conn.write(b"x\n")
+
+        def send() -> None:
+            sock.send(b"x", sock.local_addr)
+
+        await step_by_hand(lambda: conn.read(b"\n"), line, b"x\n")
+        await step_by_hand(lambda: anext(aiter(conn)), line, b"x\n", iterates=True)
+        await step_by_hand(lambda: anext(conn.batches()), line, [b"x\n"], iterates=True)
+        await step_by_hand(sock.recv, send, datagram)
+        await step_by_hand(lambda: anext(aiter(sock)), send, datagram, iterates=True)
+        conn.abort()
+
+
+def sock_peer(sock: udp.Socket) -> udp.Peer:
+    """The peer that a socket is to itself."""
+    host, port = sock.local_addr.split(":")
+    return engine.Peer((host, int(port)))
+
+
+async def step_by_hand(
+    made: Any, message: Callable[[], None], result: object, *, iterates: bool = False
+) -> None:
+    """Step a read of *result*, which arrives with *message*, in each way that there is."""
+
+    async def arrive(waiter: Any) -> None:
+        message()
+        async with asyncio.timeout(10):
+            while not waiter.done():
+                await asyncio.sleep(0)
+
+    def end(step: Any, *arguments: object) -> object:
+        with pytest.raises(StopIteration) as stop:
+            step(*arguments)
+        return stop.value.value
+
+    with pytest.raises(TypeError, match="just-started"):
+        made().send(1)
+    for step in (lambda read: read.send(None), next, lambda read: read.__next__()):
+        read = made()
+        waiter = step(read)
+        assert repr(read) in repr(waiter)
+        with pytest.raises(RuntimeError, match="awaited already"):
+            step(read)
+        with pytest.raises(RuntimeError, match="awaited already"):
+            read.__await__()
+        waiter.set_result(None)  # for no reason
+        waiter = step(read)
+        await arrive(waiter)
+        assert end(step, read) == result
+
+    async def wait(read: Any) -> object:
+        return await read
+
+    for thrown in ((KeyError,), (KeyError("x"),), (KeyError, "x"), (KeyError, "x", a_traceback())):
+        read = made()
+        task = asyncio.create_task(wait(read))
+        await asyncio.sleep(0)
+        with pytest.raises(KeyError) as caught:  # the task waits for what will not come
+            read.throw(*thrown)
+        assert (caught.traceback[-1].name == "a_traceback") == (len(thrown) == 3)
+        if iterates:  # it waits for the next one
+            message()
+            assert await asyncio.wait_for(task, 10) == result
+        else:
+            with pytest.raises(RuntimeError, match="cannot reuse"):
+                await asyncio.wait_for(task, 10)
+    made().close()
+
+
+def a_traceback() -> TracebackType:
+    try:
+        raise ZeroDivisionError
+    except ZeroDivisionError as error:
+        assert error.__traceback__ is not None
+        return error.__traceback__
+
+
+@native_only
+async def test_a_traced_program_is_served() -> None:
+    """With a tracer, as a debugger has, the interpreter steps what is awaited in another way."""
+
+    async def handler(conn: Conn) -> None:
+        async for batch in conn.batches():
+            conn.write(batch)
+        await conn.write(b"end\n")
+
+    async def answer(sock: udp.Socket) -> None:
+        async for data, peer in sock:
+            sock.send(data, peer)
+
+    before = sys.gettrace()
+    sys.settrace(lambda *_: None)
+    try:
+        async with (
+            tcp.listen(ANY, handler) as listener,
+            tcp.connect(listener.local_addr) as conn,
+            udp.bind(ANY) as server,
+            await udp.connect(server.local_addr) as client,
+            asyncio.timeout(10),
+        ):
+            waiter = engine.new_waiter(asyncio.get_running_loop())
+            asyncio.get_running_loop().call_soon(waiter.set_result, None)
+            await waiter
+            conn.write(b"x\n")
+            assert await conn.read(b"\n") == b"x\n"
+            answering = asyncio.create_task(answer(server))
+            client.send(b"x")
+            assert (await client.recv())[0] == b"x"
+            server.close()
+            await answering
+            conn.close_write()
+            assert [line async for line in conn] == [b"end\n"]
+    finally:
+        sys.settrace(before)
 
 
 @native_only
