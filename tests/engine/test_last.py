@@ -59,6 +59,20 @@ async def test_live_connections_are_served_between() -> None:
         assert 0 < count < 1000
 
 
+async def test_what_it_writes_is_sent() -> None:
+    loop = asyncio.get_running_loop()
+    accepted: asyncio.Future[tcp.Conn] = loop.create_future()
+
+    async def handler(conn: tcp.Conn) -> None:
+        accepted.set_result(conn)
+        await conn.read()
+
+    async with tcp.listen(ANY, handler) as listener, tcp.connect(listener.local_addr) as conn:
+        served = await accepted
+        engine.call_last(loop, lambda: served.write(b"x\n"))
+        assert await conn.read(b"\n", timeout=30) == b"x\n"
+
+
 async def test_an_exception_does_not_stop_the_others() -> None:
     loop = asyncio.get_running_loop()
     failures: list[object] = []
