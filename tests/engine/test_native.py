@@ -29,6 +29,7 @@ from silly.errors import ConnectionClosed, EndOfStream
 from silly.net import tcp, udp
 from silly.net.conn import EngineConn
 from silly.net.tcp import Conn
+from tests.net.tls import certificates
 
 ANY = "127.0.0.1:0"
 
@@ -100,6 +101,20 @@ async def test_busy_polling_serves_connections(fails: bool) -> None:
         assert await heard.get() == b"two\n"
         assert [type(error) for error in failures] == [ZeroDivisionError] * fails
         reader.cancel()
+
+
+async def test_busy_polling_serves_datagrams() -> None:
+    async with (
+        tcp.listen(ANY, echo, busy_poll=10) as listener,
+        tcp.connect(listener.local_addr),
+        udp.bind(ANY) as sock,
+        await udp.connect(sock.local_addr) as client,
+    ):
+        for number in range(50):
+            client.send(b"%d" % number)
+            data, peer = await sock.recv(timeout=10)
+            sock.send(data, peer)
+            assert (await client.recv(timeout=10))[0] == b"%d" % number
 
 
 # ------------------------------------------------- in the middle of a batch
@@ -660,6 +675,18 @@ async def test_a_traced_program_is_served() -> None:
             assert [line async for line in conn] == [b"end\n"]
     finally:
         sys.settrace(before)
+
+
+@native_only
+async def test_what_is_set_up_is_not_set_up_again() -> None:
+    async with udp.bind(ANY) as sock, tcp.listen(ANY, echo) as listener:
+        with pytest.raises(RuntimeError, match="set up once"), socket.socket() as other:
+            sock.__init__(other, None, None, limits=None)  # type: ignore[misc]
+        session = certificates.server().new_session(None)
+        with pytest.raises(RuntimeError, match="initialized only once"):
+            session.__init__(None, is_server=True)  # type: ignore[misc]
+        assert sock.local_addr
+        assert listener.local_addr
 
 
 @native_only
