@@ -21,8 +21,10 @@ from silly.errors import (
 )
 from silly.net import tcp
 from silly.net.conn import Conn
+from silly.net.tls import kinds as tls_kinds
 from silly.testing import CONN_CHECKS, memory_pair, run_check, run_virtual
 from tests.engine.filters import HELLO, Xor
+from tests.net.tls import certificates
 from tests.pairs import tcp_pair
 
 KEY = 0x5A
@@ -253,6 +255,31 @@ async def test_a_filter_with_a_defect(method: str) -> None:
         each.close()
     peer.close()
     await listener.close()
+
+
+async def test_a_defect_in_what_tls_calls() -> None:
+    reported: asyncio.Queue[type] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def fails(_: object) -> None:
+        raise ZeroDivisionError
+
+    one, other = await tcp_pair()
+    name = certificates.NAME
+    other._put_filter(certificates.server().new_session(name))
+    context = certificates.client().context
+    one._put_filter(tls_kinds.kind(context, is_server=False, server_name=name, remember=fails))
+    await one._wait_ready()
+    loop.set_exception_handler(lambda _, context: reported.put_nowait(type(context["exception"])))
+    try:
+        other.write(b"x\n")
+        with pytest.raises(ConnectionAbortedError, match="filter"):
+            await one.read(timeout=10)
+        assert await asyncio.wait_for(reported.get(), 10) is ZeroDivisionError
+    finally:
+        loop.set_exception_handler(None)
+    for each in (one, other):
+        each.close()
 
 
 @pytest.mark.parametrize("method", ["seal", "finish"])
