@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import silly
+from silly import pubsub
 from silly._loop import signals
 from silly.log import DroppingHandler
 from silly.net import tcp
@@ -111,6 +112,17 @@ async def test_peers_see_the_end_while_a_child_lives() -> None:
             again.write(b"y\n")
             assert await again.read(b"\n") == b"y\n"
             again.close()
+
+
+async def test_a_bus_is_the_parents() -> None:
+    async with pubsub.connect() as bus, bus.subscribe("x") as messages:
+
+        def look() -> None:
+            assert bus.is_closed
+
+        assert Child(look).end() == 0
+        await bus.publish("x", b"1")
+        assert (await anext(messages)).data == b"1"
 
 
 async def test_a_child_does_not_keep_a_connection_attempt() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import pickle
+import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -166,3 +168,41 @@ async def test_unread_bytes_stay_within_the_limit(limit: int, before: int, loop_
         go_on.set()
         await asyncio.wait([writing])
         writing.exception()
+
+
+async def test_the_end_of_a_stream_is_an_ordinary_exception() -> None:
+    """It is made without its `__init__`, and raised without the compiler's help."""
+    errors: asyncio.Queue[EndOfStream] = asyncio.Queue()
+
+    async def handler(conn: Conn) -> None:
+        try:
+            await conn.read(b"\n")
+        except EndOfStream as error:
+            errors.put_nowait(error)
+        try:
+            raise LookupError
+        except LookupError:
+            try:
+                await conn.read(100)
+            except EndOfStream as error:
+                errors.put_nowait(error)
+        await conn.read(100)  # it waits no longer: in a step of the task
+
+    async with tcp.listen(ANY, handler) as listener:
+        async with await tcp.connect(listener.local_addr) as client:
+            client.write(b"part")
+            client.close_write()
+            first = await errors.get()
+            later = await errors.get()
+            text = f"{client.local_addr}: end of stream before b'\\n', 4 bytes unread"
+            assert (str(first), first.args, first.partial) == (text, (text,), b"part")
+            assert vars(first)["address"] == client.local_addr
+            assert isinstance(first, EOFError)
+            assert first.__context__ is None
+            assert isinstance(later.__context__, LookupError)
+            for error in (first, later):
+                frames = traceback.extract_tb(error.__traceback__)
+                assert frames[0].name == "handler"
+                copied = pickle.loads(pickle.dumps(error))
+                assert (type(copied), str(copied)) == (EndOfStream, str(error))
+                assert vars(copied) == vars(error)

@@ -9,10 +9,12 @@ import ipaddress
 import logging
 import random
 import re
+import runpy
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,10 +22,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from silly.errors import EndOfStream, LimitExceeded
-from silly.net import sweep, tcp
+from silly.net import limits, sweep, tcp
 from silly.net.gate import Gate
-from silly.net.limits import table
 from silly.net.tcp import Conn, Limits
+from silly.pubsub import limits as pubsub_limits
 from silly.testing import run_virtual
 
 ANY = "127.0.0.1:0"
@@ -138,9 +140,14 @@ def test_bad_environment_variables_are_refused(name: str, text: str) -> None:
 
 
 @pytest.mark.no_engine
-def test_reference_has_the_table_of_the_limits() -> None:
+@pytest.mark.parametrize("module", [limits, pubsub_limits])
+def test_reference_has_the_table_of_the_limits(
+    module: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runpy.run_path(str(module.__file__), run_name="__main__")
+    table, _ = capsys.readouterr()
     reference = Path(__file__).parent.parent.parent / "docs" / "reference.md"
-    assert table() in reference.read_text(), "python -m silly.net.limits prints the table"
+    assert table in reference.read_text(), f"python -m {module.__name__} prints the table"
 
 
 async def test_listen_takes_limits_the_environment_and_arguments(

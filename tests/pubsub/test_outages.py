@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
 from silly import pubsub
 from silly.errors import ConnectionClosed, WriteQueueFull
@@ -119,6 +120,18 @@ async def test_heartbeats_find_a_dead_broker(broker: Broker) -> None:
         finally:
             broker.resume()
         await until(lambda: bus.is_connected)
+
+
+async def test_heartbeats_ask_on_both_connections_to_redis(tmp_path: Path) -> None:
+    with running("redis", tmp_path) as broker:
+        async with (
+            Redis(port=broker.port) as redis,
+            pubsub.connect(broker.url, limits=replace(FAST, heartbeat=0.01)) as bus,
+            asyncio.timeout(30),
+        ):
+            while [each["cmd"] for each in await redis.client_list()].count("ping") < 2:
+                pass
+            assert bus.stats.outages == 0
 
 
 async def test_closing_during_an_outage(broker: Broker) -> None:
@@ -259,6 +272,11 @@ async def test_tls(tmp_path: Path) -> None:
             async with pubsub.connect(secure, tls=trusted) as bus, bus.subscribe("x") as messages:
                 await bus.publish("x", b"1")
                 assert (await take(messages, 1))[0].data == b"1"
+            if scheme == "redis":  # redis-py's own options
+                async with pubsub.connect(f"{secure}?ssl_ca_certs={ca}") as bus:
+                    await bus.publish("x", b"1")
+                with pytest.raises(ConnectionError, match=r"(?i)certificate|hostname"):
+                    await pubsub.connect(f"rediss://127.0.0.1:{broker.port}?ssl_ca_certs={ca}")
             for untrusting in (secure, secure.replace("nats:", "tls:")):
                 with pytest.raises((ssl.SSLError, ConnectionError), match=r"(?i)certificate"):
                     await pubsub.connect(untrusting)

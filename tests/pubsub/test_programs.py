@@ -73,6 +73,17 @@ def test_a_bus_of_another_loop_is_refused() -> None:
         asyncio.run(bus.publish("x", b""))
 
 
+def test_a_subscription_is_read_inside_async_with() -> None:
+    async def main() -> None:
+        bus = await pubsub.connect()
+        async with bus:
+            with pytest.raises(RuntimeError, match=r"inside `async with bus\.subscribe"):
+                await anext(bus.subscribe("x"))
+        assert bus.is_closed
+
+    asyncio.run(main())
+
+
 def test_publishing_does_not_starve_subscribers() -> None:
     async def main() -> None:
         async with pubsub.connect() as bus, bus.subscribe("x", max_messages=2) as messages:
@@ -106,6 +117,7 @@ def test_publishing_does_not_starve_subscribers() -> None:
         ("nats://localhost:port", "invalid"),
         ("nats://a:1,redis://b:2", "this is not nats://HOST:PORT"),
         ("redis://localhost/?secret=1", "invalid for redis-py"),
+        ("rediss://localhost/?ssl_cert_reqs=maybe", "invalid for redis-py"),
     ],
 )
 def test_urls_that_are_not_valid(url: str, why: str) -> None:
@@ -123,6 +135,8 @@ def test_arguments_that_are_not_valid() -> None:
     for url in ("memory:", "redis://localhost"):
         with pytest.raises(ValueError, match=r"^tls: "):
             pubsub.connect(url, tls=True)
+    with pytest.raises(ValueError, match="tls= and ssl_cert_reqs contradict each other"):
+        pubsub.connect("rediss://localhost/?ssl_cert_reqs=none", tls=True)
     for wrong in ({"max_messages": 0}, {"heartbeat": 0}, {"publish_timeout": float("inf")}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             pubsub.Limits(**wrong)

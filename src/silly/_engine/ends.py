@@ -11,17 +11,21 @@ through their class, because nothing overrides them: a compiled call need not lo
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from silly._engine import stream_errors
 from silly._engine.interface import Stream
+from silly._logs.logger import Logger
 from silly.errors import EndOfStream
 
 from .admission import Admission  # relative: each engine has one of its own
 from .filter import Filtered
 
 __all__ = ["Ends"]
+
+logger = Logger("silly.net")
 
 
 class Ends:
@@ -89,7 +93,7 @@ class Ends:
         """Record that the handler's *task* is done, and close its connection."""
         conn = self.handling.pop(task)
         error = self._cancelled(task) if task.cancelled() else task.exception()
-        how, log_it = None, False
+        how, log_it, is_usual = None, False, False
         if error is not None:
             is_usual = isinstance(error, EndOfStream) and stream_errors.belongs_to(conn, error)
             if not is_usual:
@@ -100,7 +104,7 @@ class Ends:
             Filtered.close(conn)
         finally:
             Ends._linger(self, conn)
-        if error is not None:
+        if error is not None and (not is_usual or logger.is_enabled_for(logging.DEBUG)):
             self._log_error(conn, error, how, log_it)
         if self._observed:
             self._notify_if_over(conn)

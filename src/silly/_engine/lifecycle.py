@@ -345,7 +345,7 @@ class Lifecycle:
             return stream_errors.concurrent_read(self)
         if self._ended or self._loss is None:
             return stream_errors.end_of_stream(
-                self, delimiter, wanted, self._peek(), truncated=self._truncated
+                self, delimiter, wanted, self._peek(), self._truncated
             )
         repeated, self._reader_notified = self._reader_notified, True
         return stream_errors.connection_lost(self, self._loss, repeated=repeated)

@@ -24,6 +24,7 @@ from silly.errors import (
     WriteQueueFull,
     at_address,
 )
+from silly.text import printable
 
 __all__ = [
     "Buffer",
@@ -152,16 +153,20 @@ def already_awaited() -> RuntimeError:
 
 
 def end_of_stream(
-    conn: object, delimiter: bytes | None, wanted: int, unread: bytes, *, truncated: bool
+    conn: object, delimiter: bytes | None, wanted: int, unread: bytes, truncated: bool
 ) -> EndOfStream:
-    # The most usual end of a connection, so its usual text is not put together of parts.
+    # The most usual end of a connection. So its usual text is not put together of parts, and
+    # the exception is made without its `__init__`.
     wanted_bytes = _LINE if delimiter == b"\n" else _wanted_bytes(delimiter, wanted)
     left = _counted(len(unread), "byte") if unread else "0 bytes"
     kind, what = (
         (TruncatedStream, "stream cut off") if truncated else (EndOfStream, "end of stream")
     )
-    text = f"{what} before {wanted_bytes}, {left} unread"
-    error = kind(text, unread, address=conn.remote_addr)  # type: ignore[attr-defined]
+    address = _address(conn)
+    text = f"{printable(address)}: {what} before {wanted_bytes}, {left} unread"
+    error = kind.__new__(kind, text)
+    error.address = address
+    error.partial = unread
     error._conn = id(conn)  # type: ignore[attr-defined] # as `mark` does it
     return error
 

@@ -127,13 +127,10 @@ class BrokerBus(Bus):
         self._held += 1
         self._held_bytes += len(data)
         self._work.set()
-        limit = asyncio.timeout(timeout)
         try:
-            async with limit:
+            async with asyncio.timeout(timeout):
                 await publication.outcome
         except TimeoutError:
-            if not limit.expired():
-                raise
             self._counts.publish_errors["timeout"] += 1
             what = (
                 "the broker did not confirm the message"
@@ -196,13 +193,10 @@ class BrokerBus(Bus):
         self._changed[key] = None
         self._work.set()
         waiting = self._waiting[subscription] = self._loop.create_future()
-        limit = asyncio.timeout(self.limits.subscribe_timeout)
         try:
-            async with limit:
+            async with asyncio.timeout(self.limits.subscribe_timeout):
                 await waiting
         except TimeoutError:
-            if not limit.expired():
-                raise
             raise TimeoutError(
                 f"{self.address}: the broker did not confirm the subscription "
                 f"within {duration_text(self.limits.subscribe_timeout)}"

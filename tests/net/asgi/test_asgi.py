@@ -94,6 +94,68 @@ async def test_a_request_that_waits_for_the_client_does_not_lose_the_next() -> N
         assert (await server.ask())[1] == b"/a%20b"
 
 
+async def test_a_client_that_sends_more_than_may_wait() -> None:
+    """Its connection is watched on, without taking more of it."""
+    left: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        left.set_result(await receive())
+
+    async with Server(part, limits=Limits(max_pipelined=2)) as server:
+        await server.conn.write(GET * 3)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        server.conn.abort()
+        assert await left == {"type": "http.disconnect"}
+
+
+async def test_head_stops_an_endless_response() -> None:
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        with pytest.raises(OSError, match="there is nobody who gets the body"):
+            await respond(send, *[bytes(10_000)] * 1000)
+        await send({"type": "http.response.body"})
+
+    async with Server(part) as server:
+        await server.conn.write(GET.replace(b"GET", b"HEAD") * 2)
+        for _ in range(2):
+            assert (await server.conn.read(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def test_a_failure_while_it_waits_for_the_client() -> None:
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        waiting = asyncio.ensure_future(receive())
+        await asyncio.sleep(0)
+        try:
+            raise ZeroDivisionError
+        finally:
+            waiting.cancel()
+
+    async with Server(part) as server:
+        head, _ = await server.ask()
+        assert head.startswith(b"HTTP/1.1 500 ")
+        assert http.service_of(server.listener).crashes == 1
+
+
+async def test_a_cancellation_while_it_waits_for_the_client() -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        begun.set()
+        try:
+            await receive()
+        finally:
+            ended.set()
+
+    async with Server(part) as server:
+        await server.conn.write(GET)
+        await begun.wait()
+        await server.listener.close(grace=0)
+        assert ended.is_set()
+
+
 async def test_what_comes_after_the_response_does_not_hold_up_the_connection() -> None:
     done = asyncio.Event()
 

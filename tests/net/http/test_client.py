@@ -7,7 +7,9 @@ import contextlib
 import gzip
 import json
 import random
+import runpy
 import ssl
+import sys
 import zlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any, Self
 import pytest
 
 from silly.net import http, tcp
+from silly.net.http import codings
 from silly.net.http.url import URL
 from tests.net.tls import certificates
 
@@ -118,6 +121,15 @@ async def test_a_get_and_what_a_reply_has() -> None:
         assert reply.raise_for_status() is reply
 
 
+async def test_a_reply_in_a_block() -> None:
+    answer = OK + b"transfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Sum: 1\r\n\r\n"
+    async with Raw(lambda number, head: answer) as raw, http.Client() as client:
+        reply = await client.get(raw.url)
+        async with reply:
+            assert [piece async for piece in reply] == [b"a"]
+            assert reply.trailers.raw == [(b"x-sum", b"1")]
+
+
 async def test_bodies_of_requests() -> None:
     async def pieces() -> AsyncIterator[bytes]:
         yield b"one, "
@@ -193,6 +205,8 @@ async def test_credentials_in_a_url() -> None:
         ({"params": "a=b"}, TypeError, "params must be a mapping, or pairs"),
         ({"params": {"a": object()}}, TypeError, r"params\['a'\] must be text, a number"),
         ({"headers": {"a": 1}}, TypeError, "a header field has a str"),
+        ({"headers": [1]}, TypeError, "headers must be a mapping, or pairs"),
+        ({"headers": "a: b"}, TypeError, "headers must be a mapping, or pairs"),
         ({"headers": {"a": "b\r\nc: d"}}, ValueError, "not the value of a header field"),
         ({"headers": {"a\n": "b"}}, ValueError, "not a name of a header field"),
         ({"headers": {"Content-Length": "1"}}, ValueError, "set by the client"),
@@ -355,6 +369,17 @@ async def test_compressed_bodies_with_other_libraries(coding: str, library: str)
             sizes = [len(piece) async for piece in reply]
         assert sum(sizes) == 3_000_000
         assert max(sizes) <= 1_000_000
+
+
+@pytest.mark.no_engine
+def test_codings_of_libraries_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def accepted() -> str:
+        return str(runpy.run_path(str(codings.__file__))["accepted"])
+
+    assert accepted() == codings.accepted
+    for library in ("brotli", "compression.zstd", "backports.zstd"):
+        monkeypatch.setitem(sys.modules, library, None)
+    assert accepted() == "gzip, deflate"
 
 
 @pytest.mark.parametrize(
@@ -563,6 +588,35 @@ async def test_a_request_is_sent_again_only_once_and_only_if_there_was_no_answer
         assert len(raw.heads) == 5
 
 
+async def test_a_request_that_could_not_be_sent_is_sent_on_another_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"x"
+
+    async with serving(anything) as url, http.Client() as client:
+        pool: Any = client._pool
+
+        async def is_usable(conn: Any) -> bool:
+            conn.abort()  # just after it was checked
+            return True
+
+        async def connect(key: Any) -> Any:
+            conn = await connects(key)
+            conn.abort()
+            return conn
+
+        connects = pool._connect
+        await client.get(url)
+        monkeypatch.setattr(pool, "_is_usable", is_usable)
+        reply = await client.post(url, data=pieces())
+        assert (await reply.json())["body"] == "x"
+        monkeypatch.setattr(pool, "_connect", connect)
+        with pytest.raises(ConnectionError, match=f"POST {url}/: .*closed"):
+            await client.post(url, data=b"x")  # once
+        assert not pool._used
+
+
 async def test_an_idle_connection_is_closed_after_a_while() -> None:
     async with (
         Raw(lambda number, head: EMPTY) as raw,
@@ -750,6 +804,30 @@ async def test_a_client_that_is_closed() -> None:
         silent.set()
 
 
+async def test_a_client_that_is_closed_while_it_connects(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(anything) as url:
+        client = http.Client()
+        pool: Any = client._pool
+        begun, proceed, conns = asyncio.Event(), asyncio.Event(), []
+
+        async def connect(key: Any) -> Any:
+            conns.append(await connects(key))
+            begun.set()
+            await proceed.wait()
+            return conns[0]
+
+        connects = pool._connect
+        monkeypatch.setattr(pool, "_connect", connect)
+        asking = asyncio.create_task(client.get(url))
+        await begun.wait()
+        await client.close()
+        proceed.set()
+        with pytest.raises(RuntimeError, match="the client is closed"):
+            await asking
+        assert not conns[0].is_alive
+        assert not pool._used
+
+
 @pytest.mark.heavy
 async def test_the_pool_keeps_count_whatever_happens() -> None:
     """Random cancellations and timeouts, and a server that does all that is wrong."""
@@ -825,6 +903,17 @@ async def test_redirects_are_followed_on_request() -> None:
             assert ("content-type" in seen["headers"]) == (method == "POST")
         reply = await client.head(f"{url}/303/x", follow_redirects=True)
         assert (reply.method, reply.status) == ("HEAD", 200)
+
+
+async def test_a_redirect_with_a_long_body_is_followed_on_another_connection() -> None:
+    hint = b"HTTP/1.1 302 Found\r\nlocation: /next\r\ncontent-length: 1000000\r\n\r\n"
+
+    def script(number: int, head: bytes) -> Any:
+        return EMPTY if head.startswith(b"GET /next") else [hint, bytes(100_000), asyncio.Event()]
+
+    async with Raw(script) as raw, http.Client() as client:
+        assert (await client.get(raw.url, follow_redirects=True)).status == 200
+        assert raw.connections == 2
 
 
 async def test_redirects_that_cannot_be_followed() -> None:

@@ -82,6 +82,9 @@ def parsed(data: bytes, method: str = "GET") -> Parsed:
         (OK + b"Content-Length: 1\r\n\r\nab", b"a", False),
         (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\n\r\nabc", b"", False),
         (CHUNKED + b"1\r\na\r\n0\r\n\r\nH", b"a", False),
+        (CHUNKED + b"1\r\na\r\n0\r\n\r\n\0", b"a", False),
+        (CHUNKED + b"0\r\n\r\n" + OK + b"Content-Length: 1\r\nA: b\r\n\r\nb", b"", False),
+        (CHUNKED + b"0\r\n\r\n" + CHUNKED + b"1\r\na\r\n0\r\n\r\n", b"", False),
         (OK + b"Content-Length: 1\r\n\r\na" + OK + b"\r\nb", b"a", False),
     ],
 )  # fmt: skip

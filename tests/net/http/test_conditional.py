@@ -78,6 +78,7 @@ def test_ranges_behind_the_end(text: str) -> None:
         requested_range({"range": text}, TAG, MODIFIED, 10)
     with pytest.raises(Unsatisfiable):
         requested_range({"range": "bytes=0-"}, TAG, MODIFIED, 0)
+    assert requested_range({"if-none-match": '"other"'}, TAG, MODIFIED, 10) is None
 
 
 @pytest.mark.parametrize(

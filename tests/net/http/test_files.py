@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -207,6 +209,25 @@ def test_a_file_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(http.HTTPError, match="403"):
         http.file(tmp_path / "x")
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(OSError, match="Too many open files"):
+        http.file(tmp_path / "x")
+
+
+@pytest.mark.no_engine
+async def test_the_pieces_of_a_file_can_be_taken(site: Path) -> None:
+    """As middleware does that changes bodies."""
+    (site / "large").write_bytes(bytes(range(256)) * 1000)
+    response = http.file(site / "large")
+    pieces: Any = response.body
+    assert b"".join([piece async for piece in pieces]) == bytes(range(256)) * 1000
+    assert [piece async for piece in pieces] == []
+    with pytest.raises(ValueError, match="can be sent only once"):
+        await pieces.send_to(None)
 
 
 def test_what_is_known_of_a_path_is_that_of_its_file(tmp_path: Path) -> None:

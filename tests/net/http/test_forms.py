@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,7 @@ def test_uploads_are_saved(size: int, tmp_path: Path) -> None:
     async def main() -> None:
         form = await forms.read_form(TYPE, pieces(*sent))
         upload = form.files["f"]
+        assert repr(upload) == f"<Upload 'f', {size} bytes>"
         await upload.save(tmp_path / "saved")
         await upload.save(tmp_path / "saved")
         assert (tmp_path / "saved").read_bytes() == content
@@ -158,8 +160,18 @@ def test_what_is_refused(
 
 
 @pytest.mark.parametrize("head", [b"X: " + b"x" * 9000, b"x" * 9000, b"a: b\r\n" * 5000])
-def test_the_head_of_a_part_is_bounded(head: bytes) -> None:
+def test_the_head_of_a_part_is_bounded(head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal(TYPE, part(head))[0] in {400, 413}
+    monkeypatch.setattr(forms, "MAX_PART_HEAD", 100)  # which the parser's own limits do not hide
+    assert refusal(TYPE, part(NAMED + b"\r\nX: " + b"x" * 90))[1] == (
+        "a part's head has more than 100 bytes"
+    )
+
+
+def test_the_extra_is_named_if_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "python_multipart", None)
+    with pytest.raises(ImportError, match=r"^forms need python-multipart: .*pip install "):
+        read(TYPE, FORM)
 
 
 def test_an_empty_form_and_what_follows_it() -> None:

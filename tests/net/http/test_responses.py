@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from silly.net import http
+from silly.net.http import content
 from silly.testing import ask
 
 pytestmark = pytest.mark.no_engine
@@ -28,6 +29,13 @@ def test_json() -> None:
         circle: list[Any] = []
         circle.append(circle)
         http.json(circle)
+
+
+def test_json_where_the_interpreter_has_no_encoder_in_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("json.encoder.c_make_encoder", None)
+    assert content._native_encoder() is None
+    monkeypatch.setattr(content, "_pieces_of", None)
+    assert http.json({"é": [1, None, 1.5]}).body == '{"é":[1,null,1.5]}'.encode()
 
 
 @given(

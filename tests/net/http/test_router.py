@@ -180,6 +180,8 @@ def test_what_cannot_be_defined() -> None:
         routes.route("/x", ["get"])
     with pytest.raises(ValueError, match="no methods"):
         routes.route("/x", [])
+    with pytest.raises(TypeError, match="a pattern is text, not bytes"):
+        routes.get(b"/x")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="expected a function, not str"):
         routes.get("/x")("text")  # type: ignore[type-var]
     routes.mount("/m", nothing)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from silly.errors import EndOfStream
 from silly.net import http, tcp
 from silly.net.conn import Conn
 from silly.net.http import connection
@@ -334,6 +335,31 @@ async def test_chunks_with_extensions_and_trailers() -> None:
     assert value["trailers"] == {"x-sum": "7", "x-b": "8"}
 
 
+async def test_what_is_strange_in_a_request() -> None:
+    got = await told(get("/", "Cookie: a=1; b@c=2; d=3", "Cookie: a=4"))
+    assert got["cookies"] == {"a": "4", "d": "3"}
+    async with http.listen(ANY, anything) as listener:
+        reply, _ = await ask(listener.local_addr, get("/?" + "a&" * 1001))
+        assert (reply.status, reply.body) == (400, b"the query: Max number of fields exceeded\n")
+
+
+async def test_what_a_handler_has_of_a_request() -> None:
+    async def handler(request: http.Request) -> str:
+        request.state["a"] = 1
+        assert request.state == {"a": 1}
+        assert request.cookies is request.cookies
+        assert repr(request) == "<Request POST /x?y>"
+        assert await request.body() == b"12345"
+        assert [piece async for piece in request] == [b"12345"]
+        return "done"
+
+    async with http.listen(ANY, handler) as listener:
+        got, _ = await ask(listener.local_addr, post(b"12345").replace(b"/", b"/x?y", 1), "POST")
+        assert (got.status, got.body) == (200, b"done")
+    with pytest.raises(TypeError, match="handler must be a coroutine function"):
+        http.listen(ANY, None)  # type: ignore[arg-type]
+
+
 async def test_absolute_form_names_the_host() -> None:
     value = await told(get("http://b.example:81/x?y=z"))
     assert (value["target"], value["path"]) == ("/x?y=z", "/x")
@@ -544,6 +570,18 @@ async def test_a_small_body_that_nobody_reads() -> None:
                 assert (got.status, got.ends) == (200, False)
 
 
+async def test_a_small_body_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever does not send the rest of it soon after the response loses the connection."""
+    monkeypatch.setattr(connection, "DISCARD_TIME", 0.01)
+    async with http.listen(ANY, hello) as listener:
+        async with tcp.connect(listener.local_addr) as conn:
+            await conn.write(post(b"12345")[:-1])
+            got = await reply(conn)
+            assert (got.status, got.body, got.ends) == (200, b"hello", False)
+            assert await rest(conn) == b""
+        assert http.service_of(listener).crashes == 0
+
+
 @pytest.mark.parametrize("chunked", [False, True], ids=["by length", "chunked"])
 async def test_a_large_body_that_nobody_reads(chunked: bool) -> None:
     """The client is still sending when the response comes, and gets it whole."""
@@ -723,6 +761,20 @@ async def test_a_slow_body() -> None:
         got, after = await ask(listener.local_addr, data)
         assert (got.status, got.ends, after) == (408, True, b"")
     assert http.service_of(listener).responses == {("POST", 408): 1}
+
+
+@pytest.mark.parametrize("data", [b"GET / HT", post(b"12345")[:-1]], ids=["head", "body"])
+async def test_a_limit_of_the_connection_within_a_request(data: bytes) -> None:
+    """It ends the connection: there is nobody to be answered."""
+    async with http.listen(ANY, anything, limits=Limits(idle_timeout=0.05)) as listener:
+        async with tcp.connect(listener.local_addr) as conn:
+            await conn.write(data)
+            with pytest.raises((ConnectionError, EndOfStream)):
+                await conn.read(timeout=TIME)
+        await until(lambda: not listener.connections)
+        assert listener.stats.ended == {"idle_timeout": 1}
+        assert http.service_of(listener).responses == {}
+        assert http.service_of(listener).crashes == 0
 
 
 @pytest.mark.parametrize("first", [GET, b"", b"\r\n"], ids=["a request", "nothing", "a line end"])

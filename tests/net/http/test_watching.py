@@ -132,6 +132,19 @@ async def test_an_observer_that_fails_harms_nobody(caplog: pytest.LogCaptureFixt
     assert any("an observer failed" in line for line in lines)
 
 
+def test_an_observer_can_end_the_program() -> None:
+    class Ending(Seen):
+        def request_started(self, request: Request, listener: str) -> None:
+            raise KeyboardInterrupt
+
+    async def main() -> None:
+        async with http.listen(ANY, routes(), observer=Ending()) as listener:
+            await exchange(listener.local_addr, f"GET /users/1{HEAD}\r\n".encode())
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+
+
 async def test_metrics_have_requests_by_method_status_and_route() -> None:
     stop = metrics.measure()
     try:
@@ -197,11 +210,13 @@ async def test_the_access_log_has_route_and_trace(caplog: pytest.LogCaptureFixtu
     async with http.listen(ANY, routes(), access_log=True) as listener:
         text = f"GET /users/1{HEAD}{trace}\r\nGET /x{HEAD}\r\nGET /crash{HEAD}{trace}\r\n"
         await exchange(listener.local_addr, text.encode())
+        await exchange(listener.local_addr, b"no request\r\n\r\n")
     records: list[Any] = [each for each in caplog.records if each.name == "silly.access"]
-    assert [(each.route, each.trace_id) for each in records] == [
-        ("/users/{id:int}", TRACE),
-        ("-", "-"),
-        ("/crash", TRACE),
+    assert [(each.method, each.route, each.trace_id) for each in records] == [
+        ("GET", "/users/{id:int}", TRACE),
+        ("GET", "-", "-"),
+        ("GET", "/crash", TRACE),
+        ("-", "-", "-"),
     ]
     crashes = [each.getMessage() for each in caplog.records if each.name == "silly.http"]
     assert crashes[0].endswith(f"GET /crash failed (trace {TRACE})")

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
-from typing import Any, Self
+import ssl
+from typing import Any, Self, cast
 
 import pytest
 
-from silly.errors import ConcurrentRead
+from silly.errors import ConcurrentRead, EndOfStream, WriteQueueFull
 from silly.net import http, tcp, websocket
-from silly.net.conn import Conn
+from silly.net.conn import Conn, StreamConn
 from silly.net.limits import Limits
 from silly.net.listener import Listener
-from silly.net.websocket.codes import BINARY, CLOSE, PING, TEXT
+from silly.net.websocket.codes import BINARY, CLOSE, PING, PONG, TEXT
+from silly.net.websocket.opening import OpeningHandshake, WebSocketURL
+from silly.testing import memory_pair
 from tests.net.http.wire import ANY, TIME, reply
 from tests.net.tls import certificates
 from tests.net.websocket.frames import frame, from_client
@@ -137,10 +141,11 @@ async def test_http_and_websockets_on_one_port() -> None:
             assert refused.status == 426
             assert refused.headers["upgrade"] == "websocket"
         ws = await websocket.connect(url_of(listener, "/chat/x"), subprotocols=["a", "b"])
-        assert ws.subprotocol == "b"
-        assert await ws.recv(TIME) == "x b"
-        with pytest.raises(websocket.WebSocketClosed, match=r"closed: 4000, bye") as caught:
-            await all_of(ws)
+        async with ws:
+            assert ws.subprotocol == "b"
+            assert await ws.recv(TIME) == "x b"
+            with pytest.raises(websocket.WebSocketClosed, match=r"closed: 4000, bye") as caught:
+                await all_of(ws)
         assert (caught.value.code, caught.value.reason) == (4000, "bye")
         assert http.service_of(listener).responses[("GET", 101)] == 1
 
@@ -172,24 +177,129 @@ async def test_a_client_is_told_why_it_was_refused() -> None:
         assert str(caught.value).startswith(url_of(listener))
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"SSH-2.0-x\r\n\r\n",
-        b"HTTP/1.1 101 x\r\n\r\n",
-        b"HTTP/1.1 101 x\r\nbad\r\n\r\n",
-        b"HTTP",
-        b"",
-    ],
-)
-async def test_servers_that_are_none(answer: bytes) -> None:
+def answering(answer: bytes) -> Listener:
+    """Return a server that answers each request with *answer*, and finishes."""
+
     async def handler(conn: Conn) -> None:
         await conn.read(b"\r\n\r\n")
         conn.write(answer)
 
-    async with tcp.listen(ANY, handler) as listener:
-        with pytest.raises(websocket.HandshakeFailed):
+    return tcp.listen(ANY, handler)
+
+
+SWITCHED = b"HTTP/1.1 101 x\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (b"SSH-2.0-x\r\n\r\n", "not a response of HTTP/1.1"),
+        (SWITCHED + b"\r\n", "the server's response is wrong"),
+        (SWITCHED + b"bad\r\n\r\n", "an invalid header field"),
+        (SWITCHED + b"a: 1\nb: 2\r\n\r\n", "an invalid header field"),
+        (SWITCHED + b"a: b\r\n" * 3 + b"\r\n", "more than 2 header fields"),
+        (SWITCHED + b"a: " + b"b" * 100, "more than 100 bytes"),
+        (b"HTTP", "without a whole response"),
+        (b"", "without a whole response"),
+    ],
+)
+async def test_servers_that_are_none(answer: bytes, why: str) -> None:
+    limits = Limits(max_headers=2, max_head_bytes=100)
+    async with answering(answer) as listener:
+        with pytest.raises(websocket.HandshakeFailed, match=why):
+            await websocket.connect(url_of(listener), limits=limits)
+
+
+@pytest.mark.parametrize(
+    ("fields", "body"),
+    [
+        (b"Content-Length: 3\r\n\r\nbad", b"bad"),
+        (b"Content-Length: 9\r\n\r\nbad", b"bad"),  # it is cut
+        (b"Content-Length: 9\r\n\r\n", b""),
+        (b"Content-Length: 9000\r\n\r\n" + bytes(9000), bytes(1024)),
+        (b"\r\nbad", b""),  # its length is unknown
+    ],
+)
+async def test_what_the_error_keeps_of_a_refusal(fields: bytes, body: bytes) -> None:
+    hint = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+    async with answering(hint + b"HTTP/1.1 403 No\r\nX-Why: so\r\n" + fields) as listener:
+        with pytest.raises(websocket.HandshakeFailed, match="answered 403") as caught:
             await websocket.connect(url_of(listener))
+        assert caught.value.body == body
+        assert caught.value.headers["x-why"] == "so"
+
+
+async def test_a_refusal_that_is_cut_by_a_reset() -> None:
+    ours, theirs = memory_pair()
+    opening = OpeningHandshake(WebSocketURL("ws://a/"), (), None, None, Limits(), compression=False)
+    receiving = asyncio.create_task(opening.receive(cast(StreamConn, ours)))
+    theirs.write(b"HTTP/1.1 403 No\r\nContent-Length: 9\r\n\r\n")
+    for _ in range(10):
+        await asyncio.sleep(0)
+    theirs.abort()
+    with pytest.raises(websocket.HandshakeFailed, match="answered 403") as caught:
+        await receiving
+    assert caught.value.body == b""
+
+
+async def test_servers_that_say_nothing() -> None:
+    over = asyncio.Event()
+
+    async def handler(conn: Conn) -> None:
+        await conn.read(b"\r\n\r\n")
+        await over.wait()
+
+    async with tcp.listen(ANY, handler) as listener:
+        with pytest.raises(TimeoutError, match=r"no WebSocket within 0\.01 seconds") as caught:
+            await websocket.connect(url_of(listener), timeout=0.01)
+        assert caught.value.filename == url_of(listener)
+        over.set()
+
+
+async def test_what_the_operating_system_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def connect(addr: str, **_: object) -> Conn:
+        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out", addr)
+
+    monkeypatch.setattr(tcp, "connect", connect)
+    with pytest.raises(TimeoutError, match=r"timed out: '192\.0\.2\.1:80'"):
+        await websocket.connect("ws://192.0.2.1/")
+
+
+async def test_what_a_client_sends() -> None:
+    async def handler(ws: websocket.WebSocket) -> None:
+        assert ws.request is not None
+        fields, asked = ws.request.headers, await ws.recv()
+        assert isinstance(asked, str)
+        await ws.send("|".join(fields.get(name, "-") for name in asked.split()))
+
+    asked = "host origin authorization x-a"
+    async with websocket.listen(ANY, handler) as listener:
+        url = url_of(listener).replace("//", "//user:secret@")
+        async with websocket.connect(url, origin="http://a", headers={"x-a": "1"}) as ws:
+            await ws.send(asked)
+            got = await ws.recv(TIME)
+            assert got == f"{listener.local_addr}|http://a|Basic dXNlcjpzZWNyZXQ=|1"
+        given = {"Host": "example.com", "Authorization": "Bearer x"}
+        async with websocket.connect(url, headers=given) as ws:
+            await ws.send(asked)
+            assert await ws.recv(TIME) == "example.com|-|Bearer x|-"
+
+
+async def test_a_request_opens_one_websocket() -> None:
+    errors = []
+
+    async def handler(request: http.Request) -> None:
+        ws = await websocket.accept(request)
+        try:
+            await websocket.accept(request)
+        except RuntimeError as error:
+            errors.append(str(error))
+        await ws.send("still there")
+
+    async with http.listen(ANY, handler) as listener:
+        async with websocket.connect(url_of(listener)) as ws:
+            assert await ws.recv(TIME) == "still there"
+    assert errors == ["the WebSocket of this request was opened before"]
 
 
 async def test_encrypted() -> None:
@@ -201,6 +311,29 @@ async def test_encrypted() -> None:
             await ws.send("secret")
             assert await ws.recv(TIME) == "secret"
             assert ws.tls is not None
+        # By another way to the server: the certificate is still that of the URL's host.
+        for name, works in (("localhost", True), ("example.com", False)):
+            opening = websocket.connect(
+                f"wss://{name}/", tls=certificates.client(), connect_to=listener.local_addr
+            )
+            if works:
+                async with opening as ws:
+                    await ws.send("secret")
+                    assert await ws.recv(TIME) == "secret"
+            else:
+                with pytest.raises(ssl.SSLCertVerificationError, match=name):
+                    await opening
+
+
+async def test_another_protocol_that_tls_has_agreed_on_is_refused() -> None:
+    async def handler(conn: Conn) -> None:
+        with pytest.raises((EOFError, OSError)):
+            await conn.read()
+
+    async with tcp.listen(ANY, handler, tls=certificates.server(alpn=["h2"])) as listener:
+        url = f"wss://{listener.local_addr.replace('127.0.0.1', 'localhost')}/"
+        with pytest.raises(ConnectionError, match=r"has chosen h2, not http/1\.1"):
+            await websocket.connect(url, tls=certificates.client(alpn=["h2"]))
 
 
 # ----------------------------------------------------------------------------- closing
@@ -258,6 +391,24 @@ async def test_an_end_is_answered_while_the_messages_before_it_wait() -> None:
         conn.write(from_client(TEXT, b"a") + from_client(TEXT, b"b") + from_client(CLOSE))
         assert await rest(conn) == frame(CLOSE)
         await listener.close(0)
+
+
+async def test_an_abort_before_the_answer_to_an_end() -> None:
+    ended = asyncio.Event()
+
+    async def handler(ws: websocket.WebSocket) -> None:
+        assert await ws.recv() == "a"
+        ws.abort()
+        with pytest.raises(websocket.WebSocketClosed, match="1005"):
+            await ws.recv()
+        ended.set()
+
+    async with websocket.listen(ANY, handler) as listener:
+        conn = await bare(listener)
+        await asyncio.sleep(0)
+        conn.write(from_client(TEXT, b"a") + from_client(CLOSE))
+        assert await rest(conn) == b""
+        await ended.wait()
 
 
 async def test_a_close_frame_without_a_code_is_1005() -> None:
@@ -370,7 +521,39 @@ async def test_pings_are_answered_while_a_handler_does_something_else() -> None:
         await asyncio.gather(*(client.ping(timeout=TIME) for _ in range(10)))
         with pytest.raises(ValueError, match="125 bytes"):
             await ws.ping(bytes(126))
+        with pytest.raises(TypeError, match="data must be bytes, not str"):
+            await ws.ping("data")  # type: ignore[arg-type]
         await client.close()
+
+
+async def test_a_pong_answers_the_pings_before_it() -> None:
+    async with Server() as server:
+        conn = await bare(server.listener)
+        ws = await server.accepted()
+        sent = [b"1", b"2", b"3", b"4"]
+        pings = [asyncio.create_task(ws.ping(data, TIME)) for data in sent]
+        assert await conn.read(12, timeout=TIME) == b"".join(frame(PING, data) for data in sent)
+        with pytest.raises(ValueError, match="a ping with the same data is waiting"):
+            await ws.ping(b"2")
+        pings[1].cancel()
+        await asyncio.wait([pings[1]])
+        conn.write(from_client(PONG, b"unasked") + from_client(PONG, b"3"))
+        await asyncio.gather(pings[0], pings[2])
+        assert not pings[3].done()
+        conn.write(from_client(PONG, b"4"))
+        await pings[3]
+        conn.abort()
+
+
+async def test_many_frames_while_nobody_reads() -> None:
+    """More than a task may read without waiting."""
+    async with Server(limits=Limits(max_control_rate=1_000_000)) as server:
+        conn = await bare(server.listener)
+        await server.accepted()
+        for _ in range(1100):
+            conn.write(from_client(PING))
+            assert await conn.read(2, timeout=TIME) == frame(PONG)
+        conn.abort()
 
 
 async def test_messages_that_come_meanwhile_are_kept_in_their_order() -> None:
@@ -490,6 +673,52 @@ async def test_what_a_peer_must_not_do(data: bytes, code: int, limit: str | None
         assert server.listener.stats.ended == ({limit: 1} if limit else {})
 
 
+async def test_a_peer_that_takes_nothing() -> None:
+    async with Server(limits=Limits(max_unsent=100_000)) as server:
+        conn = await bare(server.listener)
+        ws = await server.accepted()
+        for size in (10_000, 1000, 100, 10, 1):
+            with pytest.raises(WriteQueueFull):
+                while True:
+                    ws.send(bytes(size))
+        assert websocket.broadcast([ws], "a", limit=1 << 30) == 0
+        assert ws.is_open
+        assert server.listener.stats.ended == {}
+        await ws.close()  # there is no room for a close frame
+        assert server.listener.stats.ended == {"max_unsent": 1}
+        conn.abort()
+
+
+async def test_a_peer_that_asks_and_takes_no_answers() -> None:
+    limits = Limits(max_unsent=100_000, max_control_rate=1_000_000)
+    async with Server(limits=limits) as server:
+        conn = await bare(server.listener)
+        ws = await server.accepted()
+        with pytest.raises((ConnectionError, EndOfStream)):
+            while True:
+                await conn.write(from_client(PING, bytes(125)) * 1000)
+        await ws.wait_closed()
+        assert server.listener.stats.ended == {"max_unsent": 1}
+
+
+async def test_a_lost_connection() -> None:
+    async with Server() as server:
+        client, ws = await server.pair()
+        assert repr(ws) == f"<WebSocket with {ws.remote_addr}, open>"
+        assert (ws.local_addr, ws.remote_addr) == (client.remote_addr, client.local_addr)
+        receiving = asyncio.create_task(ws.recv())
+        await asyncio.sleep(0)
+        ws.abort()
+        for act in (ws.ping, lambda: ws.send("a")):
+            with pytest.raises(websocket.WebSocketClosed, match="1006"):
+                await act()
+        with pytest.raises(websocket.WebSocketClosed, match="1006"):
+            await receiving
+        await ws.close()
+        assert repr(ws) == f"<WebSocket with {ws.remote_addr}, closed>"
+        client.abort()
+
+
 async def test_wrong_arguments() -> None:
     async with Server() as server:
         client, ws = await server.pair()
@@ -501,8 +730,15 @@ async def test_wrong_arguments() -> None:
                 await ws.close(code)
         with pytest.raises(ValueError, match="123 bytes"):
             await ws.close(1000, "é" * 62)
+        with pytest.raises(TypeError, match="reason must be a str, not int"):
+            await ws.close(1000, wrong)
+        for other in ("1000", True):
+            with pytest.raises(TypeError, match="code must be an int"):
+                await ws.close(other)  # type: ignore[arg-type]
         assert ws.is_open
         await client.close()
+    with pytest.raises(TypeError, match="url must be a str such as"):
+        websocket.connect(wrong)
     with pytest.raises(ValueError, match="ws:// or wss://"):
         websocket.connect("http://a/")
     with pytest.raises(ValueError, match="fragment"):

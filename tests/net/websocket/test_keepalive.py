@@ -10,7 +10,7 @@ import pytest
 from silly.net import websocket
 from silly.net.conn import Conn, StreamConn
 from silly.net.limits import Limits
-from silly.net.websocket.codes import BINARY, PING, PONG, TEXT
+from silly.net.websocket.codes import BINARY, CLOSE, PING, PONG, TEXT
 from silly.net.websocket.handshake import Agreement
 from silly.testing import VirtualClockLoop, memory_pair, run_virtual
 from tests.net.websocket.frames import frame, from_client
@@ -106,6 +106,22 @@ def test_pings_can_be_switched_off() -> None:
         assert ws.is_open
         assert peer.unread_bytes > 200
         ws.abort()
+
+    run_virtual(main())
+
+
+def test_a_peer_that_is_to_close_is_not_pinged() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        ws, peer = pair(ping_interval=20, ping_timeout=10, close_timeout=90)
+        closing = asyncio.create_task(ws.close())
+        assert await peer.read(4) == frame(CLOSE, b"\x03\xe8")
+        await asyncio.sleep(80)
+        assert not peer.unread_bytes
+        await closing
+        assert loop.time() == 90
+        assert ws._conn._ended_by == "close_timeout"
+        peer.close()
 
     run_virtual(main())
 

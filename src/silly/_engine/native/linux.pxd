@@ -187,7 +187,7 @@ cdef extern from "Python.h":
     int PyContext_Enter(object context) except -1
     int PyContext_Exit(object context) except -1
     int PyIter_Send(object iterator, object value, PyObject **result) except -1
-    int send_none "PyIter_Send"(object iterator, object none, PyObject **result) noexcept
+    int send_to "PyIter_Send"(object iterator, object value, PyObject **result) noexcept
     ctypedef struct PyAsyncMethods:
         void *am_aiter
         void *am_send
@@ -270,6 +270,16 @@ cdef extern from *:
     #endif
     }
 
+    /* Raises the exception given there, as the error of an am_send: nothing is given then. A
+       `raise` in Cython would add a traceback in each function that it leaves. */
+    static inline int silly_raise_given(PyObject **given) {
+        PyObject *error = *given;
+        *given = NULL;
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+        Py_DECREF(error);
+        return -1;
+    }
+
     static inline int silly_stop_async_iteration(void) {
         PyErr_SetNone(PyExc_StopAsyncIteration);
         return -1;
@@ -305,6 +315,7 @@ cdef extern from *:
     PyObject *set_default "silly_set_default"(dict kept, object key, object value) noexcept
     void discard "silly_discard"(dict kept, object key) noexcept
     object take_raised "silly_take_raised"()
+    int raise_given "silly_raise_given"(PyObject **given) noexcept
     int stop_async_iteration "silly_stop_async_iteration"() noexcept
     void stop_iteration "silly_stop_iteration"(PyObject *value) noexcept
 

@@ -8,7 +8,7 @@ cdef class Read(Wanted):
     cdef object advance(self, object value)
     cdef int step(self, void **out) except -1
     cdef Py_ssize_t matched(self) except -2
-    cdef Py_ssize_t last_item(self) except -1
+    cdef Py_ssize_t last_item(self) noexcept
     cdef int suspend(self) except -1
     cdef int wait(self, void **out) except -1
     cdef int abandon(self) except -1

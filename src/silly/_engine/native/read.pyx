@@ -10,6 +10,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport uint8_t
 
 from silly._engine.native.linux cimport (
+    raise_given,
     set_slots,
     send,
     stop_async_iteration,
@@ -19,14 +20,21 @@ from silly._engine.native.lifecycle cimport CLOSING
 from silly._engine.native.receiving cimport INCOMPLETE, MAX_READS_IN_A_ROW, TOO_LONG, Receiving
 from silly._engine.native.reactor cimport Reactor
 from silly._engine.native.waiter cimport ForeignFuture, Waiter, spare_waiter
-from silly._engine.native.wanted cimport COUNT, DELIMITER, DONE, LINE, NEW, WAITING, Wanted
+from silly._engine.native.wanted cimport (
+    COUNT,
+    DELIMITER,
+    DONE,
+    ENDED,
+    FAILED,
+    LINE,
+    NEW,
+    WAITING,
+    Wanted,
+)
 
 import warnings
 
 from silly._engine import stream_errors
-
-cdef enum:
-    ENDED = 2  # the third result of `Read.step`
 
 cdef bytes NEWLINE = b"\n"
 
@@ -44,7 +52,8 @@ cdef class Read(Wanted):
     cdef int step(self, void **out) except -1:
         """Resume; set *out* to the result and return 0, or to what to wait on and return 1.
 
-        At the end of ``async for``, return `ENDED`: raising here would cost a traceback.
+        At the end of ``async for``, return `ENDED`. After the end of the stream, set *out* to the
+        exception and return `FAILED`: raising it here would cost a traceback for each function.
         """
         cdef Receiving stream = <Receiving>self.stream
         cdef Py_ssize_t count
@@ -93,6 +102,11 @@ cdef class Read(Wanted):
             count = self.last_item()
             if count == 0:
                 return ENDED
+            if count < 0:
+                error = stream._reader_error(self.delimiter, self.wanted)
+                Py_INCREF(error)
+                out[0] = <void *>error
+                return FAILED
         elif count == TOO_LONG:
             stream.control_flow()
             raise stream_errors.limit_exceeded(stream, self.delimiter, self.wanted)
@@ -111,12 +125,12 @@ cdef class Read(Wanted):
                 return reactor.matched
         return stream.match(self)
 
-    cdef Py_ssize_t last_item(self) except -1:
-        """Return how many bytes an incomplete read returns at the end of the stream, or raise.
+    cdef Py_ssize_t last_item(self) noexcept:
+        """Return how many bytes an incomplete read returns at the end of the stream.
 
-        0 is the end of an iteration.
+        0 is the end of an iteration. -1: it fails.
         """
-        raise (<Receiving>self.stream)._reader_error(self.delimiter, self.wanted)
+        return -1
 
     cdef int suspend(self) except -1:
         cdef Receiving stream = <Receiving>self.stream
@@ -188,6 +202,8 @@ cdef class Read(Wanted):
             raise StopAsyncIteration
         result = <object>out
         Py_DECREF(result)
+        if yielded == FAILED:
+            raise result
         if yielded:
             return result
         raise StopIteration(result)
@@ -245,14 +261,14 @@ cdef class Lines(Read):
         # If a task waits on this one, another task gets one that raises `ConcurrentRead`.
         return self if self.state == NEW else new_lines(<Receiving>self.stream)
 
-    cdef Py_ssize_t last_item(self) except -1:
+    cdef Py_ssize_t last_item(self) noexcept:
         cdef Receiving stream = <Receiving>self.stream
         if stream._ended and not stream._truncated and stream._state < CLOSING:
             if stream.in_start == stream.in_end:
                 return 0
             if self.kind == LINE:
                 return stream.in_end - stream.in_start
-        return Read.last_item(self)
+        return -1
 
 
 cdef class Batches(Lines):
@@ -335,7 +351,9 @@ cdef int _send(Read self, object value, void **out) except -1:
     if self.state == NEW and value is not None:
         raise TypeError("can't send non-None value to a just-started coroutine")
     cdef int yielded = self.step(out)
-    return stop_async_iteration() if yielded == ENDED else yielded
+    if yielded == ENDED:
+        return stop_async_iteration()
+    return raise_given(<PyObject **>out) if yielded == FAILED else yielded
 
 
 cdef PyObject *_next(Read self) except? NULL:
@@ -347,6 +365,8 @@ cdef PyObject *_next(Read self) except? NULL:
         stop_iteration(<PyObject *>out)
     elif yielded == ENDED:
         stop_async_iteration()
+    elif yielded == FAILED:
+        raise_given(<PyObject **>&out)
     else:
         return <PyObject *>out
     return NULL

@@ -280,7 +280,7 @@ cdef class Receiving(Filtered):
             if self.is_long_read(unread):
                 if not self.reserve_result():
                     return 1  # no memory: the connection failed
-                most = min(self.in_capacity - self.in_end, LONGEST_RECEIVE)
+                most = min(self.in_capacity - self.in_end, <size_t>LONGEST_RECEIVE)
             elif not self.reserve(most):
                 return 1
             count = recv(self.fd, self.in_data + self.in_end, most, 0)

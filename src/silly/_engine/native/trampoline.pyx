@@ -15,7 +15,6 @@ from silly._engine.native.linux cimport (
     PyCFunction_CheckExact,
     PyCFunction_New,
     PyCFunctionObject,
-    PyIter_Send,
     PyMethodDef,
     PyObject_Call,
     PyTypeObject,
@@ -25,7 +24,8 @@ from silly._engine.native.linux cimport (
     fetch,
     forbid_instantiation,
     leave_context,
-    send_none,
+    raise_given,
+    send_to,
     set_default,
     take_raised,
 )
@@ -40,7 +40,7 @@ from silly._engine.native.waiter cimport (
     call_directly,
     new_waiter,
 )
-from silly._engine.native.wanted cimport Wanted
+from silly._engine.native.wanted cimport FAILED, Wanted
 
 import asyncio
 import sys
@@ -102,7 +102,7 @@ cdef class Trampoline(Listed):
             return ForeignFuture.wake(self, reactor)
         reactor.direct = False
         self.running = True
-        result = send_none(self.coroutine, None, &out)
+        result = send_to(self.coroutine, None, &out)
         waits = self.take_outcome(result, out) and not self.cancel_requested
         leave_context(context)
         leave(self.loop, task)
@@ -195,7 +195,11 @@ cdef class Trampoline(Listed):
     # ------------------------------------------ as the coroutine of the task
 
     cdef int step(self, object value, PyObject **out) except -1:
-        """Resume the coroutine, in a step of the task; return 0 if it returned, 1 if it yielded."""
+        """Resume the coroutine, in a step of the task.
+
+        Return 0 if it returned, 1 if it yielded, and `FAILED` if it raised what *out* is set to:
+        raising it here would cost a traceback for each function.
+        """
         cdef unsigned char outcome_kind = self.outcome_kind
         cdef object outcome = self.outcome
         cdef int result
@@ -205,21 +209,20 @@ cdef class Trampoline(Listed):
             self.set_outcome(NO_OUTCOME, None)
             if outcome_kind != YIELDED:
                 self.forget_task()
-            if outcome_kind == RAISED:
-                raise outcome
             Py_INCREF(outcome)
             out[0] = <PyObject *>outcome
-            return outcome_kind == YIELDED
+            return FAILED if outcome_kind == RAISED else outcome_kind == YIELDED
         if self.task is None:
             self.task = current_task(self.loop)
-        try:
-            result = PyIter_Send(self.coroutine, value, out)
-        except BaseException:
+        result = send_to(self.coroutine, value, out)
+        if result <= 0:
             self.forget_task()  # finished: leave no cycle for the garbage collector
-            raise
-        if result == 0:
-            self.forget_task()
-            return 0
+            if result == 0:
+                return 0
+            outcome = take_raised()
+            Py_INCREF(outcome)
+            out[0] = <PyObject *>outcome
+            return FAILED
         outcome = <object>out[0]
         Py_DECREF(outcome)
         if self.park(outcome):
@@ -238,6 +241,8 @@ cdef class Trampoline(Listed):
         cdef int kind = self.step(value, &out)
         result = <object>out
         Py_DECREF(result)
+        if kind == FAILED:
+            raise result
         if kind == 1:
             return result
         raise StopIteration(result)
@@ -381,7 +386,8 @@ cdef class Trampoline(Listed):
 
 
 cdef int _send(Trampoline self, object value, PyObject **out) except -1:
-    return self.step(value, out)
+    cdef int kind = self.step(value, out)
+    return raise_given(out) if kind == FAILED else kind
 
 
 cdef object done_future(Reactor reactor):

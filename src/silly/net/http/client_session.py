@@ -125,14 +125,12 @@ class ClientSession:
         return self._left
 
     def end(self, *, is_cut: bool) -> None:
-        """Take the end of the connection; *is_cut*: the server did not say that it is one.
+        """Take the end of the connection within a reply; *is_cut*: the server has not said it.
 
         Raises:
             ReplyError: the reply is incomplete.
         """
         self.keeps_alive = False
-        if self.is_complete:
-            return
         if not self.has_begun:
             raise ReplyError("the server closed the connection without a reply")
         if not self.has_head:

@@ -189,9 +189,6 @@ class ServerConnection:
         try:
             if await self._respond(request, lambda _: outcome, self._watch):
                 await self._serve()
-            if self._left_to is not None:
-                successor, self._left_to = self._left_to, None
-                await _run(self._service, successor)
         except asyncio.CancelledError:
             self._conn.abort()
             raise
@@ -505,17 +502,6 @@ def _end(request: Request) -> None:
     """Forget what *request* had beside its head."""
     if not request.is_plain and request._form is not None:
         request._form.close()
-
-
-async def _run(service: Owner, successor: Successor) -> None:
-    """Run the handler of *successor*."""
-    crash = None
-    try:
-        await successor.request._go_on(successor)
-    except BaseException as error:
-        if (crash := crash_of(error)) is None:
-            raise
-    await service.end(successor, crash)
 
 
 def _encoded(piece: Any) -> bytes:

@@ -12,9 +12,10 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from cpython.tuple cimport PyTuple_GET_SIZE
 
+from silly._engine.native.linux cimport send_to, take_raised
 from silly._engine.native.read cimport Read, new_read, raise_thrown
 from silly._engine.native.sending cimport Sending
-from silly._engine.native.wanted cimport ALL, DONE, NEW
+from silly._engine.native.wanted cimport ALL, DONE, FAILED, NEW
 from silly.net.http.parts cimport FilePart
 from silly.net.http.plain cimport Answer, Counts, Head, PlainRequests
 from silly.net.http.stepped cimport UNENCODED, Answering, Starter, Stepped
@@ -38,7 +39,6 @@ cdef extern from *:
 cdef extern from "Python.h":
     PyObject *call "PyObject_CallOneArg"(object callable, object argument) noexcept
     PyObject *PyErr_Occurred() noexcept
-    int step "PyIter_Send"(object iterator, object value, PyObject **result) noexcept
 
 cdef enum:  # what is awaited
     NOTHING = 0
@@ -96,18 +96,24 @@ cdef class Handling(Stepped):
             if self.awaited is self.read:
                 kind = self.read.step(<void **>&given)
             else:
-                kind = step(self.awaited, None, &given)
+                kind = send_to(self.awaited, None, &given)
             if kind == 1:
                 out[0] = <void *>given
                 return 1
             if kind < 0:
-                if self.has_failed():
-                    return self.end(out)
+                result = take_raised()
             else:
                 result = <object>given
                 Py_DECREF(result)
-                if self.take(result):
-                    return self.end(out)
+                if kind == 0:
+                    if self.take(result):
+                        return self.end(out)
+                    continue
+            if self.fail(result):
+                return self.end(out)
+            Py_INCREF(result)
+            out[0] = <void *>result
+            return FAILED
 
     cdef bint begin(self) except -1:
         """Begin with the next request, or to wait for it; return whether the wait is over."""

@@ -82,10 +82,7 @@ class Pool(Generic[K]):
         return conn, was_used
 
     def release(self, key: K, conn: Conn) -> None:
-        """Give back a connection that can be used again."""
-        if self.is_closed:
-            self.discard(key, conn)
-            return
+        """Give back a connection that can be used again: it is open, and so is the pool."""
         timer = asyncio.get_running_loop().call_later(self._idle_timeout, self._expire, key, conn)
         self._idle.setdefault(key, []).append(_Idle(conn, timer))
         self._leave(key)

@@ -13,7 +13,7 @@ those that were complete before an error are still answered.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from silly._engine import engine
 from silly._values.extras import install_command
@@ -216,7 +216,6 @@ class ServerSession(PlainRequests):
         method, version = _METHODS.get(parser.get_method()), parser.get_http_version()
         if method is None:
             self._refuse(501, "method not implemented")
-            raise AssertionError
         if self._head_size > self._limits.max_head_bytes:
             self._check_size(len(url), fields)
         self._url = b""
@@ -262,7 +261,7 @@ class ServerSession(PlainRequests):
 
     # ----------------------------------------------------------------------- decisions
 
-    def _refuse(self, status: int, text: str, limit: str | None = None) -> None:
+    def _refuse(self, status: int, text: str, limit: str | None = None) -> NoReturn:
         """Refuse the request, and stop the parser; *limit*: which of `Limits` it has met."""
         self._fail(status, text, limit)
         raise _Refused
@@ -325,7 +324,6 @@ class ServerSession(PlainRequests):
         origin = _ORIGIN.fullmatch(url)
         if origin is None or _TARGET.fullmatch(url) is None:
             self._refuse(400, "invalid target")
-            raise AssertionError
         host, rest = origin.groups()
         if not host or _HOST.fullmatch(host) is None:
             self._refuse(400, "invalid host in the target")

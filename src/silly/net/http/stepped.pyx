@@ -2,14 +2,23 @@
 
 from cpython.ref cimport Py_DECREF, PyObject
 
-from silly._engine.native.linux cimport PyType_Modified, PyTypeObject, stop_iteration
+from silly._engine.native.linux cimport (
+    PyType_Modified,
+    PyTypeObject,
+    raise_given,
+    stop_iteration,
+)
+from silly._engine.native.wanted cimport FAILED
 
 
 cdef class Stepped:
     """The base of what a coroutine awaits, and that is its own iterator."""
 
     cdef int step(self, void **out) except -1:
-        """Go on; set *out* to the result and return 0, or to what to wait on and return 1."""
+        """Go on; set *out* to the result and return 0, or to what to wait on and return 1.
+
+        Or set it to an exception, and return `FAILED` (see `Read.step`).
+        """
         raise NotImplementedError
 
     cdef object advance(self):
@@ -17,6 +26,8 @@ cdef class Stepped:
         cdef int kind = self.step(&out)
         result = <object>out
         Py_DECREF(result)
+        if kind == FAILED:
+            raise result
         if kind == 1:
             return result
         raise StopIteration(result)
@@ -61,16 +72,21 @@ cdef class Starter:
 
 
 cdef int _send(Stepped self, object value, void **out) except -1:
-    return self.step(out)
+    cdef int kind = self.step(out)
+    return raise_given(<PyObject **>out) if kind == FAILED else kind
 
 
 cdef PyObject *_next(Stepped self) except? NULL:
     # Cython would add a traceback to each StopIteration.
     cdef void *out = NULL
-    if self.step(&out) == 0:
+    cdef int kind = self.step(&out)
+    if kind == 1:
+        return <PyObject *>out
+    if kind == FAILED:
+        raise_given(<PyObject **>&out)
+    else:
         stop_iteration(<PyObject *>out)
-        return NULL
-    return <PyObject *>out
+    return NULL
 
 
 def set_slots(kind):

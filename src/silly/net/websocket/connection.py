@@ -490,10 +490,10 @@ def _read_now(conn: StreamConn) -> bytes:
     """Return what has arrived, without waiting, or raise why nothing will."""
     read = conn.read()
     try:
-        while read.send(None) is None:  # other tasks should run, but none does now
-            pass
+        while True:  # other tasks should run, but none does now
+            waits_for = read.send(None)
+            assert waits_for is None
     except StopIteration as done:
         return bytes(done.value)
     finally:
         read.close()
-    raise AssertionError("a read that should not wait")

@@ -69,8 +69,7 @@ async def accept(
         request, checked_subprotocols(subprotocols), origins, compression=compression
     )
     conn = request.conn
-    if not isinstance(conn, StreamConn):
-        raise HTTPError(400, "no WebSocket on this kind of connection")
+    assert isinstance(conn, StreamConn)
     lines = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"]
     lines += [f"{name}: {value}" for name, value in (*agreement.fields, *fields)]
     rest, limits = request._connection.switch(request)
