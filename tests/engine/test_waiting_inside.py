@@ -660,6 +660,36 @@ def test_busy_polling_serves_the_rest_of_the_loop() -> None:
     run(main)
 
 
+def test_spinning_ends_when_the_loop_has_something_to_do() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        seen = loop.create_future()
+        steps: list[int] = []
+
+        async def spin() -> int:
+            def callback() -> None:
+                engine.spin(loop, lambda: steps.append(1))
+                over.set_result(len(steps))
+
+            steps.clear()
+            over: asyncio.Future[int] = loop.create_future()
+            loop.call_soon(callback)
+            return await over
+
+        with ours, theirs:
+            async with tcp.listen("127.0.0.1:0", echo):
+                while await spin() < 2:  # if there is time
+                    pass
+                loop.add_reader(ours, seen.set_result, None)
+                theirs.send(b"!")
+                assert await spin() == 1
+                await seen
+                loop.remove_reader(ours)
+
+    run(main)
+
+
 def test_polling_begins_again_with_each_message() -> None:
     polled = threading.Event()
 
