@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import importlib
 import os
 import shutil
 import socket
@@ -347,8 +348,10 @@ asyncio.run(main())
 
 
 @native_only
-@pytest.mark.parametrize("action", ["ignore", "error"])
-def test_a_loop_that_is_dropped_takes_its_connections_along(action: str) -> None:
+@pytest.mark.parametrize(
+    ("action", "limit"), [("ignore", 10**9), ("error", 10**9), ("ignore", 100)]
+)
+def test_a_loop_that_is_dropped_takes_its_connections_along(action: str, limit: int) -> None:
     """Nobody closed it, and it does not close itself: no descriptor is left."""
     script = """
 import asyncio, gc, os, warnings
@@ -362,7 +365,7 @@ def descriptors():
     return len(os.listdir("/proc/self/fd"))
 
 async def handler(conn):
-    await conn.read(b"end")
+    await conn.read(b"end", limit=LIMIT)
 
 async def preface(conn):
     await conn.read(1)
@@ -371,7 +374,7 @@ async def main():
     listener = tcp.listen("127.0.0.1:0", handler, preface=preface)
     conn = await tcp.connect(listener.local_addr)
     conn.write(b"x" * 1000)
-    while listener.stats.unread_bytes < 999:
+    while listener.stats.bytes_in < 1000:
         await asyncio.sleep(0)
     conn.write(bytearray(10_000_000))  # most of it is not sent
     udp.bind("127.0.0.1:0")
@@ -384,9 +387,11 @@ warnings.simplefilter("ACTION", ResourceWarning)
 for _ in range(3):
     run()
     gc.collect()
+    gc.collect()  # what the first one has finalized
     print(descriptors() - before)
 """
-    assert_prints(script.replace("ACTION", action), "0\n0\n0\n")
+    script = script.replace("ACTION", action).replace("LIMIT", str(limit))
+    assert_prints(script, "0\n0\n0\n")
 
 
 # -------------------------------------------------------- features of asyncio
@@ -639,6 +644,26 @@ def a_traceback() -> TracebackType:
 
 
 @native_only
+async def test_a_read_that_is_woken_for_no_reason_while_its_bytes_arrive() -> None:
+    async with tcp.listen(ANY, echo) as listener:
+        conn = await tcp.connect(listener.local_addr, read_limit=1000)
+        read: Any = conn.read(300_000)
+        waiter = read.send(None)
+        waiter.set_result(None)  # nobody waits now
+        conn.write(bytes(299_999) + b"\n")
+        async with asyncio.timeout(10):
+            while conn.unread_bytes < 1000:
+                await asyncio.sleep(0)
+            waiter = read.send(None)
+            while not waiter.done():
+                await asyncio.sleep(0)
+        with pytest.raises(StopIteration) as stop:
+            read.send(None)
+        assert len(stop.value.value) == 300_000
+        conn.close()
+
+
+@native_only
 async def test_a_traced_program_is_served() -> None:
     """With a tracer, as a debugger has, the interpreter steps what is awaited in another way."""
 
@@ -687,6 +712,11 @@ async def test_what_is_set_up_is_not_set_up_again() -> None:
             session.__init__(None, is_server=True)  # type: ignore[misc]
         assert sock.local_addr
         assert listener.local_addr
+    for name in ("silly.net.asgi.plain", "silly.net.http.parts"):
+        module = importlib.import_module(name)
+        kinds = [object] * (2 if name.endswith("plain") else 3)
+        with pytest.raises(TypeError, match="they derive from"):
+            module.use(*kinds, *([print, print, 1] if len(kinds) == 3 else []))
 
 
 @native_only

@@ -278,6 +278,7 @@ async def test_header_injection_is_refused(field: tuple[bytes, bytes]) -> None:
     ("headers", "body", "kept"),
     [
         ([[b"x-list", b"1"]], b"hello", [b"x-list: 1"]),
+        ([(b"x-bytearray", bytearray(b"1"))], b"hello", [b"x-bytearray: 1"]),
         ([(b"content-length", b"5")], b"hello", [b"content-length: 5"]),
         ([(b"Content-Length", b"100000")], b"x" * 100_000, [b"Content-Length: 100000"]),
         ([], b"x" * 100_000, []),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import silly
 from silly.errors import EndOfStream
 from silly.net import http, tcp
 from silly.net.limits import Limits
@@ -187,6 +188,36 @@ async def test_a_handler_that_nothing_can_be_thrown_into_ends_with_the_listener(
             await asyncio.wait_for(listener.close(grace=0), TIME)
             with pytest.raises((EndOfStream, ConnectionResetError)):
                 await conn.read(timeout=TIME)
+
+
+@pytest.mark.parametrize(
+    ("following", "then"), [(b"", None), (b"BAD\r\n\r\n", 400), (b"GET / HTTP/1.1\r\n", None)]
+)
+async def test_a_handler_that_was_cancelled_is_the_last(following: bytes, then: int | None) -> None:
+    async with http.listen(ANY, handle) as listener:
+        async with tcp.connect(listener.local_addr) as conn:
+            conn.write(b"GET /timed-out HTTP/1.1\r\nhost: a\r\n\r\n" + following)
+            conn.close_write()
+            assert (await reply(conn)).status == 200
+            if then is not None:
+                assert (await reply(conn)).status == then
+            with pytest.raises(EndOfStream):
+                await conn.read(timeout=TIME)
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_in_a_handler_ends_the_program(kind: type[BaseException]) -> None:
+    async def interrupted(_request: http.Request) -> http.Response:
+        raise kind
+
+    async def main() -> None:
+        async with http.listen(ANY, interrupted) as listener:
+            async with tcp.connect(listener.local_addr) as conn:
+                conn.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+                await conn.read(timeout=TIME)
+
+    with pytest.raises(kind):
+        silly.run(main())
 
 
 @pytest.mark.parametrize("can_close", [True, False])
