@@ -162,6 +162,14 @@ def test_an_unwritable_result_is_saved_elsewhere(
         Output("/dev/full", "--json").write(TEXT)
 
 
+def test_standard_error_is_not_opened_again(capfd: pytest.CaptureFixture[str]) -> None:
+    print("first", file=sys.stderr)
+    output = Output("/dev/stderr", "--json")
+    output.write(TEXT)
+    output.discard()
+    assert capfd.readouterr().err == f"first\n{TEXT}"
+
+
 def test_an_interruption_while_the_output_is_not_read_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -106,6 +106,8 @@ def test_on_a_terminal(tmp_path: Path) -> None:
         terminal.wait_for("^>>>")
         terminal.type("await asyncio.sleep(0, 'slept')\r")
         terminal.wait_for("^'slept'")
+        terminal.type("import logging; logging.warning('log' 'ged')\r")
+        terminal.wait_for("^(WARNING:root:)?logged")
         terminal.type("\rx = )\r")
         terminal.wait_for("^SyntaxError: ")
         terminal.type("if True:\r")
