@@ -194,15 +194,15 @@ def open_sockets(
     if isinstance(address, UnixAddress):
         return _listen_unix(address, backlog, mode)
     tries = _PORT_TRIES if address.port == 0 else 1
-    for left in reversed(range(tries)):
+    while True:
+        tries -= 1
         try:
             found = resolved or _resolve(address)
             return Opened(_listen_tcp(address, backlog, found, reuse_port=reuse_port))
         except OSError as error:
             # Port 0: the port picked in one family may be taken in the other.
-            if not (left and error.errno == errno.EADDRINUSE):
+            if not (tries and error.errno == errno.EADDRINUSE):
                 raise
-    raise AssertionError("unreachable")
 
 
 async def resolve(address: TCPAddress) -> Resolved:

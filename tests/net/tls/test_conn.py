@@ -187,6 +187,32 @@ async def test_an_end_that_was_not_announced_is_a_truncation() -> None:
     other.abort()
 
 
+async def test_starttls_with_contexts_of_the_programs_own() -> None:
+    client, server = await _pair(None, None)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(server.start_tls(certificates.server().context))
+        group.create_task(
+            client.start_tls(certificates.client().context, server_name=certificates.NAME)
+        )
+    await client.write(b"hello\n")
+    assert await server.read(b"\n") == b"hello\n"
+    client.abort()
+    server.abort()
+
+
+async def test_it_can_be_listened_for_and_connected_to_by_name() -> None:
+    async def hello(conn: Conn) -> None:
+        await conn.write(b"hello\n")
+
+    async with tls.listen(ANY, hello, tls=certificates.server()) as listener:
+        host = listener.local_addr.replace("127.0.0.1", "localhost")
+        with pytest.raises(ssl.SSLCertVerificationError):  # of the system's authorities
+            await tls.connect(host)
+        async with tls.connect(host, tls=certificates.client()) as conn:
+            assert conn.tls is not None
+            assert await conn.read(b"\n") == b"hello\n"
+
+
 async def test_what_was_injected_before_starttls_is_never_read() -> None:
     client, server = await _pair(None, None)
     client.write(b"STARTTLS\r\nRCPT TO: everybody\r\n")  # the second line is the attacker's
