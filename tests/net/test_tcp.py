@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from silly._engine import engine
 from silly.errors import (
     ConcurrentRead,
     ConnectionClosed,
@@ -23,12 +24,11 @@ from silly.errors import (
     LimitExceeded,
     WriteQueueFull,
 )
-from silly.net import clients, listening, tcp
 from silly.net import listener as listener_module
+from silly.net import listening, tcp
 from silly.net.addr import Address
 from silly.net.listening import Opened
 from silly.net.tcp import Conn
-from tests.ports import held_port
 
 ANY = "127.0.0.1:0"
 Pair = tuple[Conn, Conn, tcp.Listener]
@@ -703,7 +703,9 @@ async def test_a_connection_that_comes_when_the_time_to_close_is_over_is_reset()
     assert not handled
 
 
-async def test_a_listener_that_cannot_begin_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_listener_that_cannot_begin_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, port: int
+) -> None:
     serves = tcp.Listener._serve
     served: list[object] = []
 
@@ -719,9 +721,8 @@ async def test_a_listener_that_cannot_begin_leaves_nothing(monkeypatch: pytest.M
             "silly.net.listening._resolve",
             lambda _: [(socket.AF_INET, (f"127.0.0.{host}", port)) for host in (1, 2)],
         )
-        with held_port() as port:
-            with pytest.raises(OSError, match="No space left"):
-                tcp.listen(f"localhost:{port}", echo)
+        with pytest.raises(OSError, match="No space left"):
+            tcp.listen(f"localhost:{port}", echo)
     assert served
     async with tcp.listen(f"127.0.0.1:{port}", echo):
         pass
@@ -757,13 +758,13 @@ async def test_a_connection_that_cannot_be_set_up_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with tcp.listen(ANY, echo) as listener:
-        attaches = clients.engine.attach
+        attaches = engine.attach
 
         async def attach(*arguments: Any) -> None:
             await attaches(*arguments)
             raise asyncio.CancelledError
 
-        monkeypatch.setattr(clients.engine, "attach", attach)
+        monkeypatch.setattr(engine, "attach", attach)
         with pytest.raises(asyncio.CancelledError):
             await tcp.connect(listener.local_addr)
         await until(lambda: not listener.connections)
