@@ -93,7 +93,10 @@ async def test_a_passed_socket_of_both_families_is_one_of_ipv4(
         ("::", 0), family=socket.AF_INET6, dualstack_ipv6=takes_ipv4
     ) as passed:
         sockaddr = passed.getsockname()
-        given = [systemd.Activated("x", passed.fileno(), passed.family, sockaddr)]
+        given = [
+            systemd.Activated("a", -1, socket.AF_INET, ("127.0.0.2", 1)),
+            systemd.Activated("b", passed.fileno(), passed.family, sockaddr),
+        ]
         monkeypatch.setattr("silly.net.listening.activated", lambda: given)
         async with tcp.listen(f"0.0.0.0:{sockaddr[1]}", echo) as listener:
             own, _, port = listener.local_addr.rpartition(":")

@@ -490,7 +490,7 @@ class Full:
         limits = (65535, max_queued, 1 << 20, max_unsent, strict)
         live = Live.of(loop)
         self.sock: udp.Socket = EngineSocket(ours, loop, live, limits=limits)
-        self.sock._dual = False
+        self.sock._is_dual = False
         live.add_socket(self.sock)
 
     def take(self) -> list[bytes]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from silly.errors import EndOfStream
+from silly.errors import EndOfStream, TruncatedStream
 from silly.net.conn import Conn, ConnStats
 from silly.testing import CONN_CHECKS, memory_pair, run_check, run_virtual
 
@@ -150,6 +150,20 @@ def test_a_frame_that_is_cut_off_raises_in_batches() -> None:
                 with pytest.raises(error):
                     await anext(batches)
             one.close()
+
+    run_virtual(main())
+
+
+def test_a_stream_that_is_cut_off_raises_in_batches() -> None:
+    class CutOff(Counting):
+        async def read(self, *_: Any, **named: Any) -> bytes:
+            raise TruncatedStream("cut off", b"ab")
+
+    async def main() -> None:
+        one, other = memory_pair()
+        with pytest.raises(TruncatedStream):
+            await anext(CutOff(one).batches(b"\n"))
+        other.abort()
 
     run_virtual(main())
 

@@ -314,22 +314,16 @@ def _locked(path: str) -> Iterator[bool]:
     """
     import fcntl  # noqa: PLC0415 - Windows has none
 
-    try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    except OSError:
-        yield False
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        has_lock = os.path.samestat(os.fstat(lock), os.stat(path))  # noqa: PTH116
-    except OSError:  # another program holds it, or held it and has removed it
-        has_lock = False
-    try:
-        yield has_lock
-    finally:
+    has_lock = False
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):  # another program holds it, or has just removed it
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            held.callback(os.close, lock)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            has_lock = os.path.samestat(os.fstat(lock), os.stat(path))  # noqa: PTH116
         if has_lock:
-            Path(path).unlink(missing_ok=True)
-        os.close(lock)
+            held.callback(Path(path).unlink, missing_ok=True)
+        yield has_lock
 
 
 def _is_stale(path: str) -> bool:

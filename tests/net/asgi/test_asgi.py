@@ -101,11 +101,15 @@ async def test_a_client_that_sends_more_than_may_wait() -> None:
 
     async def part(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
+        begun.set()
         left.set_result(await receive())
 
+    begun = asyncio.Event()
     async with Server(part, limits=Limits(max_pipelined=2)) as server:
-        await server.conn.write(GET * 3)
-        for _ in range(10):
+        await server.conn.write(GET)
+        await begun.wait()
+        await server.conn.write(GET * 2)
+        while server.listener.stats.bytes_in < 3 * len(GET):
             await asyncio.sleep(0)
         server.conn.abort()
         assert await left == {"type": "http.disconnect"}
