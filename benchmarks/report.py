@@ -136,7 +136,9 @@ def draw(results: dict[str, Any], names: list[str]) -> list[tuple[str, str]]:
     from matplotlib import pyplot as plt
 
     jobs: dict[str, Rounds] = results["jobs"]
-    colours = {name: plt.get_cmap("tab20")(at % 20) for at, name in enumerate(names)}
+    colours: dict[str, tuple[float, ...]] = {
+        name: plt.get_cmap("tab20")(at % 20) for at, name in enumerate(names)
+    }
     for name in names:
         if name.startswith("silly"):
             continue

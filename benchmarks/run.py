@@ -100,7 +100,7 @@ def kinds(built: Path) -> list[Kind]:
         Kind("silly, busy_poll", (*silly, "busy"), environment=native),
         Kind("silly, batches", (*silly, "batches"), environment=native),
         Kind("silly, nested", script("silly_nested.py"), environment=native, does=("tcp", "udp")),
-        Kind("silly.streams", script("asyncio_streams.py", "silly"), environment=native),
+        Kind("silly.streams", script("asyncio_streams.py", "silly", "run"), environment=native),
         Kind("silly on uvloop", silly_uvloop, "uvloop", native, does=ALL),
         Kind("silly portable", silly, environment=portable, does=ALL),
         Kind("silly portable, uvloop", silly_uvloop, "uvloop", portable, does=ALL),

@@ -1,6 +1,7 @@
 """asyncio streams, on the stock loop or (with "uvloop") on uvloop. Prints its port.
 
-With "silly", silly.streams takes the place of asyncio's streams.
+With "silly", silly.streams takes the place of asyncio's streams; with "run" as well, silly.run
+that of asyncio.run.
 """
 
 import asyncio
@@ -52,5 +53,9 @@ if "uvloop" in sys.argv:
     import uvloop
 
     uvloop.run(main())
+elif "run" in sys.argv:
+    import silly
+
+    silly.run(main())
 else:
     asyncio.run(main())

@@ -52,22 +52,51 @@ int timerfd_create(int clock, int flags) {
     return fails("timerfd_create") ? -1 : REAL(timerfd_create)(clock, flags);
 }
 
-/* Only where a socket is added: of a listener and of a connection apart. */
+int timerfd_settime(int fd, int flags, const struct itimerspec *due, struct itimerspec *before) {
+    return fails("timerfd_settime") ? -1 : REAL(timerfd_settime)(fd, flags, due, before);
+}
+
+ssize_t send(int fd, const void *data, size_t size, int flags) {
+    return fails("send") ? -1 : REAL(send)(fd, data, size, flags);
+}
+
+int sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags) {
+    return fails("sendmmsg") ? -1 : REAL(sendmmsg)(fd, messages, count, flags);
+}
+
+int getsockname(int fd, struct sockaddr *name, socklen_t *length) {
+    return fails("getsockname") ? -1 : REAL(getsockname)(fd, name, length);
+}
+
+/* Only of a datagram socket's counters. */
+int getsockopt(int fd, int level, int option, void *value, socklen_t *length) {
+    if (level == SOL_SOCKET && option == SO_MEMINFO && fails("counters")) return -1;
+    return REAL(getsockopt)(fd, level, option, value, length);
+}
+
+/* Only where a descriptor is added: a listener, another socket, an epoll set. */
 int epoll_ctl(int set, int operation, int fd, struct epoll_event *event) {
     int listens;
     socklen_t length = sizeof(listens);
-    if (operation == EPOLL_CTL_ADD &&
-        getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) == 0 &&
-        fails(listens ? "watch listener" : "watch connection"))
-        return -1;
+    if (operation == EPOLL_CTL_ADD) {
+        int is_socket = getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) == 0;
+        if (fails(!is_socket ? "watch set" : listens ? "watch listener" : "watch connection"))
+            return -1;
+    }
     return REAL(epoll_ctl)(set, operation, fd, event);
 }
 
-/* Only of blocks that hold what a connection has not read or sent. */
+/* Only of blocks that hold what connections and sockets have not read or sent. */
 void *malloc(size_t size) {
     static void *(*real)(size_t);
     if (real == NULL) real = REAL(malloc);
     return size >= 60000 && fails("malloc") ? NULL : real(size);
+}
+
+void *realloc(void *block, size_t size) {
+    static void *(*real)(void *, size_t);
+    if (real == NULL) real = REAL(realloc);
+    return size >= 60000 && fails("realloc") ? NULL : real(block, size);
 }
 
 /* Only that of a descriptor to be held in reserve. */

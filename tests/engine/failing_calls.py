@@ -11,12 +11,15 @@ import socket
 import sys
 from collections.abc import Callable
 from contextvars import Context
-from errno import EAGAIN, ECONNABORTED, EMFILE, ENOMEM, ENOSPC
-from typing import TypeVarTuple
+from errno import EAGAIN, ECONNABORTED, EINTR, EMFILE, ENOBUFS, ENOMEM, ENOSPC
+from typing import Any, TypeVarTuple
 
 import silly
-from silly.net import tcp
+from silly.net import tcp, udp
 from silly.net.tcp import Conn, Listener
+from tests.engine.filters import Xor
+from tests.net.tls import certificates
+from tests.pairs import tcp_pair
 
 ANY = "127.0.0.1:0"
 AT_ONCE = 32  # connections that an engine accepts before others have their turn
@@ -110,23 +113,68 @@ async def many() -> None:
         print(f"{listener.stats.accept_stalls} stalls")
 
 
+def attempt(call: str, error: int, make: Callable[[], Any]) -> None:
+    """Print whether a listener or socket can be made when *call* fails; nothing may be left."""
+    before = descriptors()
+    fail(call, error, 1)
+    try:
+        made = make()
+    except OSError as failure:
+        print(call, errno.errorcode[failure.errno or 0])
+    except MemoryError:
+        print(call, "MemoryError")
+    else:
+        print(call, "is made")
+        made.close()
+    library.stop_failing()
+    assert descriptors() == before
+
+
 async def beginning() -> None:
     """The listener cannot be made, and later can."""
-    before = descriptors()
-    for call, error in (("watch listener", ENOSPC), ("epoll_create1", EMFILE)):
-        fail(call, error, 1)
-        try:
-            listener = tcp.listen(ANY, echo)
-        except OSError as failure:
-            print(call, errno.errorcode[failure.errno or 0])
-        else:
-            print(call, "listens")
-            await listener.close()
-        library.stop_failing()
-        assert descriptors() == before
+
+    async def preface(conn: Conn) -> None:
+        await conn.read(1)
+
+    def listen() -> Listener:
+        return tcp.listen(ANY, echo)
+
+    def listen_with_preface() -> Listener:
+        return tcp.listen(ANY, echo, preface=preface)
+
+    if silly.engine() == "native":
+        attempt("malloc", ENOMEM, listen)
+    attempt("watch listener", ENOSPC, listen)
+    attempt("epoll_create1", EMFILE, listen)
+    attempt("watch set", ENOSPC, listen)
     async with tcp.listen(ANY, echo) as listener:
+        attempt("epoll_create1", EMFILE, listen_with_preface)
+        attempt("watch set", ENOSPC, listen_with_preface)
         with client_of(listener) as client:
             print(await asyncio.to_thread(outcome_of, client))
+
+
+async def datagrams() -> None:
+    """A socket cannot be made, and later can; then sending is interrupted, and counts fail."""
+
+    def bind() -> udp.Socket:
+        return udp.bind(ANY)
+
+    if silly.engine() == "native":  # in the other, each datagram has memory of its own
+        attempt("malloc", ENOMEM, bind)
+    attempt("watch connection", ENOSPC, bind)
+    async with (
+        udp.bind(ANY) as sock,
+        await udp.connect(sock.local_addr) as client,
+        asyncio.timeout(10),
+    ):
+        fail("sendmmsg", EINTR, 1)
+        fail("sendmmsg", ENOBUFS, 1)
+        client.send(b"x")
+        print((await sock.recv())[0], library.stop_failing(), "left")
+        fail("counters", errno.ENOPROTOOPT, -1)
+        print(sock.stats.dropped_by_kernel)
+        library.stop_failing()
 
 
 async def watching() -> None:
@@ -205,6 +253,102 @@ async def memory() -> None:
             print(await conn.read(b"\n", timeout=10))
 
 
+async def pair(*filters: Any) -> tuple[Any, Any]:
+    """A connection that writes, in a batch of its own or with many queued bytes, and its peer."""
+    reading, writing = await tcp_pair({"limits": tcp.Limits(max_unsent=20_000_000)})
+    for conn, each in zip((reading, writing), filters, strict=False):
+        conn._put_filter(each)
+    return writing, reading
+
+
+def refused(conn: Conn, data: bytes) -> str:
+    """What a write says if there is no memory for it."""
+    fail("malloc", ENOMEM, 1)
+    try:
+        conn.write(data)
+    except MemoryError:
+        return f"refused, {library.stop_failing()} left"
+    return f"written, {library.stop_failing()} left"
+
+
+async def ended(conn: Conn) -> str:
+    """Why a connection ends, and how many plans were not carried out."""
+    try:
+        await conn.read(timeout=10)
+    except OSError as error:
+        why = error.strerror if error.errno == ENOMEM else type(error).__name__
+        return f"{why}, {library.stop_failing()} left"
+    return "alive"
+
+
+async def writing() -> None:
+    """There is no memory for what is written: the call says so, or the connection is lost."""
+    piece, many = bytes(16_000), bytes(10_000_000)
+    batching, reading = await pair()
+    other, _ = await pair()
+    batching.write(piece)
+    batching.write(piece)
+    other.write(b"x")  # now what the first one writes has to be moved
+    print("batch:", refused(batching, piece))
+    batching.write(b"y\n")
+    print(len(await reading.read(32_002)))
+
+    queueing, reading = await pair()
+    queueing.write(many)
+    print("queue:", refused(queueing, many))
+    queueing.write(b"y\n")
+    print(len(await reading.read(10_000_002)))
+
+    unsent, reading = await pair()
+    for _ in range(4):
+        unsent.write(piece)
+    fail("send", EAGAIN, 1)
+    fail("malloc", ENOMEM, 1)
+    print("the rest of a batch:", await ended(unsent))
+
+
+async def filtering() -> None:
+    """The same where a filter is in between: what is received, sealed, or left unsent."""
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    many = bytes(10_000_000)
+
+    writing, reading = await pair(Xor(1), Xor(1))
+    fail("malloc", ENOMEM, 1)
+    writing.write(b"x\n")
+    print(await reading.read(b"\n", timeout=10), library.stop_failing(), "left")
+
+    for call in ("malloc", "realloc"):
+        name = certificates.NAME
+        server = certificates.server().new_session(name)
+        writing, _ = await pair(certificates.client().new_session(name, name), server)
+        await writing._wait_ready()
+        fail(call, ENOMEM, 1)
+        writing.write(many)
+        print("unsent:" if call == "malloc" else "unsealed:", await ended(writing))
+
+
+async def names() -> None:
+    """The system does not tell a connection's own address: it is served without."""
+    named: list[str] = []
+    over = asyncio.Event()
+
+    async def handler(conn: Conn) -> None:
+        fail("getsockname", ENOBUFS, -1)
+        named.append(conn.local_addr)
+        await echo(conn)
+        conn.close()
+        await conn.wait_closed()
+        named.append(conn.local_addr)
+        library.stop_failing()
+        over.set()
+
+    async with tcp.listen("0.0.0.0:0", handler) as listener:  # of any other it is known
+        with client_of(listener) as client:
+            print(await asyncio.to_thread(outcome_of, client))
+        await asyncio.wait_for(over.wait(), 10)
+        print(named)
+
+
 async def timers() -> None:
     """The reactor, in which the loop waits, cannot have a timer: it does without."""
     loop = asyncio.get_running_loop()
@@ -215,6 +359,8 @@ async def timers() -> None:
         asyncio.timeout(10),
     ):
         fail("timerfd_create", EMFILE, 1)
+        fail("watch set", ENOSPC, 1)
+        fail("timerfd_settime", errno.EINVAL, 1)
         loop.call_later(0.05, fired.set)
         while not fired.is_set():
             conn.write(b"x\n")
@@ -222,9 +368,23 @@ async def timers() -> None:
         print(library.stop_failing(), "left")
 
 
-PARTS = {part.__name__: part for part in (accepting, many, beginning, watching, memory, timers)}
+PARTS = {
+    part.__name__: part
+    for part in (
+        accepting,
+        many,
+        beginning,
+        datagrams,
+        watching,
+        memory,
+        writing,
+        filtering,
+        names,
+        timers,
+    )
+}
 
 with asyncio.Runner(
-    loop_factory=silly.loop_factory if sys.argv[1] == "timers" else Impatient
+    loop_factory=silly.loop_factory if sys.argv[2:] == ["inside"] else Impatient
 ) as runner:
     runner.run(PARTS[sys.argv[1]]())

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
 import silly
+from silly.errors import EndOfStream
 from silly.net import tcp
 from silly.net.conn import Conn
 from tests.net.tls import peers
@@ -73,6 +74,11 @@ class Listening:
         peers.wait_arrival(self.live)
 
 
+async def echo(conn: Conn) -> None:
+    async for line in conn:
+        await conn.write(line)
+
+
 async def receive(sock: socket.socket) -> None:
     sock.setblocking(False)
     assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(sock, 100), 30) == b"x\n"
@@ -116,3 +122,50 @@ async def test_those_that_were_let_in_are_served_as_any_other() -> None:
         listening.send(b"x\n")
         for sock in listening.socks:
             await receive(sock)
+
+
+async def test_what_a_preface_writes_at_the_end_of_the_stream_is_sent() -> None:
+    async def preface(conn: Conn) -> None:
+        with pytest.raises(EndOfStream):
+            await conn.read()
+        conn.write(b"x\n")
+        with pytest.raises(EndOfStream):
+            await conn.read()
+
+    async with tcp.listen("127.0.0.1:0", echo, preface=preface) as listener:
+        host, _, port = listener.local_addr.rpartition(":")
+        with socket.create_connection((host, int(port))) as sock:
+            await until(lambda: listener.connections)
+            sock.shutdown(socket.SHUT_WR)
+            await receive(sock)
+
+
+async def test_those_that_are_being_set_up_are_gone_before_their_turn() -> None:
+    """A live connection ends them all, when they are ready, too."""
+    conns: list[Conn] = []
+    read: list[bytes] = []
+
+    async def preface(conn: Conn) -> None:
+        conns.append(conn)
+        read.append(await conn.read(1))
+
+    async def handler(conn: Conn) -> None:
+        await conn.read(b"\n")
+        closing.append(listener.close(0))
+        for each in conns:
+            each.abort()
+
+    closing: list[Awaitable[object]] = []
+    with contextlib.ExitStack() as stack:
+        listener = tcp.listen("127.0.0.1:0", handler, preface=preface)
+        socks = [stack.enter_context(await peers.connected(listener.local_addr)) for _ in range(5)]
+        await until(lambda: len(conns) == 5)
+        socks[0].sendall(b"l")
+        await until(lambda: read)
+        await asyncio.sleep(0)
+        for sock in socks:
+            sock.sendall(b"x\n")
+        peers.wait_arrival(conns[-1])
+        await until(lambda: closing)
+        await closing[0]
+        assert read == [b"l"]

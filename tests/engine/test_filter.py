@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from silly._engine import engine
 from silly.errors import (
     ConcurrentRead,
     ConnectionClosed,
@@ -19,8 +21,10 @@ from silly.errors import (
 )
 from silly.net import tcp
 from silly.net.conn import Conn
+from silly.net.tls import kinds as tls_kinds
 from silly.testing import CONN_CHECKS, memory_pair, run_check, run_virtual
 from tests.engine.filters import HELLO, Xor
+from tests.net.tls import certificates
 from tests.pairs import tcp_pair
 
 KEY = 0x5A
@@ -174,6 +178,108 @@ async def test_writers_wait_for_the_handshake_and_are_refused_in_the_end() -> No
     assert conn.unsent_bytes == 0
     peer.close()
     await listener.close()
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["now", "last"])
+async def test_the_handshake_and_a_message_were_received_before(last: bool) -> None:
+    """And the filter is put in by a task, or by what the engine does after all else."""
+    peer, listener = await connected()
+    wire = HELLO + Xor(KEY).seal(b"line\n")
+    done = asyncio.Event()
+
+    def put() -> None:
+        peer.conn._put_filter(peer.filter, wire)
+        done.set()
+
+    if last:
+        engine.call_last(peer.loop, put)
+    else:
+        put()
+    await asyncio.wait_for(done.wait(), 10)
+    assert await peer.conn.read(b"\n", timeout=10) == b"line\n"
+    peer.close()
+    await listener.close()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        bytearray,
+        memoryview,
+        lambda data: memoryview(b"y" + data + b"z")[1:-1],
+        lambda data: memoryview(bytearray(data)),
+    ],
+    ids=["bytearray", "of bytes", "of a part", "of a bytearray"],
+)
+async def test_a_long_buffer_that_changes_afterwards(make: Callable[[bytes], Any]) -> None:
+    one, other = await filtered_pair()
+    written = make(b"x" * 100_000)
+    one.write(written)
+    if type(written) is bytearray:
+        written[:] = bytes(len(written))
+    assert await other.read(100_000, timeout=10) == b"x" * 100_000
+    one.close()
+    other.close()
+
+
+@pytest.mark.parametrize("method", ["open", "seal"])
+async def test_a_filter_with_a_defect(method: str) -> None:
+    """It is reported; other connections are served, and what they wrote is sent."""
+    reported: asyncio.Queue[type] = asyncio.Queue()
+
+    def fails(*_: object) -> bytes:
+        raise ZeroDivisionError
+
+    peer, listener = await connected()
+    one, other = await tcp_pair()
+    conn = peer.conn
+    conn._put_filter(peer.filter)
+    await peer.send(HELLO)
+    await conn._wait_ready()
+    peer.loop.set_exception_handler(
+        lambda _, context: reported.put_nowait(type(context["exception"]))
+    )
+    try:
+        setattr(peer.filter, method, fails)
+        conn.write(b"x")
+        one.write(b"x\n")
+        if method == "open":
+            await peer.send(b"x")
+            with pytest.raises(ConnectionAbortedError):
+                await conn.read(timeout=10)
+        assert await asyncio.wait_for(reported.get(), 10) is ZeroDivisionError
+        assert await other.read(b"\n", timeout=10) == b"x\n"
+    finally:
+        peer.loop.set_exception_handler(None)
+    for each in (one, other):
+        each.close()
+    peer.close()
+    await listener.close()
+
+
+async def test_a_defect_in_what_tls_calls() -> None:
+    reported: asyncio.Queue[type] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+
+    def fails(_: object) -> None:
+        raise ZeroDivisionError
+
+    one, other = await tcp_pair()
+    name = certificates.NAME
+    other._put_filter(certificates.server().new_session(name))
+    context = certificates.client().context
+    one._put_filter(tls_kinds.kind(context, is_server=False, server_name=name, remember=fails))
+    await one._wait_ready()
+    loop.set_exception_handler(lambda _, context: reported.put_nowait(type(context["exception"])))
+    try:
+        other.write(b"x\n")
+        with pytest.raises(ConnectionAbortedError, match="filter"):
+            await one.read(timeout=10)
+        assert await asyncio.wait_for(reported.get(), 10) is ZeroDivisionError
+    finally:
+        loop.set_exception_handler(None)
+    for each in (one, other):
+        each.close()
 
 
 @pytest.mark.parametrize("method", ["seal", "finish"])

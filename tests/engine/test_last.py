@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -59,6 +60,20 @@ async def test_live_connections_are_served_between() -> None:
         assert 0 < count < 1000
 
 
+async def test_what_it_writes_is_sent() -> None:
+    loop = asyncio.get_running_loop()
+    accepted: asyncio.Future[tcp.Conn] = loop.create_future()
+
+    async def handler(conn: tcp.Conn) -> None:
+        accepted.set_result(conn)
+        await conn.read()
+
+    async with tcp.listen(ANY, handler) as listener, tcp.connect(listener.local_addr) as conn:
+        served = await accepted
+        engine.call_last(loop, lambda: served.write(b"x\n"))
+        assert await conn.read(b"\n", timeout=30) == b"x\n"
+
+
 async def test_an_exception_does_not_stop_the_others() -> None:
     loop = asyncio.get_running_loop()
     failures: list[object] = []
@@ -104,3 +119,38 @@ async def test_a_waiting_task_is_cancelled() -> None:
 
 async def _wait(waiter: asyncio.Future[None]) -> None:
     await waiter
+
+
+async def test_a_handler_awaits_what_is_done() -> None:
+    """Or yields it by itself, as the coroutines of other libraries may."""
+    loop = asyncio.get_running_loop()
+
+    class Done:
+        def __await__(self) -> Any:
+            waiter: Any = engine.new_waiter(loop)
+            waiter.set_result(None)
+            waiter._asyncio_future_blocking = True
+            yield waiter
+
+    async def handler(conn: tcp.Conn) -> None:
+        async for line in conn:
+            await Done()
+            await conn.write(line)
+
+    async with tcp.listen(ANY, handler) as listener, tcp.connect(listener.local_addr) as conn:
+        for _ in range(3):
+            conn.write(b"x\n")
+            assert await conn.read(b"\n", timeout=30) == b"x\n"
+
+
+async def test_a_waiter_that_is_stepped_by_hand() -> None:
+    loop = asyncio.get_running_loop()
+    for step in (next, lambda waiter: waiter.__next__(), lambda waiter: waiter.send(None)):
+        waiter: Any = engine.new_waiter(loop)
+        steps = waiter.__await__()
+        if step is not next and not hasattr(steps, "send"):
+            continue
+        assert step(steps) is waiter
+        waiter.set_result(None)
+        with pytest.raises(StopIteration):
+            step(steps)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import importlib
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import threading
+import warnings
 import weakref
+from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import anyio
@@ -23,9 +27,10 @@ from aiohttp import ClientSession, web
 import silly
 from silly._engine import engine
 from silly.errors import ConnectionClosed, EndOfStream
-from silly.net import tcp
+from silly.net import tcp, udp
 from silly.net.conn import EngineConn
 from silly.net.tcp import Conn
+from tests.net.tls import certificates
 
 ANY = "127.0.0.1:0"
 
@@ -97,6 +102,20 @@ async def test_busy_polling_serves_connections(fails: bool) -> None:
         assert await heard.get() == b"two\n"
         assert [type(error) for error in failures] == [ZeroDivisionError] * fails
         reader.cancel()
+
+
+async def test_busy_polling_serves_datagrams() -> None:
+    async with (
+        tcp.listen(ANY, echo, busy_poll=10) as listener,
+        tcp.connect(listener.local_addr),
+        udp.bind(ANY) as sock,
+        await udp.connect(sock.local_addr) as client,
+    ):
+        for number in range(50):
+            client.send(b"%d" % number)
+            data, peer = await sock.recv(timeout=10)
+            sock.send(data, peer)
+            assert (await client.recv(timeout=10))[0] == b"%d" % number
 
 
 # ------------------------------------------------- in the middle of a batch
@@ -328,6 +347,53 @@ asyncio.run(main())
     assert_prints(script, "2\n")
 
 
+@native_only
+@pytest.mark.parametrize(
+    ("action", "limit"), [("ignore", 10**9), ("error", 10**9), ("ignore", 100)]
+)
+def test_a_loop_that_is_dropped_takes_its_connections_along(action: str, limit: int) -> None:
+    """Nobody closed it, and it does not close itself: no descriptor is left."""
+    script = """
+import asyncio, gc, os, warnings
+from silly.net import tcp, udp
+
+class Loop(asyncio.SelectorEventLoop):
+    def __del__(self):
+        pass
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+async def handler(conn):
+    await conn.read(b"end", limit=LIMIT)
+
+async def preface(conn):
+    await conn.read(1)
+
+async def main():
+    listener = tcp.listen("127.0.0.1:0", handler, preface=preface)
+    conn = await tcp.connect(listener.local_addr)
+    conn.write(b"x" * 1000)
+    while listener.stats.bytes_in < 1000:
+        await asyncio.sleep(0)
+    conn.write(bytearray(10_000_000))  # most of it is not sent
+    udp.bind("127.0.0.1:0")
+
+def run():
+    Loop().run_until_complete(main())
+
+before = descriptors()
+warnings.simplefilter("ACTION", ResourceWarning)
+for _ in range(3):
+    run()
+    gc.collect()
+    gc.collect()  # what the first one has finalized
+    print(descriptors() - before)
+"""
+    script = script.replace("ACTION", action).replace("LIMIT", str(limit))
+    assert_prints(script, "0\n0\n0\n")
+
+
 # -------------------------------------------------------- features of asyncio
 
 
@@ -439,6 +505,10 @@ async def test_a_read_that_is_never_awaited_warns() -> None:
             forgotten: list[object] = [conn.read(b"\n")]
             with pytest.warns(RuntimeWarning, match="never awaited"):
                 forgotten.clear()
+            if silly.engine() == "native":  # where warnings are errors, it is none of the caller's
+                with warnings.catch_warnings(action="error"):
+                    forgotten.append(conn.read(b"\n"))
+                    forgotten.clear()
             read = conn.read(0)
             assert await read == b""
             with pytest.raises(RuntimeError, match="cannot reuse already awaited"):
@@ -488,6 +558,165 @@ async def test_a_coroutine_that_somebody_steps_by_hand() -> None:
         assert stop.value.value == b"1\n"
         for conn in (by_hand, other):
             conn.close()
+
+
+@native_only
+async def test_reads_that_somebody_steps_by_hand() -> None:
+    async with tcp.listen(ANY, echo) as listener, udp.bind(ANY) as sock:
+        (conn,) = await connected(listener, 1)
+        datagram = (b"x", sock_peer(sock))
+
+        def line() -> None:
+            conn.write(b"x\n")
+
+        def send() -> None:
+            sock.send(b"x", sock.local_addr)
+
+        await step_by_hand(lambda: conn.read(b"\n"), line, b"x\n")
+        await step_by_hand(lambda: anext(aiter(conn)), line, b"x\n", iterates=True)
+        await step_by_hand(lambda: anext(conn.batches()), line, [b"x\n"], iterates=True)
+        await step_by_hand(sock.recv, send, datagram)
+        await step_by_hand(lambda: anext(aiter(sock)), send, datagram, iterates=True)
+        conn.abort()
+
+
+def sock_peer(sock: udp.Socket) -> Any:
+    """The peer that a socket is to itself."""
+    host, port = sock.local_addr.split(":")
+    kind: Any = engine.Peer
+    return kind((host, int(port)))
+
+
+async def step_by_hand(
+    made: Any, message: Callable[[], None], result: object, *, iterates: bool = False
+) -> None:
+    """Step a read of *result*, which arrives with *message*, in each way that there is."""
+
+    async def arrive(waiter: Any) -> None:
+        message()
+        async with asyncio.timeout(10):
+            while not waiter.done():
+                await asyncio.sleep(0)
+
+    def end(step: Any, *arguments: object) -> object:
+        with pytest.raises(StopIteration) as stop:
+            step(*arguments)
+        return stop.value.value
+
+    with pytest.raises(TypeError, match="just-started"):
+        made().send(1)
+    for step in (lambda read: read.send(None), next, lambda read: read.__next__()):
+        read = made()
+        waiter = step(read)
+        assert repr(read) in repr(waiter)
+        with pytest.raises(RuntimeError, match="awaited already"):
+            step(read)
+        with pytest.raises(RuntimeError, match="awaited already"):
+            read.__await__()
+        waiter.set_result(None)  # for no reason
+        waiter = step(read)
+        await arrive(waiter)
+        assert end(step, read) == result
+
+    async def wait(read: Any) -> object:
+        return await read
+
+    for thrown in ((KeyError,), (KeyError("x"),), (KeyError, "x"), (KeyError, "x", a_traceback())):
+        read = made()
+        task = asyncio.create_task(wait(read))
+        await asyncio.sleep(0)
+        with pytest.raises(KeyError) as caught:  # the task waits for what will not come
+            read.throw(*thrown)
+        assert (caught.traceback[-1].name == "a_traceback") == (len(thrown) == 3)
+        if iterates:  # it waits for the next one
+            message()
+            assert await asyncio.wait_for(task, 10) == result
+        else:
+            with pytest.raises(RuntimeError, match="cannot reuse"):
+                await asyncio.wait_for(task, 10)
+    made().close()
+
+
+def a_traceback() -> TracebackType:
+    with pytest.raises(ZeroDivisionError) as caught:
+        raise ZeroDivisionError
+    return caught.tb
+
+
+@native_only
+async def test_a_read_that_is_woken_for_no_reason_while_its_bytes_arrive() -> None:
+    async with tcp.listen(ANY, echo) as listener:
+        conn = await tcp.connect(listener.local_addr, read_limit=1000)
+        read: Any = conn.read(300_000)
+        waiter = read.send(None)
+        waiter.set_result(None)  # nobody waits now
+        conn.write(bytes(299_999) + b"\n")
+        async with asyncio.timeout(10):
+            while conn.unread_bytes < 1000:
+                await asyncio.sleep(0)
+            waiter = read.send(None)
+            while not waiter.done():
+                await asyncio.sleep(0)
+        with pytest.raises(StopIteration) as stop:
+            read.send(None)
+        assert len(stop.value.value) == 300_000
+        conn.close()
+
+
+@native_only
+async def test_a_traced_program_is_served() -> None:
+    """With a tracer, as a debugger has, the interpreter steps what is awaited in another way."""
+
+    async def handler(conn: Conn) -> None:
+        async for batch in conn.batches():
+            conn.write(batch)
+        await conn.write(b"end\n")
+
+    async def answer(sock: udp.Socket) -> None:
+        async for data, peer in sock:
+            sock.send(data, peer)
+
+    before = sys.gettrace()
+    sys.settrace(lambda *_: None)
+    try:
+        async with (
+            tcp.listen(ANY, handler) as listener,
+            tcp.connect(listener.local_addr) as conn,
+            udp.bind(ANY) as server,
+            await udp.connect(server.local_addr) as client,
+            asyncio.timeout(10),
+        ):
+            waiter = engine.new_waiter(asyncio.get_running_loop())
+            asyncio.get_running_loop().call_soon(waiter.set_result, None)
+            await waiter
+            conn.write(b"x\n")
+            assert await conn.read(b"\n") == b"x\n"
+            answering = asyncio.create_task(answer(server))
+            client.send(b"x")
+            assert (await client.recv())[0] == b"x"
+            server.close()
+            await answering
+            conn.close_write()
+            assert [line async for line in conn] == [b"end\n"]
+    finally:
+        sys.settrace(before)
+
+
+@native_only
+async def test_what_is_set_up_is_not_set_up_again() -> None:
+    async with udp.bind(ANY) as sock, tcp.listen(ANY, echo) as listener:
+        with pytest.raises(RuntimeError, match="set up once"), socket.socket() as other:
+            sock.__init__(other, None, None, limits=None)  # type: ignore[misc]
+        session = certificates.server().new_session(None)
+        with pytest.raises(RuntimeError, match="initialized only once"):
+            session.__init__(None, is_server=True)  # type: ignore[misc]
+        assert sock.local_addr
+        assert listener.local_addr
+    for name in ("silly.net.asgi.plain", "silly.net.http.parts"):
+        module = importlib.import_module(name)
+        kinds = [object] * (2 if name.endswith("plain") else 3)
+        with pytest.raises(TypeError, match="they derive from"):
+            module.use(*kinds, *([print, print, 1] if len(kinds) == 3 else []))
 
 
 @native_only

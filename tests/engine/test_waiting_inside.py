@@ -660,6 +660,36 @@ def test_busy_polling_serves_the_rest_of_the_loop() -> None:
     run(main)
 
 
+def test_spinning_ends_when_the_loop_has_something_to_do() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        seen = loop.create_future()
+        steps: list[int] = []
+
+        async def spin() -> int:
+            def callback() -> None:
+                engine.spin(loop, lambda: steps.append(1))
+                over.set_result(len(steps))
+
+            steps.clear()
+            over: asyncio.Future[int] = loop.create_future()
+            loop.call_soon(callback)
+            return await over
+
+        with ours, theirs:
+            async with tcp.listen("127.0.0.1:0", echo):
+                while await spin() < 2:  # if there is time
+                    pass
+                loop.add_reader(ours, seen.set_result, None)
+                theirs.send(b"!")
+                assert await spin() == 1
+                await seen
+                loop.remove_reader(ours)
+
+    run(main)
+
+
 def test_polling_begins_again_with_each_message() -> None:
     polled = threading.Event()
 
@@ -685,6 +715,94 @@ def test_polling_begins_again_with_each_message() -> None:
 
     run(main)
     assert polled.is_set()
+
+
+def test_a_python_signal_handler_writes_while_the_loop_waits_for_ever() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        accepted: asyncio.Future[Conn] = loop.create_future()
+
+        async def handle(conn: Conn) -> None:
+            accepted.set_result(conn)
+            await conn.wait_closed()
+
+        async with (
+            tcp.listen("127.0.0.1:0", handle) as listener,
+            tcp.connect(listener.local_addr) as conn,
+        ):
+            served = await accepted
+            before = signal.signal(signal.SIGALRM, lambda *_: served.write(LINE))
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.02)
+                assert await conn.read(b"\n") == LINE
+            finally:
+                signal.signal(signal.SIGALRM, before)
+            served.close()
+
+    run(main)
+
+
+def test_a_loop_with_a_clock_of_its_own() -> None:
+    """Its timers are due by that clock, which is a hundred times faster."""
+    plain = silly.loop_factory()
+    plain.close()
+
+    class Fast(type(plain)):  # type: ignore[misc]
+        def time(self) -> float:
+            return 100 * float(super().time())
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with (
+            tcp.listen("127.0.0.1:0", echo) as listener,
+            tcp.connect(listener.local_addr) as conn,
+        ):
+            for delay in (0.0, 1.0, 5.0):
+                due = loop.create_future()
+                began = loop.time()
+                loop.call_later(delay, due.set_result, None)
+                while not due.done():
+                    conn.write(LINE)
+                    assert await conn.read(b"\n") == LINE
+                assert loop.time() - began >= delay
+
+    with asyncio.Runner(loop_factory=lambda: Fast(Selector())) as runner:
+        runner.run(asyncio.wait_for(main(), 2000))
+
+
+def test_a_child_that_a_handler_forks_drops_the_rest_of_the_batch() -> None:
+    """It serves none of those that were ready, but had not received yet."""
+
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        served: list[int] = []
+        children: list[int] = []
+
+        async def handle(conn: Conn) -> None:
+            async for _ in conn:
+                served.append(os.getpid())
+                if len(served) > 1:
+                    continue
+                if (child := os.fork()) == 0:
+                    served.clear()
+                    loop.call_soon(lambda: os._exit(len(served)))  # when the batch is over
+                children.append(child)
+
+        async with tcp.listen("127.0.0.1:0", handle) as listener:
+            conns = [await tcp.connect(listener.local_addr) for _ in range(100)]
+            while listener.connections < 100:
+                await asyncio.sleep(0)
+            for conn in conns:
+                conn.write(LINE)
+            while len(served) < 100:
+                await asyncio.sleep(0)
+            _, status = os.waitpid(children[0], 0)
+            for conn in conns:
+                conn.abort()
+            assert served == [os.getpid()] * 100
+            return os.waitstatus_to_exitcode(status)
+
+    assert 0 <= run(main) < 50
 
 
 def test_idle_connections_cost_nothing() -> None:

@@ -73,6 +73,7 @@ class Connected:
         self.conn = conn
         self.limit = limit
         self.arrived = 0
+        conn.read_limit = read_limit(limit)
         self.reader, self.writer = streams_of(conn, limit, asyncio.get_running_loop())
 
     async def wait(self, reached: Callable[[], bool]) -> None:

@@ -76,8 +76,10 @@ def packed_ip(sockaddr: Any) -> bytes:
     """Return the IP address in *sockaddr* as packed bytes; empty if it has none (see `Gate`)."""
     if not isinstance(sockaddr, tuple):
         return b""
-    host = sockaddr[0].partition("%")[0]  # without the scope
-    return socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+    host = sockaddr[0]
+    if ":" not in host:
+        return socket.inet_pton(socket.AF_INET, host)
+    return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])  # without the scope
 
 
 def tune(sock: socket.socket) -> None:

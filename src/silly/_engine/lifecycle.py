@@ -379,8 +379,9 @@ class Lifecycle:
 
     def _wake_writers(self) -> None:
         waiters = self._room_waiters
-        self._room_waiters = None
-        _wake_all(waiters)
+        if waiters is not None:
+            self._room_waiters = None
+            _wake_all(waiters)
 
     def _has_room(self) -> None:
         """Wake waiting writers, or continue closing."""
@@ -506,8 +507,9 @@ class Lifecycle:
         self._release()
         self._wake_writers()
         waiters = self._close_waiters
-        self._close_waiters = None
-        _wake_all(waiters)
+        if waiters is not None:
+            self._close_waiters = None
+            _wake_all(waiters)
         owner = self._owner
         self._owner = None
         try:
@@ -620,8 +622,7 @@ class Lifecycle:
         return self._opened + offset, self._last_activity + offset
 
 
-def _wake_all(waiters: list[asyncio.Future[None]] | None) -> None:
-    if waiters is not None:
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+def _wake_all(waiters: list[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)

@@ -37,8 +37,8 @@ class ConnReader(asyncio.StreamReader):
 
     def __init__(self, conn: StreamConn, limit: int, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(limit, loop)
-        conn.read_limit = read_limit(limit)
         self._conn = conn
+        self._lines = conn.__aiter__()
 
     # ---------------------------------------------------------------------------- reads
 
@@ -47,7 +47,10 @@ class ConnReader(asyncio.StreamReader):
         conn = self._conn
         if conn is not None and not self._buffer:
             try:
-                return await conn.read(b"\n")
+                return await self._lines.__anext__()
+            except StopAsyncIteration:
+                self._end()
+                return b""
             except (EndOfStream, LimitExceeded, OSError) as error:
                 self._give_up(conn, error)
         return await super().readline()
@@ -56,7 +59,10 @@ class ConnReader(asyncio.StreamReader):
         conn = self._conn
         if conn is not None and not self._buffer:
             try:
-                return await conn.read(b"\n")
+                return await self._lines.__anext__()
+            except StopAsyncIteration:
+                self._end()
+                raise
             except (EndOfStream, LimitExceeded, OSError) as error:
                 self._give_up(conn, error)
         return await super().__anext__()
@@ -118,11 +124,15 @@ class ConnReader(asyncio.StreamReader):
         self.keep_unread()
         if isinstance(error, LimitExceeded) or self._conn is not conn:
             return
-        self._conn = None
         if isinstance(error, EndOfStream | ConnectionClosed):
-            super().feed_eof()
+            self._end()
         else:
-            super().set_exception(error)
+            self.set_exception(error)
+
+    def _end(self) -> None:
+        """Leave all later reads to asyncio's code: the stream has ended."""
+        self._conn = None
+        super().feed_eof()
 
     def keep_unread(self) -> None:
         """Move the unread bytes to the buffer, from which they can be read after the end."""
@@ -163,5 +173,4 @@ class ConnReader(asyncio.StreamReader):
     def feed_eof(self) -> None:
         """See `asyncio.StreamReader.feed_eof`; a read that waits already is not affected."""
         self.keep_unread()
-        self._conn = None
-        super().feed_eof()
+        self._end()

@@ -11,10 +11,11 @@ import socket
 import ssl
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Final, Self
+from types import CoroutineType
+from typing import Any, Final, Self, cast
 
 from silly.net.addr import Address, TCPAddress
-from silly.net.conn import Conn, StreamConn
+from silly.net.conn import StreamConn
 from silly.net.course import Handler
 from silly.net.limits import Limits
 from silly.net.listener import Listener
@@ -183,11 +184,10 @@ def _handler(
 ) -> Handler:
     """Return what the listener calls for each connection."""
 
-    async def handle(conn: Conn) -> None:
-        assert isinstance(conn, StreamConn)
+    async def handle(conn: StreamConn) -> None:
         try:
             running = callback(*streams_of(conn, limit, loop, is_server=True, context=context))
-            if asyncio.iscoroutine(running):
+            if type(running) is CoroutineType or asyncio.iscoroutine(running):
                 await running
             del running
         except asyncio.CancelledError:
@@ -207,7 +207,7 @@ def _handler(
             await conn.wait_closed()
 
     handle.__qualname__ = getattr(callback, "__qualname__", None) or repr(callback)
-    return handle
+    return cast(Handler, handle)
 
 
 class Server(asyncio.AbstractServer):

@@ -33,9 +33,20 @@ def streams_of(
 ) -> tuple[ConnReader, ConnWriter]:
     """Return a reader and a writer over *conn*, which is encrypted with *context*."""
     reader = ConnReader(conn, limit, loop)
-    writer = ConnWriter(conn, reader, loop, is_server=is_server)
-    writer._transport._context = context
-    return reader, writer
+    return reader, ConnWriter(conn, reader, loop, is_server=is_server, context=context)
+
+
+def _close(conn: StreamConn, reader: ConnReader | None) -> None:
+    """Send what is queued, then close; what was received can still be read."""
+    if conn._is_closing:
+        return
+    if reader is not None:
+        reader.keep_unread()
+    if conn.unsent_bytes > _LOW_WATER:
+        conn.close_write()  # which sends as much as it can
+        if conn.unsent_bytes:
+            conn.linger = _LINGER
+    conn.close()
 
 
 class ConnTransport(asyncio.Transport):
@@ -45,10 +56,15 @@ class ConnTransport(asyncio.Transport):
 
     _context: ssl.SSLContext | None
 
-    def __init__(self, conn: StreamConn, reader: ConnReader | None = None) -> None:
+    def __init__(
+        self,
+        conn: StreamConn,
+        reader: ConnReader | None = None,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
         super().__init__()
         self._conn = conn
-        self._context = None
+        self._context = context
         self._reader = reader
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
@@ -80,16 +96,7 @@ class ConnTransport(asyncio.Transport):
 
     def close(self) -> None:
         """Send what is queued, then close; what was received can still be read."""
-        conn = self._conn
-        if conn._is_closing:
-            return
-        if self._reader is not None:
-            self._reader.keep_unread()
-        if conn.unsent_bytes > _LOW_WATER:
-            conn.close_write()  # which sends as much as it can
-            if conn.unsent_bytes:
-                conn.linger = _LINGER
-        conn.close()
+        _close(self._conn, self._reader)
 
     def abort(self) -> None:
         """Close with a reset; what was received can still be read."""
@@ -151,7 +158,6 @@ class ConnWriter(asyncio.StreamWriter):
     """An `asyncio.StreamWriter` that writes to a connection."""
 
     # Used of asyncio's: `__del__`, and what passes on to the transport.
-    _transport: ConnTransport
 
     def __init__(  # asyncio's makes a future, which nothing uses
         self,
@@ -160,18 +166,38 @@ class ConnWriter(asyncio.StreamWriter):
         loop: asyncio.AbstractEventLoop,
         *,
         is_server: bool = False,
+        context: ssl.SSLContext | None = None,
     ) -> None:
-        self._transport = ConnTransport(conn, reader)
         self._conn = conn
         self._reader = reader
         self._loop = loop
         self._is_server = is_server
+        self._context = context
+        self._made: ConnTransport | None = None  # `_transport`, once it is asked for
         self._room: Drain | None = None  # what the last write returned
+
+    def __del__(self) -> None:
+        if self._conn.is_alive:
+            super().__del__()
+
+    @property
+    def _transport(self) -> ConnTransport:
+        if self._made is None:
+            self._made = ConnTransport(self._conn, self._reader, self._context)
+        return self._made
 
     @property
     def _protocol(self) -> asyncio.StreamReaderProtocol:
         """What asyncio's writers have, for code that reaches into them."""
         return asyncio.StreamReaderProtocol(self._reader, loop=self._loop)
+
+    def is_closing(self) -> bool:
+        """See `asyncio.StreamWriter.is_closing`."""
+        return not self._conn.is_alive
+
+    def close(self) -> None:
+        """See `asyncio.StreamWriter.close`."""
+        _close(self._conn, self._reader)
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
         """See `asyncio.StreamWriter.write`."""

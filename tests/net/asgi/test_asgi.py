@@ -250,17 +250,99 @@ async def test_the_route_that_a_framework_names_is_noted(
     assert [vars(record)["route"] for record in caplog.records] == ["/items/{number}"] * 2
 
 
-async def test_header_injection_is_refused() -> None:
+PLAIN = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        (b"x", b"1\r\nset-cookie: a=b"),
+        (b"x", b"1\ny: z"),
+        (b"x", b"1\ry: z"),
+        (b"x", b"\n"),
+        (b"x", b"1234567\n"),
+        (b"x", b"1234567890\ny"),
+        (b"x: 1\r\nset-cookie", b"a=b"),
+        (b"x\n", b"y"),
+    ],
+)
+async def test_header_injection_is_refused(field: tuple[bytes, bytes]) -> None:
     async def part(scope: Scope, receive: Receive, send: Send) -> None:
-        await respond(send, b"", headers=[(b"x", b"1\r\nset-cookie: a=b")])
+        await respond(send, b"", headers=[field])
 
     async with Server(part) as server:
-        head, _ = await server.ask()
-        assert head.startswith(b"HTTP/1.1 500 ")
-        assert b"cookie" not in head
+        for request in (GET, PLAIN):
+            await server.conn.write(request)
+            head = await server.conn.read(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 500 ")
+            assert b"cookie" not in head
+            await server.conn.read(int(head.lower().split(b"content-length: ")[1].split()[0]))
 
 
-PLAIN = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+@pytest.mark.parametrize(
+    ("headers", "body", "kept"),
+    [
+        ([[b"x-list", b"1"]], b"hello", [b"x-list: 1"]),
+        ([(b"x-bytearray", bytearray(b"1"))], b"hello", [b"x-bytearray: 1"]),
+        ([(b"content-length", b"5")], b"hello", [b"content-length: 5"]),
+        ([(b"Content-Length", b"100000")], b"x" * 100_000, [b"Content-Length: 100000"]),
+        ([], b"x" * 100_000, []),
+        ([(b"transfer-encoding", b"chunked")], b"hello", []),
+        ([(b"x-seventeen-bytes", b"")], b"hello", [b"x-seventeen-bytes: "]),
+        ([(b"connection", b"close")], b"hello", [b"connection: close"]),
+        ([(b"x-10-bytes", b"y")], b"", [b"x-10-bytes: y"]),
+    ],
+)
+async def test_fields_and_bodies_of_all_sorts(headers: Any, body: bytes, kept: list[bytes]) -> None:
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, body, headers=headers)
+
+    for request in (GET, PLAIN):
+        async with Server(part) as server:
+            head, got = await server.ask(request)
+            assert got == body
+            assert [line for line in head.split(b"\r\n") if line in kept] == kept
+            lengths = [line for line in head.lower().split(b"\r\n") if b"content-length" in line]
+            assert len(lengths) <= 1
+
+
+async def test_an_application_that_goes_on_when_it_is_cancelled() -> None:
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        await respond(send, b"hello")
+
+    async with Server(part) as server:
+        for request in (GET, PLAIN, PLAIN):
+            assert (await server.ask(request))[1] == b"hello"
+
+
+async def test_an_application_whose_task_is_closed_ends() -> None:
+    """As the garbage collector closes the coroutines of a loop that is dropped."""
+    ended: list[str] = []
+    began = asyncio.Event()
+    over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        began.set()
+        try:
+            await over
+        finally:
+            ended.append(scope["path"])
+
+    async with Server(part) as server:
+        await server.conn.write(PLAIN)
+        await asyncio.wait_for(began.wait(), 10)
+        await asyncio.sleep(0)
+        (task,) = server.listener._course.handling
+        task.get_coro().close()
+        assert ended == ["/"]
+        over.set_result(None)  # which wakes the task
+        with pytest.raises((EndOfStream, ConnectionError)):
+            await server.conn.read(timeout=10)
 
 
 @pytest.mark.parametrize("more", [False, True])
@@ -401,7 +483,10 @@ async def test_only_trusted_proxies_say_who_the_client_is() -> None:
         (("10.0.0.0/8",), b"127.0.0.1 http"),
     ):
         async with Server(part, trusted_proxies=trusted) as server:
-            assert (await server.ask(request))[1] == seen
+            for target in (b"/a%20b", b"/", b"/"):
+                assert (await server.ask(request.replace(b"/a%20b", target)))[1] == seen
+            own = b"127.0.0.1 http"  # of a request without these fields, on the same connection
+            assert (await server.ask(PLAIN))[1] == own
 
 
 @pytest.mark.no_engine

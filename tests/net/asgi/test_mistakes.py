@@ -26,7 +26,12 @@ LENGTHS = (b"content-length", b"1"), (b"content-length", b"2")
     ("messages", "text"),
     [
         ([{"type": "http.response.end"}], "'http.response.end' is not understood"),
+        ([{"status": 200, "headers": []}], "'type'"),
         ([start(*LENGTHS)], "several values of content-length"),
+        *(
+            ([start((b"content-length", value))], f"content-length is {value!r}, not a number")
+            for value in (b"x", b"", b"-1", b"+1", b"1_0", b" 1", b"1x")
+        ),
         ([start(), start()], "a second http.response.start"),
         ([PART], "http.response.body before http.response.start"),
         ([BODY], "http.response.body before http.response.start"),
@@ -42,18 +47,21 @@ LENGTHS = (b"content-length", b"1"), (b"content-length", b"2")
     ],
 )
 async def test_responses(messages: list[Message], text: str) -> None:
-    seen = asyncio.Event()
+    raised: asyncio.Queue[Exception | None] = asyncio.Queue()
 
     async def part(scope: Scope, receive: Receive, send: Send) -> None:
         for message in messages[:-1]:
             await send(message)
-        with pytest.raises((RuntimeError, ValueError), match=text):
+        try:
             await send(messages[-1])
-        seen.set()
+        except (RuntimeError, ValueError, KeyError) as error:
+            raised.put_nowait(error)
+        else:
+            raised.put_nowait(None)
 
     async with Server(part) as server:
         await server.conn.write(GET)
-        await seen.wait()
+        assert text in str(await asyncio.wait_for(raised.get(), 10))
 
 
 @pytest.mark.parametrize(

@@ -324,3 +324,25 @@ async def test_a_client_that_reads_slowly_and_leaves_holds_little_memory(tmp_pat
     conn.abort()
     await listener.close()
     assert http.service_of(listener).crashes == 0
+
+
+@pytest.mark.no_engine
+async def test_any_number_of_files(tmp_path: Path) -> None:
+    """What is remembered of them is bounded, and forgotten when there are too many."""
+    (tmp_path / "f").write_bytes(b"x")
+    names = [str(tmp_path) + "/" * number + "f" for number in range(1, 1500)]
+    for name in names:
+        response = http.file(name)
+        assert (response.status, response.content_type) == (200, http.file(names[0]).content_type)
+
+
+@pytest.mark.no_engine
+def test_a_file_that_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(b"x")
+    file = DiskFile(os.open(path, os.O_RDONLY))
+    assert file.status()[:2] == (True, 1)
+    file.close()
+    file.close()
+    with pytest.raises(ValueError, match="the file is closed"):
+        file.status()

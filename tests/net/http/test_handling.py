@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 import types
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 import pytest
 
+import silly
 from silly.errors import EndOfStream
 from silly.net import http, tcp
 from silly.net.limits import Limits
@@ -25,7 +27,25 @@ class Awaited:
         self.iterator = iterator
 
     def __await__(self) -> Any:
+        if self.iterator is None:
+            raise ZeroDivisionError
         return self.iterator
+
+
+class NoGenerator:
+    """An iterator that has neither `throw` nor `close`, and whose end never comes."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+
+    def __iter__(self) -> NoGenerator:
+        return self
+
+    def __next__(self) -> Any:
+        self.begun.set()
+        future: Any = asyncio.get_running_loop().create_future()
+        future._asyncio_future_blocking = True
+        return future
 
 
 @types.coroutine
@@ -83,6 +103,10 @@ async def failing_late(_request: http.Request) -> http.Response:
     raise AssertionError
 
 
+async def huge_status() -> http.Response:
+    return http.Response(BODY, status=10**30)
+
+
 def forbidden(_request: http.Request) -> Any:
     raise http.HTTPError(403)
 
@@ -103,6 +127,8 @@ HANDLERS: dict[str, tuple[Callable[[http.Request], Any], int]] = {
     "/generator": (lambda _: generator(), 200),
     "/iterator": (lambda _: Awaited(iter([None])), 500),  # which returns None
     "/no-iterator": (lambda _: Awaited(7), 500),
+    "/no-await": (lambda _: Awaited(None), 500),
+    "/huge-status": (lambda _: huge_status(), 500),
     "/nothing": (lambda _: http.Response(BODY), 500),
 }
 
@@ -137,6 +163,98 @@ async def test_handlers_of_every_kind(observer: Any) -> None:
         service = http.service_of(listener)
         assert service.crashes == sum(status == 500 for _, status in HANDLERS.values())
         assert sum(service.responses.values()) == len(HANDLERS)
+
+
+async def test_handlers_are_stepped_by_a_traced_interpreter() -> None:
+    """With a tracer, as a debugger has, it steps what is awaited in another way."""
+    before = sys.gettrace()
+    sys.settrace(lambda *_: None)
+    try:
+        async with http.listen(ANY, handle) as listener:
+            async with tcp.connect(listener.local_addr) as conn:
+                for path, (_, status) in HANDLERS.items():
+                    conn.write(f"GET {path} HTTP/1.1\r\nhost: a\r\n\r\n".encode())
+                    assert (path, (await reply(conn)).status) == (path, status)
+    finally:
+        sys.settrace(before)
+
+
+async def test_a_handler_that_nothing_can_be_thrown_into_ends_with_the_listener() -> None:
+    waits = NoGenerator()
+    async with http.listen(ANY, lambda _: Awaited(waits)) as listener:
+        async with tcp.connect(listener.local_addr) as conn:
+            conn.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            await asyncio.wait_for(waits.begun.wait(), TIME)
+            await asyncio.wait_for(listener.close(grace=0), TIME)
+            with pytest.raises((EndOfStream, ConnectionResetError)):
+                await conn.read(timeout=TIME)
+
+
+@pytest.mark.parametrize(
+    ("following", "then"), [(b"", None), (b"BAD\r\n\r\n", 400), (b"GET / HTTP/1.1\r\n", None)]
+)
+async def test_a_handler_that_was_cancelled_is_the_last(following: bytes, then: int | None) -> None:
+    async with http.listen(ANY, handle) as listener:
+        async with tcp.connect(listener.local_addr) as conn:
+            conn.write(b"GET /timed-out HTTP/1.1\r\nhost: a\r\n\r\n" + following)
+            conn.close_write()
+            assert (await reply(conn)).status == 200
+            if then is not None:
+                assert (await reply(conn)).status == then
+            with pytest.raises(EndOfStream):
+                await conn.read(timeout=TIME)
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_in_a_handler_ends_the_program(kind: type[BaseException]) -> None:
+    async def interrupted(_request: http.Request) -> http.Response:
+        raise kind
+
+    async def main() -> None:
+        async with http.listen(ANY, interrupted) as listener:
+            async with tcp.connect(listener.local_addr) as conn:
+                conn.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+                await conn.read(timeout=TIME)
+
+    with pytest.raises(kind):
+        silly.run(main())
+
+
+@pytest.mark.parametrize("can_close", [True, False])
+@pytest.mark.filterwarnings("ignore:the \\(type, exc, tb\\) signature:DeprecationWarning")
+@pytest.mark.parametrize("how", ["close", "throw"])
+async def test_a_handler_is_ended_from_outside(how: str, can_close: bool) -> None:
+    """As the garbage collector closes the coroutines of a loop that is dropped."""
+    ended: list[BaseException] = []
+    begun = asyncio.Event()
+    waits = NoGenerator()
+
+    async def handler(_request: http.Request) -> str:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except BaseException as error:
+            ended.append(error)
+            raise
+        return BODY
+
+    handle = handler if can_close else lambda _: Awaited(waits)
+    async with http.listen(ANY, handle) as listener:
+        async with tcp.connect(listener.local_addr) as conn:
+            conn.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            await asyncio.wait_for((begun if can_close else waits.begun).wait(), TIME)
+            await asyncio.sleep(0)
+            (task,) = listener._course.handling
+            coroutine = task.get_coro()
+            if how == "close":
+                coroutine.close()
+            else:
+                coroutine.throw(KeyError, "thrown", None)
+                assert (await reply(conn)).status == 500
+            task.cancel()
+        await asyncio.wait_for(listener.close(grace=0), TIME)
+    kinds = [GeneratorExit] if how == "close" else [KeyError]
+    assert [type(error) for error in ended] == kinds * can_close
 
 
 async def test_a_cancelled_handler_ends_its_connection() -> None:

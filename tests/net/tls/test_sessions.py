@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import _ssl
+import ctypes
 import itertools
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -155,6 +159,72 @@ def test_after_the_end_nothing_can_be_sealed(kind: str) -> None:
     assert one.open(other.seal(b"an answer")) == b"an answer"
     with pytest.raises(ssl.SSLError):
         one.seal(b"too late")
+
+
+@pytest.mark.skipif("openssl" not in KINDS, reason="the native engine, and a dynamic OpenSSL")
+def test_an_error_that_somebody_left_in_openssl_is_not_a_connections() -> None:
+    """OpenSSL tells errors by a queue of the thread, which other libraries use, too."""
+    openssl = ctypes.CDLL(_ssl.__file__)  # leads to the library that it uses
+
+    def leave_an_error() -> None:
+        assert not openssl.BIO_new_file(b"/no/such/file", b"r")
+        assert openssl.ERR_peek_error()
+
+    leave_an_error()
+    one, other = sessions("openssl", "openssl")
+
+    def with_an_error(wire: bytes) -> Iterable[bytes]:
+        leave_an_error()
+        yield wire
+
+    exchange(other, one, with_an_error)
+    for sender, receiver in ((one, other), (other, one)):
+        leave_an_error()
+        wire = sender.seal(b"data")
+        leave_an_error()
+        assert receiver.open(wire) == b"data"
+    leave_an_error()
+    wire = one.finish()
+    leave_an_error()
+    assert other.open(wire) == b""
+    assert (one.error, other.error, other.is_ended) == (None, None, True)
+    openssl.ERR_clear_error()
+
+
+@pytest.mark.skipif("openssl" not in KINDS, reason="the native engine, and a dynamic OpenSSL")
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("ssl.OPENSSL_VERSION = 'LibreSSL 4.1'", "it is LibreSSL 4.1"),
+        ("del _ssl.__file__", "it is built into the interpreter"),
+        ("_ssl.__file__ = '/no/such/file'", "the ssl module's library was not found"),
+        ("import _ctypes; _ssl.__file__ = _ctypes.__file__", "OpenSSL's SSL_read was not found"),
+        ("ssl.SSLContext.wrap_bio = wrap_bio", "the ssl module's objects are of an unknown layout"),
+    ],
+)
+def test_without_an_openssl_that_it_knows_it_is_the_other_kind(change: str, reason: str) -> None:
+    script = f"""
+import _ssl, ctypes, ssl
+class Other:
+    __slots__ = ("_sslobj", "context", "more", "than", "those")
+    def __init__(self, context):
+        self._sslobj = self
+        self.context = context
+def wrap_bio(context, *_, **__):
+    return Other(context)
+{change}
+from silly.net.tls import kinds, openssl
+print(openssl.REASON)
+print(*kinds.available())
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == f"{reason}\nssl\n", done.stderr
 
 
 @pytest.mark.skipif("openssl" not in KINDS, reason="the native engine, and a dynamic OpenSSL")

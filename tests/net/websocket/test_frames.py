@@ -56,6 +56,36 @@ def test_masking(kind: Any) -> None:
 
 
 @each_kind
+@pytest.mark.parametrize("text", ["x" * 10_000, "é€😀" * 2000])
+def test_long_text_that_is_masked(kind: Any, text: str) -> None:
+    data = kind.frame(0x81, text, KEY)
+    assert understand(kind, data, is_masked=True, max_message=100_000).messages == [text]
+    wrong = kind.frame(0x81, text.encode() + b"\xff", KEY)
+    failure = understand(kind, wrong, is_masked=True, max_message=100_000).failure
+    assert failure is not None
+    assert failure[0] == 1007
+
+
+@pytest.mark.skipif("native" not in available(), reason="the other one trusts its only caller")
+@pytest.mark.parametrize("key", [b"", b"abc", b"abcde"])
+def test_keys_of_another_length_are_refused(key: bytes) -> None:
+    kind = available()["native"]
+    with pytest.raises(ValueError, match="four bytes"):
+        kind.masked(b"data", key)
+    with pytest.raises(ValueError, match="four bytes"):
+        kind.frame(0x82, b"data", key)
+
+
+@each_kind
+def test_what_is_sent_as_one_message(kind: Any) -> None:
+    assert kind.framed("text") == kind.frame(0x81, b"text")
+    for binary in (b"data", bytearray(b"data"), memoryview(b"data")):
+        assert kind.framed(binary) == kind.frame(0x82, b"data")
+    with pytest.raises(TypeError):
+        kind.framed(7)
+
+
+@each_kind
 def test_text_is_encoded_and_surrogates_are_refused(kind: Any) -> None:
     assert kind.frame(0x81, "é€😀") == b"\x81\x09" + "é€😀".encode()
     with pytest.raises(UnicodeEncodeError):

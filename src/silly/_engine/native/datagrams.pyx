@@ -479,8 +479,6 @@ cdef Receive new_receive(Datagrams sock, bint iterates):
 
 
 cdef int _send(Receive self, object value, void **out) except -1:
-    if self.state == NEW and value is not None:
-        raise TypeError("can't send non-None value to a just-started coroutine")
     cdef int yielded = self.step(out)
     return stop_async_iteration() if yielded == ENDED else yielded
 

@@ -234,15 +234,15 @@ cdef class Source:
 
     cdef int deliver(self) except -1:
         """Step the reader that waits for the received bytes."""
-        return 0
+        raise NotImplementedError
 
     cdef int end_of_turn(self) except -1:
         """Send what was written in this turn; move the rest out of the send buffer."""
-        return 0
+        raise NotImplementedError
 
     cdef int save_unread(self) except -1:
         """Move unread bytes out of the scratch buffer."""
-        return 0
+        raise NotImplementedError
 
     cdef int disown(self) except -1:
         """Close the descriptor in a forked child, without sending anything."""

@@ -348,8 +348,6 @@ cdef raise_thrown(kind, value, traceback):
 
 
 cdef int _send(Read self, object value, void **out) except -1:
-    if self.state == NEW and value is not None:
-        raise TypeError("can't send non-None value to a just-started coroutine")
     cdef int yielded = self.step(out)
     if yielded == ENDED:
         return stop_async_iteration()

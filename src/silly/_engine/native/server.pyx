@@ -44,6 +44,7 @@ cdef class Server(Accepting):
 
     cdef object accept
     cdef bytes name  # `raw_local_name` of accepted connections, if it is the same for all; or None
+    cdef bint begun  # `_reserve` is set: the garbage collector takes what else would tell
     cdef bint constructed
 
     def __cinit__(self, loop, int fd, accept, double busy_poll, gate, bint are_entering):
@@ -52,6 +53,7 @@ cdef class Server(Accepting):
         cdef int listens = 0
         cdef socklen_t length = sizeof(listens)
         self._begin(gate)
+        self.begun = True
         if getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) < 0 or not listens:
             raise ValueError(f"descriptor {fd} is not a listening socket")
         self.accept = accept
@@ -70,7 +72,7 @@ cdef class Server(Accepting):
         reactor.busy_poll = max(reactor.busy_poll, busy_poll)
 
     def __dealloc__(self):
-        if self.accept is not None and self._reserve >= 0:  # None: it was given wrong arguments
+        if self.begun and self._reserve >= 0:
             close(self._reserve)
 
     cdef int ready(self, uint32_t events) except -1:

@@ -135,7 +135,7 @@ cdef class Trampoline(Listed):
 
     cdef bint enter(self, object context) noexcept:
         """Enter the task and its context; return whether this succeeded."""
-        if not enter(self.loop, self.task):
+        if not enter(self.loop, self.task):  # pragma: no cover - from Python 3.12 on
             return False  # an eager task is running (asyncio.eager_task_factory)
         if enter_context(context):
             return True
@@ -203,7 +203,8 @@ cdef class Trampoline(Listed):
         cdef unsigned char outcome_kind = self.outcome_kind
         cdef object outcome = self.outcome
         cdef int result
-        if outcome_kind == WAITER:  # called back for a cancellation that was undone (`uncancel`)
+        # It is called back for a cancellation that was undone (`uncancel`).
+        if outcome_kind == WAITER:  # pragma: no cover - from Python 3.13 on
             return self.wait_again(out)
         if outcome_kind != NO_OUTCOME:
             self.set_outcome(NO_OUTCOME, None)
@@ -399,13 +400,13 @@ cdef object done_future(Reactor reactor):
 
 cdef bint enter(object loop, object task) noexcept:
     """Make *task* the current one of *loop*; return False if there is one already."""
-    if current_tasks is None:
+    if current_tasks is None:  # pragma: no cover - from Python 3.12 on
         return call_two(enter_task, loop, task)
     return set_default(current_tasks, loop, task) == <PyObject *>task
 
 
 cdef void leave(object loop, object task) noexcept:
-    if current_tasks is None:
+    if current_tasks is None:  # pragma: no cover - from Python 3.12 on
         call_two(leave_task, loop, task)
     else:
         discard(current_tasks, loop)
@@ -468,7 +469,8 @@ cdef bint call_starting(
         step, reactor.first_step = reactor.first_step, None
         step_context, reactor.first_context = reactor.first_context, None
         if step is not None and not call_directly(reactor, step, NULL, step_context):
-            reactor.loop.call_soon(step, context=step_context)
+            # Another thread is in the context, which is as new as the task.
+            reactor.loop.call_soon(step, context=step_context)  # pragma: no cover
     return called
 
 
@@ -482,7 +484,8 @@ cdef class Callback(ForeignFuture):
             return ForeignFuture.call_back(self, reactor)
         self.callback = self.context = None
         if not call_starting(reactor, callback, self, context):
-            self.call_later(callback, context)
+            # Another thread is in the context, which only the engine has.
+            self.call_later(callback, context)  # pragma: no cover
         return 0
 
 

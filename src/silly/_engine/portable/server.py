@@ -33,6 +33,8 @@ class SocketServer(Accepting):
     ) -> None:
         self._loop = loop
         self._sock = sock
+        # What accepted sockets are, as numbers: enumerations take longer than accept(2).
+        self._family, self._type, self._proto = int(sock.family), int(sock.type), sock.proto
         self._accept = accept
         # None: the loop's transports are faster.
         self._scratch = (
@@ -55,7 +57,7 @@ class SocketServer(Accepting):
 
     def _accept_one(self) -> int:
         try:
-            sock, sockaddr = self._sock.accept()
+            sock, sockaddr = self._accepted()
         except OSError as error:
             return error.errno or errno.EIO
         entered = False
@@ -90,8 +92,11 @@ class SocketServer(Accepting):
         self, making: Coroutine[Any, None, None], _waiter: asyncio.Future[None] | None = None
     ) -> None:
         """Step a coroutine that only awaits futures, without the cost of a task."""
-        with contextlib.suppress(StopIteration):
-            making.send(None).add_done_callback(functools.partial(self._step_setup, making))
+        try:
+            waiter = making.send(None)
+        except StopIteration:
+            return
+        waiter.add_done_callback(functools.partial(self._step_setup, making))
 
     async def _set_up(self, sock: socket.socket, sockaddr: Any, client: bytes) -> None:
         link = TransportLink(self._accept, sockaddr)
@@ -109,9 +114,14 @@ class SocketServer(Accepting):
             if not link.has_stream:
                 self._gate.leave(client)
 
+    def _accepted(self) -> tuple[socket.socket, Any]:
+        """Accept a connection, as `socket.accept` does."""
+        descriptor, sockaddr = self._sock._accept()  # type: ignore[attr-defined] # typeshed lacks it
+        return socket.socket(self._family, self._type, self._proto, descriptor), sockaddr
+
     def _turn_away_one(self) -> int:
         try:
-            sock, sockaddr = self._sock.accept()
+            sock, sockaddr = self._accepted()
         except OSError as error:
             return error.errno or errno.EIO
         _reset(sock)

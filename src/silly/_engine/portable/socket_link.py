@@ -133,8 +133,10 @@ class SocketLink(KernelQueues):
                 self._stream.ended()
         except _NOTHING_YET:
             pass
-        except Exception as error:  # noqa: BLE001 - such as no memory for what was received
+        except Exception as error:
             self._lose(as_os_error(error))
+            if not isinstance(error, OSError | MemoryError):  # a defect, such as of a filter
+                raise
 
     # ------------------------------------------------------------------ sending
 

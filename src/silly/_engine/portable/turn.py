@@ -37,8 +37,14 @@ class Turn:
 
     def _end(self) -> None:
         written, self._written = self._written, []
-        for stream in written:
-            stream.end_of_turn()
+        rest = iter(written)
+        try:
+            for stream in rest:
+                stream.end_of_turn()
+        except BaseException:  # a defect of one stream's filter: the others go on
+            for stream in rest:
+                self.add(stream, asyncio.get_running_loop())
+            raise
 
 
 turns: Final = PerLoop("turn", lambda _: Turn())

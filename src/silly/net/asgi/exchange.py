@@ -51,6 +51,8 @@ class RawResponse(RawAnswer, Response):
         for name, value in fields:
             lowered = name.lower()
             if lowered == b"content-length":
+                if not value.isdigit():
+                    raise ValueError(f"ASGI: content-length is {value!r}, not a number of bytes")
                 if self.size not in {None, int(value)}:
                     raise ValueError("ASGI: several values of content-length")
                 self.size = int(value)

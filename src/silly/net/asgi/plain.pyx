@@ -201,8 +201,6 @@ cdef class Cycle(Answering):
     # ----------------------------------------------------------------------- as awaitable
 
     def throw(self, kind, value=None, traceback=None):
-        if self.coroutine is None:
-            raise kind
         try:
             PyContext_Enter(self.context)
             self._is_running = True
@@ -251,7 +249,7 @@ cdef class Cycle(Answering):
             if kind == 1:
                 try:
                     self.suspend()
-                except BaseException:
+                except BaseException:  # pragma: no cover - out of memory
                     Py_DECREF(<object>yielded)
                     raise
                 out[0] = <void *>yielded

@@ -142,7 +142,7 @@ cdef class Handling(Stepped):
                 if self.memo is None:
                     self.memo = self.connection.memo
                 self.awaited = self.starter.start(<Head>request, self.memo)
-            except BaseException as error:
+            except BaseException as error:  # pragma: no cover - out of memory
                 if not self.fail(error):
                     raise
                 return True
@@ -259,9 +259,6 @@ cdef class Handling(Stepped):
         return 0
 
     # ----------------------------------------------------------------------- as awaitable
-
-    def send(self, value):
-        return self.advance()
 
     def throw(self, kind, value=None, traceback=None):
         throw = getattr(self.awaited, "throw", None)

@@ -33,13 +33,7 @@ cdef class Stepped:
         raise StopIteration(result)
 
     def __await__(self):
-        return self
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):  # replaced by `_next`
-        return self.advance()
+        return self  # an iterator, by `_next`
 
 
 cdef object UNENCODED = object()

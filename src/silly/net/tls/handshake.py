@@ -15,7 +15,7 @@ from silly.net.addr import format_sockaddr
 from silly.net.gate import CUT_OFF, TOO_LATE
 from silly.net.tls.config import Server, as_client, as_server
 from silly.net.tls.failures import reason_of, text_of
-from silly.net.tls.hello import read_hello
+from silly.net.tls.hello import Hello
 from silly.net.tls.kinds import Session
 
 __all__ = ["is_for_servers", "request", "start"]
@@ -81,8 +81,10 @@ def _reason(error: BaseException) -> str:
 
 
 async def _accept(conn: Stream, server: Server, named: str) -> None:
+    hello = Hello()
     try:
-        hello = await read_hello(conn)
+        while not hello.feed(await conn.read()):
+            pass
     except ssl.SSLError as error:
         raise stream_errors.mark(conn, at_address(error, named)) from None
     conn._put_filter(server.new_session(hello.name), bytes(hello.received))

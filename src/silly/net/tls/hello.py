@@ -8,10 +8,9 @@ from __future__ import annotations
 import ssl
 from typing import Final
 
-from silly._engine.interface import Stream
 from silly.net.tls.session import HEADER, RECORD
 
-__all__ = ["Hello", "read_hello"]
+__all__ = ["Hello"]
 
 MAX_HELLO: Final = 16 * 1024  # bytes; that of a browser has about 2,000
 
@@ -19,19 +18,6 @@ _HANDSHAKE: Final = 22  # the type of a record (RFC 8446, section 5.1)
 _CLIENT_HELLO: Final = 1  # the type of a message
 _SERVER_NAME: Final = 0  # the type of an extension (RFC 6066, section 3)
 _RANDOM_END: Final = 4 + 2 + 32  # type and length of the message, version, random bytes
-
-
-async def read_hello(conn: Stream) -> Hello:
-    """Read a ClientHello, and what may have arrived after it.
-
-    Raises:
-        ssl.SSLError: see `Hello.feed`.
-        EndOfStream: the client finished.
-    """
-    hello = Hello()
-    while not hello.feed(await conn.read()):
-        pass
-    return hello
 
 
 class Hello:

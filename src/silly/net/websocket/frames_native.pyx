@@ -491,7 +491,7 @@ cdef class Parser:
             if length > ON_STACK:
                 plain = <uint8_t *>PyMem_RawMalloc(length)
                 if plain == NULL:
-                    raise MemoryError
+                    raise MemoryError  # pragma: no cover
             mask_into(plain, data, length, self._key, 0)
             data = plain
         try:
