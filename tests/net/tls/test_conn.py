@@ -213,6 +213,30 @@ async def test_it_can_be_listened_for_and_connected_to_by_name() -> None:
             assert await conn.read(b"\n") == b"hello\n"
 
 
+def test_a_first_message_that_comes_in_pieces() -> None:
+    async def main() -> None:
+        server, relay = memory_pair()
+        other, client = memory_pair()
+        serving = asyncio.create_task(server.start_tls(certificates.server()))
+        asking = asyncio.create_task(
+            client.start_tls(certificates.client(), server_name=certificates.NAME)
+        )
+        hello = await other.read()
+        for at in range(0, len(hello), 50):
+            relay.write(hello[at : at + 50])
+            await asyncio.sleep(0.1)
+        other.write(await relay.read())
+        await asking
+        relay.write(await other.read())
+        await serving
+        assert server.tls is not None
+        assert server.tls.server_name == certificates.NAME
+        for conn in (server, relay, other, client):
+            conn.abort()
+
+    run_virtual(main())
+
+
 async def test_what_was_injected_before_starttls_is_never_read() -> None:
     client, server = await _pair(None, None)
     client.write(b"STARTTLS\r\nRCPT TO: everybody\r\n")  # the second line is the attacker's

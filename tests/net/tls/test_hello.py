@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from typing import Any
 
@@ -11,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from silly._engine import engine
-from silly.net.tls.hello import Hello, read_hello
-from silly.testing import memory_pair, run_virtual
+from silly.net.tls.hello import Hello
 
 KINDS: list[Any] = [Hello]
 if engine.NAME == "native":
@@ -51,22 +49,6 @@ def found(kind: Any, wire: bytes, size: int) -> tuple[Any, ...]:
     except ssl.SSLError as error:
         return error.reason, str(error)
     return ("incomplete",)
-
-
-def test_it_is_received_in_pieces() -> None:
-    async def main() -> None:
-        ours, theirs = memory_pair()
-        conn: Any = ours
-        reading = asyncio.create_task(read_hello(conn))
-        wire = records(MESSAGE, 100)
-        for at in range(0, len(wire), 50):
-            theirs.write(wire[at : at + 50])
-            await asyncio.sleep(0.1)
-        hello = await reading
-        assert (hello.name, bytes(hello.received)) == (NAME, wire)
-        ours.abort()
-
-    run_virtual(main())
 
 
 @pytest.mark.parametrize("kind", KINDS)

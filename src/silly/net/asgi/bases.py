@@ -77,8 +77,6 @@ class Cycle:
 
     def throw(self, *error: Any) -> Any:
         """Raise *error* where the application waits."""
-        if self._coroutine is None:
-            raise error[0]
         return self._step(self._coroutine.throw, *error)
 
     def close(self) -> None:
