@@ -383,6 +383,27 @@ def test_a_check_that_fails_does_not_end_the_sweep() -> None:
     run_virtual(main())
 
 
+def test_a_check_may_stop_the_sweep() -> None:
+    async def main() -> None:
+        checked = []
+
+        def check(item: int, _now: float) -> bool:
+            checked.append(item)
+            swept.stop()
+            return item == 1
+
+        items = [1, 2]
+        swept = sweep.Sweep(asyncio.get_running_loop(), lambda: list(items), check)
+        swept.start(1)
+        await asyncio.sleep(10)
+        assert checked == [2, 1]  # all of a batch, and no other
+        swept.start(1)
+        await asyncio.sleep(10)
+        assert checked == [2, 1] * 2
+
+    run_virtual(main())
+
+
 # ------------------------------------------------------- crashes are logged at a bounded rate
 
 

@@ -15,8 +15,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+import httptools
+
 from silly._engine import engine
-from silly._values.extras import install_command
 from silly.net.http.errors import HTTPError
 from silly.net.http.request import Request
 from silly.net.limits import Limits
@@ -25,11 +26,6 @@ if TYPE_CHECKING or engine.NAME != "native":
     from silly.net.http.bases import PlainRequests
 else:
     from silly.net.http.plain import PlainRequests
-
-try:
-    import httptools
-except ImportError:
-    raise ImportError(f"silly.net.http needs httptools: {install_command('http')}") from None
 
 __all__ = ["ServerSession"]
 
@@ -361,7 +357,7 @@ class ServerSession(PlainRequests):
         if coding is not None:
             if version == "1.0":
                 self._refuse(400, "Transfer-Encoding in HTTP/1.0 (RFC 9112, section 6.1)")
-            if b"content-length" in special:
+            if b"content-length" in special:  # pragma: no cover - the parser refuses it, too
                 self._refuse(400, "both Transfer-Encoding and Content-Length")
             self._check_coding(coding)
             return -1
