@@ -20,9 +20,10 @@ from typing import Any
 import pytest
 
 from silly import task
-from silly.net import tcp
+from silly.net import tcp, tls
 from silly.net.tcp import Conn
 from silly.runtime import inspection
+from tests.net.tls import certificates
 
 ANY = "127.0.0.1:0"
 HERE = re.escape(__file__)
@@ -106,6 +107,17 @@ async def test_where_a_handler_waits(handler: Any, place: str, waits_for: str) -
             text,
         )
         await listener.close(0)
+
+
+async def test_a_handshake_that_does_not_begin_is_shown() -> None:
+    loop = asyncio.get_running_loop()
+    async with tcp.listen(ANY, sleeps, tls=tls.Server(*certificates.pair())) as listener:
+        with socket.create_connection(("127.0.0.1", int(listener.local_addr.split(":")[1]))):
+            while not inspection.connections(loop)[0]["total"]:
+                await asyncio.sleep(0)
+            conn = only_conn(inspection.connections(loop))
+            assert (conn["at"], conn["waits_for"]) == (None, "handshake")
+            assert "waits for handshake" in inspection.report(loop)
 
 
 async def test_a_name_that_a_peer_chose_cannot_add_lines(tmp_path: Path) -> None:

@@ -22,7 +22,9 @@ import pytest
 
 import silly
 from silly._values.units import text_of_count
+from silly.bench.fleet import STOPPING
 from silly.bench.result import schema
+from silly.cli.bench import _Signals
 from tests.bench import servers
 from tests.bench.servers import serving
 from tests.cli.terminal import called, misused, python_path
@@ -509,6 +511,17 @@ def test_a_signal_to_the_whole_group_prints_the_results_so_far(
     assert result["outcome"] == "interrupted"
     assert result["requests"] > 0
     assert re.search(r"^requests +\d.* in .*, interrupted$", errors, re.MULTILINE)
+
+
+def test_a_second_signal_ends_it_at_once() -> None:
+    handlers = [signal.getsignal(each) for each in STOPPING]
+    with _Signals() as noted:
+        assert not noted()
+        signal.raise_signal(signal.SIGINT)
+        assert noted()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    assert [signal.getsignal(each) for each in STOPPING] == handlers
 
 
 def test_nohup_is_respected(echo: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cli.terminal import Echo, Terminal, refused, silly
+from tests.cli.terminal import DEADLINE, Echo, Terminal, refused, silly, started
 
 LOCAL = "127.0.0.1:0"
 
@@ -28,6 +28,26 @@ def test_it_ends_when_nothing_more_comes() -> None:
 def test_nobody_there(port: int) -> None:
     done = silly("connect", f"127.0.0.1:{port}", "--udp", data=b"one\n", code=1)
     assert done.stderr.decode() == f"silly connect: 127.0.0.1:{port}: Connection refused\n"
+
+
+def test_it_ends_when_nothing_comes_although_the_input_goes_on() -> None:
+    with Echo(LOCAL, "--udp", "--discard") as echo:
+        with started("connect", echo.addr, "--udp", "--idle-timeout", "50ms") as process:
+            assert process.wait(DEADLINE) == 1
+            error = process.stderr.read().decode()
+    assert error.startswith(f"silly connect: {echo.addr}: ")
+    assert error.count("\n") == 1
+
+
+def test_a_signal_ends_it() -> None:
+    with Echo(LOCAL, "--udp") as echo:
+        with started("connect", echo.addr, "--udp") as process:
+            process.stdin.write(b"hello\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == b"hello\n"
+            process.terminate()
+            assert process.wait(DEADLINE) == 143
+            assert process.stderr.read() == b""
 
 
 def test_on_a_terminal() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import os
 import stat
 import subprocess
@@ -9,9 +11,12 @@ import sys
 import threading
 from pathlib import Path
 
+import click
 import pytest
 
-from silly.cli.command import Failure
+from silly import stdio
+from silly.cli.command import Failure, run
+from silly.cli.connecting import pipe
 from silly.cli.output import Output
 from tests.conftest import open_descriptors
 
@@ -155,6 +160,34 @@ def test_an_unwritable_result_is_saved_elsewhere(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
     with pytest.raises(Failure, match="No space left on device; the result is lost: No such file"):
         Output("/dev/full", "--json").write(TEXT)
+
+
+def test_standard_error_is_not_opened_again(capfd: pytest.CaptureFixture[str]) -> None:
+    print("first", file=sys.stderr)
+    output = Output("/dev/stderr", "--json")
+    output.write(TEXT)
+    output.discard()
+    assert capfd.readouterr().err == f"first\n{TEXT}"
+
+
+def test_an_interruption_while_the_output_is_not_read_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted(io.StringIO):
+        def flush(self) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(stdio, "data_stream", lambda *_: Interrupted())
+    monkeypatch.setattr(sys, "stdout", None)
+    assert run(click.Command("nothing", callback=lambda: None), "nothing", []) == 130
+    assert capsys.readouterr().err == "silly nothing: interrupted\n"
+
+
+async def test_who_awaits_a_written_piece_may_have_gone() -> None:
+    done = asyncio.get_running_loop().create_future()
+    done.cancel()
+    pipe._settle(done, None)  # raises nothing
+    pipe._settle(done, OSError(5, "failed"))
 
 
 def test_paths_of_the_same_file(tmp_path: Path) -> None:

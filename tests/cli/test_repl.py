@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.history import InMemoryHistory
 
 from silly.cli.prompting import prompt
+from silly.cli.prompting.session import Session
 from tests.cli.terminal import Terminal
 
 pytestmark = pytest.mark.no_engine
@@ -104,6 +106,8 @@ def test_on_a_terminal(tmp_path: Path) -> None:
         terminal.wait_for("^>>>")
         terminal.type("await asyncio.sleep(0, 'slept')\r")
         terminal.wait_for("^'slept'")
+        terminal.type("import logging; logging.warning('log' 'ged')\r")
+        terminal.wait_for("^(WARNING:root:)?logged")
         terminal.type("\rx = )\r")
         terminal.wait_for("^SyntaxError: ")
         terminal.type("if True:\r")
@@ -165,3 +169,7 @@ def test_completion_survives_the_users_objects() -> None:
     assert found("eve") == ["even"]
     assert found("odd.x") == []
     assert found("even ") == []
+
+
+async def test_ctrl_c_while_nothing_runs_is_the_prompts() -> None:
+    Session({})._interrupt(signal.SIGINT, None)  # raises nothing

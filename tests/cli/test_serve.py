@@ -170,9 +170,14 @@ def test_an_address_that_is_in_use(folder: Path) -> None:
         addr = f"127.0.0.1:{sock.getsockname()[1]}"
         process = run(folder, "main:app", addr, "--log-level", "error")
         out, err = process.communicate(timeout=30)
-    assert (process.returncode, out) == (1, "started\nended\n")
+        assert (process.returncode, out) == (1, "started\nended\n")
+        workers = run(folder, "--workers", "1", "main:app", addr)
+        _, said = workers.communicate(timeout=30)
     (line,) = err.splitlines()
     assert line.startswith(f"silly serve: cannot listen on {addr}: Address already in use; ")
+    assert workers.returncode == 1
+    assert f"cannot listen on {addr}: Address already in use" in said  # by the supervisor
+    assert "Traceback" not in said
 
 
 def test_restarts_under_load_lose_no_request() -> None:

@@ -141,6 +141,21 @@ async def test_once_in_a_pipe_is_a_table(tmp_path: Path) -> None:
         assert not done.stdout.endswith("\n\n")
 
 
+async def test_in_a_pipe_there_is_a_table_again_and_again(tmp_path: Path) -> None:
+    async with admin.serve(f"unix:{tmp_path}/s") as socket:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "silly", "top", socket.local_addr, "--interval", "20ms",
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stdout is not None
+        for _ in range(2):
+            while not (await process.stdout.readline()).startswith(b"starting, 0 connections"):
+                pass
+        await socket.close()  # the program ends
+        await process.communicate()
+        assert process.returncode == 0
+
+
 @pytest.mark.parametrize(
     ("reply", "error"),
     [

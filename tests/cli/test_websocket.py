@@ -60,7 +60,7 @@ def test_what_is_no_websocket() -> None:
 
 @pytest.mark.no_engine
 @pytest.mark.parametrize(
-    ("options", "answers"), [(("--delay", "10ms", "--max-rate", "1k"), 2), (("--drop", "1"), 0)]
+    ("options", "answers"), [(("--delay", "10ms", "--max-rate", "100"), 2), (("--drop", "1"), 0)]
 )
 def test_a_bad_network(options: tuple[str, ...], answers: int) -> None:
     with Echo(LOCAL, "--websocket", *options) as echo:

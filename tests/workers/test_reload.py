@@ -43,6 +43,10 @@ def test_program_restarts_after_a_change_and_keeps_its_port(tmp_path: Path) -> N
         silly.until("version 2")
         silly.until("is ready")
         assert who(addr)[1] != pid
+        silly.send(signal.SIGHUP)
+        assert silly.until(LISTENING) == [addr]
+        silly.until("version 2")
+        silly.until("is ready")
         silly.send(signal.SIGINT)
         silly.rest()
         assert silly.process.returncode == 0

@@ -16,7 +16,7 @@ import pytest
 from silly.workers import Supervisor, lending, restarts
 from silly.workers.channel import Open, Refused
 from silly.workers.process import Worker
-from tests.workers.harness import script
+from tests.workers.harness import ECHO, script
 
 pytestmark = pytest.mark.no_engine
 
@@ -67,13 +67,21 @@ async def test_a_cancelled_supervisor_leaves_its_workers_and_starts_no_others(
     assert all(slot.retry_timer is None for slot in supervisor._fleet.slots)
 
 
+WAITS_FOR_NEVER = """
+import asyncio, pathlib
+if pathlib.Path(__file__).with_name("waits").exists():
+    await asyncio.sleep(1000)
+"""
+
+
 async def test_a_replacement_that_is_not_ready_in_time_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(restarts, "_START_TIMEOUT", 0.0)
-    supervisor = Supervisor(str(script(tmp_path)), workers=1)
+    supervisor = Supervisor(str(script(tmp_path, WAITS_FOR_NEVER + ECHO)), workers=1)
     async with running(supervisor) as run:
         (old,) = supervisor._fleet.workers
+        (tmp_path / "waits").touch()
         supervisor.restart()
         while supervisor._fleet.workers != [old] or supervisor._fleet.starts < 2:
             await asyncio.sleep(0.01)
@@ -143,3 +151,15 @@ async def test_names_that_take_too_long_to_resolve(monkeypatch: pytest.MonkeyPat
     worker.channel.send.assert_called_once_with(
         Refused(socket.EAI_AGAIN, "No name server answered", "host.example:80", unresolved=True)
     )
+
+
+async def test_a_question_does_not_wait_for_a_worker_that_has_ended(tmp_path: Path) -> None:
+    supervisor = Supervisor(str(script(tmp_path)), workers=1)
+    async with running(supervisor):
+        (worker,) = supervisor._fleet.workers
+        worker.process.send_signal(signal.SIGSTOP)
+        asking = asyncio.create_task(supervisor.ask("stats", timeout=600))
+        while not worker.pending_answers:
+            await asyncio.sleep(0)
+        worker.process.kill()
+        assert await asking == []

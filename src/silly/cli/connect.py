@@ -331,7 +331,7 @@ def _run(program: Coroutine[Any, Any, int]) -> int:
     except asyncio.CancelledError:
         return 128 + signalled[0]
     except (OSError, EndOfStream, ConnectionClosed) as error:
-        if signalled:
+        if signalled:  # pragma: no cover - a race: the connection failed at the same time
             return 128 + signalled[0]
         raise Failure(_error_text(error), FAILED) from None
 

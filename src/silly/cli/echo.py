@@ -210,12 +210,6 @@ def _serve(
     interrupted = False
     try:
         runtime.run(server.run(out, on_screen=on_screen, as_json=as_json), grace=grace)
-    except OSError as error:
-        if server.is_listening:
-            raise
-        raise Failure(
-            f"cannot listen on {error.filename}: {error.strerror or error}", CANNOT_LISTEN
-        ) from None
     except KeyboardInterrupt:
         interrupted = True
     if not server.is_listening:
@@ -326,11 +320,15 @@ class _Server:
         """True once all addresses are open, and from then on."""
 
     async def run(self, out: TextIO, *, on_screen: bool, as_json: bool) -> None:
-        """Listen, print the addresses, and serve until cancelled."""
+        """Listen, print the addresses, and serve until cancelled. Raises Failure."""
         try:
             loop = asyncio.get_running_loop()
             for addr in self._addrs:
-                self._open(loop, addr)
+                try:
+                    self._open(loop, addr)
+                except OSError as error:
+                    text = f"cannot listen on {error.filename}: {error.strerror or error}"
+                    raise Failure(text, CANNOT_LISTEN) from None
             own = frozenset(each.port for each in self._sockets)
             for each in self._sockets:
                 each.refused_ports |= own

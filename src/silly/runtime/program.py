@@ -356,7 +356,7 @@ class _Program:
         is_over = False
 
         def on_signal(_number: int, _frame: types.FrameType | None) -> None:
-            if terminal.is_gone:
+            if terminal.is_gone:  # pragma: no cover - the signal ends the program, uncounted
                 signal.signal(number, signal.SIG_DFL)
                 signal.raise_signal(number)
             loop.call_soon_threadsafe(self._reload)

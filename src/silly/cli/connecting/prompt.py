@@ -32,7 +32,7 @@ class Recent(History):
 
     async def load(self) -> AsyncGenerator[str, None]:
         """Yield the lines, newest first."""
-        for line in reversed(self._lines):
+        for line in self.load_history_strings():
             yield line
 
     def get_strings(self) -> list[str]:
