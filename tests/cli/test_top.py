@@ -151,7 +151,7 @@ async def test_in_a_pipe_there_is_a_table_again_and_again(tmp_path: Path) -> Non
         for _ in range(2):
             while not (await process.stdout.readline()).startswith(b"starting, 0 connections"):
                 pass
-        await socket.close()  # the program ends
+        await socket.close(0)  # the program ends
         await process.communicate()
         assert process.returncode == 0
 
