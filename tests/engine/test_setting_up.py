@@ -63,8 +63,13 @@ async def is_served(listener: Listener) -> bool:
         return await conn.read(b"\n", timeout=10) == b"well?\n"
 
 
+async def nothing(conn: Conn) -> None:
+    """Be a preface that lets all connections in."""
+
+
+@pytest.mark.parametrize("preface", [None, nothing])
 @pytest.mark.parametrize("error", [RuntimeError, AnyError])
-async def test_the_task_factory_fails(error: type[BaseException]) -> None:
+async def test_the_task_factory_fails(error: type[BaseException], preface: Any) -> None:
     loop = asyncio.get_running_loop()
     reported: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: reported.append(context))
@@ -79,7 +84,7 @@ async def test_the_task_factory_fails(error: type[BaseException]) -> None:
 
     loop.set_task_factory(factory)  # type: ignore[arg-type]
     try:
-        async with tcp.listen(ANY, echo, limits=COUNTED) as listener:
+        async with tcp.listen(ANY, echo, limits=COUNTED, preface=preface) as listener:
             for _ in range(5):  # more than the limit of connections
                 with client_of(listener) as client:
                     assert isinstance(await end_of(client), ConnectionResetError)
