@@ -147,7 +147,10 @@ def test_there_is_no_memory_for_what_is_written(library: Path, part: str, expect
     assert printed(library, part) == expected
 
 
-@native_only
+def test_the_system_takes_nothing_although_it_said_so(library: Path) -> None:
+    assert printed(library, "blocking") == "10000000\n"
+
+
 def test_a_connection_does_not_know_its_own_address(library: Path) -> None:
     assert printed(library, "names") == "served\n['unknown', 'unknown']\n"
 
