@@ -196,8 +196,9 @@ def main() -> None:
 
 def idle(server: Server, report: Report, options: argparse.Namespace) -> None:
     print("idle connections")
+    sockets = server.sockets()  # without those of clients
     quiet = p99(asyncio.run(honest(server.addr, 5)))
-    sockets, memory = server.sockets(), server.memory()
+    memory = server.memory()
     host, port = server.addr.rsplit(":", 1)
     with contextlib.ExitStack() as stack:
         conns = [
@@ -225,8 +226,9 @@ def attack(
     server: Server, name: str, arguments: list[str], report: Report, options: argparse.Namespace
 ) -> None:
     print(name)
+    sockets = server.sockets()  # without those of clients
     quiet = p99(asyncio.run(honest(server.addr, 5)))
-    sockets, memory = server.sockets(), server.memory()
+    memory = server.memory()
     command = ["slowhttptest", "-c", str(options.connections), "-r", "300", "-p", "5"]
     attacker = subprocess.Popen(
         [*command, "-l", str(options.seconds), *arguments],

@@ -16,8 +16,10 @@ import pytest
 
 from silly import admin
 from silly._loop.live import Live
+from silly.errors import EndOfStream
 from silly.net import tcp
 from silly.net.tcp import Conn
+from silly.runtime import intervention
 from tests.workers.harness import ask as harness_ask
 from tests.workers.harness import dial, running, script
 
@@ -128,6 +130,28 @@ def test_it_is_private_whatever_the_umask_is_and_does_not_change_it(
     assert list(tmp_path.iterdir()) == [path]
 
 
+async def test_a_source_that_fails_is_named_and_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(_: str) -> Any:
+        raise ZeroDivisionError
+
+    async with admin.serve(f"unix:{tmp_path}/s", fails) as socket:
+        async with await tcp.connect(socket.local_addr) as conn:
+            assert await ask(conn, "help") == {
+                "error": "cannot answer (ZeroDivisionError): see the log"
+            }
+            with pytest.raises(EndOfStream):
+                await conn.read(1)
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+
+
+async def test_it_answers_without_a_socket() -> None:
+    assert admin.answer("stats")["pid"] == os.getpid()
+    (process,) = admin.answer("processes")
+    assert process["pid"] == os.getpid()
+
+
 async def test_another_source_can_answer(tmp_path: Path) -> None:
     async def workers(command: str) -> Any:
         await asyncio.sleep(0)
@@ -161,7 +185,10 @@ async def test_real_clients(tmp_path: Path, command: list[str]) -> None:
 
 
 @pytest.mark.parametrize("verb", ["close", "abort"])
-async def test_connections_are_closed_by_id_peer_or_host(tmp_path: Path, verb: str) -> None:
+async def test_connections_are_closed_by_id_peer_or_host(
+    tmp_path: Path, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intervention, "_BATCH", 2)
     async with (
         admin.serve(f"unix:{tmp_path}/s") as socket,
         tcp.listen(ANY, echo) as listener,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import re
 import signal
@@ -189,6 +190,17 @@ async def test_connections_above_the_limit_are_counted_by_place(
         assert (group["total"], len(group["connections"]), group["uncounted"]) == (20, 3, 7)
         (others,) = group["others"]
         assert (others["count"], others["waits_for"]) == (10, r"read of b'\n'")
+        waiting = [asyncio.create_task(asyncio.sleep(3600)) for _ in range(5)]
+        with monkeypatch.context() as fewer:
+            for name in ("connections", "tasks"):
+                function = getattr(inspection, name)
+                fewer.setattr(inspection, name, functools.partial(function, listed=3))
+            text = inspection.report(loop)
+        assert "\n  and 7 more\n" in text  # connections that are not even looked at
+        assert re.search(r"\ntasks other than handlers:\n(  .*, at .*\n)+  and \d+ more\n", text)
+        for each in waiting:
+            each.cancel()
+        await asyncio.wait(waiting)
         monkeypatch.setattr(inspection, "LISTED", 3)
         tasks = inspection.tasks(loop, 0)
         assert (tasks["tasks"], tasks["uncounted"]) == ([], tasks["total"])

@@ -139,6 +139,23 @@ def test_files_and_streams_without_a_descriptor(tmp_path: Path) -> None:
     assert text.getvalue() == "in memory\n"
 
 
+def test_without_standard_error_nothing_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)  # as in pythonw
+    handler = DroppingHandler()
+    logged(handler, "into the void")
+    assert handler.dropped == 0
+
+
+def test_too_deep_a_recursion_is_not_hidden() -> None:
+    class Deep:
+        def __str__(self) -> str:
+            raise RecursionError
+
+    record = logging.makeLogRecord({"msg": Deep()})
+    with pytest.raises(RecursionError):
+        DroppingHandler(io.StringIO()).emit(record)
+
+
 def test_it_writes_to_the_current_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
     logged(DroppingHandler(), "to standard error: ü")
     assert capfd.readouterr().err == "to standard error: ü\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Awaitable, Callable
@@ -17,7 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from silly import metrics
 from silly._loop.live import Live
+from silly.metrics import snapshots
 from silly.metrics.meter import Meter
+from silly.metrics.prometheus import page, registered_families
 from silly.net import listener as listener_module
 from silly.net import observer, tcp
 from silly.net.limits import Limits
@@ -254,6 +257,65 @@ async def test_a_bad_collector_loses_only_its_own_metrics(
     assert web.stats.handler_errors == 1  # and it is logged
     assert [record.exc_info is not None for record in caplog.records] == [True]
     await web.close()
+
+
+class Fails:
+    """Fails whatever is done with it: the first *count* times as defects do, then by Ctrl-C."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __float__(self) -> float:
+        self.count -= 1
+        raise KeyboardInterrupt if self.count < 0 else ZeroDivisionError
+
+    def collect(self) -> list[Any]:
+        return [float(self)]
+
+    def describe(self) -> list[Any]:
+        return []
+
+
+@pytest.mark.parametrize("failures", [0, 1])
+def test_ctrl_c_is_no_bad_collector(failures: int) -> None:
+    registry: Any = prometheus_client.CollectorRegistry()
+    registry.register(Fails(failures))
+    with pytest.raises(KeyboardInterrupt):
+        registered_families(registry, [])
+    with pytest.raises(KeyboardInterrupt):
+        page("", [gauge("x", Fails(failures * 2))], [])
+
+
+def test_a_registry_of_another_kind_that_fails() -> None:
+    failures: list[BaseException] = []
+    assert registered_families(Fails(1), failures) == []
+    assert [type(each) for each in failures] == [ZeroDivisionError]
+
+
+async def test_connections_of_another_loop_are_not_measured() -> None:
+    async def elsewhere() -> str:
+        async with tcp.listen(ANY, serves) as listener:
+            conn = await tcp.connect(listener.local_addr)
+            conn.close()
+            await conn.wait_closed()
+        return listener.local_addr
+
+    web = metrics.serve(ANY)
+    addr = await asyncio.to_thread(asyncio.run, elsewhere())
+    assert addr not in await scrape(web.local_addr)
+    await web.close()
+
+
+def test_what_the_system_does_not_tell_of_a_process_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(_: str) -> list[str]:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(os, "listdir", fail)
+    found = snapshots._process()
+    assert "descriptors" not in found
+    assert found["cpu_seconds"] > 0
 
 
 async def test_a_source_that_fails_is_answered() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from silly.errors import EndOfStream
 from silly.net import http, tcp
 from silly.net.tcp import Conn
 from silly.otel import Tracing, headers
@@ -193,7 +196,39 @@ async def test_requests_have_spans_in_the_callers_trace(
             "tracestate": "a=1",
         }
     ]
+    assert tracing._requests == {}
     crashed = spans["GET /crash"]
     assert crashed.parent is None  # and the connection has no span
     assert crashed.status.status_code is trace.StatusCode.ERROR
     assert dict(crashed.attributes or {})["error.type"] == "ZeroDivisionError"
+
+
+async def test_unusual_requests_have_spans_too(
+    exporter: InMemorySpanExporter, provider: TracerProvider
+) -> None:
+    async def handler(request: http.Request) -> http.Response:
+        return http.Response(status=503 if request.method == "GET" else 200)
+
+    tracing = Tracing(provider, connections=False)
+    async with http.listen(ANY, handler, observer=tracing) as listener:
+        for request in (b"GET / HTTP/1.1", b"PROPFIND / HTTP/1.1", b"no request"):
+            async with await tcp.connect(listener.local_addr) as conn:
+                conn.write(request + b"\r\nhost: a\r\nconnection: close\r\n\r\n")
+                with pytest.raises(EndOfStream):
+                    while True:
+                        await conn.read()
+        spans = await finished(exporter, 2)
+    assert spans.keys() == {"GET", "HTTP"}  # what is no request has none
+    assert spans["GET"].status.status_code is trace.StatusCode.ERROR
+    assert dict(spans["GET"].attributes or {})["error.type"] == "503"
+    attributes = dict(spans["HTTP"].attributes or {})
+    assert attributes["http.request.method"] == "_OTHER"
+    assert attributes["http.request.method_original"] == "PROPFIND"
+    assert spans["HTTP"].status.status_code is trace.StatusCode.UNSET
+
+
+def test_without_opentelemetry_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    monkeypatch.delitem(sys.modules, "silly.otel")
+    with pytest.raises(ImportError, match=r"^silly\.otel needs opentelemetry-api: .* -m pip "):
+        importlib.import_module("silly.otel")

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -19,7 +20,9 @@ import pytest
 
 import silly
 from silly import task, time
+from silly._loop import signals
 from silly.net import tcp
+from silly.runtime import blocking, inspection
 from tests.workers.harness import running, script
 
 SERVER = """
@@ -176,6 +179,7 @@ def test_exception_shows_only_the_users_frames(tmp_path: Path) -> None:
         ("import sys\nasync def f(): sys.exit(3)\nawait f()", 3, ""),
         ("x = (", 1, "SyntaxError"),
         ("raise KeyError('x')", 1, "KeyError: 'x'"),
+        ("raise KeyboardInterrupt", 130, ""),  # as if Ctrl-C was pressed
         ("import asyncio\nasync def f(): pass\nasyncio.run(f())", 1, "running event loop"),
         ("import silly\nasync def f(): pass\nsilly.run(f())", 1, "await main()"),
     ],
@@ -225,7 +229,7 @@ def test_unknown_engine_is_named() -> None:
 # ------------------------------------------------------------------- what blocks the loop
 
 BLOCKS = """
-import sys
+import asyncio, sys
 from silly.net import tcp
 
 def compute():
@@ -239,7 +243,7 @@ async with tcp.listen("127.0.0.1:0", handler) as listener:
     async with tcp.connect(listener.local_addr) as conn:
         await conn.read()
         print("answered", flush=True)
-        await conn.read(1)
+        await asyncio.to_thread(sys.stdin.readline)
 """
 
 
@@ -249,13 +253,32 @@ def test_blocking_code_is_reported(tmp_path: Path) -> None:
         told = program.until(r"WARNING .* the event loop is blocked: .*: (\S+ in \w+)")
         assert told == [f"{path}:6 in compute"]
         program.process.stdin.write("\n")
-        program.process.stdin.close()
+        program.process.stdin.flush()
         program.until("^answered")
+        program.until(r"WARNING .* the event loop runs again; it was blocked for \d+\.\d s")
+        program.process.stdin.close()
         program.rest()
         assert program.output.count("the event loop is blocked") == 1
 
 
 # ------------------------------------------------------------------ silly.run
+
+
+def test_a_loop_that_is_closed_is_not_watched() -> None:
+    loop = asyncio.new_event_loop()
+    loop.close()
+    blocking._Watch(loop, threading.get_ident()).run()  # returns
+
+
+def test_a_module_whose_own_import_fails_has_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("import nothing\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "silly", "broken:main"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert 'broken.py", line 1' in done.stderr
+    assert "ModuleNotFoundError: No module named 'nothing'" in done.stderr
 
 
 def test_run_returns_the_result_after_tasks_and_timers() -> None:
@@ -273,6 +296,78 @@ def test_run_returns_the_result_after_tasks_and_timers() -> None:
 
     assert silly.run(main()) == 42
     assert order == ["main", "timer", "forked"]
+
+
+def test_run_in_another_thread() -> None:
+    """Signals belong to the main thread."""
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    results = []
+
+    async def main() -> int:
+        await asyncio.sleep(0)
+        return 42
+
+    thread = threading.Thread(target=lambda: results.append(silly.run(main())))
+    thread.start()
+    thread.join()
+    assert results == [42]
+    assert [signal.getsignal(number) for number in signal.valid_signals()] == handlers
+
+
+def test_a_signal_stops_timers() -> None:
+    timers: list[time.Timer] = []
+
+    async def main() -> None:
+        timers.append(time.after(600, print, "later"))
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.sleep(600)
+
+    assert silly.run(main()) is None
+    assert not timers[0].pending
+
+
+def test_a_second_signal_interrupts_what_blocks_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "DEBOUNCE", 0)
+    interrupted = []
+
+    async def main() -> None:
+        signal.raise_signal(signal.SIGTERM)
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            interrupted.append(True)
+
+    silly.run(main())
+    assert interrupted == [True]
+
+
+def test_a_report_that_fails_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> str:
+        signal.raise_signal(signal.SIGUSR1)
+        return "unharmed"
+
+    def fail(*_: object) -> str:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(inspection, "report", fail)
+    assert silly.run(main()) == "unharmed"
+    assert [record.getMessage() for record in caplog.records] == ["the report failed"]
+
+
+def test_a_handler_for_the_signal_of_reports_from_before_the_run_is_kept() -> None:
+    got = []
+    before = signal.signal(signal.SIGUSR1, lambda number, _: got.append(number))
+
+    async def main() -> None:
+        signal.raise_signal(signal.SIGUSR1)
+
+    try:
+        silly.run(main())
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert got == [signal.SIGUSR1]
 
 
 def test_run_closes_everything_and_raises_the_error_of_main() -> None:
@@ -336,9 +431,25 @@ async def test_fork_takes_functions_and_coroutines() -> None:
     assert await task.fork(add, 1, 2) == 3
     assert await task.fork(add(1, 2)) == 3
     assert await task.fork(max, 1, 2) == 2
+    with pytest.raises(TypeError, match=r"fork\(fn, \*args\) or fork\(fn\(\*args\)\)"):
+        task.fork(add(1, 2), 3)  # type: ignore[call-overload]
     for wrong in (None, 5):
         with pytest.raises(TypeError, match="fn"):
             task.fork(wrong)  # type: ignore[call-overload]
+
+
+def test_tasks_and_timers_need_a_running_loop() -> None:
+    async def nothing() -> None: ...
+
+    for make in (
+        lambda: task.fork(nothing),
+        lambda: task.fork(nothing()),  # which is closed
+        lambda: time.after(0, print),
+    ):
+        with pytest.raises(RuntimeError, match=r"needs a running event loop: start .* silly\.run"):
+            make()
+    with pytest.raises(TypeError, match=r"must be a Timer made by time\.after\(\), not int"):
+        time.cancel(5)  # type: ignore[arg-type]
 
 
 async def test_timers_fire_and_can_be_cancelled(caplog: pytest.LogCaptureFixture) -> None:

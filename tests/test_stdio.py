@@ -77,6 +77,39 @@ def test_a_descriptor_reused_by_a_socket_is_not_written_to() -> None:
     assert open_descriptors() == before
 
 
+def test_a_descriptor_reused_by_another_pipe_is_written_to() -> None:
+    before = open_descriptors()
+    (first, writing), (second, other) = os.pipe(), os.pipe()
+    dropper = stdio.Dropper(lambda: writing, "messages")
+    dropper.write(b"to the first")
+    os.dup2(other, writing)
+    dropper.write(b"to the second")
+    dropper.close()
+    for descriptor, data in ((first, b"to the first"), (second, b"to the second")):
+        assert os.read(descriptor, 100) == data
+    for descriptor in (first, second, writing, other):
+        os.close(descriptor)
+    assert open_descriptors() == before
+
+
+def test_a_full_pipe_is_not_waited_for_where_there_is_no_proc(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> int:
+        raise FileNotFoundError
+
+    reading, writing = os.pipe()
+    monkeypatch.setattr(os, "open", fail)
+    dropper = stdio.Dropper(lambda: writing, "messages", max_kept=1000)
+    written = 0
+    while dropper.write(b"x" * 100):
+        written += 100
+    assert os.get_blocking(writing)  # nobody else is surprised
+    os.close(writing)
+    with os.fdopen(reading, "rb") as file:
+        assert written - 1000 <= len(file.read()) <= written
+
+
 def test_messages_that_nobody_reads_are_an_error_at_the_end() -> None:
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as stream:
@@ -109,6 +142,7 @@ def test_a_stream_takes_text_of_any_kind() -> None:
     with pytest.raises(TypeError, match="text must be a str, not bytes"):
         stream.write(b"x")  # type: ignore[arg-type]
     assert put == []
+    assert stream.writable()
     stream.flush()
     assert put == [b"?? and on"]
 

@@ -235,16 +235,20 @@ def test_passed_sockets_are_found_once_and_not_inherited(tmp_path: Path) -> None
         print([name for name in os.environ if name.startswith("LISTEN_")], flush=True)
         check = "import os; print(os.path.exists('/proc/self/fd/4'))"
         subprocess.run([sys.executable, "-c", check], close_fds=False)
+        if (child := os.fork()) == 0:
+            os._exit(os.path.exists('/proc/self/fd/4'))
+        print(os.waitpid(child, 0)[1])
     """
     with (
         socket.create_server(("127.0.0.1", 0)) as passed,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
-        activation(datagrams, passed, names="d:web") as command,
+        socket.socket() as not_listening,
+        activation(datagrams, passed, not_listening, names="d:web:other") as command,
     ):
         process = start(*command, "-m", "silly", script(tmp_path, text))
         output, _ = process.communicate()
         port = passed.getsockname()[1]
-        assert output == f"[('d', 0, 'SOCK_DGRAM'), ('web', {port}, 'SOCK_STREAM')]\n[]\nFalse\n"
+        assert output == f"[('d', 0, 'SOCK_DGRAM'), ('web', {port}, 'SOCK_STREAM')]\n[]\nFalse\n0\n"
 
 
 @pytest.mark.parametrize("family", ["ipv4", "dual"])

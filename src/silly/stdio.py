@@ -86,7 +86,7 @@ def descriptor_of(stream: TextIO | None) -> int | None:
 
 
 def _has_room(descriptor: int, seconds: float | None = 0.0) -> bool:
-    if not hasattr(select, "poll"):
+    if not hasattr(select, "poll"):  # pragma: no cover - Windows
         return True
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)

@@ -379,6 +379,7 @@ def test_requests_that_are_never_sent_are_reported() -> None:
             "'30s' is not a number such as 1000, 10k or 1M; for a duration, use -t 30s",
         ),
         (["-d", "0"], "--depth must be 1 or more"),
+        (["-d", "few"], "'few' is not a number such as"),
         (["-t", "0s"], "--duration must be more than 0"),
         (["-t", "long"], "'long' is not a duration such as"),
         (["--rate", "0"], "--rate must be more than 0"),
@@ -390,6 +391,9 @@ def test_requests_that_are_never_sent_are_reported() -> None:
         (["--send", "x", "--expect", ""], "must not be empty"),
         (["--send", r"\q", "--expect", "y"], "unknown backslash escape"),
         (["--template", "x", "--size", "5"], "--template and --size"),
+        (["--template", "x", "--send", "x", "--expect", "y"], "--template: give one of them"),
+        (["--udp", "--data", __file__], "--udp and --data: each payload needs its number"),
+        (["--interval", "100us"], "--interval must be"),
         (["--template", "x", "--framing", "length-prefix"], "use --data"),
         (["--template", r"x\ny"], "makes two lines"),
         (["--data", "/missing"], "--data: cannot read '/missing': No such file"),
@@ -543,6 +547,25 @@ def test_interrupted_while_connecting(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert errors == "silly bench: interrupted while connecting\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_usage_of_a_server_that_ends_is_that_until_then(echo: str) -> None:
+    with subprocess.Popen(["sleep", "100"]) as server:
+        with subprocess.Popen(
+            [*BENCH, echo, "-t", "400ms", "--interval", "50ms", "--pid", str(server.pid),
+             "--json", "-"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:  # fmt: skip
+            assert process.stderr is not None
+            assert "/s" in process.stderr.readline()
+            server.kill()
+            server.wait()
+            output, _ = process.communicate(timeout=30)
+    result = json.loads(output)
+    VALIDATOR.validate(result)
+    assert result["server"]["pid"] == server.pid
 
 
 def _until_waiting(pid: int) -> None:
@@ -713,6 +736,41 @@ def test_compare_refuses_other_files(tmp_path: Path) -> None:
         path.write_text(text)
         assert "is not a result of silly bench --json" in misused("bench", "compare", path, path)
     assert "cannot read '/missing'" in misused("bench", "compare", "/missing", path)
+
+
+def test_what_cannot_be_written_does_not_keep_the_rest_back(echo: str, tmp_path: Path) -> None:
+    done = bench(
+        echo, "-n", "5", "--json", "/dev/full", "--csv", tmp_path / "x.csv", code=2,
+        env={"TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    assert re.search(r"^requests +5 ", done.stdout, re.MULTILINE)
+    assert "--json: cannot write '/dev/full': No space left on device" in done.stderr
+    assert (tmp_path / "x.csv").read_text()
+
+
+def test_a_search_that_is_interrupted_in_its_first_try(echo: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    with subprocess.Popen(
+        [*BENCH, "find-max", echo, "--slo", "p50<10s", "-t", "60s", "--json", str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert "answered" in process.stdout.readline()
+        _until_waiting(process.pid)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=30)
+    assert (process.returncode, "Traceback" in errors) == (130, False)
+    assert "highest rate that held" not in output
+    assert not path.exists()
+
+
+def test_a_precision_is_a_share() -> None:
+    for text in ("0", "2"):
+        assert f"'{text}' is not a share such as 5%" in misused(
+            "bench", "find-max", "127.0.0.1:1", "--slo", "p50<1s", "--precision", text
+        )
 
 
 @pytest.mark.no_engine

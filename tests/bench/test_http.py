@@ -12,6 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from silly.bench import http_replies
 from silly.bench.chunks import Chunks
 from silly.bench.clock import clock
 from silly.bench.fleet import summed
@@ -71,6 +72,7 @@ REPLIES: list[tuple[bytes, dict[str, Any], int, list[str]]] = [
     (CHUNKED + b"2\r\nokay\r\n0\r\n\r\n", {}, 0, ["invalid"]),
     (CHUNKED + b"2 \nok\r\n0\r\n\r\n", {}, 0, ["invalid"]),
     (CHUNKED + b"-2\r\nok\r\n0\r\n\r\n", {}, 0, ["invalid"]),
+    (CHUNKED + b"2\r\nok\r\n0\r\na b\r\n\r\n", {}, 0, ["invalid"]),
     (OK * 4, {}, 3, ["unasked"]),
     (OK + b"GET / HTTP/1.1\r\n\r\n", {}, 1, ["invalid"]),
     (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nok", {}, 0, ["invalid"]),
@@ -118,6 +120,26 @@ def test_only_requests_without_effect_are_sent_again() -> None:
 def test_an_endless_head_is_no_reply() -> None:
     replies = replies_of()
     assert received(replies, b"HTTP/1.1 200 OK\r\na: b" + b"c" * 70_000, 10_000)[1] == ["invalid"]
+
+
+@pytest.mark.no_engine
+def test_a_body_is_compared_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_replies, "_MAX_BODY", 100)  # bytes, with the head
+    for size, result in ((50, (1, [])), (100, (0, ["wrong body"]))):
+        body = b"x" * size
+        replies = replies_of(expected=body)
+        data = OK.replace(b": 2", b": %d" % size).replace(b"ok", body)
+        assert received(replies, data, 10) == result
+    assert "it has more than 100 bytes" in replies.diagnose().text
+
+
+@pytest.mark.no_engine
+def test_replies_with_ever_new_heads_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_replies, "_KNOWN", 3)  # heads that are remembered
+    data = [OK.replace(b"\r\n\r\n", b"\r\nx: %d\r\n\r\n" % n) for n in range(10)]
+    replies = replies_of(10)
+    assert received(replies, b"".join(data), 1000) == (10, [])
+    assert len(replies._shared.heads) <= 3
 
 
 @pytest.mark.no_engine
@@ -286,6 +308,12 @@ async def test_a_server_that_closes_kept_connections_loses_no_request(
     assert (figures.requests, figures.errors, figures.sent) == (12, {}, 12)
     if "rate" not in settings and settings:
         assert recorder.repeated > 0
+
+
+async def test_a_wrong_body_that_ends_with_the_connection_is_wrong() -> None:
+    figures, recorder = await answered_by(old, requests=1, connections=1, expected=b"no")
+    assert figures.errors == {"wrong body": 1}
+    assert recorder.repeated == 0
 
 
 async def cut(conn: Conn) -> None:

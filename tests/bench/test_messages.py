@@ -55,6 +55,13 @@ def test_mixed_sizes(framing: str, first: int, count: int) -> None:
     assert requests == b"".join(messages.reply(first + k) for k in range(count))
 
 
+def test_replies_of_mixed_sizes_name_their_connection() -> None:
+    ours, theirs = (mixed("line", Sizes.parse("30-90"), 7)(conn) for conn in (3, 4))
+    ours.reply(0)
+    found = diagnose(ours, 0, 1, theirs.reply(0))
+    assert (found.kind, "is for connection 4" in found.text) == ("misdelivered", True)
+
+
 @given(st.integers(0, 1000), st.integers(1, 20))
 def test_templates_and_pairs_take_turns(first: int, count: int) -> None:
     pairs = [(b"GET k{seq}\r\n", b"v{seq} of {conn}\r\n"), (b"PING\r\n", b"+PONG\r\n")]
@@ -94,6 +101,7 @@ def came(*numbers: int, of: Messages = LONG) -> bytes:
         (came(10)[:30] + b"!" + came(10)[31:], "corrupt", 10, 30),
         (b"-ERR unknown command\r\n", "corrupt", 10, 0),
         (came(10, 11) + came(12)[:63] + b"\r", "corrupt", 12, 63),
+        (came(10) + came(11)[:8], "corrupt", 11, 8),  # the whole reply: a message, for example
     ],
 )
 def test_errors_are_named(received: bytes, kind: str, request_: int, byte: int) -> None:

@@ -13,15 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from silly._values import units
+from silly.bench import plan as plans_module
 from silly.bench import result as results
+from silly.bench import summary
 from silly.bench.asserts import Claim
-from silly.bench.compare import compare
+from silly.bench.compare import compare, differences
+from silly.bench.encryption import Encryption
 from silly.bench.find_max import Try, judge, limit, plans, search, stronger
 from silly.bench.histogram import ERROR, Histogram
+from silly.bench.http_request import HttpRequest
 from silly.bench.plan import Plan
-from silly.bench.recorder import AFTER, Interval
+from silly.bench.recorder import AFTER, Interval, Recorder
 from silly.bench.schedule import Ramp, Schedule, Stage
 from silly.bench.sizes import Sizes
+from silly.bench.websocket_target import WebSocketTarget
 from silly.cli.benching.search import Search
 
 pytestmark = pytest.mark.no_engine
@@ -267,6 +272,15 @@ def test_claims(text: str, holds: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "actual"),
+    [("rss<1g", "2 KiB"), ("late==0", "not measured"), ("p50<1s", "50 ms"), ("errors==0", "0")],
+)
+def test_figures_have_their_units(text: str, actual: str) -> None:
+    result = a_result(server={"rss": 2048, "cpu": 0.1, "cpu_per_request": 0.1})
+    assert Claim.parse(text).actual_text(result) == actual
+
+
+@pytest.mark.parametrize(
     "text", ["", "p99", "p99<", "<5ms", "p99<5 apples", "p0<1ms", "p101<1ms", "size<5", "errors==x"]
 )
 def test_bad_claims_are_explained(text: str) -> None:
@@ -324,6 +338,20 @@ def test_a_run_is_the_same_as_itself() -> None:
     base = a_run(50, 0.001, 1)
     assert {each.verdict for each in compare(base, base, draws=100)} == {"noise"}
     assert {each.ratio for each in compare(base, base, draws=100)} == {1.0}
+
+
+def test_what_makes_a_comparison_doubtful_is_said() -> None:
+    def run(errors: int, *, is_limit: bool, depth: int) -> dict[str, Any]:
+        return {
+            "plan": {"depth": depth}, "errors": {"total": errors}, "client": {"is_limit": is_limit}
+        }  # fmt: skip
+
+    one, other = run(0, is_limit=True, depth=1), run(3, is_limit=False, depth=2)
+    assert list(differences(one, other)) == [
+        "depth was 1 and 2",
+        "the client may have been the limit of the first run",
+        "the second run had 3 errors",
+    ]
 
 
 def test_too_few_intervals_give_no_verdict() -> None:
@@ -416,6 +444,8 @@ def test_why_a_rate_fails(is_limit: int, errors: int, by: str) -> None:
     assert (one.holds, one.limit, one.answered) == (False, by, 50.0)
     right = {**result, "rate": 99.0, "errors": {"total": 0}}
     assert judge(plan, right, []).holds
+    waiting = {**right, "open_loop": {"asked_rate": 100.0, "scheduled": 100, "unsent": 50}}
+    assert judge(plan, waiting, []).why == "50 requests never sent"
     fan_out = dataclasses.replace(plan, connections=3, fan_out=True)  # each message comes 3 times
     assert not judge(fan_out, right, []).holds
     assert judge(fan_out, {**right, "rate": 297.0}, []).holds
@@ -434,6 +464,55 @@ def test_a_client_that_is_the_limit_has_a_verdict_and_an_exit_code() -> None:
         assert published is not None
         assert published["find_max"]["limit"] == ("client" if is_limit else "server")
         assert any("the server may hold more" in line for line in found.lines()) is is_limit
+
+
+def test_a_run_says_what_makes_its_figures_doubtful() -> None:
+    result: dict[str, Any] = {
+        "duration": 1.0, "udp": {"dropped_by_client": 2},
+        "open_loop": {"late": 0, "late_by_client": 0, "unsent": 1},
+    }  # fmt: skip
+    dropped, busy = results._warnings(result, Interval(0))
+    assert "this machine dropped 2 datagrams" in dropped
+    assert "all connections were busy when 1 request was due" in busy
+    assert results._busy(Plan("x:1"), Interval(0), 0.0) == 0.0
+    (nothing,) = results._warnings({"duration": 0}, Interval(0))
+    assert nothing == "the run ended before it measured anything"
+
+
+def test_an_interval_that_ends_with_the_run_is_complete() -> None:
+    intervals: list[Interval] = []
+    recorder = Recorder(1e-9, intervals.append, lambda: 0.0)
+    recorder.start(0, 0, 10)
+    recorder.answered(0, 1, 1)
+    recorder.end(3)  # three intervals later
+    recorder.report(9)
+    assert [(each.index, each.requests) for each in intervals] == [(0, 1), (AFTER, 0)]
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "ws", "wss"])
+def test_the_scheme_of_a_url_says_whether_it_is_encrypted(scheme: str) -> None:
+    url = f"{scheme}://h/"
+    plan = (
+        Plan.of_http(HttpRequest(url))
+        if scheme.startswith("http")
+        else Plan.of_websocket(WebSocketTarget(url))
+    )
+    assert plan.tls == (Encryption() if scheme in {"https", "wss"} else None)
+
+
+def test_requests_that_were_sent_again_are_in_the_summary() -> None:
+    http = {"statuses": {"200": 5}, "repeated": 2}
+    (line,) = summary._statuses({"http": http})
+    assert line.split(maxsplit=1) == [
+        "statuses", "200: 5, sent again after the end of a connection: 2"
+    ]  # fmt: skip
+
+
+def test_messages_of_websockets_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans_module, "MOST", 10)
+    plan = Plan.of_websocket(WebSocketTarget("ws://h:1/"), data=b"x" * 11)
+    with pytest.raises(ValueError, match="--data: a message has 10 bytes at most"):
+        plan.check()
 
 
 def test_empty_intervals_have_rows() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from silly.bench import fan_out_lane
 from silly.bench.clock import clock
 from silly.bench.fleet import summed
 from silly.bench.generator import Generator
@@ -32,6 +33,7 @@ from silly.net.limits import Limits
 from silly.net.websocket.codes import BINARY, CLOSE, FIN, PING, TEXT
 from silly.net.websocket.kinds import frame
 from silly.net.websocket.session import Session
+from silly.testing.faults import Faults, proxy
 from tests.cli.terminal import DEADLINE, SILLY, environment, misused
 from tests.net.http.wire import ANY
 from tests.net.tls import certificates
@@ -195,7 +197,12 @@ async def test_held_connections_answer_pings() -> None:
 
 
 @pytest.mark.heavy
-async def test_what_opens_a_websocket_is_as_asked_for() -> None:
+@pytest.mark.parametrize(
+    ("more", "agent"), [((), "silly-bench"), ((("User-Agent", "other"),), "other")]
+)
+async def test_what_opens_a_websocket_is_as_asked_for(
+    more: tuple[tuple[str, str], ...], agent: str
+) -> None:
     seen: list[tuple[str | None, ...]] = []
 
     async def handler(request: http.Request) -> None:
@@ -207,13 +214,13 @@ async def test_what_opens_a_websocket_is_as_asked_for() -> None:
     async with http.listen(ANY, handler) as listener:
         figures, _ = await load(
             f"{listener.local_addr}/room{{conn}}?x=",
-            headers=(("X-A", "c{conn}"), ("Origin", "http://o")),
+            headers=(("X-A", "c{conn}"), ("Origin", "http://o"), *more),
             subprotocols=("a", "b"),
             requests=1,
             connections=1,
         )
     assert figures.requests == 1
-    assert seen == [("/room0?x=/", "c0", "http://o"), ("b", "silly-bench", None)]
+    assert seen == [("/room0?x=/", "c0", "http://o"), ("b", agent, None)]
 
 
 @pytest.mark.parametrize("is_binary", [False, True])
@@ -477,7 +484,107 @@ async def test_a_failed_receiver_has_all_connections_opened_again() -> None:
     assert figures.requests + figures.unanswered == 8 * 3
 
 
+def holds_until(later: int) -> Callable[[int, int, str | bytes], list[str | bytes]]:
+    """Hold back what member 1 should get as message 2 until message *later*."""
+    held: list[str | bytes] = []
+
+    def change(member: int, number: int, message: str | bytes) -> list[str | bytes]:
+        if (member, number) == (1, 2):
+            held.append(message)
+            return []
+        return [*(held if (member, number) == (1, later) else ()), message]
+
+    return change
+
+
+@pytest.mark.heavy
+async def test_what_comes_after_it_counted_as_lost_is_not_counted_again() -> None:
+    async with websocket.listen(ANY, Room(holds_until(3))) as listener:
+        figures, _ = await load(
+            listener.local_addr, requests=5, connections=3, fan_out=True, timeout=0.1
+        )
+    assert figures.errors == {"lost": 1}
+    assert (figures.requests, figures.unanswered) == (5 * 3 - 1, 1)
+
+
+@pytest.mark.heavy
+async def test_only_the_last_messages_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fan_out_lane, "_REMEMBERED", 1)
+    async with websocket.listen(ANY, Room(holds_until(9))) as listener:
+        figures, recorder = await load(
+            listener.local_addr, requests=12, connections=3, fan_out=True, depth=2, timeout=0.1
+        )
+    assert figures.errors == {"lost": 1, "unasked": 1}
+    assert "a text message that was not sent" in recorder.first_errors["unasked"][0]
+    assert figures.requests == 12 * 3 - 1
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("faults", "kind"),
+    [(Faults(half_close_after=400), "closed"), (Faults(reset_after=400), "lost connection")],
+)
+async def test_a_receiver_whose_connection_fails_is_named(faults: Faults, kind: str) -> None:
+    async with (
+        websocket.listen(ANY, Room(unchanged)) as listener,
+        proxy(ANY, listener.local_addr, down=lambda n: faults if n == 0 else Faults()) as between,
+    ):
+        figures, recorder = await load(
+            between.local_addr, requests=20, connections=2, fan_out=True, timeout=30.0
+        )
+    assert figures.errors[kind] == 1
+    assert figures.errors.keys() <= {kind, "abandoned"}
+    assert re.match(r"connection [01]: ", recorder.first_errors[kind][0])  # the first one accepted
+    assert figures.requests + figures.unanswered == 20 * 2
+
+
+@pytest.mark.heavy
+async def test_a_room_that_is_full_ends_the_run() -> None:
+    """Only a complete set of connections is used, and those that could be opened are closed."""
+    codes: list[int | None] = []
+
+    async def handler(request: http.Request) -> http.Response | None:
+        if len(entered) == 2:
+            return http.Response("full", status=503)
+        entered.append(request)
+        ws = await websocket.accept(request)
+        async for _ in ws:
+            pass
+        entered.remove(request)
+        codes.append(ws.close_code)
+        return None
+
+    entered: list[http.Request] = []
+    async with http.listen(ANY, handler) as listener:
+        figures, recorder = await load(
+            listener.local_addr, requests=3, connections=3, fan_out=True, max_errors=2
+        )
+    assert figures.sent == figures.requests == 0
+    assert figures.errors == {"refused 503": 2}
+    assert re.match(r"connection \d: .* answered 503", recorder.first_errors["refused 503"][0])
+    assert set(codes) == {1000}
+    assert entered == []
+
+
 # ---------------------------------------------------------------------------- the command
+
+
+@pytest.mark.no_engine
+async def test_the_command_shows_fan_out() -> None:
+    async with websocket.listen(ANY, Room(unchanged)) as listener:
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [*SILLY, "bench", f"ws://{listener.local_addr}/", "--fan-out", "-t", "200ms", "-c", "3",
+             "-d", "2", "--interval", "50ms", "--json", "-"],
+            capture_output=True, text=True, check=False, timeout=DEADLINE, env=environment(),
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    jsonschema.Draft202012Validator(schema()).validate(result)
+    messages = result["fan_out"]["messages"]
+    assert (result["fan_out"]["receivers"], result["fan_out"]["delivered"]) == (3, messages * 3)
+    assert "one sender, 3 receivers, 2 messages in flight" in done.stderr
+    assert re.search(r"^fan-out +[\d ]+ messages? to 3 receivers: ", done.stderr, re.MULTILINE)
 
 
 @pytest.mark.no_engine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -18,9 +19,10 @@ import pytest
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.output import DummyOutput
 
+from silly.cli.connecting.opening import accept
 from silly.cli.connecting.prompt import Prompt, Recent
 from silly.cli.connecting.speaking_http import Hint
-from tests.cli.terminal import Echo, Terminal, misused, refused, silly, started
+from tests.cli.terminal import Echo, Terminal, dialled, misused, refused, silly, started
 
 LOCAL = "127.0.0.1:0"
 
@@ -334,6 +336,8 @@ def test_signals_in_a_pipe(number: int, code: int) -> None:
         ([":5", "--proxy-header", "unix:"], "source 'unix:' and destination the peer are of two"),
         ([":5", "--proxy-version", "3"], "'3' is not one of '1', '2'"),
         ([":5", "--listen", "--proxy-header", "local"], "--listen and --proxy-header: only a"),
+        (["ws://"], "must begin with"),
+        (["wss://127.0.0.1:1/", "--key", "x.pem"], "--key"),
     ],
 )
 def test_bad_usage_is_one_line(args: list[str], why: str) -> None:
@@ -384,6 +388,21 @@ async def test_the_history_is_bounded() -> None:
         str(number) for number in reversed(range(2000, 3000))
     ]
     assert history.get_strings() == [str(number) for number in range(2000, 3000)]
+
+
+@pytest.mark.no_engine
+async def test_only_the_first_client_is_accepted(port: int) -> None:
+    addr = f"127.0.0.1:{port}"
+    accepting = asyncio.create_task(accept(addr, None))
+    await asyncio.sleep(0)
+    with dialled(addr) as first, dialled(addr) as second:
+        conn = await accepting
+        assert conn.remote_addr == "{}:{}".format(*first.getsockname())
+        second.setblocking(False)
+        with pytest.raises(ConnectionResetError):
+            await asyncio.get_running_loop().sock_recv(second, 1)
+        conn.close()
+        await conn.wait_closed()
 
 
 @pytest.mark.parametrize("family", ["tcp", "unix"])

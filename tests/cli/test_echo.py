@@ -516,6 +516,36 @@ def test_bad_usage_is_one_line(args: list[str], why: str) -> None:
     assert why in misused("echo", *args)
 
 
+@pytest.mark.no_engine
+def test_a_wrong_variable_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SILLY_PROXY_PROTOCOL", "10.0.0.1/8")
+    assert "SILLY_PROXY_PROTOCOL" in misused("echo", LOCAL)
+
+
+TAKEN = """
+import errno, sys
+from silly.cli import echo, main
+bind, tried = echo.Datagrams, []
+def datagrams(loop, addr, *args):
+    tried.append(addr)
+    if len(tried) == 1:  # another program has this port, but for UDP only
+        raise OSError(errno.EADDRINUSE, "Address already in use", addr)
+    return bind(loop, addr, *args)
+echo.Datagrams = datagrams
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.no_engine
+def test_a_port_that_is_free_for_both_is_found() -> None:
+    with started("echo", "--udp", "--json", LOCAL, command=[sys.executable, "-c", TAKEN]) as one:
+        (addr,) = json.loads(one.stdout.readline())["tcp"]
+        with udp() as sock:
+            assert ask(sock, b"hello", int(addr.rpartition(":")[2])) == b"hello"
+        one.send_signal(signal.SIGTERM)
+        assert one.wait(30) == 0
+
+
 def test_an_address_in_use_is_one_line_and_nothing_stays_bound(tmp_path: Path) -> None:
     with Echo(LOCAL) as echo:
         line = refused("echo", f"unix:{tmp_path}/x.sock", echo.addr, code=3)

@@ -143,6 +143,10 @@ def test_a_bad_network() -> None:
     assert got is not None
     assert len(got.body) == 1000
     assert took == pytest.approx(10, rel=0.05)
+    got, took, _, _ = answered(b"GET /stream/3 " + HEAD + b"\r\n", Impairment(max_rate=100.0))
+    assert got is not None
+    assert [json.loads(line)["id"] for line in got.body.splitlines()] == [0, 1, 2]
+    assert took == pytest.approx(len(got.body) / 100, rel=0.1)
     got, _, meter, _ = answered(request, Impairment(drop=1.0))
     assert (got, meter.dropped) == (None, 1)
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import logging
+import re
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
+from rich.console import Console
 
-from silly.cli.echoing import chargen, impairment, modes
+from silly.cli import echo
+from silly.cli.echoing import chargen, datagrams, impairment, modes, view
 from silly.cli.echoing.impairment import Dropped, Impaired, Impairment, Pace, path
-from silly.cli.echoing.log import Log
+from silly.cli.echoing.log import Lines, Log, _Handler, warnings_to
 from silly.cli.echoing.meter import HOSTS_KEPT, Meter, Peer
+from silly.net import udp
 from silly.testing import memory_pair, run_virtual
 
 pytestmark = pytest.mark.no_engine
@@ -240,3 +247,84 @@ def test_the_meter_forgets_hosts_but_no_bytes() -> None:
     assert len(meter.top(10**6)) <= HOSTS_KEPT
     assert meter.totals()[0] == sum(range(5 * HOSTS_KEPT))
     assert meter.top(1)[0].bytes_in == 5 * HOSTS_KEPT - 1
+
+
+@pytest.mark.parametrize(
+    ("addr", "shown"),
+    [
+        ("0.0.0.0:80", "localhost:80"),
+        ("[::]:80", "localhost:80"),
+        ("[::1]:80", "[::1]:80"),
+        ("10.0.0.1:80", "10.0.0.1:80"),
+    ],
+)
+def test_an_address_to_connect_to(addr: str, shown: str) -> None:
+    assert echo._reachable(addr) == shown
+
+
+def test_the_view_counts_datagrams() -> None:
+    meter = Meter(0.0)
+    meter.datagrams_in, meter.datagrams_overflowed = 4321, 17
+    console = Console(width=100, height=30, file=io.StringIO(), force_terminal=False)
+    made = view.View(
+        console, meter, title="x", addrs=["127.0.0.1:1"], unit="answers", clock=lambda: 1.0,
+        refused=lambda: 0,
+    )  # fmt: skip
+    console.print(made)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert re.search(r"datagrams +overflowed", text)
+    assert re.search(r" 4 321 +17 ", text)
+
+
+def test_warnings_are_lines_with_their_tracebacks() -> None:
+    class Broken(Log):
+        def say(self, _: str) -> None:
+            raise ZeroDivisionError
+
+    file = io.StringIO()
+    logger = logging.getLogger("silly.test_echo_parts")
+    try:
+        raise KeyError("x")
+    except KeyError:
+        with warnings_to(Lines(file)):
+            logger.exception("it failed")
+        with warnings_to(Broken()), mock.patch.object(_Handler, "handleError") as failed:
+            logger.exception("it failed")
+    first, *others = file.getvalue().splitlines()
+    assert first.endswith(" it failed")
+    assert others[0].endswith("  Traceback (most recent call last):")
+    assert others[-1].endswith("  KeyError: 'x'")
+    failed.assert_called_once()
+
+
+async def test_late_datagrams_are_bounded_and_lost_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(datagrams, "_LATE", 2)
+    meter = Meter(0.0)
+    loop = asyncio.get_running_loop()
+    one = datagrams.Datagrams(loop, "127.0.0.1:0", datagrams.echo, Impairment(delay=600.0), meter)
+    async with udp.connect(one.local_addr) as client:
+        for number in range(5):
+            client.send(b"%d" % number)
+        while meter.datagrams_in < 5:
+            await asyncio.sleep(0)
+        assert meter.datagrams_lost == 3
+        late = set(one._late)
+        one.close()
+    await one._serving
+    assert len(late) == 2
+    assert all(timer.cancelled() for timer in late)
+
+
+def test_only_the_last_datagrams_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datagrams, "_REMEMBERED", 3)
+    repeats = datagrams._Repeats()
+    for _ in range(datagrams.REPEATS):
+        assert not repeats.ends_loop("a", b"x")
+    for number in range(4):
+        assert not repeats.ends_loop("b", b"%d" % number)
+    assert repeats.ends_loop("a", b"x")  # still known
+    for number in range(7):
+        repeats.ends_loop("c", b"%d" % number)
+    assert not repeats.ends_loop("a", b"x")  # forgotten

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
 
+from silly import cli
+from silly._values.extras import install_command
+from silly.cli import reload
 from silly.cli.env_file import load_env_file
 from silly.cli.reload import Watched
+from silly.cli.run import _uvloop
 
 pytestmark = pytest.mark.no_engine
 
@@ -126,11 +133,16 @@ def test_logging_is_as_the_file_says(tmp_path: Path) -> None:
     (tmp_path / "list.yml").write_text("- 1")
     unknown = {**SETTINGS, "handlers": {"out": {"class": "nothing.Here"}}}
     (tmp_path / "unknown.json").write_text(json.dumps(unknown))
-    names = ("bad.json", "list.yml", "unknown.json", "none.ini", "log.ini", "log.json", "log.yaml")
+    (tmp_path / "unknown.ini").write_text(INI.replace("class=", "class=nothing."))
+    names = (
+        "bad.json", "list.yml", "unknown.json", "unknown.ini", "none.ini", "log.ini", "log.json",
+        "log.yaml",
+    )  # fmt: skip
     assert configured(tmp_path, *names, "howto.yaml", "off.json") == [
         "--log-config: 'bad.json': Expecting ',' delimiter: line 1 column 3 (char 2)",
         "--log-config: 'list.yml': expected a mapping",
         f"--log-config: 'unknown.json': {UNKNOWN}",
+        "--log-config: 'unknown.ini': No module named 'nothing'",
         "--log-config: cannot read 'none.ini': No such file or directory",
         "from log.ini",
         "from log.json",
@@ -163,3 +175,42 @@ def test_which_files_are_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ]
     change = watchfiles.Change.modified
     assert [each for each in names if watched(change, str(tmp_path / each))] == names[:5]
+
+
+async def test_a_directory_that_cannot_be_watched_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Supervised:
+        async def run(self) -> int:
+            while not caplog.records:
+                await asyncio.sleep(0)
+            return 7
+
+    async def fail(*_: object) -> None:
+        raise OSError("OS file watch limit reached.")
+
+    monkeypatch.setattr(reload, "_watch_for_ever", fail)
+    watched: Any = None
+    assert await reload.run_reloading(Supervised(), watched) == 7  # type: ignore[arg-type]
+    assert caplog.messages == ["cannot watch for changes: OS file watch limit reached."]
+
+
+def test_uvloop_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    with pytest.raises(ValueError, match=r"^--uvloop needs uvloop: .* -m pip install uvloop"):
+        _uvloop()
+
+
+def test_where_the_system_manages_packages_an_environment_is_advised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+    plain = install_command("uvloop")
+    (tmp_path / "EXTERNALLY-MANAGED").touch()
+    assert install_command("uvloop").startswith(f"{plain} (in a virtual environment: ")
+
+
+def test_a_verb_whose_import_fails_is_no_missing_extra() -> None:
+    with pytest.raises(ModuleNotFoundError, match="nothing"):
+        cli._verb("nothing", [])

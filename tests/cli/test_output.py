@@ -152,6 +152,9 @@ def test_an_unwritable_result_is_saved_elsewhere(
     (saved,) = tmp_path.iterdir()
     assert str(saved) in str(caught.value)
     assert saved.read_text() == TEXT
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    with pytest.raises(Failure, match="No space left on device; the result is lost: No such file"):
+        Output("/dev/full", "--json").write(TEXT)
 
 
 def test_paths_of_the_same_file(tmp_path: Path) -> None:

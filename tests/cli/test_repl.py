@@ -8,7 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
+from prompt_toolkit.history import InMemoryHistory
 
+from silly.cli.prompting import prompt
 from tests.cli.terminal import Terminal
 
 pytestmark = pytest.mark.no_engine
@@ -69,6 +73,8 @@ print("not reached")
     [
         ("", 0, ""),
         ("exit(3)", 3, ""),
+        ("_ = asyncio.current_task().cancel(); await asyncio.sleep(9)", 1, "cancelled\n"),
+        ("import logging; logging.getLogger('x').warning('logged')", 0, "logged\n"),
         ("exit('words')", 1, "words"),
         ("def", 1, "SyntaxError"),
         (
@@ -98,6 +104,8 @@ def test_on_a_terminal(tmp_path: Path) -> None:
         terminal.wait_for("^>>>")
         terminal.type("await asyncio.sleep(0, 'slept')\r")
         terminal.wait_for("^'slept'")
+        terminal.type("\rx = )\r")
+        terminal.wait_for("^SyntaxError: ")
         terminal.type("if True:\r")
         terminal.wait_for(r"^\.\.\.")
         terminal.type("    print('in', 'side')\r\r")
@@ -123,3 +131,37 @@ def test_on_a_terminal(tmp_path: Path) -> None:
     history = tmp_path / "silly" / "repl_history"
     assert "await asyncio.sleep(0, 'slept')" in history.read_text()
     assert history.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_fails_ends_it_with_its_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("1 / 0\n")
+    done = piped("print('not reached')", str(tmp_path / "app.py"), tmp_path=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "ZeroDivisionError" in done.stderr
+
+
+def test_without_prompt_toolkit_one_line_says_what_to_install() -> None:
+    without = "import sys\nsys.modules['prompt_toolkit'] = None\nfrom silly.cli import main\n"
+    with Terminal(command=[sys.executable, "-c", f"{without}sys.exit(main(['repl']))"]) as terminal:
+        assert terminal.end() == 1
+        assert "silly repl: the prompt needs prompt_toolkit: " in terminal.text
+
+
+def test_a_history_that_cannot_be_kept_is_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/dev/null")
+    assert isinstance(prompt._history(), InMemoryHistory)
+
+
+def test_completion_survives_the_users_objects() -> None:
+    class Odd:
+        def __dir__(self) -> list[str]:
+            raise ZeroDivisionError
+
+    names = prompt._Names({"odd": Odd(), "even": 2})
+
+    def found(text: str) -> list[str]:
+        return [each.text for each in names.get_completions(Document(text), CompleteEvent())]
+
+    assert found("eve") == ["even"]
+    assert found("odd.x") == []
+    assert found("even ") == []

@@ -149,6 +149,22 @@ def test_an_application_that_does_not_start(tmp_path: Path) -> None:
     assert process.returncode == 3
 
 
+def test_a_server_ends_after_its_requests(folder: Path) -> None:
+    with run(folder, "--limit-max-requests", "1", "main:app", "127.0.0.1:0") as process:
+        addr = listening(process)
+        with urllib.request.urlopen(f"http://{addr}/", timeout=30) as reply:
+            assert reply.status == 200
+        process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+def test_an_address_that_is_none(folder: Path) -> None:
+    with run(folder, "main:app", "nonsense") as process:
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "'nonsense' is not an address" in errors
+
+
 def test_an_address_that_is_in_use(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         addr = f"127.0.0.1:{sock.getsockname()[1]}"

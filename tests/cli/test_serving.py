@@ -14,6 +14,7 @@ import pytest
 from silly._logs.tracebacks import strip
 from silly.cli import serve
 from silly.cli.arguments import OPTIONS
+from silly.cli.options import _SWITCH
 from silly.cli.serving.application import Unusable, load
 from silly.cli.serving.options import REFUSED, RENAMED, TABLE, WITHOUT_EFFECT, Refusal, split
 from silly.net.asgi.middleware import AtMost, Retiring, WithHeaders
@@ -134,6 +135,7 @@ def test_values(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("--port 65536", "'65536' is not a port"),
         ("--header x", "'x' is not a header field such as"),
+        ("--header é:1", "'é:1' is not a header field such as"),
         ("--ssl-cert-reqs 3", "'3' is not one of 'none', 'optional', 'required' (0, 1, 2)"),
         ("--trusted-proxies example.com", "'example.com' does not appear to be"),
         ("--lifespan maybe", "'maybe' is not one of 'auto', 'on', 'off'"),
@@ -143,6 +145,20 @@ def test_wrong_values(given: str, text: str, capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         parsed(f"m:a {given}")
     assert text in capsys.readouterr().err
+
+
+def test_a_wrong_variable_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "example.com")
+    with pytest.raises(SystemExit):
+        parsed("m:a")
+    assert "FORWARDED_ALLOW_IPS: 'example.com' does not appear to be" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "value"), [("Yes", True), ("1", True), ("off", False)])
+def test_switches(text: str, value: bool) -> None:
+    assert _SWITCH.parse(text) is value
 
 
 @pytest.mark.parametrize(
@@ -199,6 +215,7 @@ class app:
 async def raw(scope, receive, send): ...
 class nested: raw = raw
 text = "x"
+builtin = max
 def make(): return raw
 def make_text(): return "x"
 async def make_later(): return raw
@@ -255,6 +272,10 @@ def test_what_is_none_is_said_in_a_line(module: str, text: str, why: str) -> Non
     with pytest.raises(Unusable, match=why) as raised:
         load(text, directory=module, is_factory=bool(factory))
     assert "\n" not in str(raised.value)
+
+
+def test_a_function_that_does_not_say_what_it_takes_is_an_application(module: str) -> None:
+    assert load("made:builtin", directory=module, is_factory=False) is max
 
 
 def test_a_failing_module_leaves_its_own_frames_only(module: str) -> None:

@@ -15,6 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from silly.cli.connecting.starttls import start_tls
+from silly.cli.echoing import tls as echoing_tls
+from silly.cli.tls import _date, described_chain
+from silly.net import tcp, tls
 from silly.net.tls.x509 import fingerprint
 from tests.cli.terminal import DEADLINE, Echo, Terminal, misused, python_path, silly, started
 from tests.net.tls import certificates
@@ -379,3 +383,42 @@ def test_a_terminal_shows_the_certificate_and_whom_it_talks_to() -> None:
         terminal.wait_for_prompt()
         terminal.type("\x04")
         assert terminal.end() == 0
+
+
+def test_what_is_no_certificate_is_said() -> None:
+    first, second = described_chain((b"garbage", b""), verified=False)
+    assert first.startswith("certificate: ")
+    assert second.startswith("certificate: ")
+    assert _date(1e20) == "1e+20 s"
+
+
+def test_what_to_type_for_a_unix_socket(tmp_path: Path) -> None:
+    cert, key = certificates.pair()
+    ca = str(tmp_path / "ca.pem")
+    made = echoing_tls.Certificate(tls.Server(cert, key), cert, ca)
+    lines = "\n".join(made.lines("unix:/run/x"))
+    assert f"silly connect unix:/run/x --server-name localhost --tls --ca {ca}" in lines
+    assert "-unix /run/x" in lines
+
+
+@pytest.mark.parametrize(
+    ("protocol", "reply", "kind", "text"),
+    [
+        ("postgres", b"N", ConnectionError, "no TLS for postgres: the server answers b'N'"),
+        ("smtp", b"220-x\r\n" * 1000, ConnectionError, "no TLS for smtp: too many lines"),
+        ("smtp", b"", TimeoutError, r"no TLS within 0.01 seconds"),
+    ],
+)
+async def test_servers_that_do_not_start_tls(
+    protocol: str, reply: bytes, kind: type[OSError], text: str
+) -> None:
+    async def serve(conn: tcp.Conn) -> None:
+        conn.write(reply)
+        await conn.wait_closed()
+
+    async with tcp.listen("127.0.0.1:0", serve) as listener:
+        conn = await tcp.connect(listener.local_addr)
+        timeout = 30.0 if reply else 0.01
+        with pytest.raises(kind, match=text):
+            await start_tls(conn, tls.Client(), protocol, timeout)
+        conn.abort()

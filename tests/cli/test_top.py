@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
 import subprocess
@@ -112,8 +113,7 @@ async def test_an_answer_that_comes_late_is_not_lost(tmp_path: Path) -> None:
     ],
 )
 def test_an_address_that_is_wrong(addr: str, code: int, error: str) -> None:
-    command = [sys.executable, "-m", "silly", "top", addr]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    done = top(addr)
     assert (done.returncode, done.stdout) == (code, "")
     assert error in done.stderr
 
@@ -130,3 +130,46 @@ def test_live_on_a_terminal_until_the_program_ends(tmp_path: Path) -> None:
             silly.send(signal.SIGCONT)
             silly.stop()
             assert terminal.process.wait(30) == 0
+
+
+async def test_once_in_a_pipe_is_a_table(tmp_path: Path) -> None:
+    async with admin.serve(f"unix:{tmp_path}/s") as socket:
+        done = await asyncio.to_thread(top, socket.local_addr, "--once")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(f"starting, 0 connections: {socket.local_addr}\n\n")
+        assert f"\n{os.getpid()}  starting  " in done.stdout
+        assert not done.stdout.endswith("\n\n")
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (b"", "does not answer: it is closed"),
+        (b"220 hello\n", "it does not answer as an admin socket does"),
+        (b'{"error": "no such command"}\n', "no such command"),
+    ],
+)
+async def test_what_is_no_admin_socket_is_said(tmp_path: Path, reply: bytes, error: str) -> None:
+    async def answer(conn: tcp.Conn) -> None:
+        await conn.read(1)
+        conn.write(reply)
+
+    async with tcp.listen(f"unix:{tmp_path}/s", answer) as listener:
+        done = await asyncio.to_thread(top, listener.local_addr)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"silly top: {listener.local_addr}")
+    assert done.stderr.count("\n") == 1
+    assert error in done.stderr
+
+
+def test_without_rich_one_line_says_what_to_install() -> None:
+    without = "import sys\nsys.modules['rich'] = None\nfrom silly.cli import main\n"
+    code = f"{without}sys.exit(main(['top', 'unix:/s']))"
+    with Terminal(command=[sys.executable, "-c", code]) as terminal:
+        assert terminal.end() == 2
+        assert "silly top: the live view needs rich: " in terminal.text
+
+
+def top(*args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "silly", "top", *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)

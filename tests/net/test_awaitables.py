@@ -13,6 +13,7 @@ import silly
 from silly import task
 from silly._engine.drain import DRAINED, Draining
 from silly.net import tcp
+from silly.net.awaitables import Closing
 from silly.net.tcp import Conn
 
 ANY = "127.0.0.1:0"
@@ -28,6 +29,19 @@ async def sink(conn: Conn) -> None:
 
 
 # ------------------------------------------------------------------------------ tasks
+
+
+async def test_a_wait_for_work_ends_as_the_work() -> None:
+    async def fails() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await Closing(asyncio.create_task(fails()))
+    work = asyncio.create_task(asyncio.Event().wait())
+    closing = Closing(work)  # type: ignore[arg-type]
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
 
 
 async def test_create_task_accepts_a_write() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import sys
 from collections.abc import Iterator
@@ -91,6 +92,35 @@ async def test_attempts_end_with_who_waits_for_them(
         with pytest.raises((asyncio.CancelledError, TimeoutError)):
             await connecting
         assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_defect_ends_all_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = []
+
+    async def attempt(_: object, target: Any, *others: object) -> socket.socket:
+        try:
+            if target[1][0] == "127.0.0.3":
+                raise ZeroDivisionError
+            await asyncio.Event().wait()
+            raise AssertionError
+        finally:
+            ended.append(target[1][0])
+
+    resolve_to(monkeypatch, 9, "127.0.0.2", "127.0.0.3", "127.0.0.4")
+    monkeypatch.setattr("silly.net.dialing._attempt", attempt)
+    with pytest.raises(ZeroDivisionError):
+        await tcp.connect("example.invalid:9", timeout=20)
+    assert ended == ["127.0.0.3", "127.0.0.2"]
+
+
+async def test_a_system_without_unix_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.delattr(socket, "AF_UNIX")
+        with pytest.raises(OSError, match="This system has no Unix sockets: 'unix:/x'") as told:
+            await tcp.connect("unix:/x")
+        with pytest.raises(OSError, match="This system has no Unix sockets: 'unix:/x'"):
+            tcp.listen("unix:/x", echo)
+    assert told.value.errno == errno.EAFNOSUPPORT
 
 
 async def test_a_connection_to_itself_is_none() -> None:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import io
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final
 
@@ -381,6 +383,27 @@ def test_a_check_that_fails_does_not_end_the_sweep() -> None:
     run_virtual(main())
 
 
+def test_a_check_may_stop_the_sweep() -> None:
+    async def main() -> None:
+        checked = []
+
+        def check(item: int, _now: float) -> bool:
+            checked.append(item)
+            swept.stop()
+            return item == 1
+
+        items = [1, 2]
+        swept = sweep.Sweep(asyncio.get_running_loop(), lambda: list(items), check)
+        swept.start(1)
+        await asyncio.sleep(10)
+        assert checked == [2, 1]  # all of a batch, and no other
+        swept.start(1)
+        await asyncio.sleep(10)
+        assert checked == [2, 1] * 2
+
+    run_virtual(main())
+
+
 # ------------------------------------------------------- crashes are logged at a bounded rate
 
 
@@ -557,6 +580,17 @@ def test_a_log_that_fails_is_reported_once(capfd: pytest.CaptureFixture[str]) ->
     assert output.count("the log server is down") == 1
 
 
+def test_a_log_that_fails_where_standard_error_fails_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.StringIO):
+        def write(self, _: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    with broken_log("emit", ERRORS[0]) as broken:
+        Logger("silly.test").error("words")
+    assert broken.calls == 1
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)], ids=repr)
 def test_exceptions_that_end_the_program_are_not_caught(error: BaseException) -> None:
     with broken_log("emit", error), pytest.raises(type(error)):
@@ -575,6 +609,15 @@ def test_an_argument_that_cannot_be_formatted_does_not_lose_the_record(
     Logger("silly.test").error("%s: %r", "peer", Shy())
     (message,) = caplog.messages
     assert message.startswith("peer: <Shy")
+
+
+def test_ctrl_c_while_an_argument_is_formatted_ends_the_program() -> None:
+    class Slow:
+        def __str__(self) -> str:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Logger("silly.test").error("%s", Slow())
 
 
 # ------------------------------------------------------------- what ends the program

@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from silly import admin, metrics
-from silly._logs.logger import traceback_text
+from silly._logs.logger import Logger, traceback_text
 from silly.errors import EndOfStream, at_address
 from silly.net import tcp
 from silly.net.observer import Ending
@@ -243,6 +243,15 @@ def test_all_kinds_of_tracebacks_are_escaped() -> None:
             shown = traceback_text(error)
             assert_harmless(shown)
             assert "FORGED" in shown
+
+
+@pytest.mark.parametrize("where", ["text", "filename"])
+def test_a_logged_syntax_error_is_escaped(where: str, caplog: pytest.LogCaptureFixture) -> None:
+    error = SyntaxError("invalid syntax", ("file", 1, 1, "code"))
+    setattr(error, where, NAMES[2].decode() + "\n")
+    Logger("silly.test").error("cannot compile", exc_info=error)
+    assert_harmless(caplog.text)
+    assert "FORGED" in caplog.text
 
 
 def test_a_label_that_is_not_utf_8_does_not_break_the_metrics_page(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from silly.net import tcp
+from silly import systemd
+from silly.net import listening, tcp
+from silly.net.addr import TCPAddress
 from silly.net.tcp import Conn
 
 pytestmark = pytest.mark.no_engine
@@ -80,6 +82,53 @@ async def test_a_port_that_one_family_gave_may_be_taken_in_the_other(
     async with listener:
         one, other = listener.local_addrs
         assert one.rpartition(":")[2] == other.rpartition(":")[2]
+
+
+@needs_both
+@pytest.mark.parametrize("takes_ipv4", [True, False])
+async def test_a_passed_socket_of_both_families_is_one_of_ipv4(
+    monkeypatch: pytest.MonkeyPatch, takes_ipv4: bool
+) -> None:
+    with socket.create_server(
+        ("::", 0), family=socket.AF_INET6, dualstack_ipv6=takes_ipv4
+    ) as passed:
+        sockaddr = passed.getsockname()
+        given = [
+            systemd.Activated("a", -1, socket.AF_INET, ("127.0.0.2", 1)),
+            systemd.Activated("b", passed.fileno(), passed.family, sockaddr),
+        ]
+        monkeypatch.setattr("silly.net.listening.activated", lambda: given)
+        async with tcp.listen(f"0.0.0.0:{sockaddr[1]}", echo) as listener:
+            own, _, port = listener.local_addr.rpartition(":")
+            assert own == ("[::]" if takes_ipv4 else "0.0.0.0")
+            assert int(port) == sockaddr[1]
+
+
+async def test_a_passed_unix_socket_whose_file_is_gone_is_another_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX) as passed, socket.socket() as other:
+        passed.bind(str(tmp_path / "gone"))
+        passed.listen()
+        (tmp_path / "gone").unlink()
+        given = [
+            systemd.Activated("a", other.fileno(), other.family, other.getsockname()),
+            systemd.Activated("b", passed.fileno(), passed.family, passed.getsockname()),
+        ]
+        monkeypatch.setattr("silly.net.listening.activated", lambda: given)
+        async with tcp.listen(f"unix:{tmp_path}/./x", echo) as listener:
+            async with tcp.connect(listener.local_addr) as conn:
+                conn.write(b"a\n")
+                assert await conn.read(b"\n") == b"a\n"
+
+
+async def test_names_that_workers_listen_on_are_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unknown(*_: object, **named: object) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr("silly.net.listening.getaddrinfo", unknown)
+    with pytest.raises(socket.gaierror, match=r"'a\.test:9'"):
+        await listening.resolve(TCPAddress("a.test", 9))
 
 
 async def test_a_stale_file_stays_where_no_lock_can_be_had(tmp_path: Path) -> None:

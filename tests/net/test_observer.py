@@ -264,3 +264,36 @@ async def test_other_objects_are_refused_as_observers() -> None:
             tcp.listen(ANY, echo, observer=wrong)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="observer must be an object with the methods"):
             observing.register(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("proxies", [None, ("127.0.0.0/8",)], ids=["handler", "preface"])
+async def test_what_cannot_be_started_is_reset_and_the_listener_goes_on(
+    proxies: tuple[str, ...] | None,
+) -> None:
+    """As when there is no memory for a task."""
+
+    async def hello(conn: Conn) -> None:
+        await conn.write(b"hello")
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    loop, told, recorder = asyncio.get_running_loop(), [], Recorder()
+    before = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: told.append(type(context["exception"])))
+    async with tcp.listen(ANY, hello, observer=recorder, proxy_protocol=proxies) as listener:
+        course: Any = listener._course
+        starts = course._start_task
+        course._start_task = fail
+        with pytest.raises(ConnectionResetError):
+            await (await tcp.connect(listener.local_addr)).read()
+        assert told == [MemoryError]
+        course._start_task = starts
+        if proxies is None:
+            ending = await recorder.ended()
+            assert (ending.how, type(ending.error)) == ("handler_error", MemoryError)
+        header = b"" if proxies is None else b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"
+        async with tcp.connect(listener.local_addr) as conn:
+            await conn.write(header)
+            assert await conn.read(5) == b"hello"
+    loop.set_exception_handler(before)

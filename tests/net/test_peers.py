@@ -9,9 +9,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from silly.errors import ConnectionClosed
 from silly.net import udp
 from silly.net.tcp import Conn
 from tests.net.test_udp import ask
@@ -112,6 +114,50 @@ async def test_closing_ends_the_handlers() -> None:
         await until(lambda: ends == ["ended"])
     assert listener.peers == 0
     assert "0 peers" in repr(listener)
+
+
+async def test_a_handler_that_goes_on_after_the_end_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("silly.net.peers.GRACE", 0.01)
+    cancelled = asyncio.Event()
+
+    async def stubborn(conn: Conn) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    async with udp.listen(ANY, stubborn, idle_timeout=None) as listener:
+        async with udp.connect(listener.local_addr) as client:
+            client.send(b"x\n")
+            await until(lambda: listener.peers == 1)
+    async with asyncio.timeout(DEADLINE):
+        await cancelled.wait()
+
+
+async def test_a_closed_peer_is_another_one_when_it_sends_again() -> None:
+    errors = []
+
+    async def handler(conn: Conn) -> None:
+        await conn.read(b"\n")
+        stream: Any = conn
+        assert (stream._fileno, stream._in_flight()) == (-1, 0)  # the socket is the listener's
+        await conn.write(b"once")
+        conn.close()
+        try:
+            conn.write(b"twice")
+        except ConnectionClosed as error:
+            errors.append(error)
+
+    async with udp.listen(ANY, handler) as listener:
+        async with udp.connect(listener.local_addr) as client:
+            for number in (1, 2):
+                client.send(b"x\n")
+                assert (await client.recv(timeout=DEADLINE))[0] == b"once"
+                await until(lambda: not listener.peers)
+                assert len(errors) == number
 
 
 async def test_a_crash_is_logged_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:

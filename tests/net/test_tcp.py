@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import inspect
 import logging
 import socket
 import struct
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from silly._engine import engine
 from silly.errors import (
     ConcurrentRead,
     ConnectionClosed,
@@ -650,7 +652,7 @@ async def test_close_lets_handlers_finish_then_cancels(port: int) -> None:
 
 
 async def test_handler_that_ignores_cancellation_does_not_block_the_close(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(listener_module, "_AFTER_CANCEL", 0.01)
     release = asyncio.Event()
@@ -668,7 +670,105 @@ async def test_handler_that_ignores_cancellation_does_not_block_the_close(
         await listener.close(0)
         with pytest.raises(ConnectionResetError):
             await conn.read()
+        assert "is still running after it was cancelled" in caplog.text
         release.set()
+
+
+async def test_a_plain_function_is_no_handler() -> None:
+    called = []
+
+    def fails(conn: Conn) -> Any:
+        called.append(conn)
+        raise ZeroDivisionError
+
+    async with tcp.listen(ANY, fails) as listener:
+        async with tcp.connect(listener.local_addr) as conn:
+            with pytest.raises(EndOfStream):
+                await conn.read()
+        assert len(called) == 1
+        assert listener.stats.handler_errors_by_type == {"ZeroDivisionError": 1}
+
+
+async def test_a_connection_that_comes_when_the_time_to_close_is_over_is_reset() -> None:
+    """It was accepted before, and could be set up only then."""
+    handled = []
+
+    async def handler(conn: Conn) -> None:
+        handled.append(conn)
+
+    async with tcp.listen(ANY, handler) as listener:
+        listener._course.close_at(asyncio.get_running_loop().time())
+        with pytest.raises(ConnectionResetError):
+            await (await tcp.connect(listener.local_addr)).read()
+    assert not handled
+
+
+async def test_a_listener_that_cannot_begin_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, port: int
+) -> None:
+    serves = tcp.Listener._serve
+    served: list[object] = []
+
+    def serve(self: tcp.Listener, sock: socket.socket) -> Any:
+        if served:
+            raise OSError(errno.ENOSPC, "No space left on device")  # of epoll_ctl
+        served.append(serves(self, sock))
+        return served[0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tcp.Listener, "_serve", serve)
+        patch.setattr(
+            "silly.net.listening._resolve",
+            lambda _: [(socket.AF_INET, (f"127.0.0.{host}", port)) for host in (1, 2)],
+        )
+        with pytest.raises(OSError, match="No space left"):
+            tcp.listen(f"localhost:{port}", echo)
+    assert served
+    async with tcp.listen(f"127.0.0.1:{port}", echo):
+        pass
+
+
+async def test_what_comes_last_may_fail(caplog: pytest.LogCaptureFixture) -> None:
+    async def last() -> None:
+        raise ZeroDivisionError
+
+    listener = tcp.listen(ANY, echo)
+    listener._extend((), last)
+    await listener.close()
+    assert f"{listener.local_addr}: what comes last failed" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_the_signature_tells_which_defaults_are_of_limits() -> None:
+    assert "max_unsent: 'int | _Unset' = FROM_LIMITS" in str(inspect.signature(tcp.listen))
+
+
+async def test_what_the_operating_system_gives_up_is_told_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def attempt(*_: object) -> socket.socket:
+        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out", "192.0.2.1:80")
+
+    monkeypatch.setattr("silly.net.dialing._attempt", attempt)
+    with pytest.raises(TimeoutError, match=r"Connection timed out: '192\.0\.2\.1:80'"):
+        await tcp.connect("192.0.2.1:80", timeout=None)
+
+
+async def test_a_connection_that_cannot_be_set_up_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with tcp.listen(ANY, echo) as listener:
+        attaches = engine.attach
+
+        async def attach(*arguments: Any) -> None:
+            await attaches(*arguments)
+            raise asyncio.CancelledError
+
+        monkeypatch.setattr(engine, "attach", attach)
+        with pytest.raises(asyncio.CancelledError):
+            await tcp.connect(listener.local_addr)
+        await until(lambda: not listener.connections)
+        assert listener.stats.accepted == 1
 
 
 async def test_handler_may_close_its_own_listener() -> None:

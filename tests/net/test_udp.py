@@ -261,6 +261,38 @@ async def test_names_are_resolved() -> None:
         assert str(peer) == sock.local_addr
 
 
+async def test_names_that_cannot_be_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(_: object) -> Any:
+        await asyncio.Event().wait()
+
+    async def late(_: object) -> Any:
+        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")  # of the system's resolver
+
+    def unknown(*_: object, **named: object) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    async def unknown_soon(*_: object, **named: object) -> Any:
+        unknown()
+
+    async with udp.bind(ANY) as sock:
+        with pytest.raises(OSError, match=r"no address of the family of 127\.0\.0\.1") as told:
+            await sock.resolve("[::1]:9")
+        assert told.value.errno == errno.EAFNOSUPPORT
+    monkeypatch.setattr("silly.net.binding.getaddrinfo_now", unknown)
+    with pytest.raises(socket.gaierror, match=r"Name or service not known: 'a\.test:9'"):
+        udp.bind("a.test:9")
+    with monkeypatch.context() as patch:
+        patch.setattr("silly.net.binding.getaddrinfo", unknown_soon)
+        with pytest.raises(socket.gaierror, match=r"Name or service not known: 'a\.test:9'"):
+            await udp.connect("a.test:9")
+    monkeypatch.setattr("silly.net.opening.find", late)
+    with pytest.raises(TimeoutError, match="Connection timed out"):
+        await udp.connect("a.test:9", timeout=None)
+    monkeypatch.setattr("silly.net.opening.find", never)
+    with pytest.raises(TimeoutError, match=r"Not resolved within 0\.01 seconds: 'a\.test:9'"):
+        await udp.connect("a.test:9", timeout=0.01)
+
+
 # ------------------------------------------------------------------ ends of reads
 
 
@@ -514,7 +546,7 @@ class Full:
         limits = (65535, max_queued, 1 << 20, max_unsent, strict)
         live = Live.of(loop)
         self.sock: udp.Socket = EngineSocket(ours, loop, live, limits=limits)
-        self.sock._dual = False
+        self.sock._is_dual = False
         live.add_socket(self.sock)
 
     def take(self) -> list[bytes]:
@@ -730,6 +762,45 @@ async def test_errors_of_binding_name_the_address() -> None:
         udp.connect(ANY)
     with pytest.raises(OSError, match="family"):
         await udp.connect("127.0.0.1:9", bind="[::1]:0")
+
+
+async def test_what_the_system_refuses_leaves_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **named: object) -> Any:
+        raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+
+    with pytest.raises(OSError, match=r"'255\.255\.255\.255:9'"):  # broadcast is not asked for
+        await udp.connect("255.255.255.255:9")
+    async with udp.bind(":0") as sock:
+        with pytest.raises(OSError, match="another program uses the port"):
+            udp.bind(f":{sock.local_addr.rpartition(':')[2]}")
+    with monkeypatch.context() as patch:
+        patch.setattr("silly.net.opening.EngineSocket", refuse)
+        with pytest.raises(OSError, match=os.strerror(errno.ENOBUFS)):
+            udp.bind(ANY)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as passed:
+        passed.bind(("127.0.0.1", 0))
+        addr = "{}:{}".format(*passed.getsockname())
+        with monkeypatch.context() as patch:
+            patch.setattr("silly.net.binding.activated_sockets", lambda *_, **named: [passed])
+            patch.setattr("silly.net.binding.SocketOptions.join", refuse)
+            with pytest.raises(OSError, match=f"{os.strerror(errno.ENOBUFS)}: '{addr}'"):
+                udp.bind(addr)
+
+
+@pytest.mark.parametrize("error", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
+async def test_without_ipv6_every_interface_is_every_one_of_ipv4(
+    monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    bind = socket.socket.bind
+
+    def refuse(self: socket.socket, address: Any) -> None:
+        if self.family == socket.AF_INET6:
+            raise OSError(error, os.strerror(error))
+        bind(self, address)
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    async with udp.bind(":0") as sock:
+        assert sock.local_addr.startswith("0.0.0.0:")
 
 
 def test_a_loop_is_needed() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from silly.errors import EndOfStream, TruncatedStream
 from silly.net.conn import Conn, ConnStats
 from silly.testing import CONN_CHECKS, memory_pair, run_check, run_virtual
 
@@ -122,6 +123,49 @@ def test_it_has_no_private_parts() -> None:
 @pytest.mark.parametrize("check", CONN_CHECKS, ids=lambda check: check.__name__)
 def test_it_is_a_connection(check: Any) -> None:
     run_virtual(run_check(check, make_pair))
+
+
+def test_what_it_does_not_have() -> None:
+    async def main() -> None:
+        one, other = await make_pair()
+        assert one.tls is None
+        assert one.proxy is None
+        assert one.remote_addr in repr(one)
+        other.abort()
+
+    run_virtual(main())
+
+
+def test_a_frame_that_is_cut_off_raises_in_batches() -> None:
+    async def main() -> None:
+        for until, error in ((3, EndOfStream), (b"\n", None)):
+            one, other = await make_pair()
+            other.write(b"abcde")
+            other.close()
+            batches = one.batches(until)
+            if error is None:
+                assert [batch async for batch in batches] == [[b"abcde"]]
+            else:
+                assert await anext(batches) == [b"abc"]
+                with pytest.raises(error):
+                    await anext(batches)
+            one.close()
+
+    run_virtual(main())
+
+
+def test_a_stream_that_is_cut_off_raises_in_batches() -> None:
+    class CutOff(Counting):
+        async def read(self, *_: Any, **named: Any) -> bytes:
+            raise TruncatedStream("cut off", b"ab")
+
+    async def main() -> None:
+        one, other = memory_pair()
+        with pytest.raises(TruncatedStream):
+            await anext(CutOff(one).batches(b"\n"))
+        other.abort()
+
+    run_virtual(main())
 
 
 def test_it_can_be_bounded() -> None:

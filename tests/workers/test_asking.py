@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -23,6 +25,7 @@ from silly.workers.answers import (
     obey,
     provide,
 )
+from silly.workers.questions import Questions
 from tests.workers.harness import ECHO, script
 
 pytestmark = pytest.mark.no_engine
@@ -123,6 +126,34 @@ async def test_answers_of_ended_workers_can_be_merged(tmp_path: Path, merging: N
     assert await run == 0
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError, SystemExit])
+def test_last_answers_that_cannot_be_merged(
+    error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    def merge(so_far: Any, last: Any) -> Any:
+        if last == "bad":
+            raise error
+        return [*(so_far or []), last]
+
+    def ended(answer: str) -> None:
+        questions.worker_ended(Mock(answers={"stats": answer}))
+
+    questions = Questions(Mock())
+    provide("stats", dict, merge=merge)
+    try:
+        ended("first")
+        if error is SystemExit:
+            with pytest.raises(SystemExit):
+                ended("bad")
+        else:
+            ended("bad")
+            assert [record.exc_info is not None for record in caplog.records] == [True]
+        ended("last")
+    finally:
+        del _providers["stats"]
+    assert list(questions._last_answers["stats"]) == [["first", "last"]]
+
+
 async def test_what_a_worker_is_told_to_do(caplog: pytest.LogCaptureFixture) -> None:
     async def does(command: str) -> str:
         if command == "bad":
@@ -154,6 +185,9 @@ async def test_answers_that_fail(caplog: pytest.LogCaptureFixture) -> None:
         provide("broken", lambda: 1 // 0)
         assert answer("broken") == (False, None)
         assert "broken" not in answer_all()
+        provide("broken", sys.exit)
+        with pytest.raises(SystemExit):
+            answer("broken")
     finally:
         del _providers["broken"]
     assert {record.getMessage() for record in caplog.records} == {"cannot answer for 'broken'"}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
+import contextlib
 import os
 import socket
+import threading
 
 import pytest
 
@@ -78,3 +81,57 @@ async def test_converse_waits_and_puts_off_the_rest() -> None:
     with pytest.raises(ConnectionAbortedError):
         one.request(question, 20)
     one.close()
+
+
+async def test_a_closed_channel_closes_the_descriptors_that_nobody_took() -> None:
+    theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    channel = Channel(ours)
+    reading, writing = os.pipe()
+    rights = array.array("i", [writing])
+    theirs.sendmsg([b'{"is": "Sock'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+    os.close(writing)
+    channel.deliver()  # the rest of the message has not come
+    channel.close()
+    theirs.close()
+    assert os.read(reading, 1) == b""
+    os.close(reading)
+
+
+def test_descriptors_are_not_queued() -> None:
+    """They may be closed before they could be sent."""
+    one, other = pair()
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            one._sock.send(b"x" * 1000)
+    one.send(Sockets(), [0])
+    assert not one.is_clogged
+    one.send(Ask(1, "x"))
+    assert one.is_clogged
+    one.send(Sockets(), [0])
+    assert len(one._unsent) == 1
+    one.close()
+    other.close()
+
+
+def test_the_last_messages_are_sent_before_the_process_ends() -> None:
+    theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    channel = Channel(ours)
+    channel.send(Answer(1, "x", known=True, value="y" * 3_000_000))
+    assert channel.is_clogged
+    channel.send_all(0)  # no time is left
+    assert channel.is_clogged
+    received = bytearray()
+
+    def read() -> None:
+        while piece := theirs.recv(100_000):
+            received.extend(piece)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    channel.send_all(60)
+    assert not channel.is_clogged
+    channel.close()
+    reader.join()
+    theirs.close()
+    assert received.endswith(b'"}\n')
+    assert len(received) > 3_000_000

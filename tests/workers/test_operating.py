@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from silly._values import processors
-from tests.workers.harness import Load, ask, dial, running, script, who
+from silly.workers.process import describe_exit, exit_reason, working_directory
+from tests.cli.terminal import python_path
+from tests.workers.harness import Load, ask, dial, environment, running, script, who
 
 pytestmark = pytest.mark.no_engine
 
@@ -95,20 +97,57 @@ def test_workers_are_watched_and_acted_on(tmp_path: Path) -> None:
         assert silly.process.returncode == 0
 
 
+@pytest.mark.parametrize("code", [-999, -9, 3])
+def test_ends_of_processes_have_names(code: int) -> None:
+    texts = {
+        -999: ("was killed by signal 999", "signal 999"),  # none that Python knows
+        -9: ("was killed by SIGKILL", "SIGKILL"),
+        3: ("ended with exit code 3", "exit 3"),
+    }
+    assert (describe_exit(code), exit_reason(code)) == texts[code]
+
+
+def test_a_directory_that_is_gone_has_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    monkeypatch.setenv("PWD", str(gone))
+    assert working_directory() == str(gone)
+    gone.rmdir()
+    assert working_directory() is None
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the short name is Linux's")
 def test_processes_have_names(tmp_path: Path) -> None:
     def name(pid: int) -> str:
         return Path(f"/proc/{pid}/comm").read_text().strip()
 
-    with running("-m", "silly", "--workers", "1", script(tmp_path, name="app.py")) as silly:
+    # What stands for setproctitle prints the title.
+    (tmp_path / "setproctitle.py").write_text(
+        "import sys\ndef setproctitle(title): print(title, file=sys.stderr, flush=True)\n"
+    )
+    env = environment(PYTHONPATH=python_path(tmp_path))
+    with running(
+        "-m", "silly", "--workers", "1", script(tmp_path, name="app.py"), env=env
+    ) as silly:
+        silly.until("^silly: supervisor of .*app.py$")
+        silly.until("^silly: worker 1 of .*app.py$")
         worker = int(silly.until(r"listening \S+ (\d+)")[0])
         assert name(silly.process.pid) == "silly app.py"
         assert name(worker) == "silly 1 app.py"
         silly.stop()
 
 
-def test_workers_auto_is_what_the_process_may_use(tmp_path: Path) -> None:
+def test_workers_auto_is_what_the_process_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     available = len(os.sched_getaffinity(0))
+    with monkeypatch.context() as other_system:
+        other_system.delattr(os, "sched_getaffinity")
+        other_system.setattr(os, "cpu_count", lambda: 7)
+        assert processors.usable(tmp_path) == 7
     assert processors.usable(tmp_path) == available
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")

@@ -476,6 +476,8 @@ def test_options_go_before_the_file_or_right_after_it(tmp_path: Path) -> None:
             "'0' is not a duration above 0",
         ),
         (["--workers", "2"], {}, "the following arguments are required: FILE.py"),
+        (["--reload", "--reload-dir", "/missing", "FILE"], {}, "'/missing' is not a directory"),
+        (["--env-file", "/missing", "FILE"], {}, "--env-file: cannot read '/missing': No such"),
     ],
 )
 def test_wrong_usage_is_reported(

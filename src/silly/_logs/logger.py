@@ -132,12 +132,9 @@ def _text(convert: Callable[[object], str], value: object) -> str:
 def traceback_text(error: BaseException) -> str:
     """Return the traceback of *error*, with its messages, notes and type names escaped."""
     shown = traceback.TracebackException.from_exception(error)
-    left, seen = [shown], set[int]()
+    left = [shown]
     while left:
         each = left.pop()
-        if id(each) in seen:
-            continue
-        seen.add(id(each))
         for attribute in ("_str", "text", "msg", "filename"):  # the last three of a SyntaxError
             text = getattr(each, attribute, None)
             if isinstance(text, str):

@@ -161,8 +161,7 @@ class DatagramLane:
     def _send(self, due: int, now: int) -> None:
         """Send the next request."""
         sock = self._socket
-        if sock is None or not sock.is_open:
-            return
+        assert sock is not None
         request, reply = self._messages.batch(self._sent, 1)
         self._flights[reply] = (self._sent, due, now)
         self._sent += 1

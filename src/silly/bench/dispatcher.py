@@ -65,7 +65,7 @@ class Dispatcher:
     def begin(self, start: int, end: int) -> None:
         """Let requests be due from *start* to *end*."""
         self.start, self.end = start, end
-        if self.schedule is not None:
+        if self.schedule is not None and not self.stopping:
             self.next_due = start + round(self.schedule.due(0) * 1e9)
 
     def limit(self, count: int) -> None:

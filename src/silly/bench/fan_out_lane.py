@@ -235,8 +235,7 @@ class FanOutLane:
 
     def _send(self, due: int, now: int) -> None:
         sender = self._sender
-        if sender is None:
-            return
+        assert sender is not None  # who has none has nothing in flight, and offers no room
         number = self._sent
         self._sent += 1
         request, reply = self._messages.batch(number, 1)

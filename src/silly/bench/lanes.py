@@ -110,7 +110,7 @@ class ReconnectLane(Lane):
 
     def __init__(self, dispatcher: Dispatcher, connector: Connector) -> None:
         super().__init__(dispatcher, connector)
-        self._given: asyncio.Future[tuple[int, int]] | None = None
+        self._given: asyncio.Future[tuple[int, int] | None] | None = None
 
     async def live(self) -> None:
         """Open a connection for each request until the run ends."""
@@ -134,10 +134,6 @@ class ReconnectLane(Lane):
         dispatcher.has_room(self)
         try:
             return await self._given
-        except asyncio.CancelledError:
-            if self._ending:
-                return None
-            raise
         finally:
             self._given = None
 
@@ -149,8 +145,8 @@ class ReconnectLane(Lane):
     def finish(self) -> None:
         """End; an exchange that has begun is finished first."""
         self._ending = True
-        if self._given is not None:
-            self._given.cancel()
+        if self._given is not None and not self._given.done():
+            self._given.set_result(None)
 
     def begin(self, now: int) -> None:  # noqa: ARG002 - the request was due, or begun, before
         """Send the request that the connection was opened for."""

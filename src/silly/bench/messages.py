@@ -139,8 +139,7 @@ class _Mixed:
         return message, message
 
     def addressee(self, received: bytes) -> int | None:
-        maker = next(iter(self._makers.values()), None)
-        return None if maker is None else maker.addressee(received)
+        return next(iter(self._makers.values())).addressee(received)
 
 
 Factory = Callable[[int], Messages]

@@ -56,8 +56,6 @@ class View(LiveView, Quiet):
     def interval(self, interval: Interval) -> None:
         """Show the figures of *interval*."""
         self._errors += sum(interval.errors.values())
-        if self._plan is None:
-            return
         if interval.index >= 0:
             self._requests += interval.requests
             self._late += interval.late

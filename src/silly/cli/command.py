@@ -160,8 +160,6 @@ def _run(command: click.Command, name: str, arguments: Sequence[str]) -> int:
     except click.UsageError as error:
         hint = _address_hint(name, arguments) or f"see: silly {name} --help"
         return _fail(name, f"{error.format_message()} ({hint})", USAGE_ERROR)
-    except click.ClickException as error:
-        return _fail(name, error.format_message(), USAGE_ERROR)
     except Failure as failure:
         return _fail(name, str(failure), failure.code)
     except (KeyboardInterrupt, click.Abort):

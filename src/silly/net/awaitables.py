@@ -43,15 +43,11 @@ class Closing(asyncio.Future[None], Coroutine[Any, Any, None]):
     def throw(self, *error: Any) -> Any:
         """End the wait with *error* (see `collections.abc.Coroutine.throw`)."""
         self.close()
-        return _nothing().throw(*error)
+        return (None for _ in ()).throw(*error)
 
     def close(self) -> None:
         """Stop waiting; the work continues."""
         self._steps = None
-
-
-def _nothing() -> Generator[Any, Any, None]:
-    yield
 
 
 class _Connection(Protocol):

@@ -211,6 +211,8 @@ class DatagramSocket(_DatagramSocket):
 
     __slots__ = ()
 
+    _is_dual = False  # whether it receives IPv4, too, on an IPv6 socket
+
     @property
     def local_addr(self) -> str:
         """See `Socket.local_addr`."""
@@ -261,11 +263,6 @@ class DatagramSocket(_DatagramSocket):
         )
 
     @property
-    def _is_dual(self) -> bool:
-        """Whether it receives IPv4, too, on an IPv6 socket."""
-        return False
-
-    @property
     def _address(self) -> str:
         """Where it is, for error messages: the peer's address if it is connected."""
         return self.local_addr if self.peer is None else str(self.peer)
@@ -278,13 +275,7 @@ class DatagramSocket(_DatagramSocket):
 class EngineSocket(_EngineDatagrams, DatagramSocket):
     """The `Socket` of the engine in use; what `bind` and `connect` make."""
 
-    __slots__ = ("_dual",)
-
-    _dual: bool
-
-    @property
-    def _is_dual(self) -> bool:
-        return self._dual
+    __slots__ = ("_is_dual",)
 
     def _disown(self) -> None:
         """In a forked child: drop the descriptor, which is the parent's."""

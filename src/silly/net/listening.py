@@ -194,15 +194,15 @@ def open_sockets(
     if isinstance(address, UnixAddress):
         return _listen_unix(address, backlog, mode)
     tries = _PORT_TRIES if address.port == 0 else 1
-    for left in reversed(range(tries)):
+    while True:
+        tries -= 1
         try:
             found = resolved or _resolve(address)
             return Opened(_listen_tcp(address, backlog, found, reuse_port=reuse_port))
         except OSError as error:
             # Port 0: the port picked in one family may be taken in the other.
-            if not (left and error.errno == errno.EADDRINUSE):
+            if not (tries and error.errno == errno.EADDRINUSE):
                 raise
-    raise AssertionError("unreachable")
 
 
 async def resolve(address: TCPAddress) -> Resolved:
@@ -314,22 +314,16 @@ def _locked(path: str) -> Iterator[bool]:
     """
     import fcntl  # noqa: PLC0415 - Windows has none
 
-    try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    except OSError:
-        yield False
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        has_lock = os.path.samestat(os.fstat(lock), os.stat(path))  # noqa: PTH116
-    except OSError:  # another program holds it, or held it and has removed it
-        has_lock = False
-    try:
-        yield has_lock
-    finally:
+    has_lock = False
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError):  # another program holds it, or has just removed it
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            held.callback(os.close, lock)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            has_lock = os.path.samestat(os.fstat(lock), os.stat(path))  # noqa: PTH116
         if has_lock:
-            Path(path).unlink(missing_ok=True)
-        os.close(lock)
+            held.callback(Path(path).unlink, missing_ok=True)
+        yield has_lock
 
 
 def _is_stale(path: str) -> bool:

@@ -110,7 +110,7 @@ def _adopt(
     except BaseException:
         sock.close()
         raise
-    made._dual = dual
+    made._is_dual = dual
     Live.of(loop).add_socket(made)
     return made
 

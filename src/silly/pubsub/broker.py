@@ -328,8 +328,6 @@ class BrokerBus(Bus):
             await _cancel(task)
 
     def _lose(self, reason: Exception) -> None:
-        if self._is_closed:
-            return
         self._link = None
         self._in_force.clear()
         self._counts.outages += 1

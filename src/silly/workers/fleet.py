@@ -200,10 +200,11 @@ class Fleet:
         self._on_exit(worker)
 
     def close(self) -> None:
-        """Let go of all workers."""
+        """Let go of all workers, and start none."""
+        self.stop_count += 1
         for slot in self.slots:
             slot.cancel_retry()
-            for worker in slot.workers:  # only if the supervisor crashed: the worker will drain
+            for worker in slot.workers:  # only if `run` was cancelled or crashed: they drain
                 worker.cancel_opening()
                 worker.channel.close()
 

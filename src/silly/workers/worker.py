@@ -258,15 +258,16 @@ def _refusal(answer: Refused) -> OSError:
         error = kind(f"{answer.address}: {answer.text}")
     else:
         error = kind(answer.errno, answer.text)
-    error.filename = answer.address
+        error.filename = answer.address
     error._is_reported = True  # type: ignore[attr-defined]
     return error
 
 
 def _working_directory() -> os.stat_result | None:
-    with contextlib.suppress(OSError):
+    try:
         return os.stat(".")  # noqa: PTH116
-    return None
+    except OSError:  # pragma: no cover - a network's file system has lost it
+        return None
 
 
 _worker: Worker | None = None

@@ -13,6 +13,7 @@ import pytest
 
 from silly.errors import EndOfStream
 from silly.net import asgi, http, tcp
+from silly.net.asgi.exchange import Exchange
 from silly.net.asgi.types import Message, Receive, Scope, Send
 from silly.net.tcp import Limits
 from tests.net.asgi.applications import ANY, GET, Server, application, respond
@@ -100,11 +101,15 @@ async def test_a_client_that_sends_more_than_may_wait() -> None:
 
     async def part(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
+        begun.set()
         left.set_result(await receive())
 
+    begun = asyncio.Event()
     async with Server(part, limits=Limits(max_pipelined=2)) as server:
-        await server.conn.write(GET * 3)
-        for _ in range(10):
+        await server.conn.write(GET)
+        await begun.wait()
+        await server.conn.write(GET * 2)
+        while server.listener.stats.bytes_in < 3 * len(GET):
             await asyncio.sleep(0)
         server.conn.abort()
         assert await left == {"type": "http.disconnect"}
@@ -574,6 +579,25 @@ async def test_an_awaitable_that_is_no_coroutine() -> None:
         await conn.write(GET)
         await conn.read(b"hello")
     await listener.close()
+
+
+async def test_an_application_can_be_given_up_at_any_time() -> None:
+    """As when its task is destroyed, with the loop."""
+    closed = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            closed.append(scope["path"])
+
+    for is_begun in (False, True):
+        request = http.Request("GET", b"/", "1.1", [], 0)
+        exchange: Any = Exchange(None, app, request, {"type": "http", "path": is_begun})
+        if is_begun:
+            next(exchange.__await__())
+        exchange.close()
+    assert closed == [True]
 
 
 async def test_a_websocket_on_a_connection_that_another_task_serves() -> None:

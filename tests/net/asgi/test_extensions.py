@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from silly.net import asgi, tcp, tls
+from silly.net import asgi, tcp, tls, websocket
 from silly.net.asgi.types import Receive, Scope, Send
 from tests.net.asgi.applications import ANY, GET, Server, application, respond
 from tests.net.tls import certificates
@@ -125,7 +125,21 @@ async def test_what_tls_has_negotiated() -> None:
         async with tcp.connect(addr, tls=client) as conn:
             await conn.write(GET)
             await conn.read(b"\r\n\r\n")
+    websocket_scope: Scope = {}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        websocket_scope.update(scope)
+        await receive()
+        await send({"type": "websocket.close"})
+
     await listener.close()
+    listener = await asgi.listen(ANY, app, lifespan="off", tls=server)
+    addr = listener.local_addr.replace("127.0.0.1", "localhost")
+    with pytest.raises(websocket.HandshakeFailed):
+        await websocket.connect(f"wss://{addr}/", tls=tls.Client(ca=ca))
+    await listener.close()
+    assert websocket_scope["scheme"] == "wss"
+    assert websocket_scope["extensions"]["tls"]["tls_version"] == 0x0304
     assert [scope["scheme"] for scope in scopes] == ["https"] * len(scopes)
     anonymous, known = scopes[0]["extensions"]["tls"], scopes[-1]["extensions"]["tls"]
     assert (anonymous["client_cert_name"], anonymous["client_cert_chain"]) == (None, [])

@@ -118,6 +118,23 @@ async def test_a_websocket_that_was_refused_is_disconnected() -> None:
     ]
 
 
+async def test_a_client_that_leaves_before_its_websocket_is_accepted() -> None:
+    left: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+    begun = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert await receive() == {"type": "websocket.connect"}
+        begun.set()
+        left.set_result(await receive())
+
+    listener = await listening(app)
+    connecting = asyncio.ensure_future(websocket.connect(url_of(listener)))
+    await begun.wait()
+    connecting.cancel()
+    assert await left == {"type": "websocket.disconnect", "code": 1006, "reason": ""}
+    await listener.close()
+
+
 async def test_an_application_that_returns_without_a_response(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -264,6 +264,11 @@ def test_urls(text: str, host: str, port: int, target: str, authority: str) -> N
     assert (url.host, url.port, url.target, url.authority) == (host, port, target, authority)
 
 
+async def test_a_url_of_another_type() -> None:
+    with pytest.raises(TypeError, match="url must be a str such as 'https://example"):
+        http.get(b"http://127.0.0.1/")  # type: ignore[arg-type]
+
+
 async def test_a_request_that_is_not_awaited_says_so() -> None:
     async with http.Client() as client:
         requesting = client.get("http://127.0.0.1/")

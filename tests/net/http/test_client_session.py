@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import h11
+import httptools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -174,6 +175,16 @@ def test_a_body_up_to_the_end_that_was_cut_off_is_incomplete() -> None:
     session.feed(OK + b"\r\nabc")
     with pytest.raises(ReplyError, match="within the body"):
         session.end(is_cut=True)
+
+
+def test_a_defect_is_no_fault_of_the_server() -> None:
+    class Defective(ClientSession):
+        def on_status(self, reason: bytes) -> None:
+            raise ZeroDivisionError
+
+    with pytest.raises(httptools.HttpParserCallbackError) as caught:
+        Defective("GET").feed(OK)
+    assert isinstance(caught.value.__context__, ZeroDivisionError)
 
 
 def h11_result(data: bytes, method: str) -> tuple[int, bytes] | None:

@@ -145,6 +145,24 @@ async def test_a_server_that_resets_within_the_request_ends_the_pieces() -> None
 
 
 @virtual
+async def test_a_server_that_resets_before_anybody_receives() -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        while True:
+            yield bytes(1000)
+
+    made = Setup()
+    made.exchange.send(HEAD, pieces())
+    sender = made.exchange._sender
+    assert sender is not None
+    await made.server.read(1000)
+    made.server.abort()
+    await asyncio.wait([sender])
+    assert sender.exception() is None
+    with pytest.raises(ConnectionResetError, match="POST http://a/"):
+        await made.receive()
+
+
+@virtual
 async def test_a_connection_that_is_lost_before_the_request() -> None:
     made = Setup()
     made.conn.abort()

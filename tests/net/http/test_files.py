@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from silly.net import http, tcp
-from silly.net.http.disk import DiskFile
+from silly.net.http.disk import DiskFile, FilePieces
 from tests.net.http.client import ask, listen
 
 BIG = 3 * 1024 * 1024 + 7
@@ -292,6 +292,17 @@ async def test_a_file_that_becomes_shorter_cuts_the_connection(tmp_path: Path) -
         with pytest.raises((EOFError, OSError)):
             await conn.read(1_000_000, timeout=60)
     await listener.close()
+
+
+@pytest.mark.no_engine
+async def test_a_file_that_becomes_shorter_within_a_system_call(site: Path) -> None:
+    class Shortened(FilePieces):
+        def send(self, conn: object) -> int:
+            return 0
+
+    (site / "short").write_bytes(b"x" * 100)
+    with pytest.raises(EOFError, match="the file has become shorter: 100 bytes are missing"):
+        await Shortened(DiskFile(os.open(site / "short", os.O_RDONLY)), 0, 100).send_to(None)
 
 
 async def test_a_client_that_reads_slowly_and_leaves_holds_little_memory(tmp_path: Path) -> None:

@@ -70,6 +70,16 @@ def test_bodies_of_other_types_become_text_or_bytes() -> None:
             http.Response(wrong)  # type: ignore[arg-type]
 
 
+def test_added_fields() -> None:
+    response = http.Response("", headers={"X-A": "1"})
+    response.add_header("x-a", "2")
+    response.add_header("Content-Type", "text/x")
+    assert response.headers == [("x-a", "1"), ("x-a", "2")]
+    assert response.content_type == "text/x"
+    with pytest.raises(ValueError, match="content-length is set by the server"):
+        response.add_header("Content-Length", "1")
+
+
 def test_other_makers() -> None:
     assert http.html("<p>").content_type == "text/html; charset=utf-8"
     response = http.redirect("/elsewhere")

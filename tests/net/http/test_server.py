@@ -17,6 +17,7 @@ from silly.errors import EndOfStream
 from silly.net import http, tcp
 from silly.net.conn import Conn
 from silly.net.http import connection
+from silly.net.http.session import ServerSession
 from silly.net.limits import Limits
 from tests.net.http.wire import ANY, TIME, ask, exchange, reply, rest
 from tests.net.tls import certificates
@@ -682,6 +683,15 @@ async def test_refused_requests(data: bytes, status: int) -> None:
     assert http.service_of(listener).responses == {("GET", 200): 1, ("-", status): 1}
 
 
+def test_a_defect_is_no_fault_of_the_client() -> None:
+    class Defective(ServerSession):
+        def on_url(self, url: bytes) -> None:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        Defective(Limits()).feed(GET.replace(b"GET", b"PURGE"))
+
+
 async def test_a_chunked_body_that_is_too_long() -> None:
     async with http.listen(ANY, anything, limits=SMALL) as listener:
         data = get("/", "Transfer-Encoding: chunked", method="POST") + (b"64\r\n" + b"x" * 100)
@@ -693,6 +703,15 @@ async def test_a_chunked_body_that_is_too_long() -> None:
             got = await reply(conn)
             assert (got.status, got.ends) == (413, True)
     assert http.service_of(listener).responses == {("POST", 413): 1}
+
+
+async def test_too_many_trailers() -> None:
+    async with http.listen(ANY, anything, limits=SMALL) as listener:
+        head = get("/", "Transfer-Encoding: chunked", method="POST")
+        for count, status in ((5, 200), (6, 431)):
+            data = head + b"0\r\n" + b"A: b\r\n" * count + b"\r\n"
+            got, _ = await ask(listener.local_addr, data)
+            assert got.status == status
 
 
 async def test_a_body_that_is_too_long_is_not_asked_for() -> None:

@@ -160,6 +160,14 @@ def test_a_context_of_the_programs_own() -> None:
     assert repr(server) == f"tls.Server({context!r})"
 
 
+def test_a_date_that_cannot_be_told_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def expires_at(_: str) -> float:
+        raise ValueError("OpenSSL could read it")
+
+    monkeypatch.setattr("silly.net.tls.config.expires_at", expires_at)
+    assert tls.Server(CERT, KEY).expires_at is None
+
+
 def test_what_is_no_certificate(tmp_path: Path) -> None:
     path = tmp_path / "key.pem"
     path.write_text("no certificate\n")

@@ -187,6 +187,56 @@ async def test_an_end_that_was_not_announced_is_a_truncation() -> None:
     other.abort()
 
 
+async def test_starttls_with_contexts_of_the_programs_own() -> None:
+    client, server = await _pair(None, None)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(server.start_tls(certificates.server().context))
+        group.create_task(
+            client.start_tls(certificates.client().context, server_name=certificates.NAME)
+        )
+    await client.write(b"hello\n")
+    assert await server.read(b"\n") == b"hello\n"
+    client.abort()
+    server.abort()
+
+
+async def test_it_can_be_listened_for_and_connected_to_by_name() -> None:
+    async def hello(conn: Conn) -> None:
+        await conn.write(b"hello\n")
+
+    async with tls.listen(ANY, hello, tls=certificates.server()) as listener:
+        host = listener.local_addr.replace("127.0.0.1", "localhost")
+        with pytest.raises(ssl.SSLCertVerificationError):  # of the system's authorities
+            await tls.connect(host)
+        async with tls.connect(host, tls=certificates.client()) as conn:
+            assert conn.tls is not None
+            assert await conn.read(b"\n") == b"hello\n"
+
+
+def test_a_first_message_that_comes_in_pieces() -> None:
+    async def main() -> None:
+        server, relay = memory_pair()
+        other, client = memory_pair()
+        serving = asyncio.create_task(server.start_tls(certificates.server()))
+        asking = asyncio.create_task(
+            client.start_tls(certificates.client(), server_name=certificates.NAME)
+        )
+        hello = await other.read()
+        for at in range(0, len(hello), 50):
+            relay.write(hello[at : at + 50])
+            await asyncio.sleep(0.1)
+        other.write(await relay.read())
+        await asking
+        relay.write(await other.read())
+        await serving
+        assert server.tls is not None
+        assert server.tls.server_name == certificates.NAME
+        for conn in (server, relay, other, client):
+            conn.abort()
+
+    run_virtual(main())
+
+
 async def test_what_was_injected_before_starttls_is_never_read() -> None:
     client, server = await _pair(None, None)
     client.write(b"STARTTLS\r\nRCPT TO: everybody\r\n")  # the second line is the attacker's

@@ -110,6 +110,22 @@ def test_what_precedes_an_invalid_byte_is_not_lost(kind: str, at: int, piece: in
     assert not other.is_ended
 
 
+def test_what_openssl_takes_in_parts_is_sealed_whole() -> None:
+    class Partial:
+        """As the documentation of `ssl.SSLObject.write` allows."""
+
+        def __init__(self, inner: Any) -> None:
+            self._inner = inner
+
+        def write(self, data: Any) -> int:
+            return int(self._inner.write(memoryview(data)[:10]))
+
+    one, other = connected("ssl", "ssl")
+    one._object = Partial(one._object)
+    for size in (0, 1, 10, 11, 35):
+        assert other.open(one.seal(bytes(range(size)))) == bytes(range(size))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_kinds_fail_alike(kind: str) -> None:
     one, other = connected(kind, kind)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import ssl
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 
 from silly._engine import engine
 from silly.net import tcp
-from silly.net.conn import Conn
+from silly.net.conn import Conn, StreamConn
+from silly.net.limits import Limits
+from silly.net.tls.preface import Handshakes
 from silly.net.tls.turns import Turns
-from silly.testing import run_virtual
+from silly.testing import memory_pair, run_virtual
 from tests.net.tls import certificates, peers
 
 KINDS: list[Any] = [Turns]
@@ -23,6 +26,26 @@ if engine.NAME == "native":
 
     KINDS.append(turns.Turns)
 CLIENTS = [bytes([10, 0, 0, number]) for number in range(4)]
+
+
+def test_a_turn_that_comes_too_late_begins_nothing() -> None:
+    async def main() -> None:
+        ended = []
+        conn, peer = memory_pair()
+        all_ = Handshakes(asyncio.get_running_loop(), certificates.server(), Limits())
+        handshake = all_.start(
+            cast(StreamConn, conn), lambda *how: ended.append(how), contextvars.copy_context()
+        )
+        handshake.cancel()
+        handshake._begin(None)  # its turn was on its way
+        handshake._go_on()
+        await asyncio.sleep(1)
+        assert ended == [(handshake, None, None, True)]
+        assert not peer.unread_bytes
+        peer.abort()
+        conn.abort()
+
+    run_virtual(main())
 
 
 class Room:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Awaitable
-from typing import Any, Self
+from typing import Any
 
 from silly.net.asgi.types import Application, Message, Scope
 from silly.net.http import Request, Response
@@ -66,10 +66,7 @@ class Cycle:
 
     # ----------------------------------------------------------------------- as awaitable
 
-    def __await__(self) -> Self:
-        return self
-
-    def __iter__(self) -> Self:
+    def __await__(self) -> Any:
         return self
 
     def __next__(self) -> Any:
@@ -80,8 +77,6 @@ class Cycle:
 
     def throw(self, *error: Any) -> Any:
         """Raise *error* where the application waits."""
-        if self._coroutine is None:
-            raise error[0]
         return self._step(self._coroutine.throw, *error)
 
     def close(self) -> None:

@@ -122,15 +122,13 @@ def _forwarded(text: str) -> list[_Hop]:
 def _pairs(text: str) -> Iterator[tuple[str, str, str]]:
     """Yield name, value and what follows of each pair; an empty name for what is none."""
     at = 0
-    while at < len(text):
-        found = _PAIR.match(text, at)
-        if found is None:
-            yield "", "", ""
-            return
+    while at < len(text) and (found := _PAIR.match(text, at)) is not None:
         quoted = found["quoted"]
         value = found["token"] if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
         yield found["name"].lower(), value, found["end"]
         at = found.end()
+    if at < len(text):
+        yield "", "", ""
 
 
 def _parsed(node: str) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int] | None:

@@ -160,7 +160,7 @@ class ClientSession:
         if self._head_size > self._max_head_bytes:
             raise ReplyError(f"the head of the reply has more than {self._max_head_bytes} bytes")
         self._parse(data[:size])
-        if self._is_head_parsed != (end >= 0):
+        if self._is_head_parsed != (end >= 0):  # pragma: no cover - the parser refuses it, too
             raise ReplyError("not an HTTP reply: the head has no regular end")
         if end < 0:
             self._tail = known[-3:]
@@ -201,7 +201,7 @@ class ClientSession:
         if coding is not None:
             if self.version == "1.0":
                 raise ReplyError("Transfer-Encoding in HTTP/1.0 (RFC 9112, section 6.1)")
-            if self._length is not None:
+            if self._length is not None:  # pragma: no cover - the parser refuses it, too
                 raise ReplyError("both Transfer-Encoding and Content-Length")
             if coding.strip().lower() != b"chunked":
                 raise ReplyError("no transfer coding but chunked is understood")
@@ -266,7 +266,7 @@ class ClientSession:
         if self.has_head:
             return
         if name == b"content-length":
-            if self._length is not None:
+            if self._length is not None:  # pragma: no cover - the parser refuses it, too
                 raise ReplyError("more than one Content-Length")
             self._length = value
         elif name == b"transfer-encoding":

@@ -156,10 +156,6 @@ class Request(Head):
             self._route_params = {}
         return self._route_params
 
-    @route_params.setter
-    def route_params(self, value: dict[str, Any]) -> None:
-        self._route_params = value
-
     @property
     def cookies(self) -> dict[str, str]:
         """The cookies, by name (RFC 6265, section 4.2); what is not one is left out."""

@@ -361,7 +361,7 @@ class ServerSession(PlainRequests):
         if coding is not None:
             if version == "1.0":
                 self._refuse(400, "Transfer-Encoding in HTTP/1.0 (RFC 9112, section 6.1)")
-            if b"content-length" in special:
+            if b"content-length" in special:  # pragma: no cover - the parser refuses it, too
                 self._refuse(400, "both Transfer-Encoding and Content-Length")
             self._check_coding(coding)
             return -1

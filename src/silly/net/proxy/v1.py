@@ -19,15 +19,15 @@ _PORT: Final = re.compile(r"0|[1-9][0-9]{0,4}", re.ASCII)
 
 
 def parse(line: bytes) -> Endpoints | None:
-    """Return the addresses in *line*, which is complete; None if it says that they are unknown.
+    """Return the addresses in *line*; None if it says that they are unknown.
+
+    *line* is complete, and begins with `PREFIX`.
 
     Raises:
         HeaderError: it does not match the specification exactly.
     """
     if len(line) > MAX_LENGTH:
         raise HeaderError(f"the line is longer than {MAX_LENGTH} bytes")
-    if not line.startswith(PREFIX):
-        raise HeaderError("the line does not begin with 'PROXY '")
     if not line.endswith(END) or line.count(b"\r") + line.count(b"\n") != len(END):
         raise HeaderError("the line does not end with CR LF")
     content = line[len(PREFIX) : -len(END)]

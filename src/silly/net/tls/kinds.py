@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 else:
     Session = PlainSession
 
-__all__ = ["Session", "available", "kind", "use"]
+__all__ = ["Session", "available", "kind"]
 
 
 def available() -> dict[str, Any]:
@@ -29,9 +29,3 @@ def available() -> dict[str, Any]:
 
 
 kind: Any = next(iter(available().values()))  # the class; see `silly.net.tls.session.Session`
-
-
-def use(name: str) -> None:
-    """Use the sessions that `available` has under *name*, for tests."""
-    global kind  # noqa: PLW0603 - one per process
-    kind = available()[name]
