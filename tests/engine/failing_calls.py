@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextvars import Context
-from errno import EAGAIN, ECONNABORTED, EINTR, EMFILE, ENOBUFS, ENOMEM, ENOSPC
+from errno import EAGAIN, ECONNABORTED, EINTR, EMFILE, ENOBUFS, ENOMEM, ENOSPC, EPIPE
 from typing import Any, TypeVarTuple
 
 import silly
@@ -307,6 +307,15 @@ async def writing() -> None:
     print("the rest of a batch:", await ended(unsent))
 
 
+async def losing() -> None:
+    """The peer is gone when something is written; what comes then, in the same turn, is dropped."""
+    writing, _ = await pair()
+    fail("send", EPIPE, 1)
+    writing.write(bytes(20_000))
+    writing.write(b"x")
+    print(await ended(writing))
+
+
 async def filtering() -> None:
     """The same where a filter is in between: what is received, sealed, or left unsent."""
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
@@ -389,6 +398,7 @@ PARTS = {
         watching,
         memory,
         writing,
+        losing,
         filtering,
         names,
         blocking,

@@ -666,10 +666,16 @@ def test_spinning_ends_when_the_loop_has_something_to_do() -> None:
         ours, theirs = socket.socketpair()
         seen = loop.create_future()
         steps: list[int] = []
+        is_watched = False
+
+        def step() -> None:
+            steps.append(1)
+            if is_watched:
+                theirs.send(b"!")
 
         async def spin() -> int:
             def callback() -> None:
-                engine.spin(loop, lambda: steps.append(1))
+                engine.spin(loop, step)
                 over.set_result(len(steps))
 
             steps.clear()
@@ -681,8 +687,8 @@ def test_spinning_ends_when_the_loop_has_something_to_do() -> None:
             async with tcp.listen("127.0.0.1:0", echo):
                 while await spin() < 2:  # if there is time
                     pass
-                loop.add_reader(ours, seen.set_result, None)
-                theirs.send(b"!")
+                is_watched = True
+                loop.add_reader(ours, lambda: seen.done() or seen.set_result(None))
                 assert await spin() == 1
                 await seen
                 loop.remove_reader(ours)
