@@ -86,7 +86,6 @@ class DatagramLane:
         try:
             await self._use(self._socket)
         finally:
-            self._dispatcher.free.pop(self, None)
             self._connector.alive -= 1
             self._close()
             self._socket = None
@@ -224,6 +223,7 @@ class DatagramLane:
 
     def _close(self) -> None:
         """Close the socket, and count what this machine dropped: that is not the server's fault."""
+        self._dispatcher.free.pop(self, None)  # nothing more is sent on it
         sock = self._socket
         if sock is None or not sock.is_open:
             return

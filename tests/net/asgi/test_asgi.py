@@ -71,6 +71,7 @@ async def test_receive_tells_when_the_client_is_gone() -> None:
     async def part(scope: Scope, receive: Receive, send: Send) -> None:
         assert (await receive())["more_body"] is False
         left.set_result(await receive())
+        assert await receive() == {"type": "http.disconnect"}
         with pytest.raises(OSError, match="the client is gone"):
             await respond(send, b"nobody", b"listens")
 
@@ -113,6 +114,23 @@ async def test_a_client_that_sends_more_than_may_wait() -> None:
             await asyncio.sleep(0)
         server.conn.abort()
         assert await left == {"type": "http.disconnect"}
+
+
+async def test_pieces_for_http_1_0_end_with_the_connection() -> None:
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.early_hint", "links": [b"</a>"]})  # it knows none
+        await respond(send, b"one ", b"two", headers=[(b"date", b"mine"), (b"x-a", b"1")])
+
+    async with Server(part) as server:
+        await server.conn.write(
+            GET[:-2].replace(b"1.1", b"1.0") + b"Connection: keep-alive\r\n\r\n"
+        )
+        assert await server.conn.read(b"\r\n\r\n") == (
+            b"HTTP/1.1 200 OK\r\ndate: mine\r\nx-a: 1\r\nconnection: close\r\n\r\n"
+        )
+        assert await server.conn.read(7) == b"one two"
+        with pytest.raises(EndOfStream):
+            await server.conn.read()
 
 
 async def test_head_stops_an_endless_response() -> None:

@@ -661,6 +661,7 @@ SMALL = Limits(max_head_bytes=1000, max_headers=5, max_target_bytes=200, max_bod
         (get("/" + "x" * 200), 414),
         (get("/", *[f"X-{number}: 1" for number in range(5)]), 431),
         (get("/", "X: " + "y" * 1000), 431),
+        (get("/", *["A: b"] * 9, " bad\0"), 400),  # the first fault counts
         (get("/", "Expect: 200-ok"), 417),
         (get("/", "Transfer-Encoding: gzip, chunked"), 501),
         (get("a:1", method="CONNECT"), 501),

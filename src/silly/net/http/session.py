@@ -15,8 +15,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+import httptools
+
 from silly._engine import engine
-from silly._values.extras import install_command
 from silly.net.http.errors import HTTPError
 from silly.net.http.request import Request
 from silly.net.limits import Limits
@@ -25,11 +26,6 @@ if TYPE_CHECKING or engine.NAME != "native":
     from silly.net.http.bases import PlainRequests
 else:
     from silly.net.http.plain import PlainRequests
-
-try:
-    import httptools
-except ImportError:
-    raise ImportError(f"silly.net.http needs httptools: {install_command('http')}") from None
 
 __all__ = ["ServerSession"]
 
