@@ -664,7 +664,7 @@ def test_spinning_ends_when_the_loop_has_something_to_do() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
-        seen = loop.create_future()
+        seen = asyncio.Event()
         steps: list[int] = []
         is_watched = False
 
@@ -688,9 +688,9 @@ def test_spinning_ends_when_the_loop_has_something_to_do() -> None:
                 while await spin() < 2:  # if there is time
                     pass
                 is_watched = True
-                loop.add_reader(ours, lambda: seen.done() or seen.set_result(None))
+                loop.add_reader(ours, seen.set)
                 assert await spin() == 1
-                await seen
+                await seen.wait()
                 loop.remove_reader(ours)
 
     run(main)
