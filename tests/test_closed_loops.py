@@ -14,6 +14,7 @@ import pytest
 import uvloop
 
 from silly import admin, task, time
+from silly._loop import signals
 from silly.net import tcp
 from silly.testing import run_virtual
 from tests.conftest import open_descriptors
@@ -126,3 +127,45 @@ def test_a_running_loop_cannot_be_closed_and_keeps_its_connections() -> None:
                 assert await conn.read(b"\n") == b"x\n"
 
     asyncio.run(main())
+
+
+def test_a_loop_that_cannot_run_any_more_is_closed() -> None:
+    loop = asyncio.new_event_loop()
+    reported: list[str] = []
+    loop.set_exception_handler(lambda _, context: reported.append(context["message"]))
+
+    async def main() -> tcp.Listener:
+        listener = tcp.listen("127.0.0.1:0", echo)
+        with pytest.raises(RuntimeError, match="running"):
+            loop.close()
+        return listener
+
+    listener = loop.run_until_complete(main())
+
+    def fails(ending: Coroutine[Any, Any, None]) -> None:
+        ending.close()
+        raise RuntimeError("no")
+
+    loop.run_until_complete = fails  # type: ignore[assignment, method-assign]
+    loop.close()
+    assert loop.is_closed()
+    assert reported == ["not everything could be closed with the loop"]
+    del listener
+
+
+def test_waits_that_block_the_loop_are_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    with signals.interruptible():
+        pass
+    monkeypatch.setattr(signals, "_is_stopping", True)  # a signal has arrived before
+    with pytest.raises(asyncio.CancelledError), signals.interruptible():
+        raise AssertionError
+    waited: list[int] = []
+
+    def wait() -> None:
+        with signals.interruptible():  # signals are handled in the main thread: nobody's here
+            waited.append(1)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    thread.join()
+    assert waited == [1]

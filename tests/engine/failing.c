@@ -60,6 +60,10 @@ ssize_t send(int fd, const void *data, size_t size, int flags) {
     return fails("send") ? -1 : REAL(send)(fd, data, size, flags);
 }
 
+ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
+    return fails("sendmsg") ? -1 : REAL(sendmsg)(fd, message, flags);
+}
+
 int sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags) {
     return fails("sendmmsg") ? -1 : REAL(sendmmsg)(fd, messages, count, flags);
 }

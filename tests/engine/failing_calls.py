@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextvars import Context
-from errno import EAGAIN, ECONNABORTED, EINTR, EMFILE, ENOBUFS, ENOMEM, ENOSPC
+from errno import EAGAIN, ECONNABORTED, EINTR, EMFILE, ENOBUFS, ENOMEM, ENOSPC, EPIPE
 from typing import Any, TypeVarTuple
 
 import silly
@@ -274,7 +274,7 @@ def refused(conn: Conn, data: bytes) -> str:
 async def ended(conn: Conn) -> str:
     """Why a connection ends, and how many plans were not carried out."""
     try:
-        await conn.read(timeout=10)
+        await conn.read()
     except OSError as error:
         why = error.strerror if error.errno == ENOMEM else type(error).__name__
         return f"{why}, {library.stop_failing()} left"
@@ -307,6 +307,15 @@ async def writing() -> None:
     print("the rest of a batch:", await ended(unsent))
 
 
+async def losing() -> None:
+    """The peer is gone when something is written; what comes then, in the same turn, is dropped."""
+    writing, _ = await pair()
+    fail("send", EPIPE, 1)
+    writing.write(bytes(20_000))
+    writing.write(b"x")
+    print(await ended(writing))
+
+
 async def filtering() -> None:
     """The same where a filter is in between: what is received, sealed, or left unsent."""
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
@@ -315,7 +324,7 @@ async def filtering() -> None:
     writing, reading = await pair(Xor(1), Xor(1))
     fail("malloc", ENOMEM, 1)
     writing.write(b"x\n")
-    print(await reading.read(b"\n", timeout=10), library.stop_failing(), "left")
+    print(await reading.read(b"\n"), library.stop_failing(), "left")
 
     for call in ("malloc", "realloc"):
         name = certificates.NAME
@@ -333,7 +342,6 @@ async def names() -> None:
     over = asyncio.Event()
 
     async def handler(conn: Conn) -> None:
-        fail("getsockname", ENOBUFS, -1)
         named.append(conn.local_addr)
         await echo(conn)
         conn.close()
@@ -343,10 +351,22 @@ async def names() -> None:
         over.set()
 
     async with tcp.listen("0.0.0.0:0", handler) as listener:  # of any other it is known
+        fail("getsockname", ENOBUFS, -1)
         with client_of(listener) as client:
             print(await asyncio.to_thread(outcome_of, client))
         await asyncio.wait_for(over.wait(), 10)
         print(named)
+
+
+async def blocking() -> None:
+    """The system takes nothing, although it said that it would: nothing is lost."""
+    many = bytes(10_000_000)
+    writing, reading = await pair()
+    writing.write(many)
+    fail("send", EAGAIN, 1)
+    fail("sendmsg", EAGAIN, 1)
+    print(len(await reading.read(len(many))))
+    library.stop_failing()
 
 
 async def timers() -> None:
@@ -378,8 +398,10 @@ PARTS = {
         watching,
         memory,
         writing,
+        losing,
         filtering,
         names,
+        blocking,
         timers,
     )
 }

@@ -141,13 +141,21 @@ def test_there_is_no_memory_for_what_one_connection_holds(library: Path) -> None
 
 
 @native_only
+def test_a_peer_is_gone_when_something_is_written(library: Path) -> None:
+    assert printed(library, "losing") == "BrokenPipeError, 0 left\n"
+
+
+@native_only
 @pytest.mark.skipif(own_malloc, reason="malloc is its own")
 @pytest.mark.parametrize(("part", "expected"), [("writing", WRITING), ("filtering", FILTERING)])
 def test_there_is_no_memory_for_what_is_written(library: Path, part: str, expected: str) -> None:
     assert printed(library, part) == expected
 
 
-@native_only
+def test_the_system_takes_nothing_although_it_said_so(library: Path) -> None:
+    assert printed(library, "blocking") == "10000000\n"
+
+
 def test_a_connection_does_not_know_its_own_address(library: Path) -> None:
     assert printed(library, "names") == "served\n['unknown', 'unknown']\n"
 

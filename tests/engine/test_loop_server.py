@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import sys
 from collections.abc import Callable, Coroutine
@@ -68,6 +69,8 @@ async def test_connections_are_served_counted_and_refused() -> None:
         await until(lambda: listener.connections == 0)
         assert await is_served(listener)
         await until(lambda: listener.connections == 0)
+        with socket.socket(fileno=os.dup(listener._servers[0]._fileno)) as sock:
+            assert listener.local_addr == "{}:{}".format(*sock.getsockname())
         assert listener.stats.refused == {"max_connections": 1}
         assert listener.stats.accepted == 2
         assert listener.stats.backlog_used is None

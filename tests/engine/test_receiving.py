@@ -17,6 +17,7 @@ import silly
 from silly.errors import EndOfStream, LimitExceeded
 from silly.net import tcp
 from silly.net.tcp import Conn
+from tests.pairs import tcp_pair
 
 ANY = "127.0.0.1:0"
 
@@ -206,3 +207,12 @@ async def test_the_end_of_a_stream_is_an_ordinary_exception() -> None:
                 copied = pickle.loads(pickle.dumps(error))
                 assert (type(copied), str(copied)) == (EndOfStream, str(error))
                 assert vars(copied) == vars(error)
+
+
+async def test_a_limit_is_one_on_the_search_for_a_delimiter() -> None:
+    one, other = await tcp_pair()
+    for until in (None, 5):
+        with pytest.raises((TypeError, ValueError), match="limit"):
+            await one.read(until, limit=5)
+    for conn in (one, other):
+        conn.close()

@@ -17,7 +17,9 @@ from typing import Any, cast
 
 import pytest
 
-from silly.net import tcp
+import silly
+from silly import streams
+from silly.net import clients, tcp
 from silly.net.conn import EngineConn
 from silly.net.course import Course
 from silly.net.observer import Ending
@@ -63,8 +65,13 @@ async def is_served(listener: Listener) -> bool:
         return await conn.read(b"\n", timeout=10) == b"well?\n"
 
 
+async def nothing(conn: Conn) -> None:
+    """Be a preface that lets all connections in."""
+
+
+@pytest.mark.parametrize("preface", [None, nothing])
 @pytest.mark.parametrize("error", [RuntimeError, AnyError])
-async def test_the_task_factory_fails(error: type[BaseException]) -> None:
+async def test_the_task_factory_fails(error: type[BaseException], preface: Any) -> None:
     loop = asyncio.get_running_loop()
     reported: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: reported.append(context))
@@ -79,7 +86,7 @@ async def test_the_task_factory_fails(error: type[BaseException]) -> None:
 
     loop.set_task_factory(factory)  # type: ignore[arg-type]
     try:
-        async with tcp.listen(ANY, echo, limits=COUNTED) as listener:
+        async with tcp.listen(ANY, echo, limits=COUNTED, preface=preface) as listener:
             for _ in range(5):  # more than the limit of connections
                 with client_of(listener) as client:
                     assert isinstance(await end_of(client), ConnectionResetError)
@@ -151,6 +158,44 @@ async def test_limits_of_any_size(value: int) -> None:
             conn.read_limit = conn.max_unsent = value
             await conn.write(b"x\n")
             assert await conn.read(b"\n") == b"x\n"
+
+
+async def test_no_connection_can_be_made_of_a_socket(
+    monkeypatch: pytest.MonkeyPatch, loop_kind: str
+) -> None:
+    """It is closed, and counted out; the next ones are served."""
+    reported: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: reported.append(context))
+
+    start = Course.start
+    can_start = False
+
+    def fails(*_: object, **__: object) -> EngineConn:
+        raise ZeroDivisionError
+
+    def sometimes(self: Course, carrier: Any) -> EngineConn:
+        return cast(EngineConn, start(self, carrier)) if can_start else fails()
+
+    monkeypatch.setattr(Course, "start", sometimes)
+    async with tcp.listen(ANY, echo, limits=COUNTED) as listener:
+        for _ in range(5):  # more than the limit of connections
+            with client_of(listener) as client:
+                assert isinstance(await end_of(client), ConnectionResetError)
+            await until(lambda: listener.connections == 0)
+        can_start = True
+        assert await is_served(listener)
+        assert len(reported) == 5
+        if silly.engine() == "portable" and loop_kind == "uvloop":
+            return  # the loop only reports what a protocol's callback raises
+        with monkeypatch.context() as patch:
+            patch.setattr(clients, "EngineConn", fails)
+            ours, theirs = socket.socketpair()
+            with theirs:
+                with pytest.raises(ZeroDivisionError):
+                    await streams.open_connection(sock=ours)
+                assert ours.fileno() == -1
+                assert theirs.recv(1) == b""
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])

@@ -978,3 +978,25 @@ async def test_a_loop_inside_a_handler_that_has_read_everything() -> None:
         assert await client.read(b"\n") == b"still there\n"
         assert ends == [0]
         client.close()
+
+
+async def test_what_the_task_of_a_handler_waits_for_is_a_future() -> None:
+    async def handler(conn: Conn) -> None:
+        async for line in conn:
+            await conn.write(line)
+
+    async with tcp.listen(ANY, handler) as listener, tcp.connect(listener.local_addr) as client:
+        client.write(b"x\n")
+        assert await client.read(b"\n") == b"x\n"
+        await rest()
+        (task,) = listener._course.handling
+        waits: Any = task.get_coro()
+        assert asyncio.isfuture(waits)
+        assert waits.get_loop() is asyncio.get_running_loop()
+        assert (waits.done(), waits.cancelled()) == (False, False)
+        for outcome in (waits.result, waits.exception):
+            with pytest.raises(asyncio.InvalidStateError):
+                outcome()
+        assert waits.remove_done_callback(print) == 0
+        client.write(b"y\n")
+        assert await client.read(b"\n") == b"y\n"

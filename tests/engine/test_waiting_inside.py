@@ -664,12 +664,18 @@ def test_spinning_ends_when_the_loop_has_something_to_do() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
-        seen = loop.create_future()
+        seen = asyncio.Event()
         steps: list[int] = []
+        is_watched = False
+
+        def step() -> None:
+            steps.append(1)
+            if is_watched:
+                theirs.send(b"!")
 
         async def spin() -> int:
             def callback() -> None:
-                engine.spin(loop, lambda: steps.append(1))
+                engine.spin(loop, step)
                 over.set_result(len(steps))
 
             steps.clear()
@@ -681,10 +687,10 @@ def test_spinning_ends_when_the_loop_has_something_to_do() -> None:
             async with tcp.listen("127.0.0.1:0", echo):
                 while await spin() < 2:  # if there is time
                     pass
-                loop.add_reader(ours, seen.set_result, None)
-                theirs.send(b"!")
+                is_watched = True
+                loop.add_reader(ours, seen.set)
                 assert await spin() == 1
-                await seen
+                await seen.wait()
                 loop.remove_reader(ours)
 
     run(main)

@@ -176,3 +176,22 @@ async def test_a_full_backlog_shows_in_the_statistics(tmp_path: Path) -> None:
     async with tcp.listen(f"unix:{tmp_path}/x.sock", echo) as listener:
         assert listener.stats.backlog_used is None
     assert listener.stats.backlog_used is None
+
+
+async def test_connections_that_the_end_of_a_drain_finds_are_reset(loop_kind: str) -> None:
+    """They waited to be accepted when the listener was closed, with no time left for them."""
+    if loop_kind == "uvloop":
+        pytest.skip("its clock stands still during a callback")
+    served: list[Conn] = []
+
+    async def handler(conn: Conn) -> None:
+        served.append(conn)
+
+    listener = tcp.listen(ANY, handler)
+    socks = [client_of(listener) for _ in range(3)]
+    closing = listener.close(grace=1e-9)
+    for sock in socks:
+        with sock, pytest.raises(ConnectionResetError):
+            await asyncio.wait_for(receive(sock), 10)
+    await closing
+    assert (served, listener.connections) == ([], 0)

@@ -217,6 +217,18 @@ async def test_answers_leave_from_where_the_question_came_to() -> None:
             assert server == client.peer
 
 
+async def test_what_to_send_is_checked() -> None:
+    async def data() -> bytes:
+        return b""
+
+    async with udp.bind(ANY) as sock:
+        not_awaited: Any = data()
+        for wrong, text in (("text", "not str"), (not_awaited, "await"), (7, "bytes")):
+            with pytest.raises(TypeError, match=text):
+                sock.send(wrong, sock.local_addr)  # type: ignore[arg-type]
+        not_awaited.close()
+
+
 async def test_where_to_send_is_checked() -> None:
     async with pair() as (sock, client):
         for peer, error, text in (

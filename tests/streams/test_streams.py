@@ -141,6 +141,65 @@ async def test_a_reset_is_raised_by_reads_by_drain_and_by_wait_closed() -> None:
         assert not reader.at_eof()
 
 
+async def test_the_transport_writes_as_the_writer_does() -> None:
+    async with Pair() as pair:
+        transport: Any = pair.client[1].transport
+        reader = pair.accepted[0]
+        transport.write(b"one ")
+        transport.writelines([b"two ", bytearray(b"three\n")])
+        assert await reader.readline() == b"one two three\n"
+        transport.write_eof()
+        with pytest.raises(RuntimeError, match="after write_eof"):
+            transport.write(b"x")
+        transport.close()
+        transport.write(b"ignored")
+        assert await reader.read() == b""
+
+
+async def test_a_borrowed_socket_is_shut_down() -> None:
+    async with Pair() as pair:
+        pair.client[1].get_extra_info("socket").shutdown(socket.SHUT_WR)
+        assert await pair.accepted[0].read() == b""
+
+
+async def test_a_loss_is_known_without_a_read() -> None:
+    async with Pair() as pair:
+        reader, writer = pair.client
+        assert reader.exception() is None
+        pair.accepted[1].transport.abort()
+        async with asyncio.timeout(10):
+            while not writer.is_closing():
+                await asyncio.sleep(0)
+        assert isinstance(reader.exception(), ConnectionResetError)
+
+
+async def test_a_read_that_has_begun_is_told_of_a_reset() -> None:
+    """Though bytes had come before, which were fed or read in another way."""
+    async with Pair() as pair:
+        reader = pair.client[0]
+        reader.feed_data(b"begun")
+        reading = asyncio.create_task(reader.readline())
+        await asyncio.sleep(0)
+        pair.accepted[1].transport.abort()
+        with pytest.raises(ConnectionResetError):
+            await reading
+
+
+async def test_an_end_that_is_fed_while_a_task_reads() -> None:
+    async with Pair() as pair:
+        reader = pair.client[0]
+        reading = asyncio.create_task(reader.readexactly(10))
+        pair.accepted[1].write(b"five.")
+        async with asyncio.timeout(10):
+            while not pair.client[1]._conn.unread_bytes:  # type: ignore[attr-defined]
+                await asyncio.sleep(0)
+        reader.feed_eof()
+        assert reader.at_eof()
+        assert await reader.read() == b""
+        pair.accepted[1].write(b"five.")  # they belong to the read that waits
+        assert await reading == b"five.five."
+
+
 async def test_drain_waits_for_a_slow_reader() -> None:
     async with Pair() as pair:
         writer = pair.client[1]
@@ -316,6 +375,31 @@ async def test_an_address_and_a_socket_or_neither_are_refused() -> None:
                 await streams.open_connection(**wrong)
             with pytest.raises(ValueError, match="specified"):
                 await streams.start_server(echo, **wrong)
+
+
+async def test_what_asyncio_refuses_of_unix_sockets_is_refused(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        path = tmp_path / "x.sock"
+        both: dict[str, Any] = {"path": path, "sock": sock}
+        neither: dict[str, Any] = {}
+        no_limit: dict[str, Any] = {"path": path, "limit": 0}
+        for wrong in (both, neither, no_limit):
+            with pytest.raises((ValueError, OSError)):
+                await streams.open_unix_connection(**wrong)
+        for wrong in (both, neither):
+            with pytest.raises(ValueError, match="specified"):
+                await streams.start_unix_server(echo, **wrong)
+
+
+async def test_ports_have_names() -> None:
+    server = await streams.start_server(echo, "127.0.0.1", "0")
+    reader, writer = await streams.open_connection("127.0.0.1", str(_port(server)))
+    writer.write(b"x\n")
+    assert await reader.readline() == b"x\n"
+    writer.close()
+    await ended(server)
+    with pytest.raises(OSError, match="not found"):
+        await streams.open_connection("127.0.0.1", "no-such-service")
 
 
 async def test_sockets_of_datagrams_are_refused() -> None:

@@ -95,6 +95,36 @@ async def test_what_asyncio_refuses_is_refused() -> None:
         await streams.start_server(echo, LOCAL, 0, ssl=True)
 
 
+async def test_a_name_is_needed_where_it_is_checked() -> None:
+    context = client_context()
+    assert context.check_hostname
+    with pytest.raises(ValueError, match="server_hostname"):
+        await streams.open_connection("", 1, ssl=context)
+    listening = await streams.start_server(echo, LOCAL, 0)
+    _, writer = await streams.open_connection(LOCAL, port_of(listening))
+    with pytest.raises(ValueError, match="check_hostname requires server_hostname"):
+        await writer.start_tls(context)
+    writer.close()
+    await writer.wait_closed()
+    listening.close()
+    await listening.wait_closed()
+
+
+async def test_certificates_are_known_as_bytes_only() -> None:
+    listening = await streams.start_server(echo, LOCAL, 0, ssl=server_context())
+    _, writer = await streams.open_connection(
+        LOCAL, port_of(listening), ssl=client_context(), server_hostname="localhost"
+    )
+    known = writer.get_extra_info("ssl_object")
+    assert ssl.DER_cert_to_PEM_cert(known.getpeercert(binary_form=True))
+    with pytest.raises(NotImplementedError, match="binary_form=True"):
+        known.getpeercert()
+    writer.close()
+    await writer.wait_closed()
+    listening.close()
+    await listening.wait_closed()
+
+
 async def test_start_tls_on_both_ends() -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert await reader.readline() == b"STARTTLS\n"

@@ -249,3 +249,23 @@ async def test_what_is_on_its_way_is_lost_with_the_proxy() -> None:
             async with asyncio.timeout(DEADLINE):
                 while not proxy.sessions or not proxy.sessions[0].up.held:
                     await asyncio.sleep(0)
+
+
+async def test_the_proxy_goes_on_when_nobody_receives() -> None:
+    async with udp.bind(ANY) as gone:
+        address = gone.local_addr
+    async with faults.udp_proxy(ANY, address) as proxy, udp.connect(proxy.local_addr) as client:
+        client.send(b"lost")
+        async with asyncio.timeout(DEADLINE):
+            while not (told := [each.upstream for each in proxy._clients.values()]):
+                await asyncio.sleep(0)
+            while not told[0] or not told[0].stats.receive_errors:
+                await asyncio.sleep(0)
+                told = [each.upstream for each in proxy._clients.values()]
+        async with udp.bind(address) as server:
+            client.send(b"x")
+            data, peer = await server.recv(timeout=DEADLINE)
+            server.send(data, peer)
+            assert (await client.recv(timeout=DEADLINE))[0] == b"x"
+        shown = f"<UDPProxy {proxy.local_addr} to {address}, 1 clients>"
+        assert repr(proxy) == shown.replace(proxy.local_addr, ANY)

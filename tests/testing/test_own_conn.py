@@ -178,3 +178,65 @@ def test_it_can_be_bounded() -> None:
         assert "closed" in repr(one)
 
     run_virtual(main())
+
+
+class Loose(Counting):
+    """Accepts writes whenever they come."""
+
+    def write(self, data: bytes | bytearray | memoryview | Iterable[Any]) -> Any:
+        try:
+            return super().write(data)
+        except OSError:
+            return None
+
+
+class Late(Counting):
+    """Reads nothing that it could not read at once, and never fails."""
+
+    def read(
+        self,
+        until: bytes | int | None = None,
+        *,
+        timeout: float | None = None,
+        limit: int | None = None,
+    ) -> Coroutine[Any, Any, bytes]:
+        return self._read(self.inner.read(until, timeout=timeout, limit=limit))
+
+    async def _read(self, read: Coroutine[Any, Any, bytes]) -> bytes:
+        try:
+            return await read
+        except Exception:
+            return b""
+
+
+@pytest.mark.parametrize(
+    ("kind", "check", "message"),
+    [
+        (Loose, "end_of_stream_is_reported", "write after close_write was accepted"),
+        (Loose, "close_wakes_and_refuses", "write after close was accepted"),
+        (Loose, "abort_resets", "write on a lost connection was accepted"),
+        (Late, "nothing_is_lost", "expected TimeoutError, got b''"),
+    ],
+)
+def test_one_that_is_not_as_it_should_be(kind: Any, check: str, message: str) -> None:
+    async def make() -> tuple[Conn, Conn]:
+        one, other = memory_pair()
+        return kind(one), kind(other)
+
+    checks = {each.__name__: each for each in CONN_CHECKS}
+    with pytest.raises(AssertionError, match=message):
+        run_virtual(run_check(checks[check], make))
+
+
+def test_a_connection_in_memory_has_no_descriptor() -> None:
+    async def main() -> None:
+        one, other = memory_pair()
+        assert one._fileno == -1  # type: ignore[attr-defined]
+        one.max_unsent = 10
+        for _ in range(10):
+            await one.write(b"x" * 6)
+            assert await other.read(6) == b"x" * 6
+        one.abort()
+        other.abort()
+
+    run_virtual(main())

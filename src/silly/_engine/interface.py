@@ -520,10 +520,6 @@ class Datagrams(Protocol):
         """The fields of `silly.net.udp.SocketStats`, by name."""
 
     @property
-    def _fileno(self) -> int:
-        """The socket's descriptor; -1 if it is closed, or if there is none."""
-
-    @property
     def _local_sockaddr(self) -> Any:
         """The local address, in the form that the `socket` module uses."""
 

@@ -225,7 +225,7 @@ def _end_on_close(loop: asyncio.AbstractEventLoop, live: Live) -> None:
     def end_and_close() -> None:
         if loop.is_running():
             close()  # which raises
-            return
+            return  # pragma: no cover
         vars(loop).pop("close", None)
         try:
             if (live or live.auxiliaries or live.buses) and asyncio._get_running_loop() is None:

@@ -305,7 +305,7 @@ class Server(asyncio.AbstractServer):
 
     async def wait_closed(self) -> None:
         """Wait until it is closed and, as asyncio does from Python 3.12 on, its connections are."""
-        if _WAITS_FOR_CONNECTIONS:
+        if _WAITS_FOR_CONNECTIONS:  # pragma: no cover - from Python 3.12 on
             await self._listener.wait_closed()
 
     def close_clients(self) -> None:

@@ -125,9 +125,6 @@ class _MemoryCarrier:
     def drops(self) -> int:
         return self._drops
 
-    def fileno(self) -> int:
-        return -1
-
     def close(self) -> None:
         self.events = None
         self._network._carriers.pop(self.local_sockaddr, None)

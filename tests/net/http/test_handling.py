@@ -216,8 +216,8 @@ def test_an_interrupt_in_a_handler_ends_the_program(kind: type[BaseException]) -
                 conn.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
                 await conn.read(timeout=TIME)
 
-    with pytest.raises(kind):
-        silly.run(main())
+    with pytest.raises(kind), asyncio.Runner(loop_factory=silly.loop_factory) as runner:
+        runner.run(main())
 
 
 @pytest.mark.parametrize("can_close", [True, False])

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from silly._engine import engine
-from silly._engine.filter import UNABLE
+from silly._engine.filter import NO_ROOM, UNABLE
 from silly._engine.interface import UNSENT_IN_KERNEL
 from silly.errors import EndOfStream
 from silly.net import http, tcp, tls
@@ -25,6 +25,7 @@ from silly.net.http.disk import PIECE
 from silly.net.limits import Limits
 from tests.net.http.wire import ANY, TIME, exchange, reply
 from tests.net.tls import certificates
+from tests.pairs import tcp_pair
 
 SIZE = 2 * 1024 * 1024 + 7
 CONTENT = os.urandom(4099) * (SIZE // 4099 + 1)
@@ -359,3 +360,19 @@ async def test_the_connection_sends_no_file_when_it_cannot(path: Path) -> None:
             await conn.read()
     assert results[0] in {0, UNABLE}  # uvloop's transports have queues of their own
     assert results[1:] == [UNABLE, UNABLE]
+
+
+async def test_a_connection_is_closed_while_a_file_waits_for_room(path: Path) -> None:
+    reading, writing = await tcp_pair()
+    sent = 0
+    with path.open("rb") as file:
+        while (count := writing._send_file(file.fileno(), 0, SIZE)) >= 0:
+            sent += count
+        assert count == NO_ROOM
+    writing.close()
+    got = 0
+    with pytest.raises(EndOfStream):
+        while True:
+            got += len(await reading.read(timeout=TIME))
+    assert got == sent
+    reading.close()

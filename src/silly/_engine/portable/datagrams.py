@@ -110,9 +110,6 @@ class Carrier(Protocol):
     def drops(self) -> int:
         """Return how many datagrams were dropped below, modulo 2**32; -1: unknown."""
 
-    def fileno(self) -> int:
-        """Return the descriptor; -1 if there is none."""
-
     def close(self) -> None: ...
     def disown(self) -> None: ...
 
@@ -338,10 +335,6 @@ class Datagrams(Mailbox):
     @property
     def peer(self) -> Peer | None:
         return self._connected
-
-    @property
-    def _fileno(self) -> int:
-        return self._carrier.fileno()
 
     @property
     def _local_sockaddr(self) -> Any:

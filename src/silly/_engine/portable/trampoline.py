@@ -35,7 +35,7 @@ __all__ = ["PARKING", "Trampoline", "current_trampoline", "start_task"]
 _enter_task: Any = getattr(tasks, "_enter_task", None)
 _leave_task: Any = getattr(tasks, "_leave_task", None)
 
-if sys.version_info >= (3, 12):
+if sys.version_info >= (3, 12):  # pragma: no cover
     from asyncio import current_task
 else:  # the same, without a Python call for each wait
     from asyncio.tasks import _current_tasks  # type: ignore[attr-defined]
@@ -118,7 +118,7 @@ class Trampoline(Coroutine[Any, Any, object]):
         loop, task = self._loop, self.task
         try:
             _enter_task(loop, task)
-        except RuntimeError:  # another task is running
+        except RuntimeError:  # pragma: no cover - an eager task is running, from Python 3.12 on
             return False
         global _current  # noqa: PLW0603 - there is one per process
         _current = self
@@ -164,7 +164,7 @@ class Trampoline(Coroutine[Any, Any, object]):
             context.run(callback, self)
         except RuntimeError as error:
             if not _could_not_enter(error):
-                raise
+                raise  # pragma: no cover - a defect of asyncio's
             self._loop.call_later(_RETRY, self._step_task, callback, context)
         finally:
             del callback  # avoid a cycle: the task keeps the error, and its traceback this frame
@@ -178,7 +178,8 @@ class Trampoline(Coroutine[Any, Any, object]):
     def send(self, value: Any) -> Any:
         """Resume the coroutine, in a step of the task."""
         outcome_kind = self._outcome_kind
-        if outcome_kind == _PARKED:  # called back for a cancellation that was undone (`uncancel`)
+        # It is called back for a cancellation that was undone (`uncancel`).
+        if outcome_kind == _PARKED:  # pragma: no cover - from Python 3.13 on
             return self._wait()
         if outcome_kind != _NO_OUTCOME:
             outcome, self._outcome = self._outcome, None

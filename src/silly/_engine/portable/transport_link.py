@@ -153,6 +153,6 @@ class TransportLink(KernelQueues, asyncio.BaseProtocol):
         return cast(socket.socket, self._transport.get_extra_info("socket"))
 
 
-def _as_bytes(events: LinkEvents) -> Callable[[bytes], None]:
+def _as_bytes(events: LinkEvents) -> Callable[[bytes], None]:  # pragma: no cover - on Windows
     """Return a callback for transports that hand over what they will write to again (Windows)."""
     return lambda piece: events.received(bytes(piece))

@@ -128,9 +128,6 @@ class UDPCarrier:
             return -1
         return int(_MEMINFO.unpack(counters)[-1]) if len(counters) == _MEMINFO.size else -1
 
-    def fileno(self) -> int:
-        return self._sock.fileno()
-
     def close(self) -> None:
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock)
