@@ -168,3 +168,25 @@ async def test_bytes_before_start_tls_are_never_read() -> None:
     writer.close()
     listening.close()
     await listening.wait_closed()
+
+
+async def test_bytes_in_the_readers_buffer_cannot_go_into_the_handshake() -> None:
+    refused = asyncio.get_running_loop().create_future()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with pytest.raises(asyncio.LimitOverrunError):  # what it has seen stays in the buffer
+            await reader.readuntil(b"\n")
+        try:
+            await writer.start_tls(server_context())
+        except ssl.SSLError as error:
+            refused.set_result(error)
+
+    listening = await streams.start_server(talk, LOCAL, 0, limit=10)
+    reader, writer = await streams.open_connection(LOCAL, port_of(listening))
+    writer.write(b"x" * 5000)
+    assert "unread bytes before the handshake" in str(await refused)
+    with pytest.raises((OSError, asyncio.IncompleteReadError)):
+        await reader.readexactly(1)
+    writer.close()
+    listening.close()
+    await listening.wait_closed()

@@ -106,12 +106,10 @@ class ConnReader(asyncio.StreamReader):
             self.keep_unread()  # it returns all that has arrived
         return await super().read(n)
 
-    async def _wait_for_data(self, func_name: str) -> None:
+    async def _wait_for_data(self, _func_name: str) -> None:
         """Wait until there is more in `_buffer`, or the stream has ended; called by asyncio."""
         conn = self._conn
-        if conn is None:
-            await super()._wait_for_data(func_name)  # type: ignore[misc] # typeshed lacks it
-            return
+        assert conn is not None  # otherwise asyncio knows that there will be no more
         try:
             self._buffer += await conn.read()
         except _ENDS as error:
