@@ -340,6 +340,15 @@ def test_a_run_is_the_same_as_itself() -> None:
     assert {each.ratio for each in compare(base, base, draws=100)} == {1.0}
 
 
+def test_a_server_that_has_stopped_to_answer_is_worse() -> None:
+    base, silent = a_run(200, 0.001, 1), a_run(200, 0.001, 2)
+    silent["rate"] = 0.0
+    for part in silent["intervals"][3:]:
+        part.update(requests=0, rate=0.0, histogram=[])
+    found = {each.name: each for each in compare(base, silent, draws=300)}
+    assert (found["rate"].verdict, found["rate"].ratio) == ("worse", 0.0)
+
+
 def test_what_makes_a_comparison_doubtful_is_said() -> None:
     def run(errors: int, *, is_limit: bool, depth: int) -> dict[str, Any]:
         return {

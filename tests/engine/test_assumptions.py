@@ -85,6 +85,21 @@ def has_native() -> bool:
     return run("import silly; print(silly.engine())").stdout == "native\n"
 
 
+def test_silly_is_imported_by_a_task() -> None:
+    program = """
+import asyncio
+async def main():
+    task = asyncio.current_task()
+    import silly
+    await asyncio.sleep(0)
+    assert asyncio.current_task() is task
+    return silly.engine()
+print(asyncio.run(main()))
+"""
+    done = run(program)
+    assert (done.stdout, done.stderr) == ("native\n" if has_native() else "portable\n", "")
+
+
 @pytest.mark.parametrize(("change", "reason"), BROKEN.items(), ids=BROKEN.values())
 def test_a_python_that_differs(change: str, reason: str) -> None:
     if not has_native():
