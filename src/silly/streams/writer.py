@@ -177,7 +177,7 @@ class ConnWriter(asyncio.StreamWriter):
         self._room: Drain | None = None  # what the last write returned
 
     def __del__(self) -> None:
-        if self._conn.is_alive:
+        if self._conn.is_alive and hasattr(asyncio.StreamWriter, "__del__"):  # it is new
             super().__del__()
 
     @property

@@ -368,7 +368,8 @@ async def test_a_connection_is_closed_while_a_file_waits_for_room(path: Path) ->
     with path.open("rb") as file:
         while (count := writing._send_file(file.fileno(), 0, SIZE)) >= 0:
             sent += count
-        assert count == NO_ROOM
+        # uvloop's transports have queues of their own.
+        assert count == NO_ROOM or (count, sent) == (UNABLE, 0)
     writing.close()
     got = 0
     with pytest.raises(EndOfStream):

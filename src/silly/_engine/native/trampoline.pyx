@@ -216,14 +216,13 @@ cdef class Trampoline(Listed):
         if self.task is None:
             self.task = current_task(self.loop)
         result = send_to(self.coroutine, value, out)
-        if result <= 0:
-            self.forget_task()  # finished: leave no cycle for the garbage collector
-            if result == 0:
-                return 0
+        if result < 0:
             outcome = take_raised()
             Py_INCREF(outcome)
             out[0] = <PyObject *>outcome
-            return FAILED
+        if result != 1:  # finished: leave no cycle for the garbage collector
+            self.forget_task()
+            return FAILED if result < 0 else 0
         outcome = <object>out[0]
         Py_DECREF(outcome)
         if self.park(outcome):

@@ -17,6 +17,7 @@ cdef enum:  # results of a step, beside 0 (it returned) and 1 (it waits)
     ENDED = 2  # the iteration is over
     FAILED = 3  # with the exception that is given
 
+
 cdef class Wanted:
     cdef object stream  # a `Receiving`
     cdef ForeignFuture waiter  # while it waits: a `Waiter`, or a trampoline
