@@ -229,7 +229,8 @@ def test_passed_sockets_are_used(tmp_path: Path, options: list[str], family: str
 @pytest.mark.no_engine
 def test_passed_sockets_are_found_once_and_not_inherited(tmp_path: Path) -> None:
     text = """
-        import os, subprocess, sys
+        import os, subprocess, sys, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # of fork, as there are threads
         from silly import systemd
         print([(each.name, each.sockaddr[1], each.type.name) for each in systemd.activated()])
         print([name for name in os.environ if name.startswith("LISTEN_")], flush=True)
