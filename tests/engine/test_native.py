@@ -31,6 +31,7 @@ from silly.net import tcp, udp
 from silly.net.conn import EngineConn
 from silly.net.tcp import Conn
 from tests.net.tls import certificates
+from tests.programs import assert_prints
 
 ANY = "127.0.0.1:0"
 
@@ -40,18 +41,6 @@ native_only = pytest.mark.skipif(silly.engine() != "native", reason="native engi
 async def echo(conn: Conn) -> None:
     async for line in conn:
         await conn.write(line)
-
-
-def assert_prints(script: str, expected: str) -> None:
-    """Run *script*, which may fork, in its own process; check what it prints."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.stdout == expected, done.stderr
 
 
 async def connected(listener: tcp.Listener, count: int) -> list[Conn]:

@@ -93,7 +93,7 @@ class Ends:
         """Record that the handler's *task* is done, and close its connection."""
         conn = self.handling.pop(task)
         error = self._cancelled(task) if task.cancelled() else task.exception()
-        how, log_it, is_usual = None, False, False
+        how, log_it = None, False
         if error is not None:
             is_usual = isinstance(error, EndOfStream) and stream_errors.belongs_to(conn, error)
             if not is_usual:
@@ -104,7 +104,7 @@ class Ends:
             Filtered.close(conn)
         finally:
             Ends._linger(self, conn)
-        if error is not None and (not is_usual or logger.is_enabled_for(logging.DEBUG)):
+        if error is not None and (how is not None or logger.is_enabled_for(logging.DEBUG)):
             self._log_error(conn, error, how, log_it)
         if self._observed:
             self._notify_if_over(conn)

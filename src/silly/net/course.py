@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -290,8 +289,7 @@ class Course(Starts):
         log_it: bool,
     ) -> None:
         if how is None:
-            if logger.is_enabled_for(logging.DEBUG):
-                logger.debug("%s: handler ended by %r", conn.remote_addr, error)
+            logger.debug("%s: handler ended by %r", conn.remote_addr, error)
         elif how == HANDLER_ERROR:
             self._logged_crashes.log(
                 error, "%s: handler %s failed", conn.remote_addr, self.handler_name

@@ -6,8 +6,6 @@ import _ssl
 import ctypes
 import itertools
 import ssl
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -18,6 +16,7 @@ from hypothesis import strategies as st
 from silly.net.tls import kinds
 from silly.net.tls.session import Records
 from tests.net.tls import certificates
+from tests.programs import assert_prints
 
 KINDS = kinds.available()
 Split = Callable[[bytes], Iterable[bytes]]
@@ -217,14 +216,7 @@ from silly.net.tls import kinds, openssl
 print(openssl.REASON)
 print(*kinds.available())
 """
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.stdout == f"{reason}\nssl\n", done.stderr
+    assert_prints(script, f"{reason}\nssl\n")
 
 
 @pytest.mark.skipif("openssl" not in KINDS, reason="the native engine, and a dynamic OpenSSL")
