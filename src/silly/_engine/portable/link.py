@@ -86,6 +86,10 @@ class Link(Protocol):
     def remote_sockaddr(self) -> Any:
         """The peer's address, in the form that the `socket` module uses."""
 
+    @property
+    def remote_ip(self) -> bytes:
+        """The peer's IP address (see `packed_ip`)."""
+
 
 class LinkEvents(Protocol):
     """The events that a link reports; `Stream` implements them."""

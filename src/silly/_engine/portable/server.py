@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import asyncio
 import contextlib
 import errno
@@ -23,6 +24,24 @@ from silly._loop.live import disown_socket
 __all__ = ["LoopServer", "SocketServer"]
 
 
+class AcceptedSocket(socket.socket):
+    """A non-blocking socket whose family and type are numbers.
+
+    The enumerations of `socket.socket`, and its methods in Python, take longer than accept(2).
+    """
+
+    __slots__ = ()
+    family = _socket.socket.family  # type: ignore[assignment]
+    type = _socket.socket.type  # type: ignore[assignment]
+    close = _socket.socket.close
+    detach = _socket.socket.detach
+
+    def __init__(self, *what: int) -> None:
+        _socket.socket.__init__(self, *what)
+        self._io_refs = 0
+        self.setblocking(False)
+
+
 class SocketServer(Accepting):
     """Accepts on one socket whenever the loop reports it readable."""
 
@@ -33,7 +52,7 @@ class SocketServer(Accepting):
     ) -> None:
         self._loop = loop
         self._sock = sock
-        # What accepted sockets are, as numbers: enumerations take longer than accept(2).
+        # What accepted sockets are.
         self._family, self._type, self._proto = int(sock.family), int(sock.type), sock.proto
         self._accept = accept
         # None: the loop's transports are faster.
@@ -57,7 +76,8 @@ class SocketServer(Accepting):
 
     def _accept_one(self) -> int:
         try:
-            sock, sockaddr = self._accepted()
+            descriptor, sockaddr = self._sock._accept()  # type: ignore[attr-defined] # as `accept` does
+            sock = AcceptedSocket(self._family, self._type, self._proto, descriptor)
         except OSError as error:
             return error.errno or errno.EIO
         entered = False
@@ -67,61 +87,57 @@ class SocketServer(Accepting):
         finally:
             if not entered:
                 _reset(sock)
-        if entered:
-            if self._scratch is None:
-                self._step_setup(self._set_up(sock, sockaddr, client))
-            else:
-                self._start(SocketLink(self._loop, sock, sockaddr, self._scratch), client)
+        if not entered:
+            return 0
+        if self._scratch is not None:
+            self._start(SocketLink(self._loop, sock, sockaddr, client, self._scratch))
+        else:
+            link = TransportLink(self._accept, sockaddr, client)
+            self._set_up(self._loop.connect_accepted_socket(lambda: link, sock), link, sock)
         return 0
 
-    def _start(self, link: SocketLink, client: bytes) -> None:
+    def _start(self, link: SocketLink) -> None:
         try:
             link.start(self._accept)
         except Exception as error:  # noqa: BLE001 - others are accepted
             self._report(error)
         finally:
             if not link.has_stream:
-                self._gate.leave(client)
+                self._gate.leave(link.remote_ip)
 
     def _report(self, error: Exception) -> None:
         self._loop.call_exception_handler(
             {"message": "a connection could not be set up", "exception": error}
         )
 
-    def _step_setup(
-        self, making: Coroutine[Any, None, None], _waiter: asyncio.Future[None] | None = None
+    def _set_up(
+        self,
+        making: Coroutine[Any, Any, object],
+        link: TransportLink,
+        sock: socket.socket,
+        _waiter: asyncio.Future[None] | None = None,
     ) -> None:
-        """Step a coroutine that only awaits futures, without the cost of a task."""
+        """Step *making*, a coroutine that only awaits futures, without the cost of a task."""
+        is_waiting = False
         try:
-            waiter = making.send(None)
+            making.send(None).add_done_callback(
+                functools.partial(self._set_up, making, link, sock)
+            )
+            is_waiting = True
         except StopIteration:
-            return
-        waiter.add_done_callback(functools.partial(self._step_setup, making))
-
-    async def _set_up(self, sock: socket.socket, sockaddr: Any, client: bytes) -> None:
-        link = TransportLink(self._accept, sockaddr)
-        try:
-            sock.setblocking(False)
-            await self._loop.connect_accepted_socket(lambda: link, sock)
+            pass
         except BaseException as error:
             sock.close()
-            if not link.has_stream:
-                self._gate.leave(client)
             if not isinstance(error, Exception):
                 raise
             self._report(error)
-        else:
-            if not link.has_stream:
-                self._gate.leave(client)
-
-    def _accepted(self) -> tuple[socket.socket, Any]:
-        """Accept a connection, as `socket.accept` does."""
-        descriptor, sockaddr = self._sock._accept()  # type: ignore[attr-defined] # typeshed lacks it
-        return socket.socket(self._family, self._type, self._proto, descriptor), sockaddr
+        finally:
+            if not (is_waiting or link.has_stream):
+                self._gate.leave(link.remote_ip)
 
     def _turn_away_one(self) -> int:
         try:
-            sock, sockaddr = self._accepted()
+            sock, sockaddr = self._sock.accept()
         except OSError as error:
             return error.errno or errno.EIO
         _reset(sock)

@@ -57,9 +57,11 @@ class SocketLink(KernelQueues):
         "_unsent",
         "has_stream",
         "local_sockaddr",
+        "remote_ip",
         "remote_sockaddr",
     )
     local_sockaddr: Any
+    remote_ip: bytes
     remote_sockaddr: Any
     _socket: socket.socket
 
@@ -68,9 +70,9 @@ class SocketLink(KernelQueues):
         loop: asyncio.AbstractEventLoop,
         sock: socket.socket,
         peer: Any,
+        ip: bytes,
         scratch: memoryview,
     ) -> None:
-        sock.setblocking(False)
         self._loop = loop
         self._socket = sock
         self._fileno = sock.fileno()  # watched by number: selectors format what they do not know
@@ -87,6 +89,7 @@ class SocketLink(KernelQueues):
         self._is_lost = False
         self.has_stream = False
         self.remote_sockaddr = peer
+        self.remote_ip = ip
         try:
             self.local_sockaddr = sock.getsockname()  # now: nobody knows once it is closed
         except OSError:

@@ -40,7 +40,6 @@ from silly._engine.interface import (
     Budget,
     Drain,
     Owner,
-    packed_ip,
 )
 from silly._engine.lifecycle import CLOSING, FAILED, LOST, OPEN
 from silly._engine.portable.link import Link
@@ -316,8 +315,7 @@ class Stream(Filtered):
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
-            if not waiter.done():
-                waiter.set_result(None)
+            _wake(waiter)
         elif self._consumer is not None:
             self._consumer._consume()
 
@@ -454,8 +452,7 @@ class Stream(Filtered):
             if self._direct_piece is not None:
                 incoming.feed(self._direct_piece)
                 self._direct_piece = None
-            if not waiter.done():
-                waiter.set_result(None)
+            _wake(waiter)
         elif self._batch and not scheduled:
             self._flush()
         if incoming.data:
@@ -567,7 +564,7 @@ class Stream(Filtered):
         return self._link.local_sockaddr
 
     def _peer_ip(self) -> bytes:
-        return packed_ip(self._link.remote_sockaddr)
+        return self._link.remote_ip
 
     def _enter(self) -> None:
         pass  # the loop decides what is served first
@@ -641,6 +638,13 @@ class Stream(Filtered):
             self._high_water = high_water
             if not self._socket_is_closed():
                 self._link.set_high_water(high_water)
+
+
+def _wake(waiter: asyncio.Future[None] | Trampoline) -> None:
+    if type(waiter) is Trampoline:
+        waiter.wake()
+    elif not waiter.done():
+        waiter.set_result(None)
 
 
 class _Batches:

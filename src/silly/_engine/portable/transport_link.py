@@ -42,17 +42,26 @@ class TransportLink(KernelQueues, asyncio.BaseProtocol):
         "data_received",
         "has_stream",
         "local_sockaddr",
+        "remote_ip",
         "remote_sockaddr",
         "send",
     )
     data_received: Callable[[bytes], None]
     local_sockaddr: Any
+    remote_ip: bytes
     remote_sockaddr: Any
 
-    def __init__(self, accept: Accept, sockaddr: Any = None, gate: Gate | None = None) -> None:
+    def __init__(
+        self,
+        accept: Accept,
+        sockaddr: Any = None,
+        ip: bytes = b"",
+        gate: Gate | None = None,
+    ) -> None:
         self._accept = accept
         self._gate = gate  # None: the server asked it already
         self.remote_sockaddr = sockaddr
+        self.remote_ip = ip
         self.has_stream = False
         self._full = self._closed = False
         self._stream: LinkEvents = NO_STREAM
@@ -70,12 +79,14 @@ class TransportLink(KernelQueues, asyncio.BaseProtocol):
     # -------------------------------------------- called by asyncio's transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport = cast(asyncio.Transport, transport)
+        self._transport: asyncio.Transport
+        self._transport = transport  # type: ignore[assignment]
         # Asked now: a transport that lost its socket no longer knows.
         self.local_sockaddr = transport.get_extra_info("sockname")
         if self.remote_sockaddr is None:
             self.remote_sockaddr = transport.get_extra_info("peername")
-        if self._gate is not None and not self._gate.enter(packed_ip(self.remote_sockaddr)):
+            self.remote_ip = packed_ip(self.remote_sockaddr)
+        if self._gate is not None and not self._gate.enter(self.remote_ip):
             self.abort()
             return
         self.send = transport.write
@@ -85,7 +96,7 @@ class TransportLink(KernelQueues, asyncio.BaseProtocol):
             if not self.has_stream:
                 self.abort()
                 if self._gate is not None:
-                    self._gate.leave(packed_ip(self.remote_sockaddr))
+                    self._gate.leave(self.remote_ip)
             del self._accept
 
     def eof_received(self) -> bool:
