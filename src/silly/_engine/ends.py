@@ -111,7 +111,7 @@ class Ends:
 
     def _linger(self, conn: Any) -> None:
         """Record that the task of *conn* has ended; its socket may still be open."""
-        if not conn._socket_is_closed():
+        if not conn._is_closed:
             self.lingering.add(conn)
         if self._is_draining:
             self.changed.set()

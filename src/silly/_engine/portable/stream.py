@@ -115,9 +115,7 @@ class Stream(Filtered):
         self._max_unsent = max_unsent
         self._high_water = HIGH_WATER
 
-        self._begin(owner, budget, linger)
-        self._set_timeouts(idle_timeout or 0.0, idle_swept)
-        self._set_no_filter()
+        self._begin(owner, budget, linger, idle_timeout or 0.0, idle_swept)
         if max_unsent < 2 * HIGH_WATER:
             self.max_unsent = max_unsent
         link.attach(self)
@@ -335,7 +333,7 @@ class Stream(Filtered):
 
     def _resume(self) -> None:
         self._paused = False
-        if not (self._ended or self._socket_is_closed()):
+        if not (self._ended or self._is_closed):
             self._link.resume()
 
     def _account(self) -> None:
@@ -512,7 +510,7 @@ class Stream(Filtered):
         return self._batched
 
     def _unsent(self) -> int:
-        return 0 if self._socket_is_closed() else self._link.unsent()
+        return 0 if self._is_closed else self._link.unsent()
 
     def _in_flight(self) -> int:
         return self._link.in_flight()
@@ -609,7 +607,7 @@ class Stream(Filtered):
 
     @property
     def _fileno(self) -> int:
-        return -1 if self._socket_is_closed() else self._link.fileno()
+        return -1 if self._is_closed else self._link.fileno()
 
     @property
     def read_limit(self) -> int:
@@ -618,7 +616,7 @@ class Stream(Filtered):
     @read_limit.setter
     def read_limit(self, value: int) -> None:
         self._read_limit = size(value, "read_limit", least=1)
-        if not self._socket_is_closed():
+        if not self._is_closed:
             self._link.receive_at_most(value)
         if self._paused and len(self._incoming) < value:
             self._resume()
@@ -636,7 +634,7 @@ class Stream(Filtered):
         high_water = min(HIGH_WATER, value // 2)
         if high_water != self._high_water:
             self._high_water = high_water
-            if not self._socket_is_closed():
+            if not self._is_closed:
                 self._link.set_high_water(high_water)
 
 
