@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import _socket
 import asyncio
 import contextlib
 import errno
 import functools
 import os
+import select
 import socket
 import struct
 import sys
@@ -24,22 +24,11 @@ from silly._loop.live import disown_socket
 __all__ = ["LoopServer", "SocketServer"]
 
 
-class AcceptedSocket(socket.socket):
-    """A non-blocking socket whose family and type are numbers.
-
-    The enumerations of `socket.socket`, and its methods in Python, take longer than accept(2).
-    """
+class _TakenOver(socket.SocketType):
+    """An accepted socket for uvloop, which closes the descriptor itself, and then calls `close`."""
 
     __slots__ = ()
-    family = _socket.socket.family  # type: ignore[assignment]
-    type = _socket.socket.type  # type: ignore[assignment]
-    close = _socket.socket.close
-    detach = _socket.socket.detach
-
-    def __init__(self, *what: int) -> None:
-        _socket.socket.__init__(self, *what)
-        self._io_refs = 0
-        self.setblocking(False)
+    close = socket.SocketType.detach  # type: ignore[assignment]
 
 
 class SocketServer(Accepting):
@@ -52,13 +41,19 @@ class SocketServer(Accepting):
     ) -> None:
         self._loop = loop
         self._sock = sock
-        # What accepted sockets are.
+        # What accepted sockets are. The methods of `socket.socket` take longer than accept(2).
         self._family, self._type, self._proto = int(sock.family), int(sock.type), sock.proto
+        self._kind: type[socket.SocketType] = socket.socket
         self._accept = accept
-        # None: the loop's transports are faster.
-        self._scratch = (
-            scratch_buffer.of(loop) if isinstance(loop, asyncio.SelectorEventLoop) else None
-        )
+        self._scratch: memoryview | None = None  # None: the loop's transports are faster
+        if isinstance(loop, asyncio.SelectorEventLoop):
+            self._scratch = scratch_buffer.of(loop)
+            self._kind = socket.SocketType
+        elif any(each.__module__.startswith("uvloop") for each in type(loop).__mro__):
+            self._kind = _TakenOver
+        self._tried = 0  # accepts since the socket was reported readable
+        self._more = select.poll()
+        self._more.register(sock, select.POLLIN)
         self._begin(gate)
         self._hold_reserve()
         loop.add_reader(sock, self._on_ready)
@@ -68,6 +63,7 @@ class SocketServer(Accepting):
             os.close(self._reserve)
 
     def _on_ready(self) -> None:
+        self._tried = 0
         self._accept_some(ACCEPT_BATCH)
 
     @property
@@ -75,9 +71,14 @@ class SocketServer(Accepting):
         return self._sock.fileno()
 
     def _accept_one(self) -> int:
+        # Often only one waits. To ask takes less than an accept(2) that fails, with its exception.
+        self._tried += 1
+        if self._tried == 2 and not self._more.poll(0):
+            return errno.EAGAIN
         try:
             descriptor, sockaddr = self._sock._accept()  # type: ignore[attr-defined] # as `accept` does
-            sock = AcceptedSocket(self._family, self._type, self._proto, descriptor)
+            sock = self._kind(self._family, self._type, self._proto, descriptor)
+            sock.setblocking(False)
         except OSError as error:
             return error.errno or errno.EIO
         entered = False
@@ -93,7 +94,8 @@ class SocketServer(Accepting):
             self._start(SocketLink(self._loop, sock, sockaddr, client, self._scratch))
         else:
             link = TransportLink(self._accept, sockaddr, client)
-            self._set_up(self._loop.connect_accepted_socket(lambda: link, sock), link, sock)
+            making = self._loop.connect_accepted_socket([link].pop, sock)  # type: ignore[arg-type]
+            self._set_up(making, link, sock)
         return 0
 
     def _start(self, link: SocketLink) -> None:
@@ -114,20 +116,18 @@ class SocketServer(Accepting):
         self,
         making: Coroutine[Any, Any, object],
         link: TransportLink,
-        sock: socket.socket,
+        sock: socket.SocketType,
         _waiter: asyncio.Future[None] | None = None,
     ) -> None:
         """Step *making*, a coroutine that only awaits futures, without the cost of a task."""
         is_waiting = False
         try:
-            making.send(None).add_done_callback(
-                functools.partial(self._set_up, making, link, sock)
-            )
+            making.send(None).add_done_callback(functools.partial(self._set_up, making, link, sock))
             is_waiting = True
         except StopIteration:
             pass
         except BaseException as error:
-            sock.close()
+            socket.SocketType.close(sock)
             if not isinstance(error, Exception):
                 raise
             self._report(error)
@@ -184,11 +184,11 @@ def _backlog_of(sock: socket.socket) -> tuple[int, int] | None:
     return used, size
 
 
-def _reset(sock: socket.socket) -> None:
+def _reset(sock: socket.SocketType) -> None:
     """Close *sock* with a reset (a zero linger time does that: socket(7))."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-    sock.close()
+    socket.SocketType.close(sock)
 
 
 class LoopServer:

@@ -42,11 +42,11 @@ from silly._engine.interface import (
     Owner,
 )
 from silly._engine.lifecycle import CLOSING, FAILED, LOST, OPEN
-from silly._engine.portable.link import Link
+from silly._engine.portable.link import RECEIVED, Link
 from silly._engine.portable.receive_buffer import INCOMPLETE, TOO_LONG, ReceiveBuffer
 from silly._engine.portable.socket_link import SocketLink
 from silly._engine.portable.trampoline import PARKING, Trampoline, current_trampoline
-from silly._engine.portable.turn import turns
+from silly._engine.portable.turn import Turn, turns
 from silly._engine.stream_errors import Buffer
 from silly._values.arguments import seconds_or_none, size
 
@@ -55,6 +55,8 @@ __all__ = ["Stream"]
 HIGH_WATER: Final = 64 * 1024  # bytes: a larger batch is sent at once
 MAX_READS_IN_A_ROW: Final = 1000  # reads without waiting, before other tasks run ...
 _LARGE_WRITE_COST: Final = 50  # ... and how many of them a large write counts as
+
+_EMPTY: Final = ReceiveBuffer()  # of all connections that have not kept anything yet
 
 _ALL: Final = 0  # the wanted count of `read()`: any bytes that are there
 
@@ -97,10 +99,10 @@ class Stream(Filtered):
     ) -> None:
         self._link = link
         self._loop = loop
-        self._turn = turns.of(loop)
+        self._turn: Turn | None = None  # of the loop, once it is needed
         self._clock = loop.time
 
-        self._incoming = ReceiveBuffer()
+        self._incoming = _EMPTY  # until something must be kept
         self._read_limit = read_limit
         self._reading = False  # a task is in a read that had to wait
         self._waiter: asyncio.Future[None] | Trampoline | None = None  # what the reader waits on
@@ -119,7 +121,8 @@ class Stream(Filtered):
         if max_unsent < 2 * HIGH_WATER:
             self.max_unsent = max_unsent
         link.attach(self)
-        link.receive_at_most(read_limit)
+        if read_limit < RECEIVED:
+            link.receive_at_most(read_limit)
 
     # ---------------------------------------------------------------- reading
 
@@ -218,12 +221,12 @@ class Stream(Filtered):
                 await self._suspend(b"\n", limit)
                 taken = self._direct_piece
                 self._direct_piece = None
-                if taken is None:
+                if taken is None and self._incoming.data:
                     taken = self._take(b"\n", limit)
             finally:
                 self._reading = False
                 self._waiter = None
-                if taken is None:
+                if taken is None and self._incoming.data:
                     self._control_flow()
         return self._last_item(b"\n", limit, iterating=True) if taken is None else taken
 
@@ -313,7 +316,10 @@ class Stream(Filtered):
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
-            _wake(waiter)
+            if isinstance(waiter, Trampoline):
+                waiter.wake()
+            elif not waiter.done():
+                waiter.set_result(None)
         elif self._consumer is not None:
             self._consumer._consume()
 
@@ -368,7 +374,10 @@ class Stream(Filtered):
             if not self._flush_scheduled:
                 self._flush_scheduled = True
                 self._last_activity = self._clock()
-                self._turn.add(self, self._loop)
+                turn = self._turn
+                if turn is None:
+                    turn = self._turn = turns.of(self._loop)
+                turn.add(self, self._loop)
         return DRAINED
 
     def _write_at_once(self, pieces: list[bytes], length: int) -> Drain:
@@ -418,18 +427,17 @@ class Stream(Filtered):
         """Take *piece*, and step the reader if it completes its read."""
         self._bytes_in += len(piece)
         self._last_activity = self._clock()
-        incoming = self._incoming
         waiter = self._waiter
         if waiter is None:
             if self._state < CLOSING:
-                incoming.feed(piece)
+                self._keep(piece)
                 if self._consumer is not None:
                     self._consumer._consume()
                 self._control_flow()
                 self._account()
             return
         delimiter, wanted = self._delimiter, self._wanted
-        if not incoming.data and (
+        if not self._incoming.data and (
             wanted in (_ALL, len(piece))
             if delimiter is None
             else piece.endswith(delimiter)
@@ -437,7 +445,7 @@ class Stream(Filtered):
         ):
             self._direct_piece = piece  # exactly what the reader waits for
         else:
-            incoming.feed(piece)
+            self._keep(piece)
             if self._find(delimiter, wanted) == INCOMPLETE:
                 self._account()
                 return
@@ -448,18 +456,22 @@ class Stream(Filtered):
         self._flush_scheduled = scheduled
         if not stepped:
             if self._direct_piece is not None:
-                incoming.feed(self._direct_piece)
+                self._keep(self._direct_piece)
                 self._direct_piece = None
-            _wake(waiter)
+            self._waiter = waiter
+            self._wake_reader()
         elif self._batch and not scheduled:
             self._flush()
-        if incoming.data:
+        if self._incoming.data:
             self._control_flow()
             self._account()
 
-    def ended(self) -> None:
-        """Handle the peer's FIN."""
-        self._handle_fin()
+    def _keep(self, piece: bytes) -> None:
+        if self._incoming is _EMPTY:
+            self._incoming = ReceiveBuffer()
+        self._incoming.feed(piece)
+
+    ended = Filtered._handle_fin
 
     def full(self) -> None:
         """Make writers wait."""
@@ -496,7 +508,8 @@ class Stream(Filtered):
         return self._incoming.peek()
 
     def _discard_unread(self) -> None:
-        self._incoming.clear()
+        if self._incoming.data:
+            self._incoming.clear()
         if self._accounted:
             self._account()
 
@@ -553,7 +566,8 @@ class Stream(Filtered):
     def _release(self) -> None:
         if self._accounted:
             self._account()
-        self._wake_reader()  # scheduled ahead of the tasks that wait for the end
+        if self._waiter is not None or self._consumer is not None:
+            self._wake_reader()  # scheduled ahead of the tasks that wait for the end
 
     def _peer_sockaddr(self) -> Any:
         return self._link.remote_sockaddr
@@ -636,13 +650,6 @@ class Stream(Filtered):
             self._high_water = high_water
             if not self._is_closed:
                 self._link.set_high_water(high_water)
-
-
-def _wake(waiter: asyncio.Future[None] | Trampoline) -> None:
-    if type(waiter) is Trampoline:
-        waiter.wake()
-    elif not waiter.done():
-        waiter.set_result(None)
 
 
 class _Batches:

@@ -97,8 +97,8 @@ class Trampoline(Coroutine[Any, Any, object]):
     def __init__(
         self, coroutine: Coroutine[Any, Any, object], loop: asyncio.AbstractEventLoop
     ) -> None:
-        self.__qualname__ = coroutine.__qualname__
-        self._coroutine = coroutine
+        self._coroutine: Any = coroutine
+        self.__qualname__: str = coroutine.__qualname__  # type: ignore[attr-defined]
         self._loop = loop
         self.task: Any = None
         self._asyncio_future_blocking = False
@@ -239,7 +239,8 @@ class Trampoline(Coroutine[Any, Any, object]):
         self._call_back()
 
     def __await__(self) -> Generator[Any, None, object]:
-        return self._coroutine.__await__()
+        awaiting: Generator[Any, None, object] = self._coroutine.__await__()
+        return awaiting
 
     # ----------------------------------------------- as the future of the task
 
@@ -285,7 +286,7 @@ class Trampoline(Coroutine[Any, Any, object]):
     # ------------------------------------------------ attributes of coroutines
 
     @property
-    def __name__(self) -> str:
+    def __name__(self) -> Any:
         return self._coroutine.__name__
 
     @property
@@ -302,7 +303,7 @@ class Trampoline(Coroutine[Any, Any, object]):
 
     @property
     def cr_suspended(self) -> Any:
-        return self._coroutine.cr_suspended  # type: ignore[attr-defined] # typeshed lacks it
+        return self._coroutine.cr_suspended
 
     @property
     def cr_await(self) -> Any:

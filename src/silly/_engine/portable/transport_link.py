@@ -11,7 +11,7 @@ import contextlib
 import socket
 import sys
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from silly._engine.interface import Accept, Gate, packed_ip
 from silly._engine.portable.link import (
@@ -23,6 +23,9 @@ from silly._engine.portable.link import (
 )
 
 __all__ = ["TransportLink"]
+
+_IS_WINDOWS: Final = sys.platform == "win32"
+_ignore: Final = NO_STREAM.received
 
 
 class TransportLink(KernelQueues, asyncio.BaseProtocol):
@@ -65,12 +68,12 @@ class TransportLink(KernelQueues, asyncio.BaseProtocol):
         self.has_stream = False
         self._full = self._closed = False
         self._stream: LinkEvents = NO_STREAM
-        self.data_received = NO_STREAM.received
+        self.data_received = _ignore
 
     def attach(self, events: LinkEvents) -> None:
         self._stream = events
         self.has_stream = True
-        self.data_received = events.received if sys.platform != "win32" else _as_bytes(events)
+        self.data_received = events.received if not _IS_WINDOWS else _as_bytes(events)
         self._transport.set_protocol(self)  # uvloop looks the callback up once, here
 
     def receive_at_most(self, size: int) -> None:
@@ -79,8 +82,7 @@ class TransportLink(KernelQueues, asyncio.BaseProtocol):
     # -------------------------------------------- called by asyncio's transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport: asyncio.Transport
-        self._transport = transport  # type: ignore[assignment]
+        self._transport: asyncio.Transport = transport  # type: ignore[assignment]
         # Asked now: a transport that lost its socket no longer knows.
         self.local_sockaddr = transport.get_extra_info("sockname")
         if self.remote_sockaddr is None:
@@ -89,7 +91,7 @@ class TransportLink(KernelQueues, asyncio.BaseProtocol):
         if self._gate is not None and not self._gate.enter(self.remote_ip):
             self.abort()
             return
-        self.send = transport.write
+        self.send = self._transport.write
         try:
             self._accept(self)
         finally:
@@ -121,7 +123,7 @@ class TransportLink(KernelQueues, asyncio.BaseProtocol):
         self._closed = True
         # Break the cycle of stream and link: no work for the garbage collector.
         events, self._stream = self._stream, NO_STREAM
-        self.data_received = NO_STREAM.received
+        self.data_received = _ignore
         events.lost(None if exc is None else as_os_error(exc))
 
     # ------------------------------------------------------ called by the stream
@@ -160,8 +162,8 @@ class TransportLink(KernelQueues, asyncio.BaseProtocol):
         self._transport.abort()
 
     @property
-    def _socket(self) -> socket.socket:
-        return cast(socket.socket, self._transport.get_extra_info("socket"))
+    def _socket(self) -> socket.SocketType:
+        return cast(socket.SocketType, self._transport.get_extra_info("socket"))
 
 
 def _as_bytes(events: LinkEvents) -> Callable[[bytes], None]:  # pragma: no cover - on Windows
