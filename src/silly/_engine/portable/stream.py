@@ -228,7 +228,11 @@ class Stream(Filtered):
                 self._waiter = None
                 if taken is None and self._incoming.data:
                     self._control_flow()
-        return self._last_item(b"\n", limit, iterating=True) if taken is None else taken
+        if taken is not None:
+            return taken
+        if self._ended and not (self._incoming.data or self._truncated or self._state >= CLOSING):
+            raise StopAsyncIteration  # as `_last_item` does
+        return self._last_item(b"\n", limit, iterating=True)
 
     def _last_item(self, delimiter: bytes | None, wanted: int, *, iterating: bool) -> bytes:
         """Return what an incomplete read returns at the end of the stream, or raise."""
@@ -329,9 +333,9 @@ class Stream(Filtered):
         """Pause the link if `read_limit` bytes are unread and no read waits for more."""
         incoming = self._incoming
         if (
-            incoming.data
-            and self._waiter is None
+            len(incoming.data) >= self._read_limit  # in C
             and len(incoming) >= self._read_limit
+            and self._waiter is None
             and not (self._paused or self._ended or self._state >= LOST)
         ):
             self._paused = True
@@ -345,7 +349,13 @@ class Stream(Filtered):
     def _account(self) -> None:
         """Report the change in unread and unsent bytes to the budget."""
         if self._budget is not None:
-            held = len(self._incoming) + self._unsent() + self._held_size() + self._retained
+            held = self._retained
+            if self._incoming.data:
+                held += len(self._incoming)
+            if not self._is_closed:
+                held += self._link.unsent()
+            if self._has_filter:
+                held += self._held_size()
             change = held - self._accounted
             if change:
                 self._accounted = held

@@ -40,17 +40,17 @@ class TransportLink(KernelQueues, asyncio.BaseProtocol):
         "_closed",
         "_full",
         "_gate",
+        "_local_sockaddr",
         "_stream",
         "_transport",
         "data_received",
         "has_stream",
-        "local_sockaddr",
         "remote_ip",
         "remote_sockaddr",
         "send",
     )
     data_received: Callable[[bytes], None]
-    local_sockaddr: Any
+    _local_sockaddr: Any
     remote_ip: bytes
     remote_sockaddr: Any
 
@@ -83,11 +83,12 @@ class TransportLink(KernelQueues, asyncio.BaseProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
-        # Asked now: a transport that lost its socket no longer knows.
-        self.local_sockaddr = transport.get_extra_info("sockname")
+        self._local_sockaddr = None
         if self.remote_sockaddr is None:
             self.remote_sockaddr = transport.get_extra_info("peername")
             self.remote_ip = packed_ip(self.remote_sockaddr)
+        if not self.remote_ip:  # uvloop's transports of Unix sockets forget it when they are closed
+            self._local_sockaddr = transport.get_extra_info("sockname")
         if self._gate is not None and not self._gate.enter(self.remote_ip):
             self.abort()
             return
@@ -160,6 +161,12 @@ class TransportLink(KernelQueues, asyncio.BaseProtocol):
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self._transport.abort()
+
+    @property
+    def local_sockaddr(self) -> Any:
+        if self._local_sockaddr is None:
+            self._local_sockaddr = self._transport.get_extra_info("sockname")
+        return self._local_sockaddr
 
     @property
     def _socket(self) -> socket.SocketType:
