@@ -25,7 +25,10 @@ __all__ = ["LoopServer", "SocketServer"]
 
 
 class _TakenOver(socket.SocketType):
-    """An accepted socket for uvloop, which closes the descriptor itself, and then calls `close`."""
+    """An accepted socket for uvloop, which sets up and closes the descriptor by itself.
+
+    It calls `close` when the number may already be that of another file.
+    """
 
     __slots__ = ()
     close = socket.SocketType.detach  # type: ignore[assignment]
@@ -78,7 +81,8 @@ class SocketServer(Accepting):
         try:
             descriptor, sockaddr = self._sock._accept()  # type: ignore[attr-defined] # as `accept` does
             sock = self._kind(self._family, self._type, self._proto, descriptor)
-            sock.setblocking(False)
+            if self._kind is not _TakenOver:
+                sock.setblocking(False)
         except OSError as error:
             return error.errno or errno.EIO
         entered = False

@@ -243,7 +243,8 @@ class SocketLink(KernelQueues):
 
     def close(self) -> None:
         self._is_closing = True
-        self.pause()
+        if self._is_watched:
+            self.pause()
         if self._queue is None:
             self._lose(None)
 
@@ -257,7 +258,8 @@ class SocketLink(KernelQueues):
         if self._is_lost:
             return
         self._is_lost = True
-        self.pause()
+        if self._is_watched:
+            self.pause()
         if self._queue is not None:
             self._queue = None
             self._unsent = 0

@@ -281,7 +281,10 @@ class Stream(Filtered):
     def _take(self, delimiter: bytes | None, wanted: int) -> bytes | None:
         """Take and return the result of this read; None if it is incomplete."""
         incoming = self._incoming
-        count = self._find(delimiter, wanted)
+        if delimiter is None:
+            count = self._find(delimiter, wanted)
+        else:
+            count = incoming.find(delimiter, wanted)
         if count == INCOMPLETE:
             return None
         if count == TOO_LONG:
