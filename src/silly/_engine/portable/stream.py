@@ -355,7 +355,7 @@ class Stream(Filtered):
             held = self._retained
             if self._incoming.data:
                 held += len(self._incoming)
-            if not self._is_closed:
+            if self._bytes_out and not self._is_closed:
                 held += self._link.unsent()
             if self._has_filter:
                 held += self._held_size()
@@ -481,8 +481,9 @@ class Stream(Filtered):
 
     def _keep(self, piece: bytes) -> None:
         if self._incoming is _EMPTY:
-            self._incoming = ReceiveBuffer()
-        self._incoming.feed(piece)
+            self._incoming = ReceiveBuffer(piece)
+        else:
+            self._incoming.feed(piece)
 
     ended = Filtered._handle_fin
 
