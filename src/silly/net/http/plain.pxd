@@ -9,7 +9,8 @@ cdef class Head:
     cdef object matched, mount  # `route` and `root_path`; None: empty
     cdef object raw, fields
     cdef bytes data  # ... where both are, until somebody asks for them
-    cdef Py_ssize_t target_start, target_end, fields_start
+    cdef Py_ssize_t target_start, target_end
+    cdef Py_ssize_t fields_start, fields_size  # with the line that ends them
 
     cdef list raw_fields(self)
     cdef bint is_simple(self) except -1

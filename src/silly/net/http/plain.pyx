@@ -75,6 +75,7 @@ cdef class Head:
             pieces.append(b"\r\n")
             self.data = b"".join(pieces)
             self.fields_start = 0
+            self.fields_size = PyBytes_GET_SIZE(self.data)
             self.raw = self.raw_target
             self.fields = None
 
@@ -360,6 +361,7 @@ cdef class PlainRequests:
         head.target_start = target_start
         head.target_end = target_end
         head.fields_start = fields_start
+        head.fields_size = at - fields_start
         if length > 0:
             head.content_length = length
             head._begin_body()

@@ -1,0 +1,24 @@
+from libc.stdint cimport uint64_t
+
+from silly.net.http.plain cimport Head
+
+
+cdef class Scopes:
+    cdef dict template  # what the last scope was made of ...
+    cdef dict scope  # ... and that scope, if it is used again
+    cdef uint64_t version  # ... as it was made
+    cdef dict extensions, state  # parts of it ...
+    cdef uint64_t extensions_version, state_version, own_version  # ... and what these were
+    cdef object client, method  # what else it has
+    cdef bytes raw_path, query
+    cdef bytes data  # the last head ...
+    cdef Py_ssize_t fields_start, fields_size
+    cdef list fields  # ... and its fields
+
+    cdef dict scope_of(self, Head request, tuple memo, dict state)
+    cdef list fields_of(self, Head request)
+    cdef bint is_as_made(self, dict scope) noexcept
+    cdef int take_back(self, dict scope) except -1
+
+
+cdef Scopes new_scopes()
