@@ -16,6 +16,7 @@ from silly.net.http.plain cimport Head
 
 cdef extern from "Python.h":
     Py_ssize_t references "Py_REFCNT"(PyObject *counted) noexcept
+    PyObject *item "PyList_GET_ITEM"(list items, Py_ssize_t at) noexcept
 
 cdef extern from *:
     """
@@ -66,7 +67,7 @@ cdef class Scopes:
             self.template = <dict?>memo[0]
             scope = self.template.copy()
             self.method, self.client, self.raw_path, self.query = GET, None, NOTHING, NOTHING
-            self.extensions = self.state = None
+            self.extensions = self.state = self.headers = None
         self.scope = None
         if self.extensions is None:
             scope[EXTENSIONS] = self.extensions = (<dict?>memo[2]).copy()
@@ -85,7 +86,8 @@ cdef class Scopes:
         end = min(end + 1, size)
         if not is_same(self.query, text + end, size - end):
             scope[QUERY] = self.query = PyBytes_FromStringAndSize(text + end, size - end)
-        scope[HEADERS] = fields
+        if self.headers is not fields:
+            scope[HEADERS] = self.headers = fields
         self.version = version_of(<PyObject *>scope)
         return scope
 
@@ -99,7 +101,8 @@ cdef class Scopes:
         if self.data is not None and size == self.fields_size and (
             memcmp(text, PyBytes_AS_STRING(self.data) + self.fields_start, <size_t>size) == 0
         ):
-            request.fields = fields = copy_of(self.fields)
+            fields = self.headers if self.has_own_headers() else copy_of(self.fields)
+            request.fields = fields
             return fields
         fields = request.raw_fields()
         if has_reports(fields):
@@ -109,6 +112,18 @@ cdef class Scopes:
         self.fields_start, self.fields_size = request.fields_start, size
         self.data = request.data
         return fields
+
+    cdef bint has_own_headers(self) noexcept:
+        """Return whether nobody else has the list of the last fields, or has changed it."""
+        cdef Py_ssize_t at
+        if self.headers is None or self.scope is None or references(<PyObject *>self.headers) != 2:
+            return False
+        if PyList_GET_SIZE(self.headers) != PyList_GET_SIZE(self.fields):
+            return False
+        for at in range(PyList_GET_SIZE(self.fields)):
+            if item(self.headers, at) != item(self.fields, at):
+                return False
+        return True
 
     cdef bint is_as_made(self, dict scope) noexcept:
         """Return whether nobody has changed the *scope* that was made last."""
@@ -123,7 +138,7 @@ cdef class Scopes:
         ):
             self.scope = scope
         else:
-            self.extensions = self.state = None
+            self.extensions = self.state = self.headers = None
         return 0
 
 
