@@ -6,8 +6,8 @@ These are taken here, and sent as one piece. Everything else is left to `Exchang
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_Next
+from cpython.list cimport PyList_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from cpython.tuple cimport PyTuple_GET_SIZE
 from libc.stdint cimport uint64_t
 from libc.string cimport memcmp, memcpy
 
@@ -35,6 +35,15 @@ cdef extern from "Python.h":
     const void *PyUnicode_DATA(object text) noexcept
     Py_ssize_t references "Py_REFCNT"(PyObject *counted) noexcept
     object PyMethod_New(object function, object owner)
+
+cdef extern from "Python.h":  # of references that are borrowed
+    PyObject *pair_of "PyList_GET_ITEM"(list fields, Py_ssize_t at) noexcept
+    bint is_tuple "PyTuple_CheckExact"(PyObject *pair) noexcept
+    Py_ssize_t tuple_size "PyTuple_GET_SIZE"(PyObject *pair) noexcept
+    PyObject *part "PyTuple_GET_ITEM"(PyObject *pair, Py_ssize_t at) noexcept
+    bint is_bytes "PyBytes_CheckExact"(PyObject *value) noexcept
+    const char *data_of "PyBytes_AS_STRING"(PyObject *value) noexcept
+    Py_ssize_t size_of "PyBytes_GET_SIZE"(PyObject *value) noexcept
 
 cdef extern from *:
     """
@@ -335,22 +344,22 @@ cdef bytes encoded_fields(list fields, About *about):
     They are the application's, which may change the list before the response is complete.
     """
     cdef Py_ssize_t size = 0
-    cdef Py_ssize_t name_size, value_size
+    cdef Py_ssize_t at, name_size, value_size
+    cdef PyObject *pair
     cdef const char *name
     cdef const char *value
     cdef char *end
     cdef bytes text
     about.length = -1
     about.has_date = False
-    for pair in fields:
-        if not (type(pair) is tuple and PyTuple_GET_SIZE(pair) == 2):
+    for at in range(PyList_GET_SIZE(fields)):
+        pair = pair_of(fields, at)
+        if not (is_tuple(pair) and tuple_size(pair) == 2):
             return None
-        if not (type((<tuple>pair)[0]) is bytes and type((<tuple>pair)[1]) is bytes):
+        if not (is_bytes(part(pair, 0)) and is_bytes(part(pair, 1))):
             return None
-        name = PyBytes_AS_STRING(<bytes>(<tuple>pair)[0])
-        value = PyBytes_AS_STRING(<bytes>(<tuple>pair)[1])
-        name_size = PyBytes_GET_SIZE(<bytes>(<tuple>pair)[0])
-        value_size = PyBytes_GET_SIZE(<bytes>(<tuple>pair)[1])
+        name, name_size = data_of(part(pair, 0)), size_of(part(pair, 0))
+        value, value_size = data_of(part(pair, 1)), size_of(part(pair, 1))
         if has_line_break(name, name_size) or has_line_break(value, value_size):
             return None
         if name_size == 4:
@@ -371,11 +380,12 @@ cdef bytes encoded_fields(list fields, About *about):
         size += name_size + value_size + 4
     text = PyBytes_FromStringAndSize(NULL, size)
     end = PyBytes_AS_STRING(text)
-    for pair in fields:
-        end = put(end, <bytes>(<tuple>pair)[0])
+    for at in range(PyList_GET_SIZE(fields)):
+        pair = pair_of(fields, at)
+        end = copied(end, data_of(part(pair, 0)), size_of(part(pair, 0)))
         end[0] = c":"
         end[1] = c" "
-        end = put(end + 2, <bytes>(<tuple>pair)[1])
+        end = copied(end + 2, data_of(part(pair, 1)), size_of(part(pair, 1)))
         end[0] = c"\r"
         end[1] = c"\n"
         end += 2
@@ -544,8 +554,12 @@ cdef Py_ssize_t number(const char *text, Py_ssize_t size) noexcept:
 
 
 cdef inline char *put(char *end, bytes data) noexcept:
-    memcpy(end, PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data))
-    return end + PyBytes_GET_SIZE(data)
+    return copied(end, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+
+cdef inline char *copied(char *end, const char *data, Py_ssize_t size) noexcept:
+    memcpy(end, data, <size_t>size)
+    return end + size
 
 
 cdef object EXCHANGE = None, RESPONSE = None
