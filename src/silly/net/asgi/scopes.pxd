@@ -1,6 +1,6 @@
 from libc.stdint cimport uint64_t
 
-from silly.net.http.plain cimport Head
+from silly.net.http.plain cimport Head, KnownFields
 
 
 cdef class Scopes:
@@ -12,12 +12,11 @@ cdef class Scopes:
     cdef uint64_t extensions_version, state_version, own_version  # ... and what these were
     cdef object client, method  # what else it has
     cdef bytes raw_path, query
-    cdef bytes data  # the last head ...
-    cdef Py_ssize_t fields_start, fields_size
-    cdef list fields  # ... and its fields
+    cdef KnownFields known  # its fields
 
     cdef dict scope_of(self, Head request, tuple memo, dict state)
     cdef list fields_of(self, Head request)
+    cdef bint knows(self, KnownFields known) noexcept
     cdef bint has_own_headers(self) noexcept
     cdef bint is_as_made(self, dict scope) noexcept
     cdef int take_back(self, dict scope) except -1

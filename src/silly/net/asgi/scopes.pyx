@@ -6,13 +6,13 @@ others are copies of a template. A dictionary that has the same version as befor
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.list cimport PyList_GET_SIZE, PyList_GetSlice
+from cpython.list cimport PyList_GET_SIZE
 from cpython.ref cimport PyObject
 from libc.stdint cimport uint64_t
 from libc.string cimport memcmp
 
 from silly._engine.native.linux cimport PyUnicode_DecodeASCII
-from silly.net.http.plain cimport Head
+from silly.net.http.plain cimport Head, KnownFields
 
 cdef extern from "Python.h":
     Py_ssize_t references "Py_REFCNT"(PyObject *counted) noexcept
@@ -93,35 +93,41 @@ cdef class Scopes:
 
     cdef list fields_of(self, Head request):
         """Return the fields of *request*; None: a proxy may say there who its client is."""
-        cdef const char *text = PyBytes_AS_STRING(request.data) + request.fields_start
-        cdef Py_ssize_t size = request.fields_size
+        cdef KnownFields known = request.known
         cdef list fields
-        if request.fields is not None:  # somebody has asked for them, and may have changed them
-            return None if has_reports(request.fields) else request.fields
-        if self.data is not None and size == self.fields_size and (
-            memcmp(text, PyBytes_AS_STRING(self.data) + self.fields_start, <size_t>size) == 0
-        ):
-            fields = self.headers if self.has_own_headers() else copy_of(self.fields)
+        if request.fields is None and known is not None and self.knows(known):
+            fields = self.headers if self.has_own_headers() else self.known.copy()
             request.fields = fields
             return fields
+        if request.fields is not None:  # somebody has asked for them, and may have changed them
+            known = None
         fields = request.raw_fields()
         if has_reports(fields):
             return None
-        self.data = None  # while it is neither
-        self.fields = copy_of(fields)
-        self.fields_start, self.fields_size = request.fields_start, size
-        self.data = request.data
+        self.known = known
         return fields
+
+    cdef bint knows(self, KnownFields known) noexcept:
+        """Return whether those of the last request were the same."""
+        return known is self.known or (
+            self.known is not None and known.size == self.known.size
+            and memcmp(
+                PyBytes_AS_STRING(known.data) + known.start,
+                PyBytes_AS_STRING(self.known.data) + self.known.start,
+                <size_t>known.size,
+            ) == 0
+        )
 
     cdef bint has_own_headers(self) noexcept:
         """Return whether nobody else has the list of the last fields, or has changed it."""
+        cdef list pairs = self.known.pairs
         cdef Py_ssize_t at
         if self.headers is None or self.scope is None or references(<PyObject *>self.headers) != 2:
             return False
-        if PyList_GET_SIZE(self.headers) != PyList_GET_SIZE(self.fields):
+        if PyList_GET_SIZE(self.headers) != PyList_GET_SIZE(pairs):
             return False
-        for at in range(PyList_GET_SIZE(self.fields)):
-            if item(self.headers, at) != item(self.fields, at):
+        for at in range(PyList_GET_SIZE(pairs)):
+            if item(self.headers, at) != item(pairs, at):
                 return False
         return True
 
@@ -140,10 +146,6 @@ cdef class Scopes:
         else:
             self.extensions = self.state = self.headers = None
         return 0
-
-
-cdef inline list copy_of(list fields):
-    return PyList_GetSlice(fields, 0, PyList_GET_SIZE(fields))
 
 
 cdef inline bint is_own(PyObject *part, uint64_t version) noexcept:
