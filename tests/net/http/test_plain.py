@@ -128,9 +128,9 @@ def test_requests_with_the_same_fields_share_nothing(is_asked: bool) -> None:
         requests += taken(session)
         if is_asked:
             requests[-1].raw_headers.append((b"number", b"%d" % number))
-    for request, number in zip(requests, (b"1", b"1", b"2", b"2", b"1", b"3"), strict=True):
-        added = [(b"number", number)] if is_asked else []
-        assert request.raw_headers == [(b"host", b"a:80"), (b"x", number), *added]
+    for request, x in zip(requests, (b"1", b"1", b"2", b"2", b"1", b"3"), strict=True):
+        added = [(b"number", x)] if is_asked else []
+        assert request.raw_headers == [(b"host", b"a:80"), (b"x", x), *added]
 
 
 @native

@@ -481,14 +481,14 @@ cdef class Caller(Starter):
         cdef Cycle exchange
         if request.data is None or self.is_mounted or type(memo) is not tuple:
             return None
-        exchange = self.spare
+        exchange, self.spare = self.spare, None
         if exchange is None:
             exchange = <Cycle>new(EXCHANGE)
             exchange.scopes = new_scopes()
         scope = exchange.scopes.scope_of(request, <tuple>memo, self.state)
         if scope is None:
+            self.spare = exchange
             return None
-        self.spare = None
         exchange._owner = self
         exchange.app = self.app
         exchange._request = request
