@@ -7,6 +7,9 @@ not plain, is invalid, too long, or incomplete, is left to `ServerSession`, whol
 had been recognised. So this decides nothing by itself: it must only never recognise what the
 session would refuse, or understand differently. Responses likewise: what is encoded here is what
 `Response` would have encoded.
+
+Clients send the same fields with each request, mostly, and those of one kind of client are alike. So
+fields that are, byte by byte, what was recognised lately are not looked through again.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
