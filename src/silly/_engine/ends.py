@@ -124,7 +124,8 @@ class Ends:
         log_it = limit is not None and self._count_limit(limit)
         self.past_bytes_in += conn._received()
         self.past_bytes_out += conn._sent()
-        self.lingering.discard(conn)
+        if self.lingering:
+            self.lingering.discard(conn)
         if self._on_draining:
             self._on_draining.pop(conn, None)
         if self._is_draining:

@@ -84,6 +84,7 @@ class Lifecycle:
         "_consumer",
         "_ended",
         "_ended_by",
+        "_expects_more",
         "_failed",
         "_full",
         "_last_activity",
@@ -104,6 +105,7 @@ class Lifecycle:
     _state: int
     _ended: bool  # the peer sent FIN
     _truncated: bool  # ... but its filter's end was missing (filter.py)
+    _expects_more: bool  # the peer is probably still sending
     _failed: bool  # the socket failed; it is closed in the loop's next turn
     _paused: bool  # receiving is paused
     _full: bool  # the queue is above its high-water mark: writers wait
@@ -136,6 +138,7 @@ class Lifecycle:
         """Set the state of a new connection."""
         self._state = OPEN
         self._ended = self._truncated = self._failed = self._paused = self._full = False
+        self._expects_more = False
         self._loss = None
         self._reader_notified = self._writer_notified = False
         self._ended_by = None
@@ -456,7 +459,8 @@ class Lifecycle:
 
     def _close_sent(self) -> None:
         """Continue closing: the kernel has the whole queue."""
-        if self._ended or not (self._paused or self._has_unread_in_kernel()):
+        rest = self._expects_more or self._paused or self._has_unread_in_kernel()
+        if self._ended or not rest:
             self._close_socket()
             return
         self._send_fin()
@@ -562,6 +566,14 @@ class Lifecycle:
         """Note that *limit*, which a protocol enforces, is what ends the connection."""
         if self._ended_by is None:
             self._ended_by = limit
+
+    def _expect_more(self) -> None:
+        """Note that the peer is probably still sending, although that will not be read.
+
+        Closing then waits for its end, up to the linger time: a reset could discard what it
+        has not read yet (RFC 9112, section 9.6).
+        """
+        self._expects_more = True
 
     def _retain(self, count: int) -> None:
         """Note that a protocol keeps *count* of the bytes that it has read: they count as held."""

@@ -14,6 +14,7 @@ cdef class Lifecycle(Source):
     cdef uint8_t _state
     cdef uint8_t _ended
     cdef uint8_t _truncated
+    cdef uint8_t _expects_more
     cdef uint8_t _failed
     cdef uint8_t _paused
     cdef uint8_t _full
@@ -82,6 +83,7 @@ cdef class Lifecycle(Source):
     @cython.locals(states=bytes)
     cdef int _move_on(self, int event) except -1
     cdef int _start_closing(self) except -1
+    @cython.locals(rest=bint)
     cdef object _close_sent(self)
     cdef int _start_linger(self) except -1
     cdef int _end_of_stream(self) except -1
