@@ -38,6 +38,7 @@ struct conn {
     int fd, connecting, opening, warm;
 #ifdef TLS
     SSL *ssl;
+    int resumes;
 #endif
     size_t unsent, unread; /* of the present exchange, in bytes */
     uint64_t number, begun;
@@ -94,17 +95,21 @@ static ssize_t put(struct conn *c, const void *data, size_t n) { return result(c
 static ssize_t get(struct conn *c, void *data, size_t n) { return result(c, SSL_read(c->ssl, data, n)); }
 static int remember(SSL *ssl, SSL_SESSION *made) {
     (void)ssl;
-    if (!resume || session) return 0;
-    session = made;
-    return 1;
+    if (resume && !session) session = SSL_SESSION_dup(made);
+    return 0;
 }
 static void start(struct conn *c) {
     c->ssl = SSL_new(context);
     SSL_set_fd(c->ssl, c->fd);
     SSL_set_connect_state(c->ssl);
-    if (session) SSL_set_session(c->ssl, session);
+    if ((c->resumes = session != NULL)) { /* a copy: OpenSSL lets a session be resumed once */
+        SSL_SESSION *copy = SSL_SESSION_dup(session);
+        SSL_set_session(c->ssl, copy);
+        SSL_SESSION_free(copy);
+    }
 }
 static void stop(struct conn *c) {
+    if (c->resumes && !SSL_session_reused(c->ssl)) errno = EPROTO, die("a session was not resumed");
     SSL_free(c->ssl);
     close(c->fd);
 }

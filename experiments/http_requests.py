@@ -3,12 +3,12 @@
 Ten connections send a short request each, and wait for the replies; only what the server does
 meanwhile is counted, without the kernel. So other load makes no difference.
 
-Usage: python experiments/http_requests.py [--pipelined] [NAME ...]
+Usage: python experiments/http_requests.py [--pipelined] [--browser] [NAME ...]
 
 Names: ``nginx``, ``tcp`` (a fixed reply from a handler of connections), ``http`` (a handler of
 requests), ``json`` and ``parameter`` (JSON from a router, whose pattern is literal, or has a
 parameter), ``file`` (of 1 MiB) and ``asgi`` (an application without a framework).
-``--pipelined``: 16 at once.
+``--pipelined``: 16 at once. ``--browser``: with the header fields that a browser sends.
 """
 
 from __future__ import annotations
@@ -89,7 +89,13 @@ daemon off; master_process off; pid {0}/pid; error_log {0}/error.log; events {{ 
 http {{ access_log off; keepalive_requests 1000000; server {{ listen 127.0.0.1:{1};
 location / {{ default_type text/plain; return 200 "Hello, World!\\n"; }} }} }}
 """
-REQUEST: Final = b"GET %b HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n"
+REQUEST: Final = b"GET %b HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n%b\r\n"
+BROWSER: Final = (
+    b"User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\n"
+    b"Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n"
+    b"Accept-Language: en-US,en;q=0.5\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n"
+    b"Cookie: session=0123456789abcdef\r\nCache-Control: max-age=0\r\n"
+)
 PATHS: Final = {"parameter": b"/users/7"}  # of the others: /
 CONNECTIONS: Final = 10
 WARM_UP: Final = 30  # requests on each connection ...
@@ -99,8 +105,8 @@ COUNTED: Final = 100
 class Client:
     """Ten connections, with *depth* requests in flight on each."""
 
-    def __init__(self, port: int, path: bytes, depth: int) -> None:
-        request = REQUEST % path
+    def __init__(self, port: int, path: bytes, depth: int, fields: bytes = b"") -> None:
+        request = REQUEST % (path, fields)
         self.request = request * depth
         self.socks = [socket.create_connection(("127.0.0.1", port)) for _ in range(CONNECTIONS)]
         self.socks[0].sendall(request)
@@ -153,12 +159,12 @@ def started(name: str, folder: Path) -> tuple[subprocess.Popen[str], int]:
         return process, port
 
 
-def instructions(name: str, depth: int) -> float:
+def instructions(name: str, depth: int, fields: bytes) -> float:
     """Return how many instructions the server needs for a request."""
     with tempfile.TemporaryDirectory() as path:
         process, port = started(name, Path(path))
         try:
-            client = Client(port, PATHS.get(name, b"/"), depth)
+            client = Client(port, PATHS.get(name, b"/"), depth, fields)
             client.run(WARM_UP)
             control("-i", "on", process.pid)
             client.run(COUNTED)
@@ -179,8 +185,10 @@ def control(option: str, value: str, pid: int) -> None:
 def main() -> None:
     arguments = sys.argv[1:]
     depth = 16 if "--pipelined" in arguments else 1
-    for name in [each for each in arguments if each != "--pipelined"] or ["nginx", *PROGRAMS]:
-        print(f"{name}: {instructions(name, depth):,.0f} instructions for each request", flush=True)
+    fields = BROWSER if "--browser" in arguments else b""
+    for name in [each for each in arguments if each[:2] != "--"] or ["nginx", *PROGRAMS]:
+        count = instructions(name, depth, fields)
+        print(f"{name}: {count:,.0f} instructions for each request", flush=True)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def test_a_throw_away_certificate_can_be_checked() -> None:
         assert done.stdout == b"hello\n"
         told = done.stderr.decode()
         summary = echo.stop()
-    assert told.startswith("TLSv1.3, TLS_AES_256_GCM_SHA384\ncertificate (verified)\n")
+    assert re.match(r"TLSv1\.3, TLS_AES_[_A-Z0-9]+\ncertificate \(verified\)\n", told)
     assert "subject      O=silly echo, OU=throw-away\n" in told
     assert "names        localhost, 127.0.0.1, ::1" in told
     assert f"fingerprint  {of_server['fingerprint']}\n" in told

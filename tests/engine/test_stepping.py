@@ -302,6 +302,67 @@ async def test_a_cancellation_loses_no_bytes_that_arrive_with_it() -> None:
     assert left == [b"2\n"]
 
 
+class OwnTask(asyncio.Task[Any]):
+    """What a task factory may make."""
+
+
+@pytest.mark.parametrize("factory", [False, True])
+@pytest.mark.parametrize("end", ["returns", "returns later", "raises later", "cancelled", "stuck"])
+async def test_callbacks_of_a_handler_come_after_the_end_of_its_connection(
+    end: str, factory: bool
+) -> None:
+    """In their order, as often as they were added, each in its context."""
+    where = contextvars.ContextVar("where", default="")
+    calls: list[tuple[str, str, bool]] = []
+    done = asyncio.Event()
+    conns: list[Conn] = []
+
+    def first(_: asyncio.Task[Any]) -> None:
+        calls.append(("first", where.get(), conns[0].is_alive))
+
+    def second(_: asyncio.Task[Any]) -> None:
+        calls.append(("second", where.get(), conns[0].is_alive))
+
+    async def handler(conn: Conn) -> None:
+        conns.append(conn)
+        task = asyncio.current_task()
+        assert task is not None
+        assert (type(task) is OwnTask) == factory
+        for call, value in ((first, "a"), (second, "b"), (first, "c")):
+            context = contextvars.copy_context()
+            context.run(where.set, value)
+            task.add_done_callback(call, context=context)
+        task.add_done_callback(lambda _: done.set())
+        await conn.read(b"\n")
+        if end == "returns":
+            return
+        if end == "cancelled":
+            task.cancel()
+        await asyncio.sleep(0)
+        if end == "raises later":
+            raise EndOfStream("as if", partial=b"")
+        if end == "stuck":
+            await asyncio.get_running_loop().create_future()
+
+    loop = asyncio.get_running_loop()
+    if factory:
+        loop.set_task_factory(lambda loop, coro, **kw: OwnTask(coro, loop=loop, **kw))
+    try:
+        async with tcp.listen(ANY, handler) as listener:
+            async with await tcp.connect(listener.local_addr) as client:
+                client.write(b"1\n")
+                if end == "stuck":
+                    await rest()
+                    (task,) = listener._course.handling
+                    task.cancel()
+                async with asyncio.timeout(10):
+                    await done.wait()
+            assert not listener._course.handling
+    finally:
+        loop.set_task_factory(None)
+    assert calls == [("first", "a", False), ("second", "b", False), ("first", "c", False)]
+
+
 async def test_a_waiting_handler_can_be_inspected() -> None:
     reading = asyncio.Event()
 
@@ -992,7 +1053,7 @@ async def test_what_the_task_of_a_handler_waits_for_is_a_future() -> None:
         (task,) = listener._course.handling
         waits: Any = task.get_coro()
         assert asyncio.isfuture(waits)
-        assert waits.get_loop() is asyncio.get_running_loop()
+        assert asyncio.ensure_future(waits) is waits  # of this loop
         assert (waits.done(), waits.cancelled()) == (False, False)
         for outcome in (waits.result, waits.exception):
             with pytest.raises(asyncio.InvalidStateError):

@@ -15,7 +15,8 @@ trampolines).                                        dictionary
 A task waits on anything that has                    since 3.14 asyncio's call graphs, which
 `_asyncio_future_blocking`. It calls                 list what awaits a future, omit such
 `add_done_callback(f, context=)`, and is stepped     objects
-when `f` is called (waiters, trampolines).
+when `f` is called (waiters, trampolines). Without
+`get_loop`, it takes `_loop`.
 Meanwhile, its coroutine can be stepped for it, in   nothing
 the task's context (trampolines).
 `Task.cancel` cancels what the task waits on, and    nothing
@@ -29,7 +30,9 @@ the task's next step calls `result` of it.
 What is said of 3.14 was read in its sources, not tried. Not assumed, but used where it is
 there: `_selector`, `_ready` and `_scheduled` of a stock loop; without all of them the reactor
 does not wait inside it. The `WeakSet` of all tasks, which there is until 3.14: handlers' tasks
-are listed without an entry in it (native: all_tasks.pyx).
+are listed without an entry in it (native: all_tasks.pyx). That a task is woken by a method in C
+(native trampolines call it), and `Task._callbacks`: what a handler adds to its own task is called
+after the end of its connection.
 """
 
 from __future__ import annotations

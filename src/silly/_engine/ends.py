@@ -130,7 +130,8 @@ class Ends:
         else:
             self.past_bytes_in += conn._bytes_in
             self.past_bytes_out += conn._bytes_out - conn._unsent()
-        self.lingering.discard(conn)
+        if self.lingering:
+            self.lingering.discard(conn)
         if self._on_draining:
             self._on_draining.pop(conn, None)
         if self._is_draining:

@@ -77,6 +77,7 @@ class Filtered(Timed):
         self._state = 0  # OPEN, in lifecycle.py
         self._is_closed = False
         self._ended = self._truncated = self._failed = self._paused = self._full = False
+        self._expects_more = False
         self._loss = None
         self._reader_notified = self._writer_notified = False
         self._ended_by = None

@@ -383,6 +383,9 @@ class Stream(Protocol):
     def _note_limit(self, limit: str) -> None:
         """Note that *limit*, which a protocol enforces, is what ends the connection."""
 
+    def _expect_more(self) -> None:
+        """Note that the peer is probably still sending: `close` waits for its end, up to linger."""
+
     def _retain(self, count: int) -> None:
         """Note that a protocol keeps *count* of the bytes that it has read: they count as held."""
 

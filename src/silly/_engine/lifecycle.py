@@ -78,6 +78,7 @@ class Lifecycle:
         "_consumer",
         "_ended",
         "_ended_by",
+        "_expects_more",
         "_failed",
         "_full",
         "_has_filter",
@@ -102,6 +103,7 @@ class Lifecycle:
     _has_filter: bool  # see filter.py
     _ended: bool  # the peer sent FIN
     _truncated: bool  # ... but its filter's end was missing (filter.py)
+    _expects_more: bool  # the peer is probably still sending
     _failed: bool  # the socket failed; it is closed in the loop's next turn
     _paused: bool  # receiving is paused
     _full: bool  # the queue is above its high-water mark: writers wait
@@ -429,7 +431,8 @@ class Lifecycle:
 
     def _close_sent(self) -> None:
         """Continue closing: the kernel has the whole queue."""
-        if self._ended or not (self._paused or self._has_unread_in_kernel()):
+        rest = self._expects_more or self._paused or self._has_unread_in_kernel()
+        if self._ended or not rest:
             self._close_socket()
             return
         self._send_fin()
@@ -535,6 +538,14 @@ class Lifecycle:
         """Note that *limit*, which a protocol enforces, is what ends the connection."""
         if self._ended_by is None:
             self._ended_by = limit
+
+    def _expect_more(self) -> None:
+        """Note that the peer is probably still sending, although that will not be read.
+
+        Closing then waits for its end, up to the linger time: a reset could discard what it
+        has not read yet (RFC 9112, section 9.6).
+        """
+        self._expects_more = True
 
     def _retain(self, count: int) -> None:
         """Note that a protocol keeps *count* of the bytes that it has read: they count as held."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import logging
 from collections.abc import Generator
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from silly._engine import engine
 from silly.errors import EndOfStream
 from silly.net import asgi, http, tcp
 from silly.net.asgi.exchange import Exchange
@@ -41,6 +43,25 @@ async def test_a_request_and_its_scope() -> None:
         ):
             host, port = scope[end]
             assert f"{host}:{port}" == addr
+
+
+@pytest.mark.skipif(engine.NAME != "native", reason="only the native engine does that")
+@pytest.mark.parametrize("more", [{}, {"more_body": False}])
+async def test_the_usual_messages_are_taken_without_a_coroutine(more: dict[str, bool]) -> None:
+    async def part(scope: Scope, receive: Receive, send: Send) -> None:
+        for message in (
+            {"type": "http.response.start", "status": 200, "headers": [(b"x", b"1")]},
+            {"type": "http.response.body", "body": b"hello", **more},
+        ):
+            sent = send(message)
+            assert not inspect.iscoroutine(sent)
+            await sent
+
+    async with Server(part) as server:
+        for _ in range(3):
+            head, body = await server.ask()
+            assert head.startswith(b"HTTP/1.1 200 OK\r\nx: 1\r\ndate: ")
+            assert body == b"hello"
 
 
 async def test_a_body_comes_in_pieces_and_a_response_goes_in_pieces() -> None:

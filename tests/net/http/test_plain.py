@@ -118,6 +118,38 @@ def test_a_head_is_kept_as_it_was() -> None:
     assert (request.method, request.target, dict(request.headers)) == ("PUT", "/b", {})
 
 
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_requests_with_the_same_fields_share_nothing(is_asked: bool) -> None:
+    """Fields are recognised again, natively; those of the same size are in the same place."""
+    requests = []
+    for number in (1, 1, 2, 2, 1, 3):
+        session = ServerSession(DEFAULTS)
+        session.feed(GET[:-2] + b"X: %d\r\n\r\n" % number)
+        requests += taken(session)
+        if is_asked:
+            requests[-1].raw_headers.append((b"number", b"%d" % number))
+    for request, x in zip(requests, (b"1", b"1", b"2", b"2", b"1", b"3"), strict=True):
+        added = [(b"number", x)] if is_asked else []
+        assert request.raw_headers == [(b"host", b"a:80"), (b"x", x), *added]
+
+
+@native
+def test_fields_that_are_remembered_are_within_the_limits_of_each_session() -> None:
+    fields = b"X: y\r\n" * 5 + b"Content-Length: 3\r\n\r\nabc"
+    post = GET[:-2].replace(b"GET", b"POST") + fields
+    for _ in range(2):
+        assert is_recognised(post)
+        for limits in (
+            Limits(max_head_bytes=len(post) - 4),
+            Limits(max_target_bytes=5),
+            Limits(max_headers=6),
+            Limits(max_body_bytes=2),
+        ):
+            assert not is_recognised(post, limits)
+            check_splits(post, [], limits)
+        assert is_recognised(post, Limits(max_head_bytes=len(post) - 3, max_headers=7))
+
+
 # ------------------------------------------------------------------------------ responses
 
 RESPONSES: Final = [

@@ -730,6 +730,36 @@ async def test_a_body_that_is_too_long_is_not_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
+    "head",
+    [
+        get("/", "Content-Length: 5000000", method="POST"),
+        get("/", "Content-Length: 5000000", "Expect: 100-continue", method="POST"),
+        get("/", "Content-Length: 900", method="POST") + b"x",  # the handler reads none of it
+        b"POST / HTTP/9.9\r\nHost: a\r\nContent-Length: 5000000\r\n\r\n",
+    ],
+)
+async def test_a_client_that_is_refused_while_it_sends_is_not_reset(head: bytes) -> None:
+    """Even if nothing of it was on its way at that time: it would lose the response."""
+
+    async def handler(request: http.Request) -> http.Response:
+        if request.headers.get("Content-Length") == "900":
+            return http.Response("no\n", 403, headers={"Connection": "close"})
+        return await anything(request)
+
+    async with http.listen(ANY, handler, limits=SMALL) as listener:
+        async with tcp.connect(listener.local_addr) as conn, asyncio.timeout(20):
+            await conn.write(head)
+            while not listener.stats.accepted or listener._course.handling:
+                await asyncio.sleep(0)
+            for _ in range(10):
+                await conn.write(b"x" * 64)
+                await asyncio.sleep(0)
+            got = await reply(conn)
+            assert got.status >= 400
+            assert await rest(conn) == b""
+
+
+@pytest.mark.parametrize(
     "start",
     [
         b"GET / HTTP/1.1\r\nHost: a\r\nX: ",

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from silly.net import tls
+from silly.net.tls import kinds
 from silly.net.tls.certificates import first_certificate
 from silly.net.tls.config import as_client, as_server
 from silly.net.tls.x509 import distinguished_name
 from tests.net.tls import certificates
+from tests.programs import assert_prints
 
 pytestmark = pytest.mark.no_engine
 
@@ -148,6 +150,51 @@ def test_wrong_authorities(
 def test_names_with_other_letters_are_compared_as_they_are_sent() -> None:
     server = tls.Server(CERT, KEY, sni={"BÜCHER.test.": certificates.pair("b.test")})
     assert list(server._by_name) == ["xn--bcher-kva.test"]
+
+
+def suites_of(context: ssl.SSLContext, version: str) -> list[str]:
+    return [each["name"] for each in context.get_ciphers() if each["protocol"] == version]
+
+
+def test_the_lightest_cipher_suites_come_first() -> None:
+    context = tls.Server(CERT, KEY).context
+    assert "AES128" in suites_of(context, "TLSv1.2")[0]
+    suites = suites_of(context, "TLSv1.3")
+    assert set(suites) == set(suites_of(ssl.create_default_context(), "TLSv1.3"))
+    if kinds.set_ciphersuites is not None:
+        assert suites[0] == "TLS_AES_128_GCM_SHA256"
+
+
+@pytest.mark.parametrize(
+    "allowed",
+    ["TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256:TLS_AES_256_GCM_SHA384"],
+)
+def test_what_the_machine_forbids_stays_forbidden(
+    allowed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "openssl.cnf"
+    config.write_text(
+        "openssl_conf = all\n[all]\nssl_conf = ssl\n[ssl]\nsystem_default = tls\n"
+        f"[tls]\nCiphersuites = {allowed}\n"
+    )
+    monkeypatch.setenv("OPENSSL_CONF", str(config))
+    assert_prints(
+        "from silly.net import tls\n"
+        f"context = tls.Server({CERT!r}, {KEY!r}).context\n"
+        "suites = [c['name'] for c in context.get_ciphers() if c['protocol'] == 'TLSv1.3']\n"
+        "print(':'.join(suites))",
+        allowed + "\n",
+    )
+
+
+def test_cipher_suites_that_do_not_exist() -> None:
+    if kinds.set_ciphersuites is None:
+        pytest.skip("they cannot be set here")
+    context = tls.Server(CERT, KEY).context
+    suites = context.get_ciphers()
+    with pytest.raises((ValueError, ssl.SSLError)):
+        kinds.set_ciphersuites(context, "TLS_OF_MY_OWN")
+    assert context.get_ciphers() == suites
 
 
 def test_a_context_of_the_programs_own() -> None:

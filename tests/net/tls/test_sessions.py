@@ -68,6 +68,8 @@ def test_the_handshake(server: str, client: str, split: Any) -> None:
     assert other.is_ready
     assert one.info.version == other.info.version == "TLSv1.3"
     assert one.info.server_name == other.info.server_name == certificates.NAME
+    first = certificates.server().context.get_ciphers()[0]["name"]
+    assert one.info.cipher == other.info.cipher == first
     assert (one.unopened, other.unopened) == (0, 0)
 
 

@@ -11,3 +11,6 @@ cdef class Listed(ForeignFuture):
 
     cdef int link(self) except -1
     cdef int unlink(self) except -1
+
+
+cdef int expect(Listed trampoline) noexcept

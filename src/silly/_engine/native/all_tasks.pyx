@@ -36,6 +36,16 @@ cdef Listed _ends = Listed.__new__(Listed)  # is before the oldest and after the
 _ends.older = _ends.newer = <PyObject *>_ends
 
 
+cdef Listed expected = None  # what the task that is made now runs, or None: its maker does not say
+
+
+cdef int expect(Listed trampoline) noexcept:
+    """Note that the next task runs *trampoline*: it will not be asked."""
+    global expected
+    expected = trampoline
+    return 0
+
+
 cdef list listed_tasks():
     # No other code runs meanwhile: nothing here is allocated that the garbage collector counts.
     cdef list found = []
@@ -51,12 +61,19 @@ class AllTasks(weakref.WeakSet):
     """asyncio's references to all tasks, and what is linked."""
 
     def add(self, task):
-        coroutine = getattr(task, "_coro", None)
-        if isinstance(coroutine, Listed):
-            (<Listed>coroutine).task = task
-            (<Listed>coroutine).link()
-        else:
-            weakref.WeakSet.add(self, task)
+        cdef Listed listed = expected
+        expect(None)
+        if listed is None:
+            coroutine = getattr(task, "_coro", None)
+            if not isinstance(coroutine, Listed):
+                weakref.WeakSet.add(self, task)
+                return
+            listed = <Listed>coroutine
+            # Taken for its task: one that was made meanwhile (by a finalizer).
+            if listed.task is not None and listed.task is not task:
+                weakref.WeakSet.add(self, listed.task)
+        listed.task = task
+        listed.link()
 
     def __iter__(self):
         yield from listed_tasks()

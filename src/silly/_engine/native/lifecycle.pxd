@@ -15,6 +15,7 @@ cdef class Lifecycle(Source):
     cdef readonly bint _has_filter
     cdef uint8_t _ended
     cdef uint8_t _truncated
+    cdef uint8_t _expects_more
     cdef uint8_t _failed
     cdef uint8_t _paused
     cdef uint8_t _full
@@ -80,6 +81,7 @@ cdef class Lifecycle(Source):
     cdef bint _is_active(self) noexcept
     cdef bint _is_lingering(self) noexcept
     cdef int _start_closing(self) except -1
+    @cython.locals(rest=bint)
     cdef object _close_sent(self)
     cdef int _start_linger(self) except -1
     cdef int _end_of_stream(self) except -1

@@ -195,8 +195,12 @@ cdef extern from "Python.h":
         PyAsyncMethods *tp_as_async
         void *tp_iternext
     void PyType_Modified(PyTypeObject *type)
+    PyObject *_PyType_Lookup(PyTypeObject *type, object name) noexcept
+    ctypedef object (*PyCFunction)(object owner, object argument)
     ctypedef struct PyMethodDef:
-        pass
+        PyCFunction ml_meth
+        int ml_flags
+    int METH_O
     ctypedef struct PyMethodDescrObject:
         PyMethodDef *d_method
     ctypedef struct PyCFunctionObject:
@@ -280,8 +284,14 @@ cdef extern from *:
         return -1;
     }
 
+    /* As an object, which costs less than to let the interpreter make it. */
     static inline int silly_stop_async_iteration(void) {
-        PyErr_SetNone(PyExc_StopAsyncIteration);
+        PyTypeObject *kind = (PyTypeObject *)PyExc_StopAsyncIteration;
+        PyObject *arguments = PyTuple_New(0);
+        PyObject *error = arguments == NULL ? NULL : kind->tp_new(kind, arguments, NULL);
+        if (error != NULL) PyErr_SetObject(PyExc_StopAsyncIteration, error);
+        Py_XDECREF(arguments);
+        Py_XDECREF(error);
         return -1;
     }
 

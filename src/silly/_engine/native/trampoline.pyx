@@ -8,9 +8,10 @@ back. A trampoline saves that.
 
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
-from silly._engine.native.all_tasks cimport Listed
+from silly._engine.native.all_tasks cimport Listed, expect
 from silly._engine.native.linux cimport (
     CACHE_LINE,
+    METH_O,
     Py_REFCNT,
     PyCFunction_CheckExact,
     PyCFunction_New,
@@ -18,6 +19,7 @@ from silly._engine.native.linux cimport (
     PyMethodDef,
     PyObject_Call,
     PyTypeObject,
+    _PyType_Lookup,
     call_two,
     discard,
     enter_context,
@@ -64,6 +66,10 @@ cdef object WAKEUP = object()  # stands for it
 
 cdef object Future = asyncio.Future
 cdef object Task = asyncio.Task
+# Its methods, which are not looked up again for each task.
+cdef object add_done_callback = getattr(Task, "add_done_callback", None)
+cdef object remove_done_callback = getattr(Task, "remove_done_callback", None)
+cdef object is_done = getattr(Task, "done", None)
 # Whether a new task calls nothing in Python before it schedules its first step.
 cdef bint CATCHES = type(Task.__init__) is type(object.__init__)
 cdef object stock_create_task = asyncio.BaseEventLoop.create_task
@@ -122,15 +128,29 @@ cdef class Trampoline(Listed):
     cdef int end(self, Reactor reactor) except -1:
         """Wake the task for its last step, and call `ended` without a turn of the loop."""
         cdef object task = self.task
-        cdef object ended = self.ended
-        if task is None or task.remove_done_callback(ended) != 1:
+        if not self.adds_ended or task is None:
             return ForeignFuture.wake(self, reactor)
+        self.calls_ended = True
         try:
             ForeignFuture.wake(self, reactor)
         finally:
-            # If the task goes on (a task factory may have wrapped this), the loop calls it.
-            if not task.done() or not call_starting(reactor, ended, task, self.ended_context):
-                task.add_done_callback(ended, context=self.ended_context)
+            self.calls_ended = False
+            # If the step was put off, or another thread is in the context, the loop calls it.
+            if is_done(task) is not True or not call_starting(
+                reactor, self.ended, task, self.ended_context
+            ):
+                self.add_ended(task)
+        return 0
+
+    cdef int add_ended(self, object task) except -1:
+        """Have the loop call `ended` when *task* is done, before callbacks of the handler's."""
+        cdef list others = list(getattr(task, "_callbacks", None) or ())  # may be the task's own
+        self.adds_ended = False
+        add_done_callback(task, self.ended, context=self.ended_context)
+        for other, _ in others:
+            remove_done_callback(task, other)
+        for other, context in others:
+            add_done_callback(task, other, context=context)
         return 0
 
     cdef bint enter(self, object context) noexcept:
@@ -209,7 +229,7 @@ cdef class Trampoline(Listed):
         if outcome_kind != NO_OUTCOME:
             self.set_outcome(NO_OUTCOME, None)
             if outcome_kind != YIELDED:
-                self.forget_task()
+                self.leave_task()
             Py_INCREF(outcome)
             out[0] = <PyObject *>outcome
             return FAILED if outcome_kind == RAISED else outcome_kind == YIELDED
@@ -220,8 +240,8 @@ cdef class Trampoline(Listed):
             outcome = take_raised()
             Py_INCREF(outcome)
             out[0] = <PyObject *>outcome
-        if result != 1:  # finished: leave no cycle for the garbage collector
-            self.forget_task()
+        if result != 1:  # finished
+            self.leave_task()
             return FAILED if result < 0 else 0
         outcome = <object>out[0]
         Py_DECREF(outcome)
@@ -267,7 +287,7 @@ cdef class Trampoline(Listed):
             else:
                 yielded = self.coroutine.throw(kind, value, traceback)
         except BaseException:
-            self.forget_task()
+            self.leave_task()
             self.wake_task()
             raise
         if self.park(yielded):
@@ -317,6 +337,7 @@ cdef class Trampoline(Listed):
             self.callback is not None
             and PyCFunction_CheckExact(callback)
             and (<PyCFunctionObject *>callback).m_self == <PyObject *>self.task
+            and (<PyCFunctionObject *>callback).m_ml.ml_flags == METH_O
             and type(self.task) is Task
         ):
             wakeup = (<PyCFunctionObject *>callback).m_ml
@@ -324,15 +345,16 @@ cdef class Trampoline(Listed):
         return 0
 
     cdef int call_back(self, Reactor reactor) except -1:
-        cdef object callback, done
+        cdef object done
+        cdef object task = self.task
         cdef object context = self.context
         if self.callback is not WAKEUP or not reactor.direct:
             return ForeignFuture.call_back(self, reactor)
         # A task only asks the future for its result: one of asyncio's is asked without a call.
-        callback, done = self.take_callback(), done_future(reactor)
-        self.context = None
-        if not call_directly(reactor, callback, <PyObject *>done, context):
-            self.call_later(callback, context)
+        done = done_future(reactor)
+        self.callback = self.context = None
+        if not call_directly(reactor, task, <PyObject *>done, context, wakeup):
+            self.call_later(PyCFunction_New(wakeup, task), context)
         return 0
 
     cdef object take_callback(self):
@@ -344,9 +366,11 @@ cdef class Trampoline(Listed):
             self.callback = PyCFunction_New(wakeup, self.task)
         return 0
 
-    cdef int forget_task(self) except -1:
-        """Forget the task; the callback may still be a method of it."""
-        self.make_callback()
+    cdef int leave_task(self) except -1:
+        """Forget the task, to leave no cycle, and have `ended` called when it is done."""
+        if self.adds_ended and not self.calls_ended and self.task is not None:
+            self.add_ended(self.task)
+        self.make_callback()  # it may still be a method of the task
         self.task = None
         return self.unlink()
 
@@ -416,14 +440,19 @@ def start_task(loop, coroutine, ended, name, context, ended_context):
     cdef Trampoline trampoline = Trampoline.__new__(Trampoline)
     trampoline.coroutine = coroutine
     trampoline.loop = loop
+    trampoline.ended = ended
+    trampoline.ended_context = ended_context
     cdef Reactor reactor = reactor_of(loop)
     if creates_tasks_itself(reactor):
         task = new_task(reactor, trampoline, name, context)
     else:
         task = loop.create_task(trampoline, name=name, context=context)
-    task.add_done_callback(ended, context=ended_context)
-    trampoline.ended = ended
-    trampoline.ended_context = ended_context
+        if type(task) is not Task or task.done() or task.get_coro() is not trampoline:
+            # A task factory's: it may do more than run the trampoline, or has done so.
+            task.add_done_callback(ended, context=ended_context)
+            return task
+    trampoline.task = task
+    trampoline.adds_ended = True
     return task
 
 
@@ -439,16 +468,19 @@ cdef object new_task(Reactor reactor, Trampoline trampoline, object name, object
     if not (CATCHES and reactor.starts_directly):
         return PyObject_Call(Task, (trampoline,), options)
     catch_first_step(reactor)
+    expect(trampoline)
     try:
         return PyObject_Call(Task, (trampoline,), options)
     finally:
+        expect(None)
         stop_catching()
 
 
 cdef bint creates_tasks_itself(Reactor reactor) except -1:
     """Return whether the `create_task` of the loop only makes an `asyncio.Task`, in Python."""
+    cdef object kind = type(reactor.loop)
     return (
-        getattr(type(reactor.loop), "create_task", None) is stock_create_task
+        _PyType_Lookup(<PyTypeObject *>kind, "create_task") == <PyObject *>stock_create_task
         and "create_task" not in reactor.loop_attributes
         and reactor.loop_attributes.get("_task_factory", False) is None
     )

@@ -1,5 +1,6 @@
 from cpython.ref cimport PyObject
 
+from silly._engine.native.linux cimport PyMethodDef
 from silly._engine.native.reactor cimport Reactor
 
 cdef enum:
@@ -17,6 +18,8 @@ cdef class ForeignFuture:
     cdef unsigned char outcome_kind
     cdef unsigned char running  # its coroutine is running, without the task
     cdef unsigned char cancel_requested  # while it was running
+    cdef unsigned char adds_ended  # `ended` will be added to the task's callbacks at its end
+    cdef unsigned char calls_ended  # ... or is called after the task's last step
     cdef public bint _asyncio_future_blocking
 
     cdef int wait(self) except -1
@@ -30,7 +33,11 @@ cdef class ForeignFuture:
 
 
 cdef bint call_directly(
-    Reactor reactor, object callback, PyObject *argument, object context
+    Reactor reactor,
+    object callback,
+    PyObject *argument,
+    object context,
+    PyMethodDef *method=*,
 ) except -1
 cpdef Waiter new_waiter(object loop)
 cdef Waiter spare_waiter(Reactor reactor)

@@ -16,6 +16,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
 from silly._engine.native.linux cimport (
     PyContext_Exit,
+    PyMethodDef,
     PyObject_CallNoArgs,
     PyObject_CallOneArg,
     enter_context,
@@ -88,7 +89,9 @@ cdef class ForeignFuture:
 
     # ------------------------------------------------ asyncio's future protocol
 
-    def get_loop(self):
+    # There is no `get_loop`: asyncio takes this instead, and need not make a method of it.
+    @property
+    def _loop(self):
         return self.loop
 
     def add_done_callback(self, callback, *, context):
@@ -202,18 +205,24 @@ set_slots(Waiter, <void *>_send, <void *>_next)
 
 
 cdef bint call_directly(
-    Reactor reactor, object callback, PyObject *argument, object context
+    Reactor reactor,
+    object callback,
+    PyObject *argument,
+    object context,
+    PyMethodDef *method=NULL,
 ) except -1:
     """Call *callback* in *context*, as the loop would; return False if it cannot be entered.
 
-    *argument* is NULL if there is none.
+    *argument* is NULL if there is none. If there is a *method*, of *callback*, call that.
     """
     if not enter_context(context):
         return False
     reactor.direct = False
     try:
         try:
-            if argument == NULL:
+            if method != NULL:
+                method.ml_meth(callback, <object>argument)
+            elif argument == NULL:
                 PyObject_CallNoArgs(callback)
             else:
                 PyObject_CallOneArg(callback, <object>argument)

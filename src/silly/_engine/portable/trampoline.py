@@ -244,8 +244,7 @@ class Trampoline(Coroutine[Any, Any, object]):
 
     # ----------------------------------------------- as the future of the task
 
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        return self._loop
+    # Without `get_loop`, a task takes `_loop`.
 
     def add_done_callback(self, callback: Callable[[Any], object], *, context: Context) -> None:
         self._callback = callback

@@ -6,10 +6,10 @@ These are taken here, and sent as one piece. Everything else is left to `Exchang
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_Next
+from cpython.list cimport PyList_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from cpython.tuple cimport PyTuple_GET_SIZE
 from libc.stdint cimport uint64_t
-from libc.string cimport memchr, memcmp, memcpy
+from libc.string cimport memcmp, memcpy
 
 from silly._engine.native.linux cimport (
     PyCFunction_New,
@@ -17,9 +17,9 @@ from silly._engine.native.linux cimport (
     PyContext_Exit,
     PyIter_Send,
     PyMethodDescrObject,
-    PyUnicode_DecodeASCII,
     PyUnicode_IS_COMPACT_ASCII,
 )
+from silly.net.asgi.scopes cimport Scopes, new_scopes
 from silly.net.http.plain cimport Answer, Head, checked_status, date, new, status_line
 from silly.net.http.stepped cimport UNENCODED, Answering, Starter
 
@@ -35,6 +35,15 @@ cdef extern from "Python.h":
     const void *PyUnicode_DATA(object text) noexcept
     Py_ssize_t references "Py_REFCNT"(PyObject *counted) noexcept
     object PyMethod_New(object function, object owner)
+
+cdef extern from "Python.h":  # of references that are borrowed
+    PyObject *pair_of "PyList_GET_ITEM"(list fields, Py_ssize_t at) noexcept
+    bint is_tuple "PyTuple_CheckExact"(PyObject *pair) noexcept
+    Py_ssize_t tuple_size "PyTuple_GET_SIZE"(PyObject *pair) noexcept
+    PyObject *part "PyTuple_GET_ITEM"(PyObject *pair, Py_ssize_t at) noexcept
+    bint is_bytes "PyBytes_CheckExact"(PyObject *value) noexcept
+    const char *data_of "PyBytes_AS_STRING"(PyObject *value) noexcept
+    Py_ssize_t size_of "PyBytes_GET_SIZE"(PyObject *value) noexcept
 
 cdef extern from *:
     """
@@ -52,9 +61,8 @@ cdef struct About:  # fields
 
 cdef str TYPE = "type", STATUS = "status", HEADERS = "headers"  # as those of all programs: interned
 cdef str BODY = "body", MORE_BODY = "more_body"
-cdef str GET = "GET", METHOD = "method", PATH = "path", RAW_PATH = "raw_path", QUERY = "query_string"
 cdef str ROUTE = "route"  # of frameworks
-cdef str STATE = "state", CLIENT = "client", EXTENSIONS = "extensions"
+cdef object NO = False  # `<PyObject *>False` would be a number
 cdef bytes NOTHING = b""
 
 
@@ -65,6 +73,7 @@ cdef class Cycle(Answering):
     cdef public object _request, scope, _owner, _watching
     cdef public bint is_complete, is_handed_over, _is_over, _has_received
     cdef readonly bint _is_running  # the application itself, not a task of its
+    cdef Scopes scopes  # which has made it; None: `ApplicationHandler` has
     cdef object app, coroutine, context
     cdef bint is_slow  # something was left to `Exchange`
     cdef bint is_asked  # for `UNENCODED`, by whoever steps it
@@ -132,7 +141,7 @@ cdef class Cycle(Answering):
                 fields = value
             elif key == <PyObject *>BODY:
                 body = value
-            elif key != <PyObject *>MORE_BODY or value != <PyObject *>False:
+            elif key != <PyObject *>MORE_BODY or value != <PyObject *>NO:
                 return False
         if kind == NULL:
             return False
@@ -154,7 +163,9 @@ cdef class Cycle(Answering):
         if self.text is None:
             return False
         self.status = status
-        if ROUTE in <dict?>self.scope:
+        if (
+            self.scopes is None or not self.scopes.is_as_made(<dict?>self.scope)
+        ) and ROUTE in <dict?>self.scope:
             self._note_route()
         return True
 
@@ -183,14 +194,18 @@ cdef class Cycle(Answering):
     cdef bint put_back(self) except -1:
         """Let the next request use this, if nobody else can; return whether it will."""
         cdef Caller owner = <Caller?>self._owner
+        cdef dict scope
         if not (
-            owner.spare is None and self.made is None and not self._has_received
+            owner.spare is None and self.scopes is not None and self.made is None and not self._has_received
             and references(<PyObject *>self.to_receive) == 1
             and references(<PyObject *>self.to_send) == 1
             and references(<PyObject *>self) == 3  # theirs, and that of whoever steps it
         ):
             return False
-        self._request = self.scope = self._owner = self.context = self.text = self.body = None
+        scope = <dict?>self.scope
+        self.scope = None
+        self.scopes.take_back(scope)
+        self._request = self._owner = self.context = self.text = self.body = None
         self.is_complete = self._is_over = self.is_asked = False
         owner.spare = self
         return True
@@ -329,22 +344,22 @@ cdef bytes encoded_fields(list fields, About *about):
     They are the application's, which may change the list before the response is complete.
     """
     cdef Py_ssize_t size = 0
-    cdef Py_ssize_t name_size, value_size
+    cdef Py_ssize_t at, name_size, value_size
+    cdef PyObject *pair
     cdef const char *name
     cdef const char *value
     cdef char *end
     cdef bytes text
     about.length = -1
     about.has_date = False
-    for pair in fields:
-        if not (type(pair) is tuple and PyTuple_GET_SIZE(pair) == 2):
+    for at in range(PyList_GET_SIZE(fields)):
+        pair = pair_of(fields, at)
+        if not (is_tuple(pair) and tuple_size(pair) == 2):
             return None
-        if not (type((<tuple>pair)[0]) is bytes and type((<tuple>pair)[1]) is bytes):
+        if not (is_bytes(part(pair, 0)) and is_bytes(part(pair, 1))):
             return None
-        name = PyBytes_AS_STRING(<bytes>(<tuple>pair)[0])
-        value = PyBytes_AS_STRING(<bytes>(<tuple>pair)[1])
-        name_size = PyBytes_GET_SIZE(<bytes>(<tuple>pair)[0])
-        value_size = PyBytes_GET_SIZE(<bytes>(<tuple>pair)[1])
+        name, name_size = data_of(part(pair, 0)), size_of(part(pair, 0))
+        value, value_size = data_of(part(pair, 1)), size_of(part(pair, 1))
         if has_line_break(name, name_size) or has_line_break(value, value_size):
             return None
         if name_size == 4:
@@ -365,11 +380,12 @@ cdef bytes encoded_fields(list fields, About *about):
         size += name_size + value_size + 4
     text = PyBytes_FromStringAndSize(NULL, size)
     end = PyBytes_AS_STRING(text)
-    for pair in fields:
-        end = put(end, <bytes>(<tuple>pair)[0])
+    for at in range(PyList_GET_SIZE(fields)):
+        pair = pair_of(fields, at)
+        end = copied(end, data_of(part(pair, 0)), size_of(part(pair, 0)))
         end[0] = c":"
         end[1] = c" "
-        end = put(end + 2, <bytes>(<tuple>pair)[1])
+        end = copied(end + 2, data_of(part(pair, 1)), size_of(part(pair, 1)))
         end[0] = c"\r"
         end[1] = c"\n"
         end += 2
@@ -465,60 +481,19 @@ cdef class Caller(Starter):
         cdef Cycle exchange
         if request.data is None or self.is_mounted or type(memo) is not tuple:
             return None
-        scope = plain_scope(<tuple>memo, request, self.state)
-        if scope is None:
-            return None
-        exchange = self.spare
+        exchange, self.spare = self.spare, None
         if exchange is None:
             exchange = <Cycle>new(EXCHANGE)
-        else:
-            self.spare = None
+            exchange.scopes = new_scopes()
+        scope = exchange.scopes.scope_of(request, <tuple>memo, self.state)
+        if scope is None:
+            self.spare = exchange
+            return None
         exchange._owner = self
         exchange.app = self.app
         exchange._request = request
         exchange.scope = scope
         return exchange
-
-
-cdef dict plain_scope(tuple memo, Head request, dict state):
-    """Return the scope of a plain *request*; None: it must be made in another way."""
-    cdef const char *text
-    cdef Py_ssize_t size, at
-    cdef dict scope
-    cdef list fields
-    cdef bytes name
-    fields = request.raw_fields()
-    for pair in fields:
-        name = <bytes>(<tuple>pair)[0]
-        size = PyBytes_GET_SIZE(name)
-        if (
-            (size == 9 and name == b"forwarded")
-            or (size >= 15 and memcmp_prefix(name, b"x-forwarded-", 12))
-        ):
-            return None
-    text = PyBytes_AS_STRING(request.data) + request.target_start
-    size = request.target_end - request.target_start
-    if memchr(text, c"%", <size_t>size) != NULL:
-        return None
-    at = 0
-    while at < size and text[at] != c"?":
-        at += 1
-    scope = (<dict>memo[0]).copy()
-    scope[CLIENT] = memo[1]
-    if request.method is not GET:  # which a template has
-        scope[METHOD] = request.method
-    scope[PATH] = PyUnicode_DecodeASCII(text, at, NULL)
-    scope[RAW_PATH] = PyBytes_FromStringAndSize(text, at)
-    if at < size:
-        scope[QUERY] = PyBytes_FromStringAndSize(text + at + 1, size - at - 1)
-    scope[HEADERS] = fields
-    scope[EXTENSIONS] = (<dict>memo[2]).copy()
-    scope[STATE] = state.copy()
-    return scope
-
-
-cdef inline bint memcmp_prefix(bytes name, const char *prefix, Py_ssize_t size) noexcept:
-    return is_name(PyBytes_AS_STRING(name), prefix, size)
 
 
 cdef inline bint is_name(const char *text, const char *name, Py_ssize_t size) noexcept:
@@ -579,8 +554,12 @@ cdef Py_ssize_t number(const char *text, Py_ssize_t size) noexcept:
 
 
 cdef inline char *put(char *end, bytes data) noexcept:
-    memcpy(end, PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data))
-    return end + PyBytes_GET_SIZE(data)
+    return copied(end, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+
+cdef inline char *copied(char *end, const char *data, Py_ssize_t size) noexcept:
+    memcpy(end, data, <size_t>size)
+    return end + size
 
 
 cdef object EXCHANGE = None, RESPONSE = None

@@ -153,9 +153,7 @@ class ServerConnection:
             if self._next_task is not None:
                 self._next_task.cancel()
             self._service.connections.discard(self)
-            if self._session.limit is not None:
-                conn: Any = self._conn
-                conn._note_limit(self._session.limit)
+            self._note_end()
             self._session.retire()  # its parser refers to it
         successor = self._left_to
         if successor is not None:
@@ -171,6 +169,14 @@ class ServerConnection:
                 await service.end(successor, crash)
             finally:
                 crash = None  # its traceback refers to this frame
+
+    def _note_end(self) -> None:
+        """Tell the connection, before it is closed, why it ends here."""
+        conn: Any = self._conn
+        if self._session.limit is not None:
+            conn._note_limit(self._session.limit)
+        if self._session.expects_more:
+            conn._expect_more()
 
     def hand_over(
         self, request: Request, outcome: Coroutine[Any, Any, Response]
@@ -197,6 +203,7 @@ class ServerConnection:
         finally:
             if self._next_task in {None, asyncio.current_task()} and self._done is not None:
                 self._next_task = None
+                self._note_end()
                 self._conn.close()
                 if not self._done.done():
                     self._done.set_result(error)

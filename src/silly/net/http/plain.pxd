@@ -1,6 +1,16 @@
 from libc.stdint cimport uint8_t
 
 
+cdef class KnownFields:
+    cdef bytes data  # where they are ...
+    cdef Py_ssize_t start, size  # ... with the line that ends them; 0: there are none
+    cdef Py_ssize_t count
+    cdef Py_ssize_t length  # the Content-Length; -1: there is none
+    cdef list pairs  # None: nobody has asked for them
+
+    cdef list copy(self)
+
+
 cdef class Head:
     cdef object __weakref__
     cdef public object method, version, content_length
@@ -10,6 +20,7 @@ cdef class Head:
     cdef object raw, fields
     cdef bytes data  # ... where both are, until somebody asks for them
     cdef Py_ssize_t target_start, target_end, fields_start
+    cdef KnownFields known  # the same as those in `data`; or None
 
     cdef list raw_fields(self)
     cdef bint is_simple(self) except -1
@@ -32,6 +43,7 @@ cdef class PlainRequests:
     cdef int parse(self, bytes data) except -1
     cdef Py_ssize_t take_body(self, bytes data, Py_ssize_t at) except -1
     cdef Py_ssize_t take_head(self, bytes data, Py_ssize_t start) except -1
+    cdef KnownFields take_fields(self, bytes data, Py_ssize_t at, Py_ssize_t size)
     cdef object next(self, conn, connection)
     cdef bint is_host(self, const uint8_t *text, Py_ssize_t size) except -1
 

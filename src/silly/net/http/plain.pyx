@@ -7,10 +7,15 @@ not plain, is invalid, too long, or incomplete, is left to `ServerSession`, whol
 had been recognised. So this decides nothing by itself: it must only never recognise what the
 session would refuse, or understand differently. Responses likewise: what is encoded here is what
 `Response` would have encoded.
+
+Clients send the same fields with each request, mostly, and those of one kind of client are alike. So
+fields that are, byte by byte, what was recognised lately are not looked through again.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.list cimport PyList_GET_SIZE, PyList_GetSlice
 from cpython.ref cimport PyObject
+from cython cimport final, no_gc
 from libc.stdint cimport uint8_t
 from libc.string cimport memcmp, memcpy
 from libc.time cimport time, time_t
@@ -26,6 +31,7 @@ from email.utils import formatdate
 from silly.net.http.errors import reason_of
 
 cdef extern from "Python.h":
+    Py_ssize_t references "Py_REFCNT"(KnownFields fields) noexcept
     ctypedef struct PyTypeObject:
         object (*tp_new)(PyTypeObject *kind, object arguments, PyObject *keywords)
 
@@ -35,6 +41,10 @@ cdef enum:  # what a byte can be part of
     VALUE = 4
     HOST = 8
     DIGIT = 16
+
+cdef enum:
+    KNOWN = 64  # how many requests' fields are remembered
+    KNOWN_SIZE = 2048  # bytes: longer pieces of what was received are not
 
 cdef enum:
     DIGITS = 15  # of a Content-Length, at most
@@ -81,6 +91,7 @@ cdef class Head:
     def _compact(self):
         """Keep no more than the head, in one piece; it was not for a handler to add anything."""
         self._join_fields()
+        self.known = None
         if self.version == VERSION:
             self.version = VERSION  # the one that all share
         getattr(self, "__dict__").clear()
@@ -127,7 +138,10 @@ cdef class Head:
 
     cdef list raw_fields(self):
         if self.fields is None:
-            self.fields = fields_of(self.data, self.fields_start)
+            if self.known is None:
+                self.fields = fields_of(self.data, self.fields_start)
+            else:
+                self.fields = self.known.copy()
         return self.fields
 
     cdef bint is_simple(self) except -1:
@@ -157,6 +171,20 @@ cdef class Head:
     @raw_headers.setter
     def raw_headers(self, value):
         self.fields = value
+
+
+@final
+@no_gc
+cdef class KnownFields:
+    """The fields of a plain request: those of the next one are likely to be the same."""
+
+    cdef list copy(self):
+        if self.pairs is None:
+            self.pairs = fields_of(self.data, self.start)
+        return PyList_GetSlice(self.pairs, 0, PyList_GET_SIZE(self.pairs))
+
+
+cdef list known_fields = [KnownFields.__new__(KnownFields) for _ in range(KNOWN)]  # by sizes
 
 
 cdef class Dispatcher:
@@ -246,10 +274,8 @@ cdef class PlainRequests:
         cdef const uint8_t *text = <const uint8_t *>PyBytes_AS_STRING(data)
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
         cdef Py_ssize_t at = start
-        cdef Py_ssize_t target_start, target_end, fields_start, name, colon, value, end
-        cdef Py_ssize_t fields = 0
-        cdef Py_ssize_t length = -1
-        cdef bint has_host = False, has_type = False, has_connection = False
+        cdef Py_ssize_t target_start, target_end
+        cdef KnownFields known
         cdef Head head
         cdef str method = None
         if size - start > self.max_head:  # the end of the head must be within the limit
@@ -290,81 +316,29 @@ cdef class PlainRequests:
         if size - at < 11 or memcmp(text + at, b" HTTP/1.1\r\n", 11) != 0:
             return 0
         at += 11
-        fields_start = at
-        while True:
-            if size - at < 2:
+        known = <KnownFields>known_fields[(size - at) & (KNOWN - 1)]
+        if not (
+            0 < known.size <= size - at and known.count <= self.max_fields
+            and known.length <= self.max_body
+            and memcmp(text + at, PyBytes_AS_STRING(known.data) + known.start, known.size) == 0
+        ):
+            known = None
+            known = self.take_fields(data, at, size)
+            if known is None:
                 return 0
-            if text[at] == c"\r":
-                if text[at + 1] != c"\n":
-                    return 0
-                at += 2
-                break
-            name = at
-            while at < size and KINDS[text[at]] & NAME:
-                at += 1
-            colon = at
-            if colon == name or at == size or text[at] != c":":
-                return 0
-            at += 1
-            while at < size and (text[at] == c" " or text[at] == c"\t"):
-                at += 1
-            value = at
-            while at < size and KINDS[text[at]] & VALUE:
-                at += 1
-            if size - at < 2 or text[at] != c"\r" or text[at + 1] != c"\n":
-                return 0
-            end = at
-            at += 2
-            while end > value and (text[end - 1] == c" " or text[end - 1] == c"\t"):
-                end -= 1
-            fields += 1
-            if colon - name == 4:
-                if is_name(text + name, b"host", 4):
-                    if has_host or not self.is_host(text + value, end - value):
-                        return 0
-                    has_host = True
-            elif colon - name == 6:
-                if is_name(text + name, b"expect", 6):
-                    return 0
-            elif colon - name == 7:
-                if is_name(text + name, b"upgrade", 7):
-                    return 0
-            elif colon - name == 10:
-                if is_name(text + name, b"connection", 10):
-                    if has_connection or end - value != 10 or not is_name(
-                        text + value, b"keep-alive", 10
-                    ):
-                        return 0
-                    has_connection = True
-            elif colon - name == 12:
-                if is_name(text + name, b"content-type", 12):
-                    if has_type:
-                        return 0
-                    has_type = True
-            elif colon - name == 14:
-                if is_name(text + name, b"content-length", 14):
-                    if length >= 0:
-                        return 0
-                    length = number(text + value, end - value)
-                    if length < 0 or length > self.max_body:
-                        return 0
-            elif colon - name == 17:
-                if is_name(text + name, b"transfer-encoding", 17):
-                    return 0
-        if not has_host or fields > self.max_fields:
-            return 0
         head = <Head>new(self.kind)
         head.method = method
         head.version = VERSION
         head.data = data
         head.target_start = target_start
         head.target_end = target_end
-        head.fields_start = fields_start
-        if length > 0:
-            head.content_length = length
+        head.fields_start = at
+        head.known = known
+        if known.length > 0:
+            head.content_length = known.length
             head._begin_body()
             self._receiving = head
-            self.left = length
+            self.left = known.length
         else:
             head.content_length = 0
             head._body = NOTHING
@@ -373,8 +347,89 @@ cdef class PlainRequests:
             self.first = head
         else:
             self.requests.append(head)
-        return at
+        return at + known.size
 
+    cdef KnownFields take_fields(self, bytes data, Py_ssize_t at, Py_ssize_t size):
+        """Return the fields that begin there in *data*, and end before *size*; None: they do not."""
+        cdef const uint8_t *text = <const uint8_t *>PyBytes_AS_STRING(data)
+        cdef Py_ssize_t start = at
+        cdef Py_ssize_t name, colon, value, end
+        cdef Py_ssize_t fields = 0
+        cdef Py_ssize_t length = -1
+        cdef bint has_host = False, has_type = False, has_connection = False
+        cdef KnownFields known
+        while True:
+            if size - at < 2:
+                return None
+            if text[at] == c"\r":
+                if text[at + 1] != c"\n":
+                    return None
+                at += 2
+                break
+            name = at
+            while at < size and KINDS[text[at]] & NAME:
+                at += 1
+            colon = at
+            if colon == name or at == size or text[at] != c":":
+                return None
+            at += 1
+            while at < size and (text[at] == c" " or text[at] == c"\t"):
+                at += 1
+            value = at
+            while at < size and KINDS[text[at]] & VALUE:
+                at += 1
+            if size - at < 2 or text[at] != c"\r" or text[at + 1] != c"\n":
+                return None
+            end = at
+            at += 2
+            while end > value and (text[end - 1] == c" " or text[end - 1] == c"\t"):
+                end -= 1
+            fields += 1
+            if colon - name == 4:
+                if is_name(text + name, b"host", 4):
+                    if has_host or not self.is_host(text + value, end - value):
+                        return None
+                    has_host = True
+            elif colon - name == 6:
+                if is_name(text + name, b"expect", 6):
+                    return None
+            elif colon - name == 7:
+                if is_name(text + name, b"upgrade", 7):
+                    return None
+            elif colon - name == 10:
+                if is_name(text + name, b"connection", 10):
+                    if has_connection or end - value != 10 or not is_name(
+                        text + value, b"keep-alive", 10
+                    ):
+                        return None
+                    has_connection = True
+            elif colon - name == 12:
+                if is_name(text + name, b"content-type", 12):
+                    if has_type:
+                        return None
+                    has_type = True
+            elif colon - name == 14:
+                if is_name(text + name, b"content-length", 14):
+                    if length >= 0:
+                        return None
+                    length = number(text + value, end - value)
+                    if length < 0 or length > self.max_body:
+                        return None
+            elif colon - name == 17:
+                if is_name(text + name, b"transfer-encoding", 17):
+                    return None
+        if not has_host or fields > self.max_fields:
+            return None
+        known = <KnownFields>known_fields[(size - start) & (KNOWN - 1)]
+        if PyBytes_GET_SIZE(data) > KNOWN_SIZE:
+            known = KnownFields.__new__(KnownFields)
+        elif references(known) > 2:  # the list's, and this one
+            known = KnownFields.__new__(KnownFields)
+            known_fields[(size - start) & (KNOWN - 1)] = known
+        known.data, known.start, known.size = data, start, at - start
+        known.count, known.length = fields, length
+        known.pairs = None
+        return known
     @property
     def pending(self):
         return len(self.requests) + (self.first is not None)

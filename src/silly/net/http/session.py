@@ -167,6 +167,11 @@ class ServerSession(PlainRequests):
             if rest:
                 self.feed(rest)
 
+    @property
+    def expects_more(self) -> bool:
+        """Whether the client is in the middle of a request, or sends what is refused."""
+        return self.error is not None or self._receiving is not None or self.in_head
+
     def retire(self) -> bytes:
         """Give up HTTP: return what followed the request that asked for another protocol."""
         rest, self.rest = self.rest, b""

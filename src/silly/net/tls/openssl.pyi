@@ -6,6 +6,8 @@ from silly.net.tls.info import TLSInfo
 
 REASON: str | None
 
+def set_ciphersuites(context: ssl.SSLContext, names: str) -> None: ...
+
 class Session(Records):
     def __init__(
         self,

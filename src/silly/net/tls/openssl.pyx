@@ -61,6 +61,7 @@ cdef:
     const char *(*SSL_CIPHER_get_name)(const void *) noexcept nogil
     void (*SSL_get0_alpn_selected)(const void *, const char **, unsigned int *) noexcept nogil
     int (*SSL_session_reused)(const void *) noexcept nogil
+    int (*SSL_CTX_set_ciphersuites)(void *, const char *) noexcept nogil
     unsigned long (*ERR_peek_error)() noexcept nogil
     void (*ERR_clear_error)() noexcept nogil
     void *(*BIO_new)(void *) noexcept nogil
@@ -398,7 +399,22 @@ cdef inline bytes taken(Wire *wire):
     return PyBytes_FromStringAndSize(<const char *>wire.data, <Py_ssize_t>wire.length)
 
 
+def set_ciphersuites(context, str names):
+    """Set the cipher suites of TLS 1.3, the preferred first, as SSL_CTX_set_ciphersuites(3).
+
+    From Python 3.15 on, the `ssl` module's contexts have a method for it.
+    """
+    encoded = names.encode()
+    if SSL_CTX_set_ciphersuites(openssl_context(context), encoded) != 1:
+        ERR_clear_error()
+        raise ValueError(f"unknown cipher suites: {names!r}")
+
+
 # ------------------------------------------------------- the library that Python has loaded
+
+
+cdef inline void *openssl_context(object context):
+    return (<void **><PyObject *>context)[2]  # its third word; `check_layout` makes sure
 
 
 cdef void *ssl_of(object connection) except NULL:
@@ -454,6 +470,7 @@ cdef int find_all(void *library) except -1:
     find(library, b"SSL_CIPHER_get_name", <void **>&SSL_CIPHER_get_name)
     find(library, b"SSL_get0_alpn_selected", <void **>&SSL_get0_alpn_selected)
     find(library, b"SSL_session_reused", <void **>&SSL_session_reused)
+    find(library, b"SSL_CTX_set_ciphersuites", <void **>&SSL_CTX_set_ciphersuites)
     find(library, b"ERR_peek_error", <void **>&ERR_peek_error)
     find(library, b"ERR_clear_error", <void **>&ERR_clear_error)
     find(library, b"BIO_new", <void **>&BIO_new)
@@ -487,8 +504,7 @@ cdef int check_layout() except -1:
     """Check that `ssl_of` returns what it should."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     connection = context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True)
-    # The context's third word is OpenSSL's context.
-    if SSL_get_SSL_CTX(ssl_of(connection._sslobj)) != (<void **><PyObject *>context)[2]:
+    if SSL_get_SSL_CTX(ssl_of(connection._sslobj)) != openssl_context(context):
         # Of another version of Python.
         raise RuntimeError("the ssl module's objects are of an unknown layout")  # pragma: no cover
     return 0
