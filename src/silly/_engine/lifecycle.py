@@ -431,8 +431,7 @@ class Lifecycle:
 
     def _close_sent(self) -> None:
         """Continue closing: the kernel has the whole queue."""
-        rest = self._expects_more or self._paused or self._has_unread_in_kernel()
-        if self._ended or not rest:
+        if self._ended or not (self._expects_more or self._paused or self._has_unread_in_kernel()):
             self._close_socket()
             return
         self._send_fin()

@@ -1,6 +1,5 @@
 """The types with which ``../lifecycle.py`` is compiled for this engine."""
 
-cimport cython
 from libc.stdint cimport int64_t, uint8_t
 
 from silly._engine.native.reactor cimport Source
@@ -81,7 +80,6 @@ cdef class Lifecycle(Source):
     cdef bint _is_active(self) noexcept
     cdef bint _is_lingering(self) noexcept
     cdef int _start_closing(self) except -1
-    @cython.locals(rest=bint)
     cdef object _close_sent(self)
     cdef int _start_linger(self) except -1
     cdef int _end_of_stream(self) except -1
