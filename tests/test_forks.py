@@ -23,6 +23,7 @@ from silly._loop import signals
 from silly.log import DroppingHandler
 from silly.net import tcp
 from tests.conftest import open_descriptors
+from tests.programs import assert_prints
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
@@ -176,6 +177,47 @@ async def test_a_childs_loop_and_listener_do_not_disturb_the_parent() -> None:
 
 
 # ----------------------------------------------------------------------------- signals
+
+
+GROUP = """
+import asyncio, os, socket
+from silly.net import tcp
+
+parent = os.getpid()
+served = asyncio.Event()
+
+async def handler(conn):
+    line = await conn.read(b"\\n")
+    if line == b"fork\\n":
+        loop = asyncio.get_running_loop()
+        pid = os.fork()
+        if pid == 0:  # goes on, with the loop
+            loop.call_soon(os._exit, 0)
+            return
+        os.waitpid(pid, 0)
+    else:
+        os.write(1, b"served by the parent\\n" if os.getpid() == parent else b"by the child\\n")
+        served.set()
+
+async def main():
+    async with tcp.listen("127.0.0.1:0", handler) as listener:
+        host, _, port = listener.local_addr.rpartition(":")
+        clients = [socket.create_connection((host, int(port))) for _ in range(2)]
+        while listener.stats.accepted < 2:
+            await asyncio.sleep(0)
+        clients[0].sendall(b"fork\\n")
+        clients[1].sendall(b"other\\n")
+        async with asyncio.timeout(20):
+            await served.wait()
+        for client in clients:
+            client.close()
+
+asyncio.run(main())
+"""
+
+
+def test_what_others_sent_with_what_made_a_handler_fork_is_the_parents() -> None:
+    assert_prints(GROUP, "served by the parent\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])

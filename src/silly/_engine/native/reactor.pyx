@@ -664,6 +664,8 @@ cdef class Reactor:
                 (<Source>PyList_GET_ITEM(received, i + 1)).fetch_handler()
             source = <Source>PyList_GET_ITEM(received, i)
             source.deliver()
+            if self.received is not received:  # in a forked child: the rest is the parent's
+                return 0
             i += 1
         received.clear()
         self.scratch_used = self.received_bytes = 0

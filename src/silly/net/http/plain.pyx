@@ -430,6 +430,7 @@ cdef class PlainRequests:
         known.count, known.length = fields, length
         known.pairs = None
         return known
+
     @property
     def pending(self):
         return len(self.requests) + (self.first is not None)
