@@ -28,6 +28,7 @@ class FakeLink:
 
     local_sockaddr = ("192.0.2.1", 1)
     remote_sockaddr = ("192.0.2.2", 2)
+    remote_ip = bytes((192, 0, 2, 2))
 
     def __init__(self) -> None:
         self.sent = b""

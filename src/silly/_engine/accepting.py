@@ -81,12 +81,12 @@ class Accepting:
         """Accept up to *most* connections; return how many left the backlog."""
         count = 0
         failed = 0  # consecutive failures
-        while count < most and self._is_listening():
+        while count < most:
             error = self._accept_one()
             if error == 0:
                 count += 1
                 failed = 0
-            elif error == errno.EAGAIN:
+            elif error == errno.EAGAIN or not self._is_listening():
                 break
             elif error in _OUT_OF_DESCRIPTORS and self._reserve >= 0:
                 if not self._shed(error):

@@ -88,8 +88,11 @@ class Admission:
 
     def enter(self, client: bytes) -> bool:
         """Admit a connection or refuse it; *client* is its packed address, empty if it has none."""
-        key = self._key(client)
-        held = 0 if key is None else self._clients.get(key, 0)
+        held = self._clients.get(client, 0)
+        key: bytes | None = client
+        if not held:  # otherwise it is a key: those are shorter than addresses that have another
+            key = self._key(client)
+            held = 0 if key is None else self._clients.get(key, 0)
         if self._max_connections and self.connections >= self._max_connections:
             self._refuse("max_connections", client)
         elif key is not None and held >= self._max_per_client and not self._is_proxy(client):
@@ -99,7 +102,8 @@ class Admission:
             self._refuse("accept_rate", client)
         else:
             self.connections += 1
-            self.peak = max(self.peak, self.connections)
+            if self.connections > self.peak:  # noqa: PLR1730 - takes less than a call
+                self.peak = self.connections
             if key is not None:
                 self._clients[key] = held + 1
             return True
@@ -132,7 +136,7 @@ class Admission:
         return self._proxies is not None and self._proxies.covers(client)
 
     def _discharge(self, ticket: bytes) -> None:
-        key = self._key(ticket)
+        key = ticket if ticket in self._clients else self._key(ticket)
         if key is not None:
             held = self._clients[key] - 1
             if held:

@@ -16,7 +16,7 @@ A task waits on anything that has                    since 3.14 asyncio's call g
 `_asyncio_future_blocking`. It calls                 list what awaits a future, omit such
 `add_done_callback(f, context=)`, and is stepped     objects
 when `f` is called (waiters, trampolines). Without
-`get_loop`, it takes `_loop` (native waiters).
+`get_loop`, it takes `_loop`.
 Meanwhile, its coroutine can be stepped for it, in   nothing
 the task's context (trampolines).
 `Task.cancel` cancels what the task waits on, and    nothing

@@ -47,14 +47,6 @@ class Timed(Lifecycle):
     _idle_timeout: float  # 0: none; without a `_timer`, `_check_deadlines` checks it
     _unsent_seen: int
 
-    def _set_timeouts(self, idle_timeout: float, idle_swept: bool) -> None:
-        """Set the state of a new connection, after `_begin`."""
-        self._all_acked = self._unsent_seen = 0
-        self._deadline_state = None
-        self._idle_timeout = idle_timeout
-        if idle_timeout and not idle_swept:
-            self._arm_idle_timer(self._last_activity + idle_timeout)
-
     # ---------------------------------------------------------------------- ended by limits
 
     def _end_for_limit(self, limit: str, error: OSError) -> None:
@@ -65,7 +57,7 @@ class Timed(Lifecycle):
         over_budget = limit == "memory_budget"
         if over_budget:
             self._discard_unread()
-        if self._socket_is_closed() or self._failed:
+        if self._is_closed or self._failed:
             return
         if self._is_active():
             self._end(limit, error)

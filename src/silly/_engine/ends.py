@@ -111,7 +111,7 @@ class Ends:
 
     def _linger(self, conn: Any) -> None:
         """Record that the task of *conn* has ended; its socket may still be open."""
-        if not conn._socket_is_closed():
+        if not conn._is_closed:
             self.lingering.add(conn)
         if self._is_draining:
             self.changed.set()
@@ -119,11 +119,17 @@ class Ends:
     def conn_closed(self, conn: Any) -> None:
         """Record that the socket of *conn* is closed; called by its stream."""
         ticket = self._tickets.pop(conn, None) if self._tickets else None
-        Admission.leave(self._admission, conn._packed_client() if ticket is None else ticket)
+        if ticket is None:
+            ticket = conn._peer_ip() if conn._addresses is None else conn._packed_client()
+        Admission.leave(self._admission, ticket)
         limit = conn._ended_by
         log_it = limit is not None and self._count_limit(limit)
-        self.past_bytes_in += conn._received()
-        self.past_bytes_out += conn._sent()
+        if conn._has_filter:
+            self.past_bytes_in += conn._received()
+            self.past_bytes_out += conn._sent()
+        else:
+            self.past_bytes_in += conn._bytes_in
+            self.past_bytes_out += conn._bytes_out - conn._unsent()
         if self.lingering:
             self.lingering.discard(conn)
         if self._on_draining:

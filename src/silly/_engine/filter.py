@@ -20,7 +20,7 @@ import os
 from typing import Any, Final
 
 from silly._engine import stream_errors
-from silly._engine.interface import UNSENT_IN_KERNEL, Filter
+from silly._engine.interface import UNSENT_IN_KERNEL, Budget, Filter, Owner
 
 from .deadlines import Timed  # relative: each engine has a base of its own
 
@@ -65,9 +65,41 @@ class Filtered(Timed):
 
     _filter: FilterState | None
 
-    def _set_no_filter(self) -> None:
-        """Set the state of a new connection."""
+    def _begin(
+        self,
+        owner: Owner,
+        budget: Budget | None,
+        linger: float,
+        idle_timeout: float,
+        idle_swept: bool,
+    ) -> None:
+        """Set the state of a new connection, that of the classes below included."""
+        self._state = 0  # OPEN, in lifecycle.py
+        self._is_closed = False
+        self._ended = self._truncated = self._failed = self._paused = self._full = False
+        self._expects_more = False
+        self._loss = None
+        self._reader_notified = self._writer_notified = False
+        self._ended_by = None
+        self._owner = owner
+        self._addresses = None
+        self._consumer = None
+        self._budget = budget
+        self._accounted = self._retained = 0
+        self._linger = linger
+        self._timer = None
+        self._bytes_in = self._bytes_out = 0
+        self._opened = self._last_activity = self._now()
+        self._room_waiters = self._close_waiters = None
+        # deadlines.py
+        self._all_acked = self._unsent_seen = 0
+        self._deadline_state = None
+        self._idle_timeout = idle_timeout
+        # this file
+        self._has_filter = False
         self._filter = None
+        if idle_timeout and not idle_swept:
+            self._arm_idle_timer(self._last_activity + idle_timeout)
 
     # ----------------------------------------------------- implemented by each engine
 
@@ -123,15 +155,12 @@ class Filtered(Timed):
             raise stream_errors.concurrent_read(self)
         self._flush()
         received += self._take_unread()
+        self._has_filter = True
         self._filter = FilterState(filter, self._bytes_in - len(received), self._bytes_out)
         self._use_filter()
         self._send_from_filter(filter.pending())
         if received:
             self._receive_wire(received)
-
-    @property
-    def _has_filter(self) -> bool:
-        return self._filter is not None
 
     def _send_file(self, file: int, offset: int, count: int) -> int:
         """Have the kernel send *count* bytes of a file's descriptor, from *offset* on, at once.

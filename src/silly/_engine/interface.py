@@ -61,6 +61,9 @@ LINGER: Final = 10.0  # seconds
 HANDSHAKE_TIMEOUT: Final = 10.0  # seconds
 UNSENT_IN_KERNEL: Final = 256 * 1024  # bytes
 
+_INET: Final = int(socket.AF_INET)  # members of an enumeration take longer to convert
+_INET6: Final = int(socket.AF_INET6)
+
 
 class Drain(Coroutine[Any, Any, None]):
     """What a stream's `write` returns: awaiting it waits until the queue has room.
@@ -78,8 +81,8 @@ def packed_ip(sockaddr: Any) -> bytes:
         return b""
     host = sockaddr[0]
     if ":" not in host:
-        return socket.inet_pton(socket.AF_INET, host)
-    return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])  # without the scope
+        return socket.inet_pton(_INET, host)
+    return socket.inet_pton(_INET6, host.partition("%")[0])  # without the scope
 
 
 def tune(sock: socket.socket) -> None:
@@ -96,7 +99,7 @@ def tune(sock: socket.socket) -> None:
             allow_unsent(sock, UNSENT_IN_KERNEL)
 
 
-def allow_unsent(sock: socket.socket, size: int) -> None:
+def allow_unsent(sock: socket.SocketType, size: int) -> None:
     """Let the kernel accept up to *size* bytes that it cannot send yet, on a TCP socket.
 
     Raises:
@@ -106,7 +109,7 @@ def allow_unsent(sock: socket.socket, size: int) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, size)
 
 
-def peer_window(sock: socket.socket) -> int:
+def peer_window(sock: socket.SocketType) -> int:
     """Return how many bytes the peer of a TCP socket said last that it can receive; 0: unknown."""
     try:  # tcpi_snd_wnd of struct tcp_info, in linux/tcp.h (Linux 5.4)
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 232)

@@ -14,7 +14,7 @@ CLOSING    `close()` or `abort()` was called; the queue is still being sent
 CLOSED     `close()` or `abort()` was called; its socket is closed
 =========  ==========================================================================
 
-`_NEXT` has the transitions. The state decides what later calls do:
+The tables below have the transitions. The state decides what later calls do:
 
 =========  ==============================================  ===========================
 state      reads that the unread bytes do not satisfy      writes
@@ -57,18 +57,12 @@ LOST: Final = 3
 CLOSING: Final = 4
 CLOSED: Final = 5
 
-_ENDS_WRITING: Final = 0  # close_write()
-_CLOSES: Final = 1  # close(), abort()
-_FAILS: Final = 2  # a limit ends it
-_IS_CLOSED: Final = 3  # its socket is closed
-
-#        from OPEN      FINISHED  FAILED   LOST    CLOSING  CLOSED
-_NEXT: Final = (
-    bytes((FINISHED, FINISHED, FAILED, LOST, CLOSING, CLOSED)),  # _ENDS_WRITING
-    bytes((CLOSING, CLOSING, CLOSING, CLOSED, CLOSING, CLOSED)),  # _CLOSES
-    bytes((FAILED, FAILED, FAILED, LOST, CLOSING, CLOSED)),  # _FAILS
-    bytes((LOST, LOST, LOST, LOST, CLOSED, CLOSED)),  # _IS_CLOSED
-)
+# What moves it on, and the state that then follows each of the states:
+#                    from OPEN      FINISHED  FAILED   LOST    CLOSING  CLOSED
+_ENDS_WRITING: Final = bytes((FINISHED, FINISHED, FAILED, LOST, CLOSING, CLOSED))  # close_write()
+_CLOSES: Final = bytes((CLOSING, CLOSING, CLOSING, CLOSED, CLOSING, CLOSED))  # close(), abort()
+_FAILS: Final = bytes((FAILED, FAILED, FAILED, LOST, CLOSING, CLOSED))  # a limit ends it
+_IS_GONE: Final = bytes((LOST, LOST, LOST, LOST, CLOSED, CLOSED))  # its socket is closed
 
 
 class Lifecycle:
@@ -87,6 +81,8 @@ class Lifecycle:
         "_expects_more",
         "_failed",
         "_full",
+        "_has_filter",
+        "_is_closed",
         "_last_activity",
         "_linger",
         "_loss",
@@ -103,6 +99,8 @@ class Lifecycle:
     )
 
     _state: int
+    _is_closed: bool  # its socket is closed: the state is LOST or CLOSED
+    _has_filter: bool  # see filter.py
     _ended: bool  # the peer sent FIN
     _truncated: bool  # ... but its filter's end was missing (filter.py)
     _expects_more: bool  # the peer is probably still sending
@@ -128,30 +126,6 @@ class Lifecycle:
     _last_activity: float
     _room_waiters: list[asyncio.Future[None]] | None
     _close_waiters: list[asyncio.Future[None]] | None
-
-    def _begin(
-        self,
-        owner: Owner,
-        budget: Budget | None,
-        linger: float,
-    ) -> None:
-        """Set the state of a new connection."""
-        self._state = OPEN
-        self._ended = self._truncated = self._failed = self._paused = self._full = False
-        self._expects_more = False
-        self._loss = None
-        self._reader_notified = self._writer_notified = False
-        self._ended_by = None
-        self._owner = owner
-        self._addresses = None
-        self._consumer = None
-        self._budget = budget
-        self._accounted = self._retained = 0
-        self._linger = linger
-        self._timer = None
-        self._bytes_in = self._bytes_out = 0
-        self._opened = self._last_activity = self._now()
-        self._room_waiters = self._close_waiters = None
 
     # ----------------------------------------------------- implemented by each engine
 
@@ -391,7 +365,7 @@ class Lifecycle:
         self._full = False
         if self._state < FAILED:
             self._wake_writers()
-        elif not self._socket_is_closed():
+        elif not self._is_closed:
             self._close_sent()
 
     # ----------------------------------------------------------------------------- closing
@@ -401,7 +375,7 @@ class Lifecycle:
             return
         self._flush()
         self._finish_filter()
-        self._move_on(_ENDS_WRITING)
+        self._state = _ENDS_WRITING[self._state]
         self._wake_writers()
         self._send_fin()
 
@@ -410,7 +384,8 @@ class Lifecycle:
             return
         if self._state == OPEN:
             self._flush()
-            self._finish_filter()
+            if self._has_filter:
+                self._finish_filter()
         self._start_closing()
         try:
             if self._state == CLOSED or self._failed:
@@ -446,21 +421,17 @@ class Lifecycle:
     def _is_lingering(self) -> bool:
         return self._state == CLOSING
 
-    def _move_on(self, event: int) -> None:
-        states = _NEXT[event]
-        self._state = states[self._state]
-
     def _start_closing(self) -> None:
-        if self._state < CLOSING:
+        if self._timer is not None and self._state < CLOSING:
             self._stop_timer()
-        self._move_on(_CLOSES)
+        self._state = _CLOSES[self._state]
         self._discard_unread()
-        self._wake_writers()
+        if self._has_filter or self._room_waiters is not None:
+            self._wake_writers()
 
     def _close_sent(self) -> None:
         """Continue closing: the kernel has the whole queue."""
-        rest = self._expects_more or self._paused or self._has_unread_in_kernel()
-        if self._ended or not rest:
+        if self._ended or not (self._expects_more or self._paused or self._has_unread_in_kernel()):
             self._close_socket()
             return
         self._send_fin()
@@ -474,7 +445,7 @@ class Lifecycle:
 
     def _end_linger(self) -> None:
         self._timer = None
-        if self._socket_is_closed() or self._failed:
+        if self._is_closed or self._failed:
             return
         if self._state == CLOSING and self._unsent():
             self._ended_by = "linger"
@@ -485,7 +456,7 @@ class Lifecycle:
             self._close_socket()
 
     async def wait_closed(self) -> None:
-        if not self._socket_is_closed():
+        if not self._is_closed:
             waiter = self._new_future()
             if self._close_waiters is None:
                 self._close_waiters = []
@@ -505,11 +476,12 @@ class Lifecycle:
 
     def _tear_down(self, error: OSError | None) -> None:
         """Release everything: closed by this side (None), or because of *error*."""
-        if self._socket_is_closed():
+        if self._is_closed:
             return
         self._mark_closed(error)
         self._release()
-        self._wake_writers()
+        if self._has_filter or self._room_waiters is not None:
+            self._wake_writers()
         waiters = self._close_waiters
         if waiters is not None:
             self._close_waiters = None
@@ -522,18 +494,17 @@ class Lifecycle:
         finally:
             self._wake_reader()  # last: this may step the reader, which may raise
 
-    def _socket_is_closed(self) -> bool:
-        """Return whether the socket is closed."""
-        return self._state == LOST or self._state == CLOSED  # noqa: PLR1714 - no set when compiled
-
     def _mark_closed(self, error: OSError | None) -> None:
         if self._loss is None and self._state < CLOSING:
             self._loss = stream_errors.cause_of_loss(error)
-        self._move_on(_IS_CLOSED)
+        self._state = _IS_GONE[self._state]
+        self._is_closed = True
         self._full = False
         self._discard_batch()
-        self._stop_timer()
-        Lifecycle._retain(self, 0)
+        if self._timer is not None:
+            self._stop_timer()
+        if self._retained:
+            Lifecycle._retain(self, 0)
 
     def _stop_timer(self) -> None:
         timer = self._timer
@@ -545,7 +516,7 @@ class Lifecycle:
         """Record that *error* ends the connection, before its socket is closed."""
         self._stop_timer()
         self._loss = error
-        self._move_on(_FAILS)
+        self._state = _FAILS[self._state]
 
     def _end(self, limit: str, error: OSError) -> None:
         """End the connection because of *limit*; reset it if the peer has not acknowledged all."""
@@ -577,7 +548,7 @@ class Lifecycle:
 
     def _retain(self, count: int) -> None:
         """Note that a protocol keeps *count* of the bytes that it has read: they count as held."""
-        count = 0 if self._socket_is_closed() else count
+        count = 0 if self._is_closed else count
         if count != self._retained:
             self._retained = count
             self._account()
@@ -595,10 +566,6 @@ class Lifecycle:
     @property
     def _is_closing(self) -> bool:
         return self._state >= CLOSING
-
-    @property
-    def _is_closed(self) -> bool:
-        return self._socket_is_closed()
 
     @property
     def _is_ended(self) -> bool:

@@ -244,7 +244,7 @@ def _end_on_close(loop: asyncio.AbstractEventLoop, live: Live) -> None:
     loop.close = end_and_close  # type: ignore[method-assign]
 
 
-def disown_socket(sock: socket.socket) -> None:
+def disown_socket(sock: socket.SocketType) -> None:
     """In a forked child: close the descriptor of *sock*, which is the parent's.
 
     The null device takes its number, because an object that does not know of this,

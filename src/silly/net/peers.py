@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, Self
 
 from silly._engine import stream_errors
-from silly._engine.interface import Drain
+from silly._engine.interface import Drain, packed_ip
 from silly._engine.lifecycle import OPEN
 from silly._engine.portable.link import LinkEvents
 from silly._engine.portable.stream import Stream
@@ -64,6 +64,7 @@ class _PeerLink:
         self.heard = listener._loop.time()
         self.local_sockaddr: Any = listener._local_sockaddr
         self.remote_sockaddr: Any = peer.sockaddr
+        self.remote_ip = packed_ip(peer.sockaddr)
 
     def attach(self, events: LinkEvents) -> None:
         self._events = events

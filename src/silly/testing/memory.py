@@ -46,6 +46,7 @@ class _MemoryLink:
         self._window = window
         self.local_sockaddr: Any = ("memory", name)
         self.remote_sockaddr: Any = ("memory", 3 - name)
+        self.remote_ip = b""
         self.other: _MemoryLink
         self.upward: LinkEvents
         self._queue = bytearray()  # sent, but outside the window

@@ -15,7 +15,6 @@ cdef class Timed(Lifecycle):
     cdef DeadlineState _deadline_state
     cdef double _idle_timeout
 
-    cdef int _set_timeouts(self, double idle_timeout, bint idle_swept) except -1
     cdef int _arm_idle_timer(self, double when) except -1
     cdef double _idle_until(self) except -1
     cdef bint _check_send_rate(self, double now, double rate, double window) except -1

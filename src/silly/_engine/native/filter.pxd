@@ -25,7 +25,9 @@ cdef class FilterState:
 cdef class Filtered(Timed):
     cdef FilterState _filter
 
-    cdef int _set_no_filter(self) except -1
+    cdef int _begin(
+        self, object owner, object budget, double linger, double idle_timeout, bint idle_swept
+    ) except -1
     cdef object _take_unread(self)
     cdef int _use_filter(self) except -1
     cdef int _feed(self, bytes plaintext) except -1

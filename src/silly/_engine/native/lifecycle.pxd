@@ -1,17 +1,17 @@
 """The types with which ``../lifecycle.py`` is compiled for this engine."""
 
-cimport cython
 from libc.stdint cimport int64_t, uint8_t
 
 from silly._engine.native.reactor cimport Source
 
 cdef int OPEN, FINISHED, FAILED, LOST, CLOSING, CLOSED
-cdef int _ENDS_WRITING, _CLOSES, _FAILS, _IS_CLOSED
-cdef tuple _NEXT
+cdef bytes _ENDS_WRITING, _CLOSES, _FAILS, _IS_GONE
 
 
 cdef class Lifecycle(Source):
     cdef uint8_t _state
+    cdef readonly bint _is_closed
+    cdef readonly bint _has_filter
     cdef uint8_t _ended
     cdef uint8_t _truncated
     cdef uint8_t _expects_more
@@ -33,7 +33,6 @@ cdef class Lifecycle(Source):
     cdef double _opened, _last_activity
     cdef list _room_waiters, _close_waiters
 
-    cdef int _begin(self, object owner, object budget, double linger) except -1
     cdef double _now(self) except -1
     cdef object _call_later(self, double delay, object callback)
     cdef object _new_future(self)
@@ -80,15 +79,11 @@ cdef class Lifecycle(Source):
     cdef bint _is_open(self) noexcept
     cdef bint _is_active(self) noexcept
     cdef bint _is_lingering(self) noexcept
-    @cython.locals(states=bytes)
-    cdef int _move_on(self, int event) except -1
     cdef int _start_closing(self) except -1
-    @cython.locals(rest=bint)
     cdef object _close_sent(self)
     cdef int _start_linger(self) except -1
     cdef int _end_of_stream(self) except -1
     cdef object _tear_down(self, object error)
-    cdef bint _socket_is_closed(self) noexcept
     cdef int _mark_closed(self, object error) except -1
     cdef int _stop_timer(self) except -1
     cdef int _fail_by(self, object error) except -1

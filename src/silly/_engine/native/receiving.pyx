@@ -469,7 +469,7 @@ cdef class Receiving(Filtered):
 
     cdef int _resume(self) except -1:
         self._paused = False
-        if not (self._ended or self._socket_is_closed() or self._failed):
+        if not (self._ended or self._is_closed or self._failed):
             self.watch(self.interest | EPOLLIN)
         return 0
 

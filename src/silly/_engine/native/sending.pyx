@@ -346,7 +346,7 @@ cdef class Sending(Receiving):
 
     cdef int fail(self, int error) except -1:
         """Mark the connection as failed; close it in the loop's next turn, after all callers."""
-        if self._failed or self._socket_is_closed():
+        if self._failed or self._is_closed:
             return 0  # pragma: no cover - it is known already
         self._failed = True
         self.batched = 0

@@ -92,9 +92,9 @@ cdef class Stream(Sending):
         self.fd = link
         self.reactor = reactor
         try:
-            self._begin(owner, budget, linger)
-            self._set_timeouts(0 if idle_timeout is None else idle_timeout, idle_swept)
-            self._set_no_filter()
+            self._begin(
+                owner, budget, linger, 0 if idle_timeout is None else idle_timeout, idle_swept
+            )
             reactor.add(self)
             self.watch(EPOLLIN)  # last, so that it needs no undoing
         except BaseException:

@@ -23,7 +23,7 @@ from typing import Any, Final, cast
 from silly._engine import interface, stream_errors
 from silly._engine.account import Account
 from silly._engine.admission import Admission
-from silly._engine.interface import Accept, Gate, tune
+from silly._engine.interface import Accept, Gate, packed_ip, tune
 from silly._engine.portable.datagrams import Datagrams, Peer
 from silly._engine.portable.link import KernelQueues, Link
 from silly._engine.portable.server import LoopServer, SocketServer
@@ -84,7 +84,8 @@ async def attach(loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: A
             peer = None
             with contextlib.suppress(OSError):  # disconnected already
                 peer = sock.getpeername()
-            SocketLink(loop, sock, peer, scratch_buffer.of(loop)).start(accept)
+            sock.setblocking(False)
+            SocketLink(loop, sock, peer, packed_ip(peer), scratch_buffer.of(loop)).start(accept)
         elif sock.family == getattr(socket, "AF_UNIX", None):
             await loop.create_unix_connection(make_link, sock=sock)
         else:

@@ -23,7 +23,17 @@ if sys.platform != "win32":
     import fcntl
     import termios
 
-__all__ = ["NO_STREAM", "RESET_ON_CLOSE", "KernelQueues", "Link", "LinkEvents", "as_os_error"]
+__all__ = [
+    "NO_STREAM",
+    "RECEIVED",
+    "RESET_ON_CLOSE",
+    "KernelQueues",
+    "Link",
+    "LinkEvents",
+    "as_os_error",
+]
+
+RECEIVED: Final = 64 * 1024  # bytes at a time
 
 RESET_ON_CLOSE: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 """The SO_LINGER that turns the close that follows into a reset (socket(7))."""
@@ -46,7 +56,7 @@ class Link(Protocol):
         """Return how many bytes are queued here, not yet accepted by the operating system."""
 
     def receive_at_most(self, size: int) -> None:
-        """Receive at most *size* bytes at a time, if the transport allows it."""
+        """Receive at most *size* bytes at a time (initially `RECEIVED`), if the transport can."""
 
     def pause(self) -> None:
         """Stop receiving; TCP's flow control then slows the peer down."""
@@ -86,6 +96,10 @@ class Link(Protocol):
     def remote_sockaddr(self) -> Any:
         """The peer's address, in the form that the `socket` module uses."""
 
+    @property
+    def remote_ip(self) -> bytes:
+        """The peer's IP address (see `packed_ip`)."""
+
 
 class LinkEvents(Protocol):
     """The events that a link reports; `Stream` implements them."""
@@ -112,7 +126,7 @@ class KernelQueues:
     __slots__ = ()
 
     @property
-    def _socket(self) -> socket.socket:
+    def _socket(self) -> socket.SocketType:
         raise NotImplementedError
 
     def fileno(self) -> int:

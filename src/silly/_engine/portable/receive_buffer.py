@@ -27,9 +27,9 @@ class ReceiveBuffer:
 
     __slots__ = ("_last_delimiter", "_searched", "_start", "data")
 
-    def __init__(self) -> None:
+    def __init__(self, piece: bytes = b"") -> None:
         # bytes: one piece as it arrived; bytearray: joined pieces; empty if nothing is unread
-        self.data: bytes | bytearray = b""
+        self.data: bytes | bytearray = piece
         self._start = 0  # where the unread part of data begins (0 in a bytearray)
         self._last_delimiter = b""  # the delimiter of the last search ...
         self._searched = 0  # ... and how many unread bytes are known not to start it

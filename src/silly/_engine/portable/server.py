@@ -7,6 +7,7 @@ import contextlib
 import errno
 import functools
 import os
+import select
 import socket
 import struct
 import sys
@@ -23,6 +24,16 @@ from silly._loop.live import disown_socket
 __all__ = ["LoopServer", "SocketServer"]
 
 
+class _TakenOver(socket.SocketType):
+    """An accepted socket for uvloop, which sets up and closes the descriptor by itself.
+
+    It calls `close` when the number may already be that of another file.
+    """
+
+    __slots__ = ()
+    close = socket.SocketType.detach  # type: ignore[assignment]
+
+
 class SocketServer(Accepting):
     """Accepts on one socket whenever the loop reports it readable."""
 
@@ -33,13 +44,19 @@ class SocketServer(Accepting):
     ) -> None:
         self._loop = loop
         self._sock = sock
-        # What accepted sockets are, as numbers: enumerations take longer than accept(2).
+        # What accepted sockets are. The methods of `socket.socket` take longer than accept(2).
         self._family, self._type, self._proto = int(sock.family), int(sock.type), sock.proto
+        self._kind: type[socket.SocketType] = socket.socket
         self._accept = accept
-        # None: the loop's transports are faster.
-        self._scratch = (
-            scratch_buffer.of(loop) if isinstance(loop, asyncio.SelectorEventLoop) else None
-        )
+        self._scratch: memoryview | None = None  # None: the loop's transports are faster
+        if isinstance(loop, asyncio.SelectorEventLoop):
+            self._scratch = scratch_buffer.of(loop)
+            self._kind = socket.SocketType
+        elif any(each.__module__.startswith("uvloop") for each in type(loop).__mro__):
+            self._kind = _TakenOver
+        self._tried = 0  # accepts since the socket was reported readable
+        self._more = select.poll()
+        self._more.register(sock, select.POLLIN)
         self._begin(gate)
         self._hold_reserve()
         loop.add_reader(sock, self._on_ready)
@@ -49,6 +66,7 @@ class SocketServer(Accepting):
             os.close(self._reserve)
 
     def _on_ready(self) -> None:
+        self._tried = 0
         self._accept_some(ACCEPT_BATCH)
 
     @property
@@ -56,8 +74,15 @@ class SocketServer(Accepting):
         return self._sock.fileno()
 
     def _accept_one(self) -> int:
+        # Often only one waits. To ask takes less than an accept(2) that fails, with its exception.
+        self._tried += 1
+        if self._tried == 2 and not self._more.poll(0):
+            return errno.EAGAIN
         try:
-            sock, sockaddr = self._accepted()
+            descriptor, sockaddr = self._sock._accept()  # type: ignore[attr-defined] # as `accept` does
+            sock = self._kind(self._family, self._type, self._proto, descriptor)
+            if self._kind is not _TakenOver:
+                sock.setblocking(False)
         except OSError as error:
             return error.errno or errno.EIO
         entered = False
@@ -67,61 +92,56 @@ class SocketServer(Accepting):
         finally:
             if not entered:
                 _reset(sock)
-        if entered:
-            if self._scratch is None:
-                self._step_setup(self._set_up(sock, sockaddr, client))
-            else:
-                self._start(SocketLink(self._loop, sock, sockaddr, self._scratch), client)
+        if not entered:
+            return 0
+        if self._scratch is not None:
+            self._start(SocketLink(self._loop, sock, sockaddr, client, self._scratch))
+        else:
+            link = TransportLink(self._accept, sockaddr, client)
+            making = self._loop.connect_accepted_socket([link].pop, sock)  # type: ignore[arg-type]
+            self._set_up(making, link, sock)
         return 0
 
-    def _start(self, link: SocketLink, client: bytes) -> None:
+    def _start(self, link: SocketLink) -> None:
         try:
             link.start(self._accept)
         except Exception as error:  # noqa: BLE001 - others are accepted
             self._report(error)
         finally:
             if not link.has_stream:
-                self._gate.leave(client)
+                self._gate.leave(link.remote_ip)
 
     def _report(self, error: Exception) -> None:
         self._loop.call_exception_handler(
             {"message": "a connection could not be set up", "exception": error}
         )
 
-    def _step_setup(
-        self, making: Coroutine[Any, None, None], _waiter: asyncio.Future[None] | None = None
+    def _set_up(
+        self,
+        making: Coroutine[Any, Any, object],
+        link: TransportLink,
+        sock: socket.SocketType,
+        _waiter: asyncio.Future[None] | None = None,
     ) -> None:
-        """Step a coroutine that only awaits futures, without the cost of a task."""
+        """Step *making*, a coroutine that only awaits futures, without the cost of a task."""
+        is_waiting = False
         try:
-            waiter = making.send(None)
+            making.send(None).add_done_callback(functools.partial(self._set_up, making, link, sock))
+            is_waiting = True
         except StopIteration:
-            return
-        waiter.add_done_callback(functools.partial(self._step_setup, making))
-
-    async def _set_up(self, sock: socket.socket, sockaddr: Any, client: bytes) -> None:
-        link = TransportLink(self._accept, sockaddr)
-        try:
-            sock.setblocking(False)
-            await self._loop.connect_accepted_socket(lambda: link, sock)
+            pass
         except BaseException as error:
-            sock.close()
-            if not link.has_stream:
-                self._gate.leave(client)
+            socket.SocketType.close(sock)
             if not isinstance(error, Exception):
                 raise
             self._report(error)
-        else:
-            if not link.has_stream:
-                self._gate.leave(client)
-
-    def _accepted(self) -> tuple[socket.socket, Any]:
-        """Accept a connection, as `socket.accept` does."""
-        descriptor, sockaddr = self._sock._accept()  # type: ignore[attr-defined] # typeshed lacks it
-        return socket.socket(self._family, self._type, self._proto, descriptor), sockaddr
+        finally:
+            if not (is_waiting or link.has_stream):
+                self._gate.leave(link.remote_ip)
 
     def _turn_away_one(self) -> int:
         try:
-            sock, sockaddr = self._accepted()
+            sock, sockaddr = self._sock.accept()
         except OSError as error:
             return error.errno or errno.EIO
         _reset(sock)
@@ -168,11 +188,11 @@ def _backlog_of(sock: socket.socket) -> tuple[int, int] | None:
     return used, size
 
 
-def _reset(sock: socket.socket) -> None:
+def _reset(sock: socket.SocketType) -> None:
     """Close *sock* with a reset (a zero linger time does that: socket(7))."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-    sock.close()
+    socket.SocketType.close(sock)
 
 
 class LoopServer:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from silly._engine.interface import Accept, allow_unsent, peer_window
 from silly._engine.portable.link import (
     NO_STREAM,
+    RECEIVED,
     RESET_ON_CLOSE,
     KernelQueues,
     LinkEvents,
@@ -25,14 +26,13 @@ from silly._loop.registry import PerLoop
 
 __all__ = ["SocketLink", "scratch_buffer"]
 
-_RECEIVE: Final = 64 * 1024  # bytes at a time
 _MIN_RECEIVE: Final = 4096  # bytes; a smaller read limit does not reduce receives below this
 _HIGH_WATER: Final = 64 * 1024  # bytes
 _AT_ONCE: Final = 64  # pieces for one sendmsg(2); IOV_MAX is at least 1024 on Linux
 
 _NOTHING_YET: Final = (BlockingIOError, InterruptedError)
 
-scratch_buffer: Final = PerLoop("scratch", lambda _: memoryview(bytearray(_RECEIVE)))
+scratch_buffer: Final = PerLoop("scratch", lambda _: memoryview(bytearray(RECEIVED)))
 """The buffer into which all connections of a loop receive."""
 
 
@@ -57,20 +57,22 @@ class SocketLink(KernelQueues):
         "_unsent",
         "has_stream",
         "local_sockaddr",
+        "remote_ip",
         "remote_sockaddr",
     )
     local_sockaddr: Any
+    remote_ip: bytes
     remote_sockaddr: Any
-    _socket: socket.socket
+    _socket: socket.SocketType
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        sock: socket.socket,
+        sock: socket.SocketType,
         peer: Any,
+        ip: bytes,
         scratch: memoryview,
     ) -> None:
-        sock.setblocking(False)
         self._loop = loop
         self._socket = sock
         self._fileno = sock.fileno()  # watched by number: selectors format what they do not know
@@ -87,6 +89,7 @@ class SocketLink(KernelQueues):
         self._is_lost = False
         self.has_stream = False
         self.remote_sockaddr = peer
+        self.remote_ip = ip
         try:
             self.local_sockaddr = sock.getsockname()  # now: nobody knows once it is closed
         except OSError:
@@ -108,7 +111,7 @@ class SocketLink(KernelQueues):
     # ---------------------------------------------------------------- receiving
 
     def receive_at_most(self, size: int) -> None:
-        if size < len(self._scratch) or len(self._scratch) < _RECEIVE:
+        if size < len(self._scratch) or len(self._scratch) < RECEIVED:
             self._scratch = scratch_buffer.of(self._loop)[: max(size, _MIN_RECEIVE)]
 
     def pause(self) -> None:
@@ -240,7 +243,8 @@ class SocketLink(KernelQueues):
 
     def close(self) -> None:
         self._is_closing = True
-        self.pause()
+        if self._is_watched:
+            self.pause()
         if self._queue is None:
             self._lose(None)
 
@@ -254,7 +258,8 @@ class SocketLink(KernelQueues):
         if self._is_lost:
             return
         self._is_lost = True
-        self.pause()
+        if self._is_watched:
+            self.pause()
         if self._queue is not None:
             self._queue = None
             self._unsent = 0

@@ -40,14 +40,13 @@ from silly._engine.interface import (
     Budget,
     Drain,
     Owner,
-    packed_ip,
 )
 from silly._engine.lifecycle import CLOSING, FAILED, LOST, OPEN
-from silly._engine.portable.link import Link
+from silly._engine.portable.link import RECEIVED, Link
 from silly._engine.portable.receive_buffer import INCOMPLETE, TOO_LONG, ReceiveBuffer
 from silly._engine.portable.socket_link import SocketLink
 from silly._engine.portable.trampoline import PARKING, Trampoline, current_trampoline
-from silly._engine.portable.turn import turns
+from silly._engine.portable.turn import Turn, turns
 from silly._engine.stream_errors import Buffer
 from silly._values.arguments import seconds_or_none, size
 
@@ -56,6 +55,8 @@ __all__ = ["Stream"]
 HIGH_WATER: Final = 64 * 1024  # bytes: a larger batch is sent at once
 MAX_READS_IN_A_ROW: Final = 1000  # reads without waiting, before other tasks run ...
 _LARGE_WRITE_COST: Final = 50  # ... and how many of them a large write counts as
+
+_EMPTY: Final = ReceiveBuffer()  # of all connections that have not kept anything yet
 
 _ALL: Final = 0  # the wanted count of `read()`: any bytes that are there
 
@@ -98,10 +99,10 @@ class Stream(Filtered):
     ) -> None:
         self._link = link
         self._loop = loop
-        self._turn = turns.of(loop)
+        self._turn: Turn | None = None  # of the loop, once it is needed
         self._clock = loop.time
 
-        self._incoming = ReceiveBuffer()
+        self._incoming = _EMPTY  # until something must be kept
         self._read_limit = read_limit
         self._reading = False  # a task is in a read that had to wait
         self._waiter: asyncio.Future[None] | Trampoline | None = None  # what the reader waits on
@@ -116,13 +117,12 @@ class Stream(Filtered):
         self._max_unsent = max_unsent
         self._high_water = HIGH_WATER
 
-        self._begin(owner, budget, linger)
-        self._set_timeouts(idle_timeout or 0.0, idle_swept)
-        self._set_no_filter()
+        self._begin(owner, budget, linger, idle_timeout or 0.0, idle_swept)
         if max_unsent < 2 * HIGH_WATER:
             self.max_unsent = max_unsent
         link.attach(self)
-        link.receive_at_most(read_limit)
+        if read_limit < RECEIVED:
+            link.receive_at_most(read_limit)
 
     # ---------------------------------------------------------------- reading
 
@@ -221,14 +221,18 @@ class Stream(Filtered):
                 await self._suspend(b"\n", limit)
                 taken = self._direct_piece
                 self._direct_piece = None
-                if taken is None:
+                if taken is None and self._incoming.data:
                     taken = self._take(b"\n", limit)
             finally:
                 self._reading = False
                 self._waiter = None
-                if taken is None:
+                if taken is None and self._incoming.data:
                     self._control_flow()
-        return self._last_item(b"\n", limit, iterating=True) if taken is None else taken
+        if taken is not None:
+            return taken
+        if self._ended and not (self._incoming.data or self._truncated or self._state >= CLOSING):
+            raise StopAsyncIteration  # as `_last_item` does
+        return self._last_item(b"\n", limit, iterating=True)
 
     def _last_item(self, delimiter: bytes | None, wanted: int, *, iterating: bool) -> bytes:
         """Return what an incomplete read returns at the end of the stream, or raise."""
@@ -277,7 +281,10 @@ class Stream(Filtered):
     def _take(self, delimiter: bytes | None, wanted: int) -> bytes | None:
         """Take and return the result of this read; None if it is incomplete."""
         incoming = self._incoming
-        count = self._find(delimiter, wanted)
+        if delimiter is None:
+            count = self._find(delimiter, wanted)
+        else:
+            count = incoming.find(delimiter, wanted)
         if count == INCOMPLETE:
             return None
         if count == TOO_LONG:
@@ -316,7 +323,9 @@ class Stream(Filtered):
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
-            if not waiter.done():
+            if isinstance(waiter, Trampoline):
+                waiter.wake()
+            elif not waiter.done():
                 waiter.set_result(None)
         elif self._consumer is not None:
             self._consumer._consume()
@@ -327,9 +336,9 @@ class Stream(Filtered):
         """Pause the link if `read_limit` bytes are unread and no read waits for more."""
         incoming = self._incoming
         if (
-            incoming.data
-            and self._waiter is None
+            len(incoming.data) >= self._read_limit  # in C
             and len(incoming) >= self._read_limit
+            and self._waiter is None
             and not (self._paused or self._ended or self._state >= LOST)
         ):
             self._paused = True
@@ -337,13 +346,19 @@ class Stream(Filtered):
 
     def _resume(self) -> None:
         self._paused = False
-        if not (self._ended or self._socket_is_closed()):
+        if not (self._ended or self._is_closed):
             self._link.resume()
 
     def _account(self) -> None:
         """Report the change in unread and unsent bytes to the budget."""
         if self._budget is not None:
-            held = len(self._incoming) + self._unsent() + self._held_size() + self._retained
+            held = self._retained
+            if self._incoming.data:
+                held += len(self._incoming)
+            if self._bytes_out and not self._is_closed:
+                held += self._link.unsent()
+            if self._has_filter:
+                held += self._held_size()
             change = held - self._accounted
             if change:
                 self._accounted = held
@@ -372,7 +387,10 @@ class Stream(Filtered):
             if not self._flush_scheduled:
                 self._flush_scheduled = True
                 self._last_activity = self._clock()
-                self._turn.add(self, self._loop)
+                turn = self._turn
+                if turn is None:
+                    turn = self._turn = turns.of(self._loop)
+                turn.add(self, self._loop)
         return DRAINED
 
     def _write_at_once(self, pieces: list[bytes], length: int) -> Drain:
@@ -422,18 +440,17 @@ class Stream(Filtered):
         """Take *piece*, and step the reader if it completes its read."""
         self._bytes_in += len(piece)
         self._last_activity = self._clock()
-        incoming = self._incoming
         waiter = self._waiter
         if waiter is None:
             if self._state < CLOSING:
-                incoming.feed(piece)
+                self._keep(piece)
                 if self._consumer is not None:
                     self._consumer._consume()
                 self._control_flow()
                 self._account()
             return
         delimiter, wanted = self._delimiter, self._wanted
-        if not incoming.data and (
+        if not self._incoming.data and (
             wanted in (_ALL, len(piece))
             if delimiter is None
             else piece.endswith(delimiter)
@@ -441,7 +458,7 @@ class Stream(Filtered):
         ):
             self._direct_piece = piece  # exactly what the reader waits for
         else:
-            incoming.feed(piece)
+            self._keep(piece)
             if self._find(delimiter, wanted) == INCOMPLETE:
                 self._account()
                 return
@@ -452,19 +469,23 @@ class Stream(Filtered):
         self._flush_scheduled = scheduled
         if not stepped:
             if self._direct_piece is not None:
-                incoming.feed(self._direct_piece)
+                self._keep(self._direct_piece)
                 self._direct_piece = None
-            if not waiter.done():
-                waiter.set_result(None)
+            self._waiter = waiter
+            self._wake_reader()
         elif self._batch and not scheduled:
             self._flush()
-        if incoming.data:
+        if self._incoming.data:
             self._control_flow()
             self._account()
 
-    def ended(self) -> None:
-        """Handle the peer's FIN."""
-        self._handle_fin()
+    def _keep(self, piece: bytes) -> None:
+        if self._incoming is _EMPTY:
+            self._incoming = ReceiveBuffer(piece)
+        else:
+            self._incoming.feed(piece)
+
+    ended = Filtered._handle_fin
 
     def full(self) -> None:
         """Make writers wait."""
@@ -501,7 +522,8 @@ class Stream(Filtered):
         return self._incoming.peek()
 
     def _discard_unread(self) -> None:
-        self._incoming.clear()
+        if self._incoming.data:
+            self._incoming.clear()
         if self._accounted:
             self._account()
 
@@ -515,7 +537,7 @@ class Stream(Filtered):
         return self._batched
 
     def _unsent(self) -> int:
-        return 0 if self._socket_is_closed() else self._link.unsent()
+        return 0 if self._is_closed else self._link.unsent()
 
     def _in_flight(self) -> int:
         return self._link.in_flight()
@@ -558,7 +580,8 @@ class Stream(Filtered):
     def _release(self) -> None:
         if self._accounted:
             self._account()
-        self._wake_reader()  # scheduled ahead of the tasks that wait for the end
+        if self._waiter is not None or self._consumer is not None:
+            self._wake_reader()  # scheduled ahead of the tasks that wait for the end
 
     def _peer_sockaddr(self) -> Any:
         return self._link.remote_sockaddr
@@ -567,7 +590,7 @@ class Stream(Filtered):
         return self._link.local_sockaddr
 
     def _peer_ip(self) -> bytes:
-        return packed_ip(self._link.remote_sockaddr)
+        return self._link.remote_ip
 
     def _enter(self) -> None:
         pass  # the loop decides what is served first
@@ -612,7 +635,7 @@ class Stream(Filtered):
 
     @property
     def _fileno(self) -> int:
-        return -1 if self._socket_is_closed() else self._link.fileno()
+        return -1 if self._is_closed else self._link.fileno()
 
     @property
     def read_limit(self) -> int:
@@ -621,7 +644,7 @@ class Stream(Filtered):
     @read_limit.setter
     def read_limit(self, value: int) -> None:
         self._read_limit = size(value, "read_limit", least=1)
-        if not self._socket_is_closed():
+        if not self._is_closed:
             self._link.receive_at_most(value)
         if self._paused and len(self._incoming) < value:
             self._resume()
@@ -639,7 +662,7 @@ class Stream(Filtered):
         high_water = min(HIGH_WATER, value // 2)
         if high_water != self._high_water:
             self._high_water = high_water
-            if not self._socket_is_closed():
+            if not self._is_closed:
                 self._link.set_high_water(high_water)
 
 

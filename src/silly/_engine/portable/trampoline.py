@@ -79,6 +79,7 @@ class Trampoline(Coroutine[Any, Any, object]):
     """What a handler's task runs."""
 
     __slots__ = (
+        "__qualname__",
         "_asyncio_future_blocking",
         "_callback",
         "_cancel_requested",
@@ -96,12 +97,13 @@ class Trampoline(Coroutine[Any, Any, object]):
     def __init__(
         self, coroutine: Coroutine[Any, Any, object], loop: asyncio.AbstractEventLoop
     ) -> None:
-        self._coroutine = coroutine
+        self._coroutine: Any = coroutine
+        self.__qualname__: str = coroutine.__qualname__  # type: ignore[attr-defined]
         self._loop = loop
         self.task: Any = None
         self._asyncio_future_blocking = False
-        self._callback: Callable[[Any], object] | None = None  # steps the task ...
-        self._context: Context | None = None  # ... in this context
+        self._context: Context
+        self._callback: Callable[[Any], object] | None = None  # steps the task, in `_context`
         self._done = self._cancelled = False
         self._message: Any = None
         self._outcome_kind = _NO_OUTCOME
@@ -112,8 +114,7 @@ class Trampoline(Coroutine[Any, Any, object]):
 
     def step(self) -> bool:
         """Resume the parked read now, if no task is running; return whether it resumed."""
-        context = self._context
-        if self._callback is None or context is None:  # cancelled
+        if self._callback is None:  # cancelled
             return False
         loop, task = self._loop, self.task
         try:
@@ -124,7 +125,7 @@ class Trampoline(Coroutine[Any, Any, object]):
         _current = self
         self._outcome_kind = _NO_OUTCOME
         try:
-            yielded = context.run(self._coroutine.send, None)
+            yielded = self._context.run(self._coroutine.send, None)
             if yielded is _PARK:
                 self._outcome_kind = _PARKED
             else:
@@ -147,15 +148,17 @@ class Trampoline(Coroutine[Any, Any, object]):
             self._call_back()
         return True
 
-    def set_result(self, _result: None) -> None:
-        """Resume the parked read, in a step of the task."""
-        self._outcome_kind = _NO_OUTCOME
-        self._call_back()
+    def wake(self) -> None:
+        """Resume the parked read in a step of the task, unless one is due."""
+        if not self._done:
+            self._outcome_kind = _NO_OUTCOME
+            self._call_back()
 
     def _call_back(self) -> None:
         self._done = True
-        callback, self._callback = self._callback, None
-        if callback is not None and self._context is not None:
+        callback = self._callback
+        if callback is not None:
+            self._callback = None
             self._loop.call_soon(self._step_task, callback, self._context)
 
     def _step_task(self, callback: Callable[[Any], object], context: Context) -> None:
@@ -175,56 +178,58 @@ class Trampoline(Coroutine[Any, Any, object]):
 
     # -------------------------------------------- as the coroutine of the task
 
-    def send(self, value: Any) -> Any:
-        """Resume the coroutine, in a step of the task."""
+    def send(self, value: Any, error: tuple[Any, ...] = ()) -> Any:
+        """Resume the coroutine, in a step of the task; raise *error* there, if given."""
+        if self._outcome_kind != _NO_OUTCOME:
+            return self._take_outcome()
+        if self.task is None:
+            self.task = current_task(self._loop)
+        global _current  # noqa: PLW0603 - there is one per process
+        before, _current = _current, self
+        try:
+            coroutine = self._coroutine
+            yielded = coroutine.throw(*error) if error else coroutine.send(value)
+        except BaseException:
+            self.task = None  # finished: leave no cycle for the garbage collector
+            self._done = True
+            if self._callback is not None:  # something other than the task ended it
+                self._call_back()
+            raise
+        finally:
+            del error
+            _current = before
+        return self._wait() if yielded is _PARK else yielded
+
+    def _wait(self) -> Trampoline:
+        self._outcome_kind = _PARKED
+        self._done = self._cancelled = False
+        self._asyncio_future_blocking = True
+        return self
+
+    def _take_outcome(self) -> Any:
+        """Return or raise the outcome of a step without the task."""
         outcome_kind = self._outcome_kind
         # It is called back for a cancellation that was undone (`uncancel`).
         if outcome_kind == _PARKED:  # pragma: no cover - from Python 3.13 on
             return self._wait()
-        if outcome_kind != _NO_OUTCOME:
-            outcome, self._outcome = self._outcome, None
-            self._outcome_kind = _NO_OUTCOME
-            if outcome_kind == _YIELDED:
-                return outcome
-            self.task = None
-            try:
-                raise StopIteration(outcome) if outcome_kind == _RETURNED else outcome
-            finally:
-                del outcome  # avoid a cycle of the error, its traceback and this frame
-        if self.task is None:
-            self.task = current_task(self._loop)
-        return self._step_in_task(self._coroutine.send, value)
+        outcome, self._outcome = self._outcome, None
+        self._outcome_kind = _NO_OUTCOME
+        if outcome_kind == _YIELDED:
+            return outcome
+        self.task = None
+        try:
+            raise StopIteration(outcome) if outcome_kind == _RETURNED else outcome
+        finally:
+            del outcome  # avoid a cycle of the error, its traceback and this frame
 
     def throw(self, *error: Any) -> Any:
         """Raise *error* where the coroutine waits."""
         self._outcome_kind = _NO_OUTCOME
         self._outcome = None
         try:
-            return self._step_in_task(self._coroutine.throw, *error)
+            return self.send(None, error)
         finally:
             del error
-
-    def _step_in_task(self, go_on: Callable[..., Any], *arguments: Any) -> Any:
-        global _current  # noqa: PLW0603 - there is one per process
-        before, _current = _current, self
-        try:
-            yielded = go_on(*arguments)
-        except BaseException:
-            self.task = None  # finished: leave no cycle for the garbage collector
-            self._call_back()  # if something other than the task ended it
-            raise
-        finally:
-            del arguments
-            _current = before
-        if yielded is not _PARK:
-            return yielded
-        self._outcome_kind = _PARKED
-        return self._wait()
-
-    def _wait(self) -> Trampoline:
-        self._done = self._cancelled = False
-        self._asyncio_future_blocking = True
-        return self
 
     def close(self) -> None:
         """Close the coroutine."""
@@ -234,12 +239,12 @@ class Trampoline(Coroutine[Any, Any, object]):
         self._call_back()
 
     def __await__(self) -> Generator[Any, None, object]:
-        return self._coroutine.__await__()
+        awaiting: Generator[Any, None, object] = self._coroutine.__await__()
+        return awaiting
 
     # ----------------------------------------------- as the future of the task
 
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        return self._loop
+    # Without `get_loop`, a task takes `_loop`.
 
     def add_done_callback(self, callback: Callable[[Any], object], *, context: Context) -> None:
         self._callback = callback
@@ -279,10 +284,33 @@ class Trampoline(Coroutine[Any, Any, object]):
 
     # ------------------------------------------------ attributes of coroutines
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith(("cr_", "__")):
-            return getattr(self._coroutine, name)
-        raise AttributeError(name)
+    @property
+    def __name__(self) -> Any:
+        return self._coroutine.__name__
+
+    @property
+    def cr_code(self) -> Any:
+        return self._coroutine.cr_code
+
+    @property
+    def cr_frame(self) -> Any:
+        return self._coroutine.cr_frame
+
+    @property
+    def cr_running(self) -> Any:
+        return self._coroutine.cr_running
+
+    @property
+    def cr_suspended(self) -> Any:
+        return self._coroutine.cr_suspended
+
+    @property
+    def cr_await(self) -> Any:
+        return self._coroutine.cr_await
+
+    @property
+    def cr_origin(self) -> Any:
+        return self._coroutine.cr_origin
 
     def __repr__(self) -> str:
         return f"<Trampoline of {self._coroutine!r}>"
@@ -310,7 +338,9 @@ def _start_stepped_task(  # noqa: PLR0917
     context: Context | None,
     ended_context: Context,
 ) -> asyncio.Task[Any]:
-    return _start_task(loop, Trampoline(coroutine, loop), ended, name, context, ended_context)
+    task = loop.create_task(Trampoline(coroutine, loop), name=name, context=context)
+    task.add_done_callback(ended, context=ended_context)
+    return task
 
 
 def _rehearse(_loop: object) -> tuple[Callable[[], object], Callable[[Any], object]]:

@@ -11,7 +11,7 @@ import contextlib
 import socket
 import sys
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from silly._engine.interface import Accept, Gate, packed_ip
 from silly._engine.portable.link import (
@@ -23,6 +23,9 @@ from silly._engine.portable.link import (
 )
 
 __all__ = ["TransportLink"]
+
+_IS_WINDOWS: Final = sys.platform == "win32"
+_ignore: Final = NO_STREAM.received
 
 
 class TransportLink(KernelQueues, asyncio.BaseProtocol):
@@ -37,31 +40,40 @@ class TransportLink(KernelQueues, asyncio.BaseProtocol):
         "_closed",
         "_full",
         "_gate",
+        "_local_sockaddr",
         "_stream",
         "_transport",
         "data_received",
         "has_stream",
-        "local_sockaddr",
+        "remote_ip",
         "remote_sockaddr",
         "send",
     )
     data_received: Callable[[bytes], None]
-    local_sockaddr: Any
+    _local_sockaddr: Any
+    remote_ip: bytes
     remote_sockaddr: Any
 
-    def __init__(self, accept: Accept, sockaddr: Any = None, gate: Gate | None = None) -> None:
+    def __init__(
+        self,
+        accept: Accept,
+        sockaddr: Any = None,
+        ip: bytes = b"",
+        gate: Gate | None = None,
+    ) -> None:
         self._accept = accept
         self._gate = gate  # None: the server asked it already
         self.remote_sockaddr = sockaddr
+        self.remote_ip = ip
         self.has_stream = False
         self._full = self._closed = False
         self._stream: LinkEvents = NO_STREAM
-        self.data_received = NO_STREAM.received
+        self.data_received = _ignore
 
     def attach(self, events: LinkEvents) -> None:
         self._stream = events
         self.has_stream = True
-        self.data_received = events.received if sys.platform != "win32" else _as_bytes(events)
+        self.data_received = events.received if not _IS_WINDOWS else _as_bytes(events)
         self._transport.set_protocol(self)  # uvloop looks the callback up once, here
 
     def receive_at_most(self, size: int) -> None:
@@ -70,22 +82,24 @@ class TransportLink(KernelQueues, asyncio.BaseProtocol):
     # -------------------------------------------- called by asyncio's transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport = cast(asyncio.Transport, transport)
-        # Asked now: a transport that lost its socket no longer knows.
-        self.local_sockaddr = transport.get_extra_info("sockname")
+        self._transport: asyncio.Transport = transport  # type: ignore[assignment]
+        self._local_sockaddr = None
         if self.remote_sockaddr is None:
             self.remote_sockaddr = transport.get_extra_info("peername")
-        if self._gate is not None and not self._gate.enter(packed_ip(self.remote_sockaddr)):
+            self.remote_ip = packed_ip(self.remote_sockaddr)
+        if not self.remote_ip:  # uvloop's transports of Unix sockets forget it when they are closed
+            self._local_sockaddr = transport.get_extra_info("sockname")
+        if self._gate is not None and not self._gate.enter(self.remote_ip):
             self.abort()
             return
-        self.send = transport.write
+        self.send = self._transport.write
         try:
             self._accept(self)
         finally:
             if not self.has_stream:
                 self.abort()
                 if self._gate is not None:
-                    self._gate.leave(packed_ip(self.remote_sockaddr))
+                    self._gate.leave(self.remote_ip)
             del self._accept
 
     def eof_received(self) -> bool:
@@ -110,7 +124,7 @@ class TransportLink(KernelQueues, asyncio.BaseProtocol):
         self._closed = True
         # Break the cycle of stream and link: no work for the garbage collector.
         events, self._stream = self._stream, NO_STREAM
-        self.data_received = NO_STREAM.received
+        self.data_received = _ignore
         events.lost(None if exc is None else as_os_error(exc))
 
     # ------------------------------------------------------ called by the stream
@@ -149,8 +163,14 @@ class TransportLink(KernelQueues, asyncio.BaseProtocol):
         self._transport.abort()
 
     @property
-    def _socket(self) -> socket.socket:
-        return cast(socket.socket, self._transport.get_extra_info("socket"))
+    def local_sockaddr(self) -> Any:
+        if self._local_sockaddr is None:
+            self._local_sockaddr = self._transport.get_extra_info("sockname")
+        return self._local_sockaddr
+
+    @property
+    def _socket(self) -> socket.SocketType:
+        return cast(socket.SocketType, self._transport.get_extra_info("socket"))
 
 
 def _as_bytes(events: LinkEvents) -> Callable[[bytes], None]:  # pragma: no cover - on Windows
