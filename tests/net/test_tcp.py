@@ -771,6 +771,22 @@ async def test_a_connection_that_cannot_be_set_up_leaves_nothing(
         assert listener.stats.accepted == 1
 
 
+async def test_why_a_connection_cannot_be_made_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, "no room for it")
+
+    async with tcp.listen(ANY, echo) as listener:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda *_: None)  # uvloop tells it, too
+        monkeypatch.setattr("silly.net.clients.EngineConn", fail)
+        try:
+            with pytest.raises(OSError, match="no room for it"):
+                await tcp.connect(listener.local_addr)
+        finally:
+            loop.set_exception_handler(None)
+        await until(lambda: listener.stats.accepted == 1 and not listener.connections)
+
+
 async def test_handler_may_close_its_own_listener() -> None:
     async def handler(conn: Conn) -> None:
         await listener.close()

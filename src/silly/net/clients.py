@@ -47,9 +47,14 @@ async def attach(
     """
     owner = _Dialed(Live.of(loop), host)
     made: list[EngineConn] = []
+    errors: list[BaseException] = []
 
     def accept(carrier: Any) -> EngineConn:
-        conn = EngineConn(carrier, loop, owner, **limits)
+        try:
+            conn = EngineConn(carrier, loop, owner, **limits)
+        except BaseException as error:
+            errors.append(error)  # uvloop only logs it
+            raise
         owner.live.conns.add(conn)
         made.append(conn)
         return conn
@@ -60,4 +65,6 @@ async def attach(
         for conn in made:
             conn.abort()
         raise
+    if not made:
+        raise errors.pop()
     return made[0]

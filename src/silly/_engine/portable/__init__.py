@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import functools
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -30,7 +29,7 @@ from silly._engine.portable.server import LoopServer, SocketServer
 from silly._engine.portable.socket_link import SocketLink, scratch_buffer
 from silly._engine.portable.stream import Stream
 from silly._engine.portable.trampoline import start_task
-from silly._engine.portable.transport_link import TransportLink
+from silly._engine.portable.transport_link import TransportLink, is_uvloop
 from silly._engine.starts import Starts
 from silly._loop.live import disown_socket
 
@@ -78,7 +77,7 @@ def serve(
 async def attach(loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: Accept) -> None:
     """Make a link for *sock* (see `silly._engine.interface.Engine.attach`)."""
     tune(sock)
-    make_link = functools.partial(TransportLink, accept)
+    link = TransportLink(accept)
     try:
         if sys.platform != "win32" and isinstance(loop, asyncio.SelectorEventLoop):
             peer = None
@@ -87,12 +86,14 @@ async def attach(loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: A
             sock.setblocking(False)
             SocketLink(loop, sock, peer, packed_ip(peer), scratch_buffer.of(loop)).start(accept)
         elif sock.family == getattr(socket, "AF_UNIX", None):
-            await loop.create_unix_connection(make_link, sock=sock)
+            await loop.create_unix_connection(lambda: link, sock=sock)
         else:
-            await loop.create_connection(make_link, sock=sock)
+            await loop.create_connection(lambda: link, sock=sock)
     except BaseException:
         sock.close()
         raise
+    if is_uvloop(loop) and not link.has_stream:  # closed by its transport, but not known to be
+        sock.detach()
 
 
 def disown(inherited: object) -> None:

@@ -18,7 +18,7 @@ from silly._engine.accepting import ACCEPT_BATCH, Accepting
 from silly._engine.interface import Accept, Gate, packed_ip
 from silly._engine.portable.link import RESET_ON_CLOSE
 from silly._engine.portable.socket_link import SocketLink, scratch_buffer
-from silly._engine.portable.transport_link import TransportLink
+from silly._engine.portable.transport_link import TransportLink, is_uvloop
 from silly._loop.live import disown_socket
 
 __all__ = ["LoopServer", "SocketServer"]
@@ -52,7 +52,7 @@ class SocketServer(Accepting):
         if isinstance(loop, asyncio.SelectorEventLoop):
             self._scratch = scratch_buffer.of(loop)
             self._kind = socket.SocketType
-        elif any(each.__module__.startswith("uvloop") for each in type(loop).__mro__):
+        elif is_uvloop(loop):
             self._kind = _TakenOver
         self._tried = 0  # accepts since the socket was reported readable
         self._more = select.poll()

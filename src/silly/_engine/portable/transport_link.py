@@ -22,10 +22,15 @@ from silly._engine.portable.link import (
     as_os_error,
 )
 
-__all__ = ["TransportLink"]
+__all__ = ["TransportLink", "is_uvloop"]
 
 _IS_WINDOWS: Final = sys.platform == "win32"
 _ignore: Final = NO_STREAM.received
+
+
+def is_uvloop(loop: asyncio.AbstractEventLoop) -> bool:
+    """Return whether *loop* is uvloop's, whose transports close descriptors by themselves."""
+    return any(kind.__module__.startswith("uvloop") for kind in type(loop).__mro__)
 
 
 class TransportLink(KernelQueues, asyncio.BaseProtocol):
