@@ -18,7 +18,8 @@ message, where text that the peer chose (the name of a Unix socket) is escaped.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
 from silly.text import printable
 
@@ -57,6 +58,9 @@ def _restored(kind: type[SillyError], message: str, attributes: dict[str, Any]) 
     return error
 
 
+_args_of: Final[Any] = BaseException.__dict__["args"].__get__
+
+
 class EndOfStream(SillyError, EOFError):  # noqa: N818 - named by what happened
     """The peer finished sending, and the remaining bytes cannot satisfy the read.
 
@@ -70,9 +74,48 @@ class EndOfStream(SillyError, EOFError):  # noqa: N818 - named by what happened
 
     partial: bytes
 
+    # An engine makes one for almost every connection, and few are ever shown: their text and
+    # address are made when somebody asks. Until then, this returns them, given the error.
+    _about: Callable[[EndOfStream], tuple[str, str]]
+
     def __init__(self, message: str, partial: bytes = b"", *, address: str = "") -> None:
         SillyError.__init__(self, message, address=address)
         self.partial = partial
+
+    def _tell(self) -> None:
+        """Make the text and the address, if that was not done yet."""
+        about = self.__dict__.pop("_about", None)
+        if about is not None:
+            text, self.address = about(self)
+            BaseException.__init__(self, text)
+
+    if not TYPE_CHECKING:  # which would let every attribute pass
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "address" and "_about" in self.__dict__:
+                self._tell()
+                return self.address
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """The text, as in all exceptions."""
+        self._tell()
+        args: tuple[Any, ...] = _args_of(self)
+        return args
+
+    @args.setter
+    def args(self, values: tuple[Any, ...]) -> None:
+        self._tell()
+        BaseException.__init__(self, *values)
+
+    def __str__(self) -> str:
+        self._tell()
+        return super().__str__()
+
+    def __repr__(self) -> str:
+        self._tell()
+        return super().__repr__()
 
 
 class TruncatedStream(EndOfStream):

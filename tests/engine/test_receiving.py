@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import itertools
 import pickle
 import traceback
@@ -207,6 +208,50 @@ async def test_the_end_of_a_stream_is_an_ordinary_exception() -> None:
                 copied = pickle.loads(pickle.dumps(error))
                 assert (type(copied), str(copied)) == (EndOfStream, str(error))
                 assert vars(copied) == vars(error)
+
+
+LOOKS: dict[str, Callable[[EndOfStream], object]] = {
+    "str": str,
+    "repr": repr,
+    "args": lambda error: error.args,
+    "address": lambda error: error.address,
+    "pickle": lambda error: str(pickle.loads(pickle.dumps(error))),
+    "copy": lambda error: copy.copy(error).args,
+    "traceback": lambda error: traceback.format_exception_only(error)[-1],
+    "format": lambda error: f"{error}",
+    "chained": lambda error: str(error.with_traceback(None)),
+}
+
+
+@pytest.mark.parametrize("first", LOOKS)
+async def test_the_end_of_a_stream_is_told_however_it_is_looked_at_first(first: str) -> None:
+    """Its text is made when somebody asks for it."""
+    one, other = await tcp_pair()
+    one.close_write()
+    with pytest.raises(EndOfStream) as caught:
+        await other.read(7)
+    error, address = caught.value, other.remote_addr
+    one.close()
+    other.close()
+    text = f"{address}: end of stream before 7 bytes, 0 bytes unread"
+    LOOKS[first](error)
+    assert {name: look(error) for name, look in LOOKS.items()} == {
+        "str": text,
+        "repr": f"EndOfStream({text!r})",
+        "args": (text,),
+        "address": address,
+        "pickle": text,
+        "copy": (text,),
+        "traceback": f"silly.errors.EndOfStream: {text}\n",
+        "format": text,
+        "chained": text,
+    }
+    assert {**vars(error), "_conn": 0} == {"address": address, "partial": b"", "_conn": 0}
+    assert not hasattr(error, "limit")
+    with pytest.raises(AttributeError, match="'EndOfStream' object has no attribute 'limit'"):
+        _ = error.limit  # type: ignore[attr-defined]
+    error.args = ("other",)
+    assert (str(error), error.args, error.address) == ("other", ("other",), address)
 
 
 async def test_a_limit_is_one_on_the_search_for_a_delimiter() -> None:

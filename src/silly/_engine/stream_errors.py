@@ -8,11 +8,13 @@ a handler that failed because its connection ended from one that crashed.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 from collections.abc import Coroutine, Iterable
 from typing import Final, TypeVar
 
 from silly._logs.tracebacks import AWAIT_IS_MISSING
+from silly._values.addresses import format_sockaddr
 from silly._values.arguments import seconds_or_none, size
 from silly._values.units import in_seconds
 from silly.errors import (
@@ -61,7 +63,6 @@ __all__ = [
 ]
 
 Buffer = bytes | bytearray | memoryview
-_LINE: Final = repr(b"\n")
 HANDSHAKE: Final = "handshake"  # what a task waits for, for people
 E = TypeVar("E", bound=Exception)
 
@@ -155,20 +156,25 @@ def already_awaited() -> RuntimeError:
 def end_of_stream(
     conn: object, delimiter: bytes | None, wanted: int, unread: bytes, truncated: bool
 ) -> EndOfStream:
-    # The most usual end of a connection. So its usual text is not put together of parts, and
-    # the exception is made without its `__init__`.
-    wanted_bytes = _LINE if delimiter == b"\n" else _wanted_bytes(delimiter, wanted)
-    left = _counted(len(unread), "byte") if unread else "0 bytes"
-    kind, what = (
-        (TruncatedStream, "stream cut off") if truncated else (EndOfStream, "end of stream")
-    )
-    address = _address(conn)
-    text = f"{printable(address)}: {what} before {wanted_bytes}, {left} unread"
-    error = kind.__new__(kind, text)
-    error.address = address
+    # The most usual end of a connection: without a call of `__init__`, and without its text.
+    kind = TruncatedStream if truncated else EndOfStream
+    error = kind.__new__(kind)
     error.partial = unread
     error._conn = id(conn)  # type: ignore[attr-defined] # as `mark` does it
+    sockaddr = conn._remote_sockaddr  # type: ignore[attr-defined] # every engine's stream has it
+    error._about = functools.partial(_end_of_stream, sockaddr, delimiter, wanted)
     return error
+
+
+def _end_of_stream(
+    sockaddr: object, delimiter: bytes | None, wanted: int, error: EndOfStream
+) -> tuple[str, str]:
+    """Return the text of *error*, and its address."""
+    address = format_sockaddr(sockaddr)
+    what = "stream cut off" if isinstance(error, TruncatedStream) else "end of stream"
+    before = f"{what} before {_wanted_bytes(delimiter, wanted)}"
+    left = _counted(len(error.partial), "byte")
+    return f"{printable(address)}: {before}, {left} unread", address
 
 
 def limit_exceeded(conn: object, delimiter: bytes, limit: int) -> LimitExceeded:
