@@ -10,11 +10,8 @@ cdef bytes _ENDS_WRITING, _CLOSES, _FAILS, _IS_GONE
 
 cdef class Lifecycle(Source):
     cdef uint8_t _state
-    cdef readonly bint _is_closed
-    cdef readonly bint _has_filter
     cdef uint8_t _ended
     cdef uint8_t _truncated
-    cdef uint8_t _expects_more
     cdef uint8_t _failed
     cdef uint8_t _paused
     cdef uint8_t _full

@@ -5,6 +5,9 @@ from silly._engine.native.alarm cimport Alarm
 from silly._engine.native.linux cimport sockaddr_in6
 from silly._engine.native.records cimport Wire
 
+cdef extern from *:
+    ctypedef bint flag "unsigned char"  # True or False to Python, in a byte
+
 cdef enum:
     RECEIVE = 131072  # bytes per receive, at most
     HEADROOM = 16384  # at most this many unread bytes are moved in front of the next receive
@@ -20,7 +23,10 @@ cdef class Source:
     cdef int fd  # -1: closed
     cdef uint32_t generation  # distinguishes this registration from others of the same descriptor
     cdef uint32_t interest  # the events it is registered for; 0: not registered
-    cdef bint is_entering  # it is registered in the entrance
+    cdef uint8_t is_entering  # it is registered in the entrance
+    # of a stream (lifecycle.py); here, they take no memory
+    cdef readonly flag _is_closed, _has_filter
+    cdef uint8_t _expects_more
 
     cdef int watch(self, uint32_t interest) except -1
     cdef int watch_failed(self, int error) except -1

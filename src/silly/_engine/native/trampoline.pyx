@@ -81,6 +81,15 @@ cdef enum:  # kinds of outcome
     RETURNED = 3  # ... or returned it ...
     RAISED = 4  # ... or raised it
 
+cdef enum:  # whether its coroutine is running, without the task
+    RUNNING = 1
+    CANCELLED_MEANWHILE = 2
+
+cdef enum:  # what `ended` is
+    ADDED = 0  # one of the task's callbacks
+    DUE = 1  # to be added when the task ends
+    NEXT = 2  # to be called after the task's last step, which is running
+
 cdef enum:
     COROUTINE = 256  # bytes of a coroutine with its frame, about
     AWAITED = 2  # references to what a step yielded if nothing else refers to it
@@ -107,12 +116,12 @@ cdef class Trampoline(Listed):
         if not reactor.direct or self.callback is None or not self.enter(context):
             return ForeignFuture.wake(self, reactor)
         reactor.direct = False
-        self.running = True
+        self.running = RUNNING
         result = send_to(self.coroutine, None, &out)
-        waits = self.take_outcome(result, out) and not self.cancel_requested
+        waits = self.take_outcome(result, out) and self.running == RUNNING
         leave_context(context)
         leave(self.loop, task)
-        self.running = self.cancel_requested = False
+        self.running = False
         reactor.direct = True
         if waits:
             return 0
@@ -128,13 +137,12 @@ cdef class Trampoline(Listed):
     cdef int end(self, Reactor reactor) except -1:
         """Wake the task for its last step, and call `ended` without a turn of the loop."""
         cdef object task = self.task
-        if not self.adds_ended or task is None:
+        if self.ending != DUE or task is None:
             return ForeignFuture.wake(self, reactor)
-        self.calls_ended = True
+        self.ending = NEXT
         try:
             ForeignFuture.wake(self, reactor)
         finally:
-            self.calls_ended = False
             # If the step was put off, or another thread is in the context, the loop calls it.
             if is_done(task) is not True or not call_starting(
                 reactor, self.ended, task, self.ended_context
@@ -145,7 +153,7 @@ cdef class Trampoline(Listed):
     cdef int add_ended(self, object task) except -1:
         """Have the loop call `ended` when *task* is done, before callbacks of the handler's."""
         cdef list others = list(getattr(task, "_callbacks", None) or ())  # may be the task's own
-        self.adds_ended = False
+        self.ending = ADDED
         add_done_callback(task, self.ended, context=self.ended_context)
         for other, _ in others:
             remove_done_callback(task, other)
@@ -319,7 +327,7 @@ cdef class Trampoline(Listed):
 
     def cancel(self, msg=None):
         if self.running:
-            self.cancel_requested = True
+            self.running = CANCELLED_MEANWHILE
             return False
         if self.outcome_kind == WAITER and type(self.outcome) is Waiter:
             (<Waiter>self.outcome).state = CANCELLED
@@ -368,7 +376,7 @@ cdef class Trampoline(Listed):
 
     cdef int leave_task(self) except -1:
         """Forget the task, to leave no cycle, and have `ended` called when it is done."""
-        if self.adds_ended and not self.calls_ended and self.task is not None:
+        if self.ending == DUE and self.task is not None:
             self.add_ended(self.task)
         self.make_callback()  # it may still be a method of the task
         self.task = None
@@ -452,7 +460,7 @@ def start_task(loop, coroutine, ended, name, context, ended_context):
             task.add_done_callback(ended, context=ended_context)
             return task
     trampoline.task = task
-    trampoline.adds_ended = True
+    trampoline.ending = DUE
     return task
 
 

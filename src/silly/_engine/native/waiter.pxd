@@ -16,10 +16,8 @@ cdef class ForeignFuture:
     cdef unsigned char state
     # of a trampoline (trampoline.pyx); here, they take no memory
     cdef unsigned char outcome_kind
-    cdef unsigned char running  # its coroutine is running, without the task
-    cdef unsigned char cancel_requested  # while it was running
-    cdef unsigned char adds_ended  # `ended` will be added to the task's callbacks at its end
-    cdef unsigned char calls_ended  # ... or is called after the task's last step
+    cdef unsigned char running
+    cdef unsigned char ending
     cdef public bint _asyncio_future_blocking
 
     cdef int wait(self) except -1
