@@ -804,6 +804,16 @@ async def test_a_slow_head() -> None:
     assert http.service_of(listener).responses == {("-", 408): 1}
 
 
+async def test_a_client_that_was_too_slow_is_not_waited_for() -> None:
+    async with http.listen(ANY, hello, limits=Limits(head_timeout=0.05)) as listener:
+        async with tcp.connect(listener.local_addr) as conn:
+            await conn.write(b"GET / HTTP/1.1\r\nHost")
+            assert (await reply(conn)).status == 408
+            assert await rest(conn) == b""
+            assert not listener.connections
+            assert not listener._course.lingering
+
+
 async def test_a_slow_body() -> None:
     limits = Limits(read_deadline=0.05, min_receive_rate=1e6)
     async with http.listen(ANY, anything, limits=limits) as listener:

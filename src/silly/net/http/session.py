@@ -169,8 +169,13 @@ class ServerSession(PlainRequests):
 
     @property
     def expects_more(self) -> bool:
-        """Whether the client is in the middle of a request, or sends what is refused."""
-        return self.error is not None or self._receiving is not None or self.in_head
+        """Whether the client is in the middle of a request, or sends what is refused.
+
+        Not for one that was too slow: it has had its time.
+        """
+        if self.error is not None:
+            return self.error.status != 408
+        return self._receiving is not None or self.in_head
 
     def retire(self) -> bytes:
         """Give up HTTP: return what followed the request that asked for another protocol."""
