@@ -119,17 +119,11 @@ class Ends:
     def conn_closed(self, conn: Any) -> None:
         """Record that the socket of *conn* is closed; called by its stream."""
         ticket = self._tickets.pop(conn, None) if self._tickets else None
-        if ticket is None:
-            ticket = conn._peer_ip() if conn._addresses is None else conn._packed_client()
-        Admission.leave(self._admission, ticket)
+        Admission.leave(self._admission, conn._packed_client() if ticket is None else ticket)
         limit = conn._ended_by
         log_it = limit is not None and self._count_limit(limit)
-        if conn._has_filter:
-            self.past_bytes_in += conn._received()
-            self.past_bytes_out += conn._sent()
-        else:
-            self.past_bytes_in += conn._bytes_in
-            self.past_bytes_out += conn._bytes_out - conn._unsent()
+        self.past_bytes_in += conn._received()
+        self.past_bytes_out += conn._sent()
         if self.lingering:
             self.lingering.discard(conn)
         if self._on_draining:

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from silly._engine import stream_errors
 from silly._engine.interface import UNSENT_IN_KERNEL, Budget, Filter, Owner
+from silly._engine.lifecycle import OPEN
 
 from .deadlines import Timed  # relative: each engine has a base of its own
 
@@ -74,7 +75,7 @@ class Filtered(Timed):
         idle_swept: bool,
     ) -> None:
         """Set the state of a new connection, that of the classes below included."""
-        self._state = 0  # OPEN, in lifecycle.py
+        self._state = OPEN
         self._is_closed = False
         self._ended = self._truncated = self._failed = self._paused = self._full = False
         self._expects_more = False

@@ -160,10 +160,9 @@ def end_of_stream(
     kind = TruncatedStream if truncated else EndOfStream
     error = kind.__new__(kind)
     error.partial = unread
-    error._conn = id(conn)  # type: ignore[attr-defined] # as `mark` does it
     sockaddr = conn._remote_sockaddr  # type: ignore[attr-defined] # every engine's stream has it
     error._about = functools.partial(_end_of_stream, sockaddr, delimiter, wanted)
-    return error
+    return mark(conn, error)
 
 
 def _end_of_stream(
