@@ -79,7 +79,7 @@ AWAITED: Final[dict[str, tuple[float, tuple[Any, ...]]]] = {
 class Program:
     seed: int
     loop: str = "plain"  # or nested, debug
-    inside: bool = False  # the native engine's selector, in which the reactor waits
+    inside: bool = False  # a loop that serves sockets while it waits
     faults: int = 0  # of 1000 system calls, how many fail
     forks: bool = False
     raises: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ def make_program(seed: int, _kind: str | None = None) -> Program:
     rng = random.Random(seed)
     program = Program(seed)
     program.loop = rng.choice(("plain", "plain", "nested", "debug"))
-    program.inside = rng.random() < 0.6 and NATIVE
+    program.inside = rng.random() < 0.6
     program.faults = rng.choice((0, 0, 10, 100))
     program.forks = rng.random() < 0.1 and NATIVE
     program.raises = tuple(rng.sample(list(RAISED), rng.choice((0, 0, 1, 3))))

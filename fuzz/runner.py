@@ -266,7 +266,7 @@ def drive(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, None], what
 def selector(program: Any) -> selectors.BaseSelector:
     if not program.inside:
         return selectors.DefaultSelector()
-    from silly._engine.native.selector import Selector  # noqa: PLC0415 - not everywhere
+    from silly._engine.selector import Selector  # noqa: PLC0415 - not everywhere
 
     return Selector()
 

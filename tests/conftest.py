@@ -42,8 +42,6 @@ FACTORIES: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "debug": silly.loop_factory,
     "uvloop": uvloop.new_event_loop,
 }
-if silly.engine() != "native":
-    del FACTORIES["inside"]  # the stock loop
 TESTS = Path(__file__).parent
 ON_EACH_LOOP = {TESTS / "engine", TESTS / "net", TESTS / "streams"}
 DEADLINE = 120.0  # seconds for one coroutine test

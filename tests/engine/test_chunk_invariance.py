@@ -8,6 +8,7 @@ stream from the start.
 from __future__ import annotations
 
 import asyncio
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,6 +30,7 @@ class FakeLink:
     local_sockaddr = ("192.0.2.1", 1)
     remote_sockaddr = ("192.0.2.2", 2)
     remote_ip = bytes((192, 0, 2, 2))
+    clock = time.monotonic
 
     def __init__(self) -> None:
         self.sent = b""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import sys
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 import silly
-from silly._engine.portable import server, stream
+from silly._engine.portable import stream
 from silly.net import tcp
 from silly.net.tcp import Conn
 
@@ -24,16 +23,6 @@ pytestmark = [
 ANY = "127.0.0.1:0"
 
 
-def test_a_socket_that_uvloop_took_over_leaves_the_descriptor_alone() -> None:
-    ends = socket.socketpair()
-    with ends[0], ends[1]:
-        number = os.dup(ends[0].fileno())
-        sock = server._TakenOver(ends[0].family, ends[0].type, 0, number)
-        sock.close()
-        assert sock.fileno() == -1
-        os.close(number)  # raises if it was closed
-
-
 async def test_what_waits_is_accepted_at_once_and_no_more_is_tried() -> None:
     async with tcp.listen(ANY, lambda conn: conn.wait_closed()) as listener:
         accepting: Any = listener._servers[0]
@@ -42,7 +31,7 @@ async def test_what_waits_is_accepted_at_once_and_no_more_is_tried() -> None:
             for before, coming in ((0, 1), (1, 1), (2, 3)):
                 for _ in range(coming):
                     clients.enter_context(socket.create_connection((host, int(port))))
-                accepting._on_ready()
+                accepting.readable()
                 assert accepting._gate.connections == before + coming
                 assert accepting._tried == coming + 1
         await listener.close(0)

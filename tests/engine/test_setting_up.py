@@ -17,7 +17,6 @@ from typing import Any, cast
 
 import pytest
 
-import silly
 from silly import streams
 from silly.net import clients, tcp
 from silly.net.conn import EngineConn
@@ -186,8 +185,6 @@ async def test_no_connection_can_be_made_of_a_socket(
         can_start = True
         assert await is_served(listener)
         assert len(reported) == 5
-        if silly.engine() == "portable" and loop_kind == "uvloop":
-            return  # the loop only reports what a protocol's callback raises
         with monkeypatch.context() as patch:
             patch.setattr(clients, "EngineConn", fails)
             ours, theirs = socket.socketpair()

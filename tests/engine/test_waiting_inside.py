@@ -24,15 +24,12 @@ import pytest
 
 import silly
 from silly._engine import engine
+from silly._engine.selector import Selector
 from silly.net import tcp
 from silly.net.tcp import Conn
 
-if engine.NAME != "native":
-    pytest.skip("the native engine's loop", allow_module_level=True)
-
-from silly._engine.native.selector import Selector
-
 LINE = b"x" * 63 + b"\n"
+native_only = pytest.mark.skipif(engine.NAME != "native", reason="native engine only")
 
 
 def run(main: Callable[[], Any], *, debug: bool = False) -> Any:
@@ -179,7 +176,7 @@ def test_a_reactor_that_cannot_wait_ends_the_loop() -> None:
     done = subprocess.run(
         [sys.executable, "-c", BROKEN], capture_output=True, text=True, timeout=30, check=False
     )
-    assert "epoll_wait: Bad file descriptor" in done.stderr
+    assert "Bad file descriptor" in done.stderr
     assert done.returncode == 1
 
 
@@ -195,6 +192,7 @@ def test_a_policy_for_another_loop_is_respected() -> None:
     loop.close()
 
 
+@native_only
 def test_a_loop_that_does_not_tell_when_it_is_stopped_is_not_waited_for_inside() -> None:
     selector = Selector()
 
@@ -211,6 +209,7 @@ def test_a_loop_that_does_not_tell_when_it_is_stopped_is_not_waited_for_inside()
         runner.run(main())
 
 
+@native_only
 def test_passes_of_the_loop_are_not_needed() -> None:
     # The point of it all: connections are served without a pass of the loop.
     async def main() -> tuple[int, int]:
@@ -273,6 +272,7 @@ def test_a_timer_made_by_a_handler_that_is_served_inside_fires() -> None:
     assert fired.is_set()
 
 
+@native_only
 def test_one_timer_of_the_kernel_is_enough_for_all_of_the_loop() -> None:
     # For a timeout of each wait, the kernel would make and cancel one.
     def held() -> int:
@@ -420,6 +420,7 @@ def test_signals_are_handled() -> None:
     run(main)
 
 
+@native_only
 def test_a_python_signal_handler_runs_while_the_loop_waits_for_ever() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -582,6 +583,7 @@ def test_a_handler_that_raises_system_exit_ends_the_program() -> None:
     assert leave.value.code == 7
 
 
+@native_only
 def test_an_error_while_waiting_is_reported_and_the_loop_goes_on() -> None:
     class Broken:
         """A timer that cannot be read, once."""
@@ -660,6 +662,7 @@ def test_busy_polling_serves_the_rest_of_the_loop() -> None:
     run(main)
 
 
+@native_only
 def test_spinning_ends_when_the_loop_has_something_to_do() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
@@ -696,6 +699,7 @@ def test_spinning_ends_when_the_loop_has_something_to_do() -> None:
     run(main)
 
 
+@native_only
 def test_polling_begins_again_with_each_message() -> None:
     polled = threading.Event()
 
@@ -723,6 +727,7 @@ def test_polling_begins_again_with_each_message() -> None:
     assert polled.is_set()
 
 
+@native_only
 def test_a_python_signal_handler_writes_while_the_loop_waits_for_ever() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()

@@ -112,7 +112,8 @@ class Admission:
     def leave(self, ticket: bytes) -> None:
         """Count a connection as gone: the *ticket* is the client that it is charged to."""
         self.connections -= 1
-        self._discharge(ticket)
+        if self._clients:
+            self._discharge(ticket)
 
     def change_ticket(self, ticket: bytes, client: bytes) -> bytes | None:
         """Charge a connection to *client* instead; return its new ticket.

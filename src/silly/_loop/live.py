@@ -238,8 +238,9 @@ def _end_on_close(loop: asyncio.AbstractEventLoop, live: Live) -> None:
             close()
             if live.crashes is not None:
                 live.crashes.close()
-            # Break the reference cycle between the two.
-            loop._silly_reactor = None  # type: ignore[attr-defined]
+            # Break the reference cycles with what the engine keeps for the loop.
+            vars(loop).pop("_silly_reactor", None)
+            vars(loop).pop("_silly_poller", None)
 
     loop.close = end_and_close  # type: ignore[method-assign]
 

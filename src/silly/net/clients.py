@@ -53,7 +53,7 @@ async def attach(
         try:
             conn = EngineConn(carrier, loop, owner, **limits)
         except BaseException as error:
-            errors.append(error)  # uvloop only logs it
+            errors.append(error)  # a transport only logs it
             raise
         owner.live.conns.add(conn)
         made.append(conn)

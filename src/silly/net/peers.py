@@ -61,7 +61,8 @@ class _PeerLink:
         self._is_closed = False
         self.socket = listener._socket
         self.peer = peer
-        self.heard = listener._loop.time()
+        self.clock = listener._loop.time
+        self.heard = self.clock()
         self.local_sockaddr: Any = listener._local_sockaddr
         self.remote_sockaddr: Any = peer.sockaddr
         self.remote_ip = packed_ip(peer.sockaddr)
@@ -71,7 +72,7 @@ class _PeerLink:
 
     def arrive(self, data: bytes) -> bool:
         """Pass on a datagram; return False if the handler has too much unread."""
-        self.heard = self._listener._loop.time()
+        self.heard = self.clock()
         if self._is_paused or self._is_closed:
             return False
         if data:

@@ -111,10 +111,10 @@ def loop_factory() -> asyncio.AbstractEventLoop:
         with asyncio.Runner(loop_factory=silly.loop_factory) as runner:
             runner.run(main())
 
-    On the native engine it is asyncio's own loop with a selector of silly's: it serves
-    connections while it waits, and passes control to the loop only when the loop has
-    something to do. In every other loop (``asyncio.run``, uvloop) connections are served
-    as well, in a callback of the loop. If an event loop policy prefers another kind of
+    On Linux it is asyncio's own loop with a selector of silly's: it serves connections
+    while it waits, and passes control to the loop only when the loop has something to
+    do. In every other loop (``asyncio.run``, uvloop) connections are served as well, in a
+    callback of the loop. If an event loop policy prefers another kind of
     loop, such as uvloop's, that is returned.
     """
     return engine.new_event_loop()

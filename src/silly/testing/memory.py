@@ -43,6 +43,7 @@ class _MemoryLink:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, window: int, name: int) -> None:
         self._loop = loop
+        self.clock = loop.time
         self._window = window
         self.local_sockaddr: Any = ("memory", name)
         self.remote_sockaddr: Any = ("memory", 3 - name)

@@ -1,7 +1,7 @@
 """The native engine (Linux): connections on their own reactor, written in Cython.
 
-- `reactor`: the epoll set, beside that of the running asyncio loop; `selector`: the
-  selector of a loop that waits in the reactor; `loop`, `scheduling`: that loop.
+- `reactor`: the epoll set, beside that of the running asyncio loop; `loop`, `scheduling`:
+  a loop that waits in the reactor (see ../selector.py).
 - `waiter`: the future that a suspended task waits on, which can wake it immediately.
 - `trampoline`: steps a handler's coroutine without its task when possible.
 - `receiving`, `sending`, `stream`: a connection, in layers; below them, `lifecycle`,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from silly._engine.native.scheduling import Scheduling
-from silly._engine.native.selector import Selector
+from silly._engine.selector import Selector
 
 __all__ = ["new_event_loop"]
 

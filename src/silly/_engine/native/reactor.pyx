@@ -68,7 +68,7 @@ import asyncio
 import os
 import weakref
 
-from silly._engine.native.selector import Selector
+from silly._engine.selector import Selector
 
 cdef enum:
     EVENTS = 256  # per epoll_wait; after serving this many, the loop runs its other callbacks

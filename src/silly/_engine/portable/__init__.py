@@ -1,6 +1,6 @@
 """The portable engine: any event loop, every platform.
 
-- `link`: what carries a connection's bytes; `socket_link`: a socket that the loop watches;
+- `link`: what carries a connection's bytes; `socket_link`: a socket that the `poller` watches;
   `transport_link`: one of the loop's transports.
 - `stream`: reading and writing over any link.
 - `receive_buffer`, `turn`: unread bytes; writes of one turn are sent together.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import select
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -25,11 +26,13 @@ from silly._engine.admission import Admission
 from silly._engine.interface import Accept, Gate, packed_ip, tune
 from silly._engine.portable.datagrams import Datagrams, Peer
 from silly._engine.portable.link import KernelQueues, Link
+from silly._engine.portable.poller import pollers
 from silly._engine.portable.server import LoopServer, SocketServer
-from silly._engine.portable.socket_link import SocketLink, scratch_buffer
+from silly._engine.portable.socket_link import SocketLink
 from silly._engine.portable.stream import Stream
 from silly._engine.portable.trampoline import start_task
-from silly._engine.portable.transport_link import TransportLink, is_uvloop
+from silly._engine.portable.transport_link import TransportLink
+from silly._engine.selector import Selector
 from silly._engine.starts import Starts
 from silly._loop.live import disown_socket
 
@@ -56,6 +59,8 @@ __all__ = [
 
 NAME: Final = "portable"
 
+_IS_WATCHED: bool = sys.platform != "win32"  # where loops watch sockets for others
+
 
 def serve(
     loop: asyncio.AbstractEventLoop,
@@ -69,31 +74,26 @@ def serve(
 ) -> interface.Server:
     """Accept connections on *sock* (see `silly._engine.interface.Engine.serve`)."""
     tune(sock)  # accepted connections inherit it
-    if sys.platform == "win32":
-        return LoopServer(loop, sock, backlog, accept, gate)
-    return SocketServer(loop, sock, accept, gate)
+    if _IS_WATCHED:
+        return SocketServer(loop, sock, accept, gate)
+    return LoopServer(loop, sock, backlog, accept, gate)
 
 
 async def attach(loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: Accept) -> None:
     """Make a link for *sock* (see `silly._engine.interface.Engine.attach`)."""
     tune(sock)
-    link = TransportLink(accept)
     try:
-        if sys.platform != "win32" and isinstance(loop, asyncio.SelectorEventLoop):
+        if _IS_WATCHED:
             peer = None
             with contextlib.suppress(OSError):  # disconnected already
                 peer = sock.getpeername()
             sock.setblocking(False)
-            SocketLink(loop, sock, peer, packed_ip(peer), scratch_buffer.of(loop)).start(accept)
-        elif sock.family == getattr(socket, "AF_UNIX", None):
-            await loop.create_unix_connection(lambda: link, sock=sock)
+            SocketLink(pollers.of(loop), sock, peer, packed_ip(peer)).start(accept)
         else:
-            await loop.create_connection(lambda: link, sock=sock)
+            await loop.create_connection(lambda: TransportLink(accept), sock=sock)
     except BaseException:
         sock.close()
         raise
-    if is_uvloop(loop) and not link.has_stream:  # closed by its transport, but not known to be
-        sock.detach()
 
 
 def disown(inherited: object) -> None:
@@ -110,8 +110,12 @@ def specialize(kind: type[Any]) -> None:
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """Return a new loop of the kind that the program prefers."""
-    return asyncio.new_event_loop()
+    """Return a new loop; with a `Selector`, unless the program prefers another kind of loop."""
+    loop = asyncio.new_event_loop()
+    if hasattr(select, "epoll") and type(loop) is asyncio.SelectorEventLoop:
+        loop.close()
+        return asyncio.SelectorEventLoop(Selector())
+    return loop
 
 
 def call_last(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:

@@ -6,7 +6,7 @@ through `LinkEvents`: from the event loop's callbacks, one at a time, and in thi
 number of `received`, at most one `ended`, `full` and `has_room` alternating, and finally one
 `lost`. A link's method reports an event before it returns only where its docstring says so.
 
-`socket_link` is for asyncio's selector loops, `transport_link` for any loop that has transports.
+`socket_link` is for loops that watch sockets, `transport_link` for any loop that has transports.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 if sys.platform != "win32":
@@ -41,6 +42,9 @@ RESET_ON_CLOSE: Final = struct.pack("hh" if sys.platform == "win32" else "ii", 1
 
 class Link(Protocol):
     """The transport of one connection."""
+
+    clock: Callable[[], float]
+    """The loop's clock."""
 
     def attach(self, events: LinkEvents) -> None:
         """Report to *events* from now on. Called first, and again for a filter."""

@@ -11,27 +11,19 @@ import select
 import socket
 import struct
 import sys
-from collections.abc import Coroutine
-from typing import Any
+from typing import Any, Final
 
 from silly._engine.accepting import ACCEPT_BATCH, Accepting
 from silly._engine.interface import Accept, Gate, packed_ip
 from silly._engine.portable.link import RESET_ON_CLOSE
-from silly._engine.portable.socket_link import SocketLink, scratch_buffer
-from silly._engine.portable.transport_link import TransportLink, is_uvloop
+from silly._engine.portable.poller import READ, pollers
+from silly._engine.portable.socket_link import SocketLink
+from silly._engine.portable.transport_link import TransportLink
 from silly._loop.live import disown_socket
 
 __all__ = ["LoopServer", "SocketServer"]
 
-
-class _TakenOver(socket.SocketType):
-    """An accepted socket for uvloop, which sets up and closes the descriptor by itself.
-
-    It calls `close` when the number may already be that of another file.
-    """
-
-    __slots__ = ()
-    close = socket.SocketType.detach  # type: ignore[assignment]
+_IP_TRANSPARENT: Final = 19  # of ip(7): it accepts connections to other addresses, too
 
 
 class SocketServer(Accepting):
@@ -46,26 +38,24 @@ class SocketServer(Accepting):
         self._sock = sock
         # What accepted sockets are. The methods of `socket.socket` take longer than accept(2).
         self._family, self._type, self._proto = int(sock.family), int(sock.type), sock.proto
-        self._kind: type[socket.SocketType] = socket.socket
         self._accept = accept
-        self._scratch: memoryview | None = None  # None: the loop's transports are faster
-        if isinstance(loop, asyncio.SelectorEventLoop):
-            self._scratch = scratch_buffer.of(loop)
-            self._kind = socket.SocketType
-        elif is_uvloop(loop):
-            self._kind = _TakenOver
+        self._poller = pollers.of(loop)
+        self._local = _address_of_accepted(sock)
         self._tried = 0  # accepts since the socket was reported readable
         self._more = select.poll()
         self._more.register(sock, select.POLLIN)
+        self.interest = 0
         self._begin(gate)
         self._hold_reserve()
-        loop.add_reader(sock, self._on_ready)
+        self._watch_backlog(True)
+        self._poller.hold()
 
     def __del__(self) -> None:
         if self._reserve >= 0:  # its loop was collected, and close() was never called
             os.close(self._reserve)
 
-    def _on_ready(self) -> None:
+    def readable(self) -> None:
+        """Accept what waits."""
         self._tried = 0
         self._accept_some(ACCEPT_BATCH)
 
@@ -80,9 +70,8 @@ class SocketServer(Accepting):
             return errno.EAGAIN
         try:
             descriptor, sockaddr = self._sock._accept()  # type: ignore[attr-defined] # as `accept` does
-            sock = self._kind(self._family, self._type, self._proto, descriptor)
-            if self._kind is not _TakenOver:
-                sock.setblocking(False)
+            sock = socket.SocketType(self._family, self._type, self._proto, descriptor)
+            sock.setblocking(False)
         except OSError as error:
             return error.errno or errno.EIO
         entered = False
@@ -94,50 +83,18 @@ class SocketServer(Accepting):
                 _reset(sock)
         if not entered:
             return 0
-        if self._scratch is not None:
-            self._start(SocketLink(self._loop, sock, sockaddr, client, self._scratch))
-        else:
-            link = TransportLink(self._accept, sockaddr, client)
-            making = self._loop.connect_accepted_socket([link].pop, sock)  # type: ignore[arg-type]
-            self._set_up(making, link, sock)
-        return 0
-
-    def _start(self, link: SocketLink) -> None:
+        link: SocketLink | None = None
         try:
+            link = SocketLink(self._poller, sock, sockaddr, client, self._local)
             link.start(self._accept)
         except Exception as error:  # noqa: BLE001 - others are accepted
-            self._report(error)
+            self._loop.call_exception_handler(
+                {"message": "a connection could not be set up", "exception": error}
+            )
         finally:
-            if not link.has_stream:
-                self._gate.leave(link.remote_ip)
-
-    def _report(self, error: Exception) -> None:
-        self._loop.call_exception_handler(
-            {"message": "a connection could not be set up", "exception": error}
-        )
-
-    def _set_up(
-        self,
-        making: Coroutine[Any, Any, object],
-        link: TransportLink,
-        sock: socket.SocketType,
-        _waiter: asyncio.Future[None] | None = None,
-    ) -> None:
-        """Step *making*, a coroutine that only awaits futures, without the cost of a task."""
-        is_waiting = False
-        try:
-            making.send(None).add_done_callback(functools.partial(self._set_up, making, link, sock))
-            is_waiting = True
-        except StopIteration:
-            pass
-        except BaseException as error:
-            socket.SocketType.close(sock)
-            if not isinstance(error, Exception):
-                raise
-            self._report(error)
-        finally:
-            if not (is_waiting or link.has_stream):
-                self._gate.leave(link.remote_ip)
+            if link is None or not link.has_stream:
+                self._gate.leave(client)
+        return 0
 
     def _turn_away_one(self) -> int:
         try:
@@ -152,10 +109,15 @@ class SocketServer(Accepting):
         return self._sock.fileno() >= 0
 
     def _watch_backlog(self, on: bool) -> None:
-        if on:
-            self._loop.add_reader(self._sock, self._on_ready)
-        else:
-            self._loop.remove_reader(self._sock)
+        before, self.interest = self.interest, READ if on else 0
+        try:
+            self._poller.watch_server(self, self._sock.fileno(), before)
+        except BaseException:
+            self.interest = before
+            raise
+
+    def writable(self) -> None:
+        """Do nothing: a listening socket is not watched for that."""
 
     def _resume_later(self, delay: float) -> asyncio.TimerHandle:
         return self._loop.call_later(delay, self._resume_accepting)
@@ -166,13 +128,24 @@ class SocketServer(Accepting):
     def close(self) -> None:
         self._stop()
         if self._sock.fileno() >= 0:
-            self._loop.remove_reader(self._sock)
+            self._watch_backlog(False)
             self._sock.close()
+            self._poller.let_go()
 
     def disown(self) -> None:
         """Close in a forked child, without touching the event loop."""
         self._drop_reserve()  # first: `disown_socket` needs a free descriptor
         disown_socket(self._sock)
+
+
+def _address_of_accepted(sock: socket.socket) -> Any:
+    """Return the local address that all sockets accepted on *sock* have; None if they differ."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    address = sock.getsockname()
+    is_any = not any(packed_ip(address))
+    is_transparent = sys.platform == "linux" and sock.getsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT)
+    return None if is_any or is_transparent else address
 
 
 def _backlog_of(sock: socket.socket) -> tuple[int, int] | None:

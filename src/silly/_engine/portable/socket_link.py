@@ -1,12 +1,12 @@
-"""A link over a socket that the event loop watches.
+"""A link over a socket that the loop's poller watches.
 
-For asyncio's selector loops. Their transports cost twice as much for a connection that comes,
-says a line and goes, and three more Python calls for each message.
+The transports of asyncio's selector loops cost twice as much for a connection that comes, says
+a line and goes, and three more Python calls for each message; uvloop's cost more for such a
+connection, too.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import socket
@@ -22,9 +22,9 @@ from silly._engine.portable.link import (
     LinkEvents,
     as_os_error,
 )
-from silly._loop.registry import PerLoop
+from silly._engine.portable.poller import READ, WRITE, Poller
 
-__all__ = ["SocketLink", "scratch_buffer"]
+__all__ = ["SocketLink"]
 
 _MIN_RECEIVE: Final = 4096  # bytes; a smaller read limit does not reduce receives below this
 _HIGH_WATER: Final = 64 * 1024  # bytes
@@ -32,14 +32,12 @@ _AT_ONCE: Final = 64  # pieces for one sendmsg(2); IOV_MAX is at least 1024 on L
 
 _NOTHING_YET: Final = (BlockingIOError, InterruptedError)
 
-scratch_buffer: Final = PerLoop("scratch", lambda _: memoryview(bytearray(RECEIVED)))
-"""The buffer into which all connections of a loop receive."""
-
 
 class SocketLink(KernelQueues):
     """A link over one connected, non-blocking socket, which it owns."""
 
     __slots__ = (
+        "_error",
         "_fileno",
         "_finishing",
         "_full",
@@ -47,15 +45,16 @@ class SocketLink(KernelQueues):
         "_is_closing",
         "_is_ended",
         "_is_lost",
-        "_is_watched",
-        "_loop",
         "_low",
+        "_most",
+        "_poller",
         "_queue",
-        "_scratch",
         "_socket",
         "_stream",
         "_unsent",
+        "clock",
         "has_stream",
+        "interest",
         "local_sockaddr",
         "remote_ip",
         "remote_sockaddr",
@@ -63,26 +62,29 @@ class SocketLink(KernelQueues):
     local_sockaddr: Any
     remote_ip: bytes
     remote_sockaddr: Any
+    _error: OSError | None
     _socket: socket.SocketType
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        poller: Poller,
         sock: socket.SocketType,
         peer: Any,
         ip: bytes,
-        scratch: memoryview,
+        local: Any = None,
     ) -> None:
-        self._loop = loop
+        """Take over *sock*, which is connected to *peer*; *local* is its address, if known."""
+        self._poller = poller
+        self.clock = poller.clock
         self._socket = sock
-        self._fileno = sock.fileno()  # watched by number: selectors format what they do not know
+        self._fileno = sock.fileno()
         self._stream: LinkEvents = NO_STREAM
-        self._scratch = scratch
+        self._most = RECEIVED
         self._queue: deque[bytes | memoryview] | None = None
         self._unsent = 0  # bytes in the queue
         self._high, self._low = _HIGH_WATER, _HIGH_WATER // 4
         self._full = False
-        self._is_watched = False  # the loop calls `_receive`
+        self.interest = 0  # what the poller watches it for
         self._is_ended = False  # the peer sent FIN
         self._finishing = False  # FIN follows the queue ...
         self._is_closing = False  # ... or the close does
@@ -90,10 +92,10 @@ class SocketLink(KernelQueues):
         self.has_stream = False
         self.remote_sockaddr = peer
         self.remote_ip = ip
-        try:
-            self.local_sockaddr = sock.getsockname()  # now: nobody knows once it is closed
-        except OSError:
-            self.local_sockaddr = None
+        if local is None:
+            with contextlib.suppress(OSError):
+                local = sock.getsockname()  # now: nobody knows once it is closed
+        self.local_sockaddr = local
 
     def start(self, accept: Accept) -> None:
         """Pass the link to *accept*, which attaches a stream, and receive."""
@@ -102,37 +104,45 @@ class SocketLink(KernelQueues):
         finally:
             if not self.has_stream:
                 self.abort()
-        self.resume()
+        if not (self._is_closing or self._is_lost):
+            self._watch(self.interest | READ)
 
     def attach(self, events: LinkEvents) -> None:
         self._stream = events
         self.has_stream = True
 
+    # ----------------------------------------------------------------- watching
+
+    def _watch(self, interest: int) -> None:
+        before, self.interest = self.interest, interest
+        try:
+            self._poller.watch(self, self._fileno, before)
+        except OSError as error:  # no memory, or no descriptor
+            self.interest = before
+            self._lose(error)
+
     # ---------------------------------------------------------------- receiving
 
     def receive_at_most(self, size: int) -> None:
-        if size < len(self._scratch) or len(self._scratch) < RECEIVED:
-            self._scratch = scratch_buffer.of(self._loop)[: max(size, _MIN_RECEIVE)]
+        self._most = min(RECEIVED, max(size, _MIN_RECEIVE))
 
     def pause(self) -> None:
-        if self._is_watched:
-            self._is_watched = False
-            self._loop.remove_reader(self._fileno)
+        if self.interest & READ:
+            self._watch(self.interest & ~READ)
 
     def resume(self) -> None:
-        if not (self._is_watched or self._is_ended or self._is_closing or self._is_lost):
-            self._is_watched = True
-            self._loop.add_reader(self._fileno, self._receive)
+        if not (self.interest & READ or self._is_ended or self._is_closing or self._is_lost):
+            self._watch(self.interest | READ)
 
-    def _receive(self) -> None:
-        scratch = self._scratch
+    def readable(self) -> None:
+        """Receive a piece, or the end of the stream."""
         try:
-            count = self._socket.recv_into(scratch)
-            if count:
-                self._stream.received(bytes(scratch[:count]))
+            piece = self._socket.recv(self._most)
+            if piece:
+                self._stream.received(piece)
             else:
                 self._is_ended = True
-                self.pause()
+                self._watch(self.interest & ~READ)
                 self._stream.ended()
         except _NOTHING_YET:
             pass
@@ -159,8 +169,10 @@ class SocketLink(KernelQueues):
                 return
             if sent:
                 rest = memoryview(data)[sent:]
-            self._loop.add_writer(self._fileno, self._send_queue)
             self._queue = deque()
+            self._watch(self.interest | WRITE)
+            if self._is_lost:
+                return
         self._queue.append(rest)
         self._unsent += len(rest)
         self._control_flow()
@@ -191,7 +203,7 @@ class SocketLink(KernelQueues):
         Only called while the queue is empty.
         """
         self._queue = deque()
-        self._loop.add_writer(self._fileno, self._send_queue)
+        self._watch(self.interest | WRITE)
         self._full = True
         self._stream.full()
 
@@ -200,7 +212,8 @@ class SocketLink(KernelQueues):
             self._full = True
             self._stream.full()
 
-    def _send_queue(self) -> None:
+    def writable(self) -> None:
+        """Send what is queued, as much as the operating system takes."""
         queue = self._queue
         assert queue is not None
         try:
@@ -220,7 +233,7 @@ class SocketLink(KernelQueues):
             queue.popleft()
         if not queue:
             self._queue = None
-            self._loop.remove_writer(self._fileno)
+            self._watch(self.interest & ~WRITE)
             if self._is_closing:
                 self._lose(None)
                 return
@@ -243,8 +256,8 @@ class SocketLink(KernelQueues):
 
     def close(self) -> None:
         self._is_closing = True
-        if self._is_watched:
-            self.pause()
+        if self.interest & READ:
+            self._watch(self.interest & ~READ)
         if self._queue is None:
             self._lose(None)
 
@@ -258,16 +271,18 @@ class SocketLink(KernelQueues):
         if self._is_lost:
             return
         self._is_lost = True
-        if self._is_watched:
-            self.pause()
-        if self._queue is not None:
-            self._queue = None
-            self._unsent = 0
-            self._loop.remove_writer(self._fileno)
-        self._loop.call_soon(self._report_loss, error)
+        if self.interest:
+            self._watch(0)
+        self._queue = None
+        self._unsent = 0
+        self._error = error
+        turn = self._poller.turn
+        turn.add(self, self._poller.loop)
 
-    def _report_loss(self, error: OSError | None) -> None:
+    def end_of_turn(self) -> None:
+        """Close the socket, and report the loss (called by `Turn`)."""
         self._socket.close()
         # Break the cycle of stream and link: no work for the garbage collector.
         stream, self._stream = self._stream, NO_STREAM
+        error, self._error = self._error, None
         stream.lost(error)

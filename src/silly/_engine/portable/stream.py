@@ -100,7 +100,7 @@ class Stream(Filtered):
         self._link = link
         self._loop = loop
         self._turn: Turn | None = None  # of the loop, once it is needed
-        self._clock = loop.time
+        self._clock = link.clock
 
         self._incoming = _EMPTY  # until something must be kept
         self._read_limit = read_limit

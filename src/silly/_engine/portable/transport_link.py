@@ -1,7 +1,6 @@
 """A link over one of asyncio's transports, which queues and sends.
 
-For loops that do not watch sockets for others (asyncio's on Windows), or whose transports are
-faster than that (uvloop's).
+For loops that do not watch sockets for others: asyncio's on Windows.
 """
 
 from __future__ import annotations
@@ -22,15 +21,10 @@ from silly._engine.portable.link import (
     as_os_error,
 )
 
-__all__ = ["TransportLink", "is_uvloop"]
+__all__ = ["TransportLink"]
 
 _IS_WINDOWS: Final = sys.platform == "win32"
 _ignore: Final = NO_STREAM.received
-
-
-def is_uvloop(loop: asyncio.AbstractEventLoop) -> bool:
-    """Return whether *loop* is uvloop's, whose transports close descriptors by themselves."""
-    return any(kind.__module__.startswith("uvloop") for kind in type(loop).__mro__)
 
 
 class TransportLink(KernelQueues, asyncio.BaseProtocol):
@@ -45,31 +39,24 @@ class TransportLink(KernelQueues, asyncio.BaseProtocol):
         "_closed",
         "_full",
         "_gate",
-        "_local_sockaddr",
         "_stream",
         "_transport",
+        "clock",
         "data_received",
         "has_stream",
+        "local_sockaddr",
         "remote_ip",
         "remote_sockaddr",
         "send",
     )
     data_received: Callable[[bytes], None]
-    _local_sockaddr: Any
+    local_sockaddr: Any
     remote_ip: bytes
     remote_sockaddr: Any
 
-    def __init__(
-        self,
-        accept: Accept,
-        sockaddr: Any = None,
-        ip: bytes = b"",
-        gate: Gate | None = None,
-    ) -> None:
+    def __init__(self, accept: Accept, gate: Gate | None = None) -> None:
         self._accept = accept
-        self._gate = gate  # None: the server asked it already
-        self.remote_sockaddr = sockaddr
-        self.remote_ip = ip
+        self._gate = gate  # None: this side connected
         self.has_stream = False
         self._full = self._closed = False
         self._stream: LinkEvents = NO_STREAM
@@ -79,7 +66,7 @@ class TransportLink(KernelQueues, asyncio.BaseProtocol):
         self._stream = events
         self.has_stream = True
         self.data_received = events.received if not _IS_WINDOWS else _as_bytes(events)
-        self._transport.set_protocol(self)  # uvloop looks the callback up once, here
+        self._transport.set_protocol(self)  # a loop may look the callback up once, here
 
     def receive_at_most(self, size: int) -> None:
         pass  # the transport decides
@@ -88,16 +75,15 @@ class TransportLink(KernelQueues, asyncio.BaseProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
-        self._local_sockaddr = None
-        if self.remote_sockaddr is None:
-            self.remote_sockaddr = transport.get_extra_info("peername")
-            self.remote_ip = packed_ip(self.remote_sockaddr)
-        if not self.remote_ip:  # uvloop's transports of Unix sockets forget it when they are closed
-            self._local_sockaddr = transport.get_extra_info("sockname")
+        # Now: some transports do not know it once they are closed.
+        self.local_sockaddr = transport.get_extra_info("sockname")
+        self.remote_sockaddr = transport.get_extra_info("peername")
+        self.remote_ip = packed_ip(self.remote_sockaddr)
         if self._gate is not None and not self._gate.enter(self.remote_ip):
             self.abort()
             return
         self.send = self._transport.write
+        self.clock = asyncio.get_running_loop().time
         try:
             self._accept(self)
         finally:
@@ -162,16 +148,10 @@ class TransportLink(KernelQueues, asyncio.BaseProtocol):
     def abort(self) -> None:
         # A zero linger time turns the close that follows into a reset (socket(7)).
         sock: socket.socket | None = self._transport.get_extra_info("socket")
-        if sock is not None:  # else uvloop has closed it: setting up was cancelled
+        if sock is not None:  # else the loop has closed it: setting up was cancelled
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self._transport.abort()
-
-    @property
-    def local_sockaddr(self) -> Any:
-        if self._local_sockaddr is None:
-            self._local_sockaddr = self._transport.get_extra_info("sockname")
-        return self._local_sockaddr
 
     @property
     def _socket(self) -> socket.SocketType:

@@ -1,9 +1,11 @@
-"""The selector of a loop in which the reactor waits, so that it serves connections there.
+"""The selector of a loop that serves connections while it waits.
 
-A loop's pass costs more than a message does. So the reactor's epoll set contains that of
-the loop, instead of the other way round (epoll(7) allows sets in sets), and `select`
-waits in it, serves connections, and returns only when the loop has something to do: one
-of its own descriptors is ready, its queue is not empty, or a timer is due.
+A loop's pass costs more than a message does. So the epoll set of the engine's reactor contains
+that of the loop, instead of the other way round (epoll(7) allows sets in sets), and `select`
+waits in it, serves connections, and returns only when the loop has something to do: one of its
+own descriptors is ready, its queue is not empty, or a timer is due.
+
+The reactor is the native engine's `Reactor` or the portable engine's `EpollPoller`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""The portable engine where the loop accepts by itself, as on Windows: it is run here as there."""
+"""The portable engine as it is on other systems, run here.
+
+On Windows the loop accepts, and its transports carry connections. On systems without epoll, such
+as macOS, the loop watches each socket.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +17,30 @@ from typing import Any
 import pytest
 
 import silly
-from silly._engine.portable.server import LoopServer
+from silly._engine.portable.poller import LoopPoller, pollers
 from silly.net import tcp
 from silly.net.tcp import Conn, Limits, Listener
+from silly.testing import CONN_CHECKS, run_check
+from tests.pairs import tcp_pair
 
 pytestmark = [
     pytest.mark.skipif(silly.engine() != "portable", reason="portable engine only"),
-    pytest.mark.skipif(sys.platform == "win32", reason="all tests run so"),
+    pytest.mark.skipif(sys.platform != "linux", reason="all tests run so"),
+    pytest.mark.usefixtures("system"),
 ]
 
 ANY = "127.0.0.1:0"
 
 
-@pytest.fixture(autouse=True)
-def _the_loop_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
-    def serve(
-        loop: asyncio.AbstractEventLoop, sock: socket.socket, accept: Any, gate: Any
-    ) -> LoopServer:
-        return LoopServer(loop, sock, 100, accept, gate)
-
-    monkeypatch.setattr("silly._engine.portable.SocketServer", serve)
+@pytest.fixture(params=["windows", "macos"])
+def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Serve as on a system; its name."""
+    name = str(request.param)
+    if name == "windows":
+        monkeypatch.setattr("silly._engine.portable._IS_WATCHED", False)
+    else:
+        monkeypatch.setattr(pollers, "_make", LoopPoller)
+    return name
 
 
 async def echo(conn: Conn) -> None:
@@ -53,13 +61,18 @@ async def is_served(listener: Listener) -> bool:
 
 
 async def is_refused(listener: Listener) -> bool:
-    async with await tcp.connect(listener.local_addr) as conn:
-        with contextlib.suppress(ConnectionResetError):
+    with contextlib.suppress(ConnectionResetError):
+        async with await tcp.connect(listener.local_addr) as conn:
             return await conn.read(timeout=10) is None
     return True
 
 
-async def test_connections_are_served_counted_and_refused() -> None:
+@pytest.mark.parametrize("check", CONN_CHECKS, ids=lambda check: check.__name__)
+async def test_it_is_a_connection(check: Any) -> None:
+    await run_check(check, tcp_pair)
+
+
+async def test_connections_are_served_counted_and_refused(system: str) -> None:
     limits = Limits(max_connections=1, exempt_networks=())
     async with tcp.listen(ANY, echo, limits=limits) as listener:
         async with await tcp.connect(listener.local_addr) as conn:
@@ -73,7 +86,7 @@ async def test_connections_are_served_counted_and_refused() -> None:
             assert listener.local_addr == "{}:{}".format(*sock.getsockname())
         assert listener.stats.refused == {"max_connections": 1}
         assert listener.stats.accepted == 2
-        assert listener.stats.backlog_used is None
+        assert (listener.stats.backlog_used is None) == (system == "windows")
 
 
 async def test_what_cannot_be_set_up_is_reset_and_counted_out() -> None:
