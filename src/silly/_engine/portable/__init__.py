@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import select
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -26,13 +25,13 @@ from silly._engine.admission import Admission
 from silly._engine.interface import Accept, Gate, packed_ip, tune
 from silly._engine.portable.datagrams import Datagrams, Peer
 from silly._engine.portable.link import KernelQueues, Link
+from silly._engine.portable.loop import new_event_loop
 from silly._engine.portable.poller import pollers
 from silly._engine.portable.server import LoopServer, SocketServer
 from silly._engine.portable.socket_link import SocketLink
 from silly._engine.portable.stream import Stream
 from silly._engine.portable.trampoline import start_task
 from silly._engine.portable.transport_link import TransportLink
-from silly._engine.selector import Selector
 from silly._engine.starts import Starts
 from silly._loop.live import disown_socket
 
@@ -107,15 +106,6 @@ def disown(inherited: object) -> None:
 
 def specialize(kind: type[Any]) -> None:
     """Do nothing (see `silly._engine.interface.Engine.specialize`)."""
-
-
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """Return a new loop; with a `Selector`, unless the program prefers another kind of loop."""
-    loop = asyncio.new_event_loop()
-    if hasattr(select, "epoll") and type(loop) is asyncio.SelectorEventLoop:
-        loop.close()
-        return asyncio.SelectorEventLoop(Selector())
-    return loop
 
 
 def call_last(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:

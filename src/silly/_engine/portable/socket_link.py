@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import socket
 from collections import deque
 from typing import Any, Final
@@ -77,7 +78,7 @@ class SocketLink(KernelQueues):
         self._poller = poller
         self.clock = poller.clock
         self._socket = sock
-        self._fileno = sock.fileno()
+        self._fileno = sock.fileno()  # for os.read and os.write, which take less than `recv`
         self._stream: LinkEvents = NO_STREAM
         self._most = RECEIVED
         self._queue: deque[bytes | memoryview] | None = None
@@ -137,7 +138,7 @@ class SocketLink(KernelQueues):
     def readable(self) -> None:
         """Receive a piece, or the end of the stream."""
         try:
-            piece = self._socket.recv(self._most)
+            piece = os.read(self._fileno, self._most)
             if piece:
                 self._stream.received(piece)
             else:
@@ -159,7 +160,7 @@ class SocketLink(KernelQueues):
         rest: bytes | memoryview = data
         if self._queue is None:
             try:
-                sent = self._socket.send(data)
+                sent = os.write(self._fileno, data)
             except _NOTHING_YET:
                 sent = 0
             except OSError as error:
@@ -217,7 +218,7 @@ class SocketLink(KernelQueues):
         queue = self._queue
         assert queue is not None
         try:
-            sent = self._socket.sendmsg(itertools.islice(queue, _AT_ONCE))
+            sent = os.writev(self._fileno, list(itertools.islice(queue, _AT_ONCE)))
         except _NOTHING_YET:
             return
         except Exception as error:  # noqa: BLE001 - such as no memory for the list of pieces

@@ -42,10 +42,11 @@ from silly._engine.interface import (
     Owner,
 )
 from silly._engine.lifecycle import CLOSING, FAILED, LOST, OPEN
+from silly._engine.portable import trampoline
 from silly._engine.portable.link import RECEIVED, Link
 from silly._engine.portable.receive_buffer import INCOMPLETE, TOO_LONG, ReceiveBuffer
 from silly._engine.portable.socket_link import SocketLink
-from silly._engine.portable.trampoline import PARKING, Trampoline, current_trampoline
+from silly._engine.portable.trampoline import PARKING, Trampoline, current_task
 from silly._engine.portable.turn import Turn, turns
 from silly._engine.stream_errors import Buffer
 from silly._values.arguments import seconds_or_none, size
@@ -214,9 +215,11 @@ class Stream(Filtered):
         limit = self._read_limit
         if self._reading or self._state >= CLOSING:
             raise self._reader_error(b"\n", limit)
-        taken = self._take(b"\n", limit) if self._incoming.data else None
-        self._reads_in_a_row += 1
-        if taken is None and not (self._ended or self._state >= FAILED):
+        if self._incoming.data and (taken := self._take(b"\n", limit)) is not None:
+            self._reads_in_a_row += 1
+            return taken
+        taken = None
+        if not (self._ended or self._state >= FAILED):
             try:
                 await self._suspend(b"\n", limit)
                 taken = self._direct_piece
@@ -312,9 +315,9 @@ class Stream(Filtered):
         self._wanted = wanted
         self._reading = True
         self._reads_in_a_row = 0
-        trampoline = current_trampoline(self._loop)
-        if trampoline is not None:
-            self._waiter = trampoline
+        running = trampoline.running
+        if running is not None and running.task is current_task(self._loop):
+            self._waiter = running
             return PARKING
         self._waiter = future = self._loop.create_future()
         return future

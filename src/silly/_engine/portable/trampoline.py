@@ -29,7 +29,7 @@ from typing import Any, Final, cast
 
 from silly._engine.assumptions import why_not_stepped
 
-__all__ = ["PARKING", "Trampoline", "current_trampoline", "start_task"]
+__all__ = ["PARKING", "Trampoline", "current_task", "running", "start_task"]
 
 # Documented in "Extending asyncio"; `silly._engine.assumptions` reports if they are missing.
 _enter_task: Any = getattr(tasks, "_enter_task", None)
@@ -48,7 +48,11 @@ _NO_OUTCOME, _PARKED, _YIELDED, _RETURNED, _RAISED = range(5)  # kinds of outcom
 
 _RETRY: Final = 0.001  # seconds, between attempts to enter a context that another thread is in
 
-_current: Trampoline | None = None  # its coroutine is running
+running: Trampoline | None = None
+"""The trampoline whose coroutine runs, which may await `PARKING` if `task` is the current one.
+
+Otherwise, another task was started within its step.
+"""
 
 
 def _could_not_enter(error: BaseException) -> bool:
@@ -65,14 +69,6 @@ class _Parking:
 
 
 PARKING: Final = cast(Awaitable[None], _Parking())
-
-
-def current_trampoline(loop: asyncio.AbstractEventLoop) -> Trampoline | None:
-    """Return the running coroutine's trampoline, or None. With one, it may await `PARKING`."""
-    running = _current
-    if running is not None and running.task is current_task(loop):
-        return running
-    return None  # or another task started within its step
 
 
 class Trampoline(Coroutine[Any, Any, object]):
@@ -121,8 +117,8 @@ class Trampoline(Coroutine[Any, Any, object]):
             _enter_task(loop, task)
         except RuntimeError:  # pragma: no cover - an eager task is running, from Python 3.12 on
             return False
-        global _current  # noqa: PLW0603 - there is one per process
-        _current = self
+        global running  # noqa: PLW0603 - there is one per process
+        running = self
         self._outcome_kind = _NO_OUTCOME
         try:
             yielded = self._context.run(self._coroutine.send, None)
@@ -140,7 +136,7 @@ class Trampoline(Coroutine[Any, Any, object]):
             self._set_outcome(_RAISED, error.with_traceback(ours and ours.tb_next))
             del ours
         finally:
-            _current = None
+            running = None
             _leave_task(loop, task)
             del task  # avoid a cycle: the task keeps the error, and its traceback this frame
         if self._outcome_kind != _PARKED or self._cancel_requested:
@@ -184,8 +180,8 @@ class Trampoline(Coroutine[Any, Any, object]):
             return self._take_outcome()
         if self.task is None:
             self.task = current_task(self._loop)
-        global _current  # noqa: PLW0603 - there is one per process
-        before, _current = _current, self
+        global running  # noqa: PLW0603 - there is one per process
+        before, running = running, self
         try:
             coroutine = self._coroutine
             yielded = coroutine.throw(*error) if error else coroutine.send(value)
@@ -197,7 +193,7 @@ class Trampoline(Coroutine[Any, Any, object]):
             raise
         finally:
             del error
-            _current = before
+            running = before
         return self._wait() if yielded is _PARK else yielded
 
     def _wait(self) -> Trampoline:
