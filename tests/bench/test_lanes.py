@@ -219,6 +219,39 @@ async def test_requests_of_the_warm_up_that_are_in_flight_count(udp: bool) -> No
     assert (figures.sent, figures.requests, figures.errors) == (6, 6, {})
 
 
+async def test_requests_of_the_warm_up_whose_connections_are_being_made_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    release = asyncio.Event()
+    connect = Connector.connect
+
+    async def connect_later(self: Connector, *arguments: Any) -> Any:
+        await release.wait()
+        return await connect(self, *arguments)
+
+    async def answer(conn: tcp.Conn) -> None:
+        async for line in conn:
+            await conn.write(line)
+
+    monkeypatch.setattr(Connector, "connect", connect_later)
+    async with tcp.listen(ANY, answer) as listener:
+        plan = Plan(
+            listener.local_addr,
+            mode="reconnect",
+            connections=2,
+            requests=5,
+            warmup=0.02,
+            timeout=30.0,
+        )
+        load = Load(plan)
+        running = asyncio.create_task(load.run())
+        while load.recorder.now.index < 0:  # until the warm-up is over
+            await asyncio.sleep(0.001)
+        release.set()
+        figures = await running
+    assert (figures.sent, figures.requests, figures.errors) == (5, 5, {})
+
+
 async def test_replies_that_come_after_they_were_forgotten_are_late(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

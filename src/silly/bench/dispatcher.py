@@ -55,6 +55,8 @@ class Dispatcher:
         self.next_due = NEVER
         self.scheduled = 0
         """How many requests were due before the end."""
+        self.connecting = 0
+        """Permitted requests whose own connections are being made."""
         self._left = NEVER  # requests that may still be sent
         self._overdue = 0  # requests that were due before the end, but neither sent nor recorded
         self._number = 0  # the next request of the schedule

@@ -209,9 +209,9 @@ class Generator:
     def _count_requests(self) -> None:
         """Start to count the requests of ``--requests``: the warm-up is over."""
         if self._plan.requests is not None:
-            in_flight = sum(lane.in_flight for lane in self._lanes)
+            begun = sum(lane.in_flight for lane in self._lanes) + self._dispatcher.connecting
             share = self._plan.share(self._plan.requests, self._part)
-            self._dispatcher.limit(share - in_flight)
+            self._dispatcher.limit(share - begun)
 
     def _finish_lanes(self) -> None:
         for lane in list(self._lanes):

@@ -118,7 +118,12 @@ class ReconnectLane(Lane):
             due = await self._wait_for_work()
             if due is None:
                 return
-            if await self.connect(due[0]):
+            self._dispatcher.connecting += 1
+            try:
+                is_connected = await self.connect(due[0])
+            finally:
+                self._dispatcher.connecting -= 1
+            if is_connected:
                 self._due, self._begun = due
                 await self._use()
             else:
