@@ -7,6 +7,7 @@ the whole stream from the start, and end as it says.
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any
 
 import pytest
@@ -353,3 +354,59 @@ async def test_arguments_are_checked_at_the_call() -> None:
         for arguments, kind in wrong:
             with pytest.raises(kind):
                 batches(**arguments)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("until", [b"\n", 20])
+async def test_what_a_handler_keeps_of_batches_stays_as_it_was(
+    seed: int, until: bytes | int
+) -> None:
+    """What nobody refers to may be used again for later batches; nothing else is."""
+    rng = random.Random(seed)
+    kept: list[tuple[Any, Any]] = []  # an object, and a copy of what it was
+    received: list[bytes] = []
+
+    def keep(batch: list[Any]) -> None:
+        received.extend(batch)
+        how = rng.randrange(7)
+        if how == 0:
+            kept.append((batch, [bytes(bytearray(item)) for item in batch]))
+        elif how == 1:
+            item = rng.choice(batch)
+            kept.append((item, bytes(bytearray(item))))
+        elif how == 2:
+            item = rng.choice(batch)
+            kept.append((memoryview(item), bytes(bytearray(item))))
+        elif how == 3:
+            assert len({*batch}) >= 1  # their hashes are computed
+        elif how == 4:
+            batch.clear()
+        elif how == 5:
+            batch[0] = object()
+            batch.append("no bytes")
+        received[-1:] = [bytes(bytearray(received[-1]))]
+
+    async def handler(conn: Conn) -> None:
+        async for batch in conn.batches(until, most=40):
+            count = len(batch)
+            if rng.random() < 0.5:
+                received.extend(bytes(bytearray(item)) for item in batch)
+                assert all({item: 1}[bytes(bytearray(item))] for item in batch)
+            else:
+                keep(batch)
+            await conn.write(b"." * count)
+
+    sent: list[bytes] = []
+    async with tcp.listen(ANY, handler) as listener, tcp.connect(listener.local_addr) as conn:
+        for _ in range(300):
+            count = rng.randrange(1, 50)
+            width = rng.choice((19, 19, 19, rng.randrange(100)))
+            items = [bytes(rng.choices(b"ab", k=width)) + b"\n" for _ in range(count)]
+            if isinstance(until, int):
+                items = [item[:1] * until for item in items]
+            sent += items
+            await conn.write(items)
+            assert await conn.read(count, timeout=10) == b"." * count
+    assert received == sent
+    for it, copy in kept:
+        assert it == copy

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import itertools
 import pickle
+import random
 import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -259,3 +261,43 @@ async def test_a_limit_is_one_on_the_search_for_a_delimiter() -> None:
             await one.read(until, limit=5)
     for conn in (one, other):
         conn.close()
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_what_handlers_keep_of_lines_stays_as_it_was(seed: int) -> None:
+    """What nobody refers to may be used again for later lines; nothing else is."""
+    rng = random.Random(seed)
+    kept: list[tuple[Any, bytes]] = []  # a line, and a copy of it
+    received: dict[bytes, list[bytes]] = {}
+
+    async def handler(conn: Conn) -> None:
+        name = await conn.read(1)
+        mine = received[name] = []
+        async for line in conn:
+            before = bytes(bytearray(line))
+            mine.append(before)
+            assert {line: 1}[before]  # its hash is computed
+            if (how := rng.randrange(4)) < 2:
+                kept.append((line if how else memoryview(line), before))
+            await conn.write(b".")
+
+    sent: dict[bytes, list[bytes]] = {}
+    async with tcp.listen(ANY, handler) as listener, contextlib.AsyncExitStack() as stack:
+        clients = {}
+        for name in (b"1", b"2", b"3"):
+            sent[name] = []
+            clients[name] = await stack.enter_async_context(tcp.connect(listener.local_addr))
+            await clients[name].write(name)
+        for _ in range(300):
+            name = rng.choice(list(clients))
+            lines = [
+                bytes(rng.choices(b"ab", k=rng.choice((7, 7, 7, 6, 30, 700)))) + b"\n"
+                for _ in range(rng.choice((1, 1, 2, 40)))
+            ]
+            sent[name] += lines
+            await clients[name].write(lines)
+            assert await clients[name].read(len(lines), timeout=10) == b"." * len(lines)
+    assert received == sent
+    assert kept
+    for line, before in kept:
+        assert line == before

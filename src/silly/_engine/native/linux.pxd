@@ -174,6 +174,57 @@ cdef extern from "<time.h>" nogil:
         CLOCK_MONOTONIC
 
 
+cdef extern from *:
+    """
+    /* Let *bytes* have other contents, if nobody else refers to it, and if it was as long or a
+       little longer. Return whether it has. To free it and make another takes four times as long. */
+    static inline int silly_refill(PyObject *bytes, const void *data, Py_ssize_t size)
+    {
+    #ifdef Py_GIL_DISABLED
+        return 0;
+    #else
+        if (Py_REFCNT(bytes) != 1 || !PyBytes_CheckExact(bytes)
+            || size > PyBytes_GET_SIZE(bytes) || size < PyBytes_GET_SIZE(bytes) / 2)
+            return 0;
+        memcpy(PyBytes_AS_STRING(bytes), data, (size_t)size);
+        PyBytes_AS_STRING(bytes)[size] = 0;
+        Py_SET_SIZE((PyVarObject *)bytes, size);
+        _Py_COMP_DIAG_PUSH
+        _Py_COMP_DIAG_IGNORE_DEPR_DECLS
+        ((PyBytesObject *)bytes)->ob_shash = -1;
+        _Py_COMP_DIAG_POP
+        return 1;
+    #endif
+    }
+    """
+    bint silly_refill(PyObject *bytes, const void *data, Py_ssize_t size) noexcept
+
+cdef extern from *:
+    """
+    /* Return the length of all *pieces*; -1 if one is no bytes object, or if it is over *most*. */
+    static inline Py_ssize_t silly_total(PyObject **pieces, Py_ssize_t count, Py_ssize_t most)
+    {
+        Py_ssize_t i, total = 0;
+        for (i = 0; i < count; i++) {
+            if (!PyBytes_CheckExact(pieces[i]) || PyBytes_GET_SIZE(pieces[i]) > most - total)
+                return -1;
+            total += PyBytes_GET_SIZE(pieces[i]);
+        }
+        return total;
+    }
+
+    static inline void silly_join(char *place, PyObject **pieces, Py_ssize_t count)
+    {
+        Py_ssize_t i;
+        for (i = 0; i < count; i++) {
+            memcpy(place, PyBytes_AS_STRING(pieces[i]), (size_t)PyBytes_GET_SIZE(pieces[i]));
+            place += PyBytes_GET_SIZE(pieces[i]);
+        }
+    }
+    """
+    Py_ssize_t silly_total(PyObject **pieces, Py_ssize_t count, Py_ssize_t most) noexcept
+    void silly_join(char *place, PyObject **pieces, Py_ssize_t count) noexcept
+
 cdef extern from "Python.h":
     PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *data, Py_ssize_t size) except NULL
     int _PyBytes_Resize(PyObject **bytes, Py_ssize_t size) except -1

@@ -15,6 +15,7 @@ cdef enum:
     GROUP_BYTES = 65536  # a group is delivered after this much: more would leave the cache
     SCRATCH = 2 * GROUP_BYTES + HEADROOM + RECEIVE  # size of the scratch buffer, for a group
     STREAM = 448  # bytes of a stream, about
+    ITEMS = 16  # results of reads that a reactor remembers
     SEND_BUFFER = 131072  # size of the send buffer, for the bytes that handlers write
 
 
@@ -79,6 +80,8 @@ cdef class Reactor:
     cdef object spare  # a waiter that no read uses (waiter.pyx); or None
     cdef uint8_t *scratch  # holds those bytes
     cdef size_t scratch_used
+    cdef list items  # what short reads returned last; used again if nobody refers to it
+    cdef Py_ssize_t last_item
     cdef PyObject *matching  # the read being woken, which ...
     cdef Py_ssize_t matched  # ... will return this many bytes, unless it finds less
     cdef uint8_t *send_buffer  # holds what the sources in `written` will send

@@ -266,6 +266,7 @@ cdef class Reactor:
         self.written = []
         self.received = []
         self.last = []
+        self.items = [None] * ITEMS
         self.scratch = <uint8_t *>PyMem_RawMalloc(SCRATCH)
         self.send_buffer = <uint8_t *>PyMem_RawMalloc(SEND_BUFFER)
         if self.scratch == NULL or self.send_buffer == NULL:

@@ -21,6 +21,8 @@ cdef class Lines(Read):
 
 cdef class Batches(Lines):
     cdef size_t most  # items in a batch
+    # The last two batches, if they are short: when the handler has dropped one, it is used again.
+    cdef list last, spare
 
 
 cdef Read new_read(Receiving stream, uint8_t kind)

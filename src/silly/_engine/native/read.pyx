@@ -10,6 +10,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.stdint cimport uint8_t
 
 from silly._engine.native.linux cimport (
+    Py_REFCNT,
     raise_given,
     set_slots,
     send,
@@ -35,6 +36,10 @@ from silly._engine.native.wanted cimport (
 import warnings
 
 from silly._engine import stream_errors
+
+cdef enum:
+    KEPT = 8192  # bytes of a batch: a longer one is not used again
+    KEPT_ITEMS = 64  # likewise
 
 cdef bytes NEWLINE = b"\n"
 
@@ -289,14 +294,22 @@ cdef class Batches(Lines):
     cdef int step(self, void **out) except -1:
         cdef Receiving stream = <Receiving>self.stream
         cdef list batch
+        cdef size_t size
         cdef int yielded = Read.step(self, out)
         if yielded:
             return yielded
-        batch = [<bytes>out[0]]
-        Py_DECREF(<bytes>out[0])
+        first = <bytes>out[0]
+        Py_DECREF(first)
+        batch = self.spare
+        self.spare = self.last
+        if batch is not None and Py_REFCNT(batch) == 1 and PyList_GET_SIZE(batch) > 0:
+            batch[0] = first
+        else:
+            batch = [first]
         if self.kind == LINE:
             self.wanted = stream.max_unread
-        stream.take_more(self, batch, self.most)
+        size = stream.take_more(self, batch, self.most)
+        self.last = batch if size <= KEPT and PyList_GET_SIZE(batch) <= KEPT_ITEMS else None
         Py_INCREF(batch)
         out[0] = <void *>batch
         return 0

@@ -33,7 +33,7 @@ cdef class Receiving(Filtered):
     cdef Py_ssize_t find(self, bytes delimiter, size_t limit) except -2
     cdef Py_ssize_t match(self, Wanted read) except -2
     cdef bytes take(self, size_t count)
-    cdef int take_more(self, Wanted read, list taken, size_t most) except -1
+    cdef size_t take_more(self, Wanted read, list taken, size_t most) except? 0
     cdef int free_incoming(self) except -1
     cdef bint reserve(self, size_t room) except -1
     cdef bint is_long_read(self, size_t unread) noexcept

@@ -9,7 +9,7 @@ A read of many bytes receives into the bytes object that it returns.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.list cimport PyList_GET_SIZE
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.ref cimport Py_DECREF, PyObject
 from libc.errno cimport EAGAIN, EINTR, ENOMEM, errno
@@ -25,11 +25,12 @@ from silly._engine.native.linux cimport (
     new_bytes,
     recv,
     set_errno,
+    silly_refill,
 )
 from silly._engine.native.filter cimport Filtered
 from silly._engine.native.lifecycle cimport CLOSING, FAILED, LOST
 from silly._engine.native.records cimport Records
-from silly._engine.native.reactor cimport HEADROOM, RECEIVE, Reactor
+from silly._engine.native.reactor cimport HEADROOM, ITEMS, RECEIVE, Reactor
 from silly._engine.native.wanted cimport ALL, COUNT, DELIMITER, Wanted
 
 import os
@@ -43,6 +44,7 @@ cdef enum:
     RECORD = 16384 + 512  # bytes: a filter's record is not longer (RFC 8446, section 5.2)
     TRAMPOLINE = 128  # bytes of one, about
     WANTED = 96  # bytes of one, about
+    SHORT = 512  # bytes: longer results are not used again
     GROWTH = 4  # the result of a long read grows to at most this much of what has arrived
 
 
@@ -90,18 +92,30 @@ cdef class Receiving(Filtered):
 
     cdef bytes take(self, size_t count):
         """Remove and return the first *count* unread bytes."""
+        cdef Reactor reactor = self.reactor
+        cdef const char *data = <const char *>self.in_data + self.in_start
+        cdef PyObject *before
         cdef bytes taken
         if self.piece is not None and count == <size_t>PyBytes_GET_SIZE(self.piece):
             taken = self.piece
+        elif count > SHORT:
+            taken = PyBytes_FromStringAndSize(data, <Py_ssize_t>count)
         else:
-            taken = PyBytes_FromStringAndSize(
-                <const char *>self.in_data + self.in_start, <Py_ssize_t>count
-            )
+            reactor.last_item = (reactor.last_item + 1) % ITEMS
+            before = <PyObject *>PyList_GET_ITEM(reactor.items, reactor.last_item)
+            if silly_refill(before, data, <Py_ssize_t>count):
+                taken = <bytes>before
+            else:
+                taken = PyBytes_FromStringAndSize(data, <Py_ssize_t>count)
+                reactor.items[reactor.last_item] = taken
         remove(self, count)
         return taken
 
-    cdef int take_more(self, Wanted read, list taken, size_t most) except -1:
-        """Append to *taken* what more reads like *read* would return now, up to *most* items.
+    cdef size_t take_more(self, Wanted read, list taken, size_t most) except? 0:
+        """Put into *taken* what more reads like *read* would return now, after the first item.
+
+        It has at most *most* items then. What it had after the first is not needed any more: if
+        nobody refers to those items, they are used again. Return how many bytes were taken.
 
         It is a loop of `match` and `take`, unrolled.
         """
@@ -111,11 +125,12 @@ cdef class Receiving(Filtered):
         cdef size_t at = self.in_start
         cdef size_t count = read.wanted
         cdef size_t length = count  # the least that an item has
-        cdef size_t held
+        cdef size_t held, number = 1
+        cdef size_t old = <size_t>PyList_GET_SIZE(taken)
         if read.kind >= DELIMITER:
             delimiter = PyBytes_AS_STRING(read.delimiter)
             length = <size_t>PyBytes_GET_SIZE(read.delimiter)
-        while <size_t>PyList_GET_SIZE(taken) < most:
+        while number < most:
             held = self.in_end - at
             if held < length:
                 break
@@ -124,16 +139,27 @@ cdef class Receiving(Filtered):
                 if found == NULL:
                     break
                 count = <size_t>(found - data) - at + length
-            taken.append(PyBytes_FromStringAndSize(<const char *>data + at, <Py_ssize_t>count))
+            if number >= old:
+                taken.append(PyBytes_FromStringAndSize(<const char *>data + at, <Py_ssize_t>count))
+            elif not silly_refill(
+                <PyObject *>PyList_GET_ITEM(taken, <Py_ssize_t>number), data + at, <Py_ssize_t>count
+            ):
+                taken[number] = PyBytes_FromStringAndSize(
+                    <const char *>data + at, <Py_ssize_t>count
+                )
+            number += 1
             at += count
-        if at != self.in_start:
-            remove(self, at - self.in_start)
+        if number < old:
+            del taken[number:]
+        count = at - self.in_start
+        if count:
+            remove(self, count)
         # Other tasks get their turn as often as in single reads.
-        if <size_t>PyList_GET_SIZE(taken) < <size_t>(MAX_READS_IN_A_ROW - self.reads_in_a_row):
-            self.reads_in_a_row += <uint16_t>PyList_GET_SIZE(taken)
+        if number < <size_t>(MAX_READS_IN_A_ROW - self.reads_in_a_row):
+            self.reads_in_a_row += <uint16_t>number
         else:
             self.reads_in_a_row = MAX_READS_IN_A_ROW
-        return 0
+        return count
 
     cdef int _discard_unread(self) except -1:
         self.free_incoming()

@@ -1,3 +1,4 @@
+from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t
 
 from silly._engine.native.receiving cimport Receiving
@@ -18,6 +19,9 @@ cdef class Sending(Receiving):
 
     cdef size_t high_water(self) noexcept
     cdef bint put(self, const void *data, size_t length) except -1
+    cdef bint put_pieces(self, PyObject **pieces, Py_ssize_t count) except -1
+    cdef int schedule_flush(self) except -1
+    cdef bint find_place(self, size_t length) noexcept
     cdef bint append(self, const void *data, size_t length) except -1
     cdef int release_outgoing(self) except -1
     cdef object write_bytes(self, bytes data)

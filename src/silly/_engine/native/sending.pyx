@@ -12,7 +12,6 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytearray cimport PyByteArray_GET_SIZE
 from cpython.bytes cimport (
     PyBytes_AS_STRING,
-    PyBytes_CheckExact,
     PyBytes_FromStringAndSize,
     PyBytes_GET_SIZE,
 )
@@ -43,6 +42,8 @@ from silly._engine.native.linux cimport (
     sendmsg,
     setsockopt,
     shutdown,
+    silly_join,
+    silly_total,
     socklen_t,
 )
 from silly._engine.native.filter cimport FilterState
@@ -65,7 +66,7 @@ cdef enum:
     LONE = 1024  # bytes: as much is sent by itself where the send buffer is full
     LARGE_WRITE_COST = 50  # as many reads without waiting does a large write count
 
-cdef size_t MAX_JOINED = <size_t>1 << 40  # bytes: more are joined where overflows are checked
+cdef Py_ssize_t MAX_JOINED = <Py_ssize_t>1 << 40  # bytes: more are joined where overflows are checked
 
 
 cdef class Sending(Receiving):
@@ -73,6 +74,10 @@ cdef class Sending(Receiving):
 
     def write(self, data):
         if type(data) is not bytes:
+            if (type(data) is list or type(data) is tuple) and self.put_pieces(
+                PySequence_Fast_ITEMS(data), PySequence_Fast_GET_SIZE(data)
+            ):
+                return DRAINED
             if is_long_buffer(data):
                 return self.write_buffer(data)
             data = joined(data)
@@ -98,10 +103,44 @@ cdef class Sending(Receiving):
             if not self.put(PyBytes_AS_STRING(data), length):
                 raise MemoryError
             self.batched = batched
-            if not self.flush_scheduled:
-                self.flush_scheduled = True
-                self.reactor.flush_later(self)
+            self.schedule_flush()
         return DRAINED
+
+    cdef bint put_pieces(self, PyObject **pieces, Py_ssize_t count) except -1:
+        """Append *pieces* to the batch, if it has room for them in the send buffer.
+
+        Return whether it has: otherwise, nothing is done.
+        """
+        cdef Reactor reactor = self.reactor
+        cdef Py_ssize_t length = silly_total(pieces, count, LARGE)
+        if (
+            length <= 0 or self._state != OPEN or self._full
+            or self.batched + <size_t>length > self.batch_threshold
+            or not self.find_place(<size_t>length)
+        ):
+            return False
+        silly_join(<char *>self.out_data + self.out_end, pieces, count)
+        self.out_end += <size_t>length
+        reactor.send_buffer_used += <size_t>length
+        self.batched += <size_t>length
+        self.schedule_flush()
+        return True
+
+    cdef int schedule_flush(self) except -1:
+        if not self.flush_scheduled:
+            self.flush_scheduled = True
+            self.reactor.flush_later(self)
+        return 0
+
+    cdef bint find_place(self, size_t length) noexcept:
+        """Find *length* bytes after the batch in the send buffer; return whether there are any."""
+        cdef Reactor reactor = self.reactor
+        if SEND_BUFFER - reactor.send_buffer_used < length:
+            return False
+        if self.out_data == NULL:
+            self.out_data = reactor.send_buffer + reactor.send_buffer_used
+            reactor.send_buffer_tail = <PyObject *>self
+        return reactor.send_buffer_tail == <PyObject *>self
 
     cdef size_t high_water(self) noexcept:
         """Return how many queued bytes make writers wait; they wake at a quarter of it.
@@ -112,17 +151,11 @@ cdef class Sending(Receiving):
 
     cdef bint put(self, const void *data, size_t length) except -1:
         """Append to the batch; return whether there was memory."""
-        cdef Reactor reactor = self.reactor
-        if self.out_data == NULL and SEND_BUFFER - reactor.send_buffer_used >= length:
-            self.out_data = reactor.send_buffer + reactor.send_buffer_used
-            reactor.send_buffer_tail = <PyObject *>self
-        elif reactor.send_buffer_tail != <PyObject *>self or (
-            SEND_BUFFER - reactor.send_buffer_used < length
-        ):
+        if not self.find_place(length):
             return self.append(data, length)
         memcpy(self.out_data + self.out_end, data, length)
         self.out_end += length
-        reactor.send_buffer_used += length
+        self.reactor.send_buffer_used += length
         return True
 
     cdef bint append(self, const void *data, size_t length) except -1:
@@ -603,27 +636,18 @@ cdef inline bint is_long_buffer(object data) except -1:
 
 cdef bytes joined(data):
     """Return the bytes of `write`'s argument, which is not a `bytes` object."""
-    cdef Py_ssize_t count, index
-    cdef size_t length = 0
+    cdef Py_ssize_t count, length
     cdef PyObject **pieces
     cdef bytes whole
-    cdef char *end
     if type(data) is list or type(data) is tuple:
         count = PySequence_Fast_GET_SIZE(data)
         pieces = PySequence_Fast_ITEMS(data)
-        for index in range(count):
-            if not PyBytes_CheckExact(<object>pieces[index]) or length > MAX_JOINED:
-                break
-            length += <size_t>PyBytes_GET_SIZE(<bytes>pieces[index])
-        else:
+        length = silly_total(pieces, count, MAX_JOINED)
+        if length >= 0:
             if count == 1:
                 return <bytes>pieces[0]
-            whole = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>length)
-            end = PyBytes_AS_STRING(whole)
-            for index in range(count):
-                length = <size_t>PyBytes_GET_SIZE(<bytes>pieces[index])
-                memcpy(end, PyBytes_AS_STRING(<bytes>pieces[index]), length)
-                end += length
+            whole = PyBytes_FromStringAndSize(NULL, length)
+            silly_join(PyBytes_AS_STRING(whole), pieces, count)
             return whole
     return b"".join(stream_errors.as_pieces(data))
 
