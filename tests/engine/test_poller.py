@@ -174,6 +174,29 @@ async def test_one_that_is_closed_by_another_of_its_batch_is_left_alone() -> Non
             ends.close()
 
 
+async def test_a_descriptor_that_was_closed_behind_its_owners_back() -> None:
+    """Its number may be that of another socket, which is still watched."""
+    first, second = Ends(), Ends()
+    first.watch(READ)
+    number = first.sock.detach()
+    os.dup2(second.sock.fileno(), number)
+    second.sock.close()
+    second.sock = socket.socket(fileno=number)
+    second.sock.setblocking(False)
+    try:
+        second.watch(READ)
+        first.interest = 0
+        poller().watch(first, number, READ)
+        second.other.send(b"x")
+        async with asyncio.timeout(10):
+            await second.happened.wait()
+        assert second.reported == ["readable"]
+    finally:
+        first.interest = 0
+        first.close()
+        second.close()
+
+
 async def test_a_socket_that_epoll_does_not_take() -> None:
     """It is refused as before, and nothing stays behind."""
     before = epoll_sets()

@@ -108,7 +108,7 @@ class EpollPoller:
                 self._close_if_unused()
                 raise
             self._watched[descriptor] = watched
-        elif descriptor in self._watched:  # not in a forked child
+        elif self._watched.get(descriptor) is watched:  # not so in a forked child
             if interest:
                 self._epoll.modify(descriptor, interest)
                 return
