@@ -65,7 +65,11 @@ class Poller(Protocol):
         """The same, for a listening socket: `server.interest` is `READ`, or nothing."""
 
     def hold(self) -> None:
-        """Stay ready, while a server is open."""
+        """Be ready for connections, until `let_go`: a server is open.
+
+        Raises:
+            OSError: The operating system refuses.
+        """
 
     def let_go(self) -> None:
         """Undo a `hold`."""
@@ -89,11 +93,13 @@ class EpollPoller:
 
     def hold(self) -> None:
         """See `Poller.hold`."""
+        if self._epoll is None:  # now: there may be no descriptor when a connection comes
+            self._open()
         self._held += 1
 
     def let_go(self) -> None:
         """See `Poller.let_go`."""
-        self._held -= 1
+        self._held = max(0, self._held - 1)  # in a forked child, it is a server of the parent's
         self._close_if_unused()
 
     def watch(self, watched: Watched, descriptor: int, before: int) -> None:

@@ -47,8 +47,12 @@ class SocketServer(Accepting):
         self.interest = 0
         self._begin(gate)
         self._hold_reserve()
-        self._watch_backlog(True)
         self._poller.hold()
+        try:
+            self._watch_backlog(True)
+        except BaseException:
+            self._poller.let_go()
+            raise
 
     def __del__(self) -> None:
         if self._reserve >= 0:  # its loop was collected, and close() was never called
