@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import silly
-from silly._engine.portable import stream
+from silly._engine.portable import server, stream
 from silly.net import tcp
 from silly.net.tcp import Conn
 
@@ -54,3 +54,27 @@ async def test_what_connections_keep_is_their_own() -> None:
             assert [await conn.read(b"\n") for _ in range(2)] == [b"%d\n" % number] * 2
             conn.close()
     assert not stream._EMPTY.data
+
+
+@pytest.mark.parametrize("addr", ["127.0.0.1:0", "[::1]:0", "0.0.0.0:0", "[::]:0"])
+@pytest.mark.parametrize("knows", [True, False])
+async def test_the_local_address_of_a_connection_is_that_of_its_socket(
+    addr: str, knows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is known without asking, and where nobody can say whether it is."""
+    if not knows:
+        monkeypatch.setattr(server, "_IP_TRANSPARENT", 9999)
+    accepted: asyncio.Future[Conn] = asyncio.get_running_loop().create_future()
+
+    async def handler(conn: Conn) -> None:
+        accepted.set_result(conn)
+        async for _ in conn:
+            pass
+
+    async with asyncio.timeout(10), tcp.listen(addr, handler) as listener:
+        port = listener.local_addr.rpartition(":")[2]
+        host = "[::1]" if addr.startswith("[") else "127.0.0.1"
+        async with tcp.connect(f"{host}:{port}") as conn:
+            assert (await accepted).local_addr == conn.remote_addr == f"{host}:{port}"
+        await accepted.result().wait_closed()
+        assert accepted.result().local_addr == f"{host}:{port}"

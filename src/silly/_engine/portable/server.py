@@ -147,9 +147,16 @@ def _address_of_accepted(sock: socket.socket) -> Any:
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return None
     address = sock.getsockname()
-    is_any = not any(packed_ip(address))
-    is_transparent = sys.platform == "linux" and sock.getsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT)
-    return None if is_any or is_transparent else address
+    if not any(packed_ip(address)):  # 0.0.0.0, or ::
+        return None
+    if sys.platform == "linux":
+        try:
+            is_transparent = sock.getsockopt(socket.IPPROTO_IP, _IP_TRANSPARENT)
+        except OSError:  # a kernel that does not know it may redirect in other ways
+            return None
+        if is_transparent:
+            return None
+    return address
 
 
 def _backlog_of(sock: socket.socket) -> tuple[int, int] | None:
