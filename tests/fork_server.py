@@ -322,6 +322,10 @@ def run(program: Program) -> None:
 
 def outlive(modules: set[str]) -> None:
     """Keep *modules* out of the end of the interpreter, most of whose time they would take."""
+    # A signal that comes meanwhile ends the program, and leaves no traceback of this function.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
     for name in modules & {*sys.modules}:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(sys.modules.pop(name)))
 
