@@ -3,6 +3,7 @@
 - `link`: what carries a connection's bytes; `socket_link`: a socket that the `poller` watches;
   `transport_link`: one of the loop's transports.
 - `stream`: reading and writing over any link.
+- `loop`: a loop that waits in the poller.
 - `receive_buffer`, `turn`: unread bytes; writes of one turn are sent together.
 - `trampoline`: steps a handler's coroutine without its task when possible.
 - `server`: accepting.
