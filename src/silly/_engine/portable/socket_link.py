@@ -105,8 +105,7 @@ class SocketLink(KernelQueues):
         finally:
             if not self.has_stream:
                 self.abort()
-        if not (self._is_closing or self._is_lost):
-            self._watch(self.interest | READ)
+        self.resume()
 
     def attach(self, events: LinkEvents) -> None:
         self._stream = events
@@ -143,7 +142,7 @@ class SocketLink(KernelQueues):
                 self._stream.received(piece)
             else:
                 self._is_ended = True
-                self._watch(self.interest & ~READ)
+                self.pause()
                 self._stream.ended()
         except _NOTHING_YET:
             pass
@@ -257,8 +256,7 @@ class SocketLink(KernelQueues):
 
     def close(self) -> None:
         self._is_closing = True
-        if self.interest & READ:
-            self._watch(self.interest & ~READ)
+        self.pause()
         if self._queue is None:
             self._lose(None)
 
@@ -277,8 +275,7 @@ class SocketLink(KernelQueues):
         self._queue = None
         self._unsent = 0
         self._error = error
-        turn = self._poller.turn
-        turn.add(self, self._poller.loop)
+        self._poller.turn.add(self, self._poller.loop)
 
     def end_of_turn(self) -> None:
         """Close the socket, and report the loss (called by `Turn`)."""
