@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import subprocess
 import sys
 from typing import Any
 
@@ -78,3 +79,31 @@ async def test_the_local_address_of_a_connection_is_that_of_its_socket(
             assert (await accepted).local_addr == conn.remote_addr == f"{host}:{port}"
         await accepted.result().wait_closed()
         assert accepted.result().local_addr == f"{host}:{port}"
+
+
+WITHOUT_EPOLL = """
+import select, selectors
+del select.epoll, selectors.EpollSelector
+selectors.DefaultSelector = selectors.PollSelector
+import asyncio, silly
+from silly.net import tcp
+
+async def echo(conn):
+    async for line in conn:
+        await conn.write(line)
+
+async def main():
+    async with tcp.listen("127.0.0.1:0", echo) as listener:
+        async with tcp.connect(listener.local_addr) as conn:
+            await conn.write(b"echo\\n")
+            print(await conn.read(5, timeout=10))
+
+silly.run(main())
+"""
+
+
+def test_a_python_without_epoll() -> None:
+    """The modules are imported afresh: the option keeps the tests' fork server out of it."""
+    command = [sys.executable, "-X", "faulthandler", "-c", WITHOUT_EPOLL]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("b'echo\\n'\n", "")

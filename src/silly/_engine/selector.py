@@ -10,10 +10,19 @@ The reactor is the native engine's `Reactor` or the portable engine's `EpollPoll
 
 from __future__ import annotations
 
+import asyncio
+import select
 import selectors
-from typing import Protocol
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Protocol
 
-__all__ = ["Selector"]
+__all__ = ["Selector", "new_loop"]
+
+if TYPE_CHECKING:
+    from selectors import EpollSelector as _Base
+else:  # without epoll, nobody makes one
+    _Base = getattr(selectors, "EpollSelector", selectors.DefaultSelector)
 
 
 class _Reactor(Protocol):
@@ -21,7 +30,7 @@ class _Reactor(Protocol):
         """Serve connections until the loop has something to do; return whether to look."""
 
 
-class Selector(selectors.EpollSelector):
+class Selector(_Base):
     """The loop's own descriptors, in an epoll set, and the reactor that waits for it."""
 
     reactor: _Reactor | None = None
@@ -33,3 +42,19 @@ class Selector(selectors.EpollSelector):
         if reactor is None:
             return super().select(timeout)
         return super().select(0) if reactor.wait(timeout) else []
+
+
+def new_loop(
+    kind: Callable[[Selector], asyncio.AbstractEventLoop], needs: AbstractSet[str] = frozenset()
+) -> asyncio.AbstractEventLoop:
+    """Return a new loop of *kind*, which is asyncio's own, changed, with a `Selector`.
+
+    If the program prefers another kind of loop, or there is no epoll, return one of those. If
+    asyncio's does not have the attributes that *kind* *needs*, only the selector is ours.
+    """
+    loop = asyncio.new_event_loop()
+    if not hasattr(select, "epoll") or type(loop) is not asyncio.SelectorEventLoop:
+        return loop
+    has_all = vars(loop).keys() >= needs
+    loop.close()
+    return (kind if has_all else asyncio.SelectorEventLoop)(Selector())

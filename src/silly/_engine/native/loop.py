@@ -5,18 +5,14 @@ from __future__ import annotations
 import asyncio
 
 from silly._engine.native.scheduling import Scheduling
-from silly._engine.selector import Selector
+from silly._engine.selector import Selector, new_loop
 
 __all__ = ["new_event_loop"]
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """Return a new loop; with a `Selector`, unless the program prefers another kind of loop."""
-    loop = asyncio.new_event_loop()
-    if type(loop) is asyncio.SelectorEventLoop:
-        loop.close()
-        return _Loop(Selector())
-    return loop
+    return new_loop(_Loop)
 
 
 class _Loop(Scheduling, asyncio.SelectorEventLoop):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import select
 from collections.abc import Callable
 from contextvars import Context
 from typing import Any, Final, TypeVarTuple, Unpack
 
-from silly._engine.selector import Selector
+from silly._engine.selector import new_loop
 
 __all__ = ["new_event_loop"]
 
@@ -19,12 +18,7 @@ _NAMES: Final = {"_closed", "_debug", "_ready"}  # of asyncio's loop, which `_Lo
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """Return a new loop; with a `Selector`, unless the program prefers another kind of loop."""
-    loop = asyncio.new_event_loop()
-    if hasattr(select, "epoll") and type(loop) is asyncio.SelectorEventLoop:
-        kind = _Loop if vars(loop).keys() >= _NAMES else asyncio.SelectorEventLoop
-        loop.close()
-        return kind(Selector())
-    return loop
+    return new_loop(_Loop, _NAMES)
 
 
 class _Loop(asyncio.SelectorEventLoop):
