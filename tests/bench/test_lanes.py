@@ -50,6 +50,14 @@ class Load:
         self.recorder.report(clock())
         return summed(self._intervals)
 
+    async def run_and_release(self, release: asyncio.Event) -> Interval:
+        """Set *release* when the warm-up is over; return the figures."""
+        running = asyncio.create_task(self.run())
+        while self.recorder.now.index < 0:
+            await asyncio.sleep(0.001)
+        release.set()
+        return await running
+
 
 # ------------------------------------------------------------------- an interrupted run
 
@@ -209,12 +217,7 @@ async def test_requests_of_the_warm_up_that_are_in_flight_count(udp: bool) -> No
         answering = asyncio.create_task(answer_datagrams())
         addr = sock.local_addr if udp else listener.local_addr
         plan = Plan(addr, connections=2, depth=3, requests=5, warmup=0.02, udp=udp, timeout=30.0)
-        load = Load(plan)
-        running = asyncio.create_task(load.run())
-        while load.recorder.now.index < 0:  # until the warm-up is over
-            await asyncio.sleep(0.001)
-        release.set()
-        figures = await running
+        figures = await Load(plan).run_and_release(release)
     await answering
     assert (figures.sent, figures.requests, figures.errors) == (6, 6, {})
 
@@ -243,12 +246,7 @@ async def test_requests_of_the_warm_up_whose_connections_are_being_made_count(
             warmup=0.02,
             timeout=30.0,
         )
-        load = Load(plan)
-        running = asyncio.create_task(load.run())
-        while load.recorder.now.index < 0:  # until the warm-up is over
-            await asyncio.sleep(0.001)
-        release.set()
-        figures = await running
+        figures = await Load(plan).run_and_release(release)
     assert (figures.sent, figures.requests, figures.errors) == (5, 5, {})
 
 

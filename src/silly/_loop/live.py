@@ -25,7 +25,7 @@ from typing import Any, Final, Protocol
 from silly._logs.repeats import Repeats
 from silly._loop.registry import PerLoop
 
-__all__ = ["AFTER_CANCEL", "INTERNAL_TASK", "Live", "disown_socket"]
+__all__ = ["AFTER_CANCEL", "INTERNAL_TASK", "Live", "disown_socket", "separate_set"]
 
 AFTER_CANCEL: Final = 1.0  # seconds for a cancelled task to clean up
 INTERNAL_TASK: Final = "silly: "  # prefix of the names of the framework's own tasks
@@ -270,8 +270,13 @@ def _separate(loop: asyncio.AbstractEventLoop) -> None:
     """
     selector = getattr(loop, "_selector", None)
     if hasattr(select, "epoll") and isinstance(selector, selectors.EpollSelector):
-        with contextlib.suppress(ValueError, OSError), select.epoll() as own:  # it may be closed
-            os.dup2(own.fileno(), selector.fileno(), inheritable=False)
+        separate_set(selector)
+
+
+def separate_set(shared: Any) -> None:
+    """In a forked child: put an empty epoll set in place of *shared*, under its number."""
+    with contextlib.suppress(ValueError, OSError), select.epoll() as own:  # it may be closed
+        os.dup2(own.fileno(), shared.fileno(), inheritable=False)
 
 
 if hasattr(os, "register_at_fork"):

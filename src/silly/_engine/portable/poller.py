@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol
 
 from silly._engine.portable.turn import Turn, turns
 from silly._engine.selector import Selector
+from silly._loop.live import separate_set
 from silly._loop.registry import PerLoop
 
 __all__ = ["READ", "WRITE", "EpollPoller", "LoopPoller", "Poller", "Watched", "pollers"]
@@ -213,13 +214,12 @@ class EpollPoller:
         """In a forked child: leave the set and what it watches to the parent."""
         self._watched.clear()
         self._held = 0
-        if self._epoll is not None:
-            with select.epoll() as own:
-                os.dup2(own.fileno(), self._epoll.fileno(), inheritable=False)
-            self._left.append(self._epoll)
-            self._epoll = None
         if self._selector is not None:
             self._selector.reactor = None
+        epoll, self._epoll = self._epoll, None
+        if epoll is not None:
+            self._left.append(epoll)
+            separate_set(epoll)
 
 
 class LoopPoller:
